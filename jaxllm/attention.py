@@ -1,0 +1,138 @@
+"""The attention ladder: each rung is the one below plus one idea.
+
+    simple_attention               every token looks at every token, no weights
+    scaled_dot_product_attention   queries, keys and values of their own; the scale; a mask
+    SelfAttention                  learned linear maps make q, k, v
+    CausalAttention                no looking ahead
+    MultiHeadAttention             several heads side by side, mixed by an output map
+
+Attention over another sequence (cross-attention) is the same function with k and v from there.
+As in equinox the kernel knows nothing of batches and heads: leading axes `...` carry them.
+The NumPy twins are in `jaxllm.reference.attention`.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from jaxllm.layers import INIT_STD, Dropout, Linear, at_least_float32, dropout, softmax
+
+
+def simple_attention(x: Array) -> Array:
+    """softmax(x x^T) x: basic dot-product attention without weights. [..., T, D] -> [..., T, D]."""
+    return softmax(x @ jnp.swapaxes(x, -1, -2)).astype(x.dtype) @ x
+
+
+def causal_mask(length: int) -> Array:
+    """[T, T] bool: entry [t, s] is True where position t may attend to position s, that is s <= t."""
+    return jnp.tril(jnp.ones((length, length), bool))
+
+
+def attention_weights(q: Array, k: Array, mask: Array | None = None) -> Array:
+    """softmax(q k^T / sqrt(K)) where the mask is True, 0 elsewhere.
+
+    q [..., T, K], k [..., S, K], mask bool, broadcast to [..., T, S] -> [..., T, S], at least float32.
+    A row without any True gives 1/S everywhere. Vaswani et al. 2017, equation 1.
+    Raises ValueError where shapes or the dtype of the mask do not fit.
+    """
+    if q.shape[-1] != k.shape[-1]:
+        raise ValueError(f"q {q.shape} and k {k.shape} must agree in their last axis.")
+    dtype = at_least_float32(q).dtype
+    scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=dtype) * q.shape[-1] ** -0.5
+    if mask is not None:
+        if mask.dtype != bool:
+            raise ValueError(f"the mask must be bool, True where attention is allowed, but it is {mask.dtype}.")
+        scores = jnp.where(jnp.broadcast_to(mask, scores.shape), scores, jnp.finfo(dtype).min)
+    return softmax(scores)
+
+
+def scaled_dot_product_attention(
+    q: Array, k: Array, v: Array, mask: Array | None = None, keep: Array | None = None
+) -> Array:
+    """softmax(q k^T / sqrt(K)) v, Vaswani et al. 2017, equation 1.
+
+    q [..., T, K], k [..., S, K], v [..., S, V], mask bool [..., T, S] -> [..., T, V] in the dtype of v.
+    `keep` is a dropout mask for the weights, [..., T, S]. Raises ValueError where shapes do not fit.
+    """
+    if k.shape[-2] != v.shape[-2]:
+        raise ValueError(f"k {k.shape} and v {v.shape} must have the same number of positions.")
+    weights = attention_weights(q, k, mask)
+    return (weights if keep is None else dropout(weights, keep)).astype(v.dtype) @ v
+
+
+def split_heads(x: Array, n_heads: int) -> Array:
+    """[..., T, H K] -> [..., H, T, K]."""
+    return jnp.swapaxes(x.reshape(*x.shape[:-1], n_heads, -1), -2, -3)
+
+
+def merge_heads(x: Array) -> Array:
+    """[..., H, T, K] -> [..., T, H K], the inverse of `split_heads`."""
+    x = jnp.swapaxes(x, -2, -3)
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def repeat_heads(x: Array, n_heads: int) -> Array:
+    """Each of G key or value heads serves H/G query heads: [..., G, T, K] -> [..., H, T, K].
+
+    Grouped-query attention, Ainslie et al. 2023; G = 1 is multi-query attention.
+    """
+    return jnp.repeat(x, n_heads // x.shape[-3], axis=-3)
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention with learned q, k, v maps: [..., T, D] -> [..., T, features].
+
+    `context` [..., S, D] makes it cross-attention: keys and values come from there.
+    """
+
+    features: int
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array | None = None, mask: Array | None = None) -> Array:
+        context = x if context is None else context
+        q = Linear(self.features, self.use_bias, name="query")(x)
+        k = Linear(self.features, self.use_bias, name="key")(context)
+        v = Linear(self.features, self.use_bias, name="value")(context)
+        return scaled_dot_product_attention(q, k, v, mask)
+
+
+class CausalAttention(SelfAttention):
+    """SelfAttention that never looks ahead: [..., T, D] -> [..., T, features]."""
+
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]  # a causal mask has no meaning elsewhere
+        return super().__call__(x, mask=causal_mask(x.shape[-2]))
+
+
+class MultiHeadAttention(nn.Module):
+    """`n_heads` attentions side by side, then an output map: [..., T, D] -> [..., T, features].
+
+    Causal by default; `causal=False` with `context` [..., S, D] is cross-attention. `features` None: D.
+    The weights [..., H, T, S] are sown as an intermediate, computed only where somebody asks for them.
+    """
+
+    n_heads: int
+    n_kv_heads: int | None = None
+    features: int | None = None
+    causal: bool = True
+    use_bias: bool = True
+    dropout: float = 0.0
+    output_std: float = INIT_STD
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array | None = None) -> Array:
+        context = x if context is None else context
+        features, kv_heads = self.features or x.shape[-1], self.n_kv_heads or self.n_heads
+        kv_features = features // self.n_heads * kv_heads
+        q = Linear(features, self.use_bias, name="query")(x)
+        k = Linear(kv_features, self.use_bias, name="key")(context)
+        v = Linear(kv_features, self.use_bias, name="value")(context)
+
+        q = split_heads(q, self.n_heads)
+        k, v = (repeat_heads(split_heads(y, kv_heads), self.n_heads) for y in (k, v))
+        mask = causal_mask(x.shape[-2]) if self.causal else None
+        keep = Dropout(self.dropout).mask((*q.shape[:-1], k.shape[-2]))
+        if self.is_mutable_collection("intermediates"):
+            self.sow("intermediates", "weights", attention_weights(q, k, mask))
+        heads = merge_heads(scaled_dot_product_attention(q, k, v, mask, keep))
+        return Linear(features, self.use_bias, self.output_std, name="output")(heads)

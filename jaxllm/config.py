@@ -1,0 +1,63 @@
+"""The shape of a GPT."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxllm.errors import InputError
+from jaxllm.validate import Fraction, Positive, check_fields
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """What a GPT is made of. Frozen and hashable, so it can be a static argument of `jax.jit`.
+
+    The defaults are GPT-2 124M (Radford et al. 2019). Raises InputError for a value out of range
+    or for sizes that do not fit together.
+    """
+
+    vocab_size: Positive = 50257  # V
+    context_length: Positive = 1024  # T, the most tokens the model can look at
+    d_model: Positive = 768  # D
+    n_layers: Positive = 12
+    n_heads: Positive = 12  # H; each head is K = D / H wide
+    n_kv_heads: Positive | None = None  # heads of keys and values (grouped-query attention); None: n_heads
+    d_ff: Positive | None = None  # width of the hidden layer of the MLP; None: 4 D
+    position: Literal["learned", "sinusoidal"] = "learned"
+    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
+    activation: Literal["gelu_tanh", "gelu", "relu"] = "gelu_tanh"
+    dropout: Fraction = 0.0  # probability of dropping; active only where a dropout key is given
+    tie_embeddings: bool = True  # the output head is the token table
+    use_bias: bool = True  # in linear maps and norms
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model.")
+        if self.d_model % self.n_heads:
+            raise InputError(
+                f"model.d_model is {self.d_model}, which is not divisible by model.n_heads = {self.n_heads}; "
+                f"choose d_model as a multiple of {self.n_heads}."
+            )
+        if self.n_heads % self.kv_heads:
+            raise InputError(
+                f"model.n_heads is {self.n_heads}, which is not divisible by model.n_kv_heads = "
+                f"{self.n_kv_heads}; each key head serves the same number of query heads."
+            )
+        if self.position == "sinusoidal" and self.d_model % 2:
+            raise InputError(
+                f"model.d_model is {self.d_model}, but sinusoidal positions come in pairs; make d_model even."
+            )
+
+    # Derived sizes are properties, not resolved fields: `dataclasses.replace(config, d_model=...)` stays right.
+    @property
+    def head_dim(self) -> int:
+        """K, the width of one head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the hidden layer of the MLP."""
+        return self.d_ff or 4 * self.d_model

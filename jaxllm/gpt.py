@@ -1,0 +1,107 @@
+"""GPT-2's architecture: embeddings, pre-norm blocks of attention and MLP, a final norm, a tied head.
+
+Radford et al. 2019; shapes and initialisation as in the released weights. The NumPy twin is
+`jaxllm.reference.gpt`. Modules return arrays only; what they saw on the way is captured from outside
+(`apply_with_intermediates`), so that looking inside costs a training step nothing.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from jax import Array
+
+from jaxllm.attention import MultiHeadAttention
+from jaxllm.config import GPTConfig
+from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
+from jaxllm.errors import InputError
+from jaxllm.layers import INIT_STD, MLP, Dropout, Linear, Norm, at_least_float32
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): [B, T, D] -> [B, T, D]."""
+
+    config: GPTConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        c = self.config
+        residual_std = INIT_STD / (2 * c.n_layers) ** 0.5  # keeps the sum of 2L branches at unit scale
+        attention = MultiHeadAttention(
+            c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std,
+            name="attention",
+        )  # fmt: skip
+        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std, name="mlp")
+        x = x + Dropout(c.dropout)(attention(Norm(c.norm, c.use_bias, name="norm_1")(x)))
+        self.sow("intermediates", "residual_1", x)
+        return x + Dropout(c.dropout)(mlp(Norm(c.norm, c.use_bias, name="norm_2")(x)))
+
+
+class GPT(nn.Module):
+    """tokens [B, T] int -> logits [B, T, V] float32 (float64 where the parameters are).
+
+    `init(key, tokens)["params"]` is a plain nested dict; `apply({"params": params}, tokens)` is a pure
+    function. The compute dtype is that of the token table; dropout is active where a key is given:
+    `apply({"params": params}, tokens, rngs={"dropout": key})`.
+
+    Raises InputError for tokens that are not [B, T] integers or longer than the context. Token values are
+    data on the device and are not checked: one outside the vocabulary makes its logits NaN.
+    """
+
+    config: GPTConfig
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        c = self.config
+        _check_tokens(tokens, c.context_length)
+        embedding = TokenEmbedding(c.vocab_size, c.d_model, name="token_embedding")
+        x = embedding(tokens)
+        x = PositionEmbedding(c.context_length, c.position, name="position_embedding")(x)
+        x = Dropout(c.dropout)(x)
+        for i in range(c.n_layers):
+            x = Block(c, name=f"block_{i}")(x)
+        x = Norm(c.norm, c.use_bias, name="norm_final")(x)
+        if c.tie_embeddings:
+            return embedding.logits(x)
+        return at_least_float32(Linear(c.vocab_size, use_bias=False, name="head")(x))
+
+
+def _check_tokens(tokens: Array, context_length: int) -> None:
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise InputError(
+            f"tokens must be integers of shape [B, T], but they are {tokens.dtype} {tuple(tokens.shape)}."
+        )
+    if tokens.shape[1] > context_length:
+        raise InputError(
+            f"{tokens.shape[1]} tokens are more than the model's context_length = {context_length}; "
+            "shorten them or use a model with a longer context."
+        )
+
+
+def apply_with_intermediates(model: GPT, params: dict, tokens: Array) -> tuple[Array, dict[str, Array]]:
+    """Logits [B, T, V] and what every module returned on the way, by path.
+
+    Keys: token_embedding, position_embedding (their sum), for each block block_0/norm_1,
+    block_0/attention/query, .../key, .../value, .../weights [B, H, T, T], block_0/attention (its result),
+    block_0/residual_1, block_0/norm_2, block_0/mlp/up, block_0/mlp, block_0 (its result), then norm_final, logits.
+    """
+    logits, state = model.apply(
+        {"params": params}, tokens, capture_intermediates=_is_named, mutable=["intermediates"]
+    )
+    seen = {}
+    for path, (value,) in flatten_dict(state["intermediates"]).items():
+        path = path[:-1] if path[-1] == "__call__" else path
+        seen["/".join(path) or "logits"] = value
+    return logits, seen
+
+
+def _is_named(module: nn.Module, method: str) -> bool:
+    """Every module but dropout and last maps, whose result is their parent's."""
+    return method == "__call__" and not isinstance(module, Dropout) and module.name not in ("output", "down", "head")
+
+
+def count_parameters(config: GPTConfig) -> int:
+    """Number of parameters, found by `jax.eval_shape`: no memory is spent."""
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    shapes = jax.eval_shape(GPT(config).init, jax.random.key(0), tokens)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))

@@ -1,0 +1,60 @@
+"""One check for every config dataclass: each field against its own annotation.
+
+nanoGPT executes config files and compares types by hand; MaxText describes 4,700 lines of fields to pydantic.
+Here the annotation is the whole rule (`Annotated[int, Meta(ge=1)]`), msgspec checks it, and the same check
+runs for a field from Python, a TOML file or the command line.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from jaxllm.errors import InputError
+
+Positive = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[int, Meta(ge=0)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+NonNegativeFloat = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+
+
+def check_fields(config: Any, section: str = "") -> None:
+    """Check (and convert: 1 to 1.0, NumPy scalars to Python ones) each field of a frozen dataclass.
+
+    Raises InputError naming the field (after `section`, for example "train."), the value and what is allowed.
+    """
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        value = value.item() if isinstance(value, np.generic) else value
+        try:
+            checked = msgspec.convert(value, hints[field.name])
+        except msgspec.ValidationError as error:
+            rule = _rule(hints[field.name], str(error))
+            raise InputError(f"{section}{field.name} is {value!r}, but it must be {rule}.") from None
+        if isinstance(checked, float) and not math.isfinite(checked):
+            raise InputError(f"{section}{field.name} is {value!r}, but it must be a finite number.")
+        object.__setattr__(config, field.name, checked)
+
+
+def _rule(hint: Any, message: str) -> str:
+    """What the annotation allows, in words, from msgspec's "Expected `int | null`, got `str`"."""
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
+    rule = message.removeprefix("Expected ").split(", got")[0].replace("`", "").replace(" | null", "")
+    for python, word in {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}.items():
+        rule = word + rule.removeprefix(python) if rule.startswith(python) else rule
+    return rule
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The names closest to a mistyped one, as the end of a sentence."""
+    valid = list(valid)
+    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"valid names are {', '.join(valid)}."
