@@ -1,0 +1,1 @@
+"""The program around jaxllm: config, training loop, checkpoints, reports, command line."""

@@ -1,0 +1,39 @@
+"""Text to ids and back: by characters, words or byte pairs.
+
+    tok = BPETokenizer.train(text, vocab_size=1024)
+    ids = tok.encode("some text")
+    tok.decode(ids)
+    tok.save("tokenizer.json")
+    tok == load_tokenizer("tokenizer.json")
+"""
+
+import json
+from pathlib import Path
+
+from jaxllm.errors import InputError
+from jaxllm.tokenizers.base import FORMAT, VERSION, Tokenizer
+from jaxllm.tokenizers.bpe import BPETokenizer
+from jaxllm.tokenizers.char import CharTokenizer
+from jaxllm.tokenizers.word import WordTokenizer
+
+__all__ = ["BPETokenizer", "CharTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer"]
+
+KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (CharTokenizer, WordTokenizer, BPETokenizer)}
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer that `save` wrote. Raises InputError for a missing, damaged or foreign file."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the tokenizer {path}: {error.strerror}.") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is not a tokenizer file: it is not JSON.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path} is not a tokenizer file of jaxllm.")
+    if content.get("version") != VERSION or content.get("kind") not in KINDS:
+        raise InputError(
+            f"{path} is a tokenizer of version {content.get('version')!r} and kind {content.get('kind')!r}; "
+            f"this jaxllm reads version {VERSION} of {', '.join(KINDS)}."
+        )
+    return KINDS[content["kind"]].from_dict(content)

@@ -1,0 +1,98 @@
+"""What every tokenizer is: text to ids and back, kept in one JSON file.
+
+minbpe's three methods (train, encode, decode) and tiktoken's data model (ranks, pattern, special tokens);
+unlike minbpe's own file, the JSON holds everything that changes an id, and nothing in it is executed.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from jaxllm.errors import InputError
+
+FORMAT = "jaxllm tokenizer"
+VERSION = 1
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer(ABC):
+    """Text to ids and back. Immutable; two tokenizers are equal where their files are."""
+
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of ids; they are 0 to vocab_size - 1."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The ids of the text."""
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids. Raises InputError for an id outside the vocabulary."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of the JSON file."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`. Raises InputError for damaged fields."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the tokenizer as one JSON file."""
+        content = {"format": FORMAT, "version": VERSION, "kind": self.kind, **self.to_dict()}
+        Path(path).write_text(json.dumps(content, ensure_ascii=True) + "\n", encoding="utf-8")
+
+    def check_ids(self, ids: Iterable[int]) -> list[int]:
+        """The ids as a list of ints. Raises InputError for one outside the vocabulary."""
+        checked = [int(i) for i in ids]
+        for i in checked:
+            if not 0 <= i < self.vocab_size:
+                raise InputError(f"id {i} is outside the vocabulary of {self.vocab_size} ids, 0 to {self.vocab_size - 1}.")
+        return checked
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and (self.kind, self.to_dict()) == (other.kind, other.to_dict())
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.vocab_size))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(vocab_size={self.vocab_size})"
+
+
+def vocabulary_from(fields: dict[str, Any], key: str) -> list[str]:
+    """A list of distinct strings out of a tokenizer file."""
+    tokens = fields.get(key)
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise InputError(f"the tokenizer file is damaged: {key!r} must be a list of strings.")
+    if len(set(tokens)) != len(tokens):
+        raise InputError(f"the tokenizer file is damaged: {key!r} holds a token twice.")
+    return tokens
+
+
+def to_utf8(text: str) -> bytes:
+    """The text's bytes. Raises InputError for a lone surrogate, which no UTF-8 can hold."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text holds a lone surrogate, {text[error.start]!r}, at position {error.start}; "
+            "it is half of a character, remove or replace it."
+        ) from None
+
+
+def join(text: str | Iterable[str]) -> Iterable[str]:
+    """A text, or an iterable of texts, as an iterable of texts."""
+    return [text] if isinstance(text, str) else text
+
+
+def index(tokens: Sequence[str]) -> dict[str, int]:
+    """Token to id."""
+    return {token: i for i, token in enumerate(tokens)}

@@ -1,0 +1,78 @@
+"""One word or punctuation mark, one id."""
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Any, Self
+
+from jaxllm.errors import InputError
+from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, index, join, to_utf8, vocabulary_from
+
+UNKNOWN = "<|unk|>"
+# White space parts words; each of these marks, and a double dash, is a token of its own.
+_SPLIT = re.compile(r"""([,.:;?_!"()']|--|\s)""")
+_SPACE_BEFORE_MARK = re.compile(r"""\s+([,.:;?!"()'])""")
+
+
+def split_words(text: str) -> list[str]:
+    """`"Hello, world--yes."` -> `["Hello", ",", "world", "--", "yes", "."]`."""
+    return [word for part in _SPLIT.split(text) if (word := part.strip())]
+
+
+class WordTokenizer(Tokenizer):
+    """Words in code point order, then `<|endoftext|>` and `<|unk|>`, which stands for every other word.
+
+    Rules and ids are those of Raschka's "Build a Large Language Model (From Scratch)", chapter 2. White space
+    is not kept: decoding joins words with one space and takes it off before a mark.
+    """
+
+    kind = "word"
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.tokens = (*words, END_OF_TEXT, UNKNOWN)
+        self._ids = index(self.tokens)
+
+    @classmethod
+    def train(cls, text: str | Iterable[str], vocab_size: int | None = None) -> Self:
+        """All words that occur, or the `vocab_size - 2` most frequent ones (ties: code point order).
+
+        Raises InputError for text without words and for a vocabulary without room for one.
+        """
+        counts: dict[str, int] = {}
+        for part in join(text):
+            to_utf8(part)
+            for word in split_words(part):
+                counts[word] = counts.get(word, 0) + 1
+        for special in (END_OF_TEXT, UNKNOWN):
+            counts.pop(special, None)
+        if not counts:
+            raise InputError("the text holds no words; a word tokenizer needs at least one.")
+        if vocab_size is not None and vocab_size < 3:
+            raise InputError(f"tokenizer.vocab_size is {vocab_size}, but one word and two special tokens need 3.")
+        kept = sorted(counts, key=lambda word: (-counts[word], word))[: vocab_size and vocab_size - 2]
+        return cls(sorted(kept))
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, text: str, allowed_special: Collection[str] = (END_OF_TEXT,)) -> list[int]:
+        """The ids; a word outside the vocabulary becomes `<|unk|>`.
+
+        As in the book, `<|endoftext|>` in the text is the special token; `allowed_special=()` reads it as a word.
+        """
+        unknown = self._ids[UNKNOWN]
+        refused = {END_OF_TEXT, UNKNOWN} - set(allowed_special)
+        return [unknown if word in refused else self._ids.get(word, unknown) for word in split_words(text)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return _SPACE_BEFORE_MARK.sub(r"\1", " ".join(self.tokens[i] for i in self.check_ids(ids)))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"words": list(self.tokens[:-2])}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        words = vocabulary_from(fields, "words")
+        if {END_OF_TEXT, UNKNOWN} & set(words):
+            raise InputError("the tokenizer file is damaged: 'words' holds a special token.")
+        return cls(words)

@@ -1,0 +1,141 @@
+"""What the commands do, between the words on the command line and the functions that work."""
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.data import read_source
+from jaxllm.data.pairs import Ids
+from jaxllm.errors import InputError
+from jaxllm.generate import generate
+from jaxllm.gpt import count_parameters
+from jaxllm.tokenizers import Tokenizer, load_tokenizer
+from train.checkpoint import latest_step
+from train.config import RunConfig, differences, load_config
+from train.evaluate import evaluator, score
+from train.folder import RunFolder, load_run
+from train.loop import train
+from train.prepare import Prepared, prepare
+from train.report import read_metrics
+
+MAX_NEW_TOKENS = 100_000
+
+
+def train_command(config: str | None, out: str | None, overrides: list[str], resume: bool) -> None:
+    """`jaxllm train`: everything about the input is checked before the run folder is touched."""
+    if config is None and not (resume and out):
+        raise InputError("name a config file, for example configs/quickstart.toml, or --out RUN with --resume.")
+    folder = RunFolder(Path(out) if out else Path("runs") / Path(str(config)).stem)
+    if resume:
+        run = _resumed(folder, config, overrides)
+    else:
+        folder.check_new()
+        assert config is not None
+        run = prepare(load_config(config, overrides))
+        folder.create(run.config, run.tokenizer)
+
+    done, steps = latest_step(folder.checkpoints) or 0, run.config.train.steps
+    if done >= steps:
+        print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
+        return
+    _introduce(run, done)
+    train(run, folder)
+    _conclude(run, folder)
+
+
+def _resumed(folder: RunFolder, config: str | None, overrides: list[str]) -> Prepared:
+    """The run of the folder; refuses whatever would make its second half another run than its first."""
+    old = folder.read_config()
+    new = folder.read_config(overrides)
+    for name, before, after in differences(old, new):
+        if name != "train.steps" and not name.startswith(("eval.", "checkpoint.")):
+            raise InputError(
+                f"{name} was {before!r} in this run and cannot become {after!r} on the way; resume without it, "
+                "or start a new run in another folder."
+            )
+    for name, before, given in differences(new, load_config(config, overrides) if config else new):
+        if given not in (None, 0):  # None and 0: left to the data, which `prepare` compares
+            raise InputError(
+                f"{name} is {before!r} in {folder.path} but {given!r} in {config}; leave {config} out to continue "
+                "the run as it is, or choose another folder with --out."
+            )
+    run = prepare(new, load_tokenizer(folder.tokenizer))
+    folder.write_config(run.config)
+    return run
+
+
+def _introduce(run: Prepared, done: int) -> None:
+    c, model = run.config, run.model
+    print(
+        f"{len(run.train_ids):,} training and {len(run.validation_ids):,} validation tokens from {c.data.source} "
+        f"({c.data.characters:,} characters, sha256 {str(c.data.sha256)[:12]}), {c.tokenizer.kind} tokenizer with "
+        f"{run.tokenizer.vocab_size:,} ids"
+    )
+    print(
+        f"{count_parameters(model):,} parameters, {c.train.batch_size * model.context_length:,} tokens a step, "
+        f"{c.train.dtype} on {jax.devices()[0].platform}; an untrained model's loss is "
+        f"ln {model.vocab_size} = {math.log(model.vocab_size):.2f}"
+    )
+    if done:
+        print(f"resuming after step {done:,} of {c.train.steps:,}")
+
+
+def _conclude(run: Prepared, folder: RunFolder) -> None:
+    last = read_metrics(folder.metrics)[-1]
+    print(
+        f"validation loss {last['val_loss']:.4f} after {last['step']:,} steps and {last['elapsed_s']:.0f} s; "
+        f"picture {folder.loss_picture}, samples {folder.samples}"
+    )
+    sample = folder.samples.read_text(encoding="utf-8").rsplit("\n----- ", 1)[-1]
+    print("----- " + sample.removeprefix("----- ").rstrip())
+
+
+def generate_command(
+    path: str, prompt: str, max_new_tokens: int, temperature: float,
+    top_k: int | None, top_p: float | None, min_p: float | None, seed: int,
+) -> None:  # fmt: skip
+    """`jaxllm generate`: prints the prompt and its continuation."""
+    _check(1 <= max_new_tokens <= MAX_NEW_TOKENS, "--max-new-tokens", max_new_tokens, f"from 1 to {MAX_NEW_TOKENS:,}")
+    _check(0 <= temperature < math.inf, "--temperature", temperature, "a finite number, 0 or more")
+    _check(top_k is None or top_k >= 1, "--top-k", top_k, "at least 1")
+    _check(top_p is None or 0 < top_p <= 1, "--top-p", top_p, "above 0 and at most 1")
+    _check(min_p is None or 0 <= min_p <= 1, "--min-p", min_p, "from 0 to 1")
+    _check(0 <= seed < 2**32, "--seed", seed, "from 0 to 2**32 - 1")
+    run = load_run(path)
+    ids = run.tokenizer.encode(prompt)
+    if not ids:
+        raise InputError(f"--prompt {prompt!r} holds no token; give at least one character or word.")
+    tokens = generate(
+        run.model, run.params, jnp.array([ids]), jax.random.key(seed), max_new_tokens, temperature, top_k, top_p, min_p
+    )
+    print(run.tokenizer.decode([*ids, *np.asarray(tokens[0]).tolist()]))
+
+
+def _check(right: bool, option: str, value: object, allowed: str) -> None:
+    if not right:
+        raise InputError(f"{option} is {value}, but it must be {allowed}.")
+
+
+def evaluate_command(path: str, data: str | None) -> None:
+    """`jaxllm evaluate`: prints the scores."""
+    run = load_run(path)
+    ids = _evaluation_ids(run.config, run.tokenizer, data)
+    scores = score(evaluator(run.model, run.config)(run.params, ids), ids, run.tokenizer)
+    bits = "not defined for a word tokenizer" if scores.bits_per_byte is None else f"{scores.bits_per_byte:.4f}"
+    print(f"step             {run.step:,}")
+    print(f"tokens           {scores.n_targets:,}")
+    print(f"validation loss  {scores.loss:.4f} nats per token")
+    print(f"perplexity       {scores.perplexity:.4f}")
+    print(f"bits per byte    {bits}")
+
+
+def _evaluation_ids(config: RunConfig, tokenizer: Tokenizer, data: str | None) -> Ids:
+    if data is None:
+        return prepare(config, tokenizer).validation_ids
+    ids = np.asarray(tokenizer.encode(read_source(data)), np.int32)
+    if len(ids) < 2:
+        raise InputError(f"{data} holds {len(ids)} tokens, but the loss of one needs a token before it; give more text.")
+    return ids

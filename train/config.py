@@ -1,0 +1,232 @@
+"""A run's configuration: TOML sections as frozen dataclasses, each field checked against its annotation.
+
+Levanter maps YAML to nested dataclasses, nanoGPT executes files; this is the first without a framework: a
+section is a dataclass, an unknown key is an error that names the nearest valid one, and what was resolved
+is written back as TOML.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from jaxllm.config import GPTConfig
+from jaxllm.errors import InputError
+from jaxllm.validate import (
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    check_fields,
+    nearest,
+)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """[data]: the text. A run writes down its sha256 and length; where they are given they must fit."""
+
+    source: str = "python-docs"
+    sha256: str | None = None
+    characters: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data.")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """[tokenizer]: vocab_size is for bpe (needed) and word (optional: the most frequent words)."""
+
+    kind: Literal["char", "word", "bpe", "gpt2"] = "char"
+    vocab_size: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "tokenizer.")
+        if self.kind == "bpe" and self.vocab_size is None:
+            raise InputError("tokenizer.vocab_size is missing; byte-pair encoding needs it, for example 1024.")
+        if self.kind in ("char", "gpt2") and self.vocab_size is not None:
+            raise InputError(
+                f"tokenizer.vocab_size is {self.vocab_size}, but kind = {self.kind!r} has a size of its own; leave it out."
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig(GPTConfig):
+    """[model]: the fields of GPTConfig; vocab_size left out (0) is the tokenizer's."""
+
+    vocab_size: NonNegative = 0
+
+    def with_vocabulary(self, size: int) -> GPTConfig:
+        """The GPTConfig for a tokenizer of `size` ids. Raises InputError where the model's vocabulary is smaller."""
+        if 0 < self.vocab_size < size:
+            raise InputError(
+                f"model.vocab_size is {self.vocab_size}, smaller than the tokenizer's {size}; leave it out or "
+                f"make it at least {size}."
+            )
+        return GPTConfig(**asdict(self) | {"vocab_size": self.vocab_size or size})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """[train]: batch_size counts the windows of one optimizer step, whatever grad_accumulation cuts it into."""
+
+    steps: Positive = 1000
+    batch_size: Positive = 12
+    seed: NonNegative = 0
+    grad_accumulation: Positive = 1  # micro-batches a step: less memory, the same result
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
+
+    def __post_init__(self) -> None:
+        check_fields(self, "train.")
+        if self.seed >= 2**32:
+            raise InputError(f"train.seed is {self.seed}, but it must be below 2**32.")
+        if self.batch_size % self.grad_accumulation:
+            raise InputError(
+                f"train.batch_size is {self.batch_size}, which is not divisible by train.grad_accumulation = "
+                f"{self.grad_accumulation}; make it a multiple."
+            )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """[optimizer]: AdamW; warm-up to learning_rate, then a cosine down to min_learning_rate at the last step."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: PositiveFloat = 1e-3
+    min_learning_rate: NonNegativeFloat = 1e-4
+    warmup_steps: NonNegative = 100
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    weight_decay: NonNegativeFloat = 0.1  # of matrices; vectors (biases, norms) are not decayed
+    clip_norm: PositiveFloat = 1.0  # of the gradient, over all parameters
+
+    def __post_init__(self) -> None:
+        check_fields(self, "optimizer.")
+        if self.min_learning_rate > self.learning_rate:
+            raise InputError(
+                f"optimizer.min_learning_rate is {self.min_learning_rate}, above optimizer.learning_rate = "
+                f"{self.learning_rate}; make it smaller."
+            )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """[eval]: every so many steps, and at the end, the validation loss and a sample of text."""
+
+    every: Positive = 250
+    prompt: str = "\n"
+    sample_tokens: Positive = 200
+    temperature: NonNegativeFloat = 0.8
+
+    def __post_init__(self) -> None:
+        check_fields(self, "eval.")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """[checkpoint]: every so many steps, and at the end; the newest `keep` stay."""
+
+    every: Positive = 500
+    keep: Positive = 2
+
+    def __post_init__(self) -> None:
+        check_fields(self, "checkpoint.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All sections of a config file; every section and field may be left out."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        if self.optimizer.warmup_steps >= self.train.steps:
+            raise InputError(
+                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but there are only train.steps = "
+                f"{self.train.steps}; warm up for fewer steps."
+            )
+
+    def resolved(self, model: GPTConfig, sha256: str, characters: int) -> "RunConfig":
+        """The config with what only the data could tell written down."""
+        return replace(
+            self,
+            model=ModelConfig(**asdict(model)),
+            data=replace(self.data, sha256=sha256, characters=characters),
+        )
+
+
+SECTIONS: dict[str, Any] = {section.name: section.default_factory for section in fields(RunConfig)}
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """The config of a TOML file, with `section.key=value` overrides. Raises InputError for anything wrong."""
+    try:
+        sections = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the config {path}: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a TOML file: {error}.") from None
+    return build_config(sections, overrides)
+
+
+def build_config(sections: dict[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
+    """The config of nested dicts, checked. Raises InputError naming the first wrong section, key or value."""
+    for override in overrides:
+        section, key, value = parse_override(override)
+        sections = sections | {section: _table(section, sections.get(section, {})) | {key: value}}
+    built = {}
+    for name, values in sections.items():
+        if name not in SECTIONS:
+            raise InputError(f"[{name}] is no section of a config; {nearest(name, SECTIONS)}")
+        valid = [f.name for f in fields(SECTIONS[name])]
+        for key in _table(name, values):
+            if key not in valid:
+                raise InputError(f"{name}.{key} is no config field; {nearest(key, valid)}")
+        built[name] = SECTIONS[name](**values)
+    return RunConfig(**built)
+
+
+def _table(name: str, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise InputError(f"{name} is {values!r}, but it must be a section: [{name}] and a line for each field.")
+    return values
+
+
+def parse_override(text: str) -> tuple[str, str, Any]:
+    """`"train.steps=100"` -> ("train", "steps", 100): the value as in TOML, or else a bare string."""
+    place, equals, value = text.partition("=")
+    section, dot, key = place.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise InputError(f"--set {text!r} is not understood; write --set section.key=value.")
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+        return section, key, parsed["value"] if len(parsed) == 1 else value
+    except ValueError:
+        return section, key, value
+
+
+def to_toml(config: RunConfig) -> str:
+    """The config as a TOML file; fields that are None are left out."""
+    tables = {
+        section: {key: value for key, value in values.items() if value is not None}
+        for section, values in dataclasses.asdict(config).items()
+    }
+    return tomli_w.dumps(tables)
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+    """The fields that differ: ("train.steps", 100, 200)."""
+    a, b = dataclasses.asdict(old), dataclasses.asdict(new)
+    return [(f"{s}.{k}", a[s][k], b[s][k]) for s in a for k in a[s] if a[s][k] != b[s][k]]

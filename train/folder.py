@@ -1,0 +1,110 @@
+"""The run folder: who may write into it, and what is read back from it."""
+
+import os
+import platform
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxllm import GPT, __version__
+from jaxllm.errors import InputError
+from jaxllm.tokenizers import Tokenizer, load_tokenizer
+from train.checkpoint import Checkpoints
+from train.config import RunConfig, build_config, to_toml
+from train.step import init_state, make_optimizer
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run. config.toml appears last when a run is set up, so a folder with it is a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def loss_picture(self) -> Path:
+        return self.path / "loss.png"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def check_new(self) -> None:
+        """Raises InputError unless the folder is absent or empty."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; choose another folder with --out.")
+        if self.config.exists():
+            raise InputError(f"{self.path} holds a run; continue it with --resume or choose another folder with --out.")
+        if self.path.exists() and any(self.path.iterdir()):
+            raise InputError(f"{self.path} is not empty; choose another folder with --out.")
+
+    def create(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        """Write tokenizer and config. Raises InputError where the folder cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            tokenizer.save(self.tokenizer)
+            self.write_config(config)
+        except OSError as error:
+            raise InputError(f"cannot write into {self.path}: {error.strerror}; choose another folder with --out.") from None
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write the resolved config and the versions it ran with, by rename."""
+        versions = f"# jaxllm {__version__}, Python {platform.python_version()}, jax {jax.__version__}\n"
+        aside = self.config.with_suffix(".tmp")
+        aside.write_text(versions + to_toml(config), encoding="utf-8")
+        os.replace(aside, self.config)
+
+    def read_config(self, overrides: list[str] | None = None) -> RunConfig:
+        """The run's config. Raises InputError where the folder holds no run."""
+        try:
+            return build_config(tomllib.loads(self.config.read_text(encoding="utf-8")), overrides or [])
+        except OSError:
+            raise InputError(f"{self.path} is no run folder: it has no config.toml.") from None
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"{self.config} is not a TOML file: {error}.") from None
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What generating and evaluating need."""
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    model: GPT
+    params: Any
+    step: int
+
+
+def load_run(path: str | Path) -> TrainedRun:
+    """The newest parameters of a run folder. Raises InputError where there are none."""
+    folder = RunFolder(Path(path))
+    config = folder.read_config()
+    tokenizer = load_tokenizer(folder.tokenizer)
+    model = GPT(config.model.with_vocabulary(tokenizer.vocab_size))
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    like = jax.eval_shape(lambda: init_state(model, optimizer, 0))
+    if not folder.checkpoints.is_dir():
+        raise InputError(f"{path} holds no checkpoint yet; train it first.")
+    with Checkpoints(folder.checkpoints) as checkpoints:
+        state = checkpoints.restore(like)
+    return TrainedRun(config, tokenizer, model, state.params, int(state.step))

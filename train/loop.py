@@ -1,0 +1,139 @@
+"""The training loop: dispatch a step, then look at the one before, so that the device never waits.
+
+nanodo's order of things; what a step computes is in `train.step`, what is shown in `train.report`.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+from jaxllm.data import batch
+from jaxllm.gpt import GPT
+from train.checkpoint import Checkpoints
+from train.errors import DivergedError
+from train.evaluate import evaluator, sample_text
+from train.folder import RunFolder
+from train.prepare import Prepared
+from train.report import MetricsFile, Record, draw_losses, progress
+from train.step import (
+    Metrics,
+    TrainState,
+    init_state,
+    learning_rate_schedule,
+    make_optimizer,
+    make_train_step,
+)
+
+
+def train(run: Prepared, folder: RunFolder) -> TrainState:
+    """Train from the newest checkpoint of the folder, or from the start, to the last step.
+
+    Leaves metrics.jsonl, loss.png, samples.txt and checkpoints. Raises DivergedError when the loss is not finite;
+    then nothing of that state is saved.
+    """
+    config, model = run.config, GPT(run.model)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    schedule = learning_rate_schedule(config.optimizer, config.train.steps)
+    train_step = make_train_step(model, optimizer, config.train, schedule)
+    state = init_state(model, optimizer, config.train.seed)
+
+    with Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
+        if checkpoints.latest_step() is not None:
+            state = checkpoints.restore(state)
+        journal = Journal(run, folder, int(state.step))
+        look = _make_look(run, model, folder)
+        try:
+            for step in range(int(state.step), config.train.steps):
+                inputs, targets = batch(
+                    run.train_ids, run.model.context_length, config.train.batch_size, config.train.seed, step
+                )
+                state, metrics = train_step(state, inputs, targets)
+                journal.add(step + 1, metrics)
+                if _due(step + 1, config.eval.every, config.train.steps):
+                    journal.settle(lambda state=state: {"val_loss": look(state)})
+                if _due(step + 1, config.checkpoint.every, config.train.steps):
+                    journal.settle()  # a state that diverged is never saved
+                    checkpoints.save(state)
+                    journal.restart_clock()
+        finally:
+            journal.close()
+    return state
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step % every == 0 or step == last
+
+
+def _make_look(run: Prepared, model: GPT, folder: RunFolder) -> Callable[[TrainState], float]:
+    """A function that measures the validation loss of a state and appends a sample to samples.txt."""
+    evaluate = evaluator(model, run.config)
+
+    def look(state: TrainState) -> float:
+        loss = evaluate(state.params, run.validation_ids)
+        if math.isfinite(loss):
+            text = sample_text(
+                model, state.params, run.tokenizer, run.config.eval, int(run.train_ids[0]), run.config.train.seed
+            )
+            with folder.samples.open("a", encoding="utf-8") as file:
+                file.write(f"----- step {int(state.step)}, validation loss {loss:.4f}\n{text}\n\n")
+        return loss
+
+    return look
+
+
+class Journal:
+    """Metrics of steps on their way from the device: each is fetched after the next step is dispatched."""
+
+    def __init__(self, run: Prepared, folder: RunFolder, done: int) -> None:
+        self._folder = folder
+        self._tokens_per_step = run.config.train.batch_size * run.model.context_length
+        self._file = MetricsFile(folder.metrics, done)
+        self._before = self._file.records[-1]["elapsed_s"] if self._file.records else 0.0
+        self._progress = progress(run.config.train.steps, done)
+        self._pending: tuple[int, Metrics] | None = None
+        self._start = self._clock = time.perf_counter()
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Take the metrics of a step just dispatched; settle the step before."""
+        self.settle()
+        self._pending = (step, metrics)
+
+    def settle(self, measure: Callable[[], dict[str, float]] = dict) -> None:
+        """Fetch and write what is pending, together with what `measure` then measures."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in metrics.items()}
+        now = time.perf_counter()
+        record: Record = {
+            "step": step,
+            "tokens": step * self._tokens_per_step,
+            "elapsed_s": round(self._before + now - self._start, 4),
+            **values,
+            "tokens_per_s": round(self._tokens_per_step / (now - self._clock), 1),
+        }
+        self._check(step, values)
+        measured = measure()
+        self._check(step, measured)
+        self._file.write(record | measured)
+        self._progress.step(record | measured)
+        self._clock = time.perf_counter() if measured else now
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last step out of the next step's speed."""
+        self._clock = time.perf_counter()
+
+    def _check(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"{name} is {value} at step {step}: the run has diverged; lower optimizer.learning_rate "
+                    f"or raise optimizer.warmup_steps and start again. Nothing of this step was saved; older "
+                    f"checkpoints are in {self._folder.checkpoints}."
+                )
+
+    def close(self) -> None:
+        """Draw the losses, also after an interruption."""
+        self._progress.close()
+        self._file.close()
+        draw_losses(self._file.records, self._folder.loss_picture)

@@ -1,0 +1,123 @@
+"""What a run shows and keeps: a progress bar or plain lines, metrics.jsonl, loss.png."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+Record = dict[str, Any]
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a step, each line flushed."""
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        """Open for appending, after dropping what lies beyond `last_step` (the step a run resumes from)."""
+        self.records = [r for r in read_metrics(path) if r["step"] <= last_step]
+        path.write_text("".join(json.dumps(r) + "\n" for r in self.records), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: Record) -> None:
+        self.records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """The records of a metrics.jsonl; a last line cut short by a kill is left out."""
+    records: list[Record] = []
+    if not path.exists():
+        return records
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def describe(record: Record) -> str:
+    """`step 100  train 2.31  val 2.40  15,000 tokens/s`."""
+    val = f"  val {record['val_loss']:.4f}" if "val_loss" in record else ""
+    return f"step {record['step']:>6}  train {record['train_loss']:.4f}{val}  {record['tokens_per_s']:,.0f} tokens/s"
+
+
+class Lines:
+    """Plain lines for logs and pipes: twenty over the run, and each evaluation."""
+
+    def __init__(self, steps: int) -> None:
+        self._every = max(1, steps // 20)
+
+    def step(self, record: Record) -> None:
+        if record["step"] == 1 or record["step"] % self._every == 0 or "val_loss" in record:
+            print(describe(record), flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class Bar:
+    """A progress bar for a terminal, each evaluation as a line above it."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console())
+        self._task = self._progress.add_task("compiling", total=steps, completed=done)
+        self._progress.start()
+
+    def step(self, record: Record) -> None:
+        if "val_loss" in record:
+            self._progress.console.print(describe(record), highlight=False)
+        self._progress.update(self._task, completed=record["step"], description=describe(record))
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def progress(steps: int, done: int) -> Lines | Bar:
+    """A bar on a terminal, lines elsewhere."""
+    return Bar(steps, done) if sys.stdout.isatty() else Lines(steps)
+
+
+def draw_losses(records: Iterable[Record], path: Path) -> None:
+    """Training loss of every step, its running mean, and the validation losses, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    records = list(records)
+    if not records:
+        return
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    steps, losses = [r["step"] for r in records], [r["train_loss"] for r in records]
+    axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
+    axes.plot(steps, _running_mean(losses), color="tab:blue", label="training (running mean)")
+    evaluated = [r for r in records if "val_loss" in r]
+    if evaluated:
+        last = evaluated[-1]["val_loss"]
+        axes.plot(
+            [r["step"] for r in evaluated], [r["val_loss"] for r in evaluated],
+            "o-", color="tab:orange", label=f"validation (last: {last:.3f})",
+        )  # fmt: skip
+    axes.set(xlabel="step", ylabel="cross-entropy (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _running_mean(values: list[float], weight: float = 0.95) -> list[float]:
+    """Exponential mean, corrected for its start (as Adam's)."""
+    out, total, norm = [], 0.0, 0.0
+    for value in values:
+        total, norm = weight * total + (1 - weight) * value, weight * norm + (1 - weight)
+        out.append(total / norm)
+    return out
