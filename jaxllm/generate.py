@@ -49,7 +49,14 @@ def generate(
     def one_token(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], Array]:
         window, length = carry  # what lies right of `length` is padding, which causal attention never sees
         logits = model.apply({"params": params}, window)
-        token = draw(jax.lax.dynamic_index_in_dim(logits, length - 1, 1, keepdims=False), key, temperature, k, p, minimum_p)
+        token = draw(
+            jax.lax.dynamic_index_in_dim(logits, length - 1, 1, keepdims=False),
+            key,
+            temperature,
+            k,
+            p,
+            minimum_p,
+        )
         shifted = jnp.where(length < width, window, jnp.roll(window, -1, axis=1))
         length = jnp.minimum(length + 1, width)
         return (shifted.at[:, length - 1].set(token), length), token

@@ -41,7 +41,8 @@ class GPT(nn.Module):
     """tokens [B, T] int -> logits [B, T, V] float32 (float64 where the parameters are).
 
     `init(key, tokens)["params"]` is a plain nested dict; `apply({"params": params}, tokens)` is a pure
-    function. The compute dtype is that of the token table; dropout is active where a key is given:
+    function. `dtype` is that of the computation, None for the parameters' own; the parameters stay as they are,
+    and so does the sum of gradients into the token table. Dropout is active where a key is given:
     `apply({"params": params}, tokens, rngs={"dropout": key})`.
 
     Raises InputError for tokens that are not [B, T] integers or longer than the context. Token values are
@@ -49,6 +50,7 @@ class GPT(nn.Module):
     """
 
     config: GPTConfig
+    dtype: str | None = None
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
@@ -57,7 +59,7 @@ class GPT(nn.Module):
         embedding = TokenEmbedding(c.vocab_size, c.d_model, name="token_embedding")
         x = embedding(tokens)
         x = PositionEmbedding(c.context_length, c.position, name="position_embedding")(x)
-        x = Dropout(c.dropout)(x)
+        x = Dropout(c.dropout)(x if self.dtype is None else x.astype(self.dtype))
         for i in range(c.n_layers):
             x = Block(c, name=f"block_{i}")(x)
         x = Norm(c.norm, c.use_bias, name="norm_final")(x)
@@ -68,9 +70,7 @@ class GPT(nn.Module):
 
 def _check_tokens(tokens: Array, context_length: int) -> None:
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise InputError(
-            f"tokens must be integers of shape [B, T], but they are {tokens.dtype} {tuple(tokens.shape)}."
-        )
+        raise InputError(f"tokens must be integers of shape [B, T], but they are {tokens.dtype} {tuple(tokens.shape)}.")
     if tokens.shape[1] > context_length:
         raise InputError(
             f"{tokens.shape[1]} tokens are more than the model's context_length = {context_length}; "
@@ -85,9 +85,7 @@ def apply_with_intermediates(model: GPT, params: dict, tokens: Array) -> tuple[A
     block_0/attention/query, .../key, .../value, .../weights [B, H, T, T], block_0/attention (its result),
     block_0/residual_1, block_0/norm_2, block_0/mlp/up, block_0/mlp, block_0 (its result), then norm_final, logits.
     """
-    logits, state = model.apply(
-        {"params": params}, tokens, capture_intermediates=_is_named, mutable=["intermediates"]
-    )
+    logits, state = model.apply({"params": params}, tokens, capture_intermediates=_is_named, mutable=["intermediates"])
     seen = {}
     for path, (value,) in flatten_dict(state["intermediates"]).items():
         path = path[:-1] if path[-1] == "__call__" else path

@@ -48,7 +48,12 @@ def _rule(hint: Any, message: str) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
     rule = message.removeprefix("Expected ").split(", got")[0].replace("`", "").replace(" | null", "")
-    for python, word in {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}.items():
+    for python, word in {
+        "int": "an integer",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "a string",
+    }.items():
         rule = word + rule.removeprefix(python) if rule.startswith(python) else rule
     return rule
 

@@ -98,7 +98,12 @@ def generate_command(
     top_k: int | None, top_p: float | None, min_p: float | None, seed: int,
 ) -> None:  # fmt: skip
     """`jaxllm generate`: prints the prompt and its continuation."""
-    _check(1 <= max_new_tokens <= MAX_NEW_TOKENS, "--max-new-tokens", max_new_tokens, f"from 1 to {MAX_NEW_TOKENS:,}")
+    _check(
+        1 <= max_new_tokens <= MAX_NEW_TOKENS,
+        "--max-new-tokens",
+        max_new_tokens,
+        f"from 1 to {MAX_NEW_TOKENS:,}",
+    )
     _check(0 <= temperature < math.inf, "--temperature", temperature, "a finite number, 0 or more")
     _check(top_k is None or top_k >= 1, "--top-k", top_k, "at least 1")
     _check(top_p is None or 0 < top_p <= 1, "--top-p", top_p, "above 0 and at most 1")
@@ -109,7 +114,15 @@ def generate_command(
     if not ids:
         raise InputError(f"--prompt {prompt!r} holds no token; give at least one character or word.")
     tokens = generate(
-        run.model, run.params, jnp.array([ids]), jax.random.key(seed), max_new_tokens, temperature, top_k, top_p, min_p
+        run.model,
+        run.params,
+        jnp.array([ids]),
+        jax.random.key(seed),
+        max_new_tokens,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
     )
     print(run.tokenizer.decode([*ids, *np.asarray(tokens[0]).tolist()]))
 
@@ -137,5 +150,7 @@ def _evaluation_ids(config: RunConfig, tokenizer: Tokenizer, data: str | None) -
         return prepare(config, tokenizer).validation_ids
     ids = np.asarray(tokenizer.encode(read_source(data)), np.int32)
     if len(ids) < 2:
-        raise InputError(f"{data} holds {len(ids)} tokens, but the loss of one needs a token before it; give more text.")
+        raise InputError(
+            f"{data} holds {len(ids)} tokens, but the loss of one needs a token before it; give more text."
+        )
     return ids

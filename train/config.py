@@ -52,7 +52,8 @@ class TokenizerConfig:
             raise InputError("tokenizer.vocab_size is missing; byte-pair encoding needs it, for example 1024.")
         if self.kind in ("char", "gpt2") and self.vocab_size is not None:
             raise InputError(
-                f"tokenizer.vocab_size is {self.vocab_size}, but kind = {self.kind!r} has a size of its own; leave it out."
+                f"tokenizer.vocab_size is {self.vocab_size}, but kind = {self.kind!r} has a size of its own; "
+                "leave it out."
             )
 
 

@@ -19,7 +19,7 @@ from train.step import make_eval_step
 
 def evaluator(model: GPT, config: RunConfig) -> Any:
     """A function params, ids -> mean cross-entropy in nats per token over all ids but the first."""
-    eval_step = make_eval_step(model, config.train.dtype)
+    eval_step = make_eval_step(model)
     batch_size = config.train.batch_size // config.train.grad_accumulation  # what fits in training fits here
 
     def evaluate(params: Any, ids: Ids) -> float:

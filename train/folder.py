@@ -63,7 +63,9 @@ class RunFolder:
             tokenizer.save(self.tokenizer)
             self.write_config(config)
         except OSError as error:
-            raise InputError(f"cannot write into {self.path}: {error.strerror}; choose another folder with --out.") from None
+            raise InputError(
+                f"cannot write into {self.path}: {error.strerror}; choose another folder with --out."
+            ) from None
 
     def write_config(self, config: RunConfig) -> None:
         """Write the resolved config and the versions it ran with, by rename."""
@@ -100,7 +102,7 @@ def load_run(path: str | Path) -> TrainedRun:
     folder = RunFolder(Path(path))
     config = folder.read_config()
     tokenizer = load_tokenizer(folder.tokenizer)
-    model = GPT(config.model.with_vocabulary(tokenizer.vocab_size))
+    model = GPT(config.model.with_vocabulary(tokenizer.vocab_size), config.train.dtype)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     like = jax.eval_shape(lambda: init_state(model, optimizer, 0))
     if not folder.checkpoints.is_dir():

@@ -6,6 +6,7 @@ nanodo's order of things; what a step computes is in `train.step`, what is shown
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 from jaxllm.data import batch
 from jaxllm.gpt import GPT
@@ -31,7 +32,7 @@ def train(run: Prepared, folder: RunFolder) -> TrainState:
     Leaves metrics.jsonl, loss.png, samples.txt and checkpoints. Raises DivergedError when the loss is not finite;
     then nothing of that state is saved.
     """
-    config, model = run.config, GPT(run.model)
+    config, model = run.config, GPT(run.model, run.config.train.dtype)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
     train_step = make_train_step(model, optimizer, config.train, schedule)
@@ -50,7 +51,7 @@ def train(run: Prepared, folder: RunFolder) -> TrainState:
                 state, metrics = train_step(state, inputs, targets)
                 journal.add(step + 1, metrics)
                 if _due(step + 1, config.eval.every, config.train.steps):
-                    journal.settle(lambda state=state: {"val_loss": look(state)})
+                    journal.settle(partial(look, state))
                 if _due(step + 1, config.checkpoint.every, config.train.steps):
                     journal.settle()  # a state that diverged is never saved
                     checkpoints.save(state)
@@ -64,19 +65,24 @@ def _due(step: int, every: int, last: int) -> bool:
     return step % every == 0 or step == last
 
 
-def _make_look(run: Prepared, model: GPT, folder: RunFolder) -> Callable[[TrainState], float]:
-    """A function that measures the validation loss of a state and appends a sample to samples.txt."""
+def _make_look(run: Prepared, model: GPT, folder: RunFolder) -> Callable[[TrainState], dict[str, float]]:
+    """A function that measures the val_loss of a state and appends a sample to samples.txt."""
     evaluate = evaluator(model, run.config)
 
-    def look(state: TrainState) -> float:
+    def look(state: TrainState) -> dict[str, float]:
         loss = evaluate(state.params, run.validation_ids)
         if math.isfinite(loss):
             text = sample_text(
-                model, state.params, run.tokenizer, run.config.eval, int(run.train_ids[0]), run.config.train.seed
+                model,
+                state.params,
+                run.tokenizer,
+                run.config.eval,
+                int(run.train_ids[0]),
+                run.config.train.seed,
             )
             with folder.samples.open("a", encoding="utf-8") as file:
                 file.write(f"----- step {int(state.step)}, validation loss {loss:.4f}\n{text}\n\n")
-        return loss
+        return {"val_loss": loss}
 
     return look
 

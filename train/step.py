@@ -5,19 +5,21 @@ derived from (seed, step). flax's TrainState would carry functions as static fie
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxllm.gpt import GPT
 from jaxllm.loss import token_losses
 from train.config import OptimizerConfig, TrainConfig
 
 Metrics = dict[str, Array]
-Step = Callable[["TrainState", Array, Array], tuple["TrainState", Metrics]]
+Step = Callable[["TrainState", ArrayLike, ArrayLike], tuple["TrainState", Metrics]]
+EvalStep = Callable[[Any, ArrayLike, ArrayLike, ArrayLike], Array]
 
 
 class TrainState(NamedTuple):
@@ -68,14 +70,6 @@ def init_state(model: GPT, optimizer: optax.GradientTransformation, seed: int) -
     return create(jax.random.key(seed))
 
 
-def cast_matrices(params: Any, dtype: str) -> Any:
-    """Matrices in the dtype of the computation; vectors (biases, norm scales) stay float32.
-
-    The model follows the dtype of its token table, so this alone makes the computation bfloat16.
-    """
-    return jax.tree.map(lambda p: p.astype(dtype) if p.ndim >= 2 else p, params)
-
-
 def make_train_step(
     model: GPT, optimizer: optax.GradientTransformation, config: TrainConfig, schedule: optax.Schedule
 ) -> Step:
@@ -88,11 +82,11 @@ def make_train_step(
 
     def loss_sum(params: Any, inputs: Array, targets: Array, key: Array) -> Array:
         rngs = {"dropout": key} if model.config.dropout else {}
-        logits = model.apply({"params": cast_matrices(params, config.dtype)}, inputs, rngs=rngs)
-        return token_losses(logits, targets).sum()
+        logits = model.apply({"params": params}, inputs, rngs=rngs)
+        return token_losses(cast(Array, logits), targets).sum()
 
     def train_step(state: TrainState, inputs: Array, targets: Array) -> tuple[TrainState, Metrics]:
-        def add(total: tuple[Array, Any], micro: tuple[Array, Array, Array]) -> tuple[tuple[Array, Any], None]:
+        def add(total: tuple[Array, Any], micro: Any) -> tuple[tuple[Array, Any], None]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_sum)(state.params, *micro)), None
 
         n = config.grad_accumulation
@@ -122,12 +116,12 @@ def dropout_key(seed: int) -> Array:
         return jax.random.key(seed)
 
 
-def make_eval_step(model: GPT, dtype: str) -> Callable[[Any, Array, Array, Array], Array]:
+def make_eval_step(model: GPT) -> EvalStep:
     """Jitted: params, inputs, targets, weights [B, T] -> the sum of weighted token losses, without dropout."""
 
     @jax.jit
     def eval_step(params: Any, inputs: Array, targets: Array, weights: Array) -> Array:
-        logits = model.apply({"params": cast_matrices(params, dtype)}, inputs)
-        return (token_losses(logits, targets) * weights).sum()
+        logits = model.apply({"params": params}, inputs)
+        return (token_losses(cast(Array, logits), targets) * weights).sum()
 
     return eval_step

@@ -44,7 +44,9 @@ def batch(ids: Ids, context_length: int, batch_size: int, seed: int, step: int) 
     """
     n = windows_per_epoch(len(ids), context_length)
     place = step * batch_size + np.arange(batch_size)
-    starts = [_order(seed, int(epoch), n, len(ids), context_length)[i] for epoch, i in zip(*np.divmod(place, n), strict=True)]
+    starts = [
+        _order(seed, int(epoch), n, len(ids), context_length)[i] for epoch, i in zip(*np.divmod(place, n), strict=True)
+    ]
     inputs, targets = windows(ids, np.array(starts), context_length)
     return inputs.astype(np.int32), targets.astype(np.int32)
 

@@ -110,7 +110,9 @@ def _download(name: str, corpus: Corpus, path: Path) -> None:
             f"and put it here as {path}, or set data.source to the path of a text."
         ) from None
     if hashlib.sha256(content).hexdigest() != corpus.sha256:
-        raise InputError(f"what {corpus.url} sent is not {name} (sha256 {corpus.sha256}); put the right file as {path}.")
+        raise InputError(
+            f"what {corpus.url} sent is not {name} (sha256 {corpus.sha256}); put the right file as {path}."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(content)

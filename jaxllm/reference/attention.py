@@ -58,9 +58,7 @@ def self_attention(
 ) -> Array:
     """Twin of the module `SelfAttention`."""
     context = x if context is None else context
-    q, k, v = (
-        linear(source, **params[name]) for source, name in ((x, "query"), (context, "key"), (context, "value"))
-    )
+    q, k, v = (linear(source, **params[name]) for source, name in ((x, "query"), (context, "key"), (context, "value")))
     return scaled_dot_product_attention(q, k, v, mask)
 
 

@@ -24,9 +24,7 @@ def linear(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Ar
     return y if bias is None else y + float64(bias)
 
 
-def layer_norm(
-    x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON
-) -> Array:
+def layer_norm(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON) -> Array:
     """(x - mean) / sqrt(var + epsilon) * scale + bias."""
     x = float64(x)
     mean = x.mean(axis=-1, keepdims=True)
@@ -35,9 +33,7 @@ def layer_norm(
     return y if bias is None else y + float64(bias)
 
 
-def rms_norm(
-    x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON
-) -> Array:
+def rms_norm(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON) -> Array:
     """x / sqrt(mean(x^2) + epsilon) * scale + bias."""
     x = float64(x)
     y = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + epsilon) * float64(scale)

@@ -1,10 +1,10 @@
 """Text to ids and back: by characters, words or byte pairs.
 
-    tok = BPETokenizer.train(text, vocab_size=1024)
-    ids = tok.encode("some text")
-    tok.decode(ids)
-    tok.save("tokenizer.json")
-    tok == load_tokenizer("tokenizer.json")
+tok = BPETokenizer.train(text, vocab_size=1024)
+ids = tok.encode("some text")
+tok.decode(ids)
+tok.save("tokenizer.json")
+tok == load_tokenizer("tokenizer.json")
 """
 
 import json

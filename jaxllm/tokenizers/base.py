@@ -54,7 +54,9 @@ class Tokenizer(ABC):
         checked = [int(i) for i in ids]
         for i in checked:
             if not 0 <= i < self.vocab_size:
-                raise InputError(f"id {i} is outside the vocabulary of {self.vocab_size} ids, 0 to {self.vocab_size - 1}.")
+                raise InputError(
+                    f"id {i} is outside the vocabulary of {self.vocab_size} ids, 0 to {self.vocab_size - 1}."
+                )
         return checked
 
     def __eq__(self, other: object) -> bool:

@@ -1,11 +1,11 @@
 """Byte-pair encoding on UTF-8 bytes: learned here, encoded by tiktoken."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
-import warnings
 
 import regex
 import tiktoken
@@ -98,9 +98,7 @@ class BPETokenizer(Tokenizer):
         Raises InputError for a lone surrogate or a name that is no special token.
         """
         to_utf8(text)
-        return self._tiktoken.encode(
-            text, allowed_special=self._known(allowed_special), disallowed_special=()
-        )
+        return self._tiktoken.encode(text, allowed_special=self._known(allowed_special), disallowed_special=())
 
     def encode_slowly(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The same ids as `encode`, by `textbook.encode_piece`: for reading and for the tests.

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 from jaxllm.errors import InputError
-from jaxllm.tokenizers.base import Tokenizer, index, to_utf8, vocabulary_from, join
+from jaxllm.tokenizers.base import Tokenizer, index, join, to_utf8, vocabulary_from
 
 
 class CharTokenizer(Tokenizer):

@@ -30,12 +30,12 @@ def _from_files(vocab_bpe: Path, encoder_json: Path) -> dict[bytes, int]:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}; give GPT-2's vocab.bpe and encoder.json.") from None
+            raise InputError(
+                f"cannot read {path}: {error.strerror}; give GPT-2's vocab.bpe and encoder.json."
+            ) from None
         if not check_hash(content, digest):
             raise InputError(f"{path} is not the file that OpenAI published (sha256 {digest}); fetch it again.")
-    return data_gym_to_mergeable_bpe_ranks(
-        str(vocab_bpe), str(encoder_json), VOCAB_BPE_SHA256, ENCODER_JSON_SHA256
-    )
+    return data_gym_to_mergeable_bpe_ranks(str(vocab_bpe), str(encoder_json), VOCAB_BPE_SHA256, ENCODER_JSON_SHA256)
 
 
 def _from_cache() -> dict[bytes, int]:

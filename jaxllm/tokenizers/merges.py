@@ -7,6 +7,7 @@ pieces that hold its pair, and a heap with lazy deletion finds the next pair.
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 from jaxllm.tokenizers.textbook import Pair, merge
 
@@ -20,7 +21,7 @@ def learn_merges(
     counts: dict[Pair, int] = defaultdict(int)
     where: dict[Pair, set[int]] = defaultdict(set)
     for i, piece in enumerate(pieces):
-        for pair in zip(piece, piece[1:]):
+        for pair in pairwise(piece):
             counts[pair] += times[i]
             where[pair].add(i)
     heap = [(-count, pair) for pair, count in counts.items()]
@@ -36,10 +37,10 @@ def learn_merges(
         changed: set[Pair] = set()
         for i in where.pop(pair):
             before, after = pieces[i], merge(pieces[i], pair, new)
-            for old in zip(before, before[1:]):
+            for old in pairwise(before):
                 counts[old] -= times[i]
                 changed.add(old)
-            for fresh in zip(after, after[1:]):
+            for fresh in pairwise(after):
                 counts[fresh] += times[i]
                 changed.add(fresh)
                 where[fresh].add(i)

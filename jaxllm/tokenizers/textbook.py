@@ -6,6 +6,7 @@ the tests hold them to this page. Gage 1994; Sennrich et al. 2016; on bytes, Rad
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 Pair = tuple[int, int]
 
@@ -18,7 +19,7 @@ def count_pairs(pieces: Mapping[tuple[int, ...], int]) -> Counter[Pair]:
     """
     counts: Counter[Pair] = Counter()
     for piece, times in pieces.items():
-        for pair in zip(piece, piece[1:]):
+        for pair in pairwise(piece):
             counts[pair] += times
     return counts
 
@@ -68,7 +69,7 @@ def encode_piece(piece: bytes, ranks: Mapping[bytes, int]) -> list[int]:
     """
     parts = [piece[i : i + 1] for i in range(len(piece))]
     while True:
-        joined = [(ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in ranks]
+        joined = [(ranks[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in ranks]
         if not joined:
             return [ranks[part] for part in parts]
         _, i = min(joined)
