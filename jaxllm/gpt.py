@@ -46,7 +46,7 @@ class GPT(nn.Module):
     `apply({"params": params}, tokens, rngs={"dropout": key})`.
 
     Raises InputError for tokens that are not [B, T] integers or longer than the context. Token values are
-    data on the device and are not checked: one outside the vocabulary makes its logits NaN.
+    data on the device and are not checked: one outside the vocabulary makes the logits of its row NaN.
     """
 
     config: GPTConfig

@@ -40,6 +40,8 @@ def read_source(source: str) -> str:
     """
     if source == PYTHON_DOCS:
         return _python_docs()
+    if not source:
+        raise InputError("data.source is empty; name a corpus, a text file or a folder.")
     if source in NAMED:
         return _decode(_cached(source, NAMED[source]), source)
     path = Path(source)

@@ -31,9 +31,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise InputError(f"{path} is not a tokenizer file: it is not JSON.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is not a tokenizer file of jaxllm.")
-    if content.get("version") != VERSION or content.get("kind") not in KINDS:
+    kind = content.get("kind")
+    if content.get("version") != VERSION or not isinstance(kind, str) or kind not in KINDS:
         raise InputError(
-            f"{path} is a tokenizer of version {content.get('version')!r} and kind {content.get('kind')!r}; "
+            f"{path} is a tokenizer of version {content.get('version')!r} and kind {kind!r}; "
             f"this jaxllm reads version {VERSION} of {', '.join(KINDS)}."
         )
-    return KINDS[content["kind"]].from_dict(content)
+    return KINDS[kind].from_dict(content)

@@ -1,0 +1,44 @@
+"""Small models with every parameter random, so that no one or zero hides a fault."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm import GPT, GPTConfig
+
+TINY = GPTConfig(vocab_size=17, context_length=8, d_model=8, n_layers=2, n_heads=2)
+
+VARIANTS = {
+    "gpt2": {},
+    "no bias": {"use_bias": False},
+    "untied": {"tie_embeddings": False},
+    "grouped": {"n_heads": 4, "n_kv_heads": 2},
+    "multi-query": {"n_heads": 4, "n_kv_heads": 1},
+    "sinusoidal": {"position": "sinusoidal"},
+    "rms_norm": {"norm": "rms_norm"},
+    "exact gelu": {"activation": "gelu"},
+    "relu, narrow": {"activation": "relu", "d_ff": 5},
+    "deep": {"n_layers": 12},
+}
+
+
+def random_like(tree: Any, seed: int = 0, scale: float = 0.5) -> Any:
+    """The tree with every leaf drawn from scale * N(0, 1), in the leaf's own dtype."""
+    leaves, structure = jax.tree.flatten(tree)
+    rng = np.random.default_rng(seed)
+    return structure.unflatten([jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])
+
+
+def random_gpt(config: GPTConfig, dtype: str = "float32", seed: int = 0) -> tuple[GPT, Any]:
+    """A model and random parameters of a dtype."""
+    model = GPT(config)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    return model, random_like(jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), shapes), seed)
+
+
+def random_tokens(config: GPTConfig, batch: int = 3, length: int | None = None, seed: int = 0) -> np.ndarray:
+    """Tokens [batch, length]."""
+    shape = (batch, length or config.context_length)
+    return np.random.default_rng(seed).integers(config.vocab_size, size=shape).astype(np.int32)

@@ -1,0 +1,176 @@
+"""Pairs, the split, batches as a function of (seed, step), and where text comes from."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxllm import InputError
+from jaxllm.data import (
+    batch,
+    evaluation_batches,
+    input_target_pairs,
+    read_source,
+    sources,
+    split_ids,
+    windows_per_epoch,
+)
+
+IDS = np.arange(1000)
+
+
+@given(n=st.integers(2, 60), length=st.integers(1, 20), stride=st.integers(1, 25))
+def test_pairs_are_windows_and_their_successors(n: int, length: int, stride: int) -> None:
+    ids = np.arange(n) * 7
+    if n < length + 1:
+        with pytest.raises(InputError, match=f"the text has {n} tokens"):
+            input_target_pairs(ids, length, stride)
+        return
+    inputs, targets = input_target_pairs(ids, length, stride)
+    starts = range(0, n - length, stride)
+    assert inputs.tolist() == [ids[i : i + length].tolist() for i in starts]
+    assert targets.tolist() == [ids[i + 1 : i + length + 1].tolist() for i in starts]
+    assert inputs.dtype == targets.dtype == np.int32
+
+
+@pytest.mark.parametrize(("length", "stride"), [(0, 1), (4, 0), (-1, 1)])
+def test_pairs_check_their_sizes(length: int, stride: int) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        input_target_pairs(IDS, length, stride)
+
+
+def test_split_is_nine_to_one_and_in_order() -> None:
+    train, validation = split_ids(IDS, 10)
+    assert (len(train), len(validation)) == (900, 100)
+    np.testing.assert_array_equal(np.concatenate([train, validation]), IDS)
+
+
+@pytest.mark.parametrize(("n", "length"), [(1000, 900), (5, 2), (0, 1), (11, 10)])
+def test_split_of_a_text_shorter_than_the_context(n: int, length: int) -> None:
+    with pytest.raises(InputError, match=f"the text has {n} tokens"):
+        split_ids(IDS[:n], length)
+
+
+@given(
+    n=st.integers(2, 200), length=st.integers(1, 20), size=st.integers(1, 7), seed=st.integers(0, 2**32 - 1),
+    first=st.integers(0, 50),
+)  # fmt: skip
+def test_an_epoch_visits_each_window_once(n: int, length: int, size: int, seed: int, first: int) -> None:
+    if n < length + 1:
+        return
+    ids = np.arange(n)
+    per_epoch = windows_per_epoch(n, length)
+    rows = [batch(ids, length, size, seed, step) for step in range(first + -(-3 * per_epoch // size))]
+    inputs, targets = (np.concatenate([r[i] for r in rows]) for i in (0, 1))
+    np.testing.assert_array_equal(targets, inputs + 1)  # ids count up, so targets are the ids that follow
+    np.testing.assert_array_equal(inputs, inputs[:, :1] + np.arange(length))
+    for epoch in range(2):
+        starts = np.sort(inputs[epoch * per_epoch : (epoch + 1) * per_epoch, 0])
+        assert (np.diff(starts) == length).all()  # as many windows as fit, none twice, none overlapping
+    assert targets.max() <= n - 1
+    assert per_epoch >= max(1, (n - 1) // length - 1)
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step() -> None:
+    once = [batch(IDS, 8, 4, 3, step)[0] for step in range(100)]
+    for step in reversed(range(100)):  # in another order, with other calls between
+        batch(IDS, 8, 4, 4, step)
+        np.testing.assert_array_equal(batch(IDS, 8, 4, 3, step)[0], once[step])
+    assert (batch(IDS, 8, 4, 4, 0)[0] != once[0]).any()
+    per_epoch = windows_per_epoch(1000, 8)
+    orders = np.concatenate(once)[:, 0]
+    assert (orders[:per_epoch] != orders[per_epoch : 2 * per_epoch]).any()
+
+
+def test_epochs_begin_at_different_offsets() -> None:
+    offsets = {batch(IDS, 8, 1, 0, epoch * windows_per_epoch(1000, 8))[0][0, 0] % 8 for epoch in range(40)}
+    assert len(offsets) == 8
+
+
+@given(n=st.integers(2, 100), length=st.integers(1, 9), size=st.integers(1, 5))
+def test_evaluation_sees_every_target_once(n: int, length: int, size: int) -> None:
+    seen = []
+    for inputs, targets, weights in evaluation_batches(np.arange(n), length, size):
+        assert inputs.shape == targets.shape == weights.shape == (size, length)
+        seen += targets[weights == 1].tolist()
+        np.testing.assert_array_equal(inputs[weights == 1] + 1, targets[weights == 1])
+        assert set(np.unique(weights)) <= {0, 1}
+    assert seen == list(range(1, n))
+
+
+def test_python_docs() -> None:
+    text = read_source("python-docs")
+    assert len(text) > 400_000
+    assert 'The "assert" statement' in text
+    assert text == read_source("python-docs")
+
+
+def test_a_file_and_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("second")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "z.md").write_text("first é", encoding="utf-8")
+    (tmp_path / ".hidden").write_text("unseen")
+    assert read_source(str(tmp_path / "b.txt")) == "second"
+    assert read_source(str(tmp_path)) == "first é\nsecond"
+
+
+def test_wrong_sources(tmp_path: Path) -> None:
+    empty, latin, nothing = tmp_path / "empty.txt", tmp_path / "latin.txt", tmp_path / "nothing"
+    empty.write_bytes(b"")
+    latin.write_bytes(b"caf\xe9")
+    nothing.mkdir()
+    for source, message in (
+        (str(empty), "holds no text"),
+        (str(nothing), "holds no text"),
+        (str(latin), "not UTF-8: byte 0xe9 at offset 3"),
+        (str(tmp_path), "not UTF-8: byte 0xe9 at offset 3"),
+        (str(tmp_path / "missing.txt"), "is no file or folder"),
+        ("tinyshakespear", "did you mean tinyshakespeare"),
+        ("a\0b", "cannot read data.source"),
+        ("", "data.source is empty"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            read_source(source)
+        assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A named corpus "small" that is downloaded from a file; returns that file."""
+    content = b"a small text"
+    origin = tmp_path / "origin.txt"
+    origin.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    monkeypatch.setitem(sources.NAMED, "small", sources.Corpus(origin.as_uri(), digest))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return origin
+
+
+def test_a_named_corpus_is_downloaded_once(corpus: Path) -> None:
+    assert read_source("small") == "a small text"
+    corpus.unlink()
+    assert read_source("small") == "a small text"
+    assert [p.name for p in sources.cache_folder().iterdir()] == ["small.txt"]
+
+
+def test_a_named_corpus_without_a_network_says_what_to_put_where(corpus: Path) -> None:
+    corpus.unlink()
+    with pytest.raises(InputError, match=r"cannot download small .* put it here as .*cache/jaxllm/small.txt"):
+        read_source("small")
+
+
+def test_a_wrong_corpus_is_not_kept(corpus: Path) -> None:
+    corpus.write_bytes(b"something else")
+    with pytest.raises(InputError, match="is not small"):
+        read_source("small")
+    assert not (sources.cache_folder() / "small.txt").exists()
+
+
+def test_a_damaged_cache_is_noticed(corpus: Path) -> None:
+    read_source("small")
+    (sources.cache_folder() / "small.txt").write_bytes(b"a small texT")
+    with pytest.raises(InputError, match="is not small .* delete it"):
+        read_source("small")

@@ -1,0 +1,195 @@
+"""The Linen modules and the whole GPT against the reference, and what makes it a GPT-2."""
+
+import dataclasses
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import TINY, VARIANTS, random_gpt, random_like, random_tokens
+
+from jaxllm import GPT, GPTConfig, InputError, reference
+from jaxllm.attention import CausalAttention, MultiHeadAttention, SelfAttention
+from jaxllm.embeddings import PositionEmbedding
+from jaxllm.gpt import apply_with_intermediates, count_parameters
+from jaxllm.layers import MLP, Norm
+from jaxllm.loss import token_losses
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-4)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_intermediate_agrees_with_the_reference(variant: str, dtype: str, tolerance: float, jit: bool) -> None:
+    config = replace(TINY, **VARIANTS[variant])
+    tokens = random_tokens(config)
+    with jax.enable_x64(dtype == "float64"):
+        model, params = random_gpt(config, dtype)
+        f = jax.jit(apply_with_intermediates, static_argnums=0) if jit else apply_with_intermediates
+        logits, seen = f(model, params, tokens)
+        assert logits.dtype == dtype
+        seen, params = jax.device_get((seen, params))
+    want_logits, want = reference.gpt.forward_with_intermediates(config, params, tokens)
+    assert seen.keys() == want.keys()
+    np.testing.assert_array_equal(logits, seen["logits"])
+    np.testing.assert_array_equal(reference.gpt.forward(config, params, tokens), want_logits)
+    for name, value in want.items():
+        np.testing.assert_allclose(seen[name], value, rtol=0, atol=tolerance * np.abs(value).max(), err_msg=name)
+
+
+MODULES = {
+    "Norm": (Norm(), reference.layers.norm),
+    "Norm rms": (Norm("rms_norm", use_bias=False), lambda p, x: reference.layers.norm(p, x, "rms_norm")),
+    "MLP": (MLP(7), reference.layers.mlp),
+    "MLP relu": (MLP(7, "relu", use_bias=False), lambda p, x: reference.layers.mlp(p, x, "relu")),
+    "PositionEmbedding": (PositionEmbedding(9), reference.embeddings.position_embedding),
+    "SelfAttention": (SelfAttention(4), reference.attention.self_attention),
+    "CausalAttention": (CausalAttention(4, use_bias=True), reference.attention.causal_attention),
+    "MultiHeadAttention": (MultiHeadAttention(3), lambda p, x: reference.attention.multi_head_attention(p, x, 3)),
+    "MultiHeadAttention wide": (
+        MultiHeadAttention(4, n_kv_heads=2, features=8, causal=False, use_bias=False),
+        lambda p, x: reference.attention.multi_head_attention(p, x, 4, 2, causal=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", MODULES)
+def test_module_agrees_with_its_twin(name: str, batch: int, rng: np.random.Generator) -> None:
+    module, twin = MODULES[name]
+    x = rng.normal(size=(batch, 5, 6))
+    with jax.enable_x64(True):
+        params = random_like(module.init(jax.random.key(0), x)["params"])
+        got = module.apply({"params": params}, x)
+    np.testing.assert_allclose(got, twin(params, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("module", "twin"), [
+    (SelfAttention(4), reference.attention.self_attention),
+    (MultiHeadAttention(2, causal=False), lambda p, x, c: reference.attention.multi_head_attention(p, x, 2, context=c, causal=False)),
+], ids=["SelfAttention", "MultiHeadAttention"])  # fmt: skip
+def test_cross_attention(module: SelfAttention, twin: object, rng: np.random.Generator) -> None:
+    x, context = rng.normal(size=(2, 5, 6)), rng.normal(size=(2, 7, 3))
+    with jax.enable_x64(True):
+        params = random_like(module.init(jax.random.key(0), x, context)["params"])
+        got = module.apply({"params": params}, x, context)
+    np.testing.assert_allclose(got, twin(params, x, context), rtol=1e-12, atol=1e-12)
+
+
+def test_bfloat16_computation_is_near_float32() -> None:
+    """Eight bits of mantissa through two blocks: logits within 3 % of their largest, float32 in the end."""
+    model, params = random_gpt(TINY)
+    tokens = random_tokens(TINY)
+    exact = model.apply({"params": params}, tokens)
+    got = GPT(TINY, dtype="bfloat16").apply({"params": params}, tokens)
+    assert got.dtype == jnp.float32
+    error = np.abs(got - exact).max() / np.abs(exact).max()
+    assert 0 < error < 0.03
+
+
+def test_gpt2_has_its_published_number_of_parameters() -> None:
+    assert count_parameters(GPTConfig()) == 124_439_808
+    # nanoGPT's padded vocabulary, and the untied 124M of "Build a Large Language Model" with its 50,257 x 768 head
+    assert count_parameters(GPTConfig(vocab_size=50304)) == 124_439_808 + 47 * 768
+    assert count_parameters(GPTConfig(tie_embeddings=False)) == 124_439_808 + 50257 * 768 == 163_037_184
+
+
+def test_initialisation_is_gpt2s() -> None:
+    config = GPTConfig(vocab_size=500, context_length=64, d_model=128, n_layers=8, n_heads=4)
+    params = GPT(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    block = params["block_7"]
+    narrow = 0.02 / (2 * 8) ** 0.5
+    for matrix, std in (
+        (params["token_embedding"]["table"], 0.02),
+        (params["position_embedding"]["table"], 0.02),
+        (block["attention"]["query"]["kernel"], 0.02),
+        (block["attention"]["output"]["kernel"], narrow),
+        (block["mlp"]["up"]["kernel"], 0.02),
+        (block["mlp"]["down"]["kernel"], narrow),
+    ):
+        assert matrix.std() == pytest.approx(std, rel=0.05)
+        assert abs(matrix.mean()) < std / 10
+    for vector, value in ((block["norm_1"]["scale"], 1), (block["norm_1"]["bias"], 0), (block["mlp"]["up"]["bias"], 0)):
+        np.testing.assert_array_equal(vector, value)
+
+
+def test_an_untrained_model_knows_nothing() -> None:
+    config = replace(TINY, vocab_size=300, d_model=32)
+    params = GPT(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    tokens = random_tokens(config)
+    targets = random_tokens(config, seed=1)
+    loss = token_losses(GPT(config).apply({"params": params}, tokens), targets).mean()
+    assert loss == pytest.approx(np.log(300), abs=0.05)
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "grouped"])
+@pytest.mark.parametrize("t", [0, 3, 7])
+def test_causality_by_gradient(variant: str, t: int) -> None:
+    """The loss at position t has exactly zero gradient with respect to later inputs, and not before."""
+    config = replace(TINY, **VARIANTS[variant])
+    model, params = random_gpt(config)
+    tokens = random_tokens(config, batch=1)
+
+    def loss_at_t(positions: jax.Array) -> jax.Array:
+        # The table of positions is added to the inputs: its row s stands for the input at s.
+        params["position_embedding"]["table"] = positions
+        return token_losses(model.apply({"params": params}, tokens), tokens)[0, t]
+
+    gradient = np.abs(jax.grad(loss_at_t)(params["position_embedding"]["table"])).sum(-1)
+    assert (gradient[t + 1 :] == 0).all()
+    assert (gradient[: t + 1] > 0).all()
+
+
+def test_causality_by_value() -> None:
+    model, params = random_gpt(TINY)
+    tokens = random_tokens(TINY, batch=1)
+    changed = tokens.copy()
+    changed[0, 5] = (changed[0, 5] + 1) % TINY.vocab_size
+    before, after = (model.apply({"params": params}, t) for t in (tokens, changed))
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    assert (before[:, 5:] != after[:, 5:]).any(-1).all()
+
+
+def test_rows_of_a_batch_do_not_see_each_other() -> None:
+    model, params = random_gpt(TINY)
+    tokens = random_tokens(TINY, batch=3)
+    together = model.apply({"params": params}, tokens)
+    for row in range(3):
+        alone = model.apply({"params": params}, tokens[row : row + 1])
+        np.testing.assert_allclose(together[row : row + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(GPTConfig)])
+def test_every_config_field_does_something(field: str) -> None:
+    """No dead field: another value gives other parameters, another result or another limit."""
+    other = {
+        "vocab_size": 18, "context_length": 9, "d_model": 12, "n_layers": 3, "n_heads": 4, "n_kv_heads": 1,
+        "d_ff": 5, "position": "sinusoidal", "norm": "rms_norm", "activation": "gelu", "dropout": 0.5,
+        "tie_embeddings": False, "use_bias": False,
+    }[field]  # fmt: skip
+
+    def outcome(config: GPTConfig) -> tuple[object, np.ndarray]:
+        model, params = random_gpt(config)
+        rngs = {"dropout": jax.random.key(1)}
+        logits = model.apply({"params": params}, random_tokens(TINY), rngs=rngs)
+        return jax.tree.structure(params), jax.tree.map(jnp.shape, params), np.asarray(logits)
+
+    before, after = outcome(TINY), outcome(replace(TINY, **{field: other}))
+    same_params = before[:2] == after[:2]
+    assert not (same_params and np.array_equal(before[2], after[2]))
+
+
+def test_tokens_are_checked() -> None:
+    model, params = random_gpt(TINY)
+    with pytest.raises(InputError, match="9 tokens are more than the model's context_length = 8"):
+        model.apply({"params": params}, np.zeros((1, 9), np.int32))
+    with pytest.raises(InputError, match="integers of shape"):
+        model.apply({"params": params}, np.zeros((1, 4), np.float32))
+    with pytest.raises(InputError, match="integers of shape"):
+        model.apply({"params": params}, np.zeros(4, np.int32))
+
+
+def test_a_token_outside_the_vocabulary_is_noticed() -> None:
+    model, params = random_gpt(TINY)
+    logits = model.apply({"params": params}, np.array([[1, 17, 2], [1, 16, 2]]))
+    assert np.isnan(logits[0]).all() and np.isfinite(logits[1]).all()
