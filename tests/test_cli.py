@@ -1,0 +1,154 @@
+"""What bad input gets: exit code 2, one sentence with the value, the limit and the remedy, nothing overwritten."""
+
+from pathlib import Path
+
+import pytest
+
+from train.cli import build_parser, main
+
+OK = '[data]\nsource = "text.txt"\n[model]\ncontext_length = 8\nd_model = 8\nn_layers = 1\nn_heads = 2\n[train]\nsteps = 200\n'
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("some words, and again some words. " * 9)
+    (tmp_path / "ok.toml").write_text(OK)
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "broken.toml").write_text("[data\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious.txt").write_text("mine")
+    return tmp_path
+
+
+def files(place: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+
+
+WRONG_SET = {
+    "data.source=missing.txt": "'missing.txt' is no file or folder",
+    "data.source=empty.txt": "holds no text",
+    "data.source=latin.txt": "not UTF-8: byte 0xe9 at offset 3",
+    "data.source=tinyshakespear": "did you mean tinyshakespeare?",
+    "model.context_length=1000": "the text has 306 tokens, 275 of them to train on, but model.context_length = 1000",
+    "model.d_model=9": "model.d_model is 9, which is not divisible by model.n_heads = 2",
+    "model.n_kv_heads=3": "not divisible by model.n_kv_heads = 3",
+    "model.d_modle=8": "model.d_modle is no config field; did you mean d_model",
+    "modle.d_model=8": "[modle] is no section of a config; did you mean model",
+    "nonsense.x=1": "valid names are data, tokenizer, model",
+    "model.d_model=eight": "model.d_model is 'eight', but it must be an integer",
+    "model.d_model=8.5": "model.d_model is 8.5, but it must be an integer",
+    "model.d_model=-8": "model.d_model is -8, but it must be an integer >= 1",
+    "model.use_bias=1": "model.use_bias is 1, but it must be true or false",
+    "model.activation=swish": "must be one of 'gelu_tanh', 'gelu', 'relu'",
+    "model.dropout=1": "model.dropout is 1, but it must be a number < 1",
+    "model.vocab_size=5": "model.vocab_size is 5, smaller than the tokenizer's 12",
+    "tokenizer.kind=bpe": "tokenizer.vocab_size is missing",
+    "tokenizer.kind=bytes": "must be one of 'char', 'word', 'bpe', 'gpt2'",
+    "tokenizer.vocab_size=100": "kind = 'char' has a size of its own",
+    "train.steps=0": "train.steps is 0, but it must be an integer >= 1",
+    "train.steps=50": "optimizer.warmup_steps is 100, but there are only train.steps = 50",
+    "train.seed=-1": "train.seed is -1",
+    "train.seed=4294967296": "below 2**32",
+    "train.grad_accumulation=5": "train.batch_size is 12, which is not divisible by train.grad_accumulation = 5",
+    "train.dtype=float16": "must be one of 'float32', 'bfloat16'",
+    "optimizer.learning_rate=nan": "optimizer.learning_rate is nan",
+    "optimizer.learning_rate=inf": "must be a finite number",
+    "optimizer.learning_rate=0": "must be a number > 0",
+    "optimizer.learning_rate=1e-5": "optimizer.min_learning_rate is 0.0001, above",
+    "optimizer.beta2=1": "optimizer.beta2 is 1",
+    "optimizer.name=sgd": "must be one of 'adamw'",
+    "eval.prompt=ü": "character 'ü' (U+00FC) at position 0 is not among the 12 characters",
+    "data.sha256=00": "not the same number and 00 that the config states",
+    "data=3": "--set 'data=3' is not understood; write --set section.key=value",
+    "train.steps": "--set 'train.steps' is not understood",
+}
+
+
+@pytest.mark.parametrize("setting", WRONG_SET)
+def test_wrong_settings(setting: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(place)
+    assert main(["train", "ok.toml", "--out", "run", "--set", setting]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("jaxllm train: ") and error.count("\n") == 1
+    assert WRONG_SET[setting] in error
+    assert files(place) == before and not (place / "run").exists()
+
+
+WRONG_COMMANDS = {
+    "train": "name a config file",
+    "train --resume": "name a config file",
+    "train missing.toml": "cannot read the config missing.toml",
+    "train .": "cannot read the config .",
+    "train broken.toml": "broken.toml is not a TOML file",
+    "train latin.txt": "latin.txt is not a TOML file",
+    "train ok.toml --out full": "full is not empty; choose another folder",
+    "train ok.toml --out text.txt": "text.txt is a file; choose another folder",
+    "train ok.toml --out text.txt/run": "cannot write into text.txt/run",
+    "train --out full --resume": "full is no run folder",
+    "generate full --prompt a": "full is no run folder",
+    "generate missing --prompt a": "missing is no run folder",
+    "generate full --prompt a --temperature -1": "--temperature is -1.0, but it must be a finite number",
+    "generate full --prompt a --temperature nan": "--temperature is nan",
+    "generate full --prompt a --top-k 0": "--top-k is 0, but it must be at least 1",
+    "generate full --prompt a --top-p 0": "--top-p is 0.0",
+    "generate full --prompt a --min-p 2": "--min-p is 2.0",
+    "generate full --prompt a --max-new-tokens 0": "--max-new-tokens is 0, but it must be from 1 to 100,000",
+    "generate full --prompt a --seed -1": "--seed is -1",
+    "evaluate missing": "missing is no run folder",
+}
+
+
+@pytest.mark.parametrize("command", WRONG_COMMANDS)
+def test_wrong_commands(command: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(place)
+    assert main(command.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"jaxllm {command.split()[0]}: ") and error.count("\n") == 1
+    assert WRONG_COMMANDS[command] in error
+    assert files(place) == before
+
+
+@pytest.mark.parametrize("command", ["", "trian", "train ok.toml --ste x", "generate", "generate r --prompt a --top-k x"])
+def test_a_mistyped_command_is_one_sentence(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command.split())
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--help" in error
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate"])
+def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    example = capsys.readouterr().out.split("example:")[1].strip()
+    assert example.startswith(f"jaxllm {command} ")
+    import shlex
+
+    build_parser().parse_args(shlex.split(example)[1:])  # the example is accepted
+
+
+def test_an_existing_run_is_not_overwritten(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--set", "train.steps=2", "--set", "optimizer.warmup_steps=1", "--set", "eval.sample_tokens=3"]
+    assert main(["train", "ok.toml", "--out", "run", *few]) == 0
+    before = files(place)
+    refused = {
+        "train ok.toml --out run": "run holds a run; continue it with --resume",
+        "train --out run --resume --set model.d_model=16": "model.d_model was 8 in this run and cannot become 16",
+        "train --out run --resume --set optimizer.learning_rate=1": "optimizer.learning_rate was 0.001",
+        "train ok.toml --out run --resume": "train.steps is 2 in run but 200 in ok.toml",
+        "generate run --prompt ü": "character 'ü'",
+        "evaluate run --data empty.txt": "holds no text",
+    }
+    for command, message in refused.items():
+        capsys.readouterr()
+        assert main(command.split()) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+        assert files(place) == before
+    (place / "text.txt").write_text("another text " * 30)
+    assert main(["train", "--out", "run", "--resume", "--set", "train.steps=4"]) == 2
+    assert "the text has changed" in capsys.readouterr().err

@@ -1,0 +1,207 @@
+"""The program end to end on a tiny model: run folder, resume, divergence, and the commands that read a run."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxllm.tokenizers import load_tokenizer
+from train.cli import main
+from train.evaluate import evaluator
+from train.folder import load_run
+from train.prepare import prepare
+
+TEXT = "the cat sat on the mat. " * 60
+TINY = """
+[tokenizer]
+kind = "char"
+[model]
+context_length = 8
+d_model = 16
+n_layers = 1
+n_heads = 2
+dropout = 0.1
+[train]
+steps = 12
+batch_size = 4
+grad_accumulation = 2
+[optimizer]
+warmup_steps = 2
+learning_rate = 1e-2
+[eval]
+every = 5
+sample_tokens = 12
+[checkpoint]
+every = 5
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, a config and a finished run."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "tiny.toml").write_text(f'[data]\nsource = "{folder}/text.txt"\n{TINY}')
+    assert main(["train", str(folder / "tiny.toml"), "--out", str(folder / "run")]) == 0
+    return folder
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_run_folder_holds_what_it_should(folder: Path) -> None:
+    run = folder / "run"
+    names = {"config.toml", "tokenizer.json", "metrics.jsonl", "loss.png", "samples.txt", "checkpoints"}
+    assert {p.name for p in run.iterdir()} == names
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert load_tokenizer(run / "tokenizer.json").vocab_size == 11
+    assert sorted(int(p.name) for p in (run / "checkpoints").iterdir()) == [10, 12]  # keep = 2
+
+
+def test_metrics(folder: Path) -> None:
+    records = lines(folder / "run")
+    assert [r["step"] for r in records] == list(range(1, 13))
+    assert [r["tokens"] for r in records] == [32 * step for step in range(1, 13)]
+    always = {"step", "tokens", "elapsed_s", "train_loss", "learning_rate", "grad_norm", "tokens_per_s"}
+    for r in records:
+        assert r.keys() - {"val_loss"} == always
+        assert ("val_loss" in r) == (r["step"] in (5, 10, 12))
+        assert np.isfinite(list(r.values())).all()
+    assert records[0]["train_loss"] == pytest.approx(np.log(11), abs=0.1)
+    assert [r["elapsed_s"] for r in records] == sorted(r["elapsed_s"] for r in records)
+    assert records[-1]["val_loss"] < records[4]["val_loss"] < np.log(11)
+
+
+def test_val_loss_is_the_mean_over_the_whole_validation_split(folder: Path) -> None:
+    from jaxllm import reference
+
+    run = load_run(folder / "run")
+    ids = prepare(run.config, run.tokenizer).validation_ids
+    assert len(ids) == len(TEXT) - int(0.9 * len(TEXT))
+    losses = []
+    for start in range(0, len(ids) - 1, 8):  # by hand: windows of 8, the last one shorter
+        inputs, targets = ids[start : start + 8][: len(ids) - 1 - start], ids[start + 1 : start + 9]
+        logits = reference.gpt.forward(run.model.config, run.params, inputs[None])
+        losses += reference.loss.token_losses(logits[0], targets).tolist()
+    assert len(losses) == len(ids) - 1
+    assert lines(folder / "run")[-1]["val_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert evaluator(run.model, run.config)(run.params, ids) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_the_config_is_resolved(folder: Path) -> None:
+    config = tomllib.loads((folder / "run" / "config.toml").read_text())
+    assert config["model"]["vocab_size"] == 11
+    assert config["data"]["characters"] == len(TEXT)
+    assert len(config["data"]["sha256"]) == 64
+    assert config["optimizer"]["beta2"] == 0.99  # a default, written down
+
+
+def test_samples(folder: Path) -> None:
+    samples = (folder / "run" / "samples.txt").read_text()
+    assert [line.split(",")[0] for line in samples.splitlines() if line.startswith("-----")] == [
+        "----- step 5", "----- step 10", "----- step 12",
+    ]  # fmt: skip
+
+
+def test_a_stopped_run_resumes_to_the_same_result(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after step 7, that is beyond the checkpoint of step 5: the rest is done again, equally."""
+    import train.loop
+
+    def killed_at_step_7(*args: object) -> object:
+        if args[-1] == 7:
+            raise KeyboardInterrupt
+        return batch(*args)
+
+    batch = train.loop.batch
+    monkeypatch.setattr(train.loop, "batch", killed_at_step_7)
+    run = folder / "stopped"
+    assert main(["train", str(folder / "tiny.toml"), "--out", str(run)]) == 130
+    assert lines(run)[-1]["step"] in (6, 7)
+    monkeypatch.setattr(train.loop, "batch", batch)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "tok')  # a line cut short
+
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    times = {"elapsed_s", "tokens_per_s"}
+    undisturbed, resumed = (
+        [{k: v for k, v in r.items() if k not in times} for r in lines(folder / name)] for name in ("run", "stopped")
+    )
+    assert resumed == undisturbed
+    ours, theirs = load_run(folder / "run"), load_run(run)
+    assert ours.step == theirs.step == 12
+    for a, b in zip(*(np.concatenate([np.ravel(x) for x in _leaves(r.params)]) for r in (ours, theirs)), strict=True):
+        assert a == b
+
+
+def _leaves(tree: object) -> list[np.ndarray]:
+    import jax
+
+    return jax.tree.leaves(jax.device_get(tree))
+
+
+def test_a_run_stopped_before_its_first_checkpoint_resumes_from_the_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train.loop
+
+    def killed(*_: object) -> object:
+        raise KeyboardInterrupt
+
+    run = folder / "young"
+    with monkeypatch.context() as patch:
+        patch.setattr(train.loop, "batch", killed)
+        assert main(["train", str(folder / "tiny.toml"), "--out", str(run), "--set", "train.steps=3"]) == 130
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    assert [r["step"] for r in lines(run)] == [1, 2, 3]
+
+
+def test_resuming_a_finished_run_says_so_and_more_steps_extend_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folder / "extended"
+    config = ["train", str(folder / "tiny.toml"), "--out", str(run)]
+    assert main([*config, "--set", "train.steps=4"]) == 0
+    before = (run / "metrics.jsonl").read_bytes()
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    assert "has all its 4 steps" in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert main(["train", "--out", str(run), "--resume", "--set", "train.steps=6"]) == 0
+    assert [r["step"] for r in lines(run)] == [1, 2, 3, 4, 5, 6]
+    assert tomllib.loads((run / "config.toml").read_text())["train"]["steps"] == 6
+
+
+def test_generate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def text(*options: str) -> str:
+        assert main(["generate", str(folder / "run"), "--prompt", "the ", "--max-new-tokens", "20", *options]) == 0
+        return capsys.readouterr().out
+
+    assert len(text()) == len("the ") + 20 + 1
+    assert text().startswith("the ")
+    assert text("--seed", "1") == text("--seed", "1") != text("--seed", "2")
+    assert text("--temperature", "0") == text("--top-k", "1") == text("--top-p", "1e-6") == text("--min-p", "1")
+
+
+def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(folder / "run")]) == 0
+    printed = dict(line.split(maxsplit=1) if line[0] != "b" else line.split("  ", 1) for line in
+                   capsys.readouterr().out.replace("validation loss", "validation_loss").splitlines())  # fmt: skip
+    loss = lines(folder / "run")[-1]["val_loss"]
+    assert float(printed["validation_loss"].split()[0]) == pytest.approx(loss, abs=1e-4)
+    assert float(printed["perplexity"]) == pytest.approx(np.exp(loss), rel=1e-3)
+    assert float(printed["bits per byte"]) == pytest.approx(loss / np.log(2), rel=1e-3)  # one byte a character
+    (folder / "other.txt").write_text("the mat sat on the cat.")
+    assert main(["evaluate", str(folder / "run"), "--data", str(folder / "other.txt")]) == 0
+    assert "tokens           22" in capsys.readouterr().out
+
+
+def test_a_diverged_run_exits_with_1_and_saves_nothing_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = folder / "diverged"
+    wild = ["--set", "optimizer.learning_rate=1e30", "--set", "optimizer.warmup_steps=1"]
+    assert main(["train", str(folder / "tiny.toml"), "--out", str(run), *wild]) == 1
+    error = capsys.readouterr().err
+    assert "the run has diverged" in error and error.count("\n") == 1
+    assert all(np.isfinite(list(r.values())).all() for r in lines(run))
+    assert not list((run / "checkpoints").iterdir())
