@@ -1,6 +1,7 @@
 """Strictness for all tests: silent broadcasting of ranks is an error, products of float32 are float32."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,12 @@ from jaxllm.tokenizers import BPETokenizer
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# Tests compile the same small programs again and again; a cache that lives as long as the tests halves their time.
+_COMPILED = tempfile.TemporaryDirectory(prefix="jaxllm-tests-")
+jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

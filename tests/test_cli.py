@@ -43,7 +43,7 @@ WRONG_SET = {
     "model.use_bias=1": "model.use_bias is 1, but it must be true or false",
     "model.activation=swish": "must be one of 'gelu_tanh', 'gelu', 'relu'",
     "model.dropout=1": "model.dropout is 1, but it must be a number < 1",
-    "model.vocab_size=5": "model.vocab_size is 5, smaller than the tokenizer's 12",
+    "model.vocab_size=5": "model.vocab_size is 5, smaller than the tokenizer's 14",
     "tokenizer.kind=bpe": "tokenizer.vocab_size is missing",
     "tokenizer.kind=bytes": "must be one of 'char', 'word', 'bpe', 'gpt2'",
     "tokenizer.vocab_size=100": "kind = 'char' has a size of its own",
@@ -59,7 +59,7 @@ WRONG_SET = {
     "optimizer.learning_rate=1e-5": "optimizer.min_learning_rate is 0.0001, above",
     "optimizer.beta2=1": "optimizer.beta2 is 1",
     "optimizer.name=sgd": "must be one of 'adamw'",
-    "eval.prompt=ü": "character 'ü' (U+00FC) at position 0 is not among the 12 characters",
+    "eval.prompt=ü": "eval.prompt: character 'ü' (U+00FC) at position 0 is not among the 14 characters",
     "data.sha256=00": "not the same number and 00 that the config states",
     "data=3": "--set 'data=3' is not understood; write --set section.key=value",
     "train.steps": "--set 'train.steps' is not understood",
@@ -110,7 +110,9 @@ def test_wrong_commands(command: str, place: Path, capsys: pytest.CaptureFixture
     assert files(place) == before
 
 
-@pytest.mark.parametrize("command", ["", "trian", "train ok.toml --ste x", "generate", "generate r --prompt a --top-k x"])
+@pytest.mark.parametrize(
+    "command", ["", "trian", "train ok.toml --ste x", "generate", "generate r --prompt a --top-k x"]
+)
 def test_a_mistyped_command_is_one_sentence(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(command.split())

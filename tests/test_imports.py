@@ -66,7 +66,11 @@ def test_the_library_does_not_import_the_program(file: Path) -> None:
 def test_nothing_loads_what_it_should_not() -> None:
     for file in [*(ROOT / "jaxllm").rglob("*.py"), *(ROOT / "train").rglob("*.py")]:
         assert not imported(file) & {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}, file
-        calls = {n.func.id for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        calls = {
+            n.func.id
+            for n in ast.walk(ast.parse(file.read_text()))
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        }
         assert not calls & {"exec", "eval"}, file
 
 

@@ -121,7 +121,7 @@ class EvalConfig:
     """[eval]: every so many steps, and at the end, the validation loss and a sample of text."""
 
     every: Positive = 250
-    prompt: str = "\n"
+    prompt: str = ""  # what the sample begins with; empty: the first token of the training text
     sample_tokens: Positive = 200
     temperature: NonNegativeFloat = 0.8
 

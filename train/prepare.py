@@ -36,7 +36,7 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepared:
     model = config.model.with_vocabulary(tokenizer.vocab_size)
     ids = np.asarray(tokenizer.encode(text), np.int32)
     train_ids, validation_ids = split_ids(ids, model.context_length)
-    tokenizer.encode(config.eval.prompt)  # a prompt that cannot be encoded should not stop the run at its first sample
+    _check_prompt(config.eval.prompt, tokenizer)
     return Prepared(config.resolved(model, digest, len(text)), tokenizer, model, train_ids, validation_ids)
 
 
@@ -60,3 +60,10 @@ def _check_text(config: RunConfig, digest: str, length: int) -> None:
             f"{characters or 'same number'} and {expected or 'same digest'} that the config states; the text has "
             "changed (the Python docs differ between Python versions): bring the old one back or start a new run."
         )
+
+
+def _check_prompt(prompt: str, tokenizer: Tokenizer) -> None:
+    try:
+        tokenizer.encode(prompt)
+    except InputError as error:
+        raise InputError(f"eval.prompt: {error}") from None
