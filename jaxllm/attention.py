@@ -123,6 +123,10 @@ class MultiHeadAttention(nn.Module):
     def __call__(self, x: Array, context: Array | None = None) -> Array:
         context = x if context is None else context
         features, kv_heads = self.features or x.shape[-1], self.n_kv_heads or self.n_heads
+        if features % self.n_heads or self.n_heads % kv_heads:
+            raise ValueError(
+                f"{features} features, {self.n_heads} heads and {kv_heads} key heads do not divide evenly."
+            )
         kv_features = features // self.n_heads * kv_heads
         q = Linear(features, self.use_bias, name="query")(x)
         k = Linear(kv_features, self.use_bias, name="key")(context)

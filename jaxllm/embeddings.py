@@ -10,9 +10,10 @@ from jaxllm.layers import INIT_STD, at_least_float32
 def token_embedding(table: Array, tokens: Array) -> Array:
     """Row `tokens[...]` of the table: table [V, D], tokens [...] int -> [..., D].
 
-    A token outside the table gives NaN, so that it is noticed (plain indexing would use the last row).
+    A token outside 0..V-1 gives NaN, so that it is noticed (plain indexing would use another row).
     """
-    return jnp.take(table, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+    inside = jnp.where(tokens < 0, table.shape[0], tokens)
+    return jnp.take(table, inside, axis=0, mode="fill", fill_value=jnp.nan)
 
 
 def token_logits(table: Array, x: Array) -> Array:

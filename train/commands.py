@@ -14,12 +14,12 @@ from jaxllm.generate import generate
 from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from train.checkpoint import latest_step
-from train.config import RunConfig, differences, load_config
+from train.config import RunConfig, differences, load_config, with_absolute_source
 from train.evaluate import evaluator, score
 from train.folder import RunFolder, load_run
 from train.loop import train
 from train.prepare import Prepared, prepare
-from train.report import read_metrics
+from train.report import SAMPLE, read_metrics
 
 MAX_NEW_TOKENS = 100_000
 
@@ -30,41 +30,45 @@ def train_command(config: str | None, out: str | None, overrides: list[str], res
         raise InputError("name a config file, for example configs/quickstart.toml, or --out RUN with --resume.")
     folder = RunFolder(Path(out) if out else Path("runs") / Path(str(config)).stem)
     if resume:
-        run = _resumed(folder, config, overrides)
+        resumed = _resumed(folder, config, overrides)
+        done = latest_step(folder.checkpoints) or 0
+        steps = resumed.train.steps
+        if done == steps:
+            print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
+            return
+        if done > steps:
+            raise InputError(f"train.steps is {steps}, but {folder.path} has done {done}; ask for more than {done}.")
+        run = prepare(resumed, load_tokenizer(folder.tokenizer))
+        folder.write_config(run.config)
     else:
         folder.check_new()
         assert config is not None
-        run = prepare(load_config(config, overrides))
+        run, done = prepare(load_config(config, overrides)), 0
         folder.create(run.config, run.tokenizer)
-
-    done, steps = latest_step(folder.checkpoints) or 0, run.config.train.steps
-    if done >= steps:
-        print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
-        return
     _introduce(run, done)
     train(run, folder)
     _conclude(run, folder)
 
 
-def _resumed(folder: RunFolder, config: str | None, overrides: list[str]) -> Prepared:
-    """The run of the folder; refuses whatever would make its second half another run than its first."""
+def _resumed(folder: RunFolder, config: str | None, overrides: list[str]) -> RunConfig:
+    """The config of the folder's run; refuses whatever would make its second half another run than its first."""
     old = folder.read_config()
-    new = folder.read_config(overrides)
+    new = with_absolute_source(folder.read_config(overrides))
     for name, before, after in differences(old, new):
         if name != "train.steps" and not name.startswith(("eval.", "checkpoint.")):
             raise InputError(
                 f"{name} was {before!r} in this run and cannot become {after!r} on the way; resume without it, "
                 "or start a new run in another folder."
             )
-    for name, before, given in differences(new, load_config(config, overrides) if config else new):
-        if given not in (None, 0):  # None and 0: left to the data, which `prepare` compares
+    given_config = with_absolute_source(load_config(config, overrides)) if config else new
+    for name, before, given in differences(new, given_config):
+        left_to_the_data = {"data.sha256": None, "data.characters": None, "model.vocab_size": 0}
+        if name not in left_to_the_data or given != left_to_the_data[name]:
             raise InputError(
                 f"{name} is {before!r} in {folder.path} but {given!r} in {config}; leave {config} out to continue "
                 "the run as it is, or choose another folder with --out."
             )
-    run = prepare(new, load_tokenizer(folder.tokenizer))
-    folder.write_config(run.config)
-    return run
+    return new
 
 
 def _introduce(run: Prepared, done: int) -> None:
@@ -89,8 +93,8 @@ def _conclude(run: Prepared, folder: RunFolder) -> None:
         f"validation loss {last['val_loss']:.4f} after {last['step']:,} steps and {last['elapsed_s']:.0f} s; "
         f"picture {folder.loss_picture}, samples {folder.samples}"
     )
-    sample = folder.samples.read_text(encoding="utf-8").rsplit("\n----- ", 1)[-1]
-    print("----- " + sample.removeprefix("----- ").rstrip())
+    sample = folder.samples.read_text(encoding="utf-8").rpartition(SAMPLE)[2]
+    print(SAMPLE + sample.rstrip())
 
 
 def generate_command(
@@ -123,6 +127,7 @@ def generate_command(
         top_k,
         top_p,
         min_p,
+        vocab_size=run.tokenizer.vocab_size,
     )
     print(run.tokenizer.decode([*ids, *np.asarray(tokens[0]).tolist()]))
 

@@ -6,6 +6,7 @@ is written back as TOML.
 """
 
 import dataclasses
+import os
 import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import tomli_w
 
 from jaxllm.config import GPTConfig
+from jaxllm.data.sources import NAMED, PYTHON_DOCS
 from jaxllm.errors import InputError
 from jaxllm.validate import (
     Fraction,
@@ -85,8 +87,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "train.")
-        if self.seed >= 2**32:
-            raise InputError(f"train.seed is {self.seed}, but it must be below 2**32.")
         if self.batch_size % self.grad_accumulation:
             raise InputError(
                 f"train.batch_size is {self.batch_size}, which is not divisible by train.grad_accumulation = "
@@ -96,7 +96,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """[optimizer]: AdamW; warm-up to learning_rate, then a cosine down to min_learning_rate at the last step."""
+    """[optimizer]: AdamW; warm-up to learning_rate, then a cosine down to min_learning_rate after the last step."""
 
     name: Literal["adamw"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
@@ -161,11 +161,16 @@ class RunConfig:
 
     def resolved(self, model: GPTConfig, sha256: str, characters: int) -> "RunConfig":
         """The config with what only the data could tell written down."""
-        return replace(
-            self,
-            model=ModelConfig(**asdict(model)),
-            data=replace(self.data, sha256=sha256, characters=characters),
-        )
+        data = replace(self.data, sha256=sha256, characters=characters)
+        return with_absolute_source(replace(self, model=ModelConfig(**asdict(model)), data=data))
+
+
+def with_absolute_source(config: RunConfig) -> RunConfig:
+    """The config with the path of its text made absolute, to hold from every folder; corpora keep their names."""
+    source = config.data.source
+    if source in ("", PYTHON_DOCS, *NAMED):
+        return config
+    return replace(config, data=replace(config.data, source=os.path.abspath(source)))
 
 
 SECTIONS: dict[str, Any] = {section.name: section.default_factory for section in fields(RunConfig)}
@@ -214,7 +219,7 @@ def parse_override(text: str) -> tuple[str, str, Any]:
     try:
         parsed = tomllib.loads(f"value = {value}")
         return section, key, parsed["value"] if len(parsed) == 1 else value
-    except ValueError:
+    except (ValueError, RecursionError):
         return section, key, value
 
 

@@ -40,7 +40,7 @@ class Scores:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.loss)
+        return math.exp(self.loss) if self.loss < 700 else math.inf
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -51,7 +51,7 @@ class Scores:
 def score(loss: float, ids: Ids, tokenizer: Tokenizer) -> Scores:
     """The loss over ids[1:] with its text's length in bytes. A word tokenizer does not keep the text."""
     kept = not isinstance(tokenizer, WordTokenizer)
-    n_bytes = len(tokenizer.decode(ids[1:].tolist()).encode()) if kept else None
+    n_bytes = len(tokenizer.decode_bytes(ids[1:].tolist())) if kept else None
     return Scores(loss, len(ids) - 1, n_bytes)
 
 
@@ -59,6 +59,7 @@ def sample_text(model: GPT, params: Any, tokenizer: Tokenizer, config: EvalConfi
     """The prompt and what the model makes of it; an empty prompt begins with the id `first`."""
     prompt = tokenizer.encode(config.prompt) or [first]
     tokens = generate(
-        model, params, jnp.array([prompt]), jax.random.key(seed), config.sample_tokens, config.temperature
-    )
+        model, params, jnp.array([prompt]), jax.random.key(seed), config.sample_tokens, config.temperature,
+        vocab_size=tokenizer.vocab_size,
+    )  # fmt: skip
     return tokenizer.decode([*prompt, *np.asarray(tokens[0]).tolist()])

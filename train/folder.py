@@ -1,6 +1,5 @@
 """The run folder: who may write into it, and what is read back from it."""
 
-import os
 import platform
 import tomllib
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from jaxllm.errors import InputError
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from train.checkpoint import Checkpoints
 from train.config import RunConfig, build_config, to_toml
+from train.report import replace_text
 from train.step import init_state, make_optimizer
 
 
@@ -48,13 +48,19 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def check_new(self) -> None:
-        """Raises InputError unless the folder is absent or empty."""
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path} is a file; choose another folder with --out.")
-        if self.config.exists():
-            raise InputError(f"{self.path} holds a run; continue it with --resume or choose another folder with --out.")
-        if self.path.exists() and any(self.path.iterdir()):
-            raise InputError(f"{self.path} is not empty; choose another folder with --out.")
+        """Raises InputError unless the folder is absent or empty, and has a name that can be written down."""
+        try:
+            str(self.path).encode()
+            if self.config.exists():
+                raise InputError(f"{self.path} holds a run; continue it with --resume or choose another with --out.")
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise InputError(f"{self.path} is not empty; choose another folder with --out.")
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError(f"{self.path} is a file; choose another folder with --out.")
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            raise InputError(f"--out {str(self.path)!r} cannot be used: {error}.") from None
 
     def create(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """Write tokenizer and config. Raises InputError where the folder cannot be written."""
@@ -70,9 +76,7 @@ class RunFolder:
     def write_config(self, config: RunConfig) -> None:
         """Write the resolved config and the versions it ran with, by rename."""
         versions = f"# jaxllm {__version__}, Python {platform.python_version()}, jax {jax.__version__}\n"
-        aside = self.config.with_suffix(".tmp")
-        aside.write_text(versions + to_toml(config), encoding="utf-8")
-        os.replace(aside, self.config)
+        replace_text(self.config, versions + to_toml(config))
 
     def read_config(self, overrides: list[str] | None = None) -> RunConfig:
         """The run's config. Raises InputError where the folder holds no run."""

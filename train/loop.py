@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import optax
+
 from jaxllm.data import batch
 from jaxllm.gpt import GPT
 from train.checkpoint import Checkpoints
@@ -15,7 +17,7 @@ from train.errors import DivergedError
 from train.evaluate import evaluator, sample_text
 from train.folder import RunFolder
 from train.prepare import Prepared
-from train.report import MetricsFile, Record, draw_losses, progress
+from train.report import SAMPLE, MetricsFile, Record, draw_losses, drop_samples, progress
 from train.step import (
     Metrics,
     TrainState,
@@ -29,8 +31,8 @@ from train.step import (
 def train(run: Prepared, folder: RunFolder) -> TrainState:
     """Train from the newest checkpoint of the folder, or from the start, to the last step.
 
-    Leaves metrics.jsonl, loss.png, samples.txt and checkpoints. Raises DivergedError when the loss is not finite;
-    then nothing of that state is saved.
+    Leaves metrics.jsonl, loss.png, samples.txt and checkpoints. Raises DivergedError when the loss, the gradient or
+    the parameters to be saved are not finite; a checkpoint never holds such parameters.
     """
     config, model = run.config, GPT(run.model, run.config.train.dtype)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
@@ -42,6 +44,7 @@ def train(run: Prepared, folder: RunFolder) -> TrainState:
         if checkpoints.latest_step() is not None:
             state = checkpoints.restore(state)
         journal = Journal(run, folder, int(state.step))
+        drop_samples(folder.samples, int(state.step))
         look = _make_look(run, model, folder)
         try:
             for step in range(int(state.step), config.train.steps):
@@ -53,7 +56,8 @@ def train(run: Prepared, folder: RunFolder) -> TrainState:
                 if _due(step + 1, config.eval.every, config.train.steps):
                     journal.settle(partial(look, state))
                 if _due(step + 1, config.checkpoint.every, config.train.steps):
-                    journal.settle()  # a state that diverged is never saved
+                    journal.settle()
+                    journal.check(step + 1, {"the norm of the parameters": float(optax.tree.norm(state.params))})
                     checkpoints.save(state)
                     journal.restart_clock()
         finally:
@@ -81,7 +85,7 @@ def _make_look(run: Prepared, model: GPT, folder: RunFolder) -> Callable[[TrainS
                 run.config.train.seed,
             )
             with folder.samples.open("a", encoding="utf-8") as file:
-                file.write(f"----- step {int(state.step)}, validation loss {loss:.4f}\n{text}\n\n")
+                file.write(f"{SAMPLE}{int(state.step)}, validation loss {loss:.4f}\n{text}\n\n")
         return {"val_loss": loss}
 
     return look
@@ -118,9 +122,9 @@ class Journal:
             **values,
             "tokens_per_s": round(self._tokens_per_step / (now - self._clock), 1),
         }
-        self._check(step, values)
+        self.check(step, values)
         measured = measure()
-        self._check(step, measured)
+        self.check(step, measured)
         self._file.write(record | measured)
         self._progress.step(record | measured)
         self._clock = time.perf_counter() if measured else now
@@ -129,13 +133,13 @@ class Journal:
         """Leave the time since the last step out of the next step's speed."""
         self._clock = time.perf_counter()
 
-    def _check(self, step: int, values: dict[str, float]) -> None:
+    def check(self, step: int, values: dict[str, float]) -> None:
+        """Raises DivergedError for a value that is not finite."""
         for name, value in values.items():
             if not math.isfinite(value):
                 raise DivergedError(
-                    f"{name} is {value} at step {step}: the run has diverged; lower optimizer.learning_rate "
-                    f"or raise optimizer.warmup_steps and start again. Nothing of this step was saved; older "
-                    f"checkpoints are in {self._folder.checkpoints}."
+                    f"{name} is {value} at step {step}: the run has diverged; lower optimizer.learning_rate or raise "
+                    f"optimizer.warmup_steps and start again (what {self._folder.checkpoints} holds is from before)."
                 )
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """From a config to everything a run needs in memory: tokenizer, model shape, ids. Nothing is written here."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxllm.data.pairs import Ids
 from jaxllm.errors import InputError
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer
 from train.config import RunConfig, TokenizerConfig
+from train.report import counted
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,11 @@ def train_tokenizer(config: TokenizerConfig, text: str) -> Tokenizer:
         return BPETokenizer.gpt2()
     if config.kind == "bpe":
         assert config.vocab_size is not None  # TokenizerConfig has checked it
-        return BPETokenizer.train(text, config.vocab_size)
+        with warnings.catch_warnings(record=True) as caught, counted("learning byte pairs", config.vocab_size) as tell:
+            tokenizer = BPETokenizer.train(text, config.vocab_size, progress=tell)
+        for warning in caught:
+            print(f"note: {warning.message}")
+        return tokenizer
     if config.kind == "word":
         return WordTokenizer.train(text, config.vocab_size)
     return CharTokenizer.train(text)

@@ -1,13 +1,17 @@
 """What a run shows and keeps: a progress bar or plain lines, metrics.jsonl, loss.png."""
 
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxllm.errors import InputError
 
 Record = dict[str, Any]
 
@@ -17,8 +21,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, last_step: int) -> None:
         """Open for appending, after dropping what lies beyond `last_step` (the step a run resumes from)."""
-        self.records = [r for r in read_metrics(path) if r["step"] <= last_step]
-        path.write_text("".join(json.dumps(r) + "\n" for r in self.records), encoding="utf-8")
+        self.records = [record for record in read_metrics(path) if record["step"] <= last_step]
+        replace_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Record) -> None:
@@ -30,17 +34,51 @@ class MetricsFile:
         self._file.close()
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a file aside and rename it: whoever reads it sees the old one or the new one whole."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
 def read_metrics(path: Path) -> list[Record]:
-    """The records of a metrics.jsonl; a last line cut short by a kill is left out."""
+    """The records of a metrics.jsonl; a last line cut short by a kill is left out.
+
+    Raises InputError for any other line that is not a record.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
     records: list[Record] = []
-    if not path.exists():
-        return records
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was cut short
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
+            record = json.loads(line)
+            records.append(record | {"step": int(record["step"]), "elapsed_s": float(record["elapsed_s"])})
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise InputError(f"line {number} of {path} is damaged; mend or delete that line.") from None
     return records
+
+
+SAMPLE = "----- step "  # begins the headline of each sample
+
+
+def drop_samples(path: Path, last_step: int) -> None:
+    """Drop from samples.txt what lies beyond the step a run resumes from."""
+    if not path.exists():
+        return
+    kept, keep = "", True
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        step = line.removeprefix(SAMPLE).split(",")[0]
+        if line.startswith(SAMPLE) and step.isdecimal():
+            keep = int(step) <= last_step
+        kept += line if keep else ""
+    replace_text(path, kept)
+
+
+@contextmanager
+def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal for work done one by one: yields what to tell the number done."""
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def describe(record: Record) -> str:

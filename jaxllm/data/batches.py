@@ -25,14 +25,15 @@ def split_ids(ids: Ids, context_length: int) -> tuple[Ids, Ids]:
     train, validation = ids[:cut], ids[cut:]
     if len(train) < context_length + 1 or len(validation) < 2:
         raise InputError(
-            f"the text has {len(ids)} tokens, {len(train)} of them to train on, but model.context_length = "
-            f"{context_length} needs {context_length + 1}; use a longer text or a shorter context."
+            f"the text has {len(ids)} tokens, {len(train)} to train on and {len(validation)} to validate on, but "
+            f"model.context_length = {context_length} needs {context_length + 1} and 2; use a longer text or a shorter "
+            "context."
         )
     return train, validation
 
 
 def windows_per_epoch(n_ids: int, context_length: int) -> int:
-    """Windows in one pass over the ids. Up to T - 1 ids at either end are left out, others in each epoch."""
+    """Windows in one pass over the ids. At most 2 T - 2 ids at the ends are left out, others in each epoch."""
     return max(1, (n_ids - context_length) // context_length)
 
 
@@ -41,7 +42,10 @@ def batch(ids: Ids, context_length: int, batch_size: int, seed: int, step: int) 
 
     An epoch cuts the ids into windows that do not overlap, from an offset drawn for that epoch, and visits each
     once in an order drawn for that epoch. A batch may hold the end of one epoch and the beginning of the next.
+    Raises InputError for fewer than T + 1 ids.
     """
+    if len(ids) < context_length + 1:
+        raise InputError(f"{len(ids)} tokens are fewer than a window of {context_length} and its target need.")
     n = windows_per_epoch(len(ids), context_length)
     place = step * batch_size + np.arange(batch_size)
     starts = [

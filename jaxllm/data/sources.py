@@ -1,8 +1,8 @@
 """Where text comes from: the docs inside Python, a file, a folder, or a named corpus downloaded once."""
 
 import hashlib
+import http.client
 import os
-import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +45,12 @@ def read_source(source: str) -> str:
     if source in NAMED:
         return _decode(_cached(source, NAMED[source]), source)
     path = Path(source)
-    if path.is_dir():
+    try:
         files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
-        text = "\n".join(_decode(_read(file), str(file)) for file in files)
-    else:
-        text = _decode(_read(path), source)
+        files = files if path.is_dir() else [path]
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read data.source {source!r}: {error}.") from None
+    text = "\n".join(_decode(_read(file), str(file)) for file in files)
     if not text:
         raise InputError(f"data.source {source!r} holds no text.")
     return text
@@ -106,7 +107,7 @@ def _download(name: str, corpus: Corpus, path: Path) -> None:
     try:
         with urllib.request.urlopen(corpus.url, timeout=30) as response:
             content = response.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise InputError(
             f"cannot download {name} ({getattr(error, 'reason', error)}): fetch {corpus.url} on another machine "
             f"and put it here as {path}, or set data.source to the path of a text."
@@ -115,7 +116,10 @@ def _download(name: str, corpus: Corpus, path: Path) -> None:
         raise InputError(
             f"what {corpus.url} sent is not {name} (sha256 {corpus.sha256}); put the right file as {path}."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}")
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"cannot keep {name} as {path}: {error.strerror}; make room or set XDG_CACHE_HOME.") from None

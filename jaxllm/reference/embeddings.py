@@ -7,9 +7,9 @@ from jaxllm.reference.layers import Array, Params, float64
 
 
 def token_embedding(table: ArrayLike, tokens: ArrayLike) -> Array:
-    """Row tokens[...] of the table, NaN for a token outside it (-V..-1 count from the end, as in NumPy)."""
+    """Row tokens[...] of the table, NaN for a token outside it."""
     table, tokens = float64(table), np.asarray(tokens)
-    inside = (tokens >= -len(table)) & (tokens < len(table))
+    inside = (tokens >= 0) & (tokens < len(table))
     return np.where(inside[..., None], table[np.where(inside, tokens, 0)], np.nan)
 
 

@@ -10,7 +10,7 @@ def token_losses(logits: ArrayLike, targets: ArrayLike) -> Array:
     """log sum_v exp(logit_v) - logit_target, NaN for a target outside the vocabulary."""
     z, targets = float64(logits), np.asarray(targets)
     z = z - z.max(axis=-1, keepdims=True)
-    inside = (targets >= -z.shape[-1]) & (targets < z.shape[-1])
+    inside = (targets >= 0) & (targets < z.shape[-1])
     chosen = np.take_along_axis(z, np.where(inside, targets, 0)[..., None], axis=-1)[..., 0]
     return np.where(inside, np.log(np.exp(z).sum(axis=-1)) - chosen, np.nan)
 

@@ -35,6 +35,10 @@ class Tokenizer(ABC):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids. Raises InputError for an id outside the vocabulary."""
 
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The text of the ids in UTF-8, exact even where the ids begin or end within a character."""
+        return self.decode(ids).encode()
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """The fields of the JSON file."""

@@ -8,7 +8,7 @@ from jaxllm.errors import InputError
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 ENCODER_JSON_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 # tiktoken's cache names a file by the sha1 of its address.
-_CACHED = {"vocab.bpe": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
+CACHED = {"vocab.bpe": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
            "encoder.json": "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6"}  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def _from_cache() -> dict[bytes, int]:
     try:
         return gpt2()["mergeable_ranks"]
     except (OSError, ValueError):  # requests' errors are OSErrors; ValueError is tiktoken's for a wrong hash
-        put = " and ".join(f"{name} as {cached}" for name, cached in _CACHED.items())
+        put = " and ".join(f"{name} as {cached}" for name, cached in CACHED.items())
         raise InputError(
             "GPT-2's vocabulary is neither cached nor in reach of this machine: put "
             f"{put} into a folder and set TIKTOKEN_CACHE_DIR to it, or give the two files by path."

@@ -60,6 +60,8 @@ class WordTokenizer(Tokenizer):
 
         As in the book, `<|endoftext|>` in the text is the special token; `allowed_special=()` reads it as a word.
         """
+        for name in set(allowed_special) - {END_OF_TEXT, UNKNOWN}:
+            raise InputError(f"{name!r} is not a special token; there are {END_OF_TEXT}, {UNKNOWN}.")
         unknown = self._ids[UNKNOWN]
         refused = {END_OF_TEXT, UNKNOWN} - set(allowed_special)
         return [unknown if word in refused else self._ids.get(word, unknown) for word in split_words(text)]

@@ -1,0 +1,49 @@
+"""The README's Python runs as printed, and its commands are accepted."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from jaxllm import GPTConfig
+from train.cli import build_parser
+from train.config import SECTIONS
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", CODE, ids=["ladder", "gpt"])
+def test_python_blocks_run(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    if "generate" in code:
+        assert "a rose is a rose" in printed[0]
+        assert float(printed[-1]) < 1e-5
+
+
+def test_commands_are_accepted() -> None:
+    commands = [line.split("#")[0] for line in README.splitlines() if line.startswith("jaxllm ")]
+    commands += re.findall(r"\.venv/bin/(jaxllm [^`]*)$", README, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_every_config_field_is_listed() -> None:
+    from dataclasses import fields
+
+    for section, make in SECTIONS.items():
+        row = re.search(rf"^\| `\[{section}\]` \| (.*) \|$", README, re.MULTILINE)
+        assert row, section
+        assert set(re.findall(r"`(\w+)`", row[1])) - {"GPTConfig"} == {f.name for f in fields(make)}
+    assert {f.name for f in fields(GPTConfig)} == {f.name for f in fields(SECTIONS["model"])}
+
+
+def test_what_it_names_exists() -> None:
+    root = Path(__file__).parents[1]
+    for path in re.findall(r"`((?:jaxllm|train|configs|tests)/[\w/.-]+)`", README) + re.findall(
+        r"\]\((\.\w.*?)\)", README
+    ):
+        assert (root / path).exists(), path
