@@ -32,7 +32,7 @@ grad_accumulation = 2
 warmup_steps = 2
 learning_rate = 1e-2
 [eval]
-every = 5
+every = 4
 sample_tokens = 12
 [checkpoint]
 every = 5
@@ -69,11 +69,11 @@ def test_metrics(folder: Path) -> None:
     always = {"step", "tokens", "elapsed_s", "train_loss", "learning_rate", "grad_norm", "tokens_per_s"}
     for r in records:
         assert r.keys() - {"val_loss"} == always
-        assert ("val_loss" in r) == (r["step"] in (5, 10, 12))
+        assert ("val_loss" in r) == (r["step"] in (4, 8, 12))
         assert np.isfinite(list(r.values())).all()
     assert records[0]["train_loss"] == pytest.approx(np.log(11), abs=0.1)
     assert [r["elapsed_s"] for r in records] == sorted(r["elapsed_s"] for r in records)
-    assert records[-1]["val_loss"] < records[4]["val_loss"] < np.log(11)
+    assert records[-1]["val_loss"] < records[3]["val_loss"] < np.log(11)
 
 
 def test_val_loss_is_the_mean_over_the_whole_validation_split(folder: Path) -> None:
@@ -103,27 +103,27 @@ def test_the_config_is_resolved(folder: Path) -> None:
 def test_samples(folder: Path) -> None:
     samples = (folder / "run" / "samples.txt").read_text()
     assert [line.split(",")[0] for line in samples.splitlines() if line.startswith("-----")] == [
-        "----- step 5", "----- step 10", "----- step 12",
+        "----- step 4", "----- step 8", "----- step 12",
     ]  # fmt: skip
 
 
 def test_a_stopped_run_resumes_to_the_same_result(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after step 7, that is beyond the checkpoint of step 5: the rest is done again, equally."""
+    """Killed after step 9, beyond the checkpoint of step 5 and the sample of step 8: the rest is done again, equally."""
     import train.loop
 
-    def killed_at_step_7(*args: object) -> object:
-        if args[-1] == 7:
+    def killed_at_step_9(*args: object) -> object:
+        if args[-1] == 9:
             raise KeyboardInterrupt
         return batch(*args)
 
     batch = train.loop.batch
-    monkeypatch.setattr(train.loop, "batch", killed_at_step_7)
+    monkeypatch.setattr(train.loop, "batch", killed_at_step_9)
     run = folder / "stopped"
     assert main(["train", str(folder / "tiny.toml"), "--out", str(run)]) == 130
-    assert lines(run)[-1]["step"] in (6, 7)
+    assert lines(run)[-1]["step"] in (8, 9)
     monkeypatch.setattr(train.loop, "batch", batch)
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 8, "tok')  # a line cut short
+        file.write('{"step": 10, "tok')  # a line cut short
 
     assert main(["train", "--out", str(run), "--resume"]) == 0
     times = {"elapsed_s", "tokens_per_s"}
