@@ -30,7 +30,7 @@ def test_config_says_what_it_costs_and_trains(path: Path, tmp_path: Path, reques
     if load_config(path).tokenizer.kind == "gpt2":
         gpt2 = request.getfixturevalue("gpt2")  # skips where GPT-2's files are not at hand
         request.getfixturevalue("monkeypatch").setattr(BPETokenizer, "gpt2", lambda: gpt2)
-    (tmp_path / "docs.txt").write_text("A few words of English to try a config with. " * 30)
+    (tmp_path / "docs.txt").write_text("A few words of English to try a config with.\n" * 30)
     shrunk = SHRUNK | {"data.source": tmp_path / "docs.txt"}
     if load_config(path).tokenizer.kind == "bpe":
         shrunk["tokenizer.vocab_size"] = 270
