@@ -28,7 +28,7 @@ def train_command(config: str | None, out: str | None, overrides: list[str], res
     """`jaxllm train`: everything about the input is checked before the run folder is touched."""
     if config is None and not (resume and out):
         raise InputError("name a config file, for example configs/quickstart.toml, or --out RUN with --resume.")
-    folder = RunFolder(Path(out) if out else Path("runs") / Path(str(config)).stem)
+    folder = RunFolder(out or Path("runs") / Path(str(config)).stem)
     if resume:
         resumed = _resumed(folder, config, overrides)
         done = latest_step(folder.checkpoints) or 0

@@ -17,35 +17,17 @@ from train.report import replace_text
 from train.step import init_state, make_optimizer
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Paths of a run. config.toml appears last when a run is set up, so a folder with it is a run."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.toml"
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.path / "tokenizer.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def loss_picture(self) -> Path:
-        return self.path / "loss.png"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples.txt"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.toml"
+        self.tokenizer = self.path / "tokenizer.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.loss_picture = self.path / "loss.png"
+        self.samples = self.path / "samples.txt"
+        self.checkpoints = self.path / "checkpoints"
 
     def check_new(self) -> None:
         """Raises InputError unless the folder is absent or empty, and has a name that can be written down."""
@@ -103,7 +85,7 @@ class TrainedRun:
 
 def load_run(path: str | Path) -> TrainedRun:
     """The newest parameters of a run folder. Raises InputError where there are none."""
-    folder = RunFolder(Path(path))
+    folder = RunFolder(path)
     config = folder.read_config()
     tokenizer = load_tokenizer(folder.tokenizer)
     model = GPT(config.model.with_vocabulary(tokenizer.vocab_size), config.train.dtype)

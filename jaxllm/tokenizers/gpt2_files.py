@@ -47,5 +47,5 @@ def _from_cache() -> dict[bytes, int]:
         put = " and ".join(f"{name} as {cached}" for name, cached in CACHED.items())
         raise InputError(
             "GPT-2's vocabulary is neither cached nor in reach of this machine: put "
-            f"{put} into a folder and set TIKTOKEN_CACHE_DIR to it, or give the two files by path."
+            f"{put} into a folder and set TIKTOKEN_CACHE_DIR to it, or, in Python, give the two files by path."
         ) from None
