@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import gpt2_paths
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxllm import InputError
@@ -63,7 +63,6 @@ def test_bpe_textbook_encoder_gives_the_same_ids(text: str) -> None:
         assert BPE.encode_slowly(text, allowed) == BPE.encode(text, allowed)
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from("ab c"), min_size=1, max_size=60), st.integers(0, 30))
 def test_bpe_fast_trainer_learns_the_textbooks_merges(text: str, n_merges: int) -> None:
     pieces = Counter(piece.encode() for piece in split_pieces(text))
