@@ -1,6 +1,7 @@
 """Validation loss over a whole split, and a sample of text."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from train.config import EvalConfig, RunConfig
 from train.step import make_eval_step
 
 
-def evaluator(model: GPT, config: RunConfig) -> Any:
+def evaluator(model: GPT, config: RunConfig) -> Callable[[Any, Ids], float]:
     """A function params, ids -> mean cross-entropy in nats per token over all ids but the first."""
     eval_step = make_eval_step(model)
     batch_size = config.train.batch_size // config.train.grad_accumulation  # what fits in training fits here
