@@ -9,7 +9,7 @@ from jaxllm import __version__
 from jaxllm.errors import InputError
 from train.errors import DivergedError
 
-Run = Callable[[argparse.Namespace], None]
+Run = Callable[[argparse.Namespace], int | None]
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except InputError as error:
         print(f"jaxllm {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -33,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"jaxllm {arguments.command}: stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 def build_parser() -> Parser:
@@ -73,6 +72,28 @@ def build_parser() -> Parser:
     )  # fmt: skip
     evaluate.add_argument("path", metavar="RUN", help="run folder")
     evaluate.add_argument("--data", metavar="PATH", help="all of this text instead of the run's validation split")
+
+    compare = _command(
+        commands, "compare", _compare, "every number of a model against the NumPy reference; exit 1 beyond tolerance",
+        "jaxllm compare configs/gpt2-124m.toml --dtype float32 --out error.png",
+    )  # fmt: skip
+    compare.add_argument(
+        "path", nargs="?", metavar="CONFIG.toml|RUN",
+        help="a config (random weights) or a run folder (its newest checkpoint); default: a small GPT",
+    )  # fmt: skip
+    compare.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float64"), help="of the computation; default: the config's"
+    )
+    compare.add_argument("--batch-size", type=int, default=1, metavar="B", help="windows to compare on; default 1")
+    compare.add_argument("--length", type=int, metavar="T", help="tokens a window; default: the context, at most 128")
+    compare.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE.json",
+        help="all rows as JSON: into a file, or instead of the table",
+    )
+    compare.add_argument("--out", metavar="PICTURE.png", help="draw error against depth")
     return parser
 
 
@@ -109,3 +130,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from train.commands import evaluate_command
 
     evaluate_command(arguments.path, arguments.data)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from train.compare import compare_command
+
+    within = compare_command(
+        arguments.path, arguments.dtype, arguments.batch_size, arguments.length, arguments.json, arguments.out
+    )
+    return 0 if within else 1

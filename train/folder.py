@@ -74,12 +74,13 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What generating and evaluating need."""
+    """What generating, evaluating and comparing need."""
 
     config: RunConfig
     tokenizer: Tokenizer
     model: GPT
     params: Any
+    opt_state: Any
     step: int
 
 
@@ -95,4 +96,4 @@ def load_run(path: str | Path) -> TrainedRun:
         raise InputError(f"{path} holds no checkpoint yet; train it first.")
     with Checkpoints(folder.checkpoints) as checkpoints:
         state = checkpoints.restore(like)
-    return TrainedRun(config, tokenizer, model, state.params, int(state.step))
+    return TrainedRun(config, tokenizer, model, state.params, state.opt_state, int(state.step))

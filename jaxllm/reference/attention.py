@@ -1,9 +1,10 @@
-"""Twins of `jaxllm.attention`, in float64."""
+"""Twins of `jaxllm.attention`, in float64, each with its derivative written out by hand."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxllm.reference.layers import Array, Params, dropout, float64, linear, softmax
+from jaxllm.reference.arrays import Array, Params, Vjp, float64, sum_to, vjp
+from jaxllm.reference.layers import dropout, dropout_vjp, linear, linear_map_vjp, softmax, softmax_vjp
 
 
 def simple_attention(x: ArrayLike) -> Array:
@@ -12,19 +13,56 @@ def simple_attention(x: ArrayLike) -> Array:
     return softmax(x @ x.swapaxes(-1, -2)) @ x
 
 
+@vjp
+def simple_attention_vjp(x: ArrayLike) -> Vjp:
+    """x stands in three places, so dx is a sum of three: with y = P x, P = softmax(S), S = x x^T
+
+    dx = P^T dy (as value) + dS x (as query) + dS^T x (as key), dS from dP = dy x^T through the softmax.
+    """
+    x = float64(x)
+    weights, softmax_back = softmax_vjp(x @ x.swapaxes(-1, -2))
+
+    def pullback(dy: Array) -> tuple[Array]:
+        (d_scores,) = softmax_back(dy @ x.swapaxes(-1, -2))
+        return (weights.swapaxes(-1, -2) @ dy + (d_scores + d_scores.swapaxes(-1, -2)) @ x,)
+
+    return weights @ x, pullback
+
+
 def causal_mask(length: int) -> Array:
     """True where s <= t."""
     t, s = np.indices((length, length))
     return s <= t
 
 
+@vjp
+def causal_mask_vjp(length: int) -> Vjp:
+    """Neither the length nor the mask has a derivative."""
+    return causal_mask(length), lambda dy: (None,)
+
+
 def attention_weights(q: ArrayLike, k: ArrayLike, mask: ArrayLike | None = None) -> Array:
     """softmax(q k^T / sqrt(K)), masked scores at the lowest number there is."""
-    q, k = float64(q), float64(k)
+    return softmax(_scores(float64(q), float64(k), mask))
+
+
+def _scores(q: Array, k: Array, mask: ArrayLike | None) -> Array:
     scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
-    if mask is not None:
-        scores = np.where(mask, scores, np.finfo(np.float64).min)
-    return softmax(scores)
+    return scores if mask is None else np.where(mask, scores, np.finfo(np.float64).min)
+
+
+@vjp
+def attention_weights_vjp(q: ArrayLike, k: ArrayLike, mask: ArrayLike | None = None) -> Vjp:
+    """dS comes from dP through the softmax and is 0 where masked; dq = dS k / sqrt(K), dk = dS^T q / sqrt(K)."""
+    q, k = float64(q), float64(k)
+    weights, softmax_back = softmax_vjp(_scores(q, k, mask))
+
+    def pullback(d_weights: Array) -> tuple[Array, Array, None]:
+        (d_scores,) = softmax_back(d_weights)
+        d_scores = (d_scores if mask is None else np.where(mask, d_scores, 0)) / np.sqrt(q.shape[-1])
+        return sum_to(d_scores @ k, q.shape), sum_to(d_scores.swapaxes(-1, -2) @ q, k.shape), None
+
+    return weights, pullback
 
 
 def scaled_dot_product_attention(
@@ -35,9 +73,33 @@ def scaled_dot_product_attention(
     return (weights if keep is None else dropout(weights, keep)) @ float64(v)
 
 
+@vjp
+def scaled_dot_product_attention_vjp(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, mask: ArrayLike | None = None, keep: ArrayLike | None = None
+) -> Vjp:
+    """y = P v: dv = P^T dy, dP = dy v^T; then back through dropout and the weights."""
+    v = float64(v)
+    weights, weights_back = attention_weights_vjp(q, k, mask)
+    kept, dropout_back = (weights, lambda d: (d, None)) if keep is None else dropout_vjp(weights, keep)
+
+    def pullback(dy: Array) -> tuple[Array | None, ...]:
+        dv = sum_to(kept.swapaxes(-1, -2) @ dy, v.shape)
+        d_weights, d_keep = dropout_back(dy @ v.swapaxes(-1, -2))
+        dq, dk, _ = weights_back(sum_to(d_weights, weights.shape))
+        return dq, dk, dv, None, d_keep
+
+    return kept @ v, pullback
+
+
 def split_heads(x: ArrayLike, n_heads: int) -> Array:
     """Head h holds the features h K to (h + 1) K."""
     return np.stack(np.split(float64(x), n_heads, axis=-1), axis=-3)
+
+
+@vjp
+def split_heads_vjp(x: ArrayLike, n_heads: int) -> Vjp:
+    """Each number has only moved, so each gradient moves back."""
+    return split_heads(x, n_heads), lambda dy: (merge_heads(dy), None)
 
 
 def merge_heads(x: ArrayLike) -> Array:
@@ -46,11 +108,30 @@ def merge_heads(x: ArrayLike) -> Array:
     return np.concatenate([x[..., h, :, :] for h in range(x.shape[-3])], axis=-1)
 
 
+@vjp
+def merge_heads_vjp(x: ArrayLike) -> Vjp:
+    """Each number has only moved, so each gradient moves back."""
+    return merge_heads(x), lambda dy: (split_heads(dy, np.shape(x)[-3]),)
+
+
 def repeat_heads(x: ArrayLike, n_heads: int) -> Array:
     """Query head h is served by key head h G // H."""
     x = float64(x)
     groups = x.shape[-3]
     return np.stack([x[..., h * groups // n_heads, :, :] for h in range(n_heads)], axis=-3)
+
+
+@vjp
+def repeat_heads_vjp(x: ArrayLike, n_heads: int) -> Vjp:
+    """A head that served several gathers the gradients of all of them."""
+
+    def pullback(dy: Array) -> tuple[Array, None]:
+        dx = np.zeros(np.shape(x))
+        for h in range(n_heads):
+            dx[..., h * dx.shape[-3] // n_heads, :, :] += dy[..., h, :, :]
+        return dx, None
+
+    return repeat_heads(x, n_heads), pullback
 
 
 def self_attention(
@@ -62,9 +143,37 @@ def self_attention(
     return scaled_dot_product_attention(q, k, v, mask)
 
 
+@vjp
+def self_attention_vjp(
+    params: Params, x: ArrayLike, context: ArrayLike | None = None, mask: ArrayLike | None = None
+) -> Vjp:
+    """Back through the attention, then through the three maps; without a context x gathers what all three return."""
+    source = x if context is None else context
+    q, q_back = linear_map_vjp(params["query"], x)
+    k, k_back = linear_map_vjp(params["key"], source)
+    v, v_back = linear_map_vjp(params["value"], source)
+    y, attention_back = scaled_dot_product_attention_vjp(q, k, v, mask)
+
+    def pullback(dy: Array) -> tuple[Params, Array, Array | None, None]:
+        dq, dk, dv, _ = attention_back(dy)
+        (d_query, dx), (d_key, from_key), (d_value, from_value) = q_back(dq), k_back(dk), v_back(dv)
+        d_params = {"query": d_query, "key": d_key, "value": d_value}
+        if context is None:
+            return d_params, dx + from_key + from_value, None, None
+        return d_params, dx, from_key + from_value, None
+
+    return y, pullback
+
+
 def causal_attention(params: Params, x: ArrayLike) -> Array:
     """Twin of the module `CausalAttention`."""
     return self_attention(params, x, mask=causal_mask(np.shape(x)[-2]))
+
+
+@vjp
+def causal_attention_vjp(params: Params, x: ArrayLike) -> Vjp:
+    """`self_attention_vjp` with the mask."""
+    return self_attention_vjp(params, x, mask=causal_mask(np.shape(x)[-2]))
 
 
 def multi_head_attention(
@@ -89,3 +198,42 @@ def multi_head_attention(
     mask = causal_mask(q.shape[-2]) if causal else None
     seen["weights"] = attention_weights(q, k, mask)
     return linear(merge_heads(seen["weights"] @ v), **params["output"])
+
+
+@vjp
+def multi_head_attention_vjp(
+    params: Params,
+    x: ArrayLike,
+    n_heads: int,
+    n_kv_heads: int | None = None,
+    context: ArrayLike | None = None,
+    causal: bool = True,
+    felt: dict[str, Array] | None = None,
+) -> Vjp:
+    """The forward, line by line from its end; `felt` is filled with the gradients at query, key and value."""
+    source = x if context is None else context
+    felt = {} if felt is None else felt
+    groups = n_kv_heads or n_heads
+    query, query_back = linear_map_vjp(params["query"], x)
+    key, key_back = linear_map_vjp(params["key"], source)
+    value, value_back = linear_map_vjp(params["value"], source)
+    k, repeat_back = repeat_heads_vjp(split_heads(key, groups), n_heads)
+    v = repeat_heads(split_heads(value, groups), n_heads)
+    mask = causal_mask(query.shape[-2]) if causal else None
+    heads, attention_back = scaled_dot_product_attention_vjp(split_heads(query, n_heads), k, v, mask)
+    y, output_back = linear_map_vjp(params["output"], merge_heads(heads))
+
+    def pullback(dy: Array) -> tuple[Params | Array | None, ...]:
+        d_output, d_merged = output_back(dy)
+        dq, dk, dv, _ = attention_back(split_heads(d_merged, n_heads))
+        felt["value"] = merge_heads(repeat_back(dv)[0])  # values are shared among heads as keys are
+        felt["key"] = merge_heads(repeat_back(dk)[0])
+        felt["query"] = merge_heads(dq)
+        (d_query, dx), (d_key, from_key) = query_back(felt["query"]), key_back(felt["key"])
+        d_value, from_value = value_back(felt["value"])
+        d_params = {"query": d_query, "key": d_key, "value": d_value, "output": d_output}
+        if context is None:
+            return d_params, dx + from_key + from_value, None, None, None, None, None
+        return d_params, dx, None, None, from_key + from_value, None, None
+
+    return y, pullback

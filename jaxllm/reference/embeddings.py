@@ -1,9 +1,9 @@
-"""Twins of `jaxllm.embeddings`, in float64."""
+"""Twins of `jaxllm.embeddings`, in float64, each with its derivative written out by hand."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxllm.reference.layers import Array, Params, float64
+from jaxllm.reference.arrays import Array, Params, Vjp, float64, sum_to, vjp
 
 
 def token_embedding(table: ArrayLike, tokens: ArrayLike) -> Array:
@@ -13,14 +13,51 @@ def token_embedding(table: ArrayLike, tokens: ArrayLike) -> Array:
     return np.where(inside[..., None], table[np.where(inside, tokens, 0)], np.nan)
 
 
+@vjp
+def token_embedding_vjp(table: ArrayLike, tokens: ArrayLike) -> Vjp:
+    """A scatter-add: dE_v is the sum of dy over all places where token v stands; tokens outside add nothing."""
+    table, tokens = float64(table), np.asarray(tokens)
+    inside = (tokens >= 0) & (tokens < len(table))
+
+    def pullback(dy: Array) -> tuple[Array, None]:
+        d_table = np.zeros_like(table)
+        np.add.at(d_table, tokens[inside], dy[inside])
+        return d_table, None
+
+    return token_embedding(table, tokens), pullback
+
+
 def token_logits(table: ArrayLike, x: ArrayLike) -> Array:
     """logit_v = sum_d x_d E_vd."""
     return float64(x) @ float64(table).T
 
 
+@vjp
+def token_logits_vjp(table: ArrayLike, x: ArrayLike) -> Vjp:
+    """dE = sum over tokens of dy^T x, dx = dy E. A tied table adds this dE to that of the embedding."""
+    table, x = float64(table), float64(x)
+
+    def pullback(dy: Array) -> tuple[Array, Array]:
+        return dy.reshape(-1, len(table)).T @ x.reshape(-1, x.shape[-1]), dy @ table
+
+    return token_logits(table, x), pullback
+
+
 def learned_positions(table: ArrayLike, length: int) -> Array:
     """The first rows of the table."""
     return float64(table)[:length]
+
+
+@vjp
+def learned_positions_vjp(table: ArrayLike, length: int) -> Vjp:
+    """dy for the rows used, 0 for the others."""
+
+    def pullback(dy: Array) -> tuple[Array, None]:
+        d_table = np.zeros(np.shape(table))
+        d_table[:length] = dy
+        return d_table, None
+
+    return learned_positions(table, length), pullback
 
 
 def sinusoidal_positions(length: int, d_model: int) -> Array:
@@ -33,6 +70,12 @@ def sinusoidal_positions(length: int, d_model: int) -> Array:
     return table
 
 
+@vjp
+def sinusoidal_positions_vjp(length: int, d_model: int) -> Vjp:
+    """A constant: nothing flows back."""
+    return sinusoidal_positions(length, d_model), lambda dy: (None, None)
+
+
 def position_embedding(params: Params, x: ArrayLike, kind: str = "learned") -> Array:
     """Twin of the module `PositionEmbedding`."""
     x = float64(x)
@@ -40,3 +83,17 @@ def position_embedding(params: Params, x: ArrayLike, kind: str = "learned") -> A
     if kind == "learned":
         return x + learned_positions(params["table"], length)
     return x + sinusoidal_positions(length, d_model)
+
+
+@vjp
+def position_embedding_vjp(params: Params, x: ArrayLike, kind: str = "learned") -> Vjp:
+    """y = x + P, P the same for each row of the batch: dx = dy, dP = the sum of dy over the batch."""
+    x = float64(x)
+
+    def pullback(dy: Array) -> tuple[Params, Array, None]:
+        if kind != "learned":
+            return {}, dy, None
+        _, table_back = learned_positions_vjp(params["table"], x.shape[-2])
+        return {"table": table_back(sum_to(dy, x.shape[-2:]))[0]}, dy, None
+
+    return position_embedding(params, x, kind), pullback

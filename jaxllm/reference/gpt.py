@@ -1,42 +1,76 @@
-"""Twin of `jaxllm.gpt`, in float64: the whole model on one page."""
+"""Twin of `jaxllm.gpt`, in float64: the whole model, and its gradient, on one page each."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from jaxllm.reference import attention, embeddings, layers
-from jaxllm.reference.layers import Array, Params
+from jaxllm.reference.arrays import Array, Params, Vjp, vjp
+
+Named = dict[str, Array]
 
 
-def block(config: Any, params: Params, x: Array, seen: dict[str, Array]) -> Array:
+def block(config: Any, params: Params, x: Array, seen: Named | None = None) -> Array:
     """Twin of the module `Block`; `seen` is filled with the intermediates."""
-    attended: dict[str, Array] = {}
+    attended: Named = {}
+    seen = {} if seen is None else seen
     seen["norm_1"] = layers.norm(params["norm_1"], x, config.norm)
-    seen["attention"] = attention.multi_head_attention(
+    attention_out = attention.multi_head_attention(
         params["attention"], seen["norm_1"], config.n_heads, config.kv_heads, seen=attended
     )
     seen |= {f"attention/{name}": value for name, value in attended.items()}
-    seen["residual_1"] = x + seen["attention"]
+    seen["attention"] = attention_out
+    seen["residual_1"] = x + attention_out
     seen["norm_2"] = layers.norm(params["norm_2"], seen["residual_1"], config.norm)
     seen["mlp/up"] = layers.linear(seen["norm_2"], **params["mlp"]["up"])
     seen["mlp"] = layers.mlp(params["mlp"], seen["norm_2"], config.activation)
     return seen["residual_1"] + seen["mlp"]
 
 
-def forward_with_intermediates(
-    config: Any, params: Mapping[str, Any], tokens: ArrayLike
-) -> tuple[Array, dict[str, Array]]:
+@vjp
+def block_vjp(config: Any, params: Params, x: Array, felt: Named | None = None) -> Vjp:
+    """Each sum x + f(norm(x)) sends dy back twice: straight on, and through f and the norm.
+
+    `felt` is filled with the gradients at the intermediates, under their names.
+    """
+    attended: Named = {}
+    inside: Named = {}
+    norm_1, norm_1_back = layers.norm_vjp(params["norm_1"], x, config.norm)
+    attention_out, attention_back = attention.multi_head_attention_vjp(
+        params["attention"], norm_1, config.n_heads, config.kv_heads, felt=attended
+    )
+    residual = x + attention_out
+    norm_2, norm_2_back = layers.norm_vjp(params["norm_2"], residual, config.norm)
+    mlp_out, mlp_back = layers.mlp_vjp(params["mlp"], norm_2, config.activation, inside)
+
+    def pullback(dy: Array) -> tuple[None, Params, Array, None]:
+        d_mlp, d_norm_2, *_ = mlp_back(dy)
+        d_scale_2, through_mlp = norm_2_back(d_norm_2)[:2]
+        d_residual = dy + through_mlp
+        d_attention, d_norm_1, *_ = attention_back(d_residual)
+        d_scale_1, through_attention = norm_1_back(d_norm_1)[:2]
+        if felt is not None:
+            felt["mlp"], felt["mlp/up"], felt["norm_2"], felt["residual_1"] = dy, inside["up"], d_norm_2, d_residual
+            felt["attention"] = d_residual
+            felt.update({f"attention/{name}": value for name, value in attended.items()})
+            felt["norm_1"] = d_norm_1
+        d_params = {"norm_1": d_scale_1, "attention": d_attention, "norm_2": d_scale_2, "mlp": d_mlp}
+        return None, d_params, d_residual + through_attention, None
+
+    return residual + mlp_out, pullback
+
+
+def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -> tuple[Array, Named]:
     """Logits [B, T, V] and every intermediate under the names of `jaxllm.gpt.apply_with_intermediates`.
 
     `config` is a GPTConfig; `params` the dict of the Linen model, as arrays of any kind; no dropout.
     """
-    seen: dict[str, Array] = {}
+    seen: Named = {}
     x = seen["token_embedding"] = embeddings.token_embedding(params["token_embedding"]["table"], tokens)
     x = embeddings.position_embedding(params.get("position_embedding", {}), x, config.position)
     seen["position_embedding"] = x
     for i in range(config.n_layers):
-        inside: dict[str, Array] = {}
+        inside: Named = {}
         x = block(config, params[f"block_{i}"], x, inside)
         seen |= {f"block_{i}/{name}": value for name, value in inside.items()}
         seen[f"block_{i}"] = x
@@ -48,6 +82,50 @@ def forward_with_intermediates(
     return seen["logits"], seen
 
 
-def forward(config: Any, params: Mapping[str, Any], tokens: ArrayLike) -> Array:
+def forward(config: Any, params: Params, tokens: ArrayLike) -> Array:
     """Logits: tokens [B, T] -> [B, T, V]."""
     return forward_with_intermediates(config, params, tokens)[0]
+
+
+@vjp
+def forward_vjp(config: Any, params: Params, tokens: ArrayLike, felt: Named | None = None) -> Vjp:
+    """The chain rule from the logits back to the tables; the gradients of the parameters are a dict like theirs.
+
+    A tied table is used twice, at the bottom and at the top, so its gradient is the sum of both. `felt` is filled
+    with the gradients at the intermediates, under their names, in the order in which they come: from the top down.
+    """
+    felt = {} if felt is None else felt
+    table = params["token_embedding"]["table"]
+    x, embedding_back = embeddings.token_embedding_vjp(table, tokens)
+    x, position_back = embeddings.position_embedding_vjp(params.get("position_embedding", {}), x, config.position)
+    backs: list[tuple[Any, Named]] = []
+    for i in range(config.n_layers):
+        inside: Named = {}
+        x, back = block_vjp(config, params[f"block_{i}"], x, inside)
+        backs.append((back, inside))
+    x, norm_back = layers.norm_vjp(params["norm_final"], x, config.norm)
+    if config.tie_embeddings:
+        logits, head_back = embeddings.token_logits_vjp(table, x)
+    else:
+        logits, head_back = layers.linear_map_vjp(params["head"], x)
+
+    def pullback(dy: Array) -> tuple[None, Params, None, None]:
+        felt["logits"] = dy
+        d_head, felt["norm_final"] = head_back(dy)
+        d_params: dict[str, Any] = {}
+        d_params["norm_final"], dx = norm_back(felt["norm_final"])[:2]
+        for i, (back, inside) in reversed([*enumerate(backs)]):
+            felt[f"block_{i}"] = dx
+            _, d_params[f"block_{i}"], dx, _ = back(dx)
+            felt.update({f"block_{i}/{name}": value for name, value in inside.items()})
+        felt["position_embedding"] = felt["token_embedding"] = dx
+        d_positions, dx = position_back(dx)[:2]
+        (d_table, _) = embedding_back(dx)
+        if config.position == "learned":
+            d_params["position_embedding"] = d_positions
+        if not config.tie_embeddings:
+            d_params["head"] = d_head
+        d_params["token_embedding"] = {"table": d_table + d_head if config.tie_embeddings else d_table}
+        return None, d_params, None, None
+
+    return logits, pullback

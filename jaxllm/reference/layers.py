@@ -1,27 +1,35 @@
-"""Twins of `jaxllm.layers`, in float64."""
+"""Twins of `jaxllm.layers`, in float64, each with its derivative written out by hand.
+
+In every `f_vjp`, dy is the gradient of some scalar with respect to y = f(x), and the pullback returns dx, the
+gradient of that scalar with respect to x: the chain rule, one link at a time.
+"""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[Any]
-Params = Mapping[str, Any]
+from jaxllm.reference.arrays import Array, Params, Vjp, float64, sum_to, vjp
 
 EPSILON = 1e-5
-
-
-def float64(x: ArrayLike) -> Array:
-    """`x` as a float64 array."""
-    return np.asarray(x, np.float64)
 
 
 def linear(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Array:
     """y_f = sum_d x_d W_df + b_f."""
     y = float64(x) @ float64(kernel)
     return y if bias is None else y + float64(bias)
+
+
+@vjp
+def linear_vjp(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Vjp:
+    """dx = dy W^T; dW = sum over tokens of x^T dy; db = sum over tokens of dy."""
+    x, kernel = float64(x), float64(kernel)
+
+    def pullback(dy: Array) -> tuple[Array, Array, Array | None]:
+        rows, d_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+        return dy @ kernel.T, rows.T @ d_rows, None if bias is None else d_rows.sum(axis=0)
+
+    return linear(x, kernel, bias), pullback
 
 
 def layer_norm(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON) -> Array:
@@ -33,11 +41,51 @@ def layer_norm(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, ep
     return y if bias is None else y + float64(bias)
 
 
+@vjp
+def layer_norm_vjp(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON) -> Vjp:
+    """With z = (x - mean) / s, s = sqrt(var + epsilon) and dz = dy scale:
+
+    dx = (dz - mean(dz) - z mean(dz z)) / s. The two means are what flows back through mean and variance: they take
+    from dz what would shift x or stretch it. dscale = sum of dy z, dbias = sum of dy.
+    """
+    x, scale = float64(x), float64(scale)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    s = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
+    z = centred / s
+
+    def pullback(dy: Array) -> tuple[Array | None, ...]:
+        dz = dy * scale
+        dx = (dz - dz.mean(axis=-1, keepdims=True) - z * (dz * z).mean(axis=-1, keepdims=True)) / s
+        return dx, *_affine_gradients(dy, z, scale, bias), None
+
+    return layer_norm(x, scale, bias, epsilon), pullback
+
+
 def rms_norm(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON) -> Array:
     """x / sqrt(mean(x^2) + epsilon) * scale + bias."""
     x = float64(x)
     y = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + epsilon) * float64(scale)
     return y if bias is None else y + float64(bias)
+
+
+@vjp
+def rms_norm_vjp(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON) -> Vjp:
+    """With z = x / s, s = sqrt(mean(x^2) + epsilon) and dz = dy scale: dx = (dz - z mean(dz z)) / s."""
+    x, scale = float64(x), float64(scale)
+    s = np.sqrt((x**2).mean(axis=-1, keepdims=True) + epsilon)
+    z = x / s
+
+    def pullback(dy: Array) -> tuple[Array | None, ...]:
+        dz = dy * scale
+        dx = (dz - z * (dz * z).mean(axis=-1, keepdims=True)) / s
+        return dx, *_affine_gradients(dy, z, scale, bias), None
+
+    return rms_norm(x, scale, bias, epsilon), pullback
+
+
+def _affine_gradients(dy: Array, z: Array, scale: Array, bias: ArrayLike | None) -> tuple[Array, Array | None]:
+    """Of y = z scale + bias, with respect to scale and bias."""
+    return sum_to(dy * z, scale.shape), None if bias is None else sum_to(dy, np.shape(bias))
 
 
 def gelu_tanh(x: ArrayLike) -> Array:
@@ -46,15 +94,44 @@ def gelu_tanh(x: ArrayLike) -> Array:
     return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
+@vjp
+def gelu_tanh_vjp(x: ArrayLike) -> Vjp:
+    """With t = tanh(u), u = sqrt(2/pi) (x + 0.044715 x^3): dx = dy ((1 + t) / 2 + x/2 (1 - t^2) du/dx)."""
+    x = float64(x)
+    t = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
+    slope = (1 + t) / 2 + x / 2 * (1 - t**2) * du
+    return gelu_tanh(x), lambda dy: (dy * slope,)
+
+
 def gelu(x: ArrayLike) -> Array:
     """x Phi(x), Phi(x) = (1 + erf(x / sqrt(2))) / 2. NumPy has no erf, so the standard library's is mapped."""
     x = float64(x)
-    return x / 2 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)))
+    return x * _normal_distribution(x)
+
+
+@vjp
+def gelu_vjp(x: ArrayLike) -> Vjp:
+    """dx = dy (Phi(x) + x phi(x)), phi(x) = exp(-x^2 / 2) / sqrt(2 pi), the derivative of Phi."""
+    x = float64(x)
+    slope = _normal_distribution(x) + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    return gelu(x), lambda dy: (dy * slope,)
+
+
+def _normal_distribution(x: Array) -> Array:
+    return (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2))) / 2
 
 
 def relu(x: ArrayLike) -> Array:
     """max(x, 0)."""
     return np.maximum(float64(x), 0)
+
+
+@vjp
+def relu_vjp(x: ArrayLike) -> Vjp:
+    """dx = dy where x > 0; at the kink x = 0 half of dy, the middle of its two slopes, as JAX chooses."""
+    x = float64(x)
+    return relu(x), lambda dy: (dy * np.heaviside(x, 0.5),)
 
 
 def softmax(x: ArrayLike) -> Array:
@@ -64,13 +141,29 @@ def softmax(x: ArrayLike) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+@vjp
+def softmax_vjp(x: ArrayLike) -> Vjp:
+    """dy_i/dx_j = y_i (1[i = j] - y_j), hence dx = y (dy - sum_i dy_i y_i): what all gain alike, none gains."""
+    y = softmax(x)
+    return y, lambda dy: (y * (dy - (dy * y).sum(axis=-1, keepdims=True)),)
+
+
 def dropout(x: ArrayLike, keep: ArrayLike) -> Array:
     """x times the mask."""
     return float64(x) * float64(keep)
 
 
+@vjp
+def dropout_vjp(x: ArrayLike, keep: ArrayLike) -> Vjp:
+    """dx = dy keep, dkeep = dy x."""
+    x, keep = float64(x), float64(keep)
+    return dropout(x, keep), lambda dy: (sum_to(dy * keep, x.shape), sum_to(dy * x, keep.shape))
+
+
 ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu": relu}
+ACTIVATION_VJPS = {"gelu_tanh": gelu_tanh_vjp, "gelu": gelu_vjp, "relu": relu_vjp}
 NORMS = {"layer_norm": layer_norm, "rms_norm": rms_norm}
+NORM_VJPS = {"layer_norm": layer_norm_vjp, "rms_norm": rms_norm_vjp}
 
 
 def norm(params: Params, x: ArrayLike, kind: str = "layer_norm") -> Array:
@@ -78,6 +171,52 @@ def norm(params: Params, x: ArrayLike, kind: str = "layer_norm") -> Array:
     return NORMS[kind](x, params["scale"], params.get("bias"))
 
 
+@vjp
+def norm_vjp(params: Params, x: ArrayLike, kind: str = "layer_norm") -> Vjp:
+    """The gradients of the norm, those of its parameters in a dict like theirs."""
+    y, back = NORM_VJPS[kind](x, params["scale"], params.get("bias"))
+
+    def pullback(dy: Array) -> tuple[Params, Array, None]:
+        dx, dscale, dbias = back(dy)
+        return named(params, scale=dscale, bias=dbias), dx, None
+
+    return y, pullback
+
+
 def mlp(params: Params, x: ArrayLike, activation: str = "gelu_tanh") -> Array:
     """Twin of the module `MLP`."""
     return linear(ACTIVATIONS[activation](linear(x, **params["up"])), **params["down"])
+
+
+@vjp
+def mlp_vjp(params: Params, x: ArrayLike, activation: str = "gelu_tanh", felt: dict[str, Array] | None = None) -> Vjp:
+    """Backward through down, activation and up, in this order; `felt` is filled with the gradient at `up`."""
+    felt = {} if felt is None else felt
+    up, up_back = linear_map_vjp(params["up"], x)
+    hidden, activation_back = ACTIVATION_VJPS[activation](up)
+    y, down_back = linear_map_vjp(params["down"], hidden)
+
+    def pullback(dy: Array) -> tuple[Params, Array, None, None]:
+        d_down, d_hidden = down_back(dy)
+        (felt["up"],) = activation_back(d_hidden)
+        d_up, dx = up_back(felt["up"])
+        return {"up": d_up, "down": d_down}, dx, None, None
+
+    return y, pullback
+
+
+@vjp
+def linear_map_vjp(params: Params, x: ArrayLike) -> Vjp:
+    """`linear_vjp` of a dict with kernel and perhaps bias, which comes first and so do its gradients."""
+    y, back = linear_vjp(x, params["kernel"], params.get("bias"))
+
+    def pullback(dy: Array) -> tuple[Params, Array]:
+        dx, dkernel, dbias = back(dy)
+        return named(params, kernel=dkernel, bias=dbias), dx
+
+    return y, pullback
+
+
+def named(params: Params, **gradients: Array | None) -> Params:
+    """The gradients of the parameters that there are."""
+    return {name: gradients[name] for name in params}

@@ -1,9 +1,10 @@
-"""Twins of `jaxllm.loss`, in float64."""
+"""Twins of `jaxllm.loss`, in float64, each with its derivative written out by hand."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxllm.reference.layers import Array, float64
+from jaxllm.reference.arrays import Array, Vjp, float64, vjp
+from jaxllm.reference.layers import softmax
 
 
 def token_losses(logits: ArrayLike, targets: ArrayLike) -> Array:
@@ -15,8 +16,34 @@ def token_losses(logits: ArrayLike, targets: ArrayLike) -> Array:
     return np.where(inside, np.log(np.exp(z).sum(axis=-1)) - chosen, np.nan)
 
 
+@vjp
+def token_losses_vjp(logits: ArrayLike, targets: ArrayLike) -> Vjp:
+    """dlogit_v = dloss (softmax(logits)_v - 1[v = target]): what was promised, less what came."""
+    logits, targets = float64(logits), np.asarray(targets)
+
+    def pullback(dy: Array) -> tuple[Array, None]:
+        came = targets[..., None] == np.arange(logits.shape[-1])
+        return np.asarray(dy)[..., None] * (softmax(logits) - came), None
+
+    return token_losses(logits, targets), pullback
+
+
 def cross_entropy(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> Array:
     """sum(w * loss) / sum(w), w = 1 where not given."""
     losses = token_losses(logits, targets)
     w = np.ones_like(losses) if weights is None else float64(weights)
     return np.asarray((losses * w).sum() / w.sum())
+
+
+@vjp
+def cross_entropy_vjp(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> Vjp:
+    """L = sum(w l) / sum(w), so dl = dL w / sum(w) and dw = dL (l - L) / sum(w)."""
+    losses, losses_back = token_losses_vjp(logits, targets)
+    loss = cross_entropy(logits, targets, weights)
+    w = np.ones_like(losses) if weights is None else float64(weights)
+
+    def pullback(dy: Array) -> tuple[Array, None, Array | None]:
+        d_weights = None if weights is None else dy * (losses - loss) / w.sum()
+        return losses_back(dy * w / w.sum())[0], None, d_weights
+
+    return loss, pullback

@@ -1,9 +1,10 @@
-"""Twins of `jaxllm.sampling`, in float64."""
+"""Twins of `jaxllm.sampling`, in float64. A kept logit passes its gradient on, one ruled out passes none."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxllm.reference.layers import Array, float64, softmax
+from jaxllm.reference.arrays import Array, Vjp, float64, sum_to, vjp
+from jaxllm.reference.layers import softmax
 
 
 def scale_temperature(logits: ArrayLike, temperature: ArrayLike | float) -> Array:
@@ -11,11 +12,24 @@ def scale_temperature(logits: ArrayLike, temperature: ArrayLike | float) -> Arra
     return float64(logits) / float64(temperature)
 
 
+@vjp
+def scale_temperature_vjp(logits: ArrayLike, temperature: ArrayLike | float) -> Vjp:
+    """y = x / T: dx = dy / T, dT = - sum of dy x / T^2."""
+    x, t = float64(logits), float64(temperature)
+    return scale_temperature(x, t), lambda dy: (dy / t, sum_to(-dy * x / t**2, t.shape))
+
+
 def top_k(logits: ArrayLike, k: int) -> Array:
     """Keep the k largest logits and their equals."""
     logits = float64(logits)
     kept = np.partition(logits, -min(k, logits.shape[-1]), axis=-1)[..., -min(k, logits.shape[-1]), None]
     return np.where(logits >= kept, logits, -np.inf)
+
+
+@vjp
+def top_k_vjp(logits: ArrayLike, k: int) -> Vjp:
+    """dx = dy where kept."""
+    return _kept_vjp(top_k(logits, k))
 
 
 def top_p(logits: ArrayLike, p: float) -> Array:
@@ -34,7 +48,23 @@ def top_p(logits: ArrayLike, p: float) -> Array:
     return out
 
 
+@vjp
+def top_p_vjp(logits: ArrayLike, p: float) -> Vjp:
+    """dx = dy where kept."""
+    return _kept_vjp(top_p(logits, p))
+
+
 def min_p(logits: ArrayLike, p: float) -> Array:
     """Keep tokens whose probability is at least p times the largest."""
     probability = softmax(logits)
     return np.where(probability >= p * probability.max(axis=-1, keepdims=True), float64(logits), -np.inf)
+
+
+@vjp
+def min_p_vjp(logits: ArrayLike, p: float) -> Vjp:
+    """dx = dy where kept."""
+    return _kept_vjp(min_p(logits, p))
+
+
+def _kept_vjp(out: Array) -> Vjp:
+    return out, lambda dy: (np.where(np.isneginf(out), 0, dy), None)

@@ -1,0 +1,145 @@
+"""How far one array lies from another: rows of a table with a verdict each, and the first place where error jumps.
+
+llm.c compares tensors at hand-picked absolute bounds, Levanter and litgpt whole logits at one tolerance; neither says
+where two models part. Here every tensor is measured on its own scale, in the order of computation.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+JUMP = 10  # times the largest error before, where that is above JUMP roundings
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor against its reference."""
+
+    stage: str
+    name: str
+    shape: tuple[int, ...]
+    max_abs: float  # the largest error; inf where a value is missing, not a number, or the shapes differ
+    relative: float  # max_abs over the largest absolute value of the reference
+    ulp: float  # max_abs in units in the last place of that value, in the dtype of the computation
+    tolerance: float  # of the relative error
+    jump: bool = False  # the first place where the error is far above all errors before
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within tolerance."""
+        return self.relative <= self.tolerance
+
+
+def measure(
+    stage: str, name: str, got: Any, want: Any, tolerance: float, dtype: str, scale: float | None = None
+) -> Row:
+    """The row for an array `got`, computed in `dtype`, and its reference `want`.
+
+    Errors are taken relative to `scale`, the largest finite absolute value of `want` unless given; where that is 0,
+    they are absolute. NaN in both places, or the same infinity, is agreement; in one alone the error is inf.
+    """
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    if got.shape != want.shape:
+        note = f"shape {got.shape}, but the reference has {want.shape}"
+        return Row(stage, name, got.shape, math.inf, math.inf, math.inf, tolerance, note=note)
+    with np.errstate(invalid="ignore"):
+        error = np.where((got == want) | (np.isnan(got) & np.isnan(want)), 0.0, np.abs(got - want))
+    max_abs = float(np.nan_to_num(error, nan=math.inf, posinf=math.inf).max(initial=0.0))
+    scale = (largest(want) if scale is None else scale) or 1.0
+    ulp = float(jnp.finfo(dtype).eps) * 2.0 ** math.floor(math.log2(scale))
+    return Row(stage, name, got.shape, max_abs, max_abs / scale, max_abs / ulp, tolerance)
+
+
+def largest(x: Any) -> float:
+    """The largest finite absolute value, 0 where there is none."""
+    return float(np.abs(x, where=np.isfinite(x), out=np.zeros(np.shape(x))).max(initial=0.0))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, in the order of computation; `str` of it is a table."""
+
+    dtype: str
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def of(cls, dtype: str, rows: Iterable[Row]) -> "Report":
+        """A report that marks the first row whose error is `JUMP` times all errors before it."""
+        marked, before, found = [], JUMP * float(jnp.finfo(dtype).eps), False
+        for row in rows:
+            jump = not found and row.relative > JUMP * before
+            found, before = found or jump, max(before, row.relative)
+            marked.append(replace(row, jump=jump))
+        return cls(dtype, tuple(marked))
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row is within its tolerance."""
+        return all(row.passed for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: an error that is not finite becomes None."""
+        rows = [asdict(row) | {"passed": row.passed} for row in self.rows]
+        for row in rows:
+            row |= {k: None for k in ("max_abs", "relative", "ulp") if not math.isfinite(row[k])}
+        return {"dtype": self.dtype, "passed": self.passed, "rows": rows}
+
+    def summary(self) -> str:
+        """One sentence: how many comparisons, and the worst or the first that failed."""
+        failed = [row for row in self.rows if not row.passed]
+        if failed:
+            first = next((row for row in self.rows if row.jump and not row.passed), failed[0])
+            return (
+                f"{self.dtype}: {len(failed)} of {len(self.rows)} comparisons are beyond tolerance; "
+                f"look at {first.stage} {first.name} first"
+            )
+        worst = max(self.rows, key=lambda row: row.relative / row.tolerance)
+        return (
+            f"{self.dtype}: all {len(self.rows)} comparisons within tolerance; closest to it is {worst.stage} "
+            f"{worst.name} with {worst.relative:.1e} of {worst.tolerance:.0e}"
+        )
+
+    def __str__(self) -> str:
+        return "\n".join([*table(self.rows), self.summary()])
+
+
+def table(rows: Iterable[Row]) -> list[str]:
+    """Lines of text, each stage under its name."""
+    rows = list(rows)
+    width = max([len(row.name) for row in rows] + [10]) + 2
+    lines = [f"{'':{width}}{'shape':>18}{'max abs':>10}{'relative':>10}{'ulp':>10}{'tolerance':>11}"]
+    stage = ""
+    for row in rows:
+        if row.stage != stage:
+            stage = row.stage
+            lines.append(stage)
+        verdict = "ok" if row.passed else "BEYOND"
+        remark = "  <- the error jumps here" * row.jump + f"  ({row.note})" * bool(row.note)
+        lines.append(
+            f"  {row.name:{width - 2}}{_shape(row.shape):>18}{row.max_abs:>10.1e}{row.relative:>10.1e}{row.ulp:>10.3g}"
+            f"{row.tolerance:>11.0e}  {verdict}{remark}"
+        )
+    return lines
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def fold(rows: Iterable[Row]) -> list[Row]:
+    """For each top-level name of a stage the worst of its rows, so that a table of parameters stays short."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.stage, row.name.split("/")[0]), []).append(row)
+    out = []
+    for (_, top), group in groups.items():
+        worst = max(group, key=lambda row: (not row.passed, row.relative / row.tolerance))
+        inner = worst.name.removeprefix(top + "/")
+        name = worst.name if len(group) == 1 else f"{top} (worst of {len(group)}: {inner})"
+        out.append(replace(worst, name=name, jump=any(row.jump for row in group)))
+    return out

@@ -1,0 +1,51 @@
+"""What the twins share: float64 arrays, sums that undo broadcasting, and trees of parameters."""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+Params = Mapping[str, Any]  # nested dicts of arrays, as Linen makes them
+Vjp = tuple[Any, Callable[[Any], tuple[Any, ...]]]
+
+
+def float64(x: ArrayLike) -> Array:
+    """`x` as a float64 array."""
+    return np.asarray(x, np.float64)
+
+
+def vjp(function: Callable[..., Vjp]) -> Callable[..., Vjp]:
+    """Marks a twin's backward: the pullback returns one gradient for each positional argument, as `jax.vjp` does.
+
+    Where an argument has no derivative (integers, masks, None, a choice by name) its place holds None.
+    """
+
+    @wraps(function)
+    def with_as_many_gradients(*args: Any, **kwargs: Any) -> Vjp:
+        out, pullback = function(*args, **kwargs)
+        return out, lambda dy: pullback(dy)[: len(args)]
+
+    return with_as_many_gradients
+
+
+def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """The derivative of broadcasting an array of `shape`: what was copied is summed."""
+    added = tuple(range(gradient.ndim - len(shape)))
+    gradient = gradient.sum(axis=added)
+    stretched = tuple(i for i, n in enumerate(shape) if n == 1 and gradient.shape[i] != 1)
+    return gradient.sum(axis=stretched, keepdims=True)
+
+
+def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """`function` of each leaf of nested dicts, and of the leaves of `others` in the same places."""
+    if isinstance(tree, Mapping):
+        return {name: tree_map(function, tree[name], *(other[name] for other in others)) for name in tree}
+    return function(tree, *others)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """The leaves of nested dicts."""
+    return [leaf for name in tree for leaf in leaves(tree[name])] if isinstance(tree, Mapping) else [tree]

@@ -1,0 +1,217 @@
+"""`jaxllm compare`: model, gradients and optimizer step of a config or a run against the NumPy reference."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxllm import GPT, GPTConfig, __version__, reference
+from jaxllm.compare import TOLERANCES, arithmetic, compare_model, compare_parameters, random_parameters
+from jaxllm.data import input_target_pairs
+from jaxllm.deviation import Report, Row, fold, measure, table
+from jaxllm.errors import InputError
+from train.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig, load_config
+from train.folder import load_run
+from train.prepare import prepare
+from train.report import replace_text
+from train.step import learning_rate_schedule, make_optimizer
+
+LONGEST = 128  # tokens of a window, unless asked for more: the reference takes its time
+STAND_IN = 256  # vocabulary where the tokenizer's size depends on the text, which a comparison does not need
+SMALL = RunConfig(
+    model=ModelConfig(vocab_size=STAND_IN, context_length=64, d_model=64, n_layers=4, n_heads=4),
+    train=TrainConfig(steps=1000),
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is compared."""
+
+    name: str
+    model: GPTConfig
+    config: RunConfig
+    params: Any
+    opt_state: Any  # None: to be made up
+    step: int
+    inputs: np.ndarray  # [B, T]
+    targets: np.ndarray
+
+
+def from_config(config: RunConfig, name: str, batch_size: int, length: int | None) -> Subject:
+    """Random parameters and tokens, and the fourth optimizer step, where bias correction still matters."""
+    kind = config.tokenizer.kind
+    size = 50257 if kind == "gpt2" else config.tokenizer.vocab_size or STAND_IN
+    model = config.model.with_vocabulary(size)
+    shape = (batch_size, _length(length, model) + 1)
+    tokens = np.random.default_rng(0).integers(model.vocab_size, size=shape).astype(np.int32)
+    params = random_parameters(GPT(model))
+    return Subject(f"{name}, random weights", model, config, params, None, 3, tokens[:, :-1], tokens[:, 1:])
+
+
+def from_run(path: str, batch_size: int, length: int | None) -> Subject:
+    """The newest checkpoint of a run folder, on the first windows of its validation split."""
+    run = load_run(path)
+    ids = prepare(run.config, run.tokenizer).validation_ids
+    length = min(_length(length, run.model.config), len(ids) - 1)
+    inputs, targets = (x[:batch_size] for x in input_target_pairs(ids, length, length))
+    return Subject(
+        f"{path}, step {run.step:,}", run.model.config, run.config, run.params, run.opt_state, run.step, inputs, targets
+    )
+
+
+def _length(length: int | None, model: GPTConfig) -> int:
+    if length is not None and length > model.context_length:
+        raise InputError(f"--length is {length}, more than model.context_length = {model.context_length}.")
+    return length or min(LONGEST, model.context_length)
+
+
+def compare(subject: Subject, dtype: str) -> Report:
+    """Forward, backward, gradients of the parameters, then the optimizer step made from those gradients."""
+    rows, gradients = compare_model(subject.model, subject.params, subject.inputs, subject.targets, dtype)
+    compared_in: Literal["float64", "float32"] = "float64" if dtype == "float64" else "float32"
+    return Report.of(dtype, rows + compare_optimizer(subject, gradients, compared_in))
+
+
+def compare_optimizer(subject: Subject, gradients: Any, dtype: str) -> list[Row]:
+    """Schedule, clipping and AdamW by Optax against the reference, both given the same gradients.
+
+    So a row that is off speaks of the optimizer alone. Parameters stay in `dtype` whatever the model computes in.
+    """
+    config, steps, step = subject.config.optimizer, subject.config.train.steps, subject.step
+    tolerance = TOLERANCES[dtype][1]
+    with arithmetic(dtype):
+        optimizer = make_optimizer(config, steps)
+        params, gradients = (jax.tree.map(lambda x: jnp.asarray(x, dtype), x) for x in (subject.params, gradients))
+        state = subject.opt_state or _some_moments(optimizer.init(params), gradients, step)
+        state = jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+        updates, new_state = jax.jit(optimizer.update)(gradients, state, params)
+        got = {
+            "parameters after it": optax.apply_updates(params, updates),
+            "update": updates,
+            "first moment": optax.tree.get(new_state, "mu"),
+            "second moment": optax.tree.get(new_state, "nu"),
+        }
+        sampled = np.unique(np.linspace(0, steps, 1000).astype(np.int32))
+        rates = jax.vmap(learning_rate_schedule(config, steps))(jnp.asarray(sampled))
+        norm = optax.tree.norm(gradients)
+    want = _reference_step(config, steps, step, *(_exact(x) for x in (params, gradients, state)))
+    want_rates = [reference.optimizer.learning_rate(config, steps, int(s)) for s in sampled]
+    want_norm = reference.optimizer.global_norm(_exact(gradients))
+    rows = [
+        measure("optimizer step", "learning_rate, whole schedule", rates, want_rates, tolerance, dtype),
+        measure("optimizer step", "gradient norm", norm, want_norm, tolerance, dtype),
+    ]
+    for name in got:
+        rows += compare_parameters(f"optimizer step: {name}", got[name], want[name], tolerance, dtype)
+    return rows
+
+
+def _exact(tree: Any) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
+def _some_moments(state: Any, gradients: Any, step: int) -> Any:
+    """Adam's state as after `step` updates: with moments of 0 its first step would not show its betas."""
+    rng = np.random.default_rng(1)
+    size = float(optax.tree.norm(gradients)) / math.sqrt(optax.tree.size(gradients))
+    mu = jax.tree.map(lambda g: jnp.asarray(size * rng.standard_normal(g.shape), g.dtype), gradients)
+    nu = jax.tree.map(lambda g: jnp.asarray(size**2 * rng.chisquare(3, g.shape), g.dtype), gradients)
+    return optax.tree.set(state, count=jnp.asarray(step, jnp.int32), mu=mu, nu=nu)
+
+
+def _reference_step(config: OptimizerConfig, steps: int, step: int, params: Any, gradients: Any, state: Any) -> Any:
+    moments = reference.optimizer.Moments(step, optax.tree.get(state, "mu"), optax.tree.get(state, "nu"))
+    rate = reference.optimizer.learning_rate(config, steps, step)
+    clipped = reference.optimizer.clip_by_global_norm(gradients, config.clip_norm)
+    updates, moments = reference.optimizer.adamw(config, clipped, moments, params, rate)
+    return {
+        "parameters after it": jax.tree.map(np.add, params, updates),
+        "update": updates,
+        "first moment": moments.mu,
+        "second moment": moments.nu,
+    }
+
+
+def compare_command(
+    source: str | None, dtype: str | None, batch_size: int, length: int | None, json_file: str | None, out: str | None
+) -> bool:
+    """`jaxllm compare`: prints the table, writes JSON and picture; returns whether all is within tolerance."""
+    for option, value in (("--batch-size", batch_size), ("--length", length)):
+        if value is not None and value < 1:
+            raise InputError(f"{option} is {value}, but it must be at least 1.")
+    _check_ending("--json", json_file, (".json",))
+    _check_ending("--out", out, (".png", ".svg", ".pdf"))
+    if source is None:
+        subject = from_config(SMALL, "a small GPT", batch_size, length)
+    elif Path(source).is_dir():
+        subject = from_run(source, batch_size, length)
+    else:
+        subject = from_config(load_config(source), source, batch_size, length)
+    dtype = dtype or subject.config.train.dtype
+    print_json = json_file == "-"
+    if not print_json:
+        print(
+            f"{subject.name}, {' x '.join(map(str, subject.inputs.shape))} tokens, {dtype} on "
+            f"{jax.devices()[0].platform}, against NumPy in float64; errors relative to the largest value of each tensor",
+            flush=True,
+        )
+    report = compare(subject, dtype)
+    about = {
+        "subject": subject.name, "model": asdict(subject.model), "shape": list(subject.inputs.shape),
+        "device": jax.devices()[0].device_kind, "jaxllm": __version__, "jax": jax.__version__, "numpy": np.__version__,
+    }  # fmt: skip
+    text = json.dumps(about | report.as_dict(), indent=1, allow_nan=False)
+    if print_json:
+        print(text)
+    else:
+        parameters = [row for row in report.rows if row.stage not in ("forward", "backward")]
+        print("\n".join([*table([r for r in report.rows if r not in parameters] + fold(parameters)), report.summary()]))
+    try:
+        if json_file and not print_json:
+            replace_text(Path(json_file), text + "\n")
+        if out:
+            draw_errors(report, Path(out))
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename or json_file or out}: {error.strerror}.") from None
+    return report.passed
+
+
+def _check_ending(option: str, path: str | None, endings: tuple[str, ...]) -> None:
+    """So that `--json CONFIG.toml`, a FILE forgotten, does not overwrite the config."""
+    if path not in (None, "-") and Path(str(path)).suffix not in endings:
+        raise InputError(f"{option} {path}: the name of the file must end in {' or '.join(endings)}.")
+
+
+def draw_errors(report: Report, path: Path) -> None:
+    """Relative error of every intermediate against depth, forward and backward, on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    depth = [row.name for row in report.rows if row.stage == "forward"]
+    floor = 1e-17
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    for stage, colour in (("forward", "tab:blue"), ("backward", "tab:orange")):
+        rows = sorted((row for row in report.rows if row.stage == stage), key=lambda row: depth.index(row.name))
+        at = [depth.index(row.name) for row in rows]
+        errors = [min(max(row.relative, floor), 1e6) for row in rows]
+        axes.semilogy(at, errors, "o-", color=colour, markersize=3, linewidth=0.8, label=stage)
+        axes.axhline(rows[0].tolerance, color=colour, linestyle=":", label=f"tolerance, {stage}")
+        for x, y, row in zip(at, errors, rows, strict=True):
+            if row.jump:
+                axes.annotate(f"jumps at {row.name}", (x, y), xytext=(5, 5), textcoords="offset points")
+    ticks = [i for i, name in enumerate(depth) if "/" not in name]
+    axes.set_xticks(ticks, [depth[i] for i in ticks], rotation=60, ha="right", fontsize=8)
+    axes.set(ylabel="error relative to the largest value", title=f"{report.dtype} against float64 NumPy, by depth")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
