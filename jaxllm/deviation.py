@@ -40,8 +40,9 @@ def measure(
 ) -> Row:
     """The row for an array `got`, computed in `dtype`, and its reference `want`.
 
-    Errors are taken relative to `scale`, the largest finite absolute value of `want` unless given; where that is 0,
-    they are absolute. NaN in both places, or the same infinity, is agreement; in one alone the error is inf.
+    Errors are taken relative to `scale`, the largest finite absolute value of `want` unless given; where that is 0 or
+    too small for the dtype, they are absolute. NaN in both places, or the same infinity, is agreement; in one alone
+    the error is inf.
     """
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     if got.shape != want.shape:
@@ -50,7 +51,8 @@ def measure(
     with np.errstate(invalid="ignore"):
         error = np.where((got == want) | (np.isnan(got) & np.isnan(want)), 0.0, np.abs(got - want))
     max_abs = float(np.nan_to_num(error, nan=math.inf, posinf=math.inf).max(initial=0.0))
-    scale = (largest(want) if scale is None else scale) or 1.0
+    scale = largest(want) if scale is None else scale
+    scale = scale if scale >= float(jnp.finfo(dtype).tiny) else 1.0
     ulp = float(jnp.finfo(dtype).eps) * 2.0 ** math.floor(math.log2(scale))
     return Row(stage, name, got.shape, max_abs, max_abs / scale, max_abs / ulp, tolerance)
 

@@ -1,163 +1,105 @@
-"""Every numeric function of jaxllm against its NumPy twin: float64 and float32, jitted and not."""
+"""Every numeric function and module of jaxllm against its NumPy twin, value and pullback, jitted and not."""
 
-import importlib
 import inspect
-import pkgutil
-from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models import random_like
+from twins import ALL_CASES, CASES, MODULES, draw, find, jitted, module_twin, numeric_functions
 
-import jaxllm
+from jaxllm import reference
+from jaxllm.compare import assert_close_to_reference
 
-NOT_NUMERIC = {"config", "errors", "validate"}
-WITHOUT_TWIN = {
-    "layers.at_least_float32",  # a cast
-    "layers.dropout_mask", "generate.draw", "generate.generate",  # random: test_step.py and test_generate.py
-    "gpt.apply_with_intermediates", "gpt.count_parameters",  # the model as a whole: test_gpt.py
-}  # fmt: skip
-
-
-def functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    """The public functions a module defines itself."""
-    return {
-        name: f
-        for name, f in vars(module).items()
-        if callable(f)
-        and not inspect.isclass(f)
-        and getattr(f, "__module__", "") == module.__name__
-        and not name.startswith("_")
-    }
+# Bounds: jaxllm.compare.TOLERANCES, relative to the largest value.
+WAYS = [("float64", "eager"), ("float64", "jit"), ("float32", "jit"), ("bfloat16", "jit")]
 
 
-def numeric_functions() -> list[str]:
-    modules = {m.name for m in pkgutil.iter_modules(jaxllm.__path__) if not m.ispkg} - NOT_NUMERIC
-    return [f"{m}.{f}" for m in modules for f in functions(importlib.import_module(f"jaxllm.{m}"))]
-
-
-def find(name: str, package: str) -> Callable[..., Any]:
-    module, function = name.split(".")
-    return getattr(importlib.import_module(f"{package}.{module}"), function)
-
-
-def normal(*shape: int) -> Any:
-    return lambda rng: rng.normal(size=shape)
-
-
-def integers(high: int, *shape: int) -> Any:
-    return lambda rng: rng.integers(high, size=shape)
-
-
-def mask(*shape: int) -> Any:
-    return lambda rng: rng.random(shape) < 0.5  # some rows are all False
-
-
-def keep(*shape: int) -> Any:
-    return lambda rng: np.where(rng.random(shape) < 0.5, 2.0, 0.0)
-
-
-# name -> argument lists; a callable is drawn from the generator, anything else is passed as it is (and static).
-CASES: dict[str, list[list[Any]]] = {
-    "layers.linear": [[normal(3, 4, 5), normal(5, 6)], [normal(1, 5), normal(5, 1), normal(1)], [normal(5), normal(5, 2)]],
-    "layers.layer_norm": [[normal(3, 4, 5), normal(5)], [normal(2, 5), normal(5), normal(5)], [normal(2, 5), normal(5), None, 0.1]],
-    "layers.rms_norm": [[normal(3, 4, 5), normal(5)], [normal(2, 5), normal(5), normal(5)], [normal(2, 5), normal(5), None, 0.1]],
-    "layers.gelu_tanh": [[normal(50)]],
-    "layers.gelu": [[normal(50)]],
-    "layers.relu": [[normal(50)]],
-    "layers.softmax": [[normal(3, 7)], [lambda rng: 500 * rng.normal(size=(3, 7))], [normal(3, 1)]],
-    "layers.dropout": [[normal(3, 7), keep(3, 7)]],
-    "embeddings.token_embedding": [[normal(7, 4), integers(7, 3, 5)], [normal(7, 4), lambda rng: np.array([0, 6, 7, -1, -7, -8])]],
-    "embeddings.token_logits": [[normal(7, 4), normal(3, 5, 4)]],
-    "embeddings.learned_positions": [[normal(7, 4), 5]],
-    "embeddings.sinusoidal_positions": [[9, 6], [1, 2]],
-    "attention.simple_attention": [[normal(6, 3)], [normal(2, 1, 3)]],
-    "attention.causal_mask": [[1], [5]],
-    "attention.attention_weights": [[normal(2, 5, 3), normal(2, 5, 3)], [normal(4, 3), normal(6, 3), mask(4, 6)], [normal(2, 4, 3), normal(2, 6, 3), mask(4, 6)]],
-    "attention.scaled_dot_product_attention": [
-        [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4)],
-        [normal(2, 4, 3), normal(2, 6, 3), normal(2, 6, 1), mask(4, 6)],
-        [normal(2, 3, 4, 3), normal(2, 3, 6, 3), normal(2, 3, 6, 2), mask(2, 1, 4, 6), keep(2, 3, 4, 6)],
-    ],
-    "attention.split_heads": [[normal(2, 5, 6), 3], [normal(5, 6), 1]],
-    "attention.merge_heads": [[normal(2, 3, 5, 2)], [normal(1, 5, 2)]],
-    "attention.repeat_heads": [[normal(2, 2, 5, 3), 6], [normal(1, 5, 3), 4], [normal(4, 5, 3), 4]],
-    "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), lambda rng: np.array([0, 6, 7, -1])], [lambda rng: 300 * rng.normal(size=(4, 7)), integers(7, 4)]],
-    "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), lambda rng: rng.random((3, 5))]],
-    "sampling.scale_temperature": [[normal(3, 9), 0.7]],
-    "sampling.top_k": [[normal(3, 9), 1], [normal(3, 9), 4], [normal(3, 9), 20], [lambda rng: rng.integers(3, size=(5, 9)).astype(float), 4]],
-    "sampling.top_p": [[normal(3, 9), 0.5], [normal(3, 9), 1.0], [normal(3, 9), 0.01], [lambda rng: rng.integers(3, size=(5, 9)).astype(float), 0.6]],
-    "sampling.min_p": [[normal(3, 9), 0.3], [normal(3, 9), 0.0], [normal(3, 9), 1.0]],
-}  # fmt: skip
-
-
-def draw(arguments: list[Any], dtype: str, seed: int = 0) -> list[Any]:
-    rng = np.random.default_rng(seed)
-    drawn = [a(rng) if callable(a) else a for a in arguments]
-    return [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype == np.float64 else a for a in drawn]
-
-
-def test_every_function_has_a_twin_and_a_case() -> None:
-    names = set(numeric_functions()) - WITHOUT_TWIN
-    assert names == set(CASES)
+def test_every_function_has_a_case() -> None:
+    assert numeric_functions() == set(CASES)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_twins_share_their_signature(name: str) -> None:
-    ours, twin = (inspect.signature(find(name, p)) for p in ("jaxllm", "jaxllm.reference"))
-    assert [(p.name, p.default) for p in ours.parameters.values()] == [
-        (p.name, p.default) for p in twin.parameters.values()
-    ]
+    """The function, its twin, and the twin's backward."""
+    ours, twin, backward = (
+        inspect.signature(find(*where)).parameters.values()
+        for where in ((name, "jaxllm"), (name, "jaxllm.reference"), (f"{name}_vjp", "jaxllm.reference"))
+    )
+    assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in twin]
+    assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in backward]
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
-@pytest.mark.parametrize(("name", "case"), [(n, i) for n in sorted(CASES) for i in range(len(CASES[n]))])
-def test_agrees_with_twin(name: str, case: int, dtype: str, tolerance: float, jit: bool) -> None:
-    arguments = draw(CASES[name][case], dtype)
-    with jax.enable_x64(dtype == "float64"):
-        ours = find(name, "jaxllm")
-        if jit:
-            static = [i for i, a in enumerate(arguments) if not isinstance(a, np.ndarray)]
-            ours = jax.jit(ours, static_argnums=static)
-        got = ours(*[jnp.asarray(a) if isinstance(a, np.ndarray) else a for a in arguments])
-    want = find(name, "jaxllm.reference")(*arguments)
-    assert got.shape == np.shape(want)
-    if any(isinstance(a, np.ndarray) and a.dtype == dtype for a in arguments):
-        assert got.dtype == dtype
-    if want.dtype == bool:
-        np.testing.assert_array_equal(got, want)
-    else:
-        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+@pytest.mark.parametrize(("dtype", "how"), WAYS)
+@pytest.mark.parametrize(("name", "case"), ALL_CASES)
+def test_agrees_with_twin(name: str, case: int, dtype: str, how: str) -> None:
+    arguments = draw(CASES[name][case])
+    ours = find(name, "jaxllm")
+    assert_close_to_reference(
+        jitted(ours, arguments) if how == "jit" else ours,
+        find(name, "jaxllm.reference"),
+        arguments,
+        reference_vjp=find(f"{name}_vjp", "jaxllm.reference"),
+        dtype=dtype,
+    )
 
 
-@pytest.mark.parametrize("name", ["attention.scaled_dot_product_attention", "layers.layer_norm", "layers.softmax"])
-def test_vmap_is_a_loop(name: str, rng: np.random.Generator) -> None:
-    f = find(name, "jaxllm")
-    shapes = {"layers.layer_norm": [(3, 5), (5,)], "layers.softmax": [(3, 5)]}.get(name, [(4, 3), (6, 3), (6, 2)])
-    batches = [jnp.asarray(rng.normal(size=(7, *shape)), jnp.float32) for shape in shapes]
-    loop = jnp.stack([f(*arguments) for arguments in zip(*batches, strict=True)])
-    np.testing.assert_allclose(jax.vmap(f)(*batches), loop, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize(("dtype", "how"), WAYS)
+@pytest.mark.parametrize("name", MODULES)
+def test_module_agrees_with_twin(name: str, dtype: str, how: str, rng: np.random.Generator) -> None:
+    module, (twin, twin_vjp, with_context) = MODULES[name][0], module_twin(name)
+    inputs = [rng.normal(size=(3, 5, 6))] + [rng.normal(size=(3, 7, 3))] * with_context
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    ours = jax.jit(lambda params, *xs: module.apply({"params": params}, *xs)) if how == "jit" else module
+    arguments = [random_like(shapes["params"]), *inputs]
+    assert_close_to_reference(ours, twin, arguments, reference_vjp=twin_vjp, dtype=dtype)
 
 
-def test_linear_keeps_the_derivatives_of_a_product(rng: np.random.Generator) -> None:
-    """`linear` has a backward of its own, for speed."""
-    from jaxllm.layers import linear
+@pytest.mark.parametrize(("name", "case"), ALL_CASES)
+def test_dtype_is_that_of_the_arrays(name: str, case: int) -> None:
+    arguments = draw(CASES[name][case], "float32")
+    got = jax.eval_shape(jitted(find(name, "jaxllm"), arguments), *arguments) if _arrays(arguments) else None
+    if got is not None and not name.endswith("_mask"):
+        assert got.dtype == "float32"
 
-    x, w, b, dy = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 3, 5), (5, 4), (4,), (2, 3, 4)))
-    _, ours = jax.vjp(linear, x, w, b)
-    _, plain = jax.vjp(lambda x, w, b: x @ w + b[None, None], x, w, b)
-    for got, want in zip(ours(dy), plain(dy), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_vmap_is_a_loop(name: str) -> None:
+    """Value and gradient, of all arrays together."""
+    draws = [draw(CASES[name][-1], "float32", seed) for seed in range(3)]
+    varied = _arrays(draws[0])
+    if not varied:
+        pytest.skip("takes no arrays")
+    ours = find(name, "jaxllm")
+    floats = [i for i in varied if draws[0][i].dtype == np.float32]
+
+    def outcome(*arrays: Any) -> Any:
+        given = dict(zip(varied, arrays, strict=True))
+
+        def of_floats(*xs: Any) -> Any:
+            full = given | dict(zip(floats, xs, strict=True))
+            return ours(*[full.get(i, a) for i, a in enumerate(draws[0])])
+
+        y, pullback = jax.vjp(of_floats, *[given[i] for i in floats])
+        return y, pullback(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    batched = [jnp.stack([jnp.asarray(d[i]) for d in draws]) for i in varied]
+    mapped = jax.jit(jax.vmap(outcome))(*batched)
+    loop = [jax.jit(outcome)(*[d[i] for i in varied]) for d in draws]
+    for got, *wanted in zip(jax.tree.leaves(mapped), *map(jax.tree.leaves, loop), strict=True):
+        np.testing.assert_allclose(got, jnp.stack(wanted), rtol=1e-6, atol=1e-6)
+
+
+def _arrays(arguments: list[Any]) -> list[int]:
+    return [i for i, a in enumerate(arguments) if isinstance(a, np.ndarray)]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_follows_x(dtype: str, rng: np.random.Generator) -> None:
     """Compute in the dtype of x with float32 parameters; the result is in that dtype and near the truth."""
-    from jaxllm import layers, reference
+    from jaxllm import layers
 
     x, w, b, scale = (rng.normal(size=s) for s in ((4, 32), (32, 8), (8,), (32,)))
     half = jnp.asarray(x, dtype)

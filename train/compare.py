@@ -88,9 +88,8 @@ def compare_optimizer(subject: Subject, gradients: Any, dtype: str) -> list[Row]
     tolerance = TOLERANCES[dtype][1]
     with arithmetic(dtype):
         optimizer = make_optimizer(config, steps)
-        params, gradients = (jax.tree.map(lambda x: jnp.asarray(x, dtype), x) for x in (subject.params, gradients))
-        state = subject.opt_state or _some_moments(optimizer.init(params), gradients, step)
-        state = jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+        params, gradients = in_dtype(subject.params, dtype), in_dtype(gradients, dtype)
+        state = in_dtype(subject.opt_state or _some_moments(optimizer.init(params), gradients, step), dtype)
         updates, new_state = jax.jit(optimizer.update)(gradients, state, params)
         got = {
             "parameters after it": optax.apply_updates(params, updates),
@@ -99,18 +98,33 @@ def compare_optimizer(subject: Subject, gradients: Any, dtype: str) -> list[Row]
             "second moment": optax.tree.get(new_state, "nu"),
         }
         sampled = np.unique(np.linspace(0, steps, 1000).astype(np.int32))
-        rates = jax.vmap(learning_rate_schedule(config, steps))(jnp.asarray(sampled))
+        schedule = learning_rate_schedule(config, steps)
+        rate, rates = schedule(step), schedule(jnp.asarray(sampled))
         norm = optax.tree.norm(gradients)
     want = _reference_step(config, steps, step, *(_exact(x) for x in (params, gradients, state)))
+    want_rate = reference.optimizer.learning_rate(config, steps, step)
     want_rates = [reference.optimizer.learning_rate(config, steps, int(s)) for s in sampled]
     want_norm = reference.optimizer.global_norm(_exact(gradients))
     rows = [
+        measure("optimizer step", "learning_rate", rate, want_rate, tolerance, dtype),
         measure("optimizer step", "learning_rate, whole schedule", rates, want_rates, tolerance, dtype),
         measure("optimizer step", "gradient norm", norm, want_norm, tolerance, dtype),
     ]
     for name in got:
-        rows += compare_parameters(f"optimizer step: {name}", got[name], want[name], tolerance, dtype)
+        ordered = {k: want[name][k] for k in sorted(want[name], key=lambda k: (len(k), k))}  # block_10 after block_9
+        rows += compare_parameters(f"optimizer step: {name}", got[name], ordered, tolerance, dtype)
     return rows
+
+
+def in_dtype(tree: Any, dtype: str) -> Any:
+    """The tree with floats in `dtype`; for float64 counters become int64, or Optax computes beta^t in float32."""
+
+    def convert(x: Any) -> Any:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return jnp.asarray(x, dtype)
+        return jnp.asarray(x, "int64" if dtype == "float64" else x.dtype)
+
+    return jax.tree.map(convert, tree)
 
 
 def _exact(tree: Any) -> Any:
@@ -146,8 +160,8 @@ def compare_command(
     for option, value in (("--batch-size", batch_size), ("--length", length)):
         if value is not None and value < 1:
             raise InputError(f"{option} is {value}, but it must be at least 1.")
-    _check_ending("--json", json_file, (".json",))
-    _check_ending("--out", out, (".png", ".svg", ".pdf"))
+    _check_output("--json", json_file, (".json",))
+    _check_output("--out", out, (".png", ".svg", ".pdf"))
     if source is None:
         subject = from_config(SMALL, "a small GPT", batch_size, length)
     elif Path(source).is_dir():
@@ -159,7 +173,7 @@ def compare_command(
     if not print_json:
         print(
             f"{subject.name}, {' x '.join(map(str, subject.inputs.shape))} tokens, {dtype} on "
-            f"{jax.devices()[0].platform}, against NumPy in float64; errors relative to the largest value of each tensor",
+            f"{jax.devices()[0].platform}, against NumPy in float64; errors relative to each tensor's largest value",
             flush=True,
         )
     report = compare(subject, dtype)
@@ -183,10 +197,14 @@ def compare_command(
     return report.passed
 
 
-def _check_ending(option: str, path: str | None, endings: tuple[str, ...]) -> None:
-    """So that `--json CONFIG.toml`, a FILE forgotten, does not overwrite the config."""
-    if path not in (None, "-") and Path(str(path)).suffix not in endings:
+def _check_output(option: str, path: str | None, endings: tuple[str, ...]) -> None:
+    """Before the work; the ending, so that `--json CONFIG.toml`, a FILE forgotten, does not overwrite the config."""
+    if path in (None, "-"):
+        return
+    if Path(str(path)).suffix not in endings:
         raise InputError(f"{option} {path}: the name of the file must end in {' or '.join(endings)}.")
+    if not Path(str(path)).parent.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {Path(str(path)).parent}.")
 
 
 def draw_errors(report: Report, path: Path) -> None:

@@ -1,0 +1,331 @@
+"""The comparison itself: it must find what is wrong, say where, and stay silent otherwise."""
+
+import json
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import TINY, random_like, random_tokens
+
+import jaxllm.layers
+import train.compare
+import train.step
+from jaxllm import GPT, InputError, reference
+from jaxllm.attention import SelfAttention
+from jaxllm.compare import (
+    arithmetic,
+    assert_close_to_reference,
+    compare_function,
+    compare_model,
+    random_parameters,
+)
+from jaxllm.deviation import Report, Row, fold, measure
+from jaxllm.layers import MLP, gelu_tanh, layer_norm
+from train.cli import main
+from train.config import ModelConfig, RunConfig
+
+
+def row(got: Any, want: Any, dtype: str = "float32", **options: Any) -> Row:
+    return measure("value", "x", got, want, 1e-5, dtype, **options)
+
+
+def test_what_is_measured() -> None:
+    want = np.array([1.0, -4.0, 0.5])
+    assert (row(want, want).max_abs, row(want, want).ulp) == (0, 0)
+    off = row(want + [0, 0, 0.004], want)
+    assert (off.max_abs, off.relative) == pytest.approx((0.004, 0.001))
+    assert not off.passed
+    for dtype in ("float64", "float32"):
+        next_number = np.nextafter(want.astype(dtype), np.asarray(9, dtype))
+        assert row(next_number[1:2], want[1:2], dtype).ulp == pytest.approx(0.5)  # towards zero numbers lie closer
+        assert row(np.nextafter(want.astype(dtype), np.asarray(-9, dtype))[1:2], want[1:2], dtype).ulp == 1
+    assert row(1 + 2**-7, 1.0, "bfloat16").ulp == 1
+    assert row(want, want, scale=100.0).relative == 0 and row(want + 1, want, scale=100.0).relative == 0.01
+
+
+@pytest.mark.parametrize(("got", "want", "agree"), [
+    ([math.nan, 1], [math.nan, 1], True),
+    ([math.nan, 1], [2, 1], False),
+    ([2, 1], [math.nan, 1], False),
+    ([-math.inf, 1], [-math.inf, 1], True),
+    ([-math.inf, 1], [math.inf, 1], False),
+    ([-math.inf, 1], [-1e300, 1], False),
+    ([1, 2], [[1, 2]], False),
+    ([1], [1, 1], False),
+    ([1e-9, 0], [0, 0], True),  # nothing to be relative to
+    ([1e-3, 0], [0, 0], False),
+    ([0, 0], [1e-138, 0], True),  # there is no such float32
+    ([True, False], [True, True], False),
+    ([], [], True),
+])  # fmt: skip
+def test_verdicts(got: Any, want: Any, agree: bool) -> None:
+    assert row(got, want).passed is agree
+
+
+def errors(*relative: float) -> Report:
+    return Report.of("float32", [Row("forward", f"a/{i}", (2,), e, e, 1.0, 1e-4) for i, e in enumerate(relative)])
+
+
+def test_the_first_jump_is_marked() -> None:
+    assert [r.jump for r in errors(0, 1e-7, 5e-7, 1e-5, 1e-3, 1e-1).rows] == [0, 0, 0, 0, 1, 0]
+    assert not any(r.jump for r in errors(1e-6, 9e-6, 8e-5).rows)
+    assert [r.jump for r in errors(0, math.inf, math.inf).rows] == [0, 1, 0]
+
+
+def test_report_as_text_and_json() -> None:
+    good, bad = errors(1e-7, 2e-7), errors(1e-7, math.inf, 1e-6)
+    assert good.passed and "all 2 comparisons within tolerance; closest to it is forward a/1" in str(good)
+    assert not bad.passed and "1 of 3 comparisons are beyond tolerance; look at forward a/1 first" in str(bad)
+    assert str(bad).count("BEYOND") == 1 and str(bad).count("<- the error jumps here") == 1
+    loaded = json.loads(json.dumps(bad.as_dict(), allow_nan=False))
+    assert [r["passed"] for r in loaded["rows"]] == [True, False, True]
+    assert loaded["rows"][1]["relative"] is None and loaded["passed"] is False
+    (folded,) = fold(bad.rows)
+    assert folded.name == "a (worst of 3: 1)" and not folded.passed and folded.jump
+
+
+def mish(x: jax.Array) -> jax.Array:
+    return x * jnp.tanh(jax.nn.softplus(x))
+
+
+def mish_twin(x: np.ndarray) -> np.ndarray:
+    return x * np.tanh(np.log1p(np.exp(x)))
+
+
+def mish_vjp(x: np.ndarray, factor: float = 1.0) -> Any:
+    t = np.tanh(np.log1p(np.exp(x)))
+    slope = t + x * (1 - t**2) / (1 + np.exp(-x))
+    return mish_twin(x), lambda dy: (factor * dy * slope,)
+
+
+X = np.random.default_rng(0).normal(size=(3, 4))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("backward", [None, mish_vjp])
+def test_a_users_function(backward: Any, dtype: str) -> None:
+    report = assert_close_to_reference(mish, mish_twin, [X], reference_vjp=backward, dtype=dtype)
+    assert report.passed and [r.stage for r in report.rows] == ["value", "gradient"]
+    assert report.rows[1].shape == ((8,) if backward is None else (3, 4))
+
+
+def test_a_wrong_value_or_gradient_is_found() -> None:
+    with pytest.raises(AssertionError, match=r"value result|look at value result first"):
+        assert_close_to_reference(lambda x: mish(x) * 1.001, mish_twin, [X])
+    with pytest.raises(AssertionError, match="look at gradient argument 0 first"):
+        assert_close_to_reference(mish, mish_twin, [X], reference_vjp=partial(mish_vjp, factor=1.001))
+
+    @jax.custom_jvp
+    def wrong_slope(x: jax.Array) -> jax.Array:
+        return mish(x)
+
+    wrong_slope.defjvp(lambda xs, ts: (mish(*xs), ts[0]))
+    for backward in (None, mish_vjp):
+        with pytest.raises(AssertionError, match="look at gradient argument 0"):
+            assert_close_to_reference(wrong_slope, mish_twin, [X], reference_vjp=backward)
+
+
+def test_tolerance_is_the_dtypes_or_the_users() -> None:
+    nearly = lambda x: mish(x) * (1 + 1e-8)  # noqa: E731
+    assert_close_to_reference(nearly, mish_twin, [X], reference_vjp=mish_vjp)
+    with pytest.raises(AssertionError):
+        assert_close_to_reference(nearly, mish_twin, [X], reference_vjp=mish_vjp, dtype="float64")
+    assert_close_to_reference(
+        nearly, mish_twin, [X], reference_vjp=mish_vjp, dtype="float64", tolerance=1e-7, gradient_tolerance=1e-7
+    )
+    with pytest.raises(InputError, match="dtype is 'float16'; choose one of float64, float32, bfloat16"):
+        assert_close_to_reference(mish, mish_twin, [X], dtype="float16")
+
+
+def test_a_nan_gradient_is_found() -> None:
+    root = lambda x: jnp.sqrt(jnp.abs(x) * 0) + mish(x)  # noqa: E731  # value right, slope 0 * inf
+    for backward in (None, mish_vjp):
+        report = compare_function(root, mish_twin, [X], reference_vjp=backward)
+        assert report.rows[0].passed and not report.rows[1].passed
+
+
+def test_modules_integers_and_several_results() -> None:
+    module = MLP(5)
+    params = module.init(jax.random.key(0), jnp.asarray(X, "float32"))["params"]
+    assert_close_to_reference(module, reference.layers.mlp, [params, X], dtype="float64")
+    report = assert_close_to_reference(
+        module, reference.layers.mlp, [params, X], reference_vjp=reference.layers.mlp_vjp, dtype="float64"
+    )
+    assert {"argument 0/up/kernel", "argument 0/down/bias", "argument 1"} <= {r.name for r in report.rows}
+    rows = assert_close_to_reference(
+        lambda x, n: {"twice": 2 * x[:n], "sum": x.sum()}, lambda x, n: {"twice": 2 * x[:n], "sum": x.sum()}, [X, 2]
+    ).rows
+    assert [r.name for r in rows][:2] == ["sum", "twice"]
+    table, tokens = X, np.array([[0, 2], [2, 1]])
+    assert_close_to_reference(
+        jaxllm.embeddings.token_embedding, reference.embeddings.token_embedding, [table, tokens],
+        reference_vjp=reference.embeddings.token_embedding_vjp,
+    )  # fmt: skip
+    assert_close_to_reference(lambda x: x > 0, lambda x: x > 0, [X])
+
+
+def test_a_keys_bias_is_measured_with_its_kernel() -> None:
+    """Its gradient is zero but for rounding, so relative to itself the error would be about 1."""
+    module = SelfAttention(4, use_bias=True)
+    params = random_like(module.init(jax.random.key(0), jnp.asarray(X, "float32"))["params"])
+    report = assert_close_to_reference(
+        module, reference.attention.self_attention, [params, X], reference_vjp=reference.attention.self_attention_vjp
+    )
+    (bias,) = (r for r in report.rows if r.name == "argument 0/key/bias")
+    assert 0 < bias.relative < 1e-5
+
+
+def test_mistakes_in_the_call() -> None:
+    with pytest.raises(ValueError, match="returned 2 gradients for 1 arguments"):
+        assert_close_to_reference(mish, mish_twin, [X], reference_vjp=lambda x: (mish_twin(x), lambda dy: (dy, dy)))
+    with pytest.raises(ValueError, match="2 arrays, but the reference has 1"):
+        assert_close_to_reference(lambda x: (x, x), lambda x: x, [X])
+    with pytest.raises(ValueError, match="b is in one of the two only"):
+        assert_close_to_reference(lambda x: {"a": x, "b": x}, lambda x: {"a": x}, [X])
+    report = compare_function(lambda x: x, lambda x: x[:1], [X], reference_vjp=lambda x: (x, lambda dy: (dy,)))
+    assert "shape (3, 4), but the reference has (1, 4)" in str(report)
+
+
+def model_report(vocab_size: int, dtype: str = "float64") -> Report:
+    config = replace(TINY, vocab_size=vocab_size)  # a size of its own, because compiled models are remembered
+    rows, _ = compare_model(
+        config, random_parameters(GPT(config)), random_tokens(config, 2), random_tokens(config, 2, seed=1), dtype
+    )
+    return Report.of(dtype, rows)
+
+
+def test_the_model_agrees_and_every_intermediate_is_there() -> None:
+    report = model_report(23)
+    assert report.passed and not any(r.jump for r in report.rows)
+    forward, backward = ({r.name for r in report.rows if r.stage == s} for s in ("forward", "backward"))
+    inside = {"norm_1", "attention/query", "attention/key", "attention/value", "attention", "norm_2", "mlp/up", "mlp"}
+    blocks = {f"block_{i}/{name}" for i in range(2) for name in inside} | {"block_0", "block_1"}
+    ends = {"token_embedding", "position_embedding", "norm_final", "logits"}
+    sown = {f"block_{i}/{name}" for i in range(2) for name in ("attention/weights", "residual_1")}
+    assert forward == blocks | ends | sown | {"loss"}
+    assert backward == blocks | ends
+    gradients = [r.name for r in report.rows if r.stage == "gradient"]
+    assert len(gradients) == 2 + 2 + 2 * 16 and gradients[-1] == "token_embedding/table"
+    assert all(r.shape for r in report.rows if r.name != "loss")
+
+
+def test_a_fault_in_the_forward_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(jaxllm.layers.NORMS, "layer_norm", partial(layer_norm, epsilon=1e-6))
+    report = model_report(24)
+    assert [r.name for r in report.rows if r.jump] == ["block_0/norm_1"] == [_first_failed(report).name]
+    assert "look at forward block_0/norm_1 first" in report.summary()
+
+
+def test_a_fault_in_the_backward_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    @jax.custom_vjp
+    def wrong(x: jax.Array) -> jax.Array:
+        return gelu_tanh(x)
+
+    wrong.defvjp(lambda x: (gelu_tanh(x), x), lambda x, dy: (jax.vjp(gelu_tanh, x)[1](dy)[0] * 1.01,))
+    monkeypatch.setitem(jaxllm.layers.ACTIVATIONS, "gelu_tanh", wrong)
+    report = model_report(25, "float32")
+    first = _first_failed(report)
+    assert (first.stage, first.name, first.jump) == ("backward", "block_1/mlp/up", True)
+
+
+def _first_failed(report: Report) -> Row:
+    return next(r for r in report.rows if not r.passed)
+
+
+def test_arithmetic_is_put_back() -> None:
+    before = jax.config.jax_enable_x64
+    with arithmetic("float64"):
+        assert jnp.ones(()).dtype == "float64"
+    assert jax.config.jax_enable_x64 == before and jnp.ones(()).dtype == "float32"
+
+
+def test_random_parameters_hide_nothing() -> None:
+    params = random_parameters(GPT(replace(TINY, tie_embeddings=False)))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        assert leaf.dtype == "float32" and len(np.unique(leaf)) == leaf.size, path
+
+
+TINY_RUN = RunConfig(model=ModelConfig(vocab_size=19, context_length=8, d_model=8, n_layers=2, n_heads=2))
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder to work in, and `jaxllm compare` without a subject on a model of the tests' size."""
+    monkeypatch.setattr(train.compare, "SMALL", TINY_RUN)
+    monkeypatch.setattr(train.compare, "STAND_IN", 19)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_command(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--json", "out.json", "--out", "error.png"]) == 0
+    text = capsys.readouterr().out
+    for stage in ("forward", "backward", "gradient", "optimizer step: update", "optimizer step: second moment"):
+        assert f"\n{stage}\n" in text
+    assert "1 x 8 tokens, float32 on cpu" in text and "comparisons within tolerance" in text
+    saved = json.loads((tiny / "out.json").read_text())
+    assert saved["passed"] and saved["dtype"] == "float32" and saved["model"]["d_model"] == 8
+    assert {"stage", "name", "shape", "max_abs", "relative", "ulp", "tolerance", "passed"} <= saved["rows"][0].keys()
+    assert (tiny / "error.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["compare", "--dtype", "float64", "--batch-size", "2", "--length", "3", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["shape"] == [2, 3] and max(r["relative"] for r in printed["rows"]) < 1e-12
+
+
+@pytest.mark.parametrize(("fault", "stage"), [
+    ({"beta1": 0.8}, "first moment"),
+    ({"beta2": 0.9}, "second moment"),
+    ({"weight_decay": 0.0}, "update"),
+    ({"clip_norm": 1e-3}, "first moment"),
+    ({"learning_rate": 2e-3}, "learning_rate"),
+])  # fmt: skip
+def test_a_fault_in_the_optimizer_is_found(
+    fault: dict[str, float], stage: str, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("make_optimizer", "learning_rate_schedule"):
+        make = getattr(train.step, name)
+        monkeypatch.setattr(train.compare, name, lambda c, steps, make=make: make(replace(c, **fault), steps))
+    assert main(["compare", "--json", "out.json"]) == 1
+    assert "comparisons are beyond tolerance" in capsys.readouterr().out
+    failed = [r for r in json.loads((tiny / "out.json").read_text())["rows"] if not r["passed"]]
+    assert all(r["stage"].startswith("optimizer step") for r in failed)
+    assert any(stage in f"{r['stage']} {r['name']}" for r in failed)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--length", "9"], "--length is 9, more than model.context_length = 8"),
+    (["--length", "0"], "--length is 0, but it must be at least 1"),
+    (["--batch-size", "-1"], "--batch-size is -1, but it must be at least 1"),
+    (["--json", "config.toml"], "--json config.toml: the name of the file must end in .json"),
+    (["--out", "error.txt"], "--out error.txt: the name of the file must end in .png or .svg or .pdf"),
+    (["absent.toml"], "cannot read the config absent.toml"),
+    (["."], "no run folder: it has no config.toml"),
+    (["--json", "absent/out.json"], "--json absent/out.json: there is no folder absent"),
+])  # fmt: skip
+def test_wrong_input(arguments: list[str], message: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tiny.iterdir())
+
+
+def test_a_trained_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own parameters, moments and text; the folder stays as it is."""
+    (tiny / "text.txt").write_text("a rose is a rose is a rose. " * 30)
+    (tiny / "run.toml").write_text(
+        '[data]\nsource = "text.txt"\n[model]\ncontext_length = 8\nd_model = 8\nn_layers = 2\nn_heads = 2\n'
+        "[train]\nsteps = 3\nbatch_size = 4\n[optimizer]\nwarmup_steps = 1\n"
+    )
+    assert main(["compare", "run.toml"]) == 0
+    assert "run.toml, random weights, 1 x 8 tokens" in capsys.readouterr().out
+    assert main(["train", "run.toml"]) == 0
+    before = {p: p.read_bytes() for p in (tiny / "runs").rglob("*") if p.is_file()}
+    assert main(["compare", "runs/run", "--batch-size", "3"]) == 0
+    assert "runs/run, step 3, 3 x 8 tokens" in capsys.readouterr().out
+    assert before == {p: p.read_bytes() for p in (tiny / "runs").rglob("*") if p.is_file()}
