@@ -28,7 +28,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 # Tests compile the same small programs again and again; a cache that lives as long as the tests halves their time.
-jax.config.update("jax_compilation_cache_dir", f"{os.environ['XDG_CACHE_HOME']}/compiled")
+compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR", f"{os.environ['XDG_CACHE_HOME']}/compiled")
+jax.config.update("jax_compilation_cache_dir", compiled)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

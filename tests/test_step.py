@@ -13,7 +13,7 @@ from models import TINY, random_like, random_tokens
 from jaxllm import GPT, GPTConfig, reference
 from jaxllm.layers import Dropout, dropout_mask
 from jaxllm.loss import cross_entropy
-from train.config import OptimizerConfig, TrainConfig
+from train.config import OptimizerConfig, RunConfig, TrainConfig
 from train.step import (
     TrainState,
     dropout_key,
@@ -60,32 +60,32 @@ def test_schedule_is_nanogpts() -> None:
     assert learning_rate_schedule(replace(OPTIMIZER, warmup_steps=0), 20)(20) == pytest.approx(0.01)
 
 
-def test_two_steps_by_hand() -> None:
-    """Loss, gradient norm, clipping and AdamW (Loshchilov and Hutter 2019, algorithm 2) in float64 NumPy."""
-    step, state = setup()
-    gradient = jax.jit(jax.grad(lambda p: cross_entropy(GPT(TINY).apply({"params": p}, X), Y)))
-    params = jax.tree.map(lambda p: np.asarray(p, np.float64), state.params)
-    m = v = jax.tree.map(np.zeros_like, params)
-    for t in (1, 2):
-        g = jax.tree.map(lambda g: np.asarray(g, np.float64), gradient(state.params))
-        norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(g)))
-        loss = reference.loss.cross_entropy(reference.gpt.forward(TINY, params, X), Y)
-        g = jax.tree.map(lambda g, norm=norm: g * min(1, 1.0 / norm), g)
-        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-        v = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g**2, v, g)
-        lr = 0.1 * t / 5
+def test_the_optimizer_agrees_with_its_twin() -> None:
+    """Schedule, clipping, moments and update of a matrix and a vector, from random moments, in float64."""
+    from train.compare import Subject, compare_optimizer
 
-        def move(p: Any, m: Any, v: Any, t: int = t, lr: float = lr) -> Any:
-            adam = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
-            return p - lr * (adam + (0.1 if p.ndim >= 2 else 0.0) * p)
+    params = random_like({"map": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}})
+    gradients = random_like(params, seed=1)  # longer than clip_norm
+    config = RunConfig(optimizer=OPTIMIZER, train=TrainConfig(steps=20))
+    subject = Subject("", TINY, config, params, None, 3, X, Y)
+    rows = compare_optimizer(subject, gradients, "float64")
+    assert len(rows) == 3 + 4 * 2
+    assert not [row for row in rows if not row.relative <= 1e-12]
 
-        params = jax.tree.map(move, params, m, v)
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_steps_agree_with_the_reference(n: int) -> None:
+    """Metrics and parameters of three steps; `test_training_twice.py` takes a hundred, in float64."""
+    step, state = setup(grad_accumulation=n)
+    state = state._replace(params=random_like(state.params, scale=0.3))
+    twin = reference.step.start(jax.device_get(state.params))
+    for _ in range(3):
         state, metrics = step(state, X, Y)
-        assert metrics["train_loss"] == pytest.approx(float(loss), rel=1e-5)
-        assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
-        assert metrics["learning_rate"] == pytest.approx(lr)
-        assert state.step == t
-        assert_close(state.params, params, 1e-4)
+        twin, wanted = reference.step.train_step(TINY, OPTIMIZER, 20, twin, X, Y, n)
+        assert metrics == {name: pytest.approx(value, rel=1e-5) for name, value in wanted.items()}
+    assert state.step == twin.step == 3
+    for name in ("token_embedding", "norm_final"):
+        assert_close(state.params[name], twin.params[name], 1e-5)
 
 
 def test_clipping() -> None:

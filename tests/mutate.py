@@ -1,0 +1,202 @@
+"""Breaks the JAX side in many small ways and shows that a test catches each: `python tests/mutate.py [WORD ...]`.
+
+A test that cannot fail proves nothing; an existing suite has let the sign of AdamW's decay pass
+(harvard-edge/cs249r_book#2058). mutmut and cosmic-ray break every operator and take hours; these are the slips that
+people make, each with the one test that must notice. The tests are first run on the code as it is. Each run is a fork of this
+process, with JAX loaded but not started, in a copy of the project. Exit 1 if one survives.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+ROOT = Path(__file__).parents[1]
+
+
+class Mutation(NamedTuple):
+    """What is broken, where, the text that is replaced (it must stand there once), by what, and who must notice."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+def twin(name: str, case: int = 0) -> str:
+    return f"test_twins.py::test_agrees_with_twin[{name}-{case}-float64-jit]"
+
+
+def module(name: str) -> str:
+    return f"test_twins.py::test_module_agrees_with_twin[{name}-float64-jit]"
+
+
+OPTIMIZER = "test_step.py::test_the_optimizer_agrees_with_its_twin"
+STEPS = "test_step.py::test_steps_agree_with_the_reference[2]"
+MODEL = "test_compare.py::test_the_model_agrees_and_every_intermediate_is_there"
+LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
+GPT, LOSS, SAMPLING, STEP = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py", "train/step.py"
+
+MUTATIONS = [
+    Mutation("bias subtracted", LAYERS, "else y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)", "else y - jnp.broadcast_to(bias.astype(y.dtype), y.shape)", twin("layers.linear", 1)),
+    Mutation("gradient of the kernel off by 1e-9", LAYERS, 'jnp.einsum("...d,...f->df", x, dy)', '(1 + 1e-9) * jnp.einsum("...d,...f->df", x, dy)', twin("layers.linear")),
+    Mutation("gradient of x off by 1e-9", LAYERS, "return dy @ kernel.T", "return (1 + 1e-9) * dy @ kernel.T", twin("layers.linear")),
+    Mutation("epsilon 1e-6", LAYERS, "EPSILON = 1e-5", "EPSILON = 1e-6", twin("layers.layer_norm")),
+    Mutation("unbiased variance", LAYERS, "jnp.square(centred).mean(-1, keepdims=True)", "jnp.square(centred).sum(-1, keepdims=True) / (x.shape[-1] - 1)", twin("layers.layer_norm")),
+    Mutation("epsilon outside the root", LAYERS, "jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)", "1 / (jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True)) + epsilon)", twin("layers.layer_norm")),
+    Mutation("norm without its scale", LAYERS, "y = x * jnp.broadcast_to(scale.astype(x.dtype), x.shape)", "y = x", twin("layers.layer_norm")),
+    Mutation("RMS norm takes off the mean", LAYERS, "z * jax.lax.rsqrt(jnp.square(z)", "(z - z.mean(-1, keepdims=True)) * jax.lax.rsqrt(jnp.square(z)", twin("layers.rms_norm")),
+    Mutation("GELU's constant in its last digit", LAYERS, "0.044715 * x * x * x)))", "0.044716 * x * x * x)))", twin("layers.gelu_tanh")),
+    Mutation("exact GELU without sqrt(2)", LAYERS, "jax.lax.erf(x * 0.5**0.5)", "jax.lax.erf(x)", twin("layers.gelu")),
+    Mutation("the tanh GELU under the exact one's name", LAYERS, '"gelu": gelu,', '"gelu": gelu_tanh,', module("MLP exact gelu")),
+    Mutation("ReLU that leaks", LAYERS, "return jnp.maximum(x, 0)", "return jnp.maximum(x, 1e-6 * x)", twin("layers.relu")),
+    Mutation("softmax over the wrong axis", LAYERS, "return z / z.sum(-1, keepdims=True)", "return z / z.sum(-2, keepdims=True)", twin("layers.softmax")),
+    Mutation("dropout without 1 / (1 - rate)", LAYERS, "return x * keep.astype(x.dtype)", "return x * (keep > 0).astype(x.dtype)", twin("layers.dropout")),
+    Mutation("negative tokens wrap around", EMBEDDINGS, "jnp.where(tokens < 0, table.shape[0], tokens)", "tokens", twin("embeddings.token_embedding", 1)),
+    Mutation("gradient of the head stopped at the table", EMBEDDINGS, "return token_logits(self.table, x)", "from jax.lax import stop_gradient\n        return token_logits(stop_gradient(self.table), x)", MODEL),
+    Mutation("the last positions instead of the first", EMBEDDINGS, "return table[:length]", "return table[-length:]", twin("embeddings.learned_positions")),
+    Mutation("sinusoids with base 1,000", EMBEDDINGS, "jnp.log(10000.0)", "jnp.log(1000.0)", twin("embeddings.sinusoidal_positions")),
+    Mutation("cosine before sine", EMBEDDINGS, "jnp.stack([jnp.sin(angle), jnp.cos(angle)]", "jnp.stack([jnp.cos(angle), jnp.sin(angle)]", twin("embeddings.sinusoidal_positions")),
+    Mutation("mask off by one: sees the next token", ATTENTION, "jnp.tril(jnp.ones((length, length), bool))", "jnp.tril(jnp.ones((length, length), bool), 1)", twin("attention.causal_mask", 1)),
+    Mutation("mask off by one: does not see itself", ATTENTION, "jnp.tril(jnp.ones((length, length), bool))", "jnp.tril(jnp.ones((length, length), bool), -1)", twin("attention.causal_mask", 1)),
+    Mutation("attention without its scale", ATTENTION, " * q.shape[-1] ** -0.5", "", twin("attention.attention_weights")),
+    Mutation("attention scaled by the length", ATTENTION, " * q.shape[-1] ** -0.5", " * q.shape[-2] ** -0.5", twin("attention.attention_weights")),
+    Mutation("masked scores at 0", ATTENTION, "jnp.finfo(dtype).min)", "0.0)", twin("attention.attention_weights", 1)),
+    Mutation("dropout of attention weights forgotten", ATTENTION, "(weights if keep is None else dropout(weights, keep))", "(weights)", twin("attention.scaled_dot_product_attention", 2)),
+    Mutation("heads merged in another order", ATTENTION, "    x = jnp.swapaxes(x, -2, -3)\n    return", "    return", twin("attention.merge_heads")),
+    Mutation("key heads dealt out in turn", ATTENTION, "jnp.repeat(x, n_heads // x.shape[-3], axis=-3)", "jnp.concatenate([x] * (n_heads // x.shape[-3]), axis=-3)", twin("attention.repeat_heads")),
+    Mutation("multi-head attention never masked", ATTENTION, "mask = causal_mask(x.shape[-2]) if self.causal else None", "mask = None", module("MultiHeadAttention")),
+    Mutation("first residual forgotten", GPT, "x = x + Dropout(c.dropout)(attention", "x = Dropout(c.dropout)(attention", MODEL),
+    Mutation("post-norm", GPT, "mlp(Norm(c.norm, c.use_bias, name=\"norm_2\")(x))", "Norm(c.norm, c.use_bias, name=\"norm_2\")(mlp(x))", MODEL),
+    Mutation("positions forgotten", GPT, "x = PositionEmbedding(c.context_length, c.position, name=\"position_embedding\")(x)", "PositionEmbedding(c.context_length, c.position, name=\"position_embedding\")(x)", MODEL),
+    Mutation("final norm's result not used", GPT, "x = Norm(c.norm, c.use_bias, name=\"norm_final\")(x)", "Norm(c.norm, c.use_bias, name=\"norm_final\")(x)", MODEL),
+    Mutation("untied head where a tied one was asked for", GPT, "if c.tie_embeddings:", "if not c.tie_embeddings:", MODEL),
+    Mutation("loss divided by the number of tokens, not of weights", LOSS, "/ weights.sum()", "/ weights.size", twin("loss.cross_entropy", 1)),
+    Mutation("loss in bits", LOSS, "return jnp.log(jnp.exp(z).sum(-1)) - chosen", "return (jnp.log(jnp.exp(z).sum(-1)) - chosen) / jnp.log(2.0)", twin("loss.token_losses")),
+    Mutation("top-k keeps one more", SAMPLING, "-min(k, logits.shape[-1]), None]", "-min(k + 1, logits.shape[-1]), None]", twin("sampling.top_k", 1)),
+    Mutation("top-p leaves out the token that reaches p", SAMPLING, "jnp.where(before < p,", "jnp.where(before + probability < p,", twin("sampling.top_p")),
+    Mutation("sign of weight decay", STEP, "weight_decay=config.weight_decay", "weight_decay=-config.weight_decay", OPTIMIZER),
+    Mutation("decay of vectors too", STEP, "p.ndim >= 2", "p.ndim >= 1", OPTIMIZER),
+    Mutation("betas swapped", STEP, "b1=config.beta1,\n            b2=config.beta2,", "b1=config.beta2,\n            b2=config.beta1,", OPTIMIZER),
+    Mutation("Adam's epsilon 1e-6", STEP, "weight_decay=config.weight_decay,", "weight_decay=config.weight_decay, eps=1e-6,", OPTIMIZER),
+    Mutation("bias correction dropped", STEP, "    return optax.chain(", "    optax.tree.bias_correction = lambda moment, decay, count: moment\n    return optax.chain(", OPTIMIZER),
+    Mutation("no clipping", STEP, "optax.clip_by_global_norm(config.clip_norm)", "optax.identity()", OPTIMIZER),
+    Mutation("clipping of each number, not of the norm", STEP, "optax.clip_by_global_norm(config.clip_norm)", "optax.clip(config.clip_norm)", OPTIMIZER),
+    Mutation("warm-up from 0", STEP, "highest * (now + 1)", "highest * now", OPTIMIZER),
+    Mutation("cosine down to 0", STEP, "lowest + (highest - lowest)", "(highest - lowest)", OPTIMIZER),
+    Mutation("only the last micro-batch counts", STEP, "return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_sum)(state.params, *micro)), None", "return jax.value_and_grad(loss_sum)(state.params, *micro), None", STEPS),
+    Mutation("gradient divided by windows, not tokens", STEP, "x / targets.size", "x / len(targets)", STEPS),
+    Mutation("norm of the update reported as the gradient's", STEP, "optax.tree.norm(grads)", "optax.tree.norm(updates)", STEPS),
+    Mutation("steps not counted", STEP, "TrainState(state.step + 1,", "TrainState(state.step,", STEPS),
+]  # fmt: skip
+
+
+def main(words: list[str]) -> int:
+    chosen = [m for m in MUTATIONS if not words or any(w in m.what for w in words)]
+    load_what_is_heavy()
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="jaxllm-mutate-") as work:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{work}/compiled"  # what a mutation leaves alone compiles once
+        untouched = [Mutation(test, LAYERS, "", "", test) for test in dict.fromkeys(m.test for m in chosen)]
+        for mutation, code, output in run_all(untouched, Path(work)):
+            if code != 0:
+                print(f"{mutation.test} fails on the code as it is:\n{output}")
+                return 1
+        survivors = 0
+        for mutation, code, output in run_all(chosen, Path(work)):
+            caught = code == 1  # pytest: tests were run and failed; anything else is no verdict
+            survivors += not caught
+            print(f"{'caught ' if caught else 'MISSED '} {mutation.what} ({mutation.test})", flush=True)
+            if not caught:
+                print(f"pytest exit code {code}:\n{output}")
+    seconds = time.perf_counter() - start
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutations caught, in {seconds:.0f} s")
+    return 1 if survivors else 0
+
+
+def load_what_is_heavy() -> None:
+    """So that each fork has it; not jaxllm and train, which a mutation may change, and no device."""
+    import flax.linen
+    import hypothesis
+    import jax
+    import optax
+    import orbax.checkpoint
+    import pytest
+
+    assert all((flax.linen, hypothesis, jax, optax, orbax.checkpoint, pytest))
+
+
+def run_all(mutations: list[Mutation], work: Path) -> Iterator[tuple[Mutation, int, str]]:
+    """Each mutation's test in a process of its own, as many at once as there are cores."""
+    running: dict[int, tuple[Mutation, Path]] = {}
+    waiting = list(mutations)
+    while waiting or running:
+        while waiting and len(running) < (os.cpu_count() or 1):
+            mutation = waiting.pop(0)
+            folder = Path(tempfile.mkdtemp(dir=work))
+            mutate(mutation, folder)
+            running[fork(mutation, folder)] = mutation, folder
+        child, status = os.wait()
+        mutation, folder = running.pop(child)
+        yield mutation, os.waitstatus_to_exitcode(status), (folder / "output").read_text(errors="replace")
+        shutil.rmtree(folder)
+
+
+def mutate(mutation: Mutation, folder: Path) -> None:
+    """A copy of the project with the one change."""
+    for name in ("jaxllm", "train", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    if mutation.old:
+        file = folder / mutation.file
+        text = file.read_text(encoding="utf-8")
+        if text.count(mutation.old) != 1:
+            raise SystemExit(
+                f"{mutation.what}: {mutation.old!r} stands {text.count(mutation.old)} times in {mutation.file}."
+            )
+        file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+
+
+def fork(mutation: Mutation, folder: Path) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX warns of forks; its threads have not been started
+        child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        with into(folder / "output"):
+            import pytest
+
+            os.chdir(folder)
+            sys.path.insert(0, str(folder))
+            code = int(pytest.main(["-n", "0", "--assert=plain", "-p", "no:cacheprovider", f"tests/{mutation.test}"]))
+    finally:
+        os._exit(code)
+
+
+@contextmanager
+def into(file: Path) -> Iterator[None]:
+    """Standard output and error of this process, also of what is not Python, into a file."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
