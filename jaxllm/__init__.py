@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _HOME = {"GPT": "jaxllm.gpt", "GPTConfig": "jaxllm.config", "InputError": "jaxllm.errors"}
 _MODULES = (
-    "attention", "data", "embeddings", "generate", "layers", "loss", "reference", "sampling", "tokenizers",
+    "attention", "compare", "data", "embeddings", "generate", "layers", "loss", "reference", "sampling", "tokenizers",
 )  # fmt: skip
 
 

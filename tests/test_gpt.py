@@ -7,73 +7,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import TINY, VARIANTS, random_gpt, random_like, random_tokens
+from models import TINY, VARIANTS, random_gpt, random_tokens
 
 from jaxllm import GPT, GPTConfig, InputError, reference
-from jaxllm.attention import CausalAttention, MultiHeadAttention, SelfAttention
-from jaxllm.embeddings import PositionEmbedding
+from jaxllm.compare import compare_model, random_parameters
+from jaxllm.deviation import Report
 from jaxllm.gpt import apply_with_intermediates, count_parameters
-from jaxllm.layers import MLP, Norm
 from jaxllm.loss import token_losses
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-4)])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_intermediate_agrees_with_the_reference(variant: str, dtype: str, tolerance: float, jit: bool) -> None:
+@pytest.mark.parametrize(("variant", "dtype"), [
+    *((variant, "float64") for variant in VARIANTS),
+    *((variant, dtype) for variant in ("gpt2", "grouped", "deep") for dtype in ("float32", "bfloat16")),
+])  # fmt: skip
+def test_model_agrees_with_the_reference(variant: str, dtype: str) -> None:
+    """Every intermediate, the gradient there and that of each parameter; bounds: jaxllm.compare.MODEL_TOLERANCES."""
     config = replace(TINY, **VARIANTS[variant])
-    tokens = random_tokens(config)
-    with jax.enable_x64(dtype == "float64"):
-        model, params = random_gpt(config, dtype)
-        f = jax.jit(apply_with_intermediates, static_argnums=0) if jit else apply_with_intermediates
-        logits, seen = f(model, params, tokens)
-        assert logits.dtype == dtype
+    params = jax.device_get(random_parameters(GPT(config)))
+    rows, _ = compare_model(config, params, random_tokens(config), random_tokens(config, seed=1), dtype)
+    report = Report.of(dtype, rows)
+    assert report.passed, report
+    assert {"forward", "backward", "gradient"} == {row.stage for row in rows}
+
+
+def test_intermediates_are_those_of_the_reference() -> None:
+    """Without jit, and without a gradient: the dict that a user asks for."""
+    tokens = random_tokens(TINY)
+    with jax.enable_x64(True):
+        model, params = random_gpt(TINY, "float64")
+        logits, seen = apply_with_intermediates(model, params, tokens)
+        plain = model.apply({"params": params}, tokens)
         seen, params = jax.device_get((seen, params))
-    want_logits, want = reference.gpt.forward_with_intermediates(config, params, tokens)
+    want_logits, want = reference.gpt.forward_with_intermediates(TINY, params, tokens)
     assert seen.keys() == want.keys()
     np.testing.assert_array_equal(logits, seen["logits"])
-    np.testing.assert_array_equal(reference.gpt.forward(config, params, tokens), want_logits)
+    np.testing.assert_array_equal(logits, plain)
+    np.testing.assert_array_equal(reference.gpt.forward(TINY, params, tokens), want_logits)
     for name, value in want.items():
-        np.testing.assert_allclose(seen[name], value, rtol=0, atol=tolerance * np.abs(value).max(), err_msg=name)
-
-
-MODULES = {
-    "Norm": (Norm(), reference.layers.norm),
-    "Norm rms": (Norm("rms_norm", use_bias=False), lambda p, x: reference.layers.norm(p, x, "rms_norm")),
-    "MLP": (MLP(7), reference.layers.mlp),
-    "MLP relu": (MLP(7, "relu", use_bias=False), lambda p, x: reference.layers.mlp(p, x, "relu")),
-    "PositionEmbedding": (PositionEmbedding(9), reference.embeddings.position_embedding),
-    "SelfAttention": (SelfAttention(4), reference.attention.self_attention),
-    "CausalAttention": (CausalAttention(4, use_bias=True), reference.attention.causal_attention),
-    "MultiHeadAttention": (MultiHeadAttention(3), lambda p, x: reference.attention.multi_head_attention(p, x, 3)),
-    "MultiHeadAttention wide": (
-        MultiHeadAttention(4, n_kv_heads=2, features=8, causal=False, use_bias=False),
-        lambda p, x: reference.attention.multi_head_attention(p, x, 4, 2, causal=False),
-    ),
-}
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("name", MODULES)
-def test_module_agrees_with_its_twin(name: str, batch: int, rng: np.random.Generator) -> None:
-    module, twin = MODULES[name]
-    x = rng.normal(size=(batch, 5, 6))
-    with jax.enable_x64(True):
-        params = random_like(module.init(jax.random.key(0), x)["params"])
-        got = module.apply({"params": params}, x)
-    np.testing.assert_allclose(got, twin(params, x), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(("module", "twin"), [
-    (SelfAttention(4), reference.attention.self_attention),
-    (MultiHeadAttention(2, causal=False), lambda p, x, c: reference.attention.multi_head_attention(p, x, 2, context=c, causal=False)),
-], ids=["SelfAttention", "MultiHeadAttention"])  # fmt: skip
-def test_cross_attention(module: SelfAttention, twin: object, rng: np.random.Generator) -> None:
-    x, context = rng.normal(size=(2, 5, 6)), rng.normal(size=(2, 7, 3))
-    with jax.enable_x64(True):
-        params = random_like(module.init(jax.random.key(0), x, context)["params"])
-        got = module.apply({"params": params}, x, context)
-    np.testing.assert_allclose(got, twin(params, x, context), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(seen[name], value, rtol=0, atol=1e-12 * np.abs(value).max(), err_msg=name)
 
 
 def test_bfloat16_computation_is_near_float32() -> None:

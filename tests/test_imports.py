@@ -34,8 +34,8 @@ def refuse(*_): raise RuntimeError("network at import")
 socket.socket.connect = refuse
 import jaxllm
 assert "jax" not in sys.modules
-import jaxllm.gpt, jaxllm.attention, jaxllm.data, jaxllm.generate, jaxllm.loss, jaxllm.sampling, jaxllm.tokenizers
-import train.cli
+import jaxllm.gpt, jaxllm.attention, jaxllm.compare, jaxllm.data, jaxllm.generate, jaxllm.loss, jaxllm.sampling, jaxllm.tokenizers
+import train.cli, train.compare
 import jax
 from jax._src import xla_bridge
 assert not xla_bridge._backends, "a device was opened at import"

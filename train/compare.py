@@ -16,7 +16,7 @@ from jaxllm.compare import TOLERANCES, arithmetic, compare_model, compare_parame
 from jaxllm.data import input_target_pairs
 from jaxllm.deviation import Report, Row, fold, measure, table
 from jaxllm.errors import InputError
-from train.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig, load_config
+from train.config import ModelConfig, RunConfig, TrainConfig, load_config
 from train.folder import load_run
 from train.prepare import prepare
 from train.report import replace_text
@@ -85,35 +85,46 @@ def compare_optimizer(subject: Subject, gradients: Any, dtype: str) -> list[Row]
     So a row that is off speaks of the optimizer alone. Parameters stay in `dtype` whatever the model computes in.
     """
     config, steps, step = subject.config.optimizer, subject.config.train.steps, subject.step
-    tolerance = TOLERANCES[dtype][1]
+    sampled = np.unique(np.linspace(0, steps, 1000).astype(np.int32))
     with arithmetic(dtype):
-        optimizer = make_optimizer(config, steps)
+        optimizer, schedule = make_optimizer(config, steps), learning_rate_schedule(config, steps)
         params, gradients = in_dtype(subject.params, dtype), in_dtype(gradients, dtype)
-        state = in_dtype(subject.opt_state or _some_moments(optimizer.init(params), gradients, step), dtype)
+        state = subject.opt_state
+        state = in_dtype(_some_moments(optimizer.init(params), gradients, step) if state is None else state, dtype)
         updates, new_state = jax.jit(optimizer.update)(gradients, state, params)
         got = {
+            "learning_rate": schedule(step),
+            "learning_rate, whole schedule": schedule(jnp.asarray(sampled)),
+            "gradient norm": optax.tree.norm(gradients),
             "parameters after it": optax.apply_updates(params, updates),
             "update": updates,
             "first moment": optax.tree.get(new_state, "mu"),
             "second moment": optax.tree.get(new_state, "nu"),
         }
-        sampled = np.unique(np.linspace(0, steps, 1000).astype(np.int32))
-        schedule = learning_rate_schedule(config, steps)
-        rate, rates = schedule(step), schedule(jnp.asarray(sampled))
-        norm = optax.tree.norm(gradients)
-    want = _reference_step(config, steps, step, *(_exact(x) for x in (params, gradients, state)))
-    want_rate = reference.optimizer.learning_rate(config, steps, step)
-    want_rates = [reference.optimizer.learning_rate(config, steps, int(s)) for s in sampled]
-    want_norm = reference.optimizer.global_norm(_exact(gradients))
-    rows = [
-        measure("optimizer step", "learning_rate", rate, want_rate, tolerance, dtype),
-        measure("optimizer step", "learning_rate, whole schedule", rates, want_rates, tolerance, dtype),
-        measure("optimizer step", "gradient norm", norm, want_norm, tolerance, dtype),
-    ]
-    for name in got:
-        ordered = {k: want[name][k] for k in sorted(want[name], key=lambda k: (len(k), k))}  # block_10 after block_9
-        rows += compare_parameters(f"optimizer step: {name}", got[name], ordered, tolerance, dtype)
+    want = _by_numpy(subject, sampled, *(_exact(tree) for tree in (params, gradients, state)))
+    rows, tolerance = [], TOLERANCES[dtype][1]
+    for name, value in want.items():
+        if isinstance(value, dict):
+            ordered = {k: value[k] for k in sorted(value, key=lambda k: (len(k), k))}  # block_10 after block_9
+            rows += compare_parameters(f"optimizer step: {name}", got[name], ordered, tolerance, dtype)
+        else:
+            rows.append(measure("optimizer step", name, got[name], value, tolerance, dtype))
     return rows
+
+
+def _by_numpy(subject: Subject, sampled: Any, params: Any, gradients: Any, state: Any) -> dict[str, Any]:
+    twin, config, steps, step = reference.optimizer, subject.config.optimizer, subject.config.train.steps, subject.step
+    moments = twin.Moments(step, optax.tree.get(state, "mu"), optax.tree.get(state, "nu"))
+    updates, moments = twin.update(config, steps, step, gradients, moments, params)
+    return {
+        "learning_rate": twin.learning_rate(config, steps, step),
+        "learning_rate, whole schedule": [twin.learning_rate(config, steps, int(s)) for s in sampled],
+        "gradient norm": twin.global_norm(gradients),
+        "parameters after it": jax.tree.map(np.add, params, updates),
+        "update": updates,
+        "first moment": moments.mu,
+        "second moment": moments.nu,
+    }
 
 
 def in_dtype(tree: Any, dtype: str) -> Any:
@@ -138,19 +149,6 @@ def _some_moments(state: Any, gradients: Any, step: int) -> Any:
     mu = jax.tree.map(lambda g: jnp.asarray(size * rng.standard_normal(g.shape), g.dtype), gradients)
     nu = jax.tree.map(lambda g: jnp.asarray(size**2 * rng.chisquare(3, g.shape), g.dtype), gradients)
     return optax.tree.set(state, count=jnp.asarray(step, jnp.int32), mu=mu, nu=nu)
-
-
-def _reference_step(config: OptimizerConfig, steps: int, step: int, params: Any, gradients: Any, state: Any) -> Any:
-    moments = reference.optimizer.Moments(step, optax.tree.get(state, "mu"), optax.tree.get(state, "nu"))
-    rate = reference.optimizer.learning_rate(config, steps, step)
-    clipped = reference.optimizer.clip_by_global_norm(gradients, config.clip_norm)
-    updates, moments = reference.optimizer.adamw(config, clipped, moments, params, rate)
-    return {
-        "parameters after it": jax.tree.map(np.add, params, updates),
-        "update": updates,
-        "first moment": moments.mu,
-        "second moment": moments.nu,
-    }
 
 
 def compare_command(

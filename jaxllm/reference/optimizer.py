@@ -66,3 +66,9 @@ def adamw(
         return -learning_rate * (m / (1 - b1**t) / (np.sqrt(n / (1 - b2**t)) + epsilon) + decay * p)
 
     return tree_map(update, mu, nu, params), Moments(t, mu, nu)
+
+
+def update(config: Any, steps: int, step: int, gradients: Any, moments: Moments, params: Any) -> tuple[Any, Moments]:
+    """Clipping, then AdamW at the learning rate of step `step`: what the optimizer of `train.step` does."""
+    clipped = clip_by_global_norm(gradients, config.clip_norm)
+    return adamw(config, clipped, moments, params, learning_rate(config, steps, step))

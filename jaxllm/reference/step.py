@@ -68,8 +68,10 @@ def train_step(
     Returns the new state and train_loss, learning_rate, grad_norm (before clipping).
     """
     mean_loss, gradients = accumulate(model, state.params, inputs, targets, micro_batches)
-    rate = optimizer.learning_rate(config, steps, state.step)
-    clipped = optimizer.clip_by_global_norm(gradients, config.clip_norm)
-    updates, moments = optimizer.adamw(config, clipped, state.moments, state.params, rate)
-    metrics = {"train_loss": mean_loss, "learning_rate": rate, "grad_norm": optimizer.global_norm(gradients)}
+    updates, moments = optimizer.update(config, steps, state.step, gradients, state.moments, state.params)
+    metrics = {
+        "train_loss": mean_loss,
+        "learning_rate": optimizer.learning_rate(config, steps, state.step),
+        "grad_norm": optimizer.global_norm(gradients),
+    }
     return State(state.step + 1, tree_map(np.add, state.params, updates), moments), metrics
