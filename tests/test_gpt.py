@@ -17,8 +17,8 @@ from jaxllm.loss import token_losses
 
 
 @pytest.mark.parametrize(("variant", "dtype"), [
-    *((variant, "float64") for variant in VARIANTS),
-    *((variant, dtype) for variant in ("gpt2", "grouped", "deep") for dtype in ("float32", "bfloat16")),
+    *((variant, "float64") for variant in VARIANTS if variant != "deep"),
+    *((variant, dtype) for variant in ("gpt2", "deep") for dtype in ("float32", "bfloat16")),
 ])  # fmt: skip
 def test_model_agrees_with_the_reference(variant: str, dtype: str) -> None:
     """Every intermediate, the gradient there and that of each parameter; bounds: jaxllm.compare.MODEL_TOLERANCES."""

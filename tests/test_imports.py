@@ -35,7 +35,7 @@ socket.socket.connect = refuse
 import jaxllm
 assert "jax" not in sys.modules
 import jaxllm.gpt, jaxllm.attention, jaxllm.compare, jaxllm.data, jaxllm.generate, jaxllm.loss, jaxllm.sampling, jaxllm.tokenizers
-import train.cli, train.compare
+import train.cli
 import jax
 from jax._src import xla_bridge
 assert not xla_bridge._backends, "a device was opened at import"
