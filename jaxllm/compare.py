@@ -4,8 +4,10 @@ maxtext and litgpt keep such comparisons inside their tests; here it is a functi
 their own, values and gradients, and the command `jaxllm compare` calls on a config or a trained run.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +20,8 @@ from jax import Array
 
 from jaxllm import reference
 from jaxllm.config import GPTConfig
-from jaxllm.deviation import Report, Row, largest, measure
+from jaxllm.deviation import Report, Row, compare_trees, measure, named_leaves
+from jaxllm.differences import along_directions, is_float, to_numpy
 from jaxllm.errors import InputError
 from jaxllm.gpt import GPT, apply_with_intermediates
 from jaxllm.loss import token_losses
@@ -27,8 +30,6 @@ from jaxllm.loss import token_losses
 TOLERANCES = {"float64": (1e-12, 1e-10), "float32": (1e-5, 1e-5), "bfloat16": (3e-2, 3e-2)}
 # Of a whole model, where errors add up from layer to layer.
 MODEL_TOLERANCES = {"float64": (1e-12, 1e-10), "float32": (1e-4, 1e-4), "bfloat16": (1e-1, 1e-1)}
-DIRECTIONS = 8  # along which a reference without a backward is differentiated numerically
-NUMERICAL = 1e-8  # relative error of those derivatives
 
 
 @contextmanager
@@ -53,15 +54,18 @@ def assert_close_to_reference(
 ) -> Report:
     """Raises AssertionError, with the table, unless value and gradients of `fn` agree with the NumPy reference.
 
-    `fn` is a JAX function, or a Linen module whose first argument then is its parameters. `args` are arrays, nested
-    dicts of arrays, or anything else that both take as it is. Arrays of floats are cast to `dtype` for `fn`, and
-    `reference_fn` gets the very same numbers in float64. Gradients are those of the sum of the result times random
-    numbers: against `reference_vjp(*args) -> (out, pullback)`, shaped like `jax.vjp` with None where there is no
-    derivative, or else against the differences of `reference_fn` along a few random directions.
+    `fn` is a JAX function, or a Linen module whose first argument then is its parameters. `args` is the list of
+    arguments: arrays, nested dicts and lists of arrays, and anything else that both take as it is. Arrays of floats
+    are cast to `dtype` for `fn`, and `reference_fn` gets the very same numbers in float64. They are what gradients
+    are taken of; a Python number is a constant (`np.asarray(0.7)` is an array). Results that are no floats must be
+    equal. Gradients are those of the sum of the result times random numbers: against
+    `reference_vjp(*args) -> (out, pullback)`, shaped like `jax.vjp` with None where there is no derivative, or else
+    against differences of `reference_fn` along a few random directions, good to 1e-8 where it is smooth.
 
-    An error is relative to the largest value of its tensor (of a parameter's gradient: of all parameters of its
-    module, because a single one may be zero but for rounding, as that of a key's bias). The defaults of `tolerance`
-    and `gradient_tolerance` are `TOLERANCES[dtype]`. Returns the report where all is well.
+    Errors are relative to the largest value of each tensor; a parameter's gradient that vanishes but for rounding
+    (that of a key's bias) is measured on the scale of its module. `tolerance` and `gradient_tolerance` are
+    `TOLERANCES[dtype]` unless given. Returns the report where all is well. Raises InputError or ValueError where the
+    two cannot be compared.
     """
     report = compare_function(
         fn, reference_fn, args, reference_vjp=reference_vjp, dtype=dtype, tolerance=tolerance,
@@ -84,42 +88,27 @@ def compare_function(
     seed: int = 0,
 ) -> Report:
     """The report of `assert_close_to_reference`, whatever it says."""
-    value_tolerance, slope_tolerance = TOLERANCES.get(dtype, (0.0, 0.0))
-    value_tolerance = value_tolerance if tolerance is None else tolerance
-    slope_tolerance = slope_tolerance if gradient_tolerance is None else gradient_tolerance
+    if not isinstance(args, list | tuple):
+        raise InputError(f"args is one {type(args).__name__}, but it must be the list of arguments: write [x].")
     with arithmetic(dtype):
         ours = [jax.tree.map(lambda x: _cast(x, dtype), a) for a in args]
         got, pullback = _vjp(_as_function(fn), ours)
         cotangents = jax.tree.map(partial(_cotangent, rng=np.random.default_rng(seed)), got)
         gradients = pullback(cotangents)
-    exact, pulled = jax.tree.map(_exact, ours), jax.tree.map(_exact, cotangents)
-    rows = _compare_trees("value", got, reference_fn(*exact), value_tolerance, dtype)
-    if not _is_differentiable(got) or any(row.note for row in rows):  # other shapes: no gradients to compare
-        return Report.of(dtype, rows)
+    bounds = TOLERANCES[dtype]
+    bound = bounds[0] if tolerance is None else tolerance
+    gradient_bound = bounds[1] if gradient_tolerance is None else gradient_tolerance
+    rows = _compare_values(got, reference_fn(*to_numpy(ours)), bound, dtype)
+    if not any(map(is_float, jax.tree.leaves(got))) or not all(math.isfinite(row.relative) for row in rows):
+        return Report.of(dtype, rows)  # nothing to differentiate, or no sense in it
     if reference_vjp is None:
         for i, gradient in gradients.items():
-            along = _along_directions(reference_fn, exact, i, gradient, pulled, np.random.default_rng(seed + 1))
-            name = f"argument {i}, along {DIRECTIONS} directions"
-            rows.append(measure("gradient", name, *along, max(slope_tolerance, NUMERICAL), dtype))
-        return Report.of(dtype, rows)
-    wanted = reference_vjp(*exact)[1](pulled)
-    if len(wanted) != len(args):
-        raise ValueError(f"reference_vjp returned {len(wanted)} gradients for {len(args)} arguments (None: none).")
-    for i, gradient in gradients.items():
-        rows += _compare_trees("gradient", gradient, wanted[i], slope_tolerance, dtype, f"argument {i}")
+            rows.append(along_directions(reference_fn, ours, i, gradient, cotangents, gradient_bound, dtype, seed))
+    else:
+        wanted = _reference_gradients(reference_vjp, ours, cotangents, set(gradients))
+        for i, gradient in gradients.items():
+            rows += compare_trees("gradient", gradient, wanted[i], gradient_bound, dtype, f"argument {i}", True)
     return Report.of(dtype, rows)
-
-
-def _vjp(function: Callable[..., Any], args: list[Any]) -> tuple[Any, Callable[[Any], dict[int, Any]]]:
-    """Like `jax.vjp`, but the pullback gives the gradients of those arguments that have one, by their number."""
-    varied = [i for i, a in enumerate(args) if _is_differentiable(a)]
-
-    def of_varied(*arguments: Any) -> Any:
-        given = dict(zip(varied, arguments, strict=True))
-        return function(*[given.get(i, a) for i, a in enumerate(args)])
-
-    out, pullback = jax.vjp(of_varied, *[args[i] for i in varied])
-    return out, lambda dy: dict(zip(varied, pullback(dy), strict=True))
 
 
 def _as_function(fn: Callable[..., Any] | nn.Module) -> Callable[..., Any]:
@@ -128,85 +117,71 @@ def _as_function(fn: Callable[..., Any] | nn.Module) -> Callable[..., Any]:
     return fn
 
 
-def _is_float(x: Any) -> bool:
-    return isinstance(x, np.ndarray | jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
-
-
-def _is_differentiable(tree: Any) -> bool:
-    """Whether all leaves are arrays of floats."""
-    leaves = jax.tree.leaves(tree)
-    return bool(leaves) and all(map(_is_float, leaves))
-
-
 def _cast(x: Any, dtype: str) -> Any:
-    if _is_float(x):
+    if is_float(x):
         return jnp.asarray(x, dtype)
     return jnp.asarray(x) if isinstance(x, np.ndarray) else x
 
 
-def _exact(x: Any) -> Any:
-    """The same numbers for NumPy."""
-    if not isinstance(x, jax.Array):
-        return x
-    return np.asarray(x, np.float64) if _is_float(x) else np.asarray(x)
+def _vjp(function: Callable[..., Any], args: list[Any]) -> tuple[Any, Callable[[Any], dict[int, Any]]]:
+    """Like `jax.vjp`, but of the arrays of floats only, wherever in the arguments they are.
+
+    The pullback gives, for each argument that holds any, a tree like it with None for all that is constant.
+    """
+    leaves: list[Any]
+    structure: Any
+    leaves, structure = jax.tree.flatten(args)
+    varied = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
+
+    def of_varied(*arrays: Any) -> Any:
+        given = dict(zip(varied, arrays, strict=True))
+        out = function(*structure.unflatten([given.get(i, leaf) for i, leaf in enumerate(leaves)]))
+        return jax.tree.map(jnp.asarray, out)
+
+    out, pullback = jax.vjp(of_varied, *[leaves[i] for i in varied])
+    if not jax.tree.leaves(out) or any(jnp.issubdtype(y.dtype, jnp.complexfloating) for y in jax.tree.leaves(out)):
+        raise InputError("fn must return arrays of real numbers, integers or bools, at least one.")
+
+    def gradients(dy: Any) -> dict[int, Any]:
+        given = dict(zip(varied, pullback(dy), strict=True))
+        trees = structure.unflatten([given.get(i) for i in range(len(leaves))])
+        return {i: tree for i, tree in enumerate(trees) if jax.tree.leaves(tree)}
+
+    return out, gradients
 
 
 def _cotangent(y: Array, rng: np.random.Generator) -> Any:
-    if not _is_float(y):
+    if not is_float(y):
         return np.zeros(np.shape(y), jax.dtypes.float0)
     return jnp.asarray(rng.normal(size=y.shape), y.dtype)
 
 
-def _compare_trees(stage: str, got: Any, want: Any, tolerance: float, dtype: str, root: str = "") -> list[Row]:
-    """A row for each leaf; a parameter is measured on the scale of all parameters of its module."""
-    if not isinstance(got, dict):
-        leaves, wants = jax.tree.leaves(got), jax.tree.leaves(want)
-        if len(leaves) != len(wants):
-            raise ValueError(f"{stage} {root}: {len(leaves)} arrays, but the reference has {len(wants)}.")
-        names = [root or "result"] if len(leaves) == 1 else [f"{root or 'result'}[{i}]" for i in range(len(leaves))]
-        return [measure(stage, *row, tolerance, dtype) for row in zip(names, leaves, wants, strict=True)]
-    return compare_parameters(stage, got, want, tolerance, dtype, f"{root}/" if root else "")
-
-
-def compare_parameters(stage: str, got: Any, want: Any, tolerance: float, dtype: str, root: str = "") -> list[Row]:
-    """A row for each leaf of two nested dicts, measured on the scale of all leaves of its innermost dict."""
-    ours, theirs = flatten_dict(got), flatten_dict(want)
-    if ours.keys() != theirs.keys():
-        odd = "/".join(sorted(ours.keys() ^ theirs.keys())[0])
-        raise ValueError(f"{stage}: {root}{odd} is in one of the two only.")
-    scales: dict[tuple[str, ...], float] = {}
-    for path, leaf in theirs.items():
-        scales[path[:-1]] = max(scales.get(path[:-1], 0.0), largest(leaf))
+def _compare_values(got: Any, want: Any, tolerance: float, dtype: str) -> list[Row]:
+    """Floats within tolerance, everything else equal."""
+    floats = {name for name, y in named_leaves(got).items() if is_float(y)}
+    rows = compare_trees("value", got, want, tolerance, dtype)
     return [
-        measure(stage, root + "/".join(path), ours[path], leaf, tolerance, dtype, scales[path[:-1]])
-        for path, leaf in theirs.items()
+        row if (row.name if row.name != "result" else "") in floats else replace(row, tolerance=0.0) for row in rows
     ]
 
 
-def _along_directions(
-    function: Callable[..., Any], args: list[Any], i: int, gradient: Any, cotangents: Any, rng: np.random.Generator
-) -> tuple[Any, Any]:
-    """The derivative along random directions of argument `i`: by `gradient`, and by differences of `function`.
-
-    (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h, whose error is of the order of h^4.
-    """
-    h, got, want = 1e-3, [], []
-    for _ in range(DIRECTIONS):
-        v = jax.tree.map(lambda x: rng.normal(size=x.shape), args[i])
-
-        def at(t: float, v: Any = v) -> float:
-            moved = jax.tree.map(lambda x, d: x + t * d, args[i], v)
-            values = jax.tree.map(lambda y: np.where(np.isinf(y), 0, y), function(*args[:i], moved, *args[i + 1 :]))
-            return _dot(values, cotangents)
-
-        got.append(_dot(jax.tree.map(_exact, gradient), v))
-        want.append((8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h))
-    return got, want
-
-
-def _dot(a: Any, b: Any) -> float:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return float(sum(np.sum(x * y) for x, y in pairs))
+def _reference_gradients(reference_vjp: Callable[..., Any], args: Any, cotangents: Any, compared: set[int]) -> Any:
+    gradients = reference_vjp(*to_numpy(args))[1](to_numpy(cotangents))
+    if not isinstance(gradients, list | tuple) or len(gradients) != len(args):
+        raise ValueError(
+            f"the pullback of reference_vjp must return a tuple of {len(args)} gradients, one for each argument and "
+            f"None where there is none, but it returned {type(gradients).__name__} "
+            f"{getattr(gradients, 'shape', None) or len(gradients)}."
+        )
+    for i, gradient in enumerate(gradients):
+        if gradient is None and i in compared:
+            raise ValueError(f"reference_vjp gives None for argument {i}, which holds an array of floats.")
+        if i not in compared and jax.tree.leaves(gradient):
+            raise ValueError(
+                f"reference_vjp gives a gradient for argument {i}, which is no array of floats; pass it as one, for "
+                "example np.asarray(0.7), or return None."
+            )
+    return gradients
 
 
 def random_parameters(model: GPT, seed: int = 0) -> Any:
@@ -233,36 +208,36 @@ def random_parameters(model: GPT, seed: int = 0) -> Any:
 
 
 def compare_model(
-    config: GPTConfig, params: Any, inputs: Any, targets: Any, dtype: str = "float32", tolerance: float | None = None
+    config: GPTConfig, params: Any, inputs: Any, targets: Any, dtype: str = "float32"
 ) -> tuple[list[Row], Any]:
     """The GPT against its reference on inputs and targets [B, T], without dropout; rows, and JAX's gradients.
 
     Stages: `forward`, every intermediate in the order of computation, then the mean loss; `backward`, the gradient of
     the loss at the intermediates, from the top down (attention weights are left out, because the model need not hold
     them, and `residual_1`, whose gradient is that of the attention's result); `gradient`, that of each parameter.
-    Tolerances are `MODEL_TOLERANCES[dtype]`, or `tolerance` for all. The reference gets the very same parameters.
+    Tolerances are `MODEL_TOLERANCES[dtype]`. The reference gets the very same parameters.
     """
-    forward_tolerance, tolerance = (tolerance,) * 2 if tolerance else MODEL_TOLERANCES[dtype]
     with arithmetic(dtype):
         params = jax.tree.map(lambda p: jnp.asarray(p, "float64" if dtype == "float64" else "float32"), params)
         model = GPT(config, None if dtype == "float64" else dtype)
-        got_loss, seen, felt, gradients = jax.device_get(_run_model(model, params, inputs, targets))
-    exact = jax.tree.map(_exact, params)
+        run = jax.jit(lambda *arrays: _run_model(model, *arrays))  # anew each time: nothing remembered from before
+        got_loss, seen, felt, gradients = jax.device_get(run(params, inputs, targets))
+    tolerance, gradient_tolerance = MODEL_TOLERANCES[dtype]
+    exact = to_numpy(params)
     logits, want_seen = reference.gpt.forward_with_intermediates(config, exact, inputs)
-    rows = [measure("forward", name, seen[name], want, forward_tolerance, dtype) for name, want in want_seen.items()]
+    rows = [measure("forward", name, seen[name], want, tolerance, dtype) for name, want in want_seen.items()]
     want_loss = reference.loss.cross_entropy(logits, targets)
-    rows.append(measure("forward", "loss", got_loss, want_loss, forward_tolerance, dtype))
+    rows.append(measure("forward", "loss", got_loss, want_loss, tolerance, dtype))
     want_felt: dict[str, Any] = {}
     _, want_gradients = reference.step.accumulate(config, exact, inputs, targets, felt=want_felt)
     rows += [
-        measure("backward", name, felt[name], want / np.size(targets), tolerance, dtype)
+        measure("backward", name, felt[name], want / np.size(targets), gradient_tolerance, dtype)
         for name, want in want_felt.items()
         if name in felt
     ]
-    return rows + compare_parameters("gradient", gradients, want_gradients, tolerance, dtype), gradients
+    return rows + compare_trees("gradient", gradients, want_gradients, gradient_tolerance, dtype, "", True), gradients
 
 
-@partial(jax.jit, static_argnums=0)
 def _run_model(model: GPT, params: Any, inputs: Array, targets: Array) -> tuple[Array, Any, Any, Any]:
     """Loss, intermediates, the loss's gradients at the intermediates, and at the parameters.
 

@@ -5,14 +5,15 @@ where two models part. Here every tensor is measured on its own scale, in the or
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-JUMP = 10  # times the largest error before, where that is above JUMP roundings
+JUMP = 10  # times the largest error before, and above the tolerance over JUMP
+VANISHES = 1e-12  # of its module's largest: a gradient in float64 that is zero but for rounding
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Row:
         """Whether the error is within tolerance."""
         return self.relative <= self.tolerance
 
+    @property
+    def share(self) -> float:
+        """How much of the tolerance the error takes."""
+        if self.relative == 0:
+            return 0.0
+        return self.relative / self.tolerance if self.tolerance else math.inf
+
 
 def measure(
     stage: str, name: str, got: Any, want: Any, tolerance: float, dtype: str, scale: float | None = None
@@ -41,24 +49,77 @@ def measure(
     """The row for an array `got`, computed in `dtype`, and its reference `want`.
 
     Errors are taken relative to `scale`, the largest finite absolute value of `want` unless given; where that is 0 or
-    too small for the dtype, they are absolute. NaN in both places, or the same infinity, is agreement; in one alone
-    the error is inf.
+    too small for the dtype, they are absolute. The same infinity in both is agreement, and so is NaN in both, but a
+    tensor of nothing but NaN shows nothing and fails; NaN in one alone is an error of inf.
     """
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     if got.shape != want.shape:
-        note = f"shape {got.shape}, but the reference has {want.shape}"
-        return Row(stage, name, got.shape, math.inf, math.inf, math.inf, tolerance, note=note)
+        return failed_row(stage, name, got.shape, tolerance, f"the reference has shape {want.shape}")
+    lost = np.isnan(got) & np.isnan(want)
+    if lost.all() and lost.size:
+        return failed_row(stage, name, got.shape, tolerance, "nothing but NaN in both")
     with np.errstate(invalid="ignore"):
-        error = np.where((got == want) | (np.isnan(got) & np.isnan(want)), 0.0, np.abs(got - want))
+        error = np.where((got == want) | lost, 0.0, np.abs(got - want))
     max_abs = float(np.nan_to_num(error, nan=math.inf, posinf=math.inf).max(initial=0.0))
     scale = largest(want) if scale is None else scale
     scale = scale if scale >= float(jnp.finfo(dtype).tiny) else 1.0
     ulp = float(jnp.finfo(dtype).eps) * 2.0 ** math.floor(math.log2(scale))
-    return Row(stage, name, got.shape, max_abs, max_abs / scale, max_abs / ulp, tolerance)
+    note = f"{lost.sum()} NaN in both" if lost.any() else ""
+    return Row(stage, name, got.shape, max_abs, max_abs / scale, max_abs / ulp, tolerance, note=note)
+
+
+def failed_row(stage: str, name: str, shape: tuple[int, ...], tolerance: float, note: str) -> Row:
+    """A row beyond any tolerance, and why."""
+    return Row(stage, name, shape, math.inf, math.inf, math.inf, tolerance, note=note)
+
+
+def named_leaves(tree: Any, root: str = "") -> dict[str, Any]:
+    """The leaves of nested dicts, lists and tuples by path, `block_0/norm_1/scale`, in their own order."""
+    if isinstance(tree, Mapping):
+        items: Iterable[tuple[Any, Any]] = tree.items()
+    elif isinstance(tree, list | tuple):
+        items = enumerate(tree)
+    else:
+        return {} if tree is None else {root: tree}
+    return {path: x for key, inner in items for path, x in named_leaves(inner, f"{root}/{key}".lstrip("/")).items()}
+
+
+def compare_trees(
+    stage: str, got: Any, want: Any, tolerance: float, dtype: str, root: str = "", share_scale: bool = False
+) -> list[Row]:
+    """A row for each leaf, each on its own scale, in the order of `want`.
+
+    `share_scale` is for gradients of parameters: one that vanishes but for rounding, as that of a key's bias, is
+    measured on the scale of its module (the leaves beside it). Raises ValueError where a leaf is in one tree only.
+    """
+    ours, theirs = named_leaves(got, root), named_leaves(want, root)
+    if ours.keys() != theirs.keys():
+        here, there = (
+            sorted(name or "one array" for name in odd)
+            for odd in (ours.keys() - theirs.keys(), theirs.keys() - ours.keys())
+        )
+        raise ValueError(
+            f"{stage}: only ours has {here}, only the reference has {there}; both must hold the same arrays."
+        )
+    scales = {name: largest(leaf) for name, leaf in theirs.items()}
+    modules: dict[str, float] = {}
+    for name, scale in scales.items():
+        modules[_module(name)] = max(scale, modules.get(_module(name), 0.0))
+    if share_scale:
+        scales = {n: s if s > VANISHES * modules[_module(n)] else modules[_module(n)] for n, s in scales.items()}
+    return [
+        measure(stage, name or "result", ours[name], leaf, tolerance, dtype, scales[name])
+        for name, leaf in theirs.items()
+    ]
+
+
+def _module(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def largest(x: Any) -> float:
     """The largest finite absolute value, 0 where there is none."""
+    x = np.asarray(x, np.float64)
     return float(np.abs(x, where=np.isfinite(x), out=np.zeros(np.shape(x))).max(initial=0.0))
 
 
@@ -71,10 +132,10 @@ class Report:
 
     @classmethod
     def of(cls, dtype: str, rows: Iterable[Row]) -> "Report":
-        """A report that marks the first row whose error is `JUMP` times all errors before it."""
-        marked, before, found = [], JUMP * float(jnp.finfo(dtype).eps), False
+        """A report that marks the first row whose error is `JUMP` times all before it and no rounding."""
+        marked, before, found = [], 0.0, False
         for row in rows:
-            jump = not found and row.relative > JUMP * before
+            jump = not found and row.relative > JUMP * before and row.relative > row.tolerance / JUMP
             found, before = found or jump, max(before, row.relative)
             marked.append(replace(row, jump=jump))
         return cls(dtype, tuple(marked))
@@ -95,12 +156,11 @@ class Report:
         """One sentence: how many comparisons, and the worst or the first that failed."""
         failed = [row for row in self.rows if not row.passed]
         if failed:
-            first = next((row for row in self.rows if row.jump and not row.passed), failed[0])
             return (
                 f"{self.dtype}: {len(failed)} of {len(self.rows)} comparisons are beyond tolerance; "
-                f"look at {first.stage} {first.name} first"
+                f"look at {failed[0].stage} {failed[0].name} first"
             )
-        worst = max(self.rows, key=lambda row: row.relative / row.tolerance)
+        worst = max(self.rows, key=lambda row: row.share)
         return (
             f"{self.dtype}: all {len(self.rows)} comparisons within tolerance; closest to it is {worst.stage} "
             f"{worst.name} with {worst.relative:.1e} of {worst.tolerance:.0e}"
@@ -140,7 +200,7 @@ def fold(rows: Iterable[Row]) -> list[Row]:
         groups.setdefault((row.stage, row.name.split("/")[0]), []).append(row)
     out = []
     for (_, top), group in groups.items():
-        worst = max(group, key=lambda row: (not row.passed, row.relative / row.tolerance))
+        worst = max(group, key=lambda row: (not row.passed, row.share))
         inner = worst.name.removeprefix(top + "/")
         name = worst.name if len(group) == 1 else f"{top} (worst of {len(group)}: {inner})"
         out.append(replace(worst, name=name, jump=any(row.jump for row in group)))

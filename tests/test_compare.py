@@ -63,6 +63,7 @@ def test_what_is_measured() -> None:
     ([0, 0], [1e-138, 0], True),  # there is no such float32
     ([True, False], [True, True], False),
     ([], [], True),
+    ([math.nan, math.nan], [math.nan, math.nan], False),  # shows nothing
 ])  # fmt: skip
 def test_verdicts(got: Any, want: Any, agree: bool) -> None:
     assert row(got, want).passed is agree
@@ -73,8 +74,9 @@ def errors(*relative: float) -> Report:
 
 
 def test_the_first_jump_is_marked() -> None:
-    assert [r.jump for r in errors(0, 1e-7, 5e-7, 1e-5, 1e-3, 1e-1).rows] == [0, 0, 0, 0, 1, 0]
+    assert [r.jump for r in errors(0, 1e-7, 5e-7, 4e-6, 1e-3, 1e-1).rows] == [0, 0, 0, 0, 1, 0]
     assert not any(r.jump for r in errors(1e-6, 9e-6, 8e-5).rows)
+    assert [r.jump for r in errors(0, 1e-7, 1.1e-5).rows] == [0, 0, 1]  # far above what was, though within tolerance
     assert [r.jump for r in errors(0, math.inf, math.inf).rows] == [0, 1, 0]
 
 
@@ -150,6 +152,13 @@ def test_a_nan_gradient_is_found() -> None:
         assert report.rows[0].passed and not report.rows[1].passed
 
 
+def test_a_model_of_nan_does_not_agree() -> None:
+    params = jax.tree.map(lambda p: p * math.nan, random_parameters(GPT(TINY)))
+    rows, _ = compare_model(TINY, params, random_tokens(TINY, 1), random_tokens(TINY, 1))
+    assert not any(row.passed for row in rows)
+    assert "nothing but NaN in both" in str(Report.of("float32", rows))
+
+
 def test_modules_integers_and_several_results() -> None:
     module = MLP(5)
     params = module.init(jax.random.key(0), jnp.asarray(X, "float32"))["params"]
@@ -181,16 +190,145 @@ def test_a_keys_bias_is_measured_with_its_kernel() -> None:
     assert 0 < bias.relative < 1e-5
 
 
-def test_mistakes_in_the_call() -> None:
-    with pytest.raises(ValueError, match="returned 2 gradients for 1 arguments"):
-        assert_close_to_reference(mish, mish_twin, [X], reference_vjp=lambda x: (mish_twin(x), lambda dy: (dy, dy)))
-    with pytest.raises(ValueError, match="2 arrays, but the reference has 1"):
-        assert_close_to_reference(lambda x: (x, x), lambda x: x, [X])
-    with pytest.raises(ValueError, match="b is in one of the two only"):
-        assert_close_to_reference(lambda x: {"a": x, "b": x}, lambda x: {"a": x}, [X])
+def sloped(slope: float) -> Any:
+    """x^2 with a wrong derivative."""
+    f = jax.custom_jvp(lambda x: x**2)
+    f.defjvp(lambda xs, ts: (xs[0] ** 2, slope * ts[0]))
+    return f
+
+
+@pytest.mark.parametrize(("fn", "twin", "args", "result"), [
+    (lambda f: lambda x: (f(x), x.argmax()), lambda x: (x**2, x.argmax()), [X], "result beside an integer"),
+    (lambda f: lambda d: f(d["x"]), lambda d: d["x"] ** 2, [{"x": X, "n": np.array(2)}], "argument beside an integer"),
+    (lambda f: lambda d: f(d["x"]), lambda d: d["x"] ** 2, [{"x": X, "n": 2.0}], "argument beside a number"),
+    (lambda f: lambda xs: f(xs[0]) + xs[1], lambda xs: xs[0] ** 2 + xs[1], [[X, X]], "list"),
+    (lambda f: f, lambda x: x**2, [np.asarray(0.7)], "0-d array"),
+    (lambda f: f, lambda x: x**2, [np.float64(0.7)], "NumPy number"),
+    (lambda f: lambda x: {"a": (f(x), 1.0)}, lambda x: {"a": (x**2, 1.0)}, [X], "nested result with a number"),
+    (lambda f: lambda x, key: f(x), lambda x, key: x**2, [jnp.asarray(X, "float32"), jax.random.key(0)], "beside a key"),
+], ids=lambda v: v if isinstance(v, str) else "")  # fmt: skip
+def test_no_gradient_is_left_out(fn: Any, twin: Any, args: Any, result: str) -> None:
+    def backward(*args: Any) -> Any:
+        def pullback(dy: Any) -> Any:
+            dy = dy["a"][0] if isinstance(dy, dict) else dy[0] if isinstance(dy, tuple) else dy
+            x = args[0]
+            if isinstance(x, list):
+                first: Any = [2 * x[0] * dy, dy]
+            else:
+                first = {"x": 2 * x["x"] * dy, "n": None} if isinstance(x, dict) else 2 * x * dy
+            return first, *[None] * (len(args) - 1)
+
+        return twin(*args), pullback
+
+    for reference_vjp in (backward, None):
+        assert_close_to_reference(fn(lambda x: x**2), twin, args, reference_vjp=reference_vjp)
+        with pytest.raises(AssertionError, match="look at gradient argument 0"):
+            assert_close_to_reference(fn(sloped(7.0)), twin, args, reference_vjp=reference_vjp)
+
+
+def test_each_result_has_its_own_scale_and_integers_are_equal() -> None:
+    with pytest.raises(AssertionError, match="look at value loss first"):
+        assert_close_to_reference(
+            lambda x: {"logits": 1e7 * x, "loss": 3 * x.sum()}, lambda x: {"logits": 1e7 * x, "loss": x.sum()}, [X]
+        )
+    for dtype in ("bfloat16", "float32"):
+        with pytest.raises(AssertionError, match="look at value result first"):
+            assert_close_to_reference(lambda x: jnp.arange(1000) + 1, lambda x: np.arange(1000), [X], dtype=dtype)
+
+
+def test_a_small_gradient_beside_a_large_one_is_seen() -> None:
+    """Only what vanishes but for rounding is measured on its module's scale."""
+    params = {"w": X, "b": np.ones(4)}
+    stop = jax.lax.stop_gradient
+    for ours, right in (
+        (lambda p: 3e5 * p["w"] + p["b"][None], True),
+        (lambda p: 3e5 * p["w"] + stop(p["b"])[None], False),
+    ):
+        report = compare_function(
+            ours, lambda p: 3e5 * p["w"] + p["b"], [params], tolerance=1e-3,
+            reference_vjp=lambda p: (3e5 * p["w"] + p["b"], lambda dy: ({"w": 3e5 * dy, "b": dy.sum(0)},)),
+        )  # fmt: skip
+        assert report.passed is right
+
+
+def test_a_reference_that_changes_its_input_changes_nothing() -> None:
+    def careless(x: np.ndarray) -> np.ndarray:
+        x *= 0.5
+        return 4 * x**2
+
+    assert_close_to_reference(lambda x: x**2, careless, [X])
+    for dtype in ("float32", "float64"):
+        backward = lambda x: (careless(x), lambda dy: (4 * x * dy,))  # noqa: E731
+        assert_close_to_reference(lambda x: x**2, careless, [X], reference_vjp=backward, dtype=dtype)
+
+
+def test_cotangents_are_random() -> None:
+    """Softmax keeps its sum: with ones for a cotangent its gradient would be 0 whatever the code does."""
+    wrong = jax.custom_jvp(jaxllm.layers.softmax)
+    wrong.defjvp(lambda xs, ts: (jaxllm.layers.softmax(*xs), 2 * jax.jvp(jaxllm.layers.softmax, xs, ts)[1]))
+    twin = reference.layers.softmax
+    for backward in (None, reference.layers.softmax_vjp):
+        with pytest.raises(AssertionError, match="gradient argument 0"):
+            assert_close_to_reference(wrong, twin, [X], reference_vjp=backward)
+
+
+@pytest.mark.parametrize(("fn", "twin", "x"), [
+    (jax.nn.relu, lambda x: np.maximum(x, 0), np.random.default_rng(0).normal(size=(32, 32))),
+    (jnp.log, np.log, np.random.default_rng(0).random((8, 8)) / 100),
+])  # fmt: skip
+def test_where_differences_are_of_no_use_it_says_so(fn: Any, twin: Any, x: np.ndarray) -> None:
+    report = compare_function(fn, twin, [x])
+    assert report.rows[0].passed
+    assert report.passed or "the reference is not smooth here" in str(report) and "give reference_vjp" in str(report)
+    assert compare_function(fn, twin, [x + 3]).passed
+
+
+def test_differences_step_as_far_as_the_numbers_are_large() -> None:
+    assert_close_to_reference(lambda x: jnp.sin(1e4 * x), lambda x: np.sin(1e4 * x), [1e-4 * X], tolerance=1e-4)
+
+
+def test_no_tolerance_at_all() -> None:
+    report = compare_function(
+        lambda x: x, lambda x: x, [X], tolerance=0.0, reference_vjp=lambda x: (x, lambda dy: (dy,))
+    )
+    assert report.passed and "all 2 comparisons" in report.summary()
+    assert not compare_function(lambda x: x + 1, lambda x: x, [X], tolerance=0.0).passed
+
+
+def test_the_bounds_are_those_of_the_readme() -> None:
+    assert jaxllm.compare.TOLERANCES == {"float64": (1e-12, 1e-10), "float32": (1e-5, 1e-5), "bfloat16": (3e-2, 3e-2)}
+    assert jaxllm.compare.MODEL_TOLERANCES == {
+        "float64": (1e-12, 1e-10), "float32": (1e-4, 1e-4), "bfloat16": (1e-1, 1e-1)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: compare_function(mish, mish_twin, X), "args is one ndarray, but it must be the list of arguments"),
+    (lambda: compare_function(lambda x: None, lambda x: None, [X]), "fn must return arrays of real numbers"),
+    (lambda: compare_function(lambda x: x * 1j, lambda x: x * 1j, [X]), "fn must return arrays of real numbers"),
+    (lambda: compare_function(lambda x: (x, x), lambda x: x, [X]), r"value: only ours has \['0', '1'\], only the reference has \['one array'\]"),
+    (lambda: compare_function(lambda x: {2: x, 3: x}, lambda x: {2: x}, [X]), r"only ours has \['3'\]"),
+    (lambda: compare_function(lambda x: {"a": x}, lambda x: {"a": x, "b": x}, [X]), r"only the reference has \['b'\]"),
+    (lambda: with_backward(lambda dy: dy), r"must return a tuple of 1 gradients.* returned ndarray \(3, 4\)"),
+    (lambda: with_backward(lambda dy: (dy, dy)), "returned tuple 2"),
+    (lambda: with_backward(lambda dy: (None,)), "reference_vjp gives None for argument 0"),
+    (lambda: with_backward(lambda dy: (dy, dy), 0.7), "gives a gradient for argument 1, which is no array of floats"),
+    (lambda: compare_model(TINY, {}, X, X, "float16"), "dtype is 'float16'; choose one of"),
+])  # fmt: skip
+def test_mistakes_in_the_call(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def with_backward(pullback: Any, *more: Any) -> Report:
+    f = lambda x, *more: x  # noqa: E731
+    return compare_function(f, f, [X, *more], reference_vjp=lambda x, *more: (x, pullback))
+
+
+def test_another_shape_is_told() -> None:
     for backward in (None, lambda x: (x, lambda dy: (dy.reshape(1, 4),))):
         report = compare_function(lambda x: x, lambda x: x[:1], [X], reference_vjp=backward)
-        assert "shape (3, 4), but the reference has (1, 4)" in str(report)
+        assert "the reference has shape (1, 4)" in str(report)
 
 
 def model_report(vocab_size: int, dtype: str = "float64") -> Report:
@@ -305,15 +443,18 @@ def test_a_fault_in_the_optimizer_is_found(
     (["--batch-size", "-1"], "--batch-size is -1, but it must be at least 1"),
     (["--json", "config.toml"], "--json config.toml: the name of the file must end in .json"),
     (["--out", "error.txt"], "--out error.txt: the name of the file must end in .png or .svg or .pdf"),
+    (["--out", "-"], "--out -: the name of the file must end in"),
+    (["--out", "folder.png"], "--out folder.png: folder.png is a folder"),
     (["absent.toml"], "cannot read the config absent.toml"),
     (["."], "no run folder: it has no config.toml"),
     (["--json", "absent/out.json"], "--json absent/out.json: there is no folder absent"),
 ])  # fmt: skip
 def test_wrong_input(arguments: list[str], message: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "folder.png").mkdir()
     assert main(["compare", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-    assert not list(tiny.iterdir())
+    assert [p.name for p in tiny.rglob("*")] == ["folder.png"]
 
 
 def test_a_trained_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models import random_like
-from twins import ALL_CASES, CASES, MODULES, draw, find, jitted, module_twin, numeric_functions
+from twins import (
+    ALL_CASES,
+    CASES,
+    MODULES,
+    MODULES_WITHOUT_TWIN,
+    draw,
+    find,
+    jitted,
+    module_twin,
+    modules,
+    numeric_functions,
+)
 
 from jaxllm import reference
 from jaxllm.compare import assert_close_to_reference
@@ -19,6 +30,10 @@ WAYS = [("float64", "eager"), ("float64", "jit"), ("float32", "jit"), ("bfloat16
 
 def test_every_function_has_a_case() -> None:
     assert numeric_functions() == set(CASES)
+
+
+def test_every_module_has_a_twin() -> None:
+    assert modules() - MODULES_WITHOUT_TWIN == {type(module).__name__ for module, *_ in MODULES.values()}
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

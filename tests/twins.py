@@ -3,20 +3,22 @@
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 import jaxllm
 from jaxllm import reference
 from jaxllm.attention import CausalAttention, MultiHeadAttention, SelfAttention
 from jaxllm.embeddings import PositionEmbedding
-from jaxllm.layers import MLP, Norm
+from jaxllm.layers import MLP, Linear, Norm
 
-NOT_NUMERIC = {"config", "errors", "validate", "compare", "deviation"}
+NOT_NUMERIC = {"config", "errors", "validate", "compare", "deviation", "differences"}
 WITHOUT_TWIN = {
     "layers.at_least_float32",  # a cast
     "layers.dropout_mask", "generate.draw", "generate.generate",  # random: test_step.py and test_generate.py
@@ -40,6 +42,19 @@ def numeric_functions() -> set[str]:
     """The functions of jaxllm that need a twin, as `module.function`."""
     modules = {m.name for m in pkgutil.iter_modules(jaxllm.__path__) if not m.ispkg} - NOT_NUMERIC
     return {f"{m}.{f}" for m in modules for f in functions(importlib.import_module(f"jaxllm.{m}"))} - WITHOUT_TWIN
+
+
+def modules() -> set[str]:
+    """The Linen modules of jaxllm."""
+    for m in pkgutil.iter_modules(jaxllm.__path__):
+        importlib.import_module(f"jaxllm.{m.name}")
+    homes = [home for name, home in sys.modules.items() if name.startswith("jaxllm.")]
+    return {
+        c.__name__
+        for home in homes
+        for c in vars(home).values()
+        if inspect.isclass(c) and issubclass(c, nn.Module) and c.__module__ == home.__name__
+    }
 
 
 def find(name: str, package: str) -> Callable[..., Any]:
@@ -106,15 +121,20 @@ CASES: dict[str, list[list[Any]]] = {
     "attention.repeat_heads": [[normal(2, 2, 5, 3), 6], [normal(1, 5, 3), 4], [normal(4, 5, 3), 4]],
     "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), fixed(0, 6, 7, -1)], [scaled(300, 4, 7), integers(7, 4)]],
     "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), positive(3, 5)]],
-    "sampling.scale_temperature": [[normal(3, 9), 0.7]],
+    "sampling.scale_temperature": [[normal(3, 9), lambda rng: np.asarray(0.7)]],
     "sampling.top_k": [[normal(3, 9), 1], [normal(3, 9), 4], [normal(3, 9), 20], [with_ties(5, 9), 4]],
     "sampling.top_p": [[normal(3, 9), 0.5], [normal(3, 9), 1.0], [normal(3, 9), 0.01], [with_ties(5, 9), 0.6]],
     "sampling.min_p": [[normal(3, 9), 0.3], [normal(3, 9), 0.0], [normal(3, 9), 1.0]],
+}  # fmt: skip
+MODULES_WITHOUT_TWIN = {
+    "Dropout",  # random: test_step.py
+    "GPT", "Block", "TokenEmbedding",  # the model as a whole: test_gpt.py
 }  # fmt: skip
 ALL_CASES = [(name, case) for name in sorted(CASES) for case in range(len(CASES[name]))]
 
 # name -> module, its twin's name, the twin's arguments after params and x, further inputs of the module
 MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "Linear": (Linear(4), "layers.linear_map", {}),
     "Norm": (Norm(), "layers.norm", {}),
     "Norm rms": (Norm("rms_norm", use_bias=False), "layers.norm", {"kind": "rms_norm"}),
     "MLP": (MLP(7), "layers.mlp", {}),

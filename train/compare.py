@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from jaxllm import GPT, GPTConfig, __version__, reference
-from jaxllm.compare import TOLERANCES, arithmetic, compare_model, compare_parameters, random_parameters
+from jaxllm.compare import TOLERANCES, arithmetic, compare_model, random_parameters, to_numpy
 from jaxllm.data import input_target_pairs
-from jaxllm.deviation import Report, Row, fold, measure, table
+from jaxllm.deviation import Report, Row, compare_trees, fold, table
 from jaxllm.errors import InputError
 from train.config import ModelConfig, RunConfig, TrainConfig, load_config
 from train.folder import load_run
@@ -47,7 +47,7 @@ class Subject:
 def from_config(config: RunConfig, name: str, batch_size: int, length: int | None) -> Subject:
     """Random parameters and tokens, and the fourth optimizer step, where bias correction still matters."""
     kind = config.tokenizer.kind
-    size = 50257 if kind == "gpt2" else config.tokenizer.vocab_size or STAND_IN
+    size = config.model.vocab_size or config.tokenizer.vocab_size or (50257 if kind == "gpt2" else STAND_IN)
     model = config.model.with_vocabulary(size)
     shape = (batch_size, _length(length, model) + 1)
     tokens = np.random.default_rng(0).integers(model.vocab_size, size=shape).astype(np.int32)
@@ -101,14 +101,13 @@ def compare_optimizer(subject: Subject, gradients: Any, dtype: str) -> list[Row]
             "first moment": optax.tree.get(new_state, "mu"),
             "second moment": optax.tree.get(new_state, "nu"),
         }
-    want = _by_numpy(subject, sampled, *(_exact(tree) for tree in (params, gradients, state)))
-    rows, tolerance = [], TOLERANCES[dtype][1]
+    want = _by_numpy(subject, sampled, *to_numpy([params, gradients, state]))
+    rows: list[Row] = []
     for name, value in want.items():
-        if isinstance(value, dict):
-            ordered = {k: value[k] for k in sorted(value, key=lambda k: (len(k), k))}  # block_10 after block_9
-            rows += compare_parameters(f"optimizer step: {name}", got[name], ordered, tolerance, dtype)
-        else:
-            rows.append(measure("optimizer step", name, got[name], value, tolerance, dtype))
+        tree = isinstance(value, dict)  # of parameters: block_10 after block_9
+        ordered = {k: value[k] for k in sorted(value, key=lambda k: (len(k), k))} if tree else value
+        stage, root = (f"optimizer step: {name}", "") if tree else ("optimizer step", name)
+        rows += compare_trees(stage, got[name], ordered, TOLERANCES[dtype][1], dtype, root)
     return rows
 
 
@@ -118,7 +117,7 @@ def _by_numpy(subject: Subject, sampled: Any, params: Any, gradients: Any, state
     updates, moments = twin.update(config, steps, step, gradients, moments, params)
     return {
         "learning_rate": twin.learning_rate(config, steps, step),
-        "learning_rate, whole schedule": [twin.learning_rate(config, steps, int(s)) for s in sampled],
+        "learning_rate, whole schedule": np.array([twin.learning_rate(config, steps, int(s)) for s in sampled]),
         "gradient norm": twin.global_norm(gradients),
         "parameters after it": jax.tree.map(np.add, params, updates),
         "update": updates,
@@ -136,10 +135,6 @@ def in_dtype(tree: Any, dtype: str) -> Any:
         return jnp.asarray(x, "int64" if dtype == "float64" else x.dtype)
 
     return jax.tree.map(convert, tree)
-
-
-def _exact(tree: Any) -> Any:
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
 
 
 def _some_moments(state: Any, gradients: Any, step: int) -> Any:
@@ -197,12 +192,13 @@ def compare_command(
 
 def _check_output(option: str, path: str | None, endings: tuple[str, ...]) -> None:
     """Before the work; the ending, so that `--json CONFIG.toml`, a FILE forgotten, does not overwrite the config."""
-    if path in (None, "-"):
+    if path is None or (option == "--json" and path == "-"):
         return
-    if Path(str(path)).suffix not in endings:
+    if Path(path).suffix not in endings:
         raise InputError(f"{option} {path}: the name of the file must end in {' or '.join(endings)}.")
-    if not Path(str(path)).parent.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {Path(str(path)).parent}.")
+    if Path(path).is_dir() or not Path(path).parent.is_dir():
+        what = f"{path} is a folder" if Path(path).is_dir() else f"there is no folder {Path(path).parent}"
+        raise InputError(f"{option} {path}: {what}.")
 
 
 def draw_errors(report: Report, path: Path) -> None:

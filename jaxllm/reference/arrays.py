@@ -20,7 +20,8 @@ def float64(x: ArrayLike) -> Array:
 def vjp(function: Callable[..., Vjp]) -> Callable[..., Vjp]:
     """Marks a twin's backward: the pullback returns one gradient for each positional argument, as `jax.vjp` does.
 
-    Where an argument has no derivative (integers, masks, None, a choice by name) its place holds None.
+    Where an argument has no derivative (integers, masks, None, a choice by name) its place holds None; what is given
+    by keyword is a constant.
     """
 
     @wraps(function)

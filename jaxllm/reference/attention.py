@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxllm.reference.arrays import Array, Params, Vjp, float64, sum_to, vjp
-from jaxllm.reference.layers import dropout, dropout_vjp, linear, linear_map_vjp, softmax, softmax_vjp
+from jaxllm.reference.layers import dropout, dropout_vjp, linear_map, linear_map_vjp, softmax, softmax_vjp
 
 
 def simple_attention(x: ArrayLike) -> Array:
@@ -139,7 +139,9 @@ def self_attention(
 ) -> Array:
     """Twin of the module `SelfAttention`."""
     context = x if context is None else context
-    q, k, v = (linear(source, **params[name]) for source, name in ((x, "query"), (context, "key"), (context, "value")))
+    q, k, v = (
+        linear_map(params[name], source) for source, name in ((x, "query"), (context, "key"), (context, "value"))
+    )
     return scaled_dot_product_attention(q, k, v, mask)
 
 
@@ -188,16 +190,16 @@ def multi_head_attention(
     """Twin of the module `MultiHeadAttention`; `seen` is filled with the intermediates."""
     context = x if context is None else context
     seen = {} if seen is None else seen
-    seen["query"] = linear(x, **params["query"])
-    seen["key"] = linear(context, **params["key"])
-    seen["value"] = linear(context, **params["value"])
+    seen["query"] = linear_map(params["query"], x)
+    seen["key"] = linear_map(params["key"], context)
+    seen["value"] = linear_map(params["value"], context)
 
     q = split_heads(seen["query"], n_heads)
     k = repeat_heads(split_heads(seen["key"], n_kv_heads or n_heads), n_heads)
     v = repeat_heads(split_heads(seen["value"], n_kv_heads or n_heads), n_heads)
     mask = causal_mask(q.shape[-2]) if causal else None
     seen["weights"] = attention_weights(q, k, mask)
-    return linear(merge_heads(seen["weights"] @ v), **params["output"])
+    return linear_map(params["output"], merge_heads(seen["weights"] @ v))
 
 
 @vjp

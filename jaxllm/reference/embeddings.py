@@ -62,7 +62,7 @@ def learned_positions_vjp(table: ArrayLike, length: int) -> Vjp:
 
 def sinusoidal_positions(length: int, d_model: int) -> Array:
     """P[t, 2i] = sin(t / 10000^(2i/D)), P[t, 2i+1] = cos(t / 10000^(2i/D))."""
-    table = np.empty((length, d_model))
+    table = np.full((length, d_model), np.nan)
     for t in range(length):
         for i in range(d_model // 2):
             angle = t / 10000 ** (2 * i / d_model)

@@ -22,7 +22,7 @@ def block(config: Any, params: Params, x: Array, seen: Named | None = None) -> A
     seen["attention"] = attention_out
     seen["residual_1"] = x + attention_out
     seen["norm_2"] = layers.norm(params["norm_2"], seen["residual_1"], config.norm)
-    seen["mlp/up"] = layers.linear(seen["norm_2"], **params["mlp"]["up"])
+    seen["mlp/up"] = layers.linear_map(params["mlp"]["up"], seen["norm_2"])
     seen["mlp"] = layers.mlp(params["mlp"], seen["norm_2"], config.activation)
     return seen["residual_1"] + seen["mlp"]
 
@@ -78,7 +78,7 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
     if config.tie_embeddings:
         seen["logits"] = embeddings.token_logits(params["token_embedding"]["table"], x)
     else:
-        seen["logits"] = layers.linear(x, **params["head"])
+        seen["logits"] = layers.linear_map(params["head"], x)
     return seen["logits"], seen
 
 

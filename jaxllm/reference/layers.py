@@ -166,6 +166,23 @@ NORMS = {"layer_norm": layer_norm, "rms_norm": rms_norm}
 NORM_VJPS = {"layer_norm": layer_norm_vjp, "rms_norm": rms_norm_vjp}
 
 
+def linear_map(params: Params, x: ArrayLike) -> Array:
+    """Twin of the module `Linear`."""
+    return linear(x, params["kernel"], params.get("bias"))
+
+
+@vjp
+def linear_map_vjp(params: Params, x: ArrayLike) -> Vjp:
+    """`linear_vjp`, its gradients of kernel and bias in a dict like theirs."""
+    y, back = linear_vjp(x, params["kernel"], params.get("bias"))
+
+    def pullback(dy: Array) -> tuple[Params, Array]:
+        dx, dkernel, dbias = back(dy)
+        return named(params, kernel=dkernel, bias=dbias), dx
+
+    return y, pullback
+
+
 def norm(params: Params, x: ArrayLike, kind: str = "layer_norm") -> Array:
     """Twin of the module `Norm`."""
     return NORMS[kind](x, params["scale"], params.get("bias"))
@@ -185,7 +202,7 @@ def norm_vjp(params: Params, x: ArrayLike, kind: str = "layer_norm") -> Vjp:
 
 def mlp(params: Params, x: ArrayLike, activation: str = "gelu_tanh") -> Array:
     """Twin of the module `MLP`."""
-    return linear(ACTIVATIONS[activation](linear(x, **params["up"])), **params["down"])
+    return linear_map(params["down"], ACTIVATIONS[activation](linear_map(params["up"], x)))
 
 
 @vjp
@@ -201,18 +218,6 @@ def mlp_vjp(params: Params, x: ArrayLike, activation: str = "gelu_tanh", felt: d
         (felt["up"],) = activation_back(d_hidden)
         d_up, dx = up_back(felt["up"])
         return {"up": d_up, "down": d_down}, dx, None, None
-
-    return y, pullback
-
-
-@vjp
-def linear_map_vjp(params: Params, x: ArrayLike) -> Vjp:
-    """`linear_vjp` of a dict with kernel and perhaps bias, which comes first and so do its gradients."""
-    y, back = linear_vjp(x, params["kernel"], params.get("bias"))
-
-    def pullback(dy: Array) -> tuple[Params, Array]:
-        dx, dkernel, dbias = back(dy)
-        return named(params, kernel=dkernel, bias=dbias), dx
 
     return y, pullback
 

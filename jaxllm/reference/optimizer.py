@@ -53,6 +53,8 @@ def adamw(
 ) -> tuple[Any, Moments]:
     """What is to be added to the parameters, and the new moments. Loshchilov and Hutter 2019, algorithm 2.
 
+    As in PyTorch and Optax the decay is multiplied by the learning rate too, which the paper leaves apart.
+
     mu = b1 mu + (1 - b1) g, nu = b2 nu + (1 - b2) g^2. Both began at 0 and are too small by 1 - b^t after t updates;
     dividing by that corrects them. The step is -lr (mu' / (sqrt(nu') + epsilon) + decay p), with decay for matrices
     only: a bias or a norm's scale has nothing to gain from being small.
