@@ -24,7 +24,7 @@ from jaxllm.deviation import Report, Row, compare_trees, measure, named_leaves
 from jaxllm.differences import along_directions, is_float, to_numpy
 from jaxllm.errors import InputError
 from jaxllm.gpt import GPT, apply_with_intermediates
-from jaxllm.loss import token_losses
+from jaxllm.loss import cross_entropy
 
 # Of a function or layer (value, gradient), relative to the largest value of each tensor.
 TOLERANCES = {"float64": (1e-12, 1e-10), "float32": (1e-5, 1e-5), "bfloat16": (3e-2, 3e-2)}
@@ -158,11 +158,9 @@ def _cotangent(y: Array, rng: np.random.Generator) -> Any:
 
 def _compare_values(got: Any, want: Any, tolerance: float, dtype: str) -> list[Row]:
     """Floats within tolerance, everything else equal."""
-    floats = {name for name, y in named_leaves(got).items() if is_float(y)}
-    rows = compare_trees("value", got, want, tolerance, dtype)
-    return [
-        row if (row.name if row.name != "result" else "") in floats else replace(row, tolerance=0.0) for row in rows
-    ]
+    floats = {name for name, y in named_leaves(got, "result").items() if is_float(y)}
+    rows = compare_trees("value", got, want, tolerance, dtype, "result")
+    return [row if row.name in floats else replace(row, tolerance=0.0) for row in rows]
 
 
 def _reference_gradients(reference_vjp: Callable[..., Any], args: Any, cotangents: Any, compared: set[int]) -> Any:
@@ -170,8 +168,7 @@ def _reference_gradients(reference_vjp: Callable[..., Any], args: Any, cotangent
     if not isinstance(gradients, list | tuple) or len(gradients) != len(args):
         raise ValueError(
             f"the pullback of reference_vjp must return a tuple of {len(args)} gradients, one for each argument and "
-            f"None where there is none, but it returned {type(gradients).__name__} "
-            f"{getattr(gradients, 'shape', None) or len(gradients)}."
+            f"None where there is none, but it returned {_how_many(gradients)}."
         )
     for i, gradient in enumerate(gradients):
         if gradient is None and i in compared:
@@ -182,6 +179,10 @@ def _reference_gradients(reference_vjp: Callable[..., Any], args: Any, cotangent
                 "example np.asarray(0.7), or return None."
             )
     return gradients
+
+
+def _how_many(gradients: Any) -> str:
+    return str(len(gradients)) if isinstance(gradients, list | tuple) else f"one {type(gradients).__name__}"
 
 
 def random_parameters(model: GPT, seed: int = 0) -> Any:
@@ -251,7 +252,7 @@ def _run_model(model: GPT, params: Any, inputs: Array, targets: Array) -> tuple[
 
         with nn.intercept_methods(shifted):
             logits, seen = apply_with_intermediates(model, params, inputs)
-        return token_losses(logits, targets).mean(), seen
+        return cross_entropy(logits, targets), seen
 
     seen = jax.eval_shape(lambda: apply_with_intermediates(model, params, inputs)[1])
     sown = ("/weights", "/residual_1")

@@ -94,10 +94,7 @@ def compare_trees(
     """
     ours, theirs = named_leaves(got, root), named_leaves(want, root)
     if ours.keys() != theirs.keys():
-        here, there = (
-            sorted(name or "one array" for name in odd)
-            for odd in (ours.keys() - theirs.keys(), theirs.keys() - ours.keys())
-        )
+        here, there = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
         raise ValueError(
             f"{stage}: only ours has {here}, only the reference has {there}; both must hold the same arrays."
         )
@@ -107,10 +104,7 @@ def compare_trees(
         modules[_module(name)] = max(scale, modules.get(_module(name), 0.0))
     if share_scale:
         scales = {n: s if s > VANISHES * modules[_module(n)] else modules[_module(n)] for n, s in scales.items()}
-    return [
-        measure(stage, name or "result", ours[name], leaf, tolerance, dtype, scales[name])
-        for name, leaf in theirs.items()
-    ]
+    return [measure(stage, name, ours[name], leaf, tolerance, dtype, scales[name]) for name, leaf in theirs.items()]
 
 
 def _module(name: str) -> str:
