@@ -209,18 +209,20 @@ def draw_errors(report: Report, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     depth = [row.name for row in report.rows if row.stage == "forward"]
-    floor = 1e-17
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     for stage, colour in (("forward", "tab:blue"), ("backward", "tab:orange")):
         rows = sorted((row for row in report.rows if row.stage == stage), key=lambda row: depth.index(row.name))
         at = [depth.index(row.name) for row in rows]
-        errors = [min(max(row.relative, floor), 1e6) for row in rows]
+        errors = [min(row.relative, 1e6) or math.nan for row in rows]  # no error has no place on this axis
         axes.semilogy(at, errors, "o-", color=colour, markersize=3, linewidth=0.8, label=stage)
-        axes.axhline(rows[0].tolerance, color=colour, linestyle=":", label=f"tolerance, {stage}")
+        axes.axhline(rows[0].tolerance, color=colour, linestyle=":", label=f"tolerance {rows[0].tolerance:.0e}")
         for x, y, row in zip(at, errors, rows, strict=True):
             if row.jump:
                 axes.annotate(f"jumps at {row.name}", (x, y), xytext=(5, 5), textcoords="offset points")
-    ticks = [i for i, name in enumerate(depth) if "/" not in name]
+    ticks: list[int] = []
+    for i, name in enumerate(depth):  # modules of the first level, where there is room
+        if "/" not in name and (not ticks or i - ticks[-1] > len(depth) / 40):
+            ticks.append(i)
     axes.set_xticks(ticks, [depth[i] for i in ticks], rotation=60, ha="right", fontsize=8)
     axes.set(ylabel="error relative to the largest value", title=f"{report.dtype} against float64 NumPy, by depth")
     axes.grid(alpha=0.3)
