@@ -12,14 +12,9 @@ TINY = GPTConfig(vocab_size=17, context_length=8, d_model=8, n_layers=2, n_heads
 
 VARIANTS = {
     "gpt2": {},
-    "no bias": {"use_bias": False},
-    "untied": {"tie_embeddings": False},
-    "grouped": {"n_heads": 4, "n_kv_heads": 2},
-    "multi-query": {"n_heads": 4, "n_kv_heads": 1},
-    "sinusoidal": {"position": "sinusoidal"},
-    "rms_norm": {"norm": "rms_norm"},
-    "exact gelu": {"activation": "gelu"},
-    "relu, narrow": {"activation": "relu", "d_ff": 5},
+    "untied": {"tie_embeddings": False, "activation": "gelu"},
+    "grouped": {"n_heads": 4, "n_kv_heads": 2, "norm": "rms_norm", "use_bias": False},
+    "multi-query": {"n_heads": 4, "n_kv_heads": 1, "position": "sinusoidal", "activation": "relu", "d_ff": 5},
     "deep": {"n_layers": 12},
 }
 

@@ -390,7 +390,7 @@ def test_random_parameters_hide_nothing() -> None:
         assert leaf.dtype == "float32" and len(np.unique(leaf)) == leaf.size, path
 
 
-TINY_RUN = RunConfig(model=ModelConfig(vocab_size=19, context_length=8, d_model=8, n_layers=2, n_heads=2))
+TINY_RUN = RunConfig(model=ModelConfig(vocab_size=19, context_length=8, d_model=8, n_layers=1, n_heads=2))
 
 
 @pytest.fixture
@@ -425,16 +425,29 @@ def test_the_command(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ({"learning_rate": 2e-3}, "learning_rate"),
 ])  # fmt: skip
 def test_a_fault_in_the_optimizer_is_found(
-    fault: dict[str, float], stage: str, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fault: dict[str, float], stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    params = random_like({"map": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}})
+    subject = train.compare.Subject("", TINY, TINY_RUN, params, None, 3, X, X)
+    gradients = random_like(params, seed=1)
+    assert all(row.passed for row in train.compare.compare_optimizer(subject, gradients, "float32"))
     for name in ("make_optimizer", "learning_rate_schedule"):
         make = getattr(train.step, name)
         monkeypatch.setattr(train.compare, name, lambda c, steps, make=make: make(replace(c, **fault), steps))
+    failed = [r for r in train.compare.compare_optimizer(subject, gradients, "float32") if not r.passed]
+    assert any(stage in f"{r.stage} {r.name}" for r in failed)
+
+
+def test_beyond_tolerance_exits_with_1(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(jaxllm.layers.NORMS, "layer_norm", partial(layer_norm, epsilon=1e-2))
     assert main(["compare", "--json", "out.json"]) == 1
-    assert "comparisons are beyond tolerance" in capsys.readouterr().out
-    failed = [r for r in json.loads((tiny / "out.json").read_text())["rows"] if not r["passed"]]
-    assert all(r["stage"].startswith("optimizer step") for r in failed)
-    assert any(stage in f"{r['stage']} {r['name']}" for r in failed)
+    text = capsys.readouterr().out
+    assert "comparisons are beyond tolerance; look at forward block_0/norm_1 first" in text
+    assert text.count("<- the error jumps here") == 1
+    saved = json.loads((tiny / "out.json").read_text())
+    assert not saved["passed"] and not any(r["stage"].startswith("optimizer") for r in saved["rows"] if not r["passed"])
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -461,7 +474,7 @@ def test_a_trained_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its own parameters, moments and text; the folder stays as it is."""
     (tiny / "text.txt").write_text("a rose is a rose is a rose. " * 30)
     (tiny / "run.toml").write_text(
-        '[data]\nsource = "text.txt"\n[model]\ncontext_length = 8\nd_model = 8\nn_layers = 2\nn_heads = 2\n'
+        '[data]\nsource = "text.txt"\n[model]\ncontext_length = 8\nd_model = 8\nn_layers = 1\nn_heads = 2\n'
         "[train]\nsteps = 3\nbatch_size = 4\n[optimizer]\nwarmup_steps = 1\n"
     )
     assert main(["compare", "run.toml"]) == 0

@@ -19,8 +19,7 @@ from train.step import TrainState, init_state, learning_rate_schedule, make_opti
 STEPS, BATCH = 100, 4
 MODEL = GPTConfig(vocab_size=11, context_length=8, d_model=16, n_layers=2, n_heads=2)
 VARIANTS = {
-    "gpt2": (MODEL, 1),
-    "accumulated": (MODEL, 2),
+    "gpt2": (MODEL, 2),
     "all else": (
         replace(
             MODEL, n_heads=4, n_kv_heads=2, norm="rms_norm", activation="gelu", position="sinusoidal",
@@ -67,14 +66,13 @@ def test_in_float64(name: str) -> None:
     assert theirs[-1]["train_loss"] < 0.8 * theirs[0]["train_loss"]  # it has learned, so it has moved
 
 
-@pytest.mark.parametrize("name", ["gpt2", "all else"])
-def test_in_float32(name: str) -> None:
+def test_in_float32() -> None:
     """Losses to 1e-5 of themselves, parameters to 1e-5, but for the biases of keys, to 1e-2.
 
     A key's bias adds the same to all scores of a query, which softmax ignores: its gradient is zero but for rounding.
     Adam divides a gradient by its size, so rounding decides where such a bias walks; nothing else sees it.
     """
-    params, want, ours, theirs = run_twice(name, "float32")
+    params, want, ours, theirs = run_twice("gpt2", "float32")
     for got, wanted in zip(ours, theirs, strict=True):
         for metric, value in wanted.items():
             assert got[metric] == pytest.approx(value, rel=1e-5), metric

@@ -61,13 +61,13 @@ def test_agrees_with_twin(name: str, case: int, dtype: str, how: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("dtype", "how"), WAYS)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("name", MODULES)
-def test_module_agrees_with_twin(name: str, dtype: str, how: str, rng: np.random.Generator) -> None:
+def test_module_agrees_with_twin(name: str, dtype: str, rng: np.random.Generator) -> None:
     module, (twin, twin_vjp, with_context) = MODULES[name][0], module_twin(name)
     inputs = [rng.normal(size=(3, 5, 6))] + [rng.normal(size=(3, 7, 3))] * with_context
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    ours = jax.jit(lambda params, *xs: module.apply({"params": params}, *xs)) if how == "jit" else module
+    ours = jax.jit(lambda params, *xs: module.apply({"params": params}, *xs))
     arguments = [random_like(shapes["params"]), *inputs]
     assert_close_to_reference(ours, twin, arguments, reference_vjp=twin_vjp, dtype=dtype)
 
