@@ -298,7 +298,7 @@ def test_no_tolerance_at_all() -> None:
 def test_the_bounds_are_those_of_the_readme() -> None:
     assert jaxllm.compare.TOLERANCES == {"float64": (1e-12, 1e-10), "float32": (1e-5, 1e-5), "bfloat16": (3e-2, 3e-2)}
     assert jaxllm.compare.MODEL_TOLERANCES == {
-        "float64": (1e-12, 1e-10), "float32": (1e-4, 1e-4), "bfloat16": (1e-1, 1e-1)
+        "float64": (1e-12, 1e-10), "float32": (1e-4, 1e-4), "bfloat16": (1e-1, 2.5e-1)
     }  # fmt: skip
 
 
@@ -371,6 +371,18 @@ def test_a_fault_in_the_backward_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     report = model_report(25, "float32")
     first = _first_failed(report)
     assert (first.stage, first.name, first.jump) == ("backward", "block_1/mlp/up", True)
+
+
+def test_a_relu_turned_by_rounding_is_told_and_forgiven() -> None:
+    """Its slope is 0 or 1 with nothing between; in float64 it does not happen and a wrong slope is found."""
+    config = replace(TINY, activation="relu", d_ff=64)
+    arguments = config, random_parameters(GPT(config)), random_tokens(config), random_tokens(config, seed=1)
+    rows, _ = compare_model(*arguments, "bfloat16")
+    told = [r for r in rows if "ReLUs on the other side of zero" in r.note]
+    assert told and all(r.stage == "backward" and r.name.endswith("mlp/up") for r in told)
+    assert Report.of("bfloat16", rows).passed
+    rows, _ = compare_model(*arguments, "float64")
+    assert not any(r.note or r.tolerance > 1e-10 for r in rows) and Report.of("float64", rows).passed
 
 
 def _first_failed(report: Report) -> Row:
@@ -453,7 +465,8 @@ def test_beyond_tolerance_exits_with_1(
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--length", "9"], "--length is 9, more than model.context_length = 8"),
     (["--length", "0"], "--length is 0, but it must be at least 1"),
-    (["--batch-size", "-1"], "--batch-size is -1, but it must be at least 1"),
+    (["--batch-size", "-1"], "--batch-size is -1, but it must be from 1 to 1024"),
+    (["--batch-size", "99999999999"], "--batch-size is 99999999999, but it must be from 1 to 1024"),
     (["--json", "config.toml"], "--json config.toml: the name of the file must end in .json"),
     (["--out", "error.txt"], "--out error.txt: the name of the file must end in .png or .svg or .pdf"),
     (["--out", "-"], "--out -: the name of the file must end in"),

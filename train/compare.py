@@ -23,6 +23,7 @@ from train.report import replace_text
 from train.step import learning_rate_schedule, make_optimizer
 
 LONGEST = 128  # tokens of a window, unless asked for more: the reference takes its time
+MOST_WINDOWS = 1024
 STAND_IN = 256  # vocabulary where the tokenizer's size depends on the text, which a comparison does not need
 SMALL = RunConfig(
     model=ModelConfig(vocab_size=STAND_IN, context_length=64, d_model=64, n_layers=4, n_heads=4),
@@ -150,9 +151,10 @@ def compare_command(
     source: str | None, dtype: str | None, batch_size: int, length: int | None, json_file: str | None, out: str | None
 ) -> bool:
     """`jaxllm compare`: prints the table, writes JSON and picture; returns whether all is within tolerance."""
-    for option, value in (("--batch-size", batch_size), ("--length", length)):
-        if value is not None and value < 1:
-            raise InputError(f"{option} is {value}, but it must be at least 1.")
+    if not 1 <= batch_size <= MOST_WINDOWS:
+        raise InputError(f"--batch-size is {batch_size}, but it must be from 1 to {MOST_WINDOWS}.")
+    if length is not None and length < 1:
+        raise InputError(f"--length is {length}, but it must be at least 1.")
     _check_output("--json", json_file, (".json",))
     _check_output("--out", out, (".png", ".svg", ".pdf"))
     if source is None:
