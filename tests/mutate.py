@@ -41,7 +41,7 @@ def module(name: str) -> str:
 
 OPTIMIZER = "test_step.py::test_the_optimizer_agrees_with_its_twin"
 STEPS = "test_step.py::test_steps_agree_with_the_reference"
-MODEL = "test_compare.py::test_the_model_agrees_and_every_intermediate_is_there"
+MODEL = "test_compare_model.py::test_the_model_agrees_and_every_intermediate_is_there"
 LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
 GPT, LOSS, SAMPLING, STEP = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py", "train/step.py"
 
