@@ -196,6 +196,9 @@ def test_a_trained_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "run.toml, random weights, 1 x 8 tokens" in capsys.readouterr().out
     assert main(["train", "run.toml"]) == 0
     before = {p: p.read_bytes() for p in (tiny / "runs").rglob("*") if p.is_file()}
+    for option in (["--json", "runs/run/tokenizer.json"], ["--out", "runs/run/loss.png"]):
+        assert main(["compare", "runs/run", *option]) == 2
+        assert "runs/run is a run folder, whose files stay as they are" in capsys.readouterr().err
     assert main(["compare", "runs/run", "--batch-size", "3"]) == 0
     assert "runs/run, step 3, 3 x 8 tokens" in capsys.readouterr().out
     assert before == {p: p.read_bytes() for p in (tiny / "runs").rglob("*") if p.is_file()}

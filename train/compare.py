@@ -198,6 +198,8 @@ def _check_output(option: str, path: str | None, endings: tuple[str, ...]) -> No
         return
     if Path(path).suffix not in endings:
         raise InputError(f"{option} {path}: the name of the file must end in {' or '.join(endings)}.")
+    if (Path(path).parent / "config.toml").exists():
+        raise InputError(f"{option} {path}: {Path(path).parent} is a run folder, whose files stay as they are.")
     if Path(path).is_dir() or not Path(path).parent.is_dir():
         what = f"{path} is a folder" if Path(path).is_dir() else f"there is no folder {Path(path).parent}"
         raise InputError(f"{option} {path}: {what}.")
