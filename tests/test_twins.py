@@ -28,6 +28,10 @@ from jaxllm.compare import assert_close_to_reference
 WAYS = [("float64", "eager"), ("float64", "jit"), ("float32", "jit"), ("bfloat16", "jit")]
 
 
+def _arrays(arguments: list[Any]) -> list[int]:
+    return [i for i, a in enumerate(arguments) if isinstance(a, np.ndarray)]
+
+
 def test_every_function_has_a_case() -> None:
     assert numeric_functions() == set(CASES)
 
@@ -72,21 +76,17 @@ def test_module_agrees_with_twin(name: str, dtype: str, rng: np.random.Generator
     assert_close_to_reference(ours, twin, arguments, reference_vjp=twin_vjp, dtype=dtype)
 
 
-@pytest.mark.parametrize(("name", "case"), ALL_CASES)
+@pytest.mark.parametrize(("name", "case"), [(n, i) for n, i in ALL_CASES if _arrays(draw(CASES[n][i]))])
 def test_dtype_is_that_of_the_arrays(name: str, case: int) -> None:
     arguments = draw(CASES[name][case], "float32")
-    got = jax.eval_shape(jitted(find(name, "jaxllm"), arguments), *arguments) if _arrays(arguments) else None
-    if got is not None and not name.endswith("_mask"):
-        assert got.dtype == "float32"
+    assert jax.eval_shape(jitted(find(name, "jaxllm"), arguments), *arguments).dtype == "float32"
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("name", sorted(name for name in CASES if _arrays(draw(CASES[name][-1]))))
 def test_vmap_is_a_loop(name: str) -> None:
     """Value and gradient, of all arrays together."""
     draws = [draw(CASES[name][-1], "float32", seed) for seed in range(3)]
     varied = _arrays(draws[0])
-    if not varied:
-        pytest.skip("takes no arrays")
     ours = find(name, "jaxllm")
     floats = [i for i in varied if draws[0][i].dtype == np.float32]
 
@@ -105,10 +105,6 @@ def test_vmap_is_a_loop(name: str) -> None:
     loop = [jax.jit(outcome)(*[d[i] for i in varied]) for d in draws]
     for got, *wanted in zip(jax.tree.leaves(mapped), *map(jax.tree.leaves, loop), strict=True):
         np.testing.assert_allclose(got, jnp.stack(wanted), rtol=1e-6, atol=1e-6)
-
-
-def _arrays(arguments: list[Any]) -> list[int]:
-    return [i for i, a in enumerate(arguments) if isinstance(a, np.ndarray)]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
