@@ -19,8 +19,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from jaxllm import reference
+from jaxllm.cancellation import query_key_scales
 from jaxllm.config import GPTConfig
-from jaxllm.deviation import Report, Row, compare_trees, measure, named_leaves
+from jaxllm.deviation import Report, Row, compare_trees, largest, measure, named_leaves, scales_of_vanishing
 from jaxllm.differences import along_directions, is_float, to_numpy
 from jaxllm.errors import InputError
 from jaxllm.gpt import GPT, apply_with_intermediates
@@ -108,7 +109,9 @@ def compare_function(
     else:
         wanted = _reference_gradients(reference_vjp, ours, cotangents, set(gradients))
         for i, gradient in gradients.items():
-            rows += compare_trees("gradient", gradient, wanted[i], gradient_bound, dtype, f"argument {i}", True)
+            root = f"argument {i}"
+            scales = scales_of_vanishing(wanted[i], root)
+            rows += compare_trees("gradient", gradient, wanted[i], gradient_bound, dtype, root, scales)
     return Report.of(dtype, rows)
 
 
@@ -233,13 +236,17 @@ def compare_model(
     rows.append(measure("forward", "loss", got_loss, want_loss, tolerance, dtype))
     want_felt: dict[str, Any] = {}
     _, want_gradients = reference.step.accumulate(config, exact, inputs, targets, felt=want_felt)
+    want_felt = {name: want / np.size(targets) for name, want in want_felt.items()}
+    scales = scales_of_vanishing(want_gradients) | query_key_scales(config, exact, want_seen, want_felt)
     kinks = _turned_relus(config, seen, want_seen)
     for name, want in want_felt.items():
         if name in felt:
             gradient_tolerance = KINK_TOLERANCE if name in kinks else gradient_tolerance
-            row = measure("backward", name, felt[name], want / np.size(targets), gradient_tolerance, dtype)
+            scale = max(largest(want), scales.get(name, 0.0))
+            row = measure("backward", name, felt[name], want, gradient_tolerance, dtype, scale)
             rows.append(replace(row, note=kinks.get(name, row.note)))
-    return rows + compare_trees("gradient", gradients, want_gradients, gradient_tolerance, dtype, "", True), gradients
+    rows += compare_trees("gradient", gradients, want_gradients, gradient_tolerance, dtype, scales=scales)
+    return rows, gradients
 
 
 def _turned_relus(config: GPTConfig, seen: Any, want_seen: Any) -> dict[str, str]:

@@ -85,12 +85,17 @@ def named_leaves(tree: Any, root: str = "") -> dict[str, Any]:
 
 
 def compare_trees(
-    stage: str, got: Any, want: Any, tolerance: float, dtype: str, root: str = "", share_scale: bool = False
+    stage: str,
+    got: Any,
+    want: Any,
+    tolerance: float,
+    dtype: str,
+    root: str = "",
+    scales: Mapping[str, float] | None = None,
 ) -> list[Row]:
-    """A row for each leaf, each on its own scale, in the order of `want`.
+    """A row for each leaf, each on its own scale or that in `scales` where it is larger, in the order of `want`.
 
-    `share_scale` is for gradients of parameters: one that vanishes but for rounding, as that of a key's bias, is
-    measured on the scale of its module (the leaves beside it). Raises ValueError where a leaf is in one tree only.
+    Raises ValueError where a leaf is in one tree only.
     """
     ours, theirs = named_leaves(got, root), named_leaves(want, root)
     if ours.keys() != theirs.keys():
@@ -98,13 +103,21 @@ def compare_trees(
         raise ValueError(
             f"{stage}: only ours has {here}, only the reference has {there}; both must hold the same arrays."
         )
-    scales = {name: largest(leaf) for name, leaf in theirs.items()}
+    at_least = scales or {}
+    return [
+        measure(stage, name, ours[name], leaf, tolerance, dtype, max(largest(leaf), at_least.get(name, 0.0)))
+        for name, leaf in theirs.items()
+    ]
+
+
+def scales_of_vanishing(gradients: Any, root: str = "") -> dict[str, float]:
+    """For gradients that vanish but for rounding, as that of a key's bias, the scale of their module: the leaves
+    beside them."""
+    scales = {name: largest(leaf) for name, leaf in named_leaves(gradients, root).items()}
     modules: dict[str, float] = {}
     for name, scale in scales.items():
         modules[_module(name)] = max(scale, modules.get(_module(name), 0.0))
-    if share_scale:
-        scales = {n: s if s > VANISHES * modules[_module(n)] else modules[_module(n)] for n, s in scales.items()}
-    return [measure(stage, name, ours[name], leaf, tolerance, dtype, scales[name]) for name, leaf in theirs.items()]
+    return {name: modules[_module(name)] for name, s in scales.items() if s <= VANISHES * modules[_module(name)]}
 
 
 def _module(name: str) -> str:
