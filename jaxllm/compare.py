@@ -30,7 +30,7 @@ from jaxllm.loss import cross_entropy
 # Of a function or layer (value, gradient), relative to the largest value of each tensor.
 TOLERANCES = {"float64": (1e-12, 1e-10), "float32": (1e-5, 1e-5), "bfloat16": (3e-2, 3e-2)}
 # Of a whole model, where errors add up from layer to layer.
-MODEL_TOLERANCES = {"float64": (1e-12, 1e-10), "float32": (1e-4, 1e-4), "bfloat16": (1e-1, 2.5e-1)}
+MODEL_TOLERANCES = {"float64": (1e-12, 1e-10), "float32": (1e-4, 1e-4), "bfloat16": (1e-1, 1.5e-1)}
 KINK_TOLERANCE = 1.0  # of gradients below a ReLU that rounding has put on the other side of zero: either slope is right
 
 
@@ -107,7 +107,7 @@ def compare_function(
         for i, gradient in gradients.items():
             rows.append(along_directions(reference_fn, ours, i, gradient, cotangents, gradient_bound, dtype, seed))
     else:
-        wanted = _reference_gradients(reference_vjp, ours, cotangents, set(gradients))
+        wanted = _reference_gradients(reference_vjp, reference_fn, ours, cotangents, set(gradients))
         for i, gradient in gradients.items():
             root = f"argument {i}"
             scales = scales_of_vanishing(wanted[i], root)
@@ -167,8 +167,17 @@ def _compare_values(got: Any, want: Any, tolerance: float, dtype: str) -> list[R
     return [row if row.name in floats else replace(row, tolerance=0.0) for row in rows]
 
 
-def _reference_gradients(reference_vjp: Callable[..., Any], args: Any, cotangents: Any, compared: set[int]) -> Any:
-    gradients = reference_vjp(*to_numpy(args))[1](to_numpy(cotangents))
+def _reference_gradients(
+    reference_vjp: Callable[..., Any], reference_fn: Callable[..., Any], args: Any, cotangents: Any, compared: set[int]
+) -> Any:
+    out, pullback = reference_vjp(*to_numpy(args))
+    for row in compare_trees("", out, reference_fn(*to_numpy(args)), TOLERANCES["float64"][0], "float64", "result"):
+        if not row.passed:
+            raise ValueError(
+                f"reference_vjp returns another {row.name} than reference_fn, off by {row.relative:.1e} of its largest "
+                "value; the backward is of another function."
+            )
+    gradients = pullback(to_numpy(cotangents))
     if not isinstance(gradients, list | tuple) or len(gradients) != len(args):
         raise ValueError(
             f"the pullback of reference_vjp must return a tuple of {len(args)} gradients, one for each argument and "
@@ -192,8 +201,8 @@ def _how_many(gradients: Any) -> str:
 def random_parameters(model: GPT, seed: int = 0) -> Any:
     """Every parameter random, unlike at initialisation: a bias of 0 or a scale of 1 would hide a fault in its use.
 
-    Matrices are N(0, 1/fan-in), tables N(0, 1), scales 1 + N(0, 0.1^2), biases N(0, 0.1^2), float32: activations keep
-    about unit size through any number of layers.
+    Matrices are N(0, 1/fan-in), tables N(0, 1/D), scales 1 + N(0, 0.1^2), biases N(0, 0.1^2), float32: activations keep
+    about unit size through any number of layers, and so do logits, by a head or by the table tied to it.
     """
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))["params"]
@@ -203,6 +212,8 @@ def random_parameters(model: GPT, seed: int = 0) -> Any:
         match path[-1]:
             case "kernel":
                 z = z / shape[0] ** 0.5
+            case "table":
+                z = z / shape[1] ** 0.5
             case "scale":
                 z = 1 + 0.1 * z
             case "bias":
@@ -220,9 +231,13 @@ def compare_model(
     Stages: `forward`, every intermediate in the order of computation, then the mean loss; `backward`, the gradient of
     the loss at the intermediates, from the top down (attention weights are left out, because the model need not hold
     them, and `residual_1`, whose gradient is that of the attention's result); `gradient`, that of each parameter.
-    Tolerances are `MODEL_TOLERANCES[dtype]`. The reference gets the very same parameters. Where rounding puts a ReLU on
-    the other side of zero, a note says so and gradients from there on down are held to `KINK_TOLERANCE` only.
+    Tolerances are `MODEL_TOLERANCES[dtype]`, relative to the largest value of each tensor or, for gradients of queries
+    and keys, of the terms it sums (`query_key_scales`). The reference gets the very same parameters. Where rounding
+    puts a ReLU on the other side of zero, a note says so and gradients from there on down are held to `KINK_TOLERANCE`
+    only. Raises InputError for a layer norm of two features, which passes nothing back but rounding.
     """
+    if config.d_model == 2 and config.norm == "layer_norm":
+        raise InputError("d_model is 2, but the layer norm of two features is always +-1: compare a wider model.")
     with arithmetic(dtype):
         params = jax.tree.map(lambda p: jnp.asarray(p, "float64" if dtype == "float64" else "float32"), params)
         model = GPT(config, None if dtype == "float64" else dtype)

@@ -1,5 +1,9 @@
 """What bad input gets: exit code 2, one sentence with the value, the limit and the remedy, nothing overwritten."""
 
+import errno
+import io
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,6 +147,7 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
 def test_an_existing_run_is_not_overwritten(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--set", "train.steps=2", "--set", "optimizer.warmup_steps=1", "--set", "eval.sample_tokens=3"]
     assert main(["train", "ok.toml", "--out", "run", *few]) == 0
+    (place / "odd" / "config.toml").mkdir(parents=True)
     before = files(place)
     refused = {
         "train ok.toml --out run": "run holds a run; continue it with --resume",
@@ -151,6 +156,8 @@ def test_an_existing_run_is_not_overwritten(place: Path, capsys: pytest.CaptureF
         "train ok.toml --out run --resume": "train.steps is 2 in run but 200 in ok.toml",
         "generate run --prompt ü": "character 'ü'",
         "evaluate run --data empty.txt": "holds no text",
+        "compare run --batch-size 9": "--batch-size is 9, but the validation split has 3 windows of 8 tokens",
+        "evaluate odd": "cannot read odd/config.toml: Is a directory",
     }
     for command, message in refused.items():
         capsys.readouterr()
@@ -161,3 +168,41 @@ def test_an_existing_run_is_not_overwritten(place: Path, capsys: pytest.CaptureF
     (place / "text.txt").write_text("another text " * 30)
     assert main(["train", "--out", "run", "--resume", "--set", "train.steps=4"]) == 2
     assert "the text has changed" in capsys.readouterr().err
+
+
+def test_unreadable_checkpoints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    few = ["--set", "train.steps=2", "--set", "optimizer.warmup_steps=1", "--set", "eval.sample_tokens=3"]
+    assert main(["train", "ok.toml", "--out", "run", *few]) == 0
+    monkeypatch.setattr("train.folder.Checkpoints", refuse)
+    capsys.readouterr()
+    assert main(["evaluate", "run"]) == 2
+    assert capsys.readouterr().err == "jaxllm evaluate: cannot read run/checkpoints: Permission denied.\n"
+
+
+def closed_pipe() -> io.TextIOWrapper:
+    """What `| head` leaves once it has read enough."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return open(writer, "w")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_goes_nowhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("train.compare.compare_command", lambda *_: print("a table") or True)
+    for stream, code, message in (
+        (closed_pipe(), 141, ""),
+        (open("/dev/full", "w"), 1, "jaxllm compare: output: No space left on device.\n"),
+    ):
+        with stream, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            assert main(["compare"]) == code
+        assert capsys.readouterr().err == message
+
+
+def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # a superuser may write anywhere
+    assert main(["compare", "--out", "error.PNG"]) == 2
+    assert capsys.readouterr().err == "jaxllm compare: --out error.PNG: its folder cannot be written into.\n"

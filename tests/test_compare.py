@@ -283,7 +283,7 @@ def test_no_tolerance_at_all() -> None:
 def test_the_bounds_are_those_of_the_readme() -> None:
     assert jaxllm.compare.TOLERANCES == {"float64": (1e-12, 1e-10), "float32": (1e-5, 1e-5), "bfloat16": (3e-2, 3e-2)}
     assert jaxllm.compare.MODEL_TOLERANCES == {
-        "float64": (1e-12, 1e-10), "float32": (1e-4, 1e-4), "bfloat16": (1e-1, 2.5e-1)
+        "float64": (1e-12, 1e-10), "float32": (1e-4, 1e-4), "bfloat16": (1e-1, 1.5e-1)
     }  # fmt: skip
 
 

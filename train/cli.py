@@ -1,6 +1,10 @@
-"""The command line: `jaxllm COMMAND ...`. Exit codes: 0 done, 1 failed or diverged, 2 wrong input."""
+"""The command line: `jaxllm COMMAND ...`.
+
+Exit codes: 0 done, 1 failed or diverged, 2 wrong input, 130 interrupted, 141 the reader of the output went away.
+"""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -23,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
+        code = arguments.run(arguments) or 0
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"jaxllm {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -33,6 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"jaxllm {arguments.command}: stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `jaxllm ... | head`: not a word, as other programs do it
+        _drop_output()
+        return 141
+    except OSError as error:
+        _drop_output()
+        print(f"jaxllm {arguments.command}: {error.filename or 'output'}: {error.strerror}.", file=sys.stderr)
+        return 1
+
+
+def _drop_output() -> None:
+    """Python flushes standard output once more at exit; what is left of it goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser() -> Parser:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -61,7 +62,12 @@ def from_run(path: str, batch_size: int, length: int | None) -> Subject:
     run = load_run(path)
     ids = prepare(run.config, run.tokenizer).validation_ids
     length = min(_length(length, run.model.config), len(ids) - 1)
-    inputs, targets = (x[:batch_size] for x in input_target_pairs(ids, length, length))
+    inputs, targets = input_target_pairs(ids, length, length)
+    if batch_size > len(inputs):
+        raise InputError(
+            f"--batch-size is {batch_size}, but the validation split has {len(inputs)} windows of {length} tokens."
+        )
+    inputs, targets = inputs[:batch_size], targets[:batch_size]
     return Subject(
         f"{path}, step {run.step:,}", run.model.config, run.config, run.params, run.opt_state, run.step, inputs, targets
     )
@@ -182,13 +188,10 @@ def compare_command(
     else:
         parameters = [row for row in report.rows if row.stage not in ("forward", "backward")]
         print("\n".join([*table([r for r in report.rows if r not in parameters] + fold(parameters)), report.summary()]))
-    try:
-        if json_file and not print_json:
-            replace_text(Path(json_file), text + "\n")
-        if out:
-            draw_errors(report, Path(out))
-    except OSError as error:
-        raise InputError(f"cannot write {error.filename or json_file or out}: {error.strerror}.") from None
+    if json_file and not print_json:
+        replace_text(Path(json_file), text + "\n")
+    if out:
+        draw_errors(report, Path(out))
     return report.passed
 
 
@@ -196,13 +199,16 @@ def _check_output(option: str, path: str | None, endings: tuple[str, ...]) -> No
     """Before the work; the ending, so that `--json CONFIG.toml`, a FILE forgotten, does not overwrite the config."""
     if path is None or (option == "--json" and path == "-"):
         return
-    if Path(path).suffix not in endings:
+    if Path(path).suffix.lower() not in endings:
         raise InputError(f"{option} {path}: the name of the file must end in {' or '.join(endings)}.")
     if (Path(path).parent / "config.toml").exists():
         raise InputError(f"{option} {path}: {Path(path).parent} is a run folder, whose files stay as they are.")
-    if Path(path).is_dir() or not Path(path).parent.is_dir():
-        what = f"{path} is a folder" if Path(path).is_dir() else f"there is no folder {Path(path).parent}"
-        raise InputError(f"{option} {path}: {what}.")
+    if Path(path).is_dir():
+        raise InputError(f"{option} {path}: {path} is a folder.")
+    if not Path(path).parent.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {Path(path).parent}.")
+    if not os.access(Path(path).parent, os.W_OK | os.X_OK):
+        raise InputError(f"{option} {path}: its folder cannot be written into.")
 
 
 def draw_errors(report: Report, path: Path) -> None:

@@ -64,8 +64,10 @@ class RunFolder:
         """The run's config. Raises InputError where the folder holds no run."""
         try:
             return build_config(tomllib.loads(self.config.read_text(encoding="utf-8")), overrides or [])
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path} is no run folder: it has no config.toml.") from None
+        except OSError as error:
+            raise InputError(f"cannot read {self.config}: {error.strerror}.") from None
         except InputError:
             raise
         except ValueError as error:
@@ -94,6 +96,9 @@ def load_run(path: str | Path) -> TrainedRun:
     like = jax.eval_shape(lambda: init_state(model, optimizer, 0))
     if not folder.checkpoints.is_dir():
         raise InputError(f"{path} holds no checkpoint yet; train it first.")
-    with Checkpoints(folder.checkpoints) as checkpoints:
-        state = checkpoints.restore(like)
+    try:
+        with Checkpoints(folder.checkpoints) as checkpoints:
+            state = checkpoints.restore(like)
+    except OSError as error:
+        raise InputError(f"cannot read {folder.checkpoints}: {error.strerror}.") from None
     return TrainedRun(config, tokenizer, model, state.params, state.opt_state, int(state.step))
