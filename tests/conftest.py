@@ -46,6 +46,14 @@ def x64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """For tests of files and commands, which take most of their time to compile what computes no number they look at."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def shared_text() -> object:
     """Reads a text that lies beside the project; skips where it does not."""

@@ -10,6 +10,8 @@ import pytest
 
 from train.cli import build_parser, main
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 OK = '[data]\nsource = "text.txt"\n[model]\ncontext_length = 8\nd_model = 8\nn_layers = 1\nn_heads = 2\n[train]\nsteps = 200\n'
 
 

@@ -10,6 +10,8 @@ from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
 from train.config import RunConfig, build_config, load_config, parse_override, to_toml
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 SHRUNK = {
     "model.d_model": 16, "model.n_layers": 1, "model.n_heads": 2,

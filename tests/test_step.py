@@ -139,6 +139,7 @@ def test_the_state_is_donated_and_nothing_is_compiled_twice() -> None:
     assert step._cache_size() == 1
 
 
+@pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="an accelerator adds up in no fixed order")
 def test_the_same_seed_gives_the_same_bits() -> None:
     outcomes = []
     for seed in (0, 0, 1):

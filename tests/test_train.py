@@ -14,6 +14,8 @@ from train.evaluate import evaluator
 from train.folder import load_run
 from train.prepare import prepare
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TEXT = "the cat sat on the mat. " * 60
 TINY = """
 [tokenizer]
