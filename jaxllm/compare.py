@@ -19,9 +19,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from jaxllm import reference
-from jaxllm.cancellation import query_key_scales
+from jaxllm.cancellation import gradient_scales, loss_scale
 from jaxllm.config import GPTConfig
-from jaxllm.deviation import Report, Row, compare_trees, largest, measure, named_leaves, scales_of_vanishing
+from jaxllm.deviation import Report, Row, compare_trees, measure, named_leaves, scales_of_vanishing
 from jaxllm.differences import along_directions, is_float, to_numpy
 from jaxllm.errors import InputError
 from jaxllm.gpt import GPT, apply_with_intermediates
@@ -231,8 +231,8 @@ def compare_model(
     Stages: `forward`, every intermediate in the order of computation, then the mean loss; `backward`, the gradient of
     the loss at the intermediates, from the top down (attention weights are left out, because the model need not hold
     them, and `residual_1`, whose gradient is that of the attention's result); `gradient`, that of each parameter.
-    Tolerances are `MODEL_TOLERANCES[dtype]`, relative to the largest value of each tensor or, for gradients of queries
-    and keys, of the terms it sums (`query_key_scales`). The reference gets the very same parameters. Where rounding
+    Tolerances are `MODEL_TOLERANCES[dtype]`, relative to the largest value of each tensor or, where it cancels, of its
+    terms (`jaxllm.cancellation`). The reference gets the very same parameters. Where rounding
     puts a ReLU on the other side of zero, a note says so and gradients from there on down are held to `KINK_TOLERANCE`
     only. Raises InputError for a layer norm of two features, which passes nothing back but rounding.
     """
@@ -248,17 +248,17 @@ def compare_model(
     logits, want_seen = reference.gpt.forward_with_intermediates(config, exact, inputs)
     rows = [measure("forward", name, seen[name], want, tolerance, dtype) for name, want in want_seen.items()]
     want_loss = reference.loss.cross_entropy(logits, targets)
-    rows.append(measure("forward", "loss", got_loss, want_loss, tolerance, dtype))
+    scale = max(float(want_loss), loss_scale(logits, targets))
+    rows.append(measure("forward", "loss", got_loss, want_loss, tolerance, dtype, scale))
     want_felt: dict[str, Any] = {}
     _, want_gradients = reference.step.accumulate(config, exact, inputs, targets, felt=want_felt)
     want_felt = {name: want / np.size(targets) for name, want in want_felt.items()}
-    scales = scales_of_vanishing(want_gradients) | query_key_scales(config, exact, want_seen, want_felt)
+    scales = gradient_scales(config, exact, want_seen, want_felt, want_gradients)
     kinks = _turned_relus(config, seen, want_seen)
     for name, want in want_felt.items():
         if name in felt:
             gradient_tolerance = KINK_TOLERANCE if name in kinks else gradient_tolerance
-            scale = max(largest(want), scales.get(name, 0.0))
-            row = measure("backward", name, felt[name], want, gradient_tolerance, dtype, scale)
+            row = measure("backward", name, felt[name], want, gradient_tolerance, dtype, scales[name])
             rows.append(replace(row, note=kinks.get(name, row.note)))
     rows += compare_trees("gradient", gradients, want_gradients, gradient_tolerance, dtype, scales=scales)
     return rows, gradients

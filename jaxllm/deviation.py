@@ -12,7 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-JUMP = 10  # times the largest error before, and above the tolerance over JUMP
+JUMP = 10  # times the largest error before, and above JUMP ulp and the tolerance over JUMP
+CANCELS = 10  # times its largest value: a scale that a note must tell
 VANISHES = 1e-12  # of its module's largest: a gradient in float64 that is zero but for rounding
 
 
@@ -24,7 +25,7 @@ class Row:
     name: str
     shape: tuple[int, ...]
     max_abs: float  # the largest error; inf where a value is missing, not a number, or the shapes differ
-    relative: float  # max_abs over the largest absolute value of the reference
+    relative: float  # max_abs over the scale: the largest absolute value of the reference, or of its terms
     ulp: float  # max_abs in units in the last place of that value, in the dtype of the computation
     tolerance: float  # of the relative error
     jump: bool = False  # the first place where the error is far above all errors before
@@ -48,9 +49,10 @@ def measure(
 ) -> Row:
     """The row for an array `got`, computed in `dtype`, and its reference `want`.
 
-    Errors are taken relative to `scale`, the largest finite absolute value of `want` unless given; where that is 0 or
-    too small for the dtype, they are absolute. The same infinity in both is agreement, and so is NaN in both, but a
-    tensor of nothing but NaN shows nothing and fails; NaN in one alone is an error of inf.
+    Errors are taken relative to `scale`, the largest finite absolute value of `want` unless given (a note tells where
+    it is far more than that); where it is 0 or too small for the dtype, they are absolute. The same infinity in both is
+    agreement, and so is NaN in both, but a tensor of nothing but NaN shows nothing and fails; NaN in one alone is an
+    error of inf.
     """
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     if got.shape != want.shape:
@@ -61,10 +63,12 @@ def measure(
     with np.errstate(invalid="ignore"):
         error = np.where((got == want) | lost, 0.0, np.abs(got - want))
     max_abs = float(np.nan_to_num(error, nan=math.inf, posinf=math.inf).max(initial=0.0))
-    scale = largest(want) if scale is None else scale
+    own = largest(want)
+    scale = own if scale is None else scale
+    note = f"its terms cancel to {own / scale:.0e} of their size" if own * CANCELS < scale else ""
     scale = scale if scale >= float(jnp.finfo(dtype).tiny) else 1.0
     ulp = float(jnp.finfo(dtype).eps) * 2.0 ** math.floor(math.log2(scale))
-    note = f"{lost.sum()} NaN in both" if lost.any() else ""
+    note = f"{lost.sum()} NaN in both" if lost.any() else note
     return Row(stage, name, got.shape, max_abs, max_abs / scale, max_abs / ulp, tolerance, note=note)
 
 
@@ -139,10 +143,11 @@ class Report:
 
     @classmethod
     def of(cls, dtype: str, rows: Iterable[Row]) -> "Report":
-        """A report that marks the first row whose error is `JUMP` times all before it and no rounding."""
+        """A report that marks the first row whose error is `JUMP` times all before it, no rounding, not explained."""
         marked, before, found = [], 0.0, False
         for row in rows:
-            jump = not found and row.relative > JUMP * before and row.relative > row.tolerance / JUMP
+            above = row.relative > JUMP * before and row.relative > row.tolerance / JUMP and row.ulp > JUMP
+            jump = above and not found and not (row.note and row.passed)
             found, before = found or jump, max(before, row.relative)
             marked.append(replace(row, jump=jump))
         return cls(dtype, tuple(marked))

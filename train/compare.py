@@ -174,7 +174,8 @@ def compare_command(
     if not print_json:
         print(
             f"{subject.name}, {' x '.join(map(str, subject.inputs.shape))} tokens, {dtype} on "
-            f"{jax.devices()[0].platform}, against NumPy in float64; errors relative to each tensor's largest value",
+            f"{jax.devices()[0].platform}, against NumPy in float64; errors relative to the largest value of each "
+            "tensor, or of its terms where they cancel",
             flush=True,
         )
     report = compare(subject, dtype)
@@ -234,7 +235,7 @@ def draw_errors(report: Report, path: Path) -> None:
         if "/" not in name and (not ticks or i - ticks[-1] > len(depth) / 40):
             ticks.append(i)
     axes.set_xticks(ticks, [depth[i] for i in ticks], rotation=60, ha="right", fontsize=8)
-    axes.set(ylabel="error relative to the largest value", title=f"{report.dtype} against float64 NumPy, by depth")
+    axes.set(ylabel="relative error", title=f"{report.dtype} against float64 NumPy, by depth")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
