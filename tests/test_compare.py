@@ -70,6 +70,10 @@ def test_the_first_jump_is_marked() -> None:
     assert not any(r.jump for r in errors(1e-6, 9e-6, 8e-5).rows)
     assert [r.jump for r in errors(0, 1e-7, 1.1e-5).rows] == [0, 0, 1]  # far above what was, though within tolerance
     assert [r.jump for r in errors(0, math.inf, math.inf).rows] == [0, 1, 0]
+    rounding, explained, fault = (Row("forward", "a", (2,), e, e, u, 0.1, note=n) for e, u, n in (
+        (0.011, 1.4, ""), (0.05, 100, "its terms cancel"), (0.9, 100, "its terms cancel"),
+    ))  # fmt: skip
+    assert [r.jump for r in Report.of("bfloat16", [rounding, explained, fault]).rows] == [0, 0, 1]
 
 
 def test_report_as_text_and_json() -> None:

@@ -120,8 +120,9 @@ def test_its_own_loss_is_ours() -> None:
 def test_ten_steps_of_adamw(dtype: str) -> None:
     """PyTorch's AdamW with decay on matrices only. Clipping is done by hand there, because its own adds 1e-6 to the
 
-    norm. A key's bias has no gradient but rounding, which Adam magnifies: in float32 it is left out."""
-    _, loss_bound, bound = BOUNDS[dtype]
+    norm. Adam steps as far for a gradient of rounding as for any other: in float32 parameters whose gradient was once
+    within its bound of zero are left out: one in a hundred, and the biases of keys, which have no other."""
+    gradient_bound, loss_bound, bound = BOUNDS[dtype]
     with jax.enable_x64(dtype == "float64"):
         params = in_dtype(random_parameters(GPT(CONFIG)), dtype)
         model = torch_model(params, dtype)
@@ -135,12 +136,14 @@ def test_ten_steps_of_adamw(dtype: str) -> None:
             {"params": [p for p in theirs if p.ndim < 2], "weight_decay": 0.0},
         ]
         adamw = torch.optim.AdamW(groups, betas=(OPTIMIZER.beta1, OPTIMIZER.beta2), eps=1e-8)
-        norms = []
+        norms, clear = [], {name: np.ones(p.shape, bool) for name, p in model.named_parameters()}
         for s, tokens in enumerate(TOKENS):
             state, metrics = step(state, tokens[:, :-1], tokens[:, 1:])
             _, want = torch_loss(model, tokens)
             adamw.zero_grad()
             want.backward()
+            for name, p in model.named_parameters():
+                clear[name] &= np.abs(p.grad.numpy()) > gradient_bound * float(p.grad.abs().max())
             norm = torch.sqrt(sum((p.grad**2).sum() for p in theirs))
             norms.append(float(norm))
             for p in theirs:
@@ -152,9 +155,10 @@ def test_ten_steps_of_adamw(dtype: str) -> None:
             assert float(metrics["grad_norm"]) == pytest.approx(float(norm), rel=loss_bound), s
         ours = to_torch(jax.device_get(state.params))
     assert max(norms) > OPTIMIZER.clip_norm  # so clipping was tried
-    keys = slice(CONFIG.d_model, 2 * CONFIG.d_model)
     for name, parameter in model.named_parameters():
-        got, want = np.array(ours[name]), parameter.detach().numpy().copy()
-        if dtype == "float32" and name.endswith("c_attn.bias"):
-            got[keys] = want[keys] = 0
+        got, want = ours[name], parameter.detach().numpy()
+        if dtype == "float32":
+            least = 0.6 if name.endswith("c_attn.bias") else 0.98  # of query, key and value the key's third
+            assert clear[name].mean() > least, name
+            got, want = got[clear[name]], want[clear[name]]
         assert_near(got, want, bound, name)
