@@ -22,8 +22,8 @@ Named = Mapping[str, Any]
 
 def loss_scale(logits: np.ndarray, targets: np.ndarray) -> float:
     """Mean size of what a loss subtracts, the logit of its target: logits [B, T, V], targets [B, T] -> a number."""
-    chosen = np.take_along_axis(logits, np.asarray(targets)[..., None], axis=-1)
-    return float(np.abs(chosen).mean())
+    inside = np.clip(targets, 0, logits.shape[-1] - 1)  # what a target outside costs, NaN, needs no scale
+    return float(np.abs(np.take_along_axis(logits, inside[..., None], axis=-1)).mean())
 
 
 def gradient_scales(config: GPTConfig, params: Named, seen: Named, felt: Named, gradients: Named) -> dict[str, float]:
@@ -45,10 +45,10 @@ def _query_key_scales(config: GPTConfig, params: Named, seen: Named, felt: Named
     scales = {}
     for i in range(config.n_layers):
         where = f"block_{i}/attention"
-        x2 = np.square(seen[f"block_{i}/norm_1"])
+        x2 = np.square(seen[f"block_{i}/norm_1"]).reshape(-1, config.d_model)
         for name, terms2 in _squared_terms(config, params[f"block_{i}"]["attention"], seen, felt[where], where).items():
             size2 = np.maximum(terms2, np.square(felt[f"{where}/{name}"]))
-            kernel2 = np.einsum("btd,bte->de", x2, size2)
+            kernel2 = x2.T @ size2.reshape(len(x2), -1)
             for leaf, squares in (("", size2), ("/kernel", kernel2), ("/bias", size2.sum((0, 1)))):
                 scales[f"{where}/{name}{leaf}"] = float(np.sqrt(squares.max()))
     return scales
