@@ -298,6 +298,7 @@ def test_the_bounds_are_those_of_the_readme() -> None:
     (lambda: compare_function(lambda x: (x, x), lambda x: x, [X]), r"value: only ours has \['result/0', 'result/1'\], only the reference has \['result'\]"),
     (lambda: compare_function(lambda x: {2: x, 3: x}, lambda x: {2: x}, [X]), r"only ours has \['result/3'\]"),
     (lambda: compare_function(lambda x: {"a": x}, lambda x: {"a": x, "b": x}, [X]), r"only the reference has \['result/b'\]"),
+    (lambda: compare_function(mish, mish_twin, [X], reference_vjp=lambda x: (x + 1, lambda dy: (dy,))), "reference_vjp returns another result than reference_fn, off by"),
     (lambda: with_backward(lambda dy: dy), "must return a tuple of 1 gradients.* returned one ndarray"),
     (lambda: with_backward(lambda dy: (dy, dy)), "it returned 2."),
     (lambda: with_backward(lambda dy: (None,)), "reference_vjp gives None for argument 0"),
