@@ -233,7 +233,8 @@ def compare_model(
     them, and `residual_1`, whose gradient is that of the attention's result); `gradient`, that of each parameter.
     Tolerances are `MODEL_TOLERANCES[dtype]`, relative to the largest value of each tensor or, where it cancels, of its
     terms (`jaxllm.cancellation`). The reference gets the very same parameters. Where rounding puts a ReLU on the other
-    side of zero, a note says so and gradients from there on down are held to `KINK_TOLERANCE` only. Raises InputError for a layer norm of two features, which passes nothing back but rounding.
+    side of zero, a note says so and gradients from there on down are held to `KINK_TOLERANCE` only. Raises
+    InputError for a layer norm of two features, which passes nothing back but rounding.
     """
     if config.d_model == 2 and config.norm == "layer_norm":
         raise InputError("d_model is 2, but the layer norm of two features is always +-1: compare a wider model.")
