@@ -32,6 +32,8 @@ def files(place: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in place.rglob("*") if p.is_file()}
 
 
+FEW_STEPS = ["--set", "train.steps=2", "--set", "optimizer.warmup_steps=1", "--set", "eval.sample_tokens=3"]
+
 WRONG_SET = {
     "data.source=missing.txt": "'missing.txt' is no file or folder",
     "data.source=empty.txt": "holds no text",
@@ -147,8 +149,7 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_an_existing_run_is_not_overwritten(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = ["--set", "train.steps=2", "--set", "optimizer.warmup_steps=1", "--set", "eval.sample_tokens=3"]
-    assert main(["train", "ok.toml", "--out", "run", *few]) == 0
+    assert main(["train", "ok.toml", "--out", "run", *FEW_STEPS]) == 0
     (place / "odd" / "config.toml").mkdir(parents=True)
     before = files(place)
     refused = {
@@ -176,8 +177,7 @@ def test_unreadable_checkpoints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def refuse(_: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    few = ["--set", "train.steps=2", "--set", "optimizer.warmup_steps=1", "--set", "eval.sample_tokens=3"]
-    assert main(["train", "ok.toml", "--out", "run", *few]) == 0
+    assert main(["train", "ok.toml", "--out", "run", *FEW_STEPS]) == 0
     monkeypatch.setattr("train.folder.Checkpoints", refuse)
     capsys.readouterr()
     assert main(["evaluate", "run"]) == 2

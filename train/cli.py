@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         _drop_output()
-        print(f"jaxllm {arguments.command}: {error.filename or 'output'}: {error.strerror}.", file=sys.stderr)
+        print(f"jaxllm {arguments.command}: {error.filename or 'output'}: {error.strerror or error}.", file=sys.stderr)
         return 1
 
 

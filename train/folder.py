@@ -100,5 +100,5 @@ def load_run(path: str | Path) -> TrainedRun:
         with Checkpoints(folder.checkpoints) as checkpoints:
             state = checkpoints.restore(like)
     except OSError as error:
-        raise InputError(f"cannot read {folder.checkpoints}: {error.strerror}.") from None
+        raise InputError(f"cannot read {folder.checkpoints}: {error.strerror or error}.") from None
     return TrainedRun(config, tokenizer, model, state.params, state.opt_state, int(state.step))
