@@ -15,7 +15,8 @@ from jaxllm.attention import MultiHeadAttention
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.errors import InputError
-from jaxllm.layers import INIT_STD, MLP, Dropout, Linear, Norm, at_least_float32
+from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, at_least_float32, linear
+from jaxllm.loss import head_loss
 
 
 class Block(nn.Module):
@@ -37,8 +38,24 @@ class Block(nn.Module):
         return x + Dropout(c.dropout)(mlp(Norm(c.norm, c.use_bias, name="norm_2")(x)))
 
 
+class Head(nn.Module):
+    """The output head that shares nothing, kernel [D, V]: x [..., D] -> logits [..., V], or with targets their loss."""
+
+    vocab_size: int
+
+    @nn.compact
+    def __call__(self, x: Array, targets: Array | None = None, weights: Array | None = None) -> Array:
+        kernel = self.param("kernel", nn.initializers.normal(INIT_STD), (x.shape[-1], self.vocab_size))
+        if targets is None:
+            return at_least_float32(linear(x, kernel))
+        return head_loss(kernel.T, x, targets, weights)
+
+
 class GPT(nn.Module):
     """tokens [B, T] int -> logits [B, T, V] float32 (float64 where the parameters are).
+
+    With `targets` [B, T]: the sum of the token losses, times `weights` [B, T] where given, by `head_loss`, which needs
+    far less memory than the logits.
 
     `init(key, tokens)["params"]` is a plain nested dict; `apply({"params": params}, tokens)` is a pure
     function. `dtype` is that of the computation, None for the parameters' own; the parameters stay as they are,
@@ -51,21 +68,23 @@ class GPT(nn.Module):
 
     config: GPTConfig
     dtype: str | None = None
+    remat: bool = False  # the backward computes each block a second time instead of keeping what it saw
 
     @nn.compact
-    def __call__(self, tokens: Array) -> Array:
+    def __call__(self, tokens: Array, targets: Array | None = None, weights: Array | None = None) -> Array:
         c = self.config
+        block = nn.remat(Block) if self.remat else Block
         _check_tokens(tokens, c.context_length)
         embedding = TokenEmbedding(c.vocab_size, c.d_model, name="token_embedding")
         x = embedding(tokens)
         x = PositionEmbedding(c.context_length, c.position, name="position_embedding")(x)
         x = Dropout(c.dropout)(x if self.dtype is None else x.astype(self.dtype))
         for i in range(c.n_layers):
-            x = Block(c, name=f"block_{i}")(x)
+            x = block(c, name=f"block_{i}")(x)
         x = Norm(c.norm, c.use_bias, name="norm_final")(x)
-        if c.tie_embeddings:
-            return embedding.logits(x)
-        return at_least_float32(Linear(c.vocab_size, use_bias=False, name="head")(x))
+        if not c.tie_embeddings:
+            return Head(c.vocab_size, name="head")(x, targets, weights)
+        return embedding.logits(x) if targets is None else head_loss(embedding.table, x, targets, weights)
 
 
 def _check_tokens(tokens: Array, context_length: int) -> None:

@@ -16,12 +16,14 @@ import jaxllm
 from jaxllm import reference
 from jaxllm.attention import CausalAttention, MultiHeadAttention, SelfAttention
 from jaxllm.embeddings import PositionEmbedding
+from jaxllm.gpt import Head
 from jaxllm.layers import MLP, Linear, Norm
 
 NOT_NUMERIC = {"config", "errors", "validate", "compare", "cancellation", "deviation", "differences"}
 WITHOUT_TWIN = {
     "layers.at_least_float32",  # a cast
     "layers.dropout_mask", "generate.draw", "generate.generate",  # random: test_step.py and test_generate.py
+    "causal.attention_path",  # a choice
     "gpt.apply_with_intermediates", "gpt.count_parameters",  # the model as a whole: test_gpt.py
 }  # fmt: skip
 
@@ -119,8 +121,14 @@ CASES: dict[str, list[list[Any]]] = {
     "attention.split_heads": [[normal(2, 5, 6), 3], [normal(5, 6), 1]],
     "attention.merge_heads": [[normal(2, 3, 5, 2)], [normal(1, 5, 2)]],
     "attention.repeat_heads": [[normal(2, 2, 5, 3), 6], [normal(1, 5, 3), 4], [normal(4, 5, 3), 4]],
+    "causal.causal_attention": [
+        [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4)],
+        [normal(2, 130, 3), normal(2, 130, 3), normal(2, 130, 2)],  # three chunks, the last one padded
+        [normal(1, 1, 4), normal(1, 1, 4), normal(1, 1, 4)],
+    ],
     "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), fixed(0, 6, 7, -1)], [scaled(300, 4, 7), integers(7, 4)]],
     "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), positive(3, 5)]],
+    "loss.head_loss": [[normal(7, 4), normal(3, 5, 4), integers(7, 3, 5)], [normal(7, 4), normal(5, 4), integers(7, 5), positive(5)]],
     "sampling.scale_temperature": [[normal(3, 9), lambda rng: np.asarray(0.7)]],
     "sampling.top_k": [[normal(3, 9), 1], [normal(3, 9), 4], [normal(3, 9), 20], [with_ties(5, 9), 4]],
     "sampling.top_p": [[normal(3, 9), 0.5], [normal(3, 9), 1.0], [normal(3, 9), 0.01], [with_ties(5, 9), 0.6]],
@@ -135,6 +143,7 @@ ALL_CASES = [(name, case) for name in sorted(CASES) for case in range(len(CASES[
 # name -> module, its twin's name, the twin's arguments after params and x, further inputs of the module
 MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "Linear": (Linear(4), "layers.linear_map", {}),
+    "Head": (Head(4), "layers.linear_map", {}),
     "Norm": (Norm(), "layers.norm", {}),
     "Norm rms": (Norm("rms_norm", use_bias=False), "layers.norm", {"kind": "rms_norm"}),
     "MLP": (MLP(7), "layers.mlp", {}),

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxllm.reference.arrays import Array, Vjp, float64, vjp
+from jaxllm.reference.embeddings import token_logits, token_logits_vjp
 from jaxllm.reference.layers import softmax
 
 
@@ -47,3 +48,23 @@ def cross_entropy_vjp(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike 
         return losses_back(dy * w / w.sum())[0], None, d_weights
 
     return loss, pullback
+
+
+def head_loss(table: ArrayLike, x: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> Array:
+    """sum(w * loss) of the logits x E^T, w = 1 where not given."""
+    losses = token_losses(token_logits(table, x), targets)
+    return np.asarray((losses if weights is None else losses * float64(weights)).sum())
+
+
+@vjp
+def head_loss_vjp(table: ArrayLike, x: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> Vjp:
+    """dw = dL l; the rest is the head's pullback after the loss's."""
+    logits, head_back = token_logits_vjp(table, x)
+    losses, losses_back = token_losses_vjp(logits, targets)
+    w = np.ones_like(losses) if weights is None else float64(weights)
+
+    def pullback(dy: Array) -> tuple[Array, Array, None, Array | None]:
+        dtable, dx = head_back(losses_back(dy * w)[0])
+        return dtable, dx, None, None if weights is None else dy * losses
+
+    return head_loss(table, x, targets, weights), pullback

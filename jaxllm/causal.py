@@ -1,0 +1,173 @@
+"""Causal attention as training runs it: the same numbers as `scaled_dot_product_attention` under `causal_mask`, faster.
+
+The queries are cut into chunks; a chunk looks at the keys up to its own end only, so most of the masked half is never
+computed, and the weights [T, T] are never held: the backward computes a chunk's weights again from the saved log of
+their sums, as FlashAttention does (Dao et al. 2022). Memory grows with T, not with T^2. Levanter and MaxText loop over
+blocks of keys as well, which a TPU's memory wants; chunks of queries alone need no running maximum, and XLA gets large
+matrix products. On an NVIDIA GPU that can, cuDNN's kernel runs instead.
+The NumPy twin is in `jaxllm.reference.causal`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import optimization_barrier
+
+from jaxllm.layers import at_least_float32
+
+GROUPS = 4  # of chunks, each with keys up to its own end: 5/8 of the full square is computed
+SHORTEST, LONGEST = 64, 256  # queries of a chunk: shorter ones made slower products, longer ones need more memory
+
+
+def causal_attention(q: Array, k: Array, v: Array) -> Array:
+    """softmax(q k^T / sqrt(K)) v where s <= t: q, k [..., T, K], v [..., T, V] -> [..., T, V] in the dtype of v.
+
+    Scores and sums are in at least float32. Reverse-mode derivatives only. Raises ValueError where shapes do not fit.
+    """
+    if q.shape != k.shape or q.shape[:-1] != v.shape[:-1]:
+        raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} must agree, but for the last axis of v.")
+    if attention_path(q, v) == "cuDNN":
+        swapped = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))
+        return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, is_causal=True, implementation="cudnn"), -2, -3)
+    length = q.shape[-2]
+    plan = _plan(length)
+    padding = plan.groups * plan.rows - length  # later keys are masked, later queries dropped
+    q, k, v = (jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, padding), (0, 0)]) for x in (q, k, v))
+    return _attend(q, k, v)[..., :length, :]
+
+
+def attention_path(q: Array | jax.ShapeDtypeStruct, v: Array | jax.ShapeDtypeStruct) -> str:
+    """ "cuDNN" or "chunked": which of the two computes `causal_attention` of these shapes [B, H, T, K] and dtypes.
+
+    cuDNN takes half precision, heads of at most 128 features in steps of 8, an even length, Ampere or newer.
+    """
+    length, width = q.shape[-2:]
+    fits = (
+        q.dtype in (jnp.bfloat16, jnp.float16)
+        and len(q.shape) == 4 and q.shape == v.shape
+        and width <= 128 and width % 8 == 0 and length % 2 == 0
+    )  # fmt: skip
+    return "cuDNN" if fits and _has_cudnn() else "chunked"
+
+
+def _has_cudnn() -> bool:
+    if jax.default_backend() != "gpu":
+        return False
+    capability = getattr(jax.devices()[0], "compute_capability", "0")  # "9.0" on an H100, "gfx90a" on AMD's
+    return capability.split(".")[0].isdecimal() and float(capability) >= 8.0
+
+
+class Plan(NamedTuple):
+    """How the queries are cut: `groups` of `chunks` each of `size` rows. A group's chunks share their keys' end."""
+
+    groups: int
+    chunks: int
+    size: int
+
+    @property
+    def rows(self) -> int:
+        """Of a group."""
+        return self.chunks * self.size
+
+
+def _plan(length: int) -> Plan:
+    groups = min(GROUPS, -(-length // SHORTEST))
+    chunks = -(-length // (groups * LONGEST))
+    return Plan(groups, chunks, -(-length // (groups * chunks)))
+
+
+Saved = tuple[Array, Array, Array, Array, Array]  # q, k, v, the result, the log of each row's sum
+
+
+@jax.custom_vjp
+def _attend(q: Array, k: Array, v: Array) -> Array:
+    return _attend_forward(q, k, v)[0]
+
+
+def _attend_forward(q: Array, k: Array, v: Array) -> tuple[Array, Saved]:
+    plan = _plan(q.shape[-2])
+
+    def group(g: int) -> tuple[Array, Array]:
+        end = (g + 1) * plan.rows
+        keys, values = k[..., :end, :], v[..., :end, :]
+
+        def chunk(_: None, rows: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
+            start, q = rows
+            scores = _scores(q, keys, start)
+            peak = scores.max(-1, keepdims=True)
+            p = jnp.exp(scores - peak)
+            total = p.sum(-1, keepdims=True)
+            out = _product("...ts,...sk->...tk", p, values) / total
+            return None, (out.astype(v.dtype), peak + jnp.log(total))
+
+        return _over_chunks(chunk, None, plan, g, q)[1]
+
+    out, log_total = (jnp.concatenate(x, -2) for x in zip(*map(group, range(plan.groups)), strict=True))
+    return out, (q, k, v, out, log_total)
+
+
+def _attend_backward(saved: Saved, dout: Array) -> tuple[Array, Array, Array]:
+    """With p the weights: dv = p^T dout; dp = dout v^T; ds = p (dp - sum p dp), where sum p dp = sum out dout."""
+    q, k, v, out, log_total = saved
+    plan, scale = _plan(q.shape[-2]), q.shape[-1] ** -0.5
+    shift = (at_least_float32(out) * dout).sum(-1, keepdims=True)
+
+    def group(g: int, dk: Array, dv: Array) -> tuple[Array, Array, Array]:
+        end = (g + 1) * plan.rows
+        keys, values = k[..., :end, :], v[..., :end, :]
+
+        def chunk(grown: tuple[Array, Array], rows: tuple) -> tuple[tuple[Array, Array], Array]:
+            start, q, dout, log_total, shift = rows
+            p = jnp.exp(_scores(q, keys, start) - log_total)
+            dp = _product("...tk,...sk->...ts", dout, values)
+            ds = (p * (dp - shift) * scale).astype(q.dtype)
+            # Transposed, because [K, S] from a short transposed operand takes a CPU two thirds of the time of [S, K].
+            dv = _product("...tk,...ts->...ks", dout, p.astype(dout.dtype))
+            dk = _product("...tk,...ts->...ks", q, ds)
+            return (grown[0] + dk, grown[1] + dv), _product("...ts,...sk->...tk", ds, keys).astype(q.dtype)
+
+        grown, dq = _over_chunks(chunk, (dk[..., :end], dv[..., :end]), plan, g, q, dout, log_total, shift)
+        return dq, dk.at[..., :end].set(grown[0]), dv.at[..., :end].set(grown[1])
+
+    dk, dv = (jnp.zeros(jnp.swapaxes(x, -1, -2).shape, shift.dtype) for x in (k, v))
+    dqs = []
+    for g in range(plan.groups):
+        dq, dk, dv = group(g, dk, dv)
+        dqs.append(dq)
+    dk, dv = (jnp.swapaxes(optimization_barrier(x), -1, -2) for x in (dk, dv))
+    return jnp.concatenate(dqs, -2), dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, *rows: Array) -> tuple[Any, Any]:
+    """`jax.lax.scan` of chunk(carry, (first row's number, *its rows)) over a group's chunks of [..., T, F] arrays."""
+    first = group * plan.rows
+
+    def cut(x: Array) -> Array:
+        x = x[..., first : first + plan.rows, :]
+        return jnp.moveaxis(x.reshape(*x.shape[:-2], plan.chunks, plan.size, x.shape[-1]), -3, 0)
+
+    def join(x: Array) -> Array:
+        x = jnp.moveaxis(x, 0, -3)
+        return x.reshape(*x.shape[:-3], plan.rows, x.shape[-1])
+
+    starts = first + plan.size * jnp.arange(plan.chunks)
+    carry, outs = jax.lax.scan(chunk, carry, (starts, *jax.tree.map(cut, rows)))
+    return carry, jax.tree.map(join, outs)
+
+
+def _scores(q: Array, keys: Array, start: Array) -> Array:
+    """q k^T / sqrt(K) of rows from number `start` on, at least float32; the least number there is where s > t."""
+    scores = _product("...tk,...sk->...ts", q, keys) * q.shape[-1] ** -0.5
+    t, s = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
+    return jnp.where(s <= start + t, scores, jnp.finfo(scores.dtype).min)
+
+
+def _product(axes: str, a: Array, b: Array) -> Array:
+    """Accumulated in at least float32, from operands in the dtype of b."""
+    return jnp.einsum(axes, a.astype(b.dtype), b, preferred_element_type=at_least_float32(b).dtype)
