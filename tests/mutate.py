@@ -42,7 +42,9 @@ def module(name: str) -> str:
 OPTIMIZER = "test_step.py::test_the_optimizer_agrees_with_its_twin"
 STEPS = "test_step.py::test_steps_agree_with_the_reference"
 MODEL = "test_compare_model.py::test_the_model_agrees_and_every_intermediate_is_there"
+CHUNKS = "test_causal.py::test_every_plan_gives_the_same_numbers[25]"
 LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
+CAUSAL = "jaxllm/causal.py"
 GPT, LOSS, SAMPLING, STEP = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py", "train/step.py"
 
 MUTATIONS = [
@@ -50,12 +52,17 @@ MUTATIONS = [
     Mutation("gradient of the kernel off by 1e-9", LAYERS, 'jnp.einsum("...d,...f->df", x, dy)', '(1 + 1e-9) * jnp.einsum("...d,...f->df", x, dy)', twin("layers.linear")),
     Mutation("gradient of x off by 1e-9", LAYERS, "return dy @ kernel.T", "return (1 + 1e-9) * dy @ kernel.T", twin("layers.linear")),
     Mutation("epsilon 1e-6", LAYERS, "EPSILON = 1e-5", "EPSILON = 1e-6", twin("layers.layer_norm")),
-    Mutation("unbiased variance", LAYERS, "jnp.square(centred).mean(-1, keepdims=True)", "jnp.square(centred).sum(-1, keepdims=True) / (x.shape[-1] - 1)", twin("layers.layer_norm")),
-    Mutation("epsilon outside the root", LAYERS, "jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)", "1 / (jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True)) + epsilon)", twin("layers.layer_norm")),
-    Mutation("norm without its scale", LAYERS, "y = x * jnp.broadcast_to(scale.astype(x.dtype), x.shape)", "y = x", twin("layers.layer_norm")),
-    Mutation("RMS norm takes off the mean", LAYERS, "z * jax.lax.rsqrt(jnp.square(z)", "(z - z.mean(-1, keepdims=True)) * jax.lax.rsqrt(jnp.square(z)", twin("layers.rms_norm")),
-    Mutation("GELU's constant in its last digit", LAYERS, "0.044715 * x * x * x)))", "0.044716 * x * x * x)))", twin("layers.gelu_tanh")),
-    Mutation("exact GELU without sqrt(2)", LAYERS, "jax.lax.erf(x * 0.5**0.5)", "jax.lax.erf(x)", twin("layers.gelu")),
+    Mutation("unbiased variance", LAYERS, "jnp.square(z).mean(-1, keepdims=True)", "jnp.square(z).sum(-1, keepdims=True) / (x.shape[-1] - 1)", twin("layers.layer_norm")),
+    Mutation("epsilon outside the root", LAYERS, "jax.lax.rsqrt(jnp.square(z).mean(-1, keepdims=True) + epsilon)", "1 / (jnp.sqrt(jnp.square(z).mean(-1, keepdims=True)) + epsilon)", twin("layers.layer_norm")),
+    Mutation("norm without its scale", LAYERS, "y = normal * jnp.broadcast_to(scale.astype(normal.dtype), x.shape)", "y = normal", twin("layers.layer_norm")),
+    Mutation("RMS norm takes off the mean", LAYERS, "_norm(x, scale, bias, epsilon, False)", "_norm(x, scale, bias, epsilon, True)", twin("layers.rms_norm")),
+    Mutation("what shifts x not taken off the norm's gradient", LAYERS, "(g - g.mean(-1, keepdims=True) if centre else g)", "g", twin("layers.layer_norm")),
+    Mutation("what stretches x not taken off the norm's gradient", LAYERS, "if centre else g) - along)", "if centre else g))", twin("layers.rms_norm")),
+    Mutation("gradient of a narrowing kernel off by 1e-9", LAYERS, 'jnp.einsum("...f,...d->fd", dy, x)', '(1 + 1e-9) * jnp.einsum("...f,...d->fd", dy, x)', twin("layers.linear", 1)),
+    Mutation("slope of the tanh GELU without its second term", LAYERS, "return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du", "return 0.5 * (1 + t)", twin("layers.gelu_tanh")),
+    Mutation("slope of the exact GELU without its second term", LAYERS, " + x * jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5", "", twin("layers.gelu")),
+    Mutation("GELU's constant in its last digit", LAYERS, "0.044715 * x * x * x))", "0.044716 * x * x * x))", twin("layers.gelu_tanh")),
+    Mutation("exact GELU without sqrt(2)", LAYERS, "return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))", "return 0.5 * x * (1 + jax.lax.erf(x))", twin("layers.gelu")),
     Mutation("the tanh GELU under the exact one's name", LAYERS, '"gelu": gelu,', '"gelu": gelu_tanh,', module("MLP exact gelu")),
     Mutation("ReLU that leaks", LAYERS, "return jnp.maximum(x, 0)", "return jnp.maximum(x, 1e-6 * x)", twin("layers.relu")),
     Mutation("softmax over the wrong axis", LAYERS, "return z / z.sum(-1, keepdims=True)", "return z / z.sum(-2, keepdims=True)", twin("layers.softmax")),
@@ -73,14 +80,22 @@ MUTATIONS = [
     Mutation("dropout of attention weights forgotten", ATTENTION, "(weights if keep is None else dropout(weights, keep))", "(weights)", twin("attention.scaled_dot_product_attention", 2)),
     Mutation("heads merged in another order", ATTENTION, "    x = jnp.swapaxes(x, -2, -3)\n    return", "    return", twin("attention.merge_heads")),
     Mutation("key heads dealt out in turn", ATTENTION, "jnp.repeat(x, n_heads // x.shape[-3], axis=-3)", "jnp.concatenate([x] * (n_heads // x.shape[-3]), axis=-3)", twin("attention.repeat_heads")),
-    Mutation("multi-head attention never masked", ATTENTION, "mask = causal_mask(x.shape[-2]) if self.causal else None", "mask = None", module("MultiHeadAttention")),
+    Mutation("multi-head attention never masked", ATTENTION, "if self.causal and keep is None:", "mask = None\n        if False:", module("MultiHeadAttention")),
+    Mutation("a chunk's queries numbered from 0", CAUSAL, "s <= start + t", "s <= t", CHUNKS),
+    Mutation("chunks see the next token", CAUSAL, "s <= start + t", "s <= start + t + 1", twin("causal.causal_attention")),
+    Mutation("gradient of the scores not centred", CAUSAL, "p * (dp - shift) * scale", "p * dp * scale", twin("causal.causal_attention")),
+    Mutation("the scale forgotten on the way back", CAUSAL, "(dp - shift) * scale", "(dp - shift)", twin("causal.causal_attention")),
+    Mutation("only the first chunk's keys get a gradient", CAUSAL, "reduce(jnp.add, [_lengthened(x, q.shape[-2]) for x in parts])", "_lengthened(parts[0], q.shape[-2])", twin("causal.causal_attention", 1)),
     Mutation("first residual forgotten", GPT, "x = x + Dropout(c.dropout)(attention", "x = Dropout(c.dropout)(attention", MODEL),
     Mutation("post-norm", GPT, "mlp(Norm(c.norm, c.use_bias, name=\"norm_2\")(x))", "Norm(c.norm, c.use_bias, name=\"norm_2\")(mlp(x))", MODEL),
     Mutation("positions forgotten", GPT, "x = PositionEmbedding(c.context_length, c.position, name=\"position_embedding\")(x)", "PositionEmbedding(c.context_length, c.position, name=\"position_embedding\")(x)", MODEL),
     Mutation("final norm's result not used", GPT, "x = Norm(c.norm, c.use_bias, name=\"norm_final\")(x)", "Norm(c.norm, c.use_bias, name=\"norm_final\")(x)", MODEL),
-    Mutation("untied head where a tied one was asked for", GPT, "if c.tie_embeddings:", "if not c.tie_embeddings:", MODEL),
+    Mutation("untied head where a tied one was asked for", GPT, "if not c.tie_embeddings:", "if c.tie_embeddings:", MODEL),
     Mutation("loss divided by the number of tokens, not of weights", LOSS, "/ weights.sum()", "/ weights.size", twin("loss.cross_entropy", 1)),
     Mutation("loss in bits", LOSS, "return jnp.log(jnp.exp(z).sum(-1)) - chosen", "return (jnp.log(jnp.exp(z).sum(-1)) - chosen) / jnp.log(2.0)", twin("loss.token_losses")),
+    Mutation("weights forgotten in the gradient of the head's loss", LOSS, "(p - came) * weights[:, None]", "(p - came)", twin("loss.head_loss", 1)),
+    Mutation("the target's logit forgotten in the gradient of the head's loss", LOSS, "(p - came)", "p", twin("loss.head_loss")),
+    Mutation("only the last chunk's gradient of the table counts", LOSS, "dtable += jnp", "dtable = jnp", "test_causal.py::test_a_loss_in_chunks_is_the_loss[21]"),
     Mutation("top-k keeps one more", SAMPLING, "-min(k, logits.shape[-1]), None]", "-min(k + 1, logits.shape[-1]), None]", twin("sampling.top_k", 1)),
     Mutation("top-p leaves out the token that reaches p", SAMPLING, "jnp.where(before < p,", "jnp.where(before + probability < p,", twin("sampling.top_p")),
     Mutation("sign of weight decay", STEP, "weight_decay=config.weight_decay", "weight_decay=-config.weight_decay", OPTIMIZER),

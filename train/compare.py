@@ -48,13 +48,17 @@ class Subject:
 
 def from_config(config: RunConfig, name: str, batch_size: int, length: int | None) -> Subject:
     """Random parameters and tokens, and the fourth optimizer step, where bias correction still matters."""
-    kind = config.tokenizer.kind
-    size = config.model.vocab_size or config.tokenizer.vocab_size or (50257 if kind == "gpt2" else STAND_IN)
-    model = config.model.with_vocabulary(size)
+    model = model_without_text(config)
     shape = (batch_size, _length(length, model) + 1)
     tokens = np.random.default_rng(0).integers(model.vocab_size, size=shape).astype(np.int32)
     params = random_parameters(GPT(model))
     return Subject(f"{name}, random weights", model, config, params, None, 3, tokens[:, :-1], tokens[:, 1:])
+
+
+def model_without_text(config: RunConfig) -> GPTConfig:
+    """The model of a config whose text is not read: the vocabulary is the one that is written down, or a stand-in."""
+    written = config.model.vocab_size or config.tokenizer.vocab_size
+    return config.model.with_vocabulary(written or (50257 if config.tokenizer.kind == "gpt2" else STAND_IN))
 
 
 def from_run(path: str, batch_size: int, length: int | None) -> Subject:
@@ -161,8 +165,9 @@ def compare_command(
         raise InputError(f"--batch-size is {batch_size}, but it must be from 1 to {MOST_WINDOWS}.")
     if length is not None and length < 1:
         raise InputError(f"--length is {length}, but it must be at least 1.")
-    _check_output("--json", json_file, (".json",))
-    _check_output("--out", out, (".png", ".svg", ".pdf"))
+    print_json = json_file == "-"
+    check_output("--json", None if print_json else json_file, (".json",))
+    check_output("--out", out, (".png", ".svg", ".pdf"))
     if source is None:
         subject = from_config(SMALL, "a small GPT", batch_size, length)
     elif Path(source).is_dir():
@@ -170,7 +175,6 @@ def compare_command(
     else:
         subject = from_config(load_config(source), source, batch_size, length)
     dtype = dtype or subject.config.train.dtype
-    print_json = json_file == "-"
     if not print_json:
         print(
             f"{subject.name}, {' x '.join(map(str, subject.inputs.shape))} tokens, {dtype} on "
@@ -196,9 +200,9 @@ def compare_command(
     return report.passed
 
 
-def _check_output(option: str, path: str | None, endings: tuple[str, ...]) -> None:
+def check_output(option: str, path: str | None, endings: tuple[str, ...]) -> None:
     """Before the work; the ending, so that `--json CONFIG.toml`, a FILE forgotten, does not overwrite the config."""
-    if path is None or (option == "--json" and path == "-"):
+    if path is None:
         return
     if Path(path).suffix.lower() not in endings:
         raise InputError(f"{option} {path}: the name of the file must end in {' or '.join(endings)}.")

@@ -1,0 +1,37 @@
+"""GPT2LMHeadModel of Hugging Face transformers behind `jaxllm bench`."""
+
+from typing import Any
+
+import transformers
+from protocol import Job, serve
+from torch.nn.functional import cross_entropy
+from torch_worker import Loss, TorchTrainee
+
+
+class Trainee(TorchTrainee):
+    """Says which transformers it is."""
+
+    def about(self, first_step_s: float) -> dict[str, Any]:
+        """As `protocol.Trainee` says."""
+        about = super().about(first_step_s)
+        about["versions"]["transformers"] = transformers.__version__
+        return about
+
+
+def make(job: Job) -> Any:
+    """A GPT2LMHeadModel without dropout."""
+    m = job["model"]
+    config = transformers.GPT2Config(
+        vocab_size=m["vocab_size"], n_positions=m["context_length"], n_embd=m["d_model"], n_layer=m["n_layers"],
+        n_head=m["n_heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+    )  # fmt: skip
+    return transformers.GPT2LMHeadModel(config)
+
+
+def loss(model: Any) -> Loss:
+    """From its logits: left to itself it shifts the targets once more and loses one a window."""
+    return lambda inputs, targets: cross_entropy(model(inputs).logits.flatten(0, 1), targets.flatten())
+
+
+if __name__ == "__main__":
+    serve(lambda job: Trainee(job, make, loss, transpose=False))
