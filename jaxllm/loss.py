@@ -40,9 +40,6 @@ def head_loss(table: Array, x: Array, targets: Array, weights: Array | None = No
     return _head_loss(table, x.reshape(-1, x.shape[-1]), targets.reshape(-1), rows)
 
 
-Rows = tuple[Array, Array, Array]  # x [N, D], targets [N], weights [N]
-
-
 @jax.custom_vjp
 def _head_loss(table: Array, x: Array, targets: Array, weights: Array) -> Array:
     losses = jax.lax.map(lambda rows: token_losses(token_logits(table, rows[0]), rows[1]), _chunks(table, x, targets))
@@ -52,7 +49,7 @@ def _head_loss(table: Array, x: Array, targets: Array, weights: Array) -> Array:
 def _head_loss_forward(table: Array, x: Array, targets: Array, weights: Array) -> tuple[Array, tuple[Array, ...]]:
     narrow = table.astype(x.dtype)
 
-    def chunk(dtable: Array, rows: Rows) -> tuple[Array, tuple[Array, Array]]:
+    def chunk(dtable: Array, rows: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
         x, targets, weights = rows
         z = token_logits(narrow, x)
         losses = token_losses(z, targets)

@@ -149,7 +149,9 @@ def test_a_model_given_targets_returns_the_sum_of_their_losses(tied: bool) -> No
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     params = GPT(config).init(jax.random.key(0), inputs)
     logits = GPT(config).apply(params, inputs)
-    assert GPT(config).apply(params, inputs, targets) / 12 == pytest.approx(float(cross_entropy(logits, targets)), rel=1e-6)
+    assert GPT(config).apply(params, inputs, targets) / 12 == pytest.approx(
+        float(cross_entropy(logits, targets)), rel=1e-6
+    )
     weights = jnp.asarray(np.random.default_rng(1).random((2, 6)), jnp.float32)
     weighted = GPT(config).apply(params, inputs, targets, weights) / weights.sum()
     assert weighted == pytest.approx(float(cross_entropy(logits, targets, weights)), rel=1e-6)

@@ -68,13 +68,14 @@ def test_metrics(folder: Path) -> None:
     records = lines(folder / "run")
     assert [r["step"] for r in records] == list(range(1, 13))
     assert [r["tokens"] for r in records] == [32 * step for step in range(1, 13)]
-    always = {"step", "tokens", "elapsed_s", "train_loss", "learning_rate", "grad_norm", "tokens_per_s"}
+    always = {"step", "tokens", "elapsed_s", "train_loss", "learning_rate", "grad_norm", "tokens_per_s", "data_wait_s"}
     for r in records:
         assert r.keys() - {"val_loss"} == always
         assert ("val_loss" in r) == (r["step"] in (4, 8, 12))
         assert np.isfinite(list(r.values())).all()
     assert records[0]["train_loss"] == pytest.approx(np.log(11), abs=0.1)
     assert [r["elapsed_s"] for r in records] == sorted(r["elapsed_s"] for r in records)
+    assert 0 <= sum(r["data_wait_s"] for r in records) < records[-1]["elapsed_s"]
     assert records[-1]["val_loss"] < records[3]["val_loss"] < np.log(11)
 
 
@@ -128,7 +129,7 @@ def test_a_stopped_run_resumes_to_the_same_result(folder: Path, monkeypatch: pyt
         file.write('{"step": 10, "tok')  # a line cut short
 
     assert main(["train", "--out", str(run), "--resume"]) == 0
-    times = {"elapsed_s", "tokens_per_s"}
+    times = {"elapsed_s", "tokens_per_s", "data_wait_s"}
     undisturbed, resumed = (
         [{k: v for k, v in r.items() if k not in times} for r in lines(folder / name)] for name in ("run", "stopped")
     )

@@ -1,11 +1,15 @@
-"""Checkpoints by Orbax: one folder a step, written aside and renamed when whole."""
+"""Checkpoints by Orbax: one folder a step, written aside and renamed when whole.
+
+Orbax is imported when there is something to read or write: that takes a third of a second, for which a new run's first
+step does not wait.
+"""
 
 import logging
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
 from jaxllm.errors import InputError
@@ -16,25 +20,33 @@ class Checkpoints:
     """The checkpoints of a run folder. Use as a context manager: leaving it waits for what is being written."""
 
     def __init__(self, folder: Path, keep: int | None = None) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each save at length
         self._folder = folder.absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
-        )
+        self._keep = keep
+
+    @cached_property
+    def _manager(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each save at length
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep)
+        return ocp.CheckpointManager(self._folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
 
     def __enter__(self) -> "Checkpoints":
+        self._folder.mkdir(exist_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        if "_manager" in self.__dict__:  # it has been made
+            self._manager.close()
 
     def latest_step(self) -> int | None:
         """The newest step saved, None without any."""
-        return self._manager.latest_step()
+        return latest_step(self._folder)
 
     def save(self, state: TrainState) -> None:
         """Write the state in the background; its arrays are copied first, so they may be donated."""
+        import orbax.checkpoint as ocp
+
         self._manager.save(int(state.step), args=ocp.args.StandardSave(state._asdict()))
 
     def restore(self, like: TrainState) -> TrainState:
@@ -42,6 +54,8 @@ class Checkpoints:
 
         Raises InputError where there is none, where its parameters have other shapes, or where it cannot be read.
         """
+        import orbax.checkpoint as ocp
+
         step = self.latest_step()
         if step is None:
             raise InputError(f"{self._folder} holds no checkpoint; start the run anew in another folder.")
@@ -74,4 +88,8 @@ class Checkpoints:
 
 def latest_step(folder: Path) -> int | None:
     """The newest step saved in the folder, None without any; writes nothing."""
-    return max(ocp.utils.checkpoint_steps(folder), default=None) if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    import orbax.checkpoint as ocp
+
+    return max(ocp.utils.checkpoint_steps(folder), default=None)

@@ -12,6 +12,7 @@ from typing import NoReturn
 from jaxllm import __version__
 from jaxllm.errors import InputError
 from train.errors import DivergedError
+from train.startup import restart_with_allocator
 
 Run = Callable[[argparse.Namespace], int | None]
 
@@ -26,7 +27,11 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
+    if argv is None and arguments.command == "train":  # the program itself, not a call of this function
+        restart_with_allocator()
     try:
+        if arguments.command != "bench":  # which times compiling, in processes of its own
+            _keep_compiled()
         code = arguments.run(arguments) or 0
         sys.stdout.flush()
         return code
@@ -68,11 +73,11 @@ def build_parser() -> Parser:
     )  # fmt: skip
     train.add_argument("config", nargs="?", metavar="CONFIG.toml", help="may be left out with --resume")
     train.add_argument("--out", metavar="RUN", help="run folder to make (default: runs/NAME of the config)")
-    train.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="section.key=value",
-        help="override a field of the config; may be given again",
-    )  # fmt: skip
+    _add_overrides(train)
     train.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
+    train.add_argument(
+        "--profile", type=int, metavar="N", help="show where the time of N steps goes, by operation and source line"
+    )
 
     generate = _command(
         commands, "generate", _generate, "continue a prompt with a trained model",
@@ -115,7 +120,45 @@ def build_parser() -> Parser:
         help="all rows as JSON: into a file, or instead of the table",
     )
     compare.add_argument("--out", metavar="PICTURE.png", help="draw error against depth")
+    _add_bench(commands)
     return parser
+
+
+def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
+    bench = commands.add_parser("bench", help="time it, also beside another program", description="Time it.")
+    kinds = bench.add_subparsers(dest="bench", metavar="WHAT", required=True)
+    train = _command(
+        kinds, "train", _bench_train,
+        "time the training step of a config on random tokens; beside another program's exit 1 if the losses differ",
+        "jaxllm bench train configs/shakespeare-char.toml --against nanogpt --peer ~/nanoGPT --json bench.json",
+    )  # fmt: skip
+    train.add_argument("config", metavar="CONFIG.toml")
+    _add_overrides(train)
+    train.add_argument("--against", choices=("nanogpt", "hf"), help="karpathy/nanoGPT, or Hugging Face's GPT-2")
+    train.add_argument("--peer", metavar="PATH", help="checkout of nanoGPT")
+    train.add_argument("--peer-python", metavar="EXE", help="a Python that has PyTorch; default: this one")
+    train.add_argument("--rounds", type=int, default=10, metavar="N", help="turns of about a second each; default 10")
+    train.add_argument("--json", metavar="FILE.json", help="write all figures as JSON")
+    helps = {
+        "attention": ("causal attention at lengths from 256 to 8192, beside the textbook's", "--dtype bfloat16"),
+        "loss": ("the head with its loss at vocabularies up to 131072, beside the textbook's", "--json loss.json"),
+        "sizes": ("a config's step with half and twice its depth, width and batch", "configs/shakespeare-char.toml"),
+    }
+    for kind, (help, example) in helps.items():
+        growth = _command(kinds, kind, _bench_growth, help, f"jaxllm bench {kind} {example}")
+        if kind == "sizes":
+            growth.add_argument("config", metavar="CONFIG.toml")
+            _add_overrides(growth)
+        else:
+            growth.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
+        growth.add_argument("--json", metavar="FILE.json", help="write all figures as JSON")
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="section.key=value",
+        help="override a field of the config; may be given again",
+    )  # fmt: skip
 
 
 def _command(
@@ -132,10 +175,16 @@ def _command(
 # The commands import what they need when they run, so that --help and a mistyped option answer at once.
 
 
+def _keep_compiled() -> None:
+    from train.compilation import keep_compiled
+
+    keep_compiled()
+
+
 def _train(arguments: argparse.Namespace) -> None:
     from train.commands import train_command
 
-    train_command(arguments.config, arguments.out, arguments.overrides, arguments.resume)
+    train_command(arguments.config, arguments.out, arguments.overrides, arguments.resume, arguments.profile)
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -160,3 +209,22 @@ def _compare(arguments: argparse.Namespace) -> int:
         arguments.path, arguments.dtype, arguments.batch_size, arguments.length, arguments.json, arguments.out
     )
     return 0 if within else 1
+
+
+def _bench_train(arguments: argparse.Namespace) -> int:
+    from train.bench.command import bench_train_command
+
+    agree = bench_train_command(
+        arguments.config, arguments.overrides, arguments.against, arguments.peer, arguments.peer_python,
+        arguments.rounds, arguments.json,
+    )  # fmt: skip
+    return 0 if agree else 1
+
+
+def _bench_growth(arguments: argparse.Namespace) -> None:
+    from train.bench.growth import growth_command
+
+    given = vars(arguments)
+    growth_command(
+        arguments.bench, given.get("config"), given.get("overrides", []), given.get("dtype", ""), arguments.json
+    )

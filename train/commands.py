@@ -19,12 +19,15 @@ from train.evaluate import evaluator, score
 from train.folder import RunFolder, load_run
 from train.loop import train
 from train.prepare import Prepared, prepare
+from train.profile import WARM_UP
 from train.report import SAMPLE, read_metrics
 
 MAX_NEW_TOKENS = 100_000
 
 
-def train_command(config: str | None, out: str | None, overrides: list[str], resume: bool) -> None:
+def train_command(
+    config: str | None, out: str | None, overrides: list[str], resume: bool, profile: int | None
+) -> None:  # fmt: skip
     """`jaxllm train`: everything about the input is checked before the run folder is touched."""
     if config is None and not (resume and out):
         raise InputError("name a config file, for example configs/quickstart.toml, or --out RUN with --resume.")
@@ -38,15 +41,18 @@ def train_command(config: str | None, out: str | None, overrides: list[str], res
             return
         if done > steps:
             raise InputError(f"train.steps is {steps}, but {folder.path} has done {done}; ask for more than {done}.")
+        _check_profile(profile, steps - done)
         run = prepare(resumed, load_tokenizer(folder.tokenizer))
         folder.write_config(run.config)
     else:
         folder.check_new()
         assert config is not None
-        run, done = prepare(load_config(config, overrides)), 0
+        loaded, done = load_config(config, overrides), 0
+        _check_profile(profile, loaded.train.steps)
+        run = prepare(loaded)
         folder.create(run.config, run.tokenizer)
     _introduce(run, done)
-    train(run, folder)
+    train(run, folder, profile)
     _conclude(run, folder)
 
 
@@ -71,6 +77,14 @@ def _resumed(folder: RunFolder, config: str | None, overrides: list[str]) -> Run
     return new
 
 
+def _check_profile(n_steps: int | None, left: int) -> None:
+    if n_steps is not None and not 1 <= n_steps <= left - WARM_UP:
+        raise InputError(
+            f"--profile is {n_steps}, but it must be at least 1 and leave {WARM_UP} of the {left:,} steps to do: the "
+            f"first {WARM_UP}, which compile, are not profiled."
+        )
+
+
 def _introduce(run: Prepared, done: int) -> None:
     c, model = run.config, run.model
     print(
@@ -88,10 +102,12 @@ def _introduce(run: Prepared, done: int) -> None:
 
 
 def _conclude(run: Prepared, folder: RunFolder) -> None:
-    last = read_metrics(folder.metrics)[-1]
+    records = read_metrics(folder.metrics)
+    last = records[-1]
+    waited = sum(record.get("data_wait_s", 0) for record in records) / last["elapsed_s"]
     print(
-        f"validation loss {last['val_loss']:.4f} after {last['step']:,} steps and {last['elapsed_s']:.0f} s; "
-        f"picture {folder.loss_picture}, samples {folder.samples}"
+        f"validation loss {last['val_loss']:.4f} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, of which "
+        f"{waited:.1%} went by waiting for data; picture {folder.loss_picture}, samples {folder.samples}"
     )
     sample = folder.samples.read_text(encoding="utf-8").rpartition(SAMPLE)[2]
     print(SAMPLE + sample.rstrip())

@@ -28,6 +28,7 @@ class RunFolder:
         self.loss_picture = self.path / "loss.png"
         self.samples = self.path / "samples.txt"
         self.checkpoints = self.path / "checkpoints"
+        self.profile = self.path / "profile"
 
     def check_new(self) -> None:
         """Raises InputError unless the folder is absent or empty, and has a name that can be written down."""

@@ -11,12 +11,15 @@ from functools import partial
 import optax
 
 from jaxllm.data import batch
+from jaxllm.data.pairs import Ids
 from jaxllm.gpt import GPT
 from train.checkpoint import Checkpoints
 from train.errors import DivergedError
 from train.evaluate import evaluator, sample_text
+from train.feed import feed
 from train.folder import RunFolder
 from train.prepare import Prepared
+from train.profile import profiled
 from train.report import SAMPLE, MetricsFile, Record, draw_losses, drop_samples, progress
 from train.step import (
     Metrics,
@@ -28,13 +31,14 @@ from train.step import (
 )
 
 
-def train(run: Prepared, folder: RunFolder) -> TrainState:
+def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> TrainState:
     """Train from the newest checkpoint of the folder, or from the start, to the last step.
 
-    Leaves metrics.jsonl, loss.png, samples.txt and checkpoints. Raises DivergedError when the loss, the gradient or
-    the parameters to be saved are not finite; a checkpoint never holds such parameters.
+    Leaves metrics.jsonl, loss.png, samples.txt and checkpoints, and prints where the time of `profile` steps goes.
+    Raises DivergedError when the loss, the gradient or the parameters to be saved are not finite; a checkpoint never
+    holds such parameters.
     """
-    config, model = run.config, GPT(run.model, run.config.train.dtype)
+    config, model = run.config, GPT(run.model, run.config.train.dtype, run.config.train.remat)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
     train_step = make_train_step(model, optimizer, config.train, schedule)
@@ -43,26 +47,37 @@ def train(run: Prepared, folder: RunFolder) -> TrainState:
     with Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
         if checkpoints.latest_step() is not None:
             state = checkpoints.restore(state)
-        journal = Journal(run, folder, int(state.step))
-        drop_samples(folder.samples, int(state.step))
+        steps = range(int(state.step), config.train.steps)
+        journal = Journal(run, folder, steps.start)
+        drop_samples(folder.samples, steps.start)
         look = _make_look(run, model, folder)
         try:
-            for step in range(int(state.step), config.train.steps):
-                inputs, targets = batch(
-                    run.train_ids, run.model.context_length, config.train.batch_size, config.train.seed, step
-                )
-                state, metrics = train_step(state, inputs, targets)
-                journal.add(step + 1, metrics)
-                if _due(step + 1, config.eval.every, config.train.steps):
-                    journal.settle(partial(look, state))
-                if _due(step + 1, config.checkpoint.every, config.train.steps):
-                    journal.settle()
-                    journal.check(step + 1, {"the norm of the parameters": float(optax.tree.norm(state.params))})
-                    checkpoints.save(state)
-                    journal.restart_clock()
+            with (
+                profiled(train_step, profile, folder.profile) as recorder,
+                feed(partial(_batch, run), steps) as batches,
+            ):
+                for step, inputs, targets, waited_s in batches:
+                    state, metrics = recorder(state, inputs, targets)
+                    journal.add(step + 1, metrics, waited_s)
+                    if recorder.complete:
+                        journal.settle()
+                        recorder.show(state, inputs, targets)
+                        journal.restart_clock()
+                    if _due(step + 1, config.eval.every, config.train.steps):
+                        journal.settle(partial(look, state))
+                    if _due(step + 1, config.checkpoint.every, config.train.steps):
+                        journal.settle()
+                        journal.check(step + 1, {"the norm of the parameters": float(optax.tree.norm(state.params))})
+                        checkpoints.save(state)
+                        journal.restart_clock()
         finally:
             journal.close()
     return state
+
+
+def _batch(run: Prepared, step: int) -> tuple[Ids, Ids]:
+    config = run.config.train
+    return batch(run.train_ids, run.model.context_length, config.batch_size, config.seed, step)
 
 
 def _due(step: int, every: int, last: int) -> bool:
@@ -100,19 +115,19 @@ class Journal:
         self._file = MetricsFile(folder.metrics, done)
         self._before = self._file.records[-1]["elapsed_s"] if self._file.records else 0.0
         self._progress = progress(run.config.train.steps, done)
-        self._pending: tuple[int, Metrics] | None = None
+        self._pending: tuple[int, Metrics, float] | None = None
         self._start = self._clock = time.perf_counter()
 
-    def add(self, step: int, metrics: Metrics) -> None:
-        """Take the metrics of a step just dispatched; settle the step before."""
+    def add(self, step: int, metrics: Metrics, data_wait_s: float) -> None:
+        """Take the metrics of a step just dispatched, and how long its batch was waited for; settle the step before."""
         self.settle()
-        self._pending = (step, metrics)
+        self._pending = (step, metrics, data_wait_s)
 
     def settle(self, measure: Callable[[], dict[str, float]] = dict) -> None:
         """Fetch and write what is pending, together with what `measure` then measures."""
         if self._pending is None:
             return
-        (step, metrics), self._pending = self._pending, None
+        (step, metrics, data_wait_s), self._pending = self._pending, None
         values = {name: float(value) for name, value in metrics.items()}
         now = time.perf_counter()
         record: Record = {
@@ -121,6 +136,7 @@ class Journal:
             "elapsed_s": round(self._before + now - self._start, 4),
             **values,
             "tokens_per_s": round(self._tokens_per_step / (now - self._clock), 1),
+            "data_wait_s": round(data_wait_s, 6),
         }
         self.check(step, values)
         measured = measure()

@@ -58,7 +58,7 @@ def prepare(function: Callable[..., Any], arguments: tuple[Any, ...], dtype: str
     """Compile value and gradients with respect to all floating-point arguments, as the training step would be."""
     varied = tuple(i for i, x in enumerate(arguments) if jnp.issubdtype(x.dtype, jnp.floating))
     step = jax.jit(jax.value_and_grad(function, varied), compiler_options=compiler_options(dtype))
-    compiled = step.lower(*arguments).compile()
+    compiled: Any = step.lower(*arguments).compile()
     return Timed(compiled, arguments, compiled.memory_analysis().temp_size_in_bytes, [])
 
 

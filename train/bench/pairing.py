@@ -41,7 +41,8 @@ class Recording:
 
     @property
     def seconds(self) -> list[list[float]]:
-        return [turn["seconds"] for turn in self.turns]
+        """Of each turn, without its first step, which finds caches and memory cold after the pause."""
+        return [turn["seconds"][1:] for turn in self.turns]
 
 
 def record(subject: Subject, against: Against | None, rounds: int, tell: Tell) -> list[Recording]:
@@ -57,8 +58,8 @@ def record(subject: Subject, against: Against | None, rounds: int, tell: Tell) -
         for i in range(rounds):
             steps = _steps_of_a_turn(recorded[-1])
             tell(f"round {i + 1} of {rounds}, {steps} steps each")
-            recorded.append(turns(done, steps))
-            done += steps
+            recorded.append(turns(done, 1 + steps))
+            done += 1 + steps
         tell("the machine's speed in matrix products")
         ended = [worker.ask({"stop": True}) for worker in workers]
     return [Recording(*one) for one in zip(begun, zip(*recorded[1:], strict=True), ended, strict=True)]
