@@ -2,9 +2,9 @@
 
 The queries are cut into chunks; a chunk looks at the keys up to its own end only, so most of the masked half is never
 computed, and the weights [T, T] are not held: the backward computes a chunk's weights again from the saved log of
-their sums, as FlashAttention does (Dao et al. 2022), beyond 512 positions with their scores, so that memory grows with
-T. Levanter and MaxText loop over blocks of keys as well, which a TPU's memory wants; chunks of queries alone need no running maximum, and XLA gets large
-matrix products. On an NVIDIA GPU that can, cuDNN's kernel runs instead.
+their sums, as FlashAttention does (Dao et al. 2022), beyond 512 positions with their scores, so that memory grows
+with T. Levanter and MaxText loop over blocks of keys as well, which a TPU's memory wants; chunks of queries alone need
+no running maximum, and XLA gets large matrix products. On an NVIDIA GPU that can, cuDNN's kernel runs instead.
 The NumPy twin is in `jaxllm.reference.causal`.
 """
 
