@@ -117,6 +117,17 @@ def logits(d: Draw) -> list[Any]:
     return [d.array(*shape, v), d.rng.integers(v, size=shape)]
 
 
+def same_positions(d: Draw) -> list[Any]:
+    lead, width = (*d.sizes(1), d.size()), d.size()
+    return [d.array(*lead, width), d.array(*lead, width), d.array(*lead, d.size())]
+
+
+def head(d: Draw) -> list[Any]:
+    lead, classes, width = d.sizes(), d.size(5), d.size()
+    targets, weights = d.rng.integers(classes, size=lead), 0.1 + d.rng.random(lead)
+    return [d.array(classes, width), d.array(*lead, width), np.asarray(targets), np.asarray(weights)]
+
+
 def weighted(d: Draw) -> list[Any]:
     given = logits(d)
     return [*given, np.asarray(0.1 + d.rng.random(given[1].shape))] if d.data.draw(st.booleans()) else given
@@ -178,10 +189,12 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "attention.self_attention": self_attention,
     "attention.causal_attention": causal_attention,
     "attention.multi_head_attention": multi_head_attention,
+    "causal.causal_attention": same_positions,
     "gpt.block": block,
     "gpt.forward": model,
     "loss.token_losses": logits,
     "loss.cross_entropy": weighted,
+    "loss.head_loss": head,
     "sampling.scale_temperature": lambda d: [d.array(*d.sizes(), 4), np.asarray(0.5 + d.rng.random())],
     "sampling.top_k": lambda d: [d.spread(*d.sizes(), 5), d.size(6)],
     "sampling.top_p": lambda d: [d.spread(*d.sizes(), 5), 0.05 + 0.9 * d.rng.random()],

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from twins import functions
 
 from jaxllm import reference
-from jaxllm.reference import attention, embeddings, gpt, layers, loss, optimizer, sampling, step
+from jaxllm.reference import attention, causal, embeddings, gpt, layers, loss, optimizer, sampling, step
 from jaxllm.reference.arrays import leaves, tree_map
 from jaxllm.reference.layers import linear_map_vjp
 
-MODULES = (attention, embeddings, gpt, layers, loss, sampling)
+MODULES = (attention, causal, embeddings, gpt, layers, loss, sampling)
 WITHOUT_BACKWARD = {  # helpers, and the model with its intermediates, whose backward is forward_vjp
     "named", "forward_with_intermediates",
 }  # fmt: skip
