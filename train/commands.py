@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxllm.causal import attention_path
+from jaxllm.config import GPTConfig
 from jaxllm.data import read_source
 from jaxllm.data.pairs import Ids
 from jaxllm.errors import InputError
@@ -95,10 +97,19 @@ def _introduce(run: Prepared, done: int) -> None:
     print(
         f"{count_parameters(model):,} parameters, {c.train.batch_size * model.context_length:,} tokens a step, "
         f"{c.train.dtype} on {jax.devices()[0].platform}; an untrained model's loss is "
-        f"ln {model.vocab_size} = {math.log(model.vocab_size):.2f}"
+        f"ln {model.vocab_size} = {math.log(model.vocab_size):.2f}; attention is {_attention(c, model)}"
     )
     if done:
         print(f"resuming after step {done:,} of {c.train.steps:,}")
+
+
+def _attention(config: RunConfig, model: GPTConfig) -> str:
+    """Which path is live (`jaxllm.causal`)."""
+    if model.dropout:
+        return "plain, because its weights are dropped"
+    shape = (config.train.batch_size, model.n_heads, model.context_length, model.head_dim)
+    x = jax.ShapeDtypeStruct(shape, config.train.dtype)
+    return attention_path(x, x)
 
 
 def _conclude(run: Prepared, folder: RunFolder) -> None:
