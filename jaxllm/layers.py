@@ -94,8 +94,8 @@ Saved = tuple[Array, Array, Array | None]
 
 
 def _norm_forward(x: Array, scale: Array, bias: Array | None, epsilon: float, centre: bool) -> tuple[Array, Saved]:
-    # The barriers make each direction one loop over x, which is all that is kept (on a CPU the norms of a step took
-    # three times as long where XLA shared the mean and the root between the two directions).
+    # The barriers keep XLA on a CPU from sharing mean and root between the directions, or the sum before with the norm:
+    # each direction is then one loop over x, which is all that is kept.
     return _norm(optimization_barrier(x), scale, bias, epsilon, centre), (x, scale, bias)
 
 

@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    if argv is None and arguments.command == "train":  # the program itself, not a call of this function
+    if argv is None and arguments.command in ("train", "bench"):  # the program itself, not a call of this
         restart_with_allocator()
     try:
         if arguments.command != "bench":  # which times compiling, in processes of its own

@@ -84,7 +84,7 @@ class TrainConfig:
     seed: NonNegative = 0
     grad_accumulation: Positive = 1  # micro-batches a step: less memory, the same result
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
-    remat: bool = False  # compute each block anew in the backward: less than half the memory, a fourth more time
+    remat: bool = False  # compute each block anew in the backward: less memory, the time of one more forward
 
     def __post_init__(self) -> None:
         check_fields(self, "train.")
