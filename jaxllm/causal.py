@@ -1,9 +1,8 @@
 """Causal attention as training runs it: the same numbers as `scaled_dot_product_attention` under `causal_mask`, faster.
 
 The queries are cut into chunks; a chunk looks at the keys up to its own end only, so most of the masked half is never
-computed, and the weights [T, T] are not held: the backward computes a chunk's weights again from the saved log of
-their sums, as FlashAttention does (Dao et al. 2022), beyond 512 positions with their scores, so that memory grows
-with T. Levanter and MaxText loop over blocks of keys as well, which a TPU's memory wants; chunks of queries alone need
+computed. Beyond 512 positions the weights [T, T] are not held: the backward computes a chunk's weights again from the
+saved maximum and sum of each row, as FlashAttention does (Dao et al. 2022), so that memory grows with T. Levanter and MaxText loop over blocks of keys as well, which a TPU's memory wants; chunks of queries alone need
 no running maximum, and XLA gets large matrix products. On an NVIDIA GPU that can, cuDNN's kernel runs instead.
 The NumPy twin is in `jaxllm.reference.causal`.
 """
@@ -20,7 +19,7 @@ from jax.lax import optimization_barrier
 from jaxllm.layers import at_least_float32
 
 GROUPS = 4  # of chunks, each with keys up to its own end: 5/8 of the full square is computed
-KEPT = 512  # up to this length the scores are kept for the backward: 4 to 6 % of a step of a small GPT on a CPU
+KEPT = 512  # up to this length the exponentials are kept for the backward: 4 to 6 % of a step of a small GPT on a CPU
 SHORTEST, LONGEST = 64, 256  # queries of a chunk: shorter ones made slower products, longer ones need more memory
 
 
@@ -86,7 +85,16 @@ def _plan(length: int) -> Plan:
     return Plan(groups, chunks, -(-length // (groups * chunks)))
 
 
-Saved = tuple[Array, Array, Array, Array, Array]  # q, k, v, the result, the log of each row's sum
+class Saved(NamedTuple):
+    """For the backward: arguments and result, of each row the maximum and the sum of exponentials, and those, if kept."""
+
+    q: Array
+    k: Array
+    v: Array
+    out: Array
+    peak: Array
+    total: Array
+    kept: tuple[Array, ...] = ()  # of each group, [N, rows, keys]
 
 
 @jax.custom_vjp
@@ -95,33 +103,36 @@ def _attend(q: Array, k: Array, v: Array) -> Array:
 
 
 def _attend_forward(q: Array, k: Array, v: Array) -> tuple[Array, Saved]:
-    plan = _plan(q.shape[-2])
+    plan, keep = _plan(q.shape[-2]), q.shape[-2] <= KEPT
 
-    def group(g: int) -> tuple[Array, Array]:
+    def group(g: int) -> tuple[Array, ...]:
         end = (g + 1) * plan.rows
         keys, values = k[..., :end, :], v[..., :end, :]
 
-        def chunk(_: None, rows: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
+        def chunk(_: None, rows: tuple[Array, Array]) -> tuple[None, tuple[Array, ...]]:
             start, q = rows
             scores = _scores(q, keys, start)
             peak = scores.max(-1, keepdims=True)
             p = jnp.exp(scores - peak)
             total = p.sum(-1, keepdims=True)
-            out = _product("...ts,...sk->...tk", p, values) / total
-            return None, (out.astype(v.dtype), peak + jnp.log(total))
+            p = p.astype(v.dtype)
+            out = (_product("...ts,...sk->...tk", p, values) / total).astype(v.dtype)
+            return None, (out, peak, total, *([p] if keep else []))
 
-        return _over_chunks(chunk, None, plan, g, q)[1]
+        return _over_chunks(chunk, None, plan, g, _group(plan, g, q))[1]
 
-    out, log_total = (jnp.concatenate(x, -2) for x in zip(*map(group, range(plan.groups)), strict=True))
-    return out, (q, k, v, out, log_total)
+    outs, peaks, totals, *kept = zip(*map(group, range(plan.groups)), strict=True)
+    out, peak, total = (jnp.concatenate(x, -2) for x in (outs, peaks, totals))
+    return out, Saved(q, k, v, out, peak, total, *kept)
 
 
 def _attend_backward(saved: Saved, dout: Array) -> tuple[Array, Array, Array]:
-    """With p the weights: dv = p^T dout; dp = dout v^T; ds = p (dp - sum p dp), where sum p dp = sum out dout."""
-    if saved[0].shape[-2] > KEPT:  # without the barrier XLA finds the forward's scores in the backward and keeps them
+    """With w = p / sum p the weights: dv = w^T dout; ds = w (dout v^T - sum out dout); dout takes on the 1 / sum p."""
+    if not saved.kept:  # without the barrier XLA finds the forward's scores in the backward and keeps them
         saved, dout = optimization_barrier((saved, dout))
-    q, k, v, out, log_total = saved
+    q, k, v, out, peak, total, kept = saved
     plan, scale = _plan(q.shape[-2]), q.shape[-1] ** -0.5
+    dout = (dout / total).astype(v.dtype)
     shift = (at_least_float32(out) * dout).sum(-1, keepdims=True)
 
     def group(g: int) -> tuple[Array, tuple[Array, Array]]:
@@ -129,8 +140,8 @@ def _attend_backward(saved: Saved, dout: Array) -> tuple[Array, Array, Array]:
         keys, values = k[..., :end, :], v[..., :end, :]
 
         def chunk(grown: tuple[Array, Array], rows: tuple) -> tuple[tuple[Array, Array], Array]:
-            start, q, dout, log_total, shift = rows
-            p = jnp.exp(_scores(q, keys, start) - log_total)
+            start, q, dout, peak, shift, *p_kept = rows
+            p = p_kept[0] if p_kept else jnp.exp(_scores(q, keys, start) - peak)
             dp = _product("...tk,...sk->...ts", dout, values)
             ds = (p * (dp - shift) * scale).astype(q.dtype)
             dk = _product("...ts,...tk->...sk", ds, q)
@@ -138,7 +149,8 @@ def _attend_backward(saved: Saved, dout: Array) -> tuple[Array, Array, Array]:
             return (grown[0] + dk, grown[1] + dv), _product("...ts,...sk->...tk", ds, keys).astype(q.dtype)
 
         zero = tuple(jnp.zeros(x.shape, shift.dtype) for x in (keys, values))
-        grown, dq = _over_chunks(chunk, zero, plan, g, q, dout, log_total, shift)
+        rows = (*_group(plan, g, q, dout, peak, shift), *kept[g : g + 1])
+        grown, dq = _over_chunks(chunk, zero, plan, g, rows)
         return dq, grown
 
     dqs, grown = zip(*map(group, range(plan.groups)), strict=True)
@@ -149,20 +161,23 @@ def _attend_backward(saved: Saved, dout: Array) -> tuple[Array, Array, Array]:
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, *rows: Array) -> tuple[Any, Any]:
-    """`jax.lax.scan` of chunk(carry, (first row's number, *its rows)) over a group's chunks of [..., T, F] arrays."""
-    first = group * plan.rows
+def _group(plan: Plan, group: int, *arrays: Array) -> tuple[Array, ...]:
+    """The rows of a group, of each array [..., T, F]."""
+    return tuple(x[..., group * plan.rows : (group + 1) * plan.rows, :] for x in arrays)
+
+
+def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, rows: tuple[Array, ...]) -> tuple[Any, Any]:
+    """`jax.lax.scan` of chunk(carry, (first row's number, *its rows)) over a group's chunks of [..., rows, F] arrays."""
 
     def cut(x: Array) -> Array:
-        x = x[..., first : first + plan.rows, :]
         return jnp.moveaxis(x.reshape(*x.shape[:-2], plan.chunks, plan.size, x.shape[-1]), -3, 0)
 
     def join(x: Array) -> Array:
         x = jnp.moveaxis(x, 0, -3)
         return x.reshape(*x.shape[:-3], plan.rows, x.shape[-1])
 
-    starts = first + plan.size * jnp.arange(plan.chunks)
-    carry, outs = jax.lax.scan(chunk, carry, (starts, *jax.tree.map(cut, rows)))
+    starts = group * plan.rows + plan.size * jnp.arange(plan.chunks)
+    carry, outs = jax.lax.scan(chunk, carry, (starts, *map(cut, rows)))
     return carry, jax.tree.map(join, outs)
 
 

@@ -16,9 +16,12 @@ def qkv(length: int, *lead: int, width: int = 4, dtype: str = "float64") -> list
     return [np.random.default_rng(i).normal(size=(*lead, length, width)).astype(dtype) for i in range(4)]
 
 
+@pytest.mark.parametrize("kept", [0, 64])
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 24, 25, 29])
-def test_every_plan_gives_the_same_numbers(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of at most three rows: one group and several, one chunk in each and several, full and filled up."""
+def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of at most three rows: one group and several, one chunk in each and several, full and filled up; with
+    the exponentials kept for the backward and without."""
+    monkeypatch.setattr(causal, "KEPT", kept)
     monkeypatch.setattr(causal, "SHORTEST", 2)
     monkeypatch.setattr(causal, "LONGEST", 3)
     q, k, v, dout = qkv(length, 2)
