@@ -2,8 +2,9 @@
 
 The queries are cut into chunks; a chunk looks at the keys up to its own end only, so most of the masked half is never
 computed. Beyond 512 positions the weights [T, T] are not held: the backward computes a chunk's weights again from the
-saved maximum and sum of each row, as FlashAttention does (Dao et al. 2022), so that memory grows with T. Levanter and MaxText loop over blocks of keys as well, which a TPU's memory wants; chunks of queries alone need
-no running maximum, and XLA gets large matrix products. On an NVIDIA GPU that can, cuDNN's kernel runs instead.
+saved maximum and sum of each row, as FlashAttention does (Dao et al. 2022), so that memory grows with T. Levanter and
+MaxText loop over blocks of keys as well, which a TPU's memory wants; chunks of queries alone need no running maximum,
+and XLA gets large matrix products. On an NVIDIA GPU that can, cuDNN's kernel runs instead.
 The NumPy twin is in `jaxllm.reference.causal`.
 """
 
@@ -86,7 +87,7 @@ def _plan(length: int) -> Plan:
 
 
 class Saved(NamedTuple):
-    """For the backward: arguments and result, of each row the maximum and the sum of exponentials, and those, if kept."""
+    """For the backward: arguments, result, of each row the maximum and the sum of exponentials, and those, if kept."""
 
     q: Array
     k: Array
@@ -167,7 +168,7 @@ def _group(plan: Plan, group: int, *arrays: Array) -> tuple[Array, ...]:
 
 
 def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, rows: tuple[Array, ...]) -> tuple[Any, Any]:
-    """`jax.lax.scan` of chunk(carry, (first row's number, *its rows)) over a group's chunks of [..., rows, F] arrays."""
+    """`jax.lax.scan` of chunk(carry, (its first row's number, *its rows)) over the chunks of a group's [..., rows, F]."""
 
     def cut(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-2], plan.chunks, plan.size, x.shape[-1]), -3, 0)

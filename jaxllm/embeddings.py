@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jaxllm.init import normal
 from jaxllm.layers import INIT_STD, at_least_float32
 
 
@@ -49,7 +50,7 @@ class TokenEmbedding(nn.Module):
 
     def setup(self) -> None:
         shape = (self.vocab_size, self.d_model)
-        self.table = self.param("table", nn.initializers.normal(INIT_STD), shape)
+        self.table = self.param("table", normal(INIT_STD), shape)
 
     def __call__(self, tokens: Array) -> Array:
         return token_embedding(self.table, tokens)
@@ -70,7 +71,7 @@ class PositionEmbedding(nn.Module):
         length, d_model = x.shape[-2:]
         if self.kind == "learned":
             shape = (self.context_length, d_model)
-            table = self.param("table", nn.initializers.normal(INIT_STD), shape)
+            table = self.param("table", normal(INIT_STD), shape)
             positions = learned_positions(table, length)
         else:
             positions = sinusoidal_positions(length, d_model)

@@ -15,6 +15,7 @@ from jaxllm.attention import MultiHeadAttention
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.errors import InputError
+from jaxllm.init import normal
 from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, at_least_float32, linear
 from jaxllm.loss import head_loss
 
@@ -45,7 +46,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, targets: Array | None = None, weights: Array | None = None) -> Array:
-        kernel = self.param("kernel", nn.initializers.normal(INIT_STD), (x.shape[-1], self.vocab_size))
+        kernel = self.param("kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
         if targets is None:
             return at_least_float32(linear(x, kernel))
         return head_loss(kernel.T, x, targets, weights)
@@ -74,6 +75,8 @@ class GPT(nn.Module):
     def __call__(self, tokens: Array, targets: Array | None = None, weights: Array | None = None) -> Array:
         c = self.config
         block = nn.remat(Block) if self.remat else Block
+        if not self.is_initializing():  # which would draw other numbers
+            block = nn.jit(block)  # traced once, not once a layer: 3 s less to wait for with GPT-2 124M
         _check_tokens(tokens, c.context_length)
         embedding = TokenEmbedding(c.vocab_size, c.d_model, name="token_embedding")
         x = embedding(tokens)

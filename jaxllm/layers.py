@@ -14,6 +14,8 @@ from flax import linen as nn
 from jax import Array
 from jax.lax import optimization_barrier
 
+from jaxllm.init import normal
+
 EPSILON = 1e-5  # of the norms, as in GPT-2 (flax's own default is 1e-6)
 INIT_STD = 0.02  # of every weight matrix, as in GPT-2
 
@@ -198,7 +200,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", nn.initializers.normal(self.init_std), (x.shape[-1], self.features))
+        kernel = self.param("kernel", normal(self.init_std), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         return linear(x, kernel, bias)
 
