@@ -70,13 +70,14 @@ class GPT(nn.Module):
     config: GPTConfig
     dtype: str | None = None
     remat: bool = False  # the backward computes each block a second time instead of keeping what it saw
+    trace_once: bool = False  # one block for all: starts sooner, but `nn.intercept_methods` cannot tell them apart
 
     @nn.compact
     def __call__(self, tokens: Array, targets: Array | None = None, weights: Array | None = None) -> Array:
         c = self.config
         block = nn.remat(Block) if self.remat else Block
-        if not self.is_initializing():  # which would draw other numbers
-            block = nn.jit(block)  # traced once, not once a layer: 3 s less to wait for with GPT-2 124M
+        if self.trace_once and not self.is_initializing():  # which would draw other numbers
+            block = nn.jit(block)
         _check_tokens(tokens, c.context_length)
         embedding = TokenEmbedding(c.vocab_size, c.d_model, name="token_embedding")
         x = embedding(tokens)

@@ -5,18 +5,23 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
-from models import TINY, random_tokens
+from flax.traverse_util import flatten_dict
+from models import TINY, random_like, random_tokens
 
 from jaxllm import GPT
+from jaxllm.init import init_params
 from train import startup
 from train.bench import growth
 from train.cli import main
+from train.step import init_state
 
 CONFIG = (
     "[model]\nvocab_size = 7\ncontext_length = 4\nd_model = 4\nn_layers = 2\nn_heads = 2\n[train]\nbatch_size = 2\n"
@@ -39,6 +44,37 @@ def test_remat_changes_memory_and_nothing_else() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), kept, anew)
     if jax.__version_info__ >= (0, 11):  # XLA of JAX 0.10 finds the first computation again and keeps it all the same
         assert anew_bytes < 0.6 * kept_bytes
+
+
+def test_blocks_traced_once_compute_the_same() -> None:
+    """Four blocks with other parameters each: the loss and its gradients agree, the program before XLA is shorter."""
+    config = replace(TINY, n_layers=4)
+    inputs, targets = random_tokens(config, 2, seed=1), random_tokens(config, 2, seed=2)
+    params = random_like(GPT(config).init(jax.random.key(0), inputs)["params"])
+
+    def gradients(trace_once: bool) -> tuple[Any, int]:
+        model = GPT(config, trace_once=trace_once)
+        lowered = jax.jit(jax.value_and_grad(lambda p: model.apply({"params": p}, inputs, targets))).lower(params)
+        return lowered.compile()(params), len(lowered.as_text())
+
+    (plain, plain_length), (once, once_length) = gradients(False), gradients(True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, once)
+    assert once_length < 0.5 * plain_length
+
+
+@pytest.mark.parametrize(
+    ("change", "x64"), [({}, False), ({"tie_embeddings": False, "n_kv_heads": 1, "use_bias": False}, True)]
+)
+def test_the_first_parameters_are_those_of_flax(change: dict[str, Any], x64: bool) -> None:
+    """To the bit, from a program with as many random generators as there are shapes and deviations."""
+    model, inputs = GPT(replace(TINY, **change)), np.zeros((1, 1), np.int32)
+    with jax.enable_x64(x64):
+        want = jax.jit(model.init)(jax.random.key(3), inputs)["params"]
+        got = init_state(model, optax.sgd(0.0), 3).params
+    jax.tree.map(partial(np.testing.assert_array_equal, strict=True), got, want)
+    kinds = {(p.shape, "output" in path or "down" in path) for path, p in flatten_dict(want).items() if p.ndim == 2}
+    lowered = jax.jit(partial(init_params, model)).lower(jax.random.key(3), inputs).as_text()
+    assert lowered.count("erf_inv") == len(kinds)
 
 
 def test_the_allocator_is_asked_for_once_and_never_against_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,13 +186,14 @@ def test_dropout_mask(rate: float) -> None:
         assert shifted.mean() == pytest.approx(1, abs=0.05 * kept)
 
 
-def test_every_dropout_site_draws_its_own_mask() -> None:
+@pytest.mark.parametrize("trace_once", [False, True])
+def test_every_dropout_site_draws_its_own_mask(trace_once: bool) -> None:
     """Embedding, and in each block attention weights, attention output and MLP output: all with other masks."""
     seen: list[np.ndarray] = []
 
     class Spy(Dropout):
         def mask(self, shape: tuple[int, ...]) -> jax.Array | None:
-            seen.append(np.asarray(super().mask(shape)))
+            jax.debug.callback(lambda mask: seen.append(np.asarray(mask)), super().mask(shape))
             return None
 
     import jaxllm.attention
@@ -204,7 +205,8 @@ def test_every_dropout_site_draws_its_own_mask() -> None:
         config = replace(TINY, dropout=0.5)
         params = GPT(config).init(jax.random.key(0), X)["params"]
         seen.clear()
-        GPT(config).apply({"params": params}, X, rngs={"dropout": dropout_key(0)})
+        GPT(config, trace_once=trace_once).apply({"params": params}, X, rngs={"dropout": dropout_key(0)})
+        jax.effects_barrier()
     assert len(seen) == 1 + 3 * TINY.n_layers
     same_shape = [mask for mask in seen if mask.shape == seen[0].shape]
     assert len(same_shape) == 1 + 2 * TINY.n_layers

@@ -1,6 +1,7 @@
 """A whole training run twice, by JAX and by NumPy: same parameters to begin with, same batches, 100 steps."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jaxllm.data import batch
 from jaxllm.reference import step as reference_step
 from train.compare import in_dtype
 from train.config import OptimizerConfig, TrainConfig
-from train.step import TrainState, init_state, learning_rate_schedule, make_optimizer, make_train_step
+from train.step import TrainState, first_state, learning_rate_schedule, make_optimizer, make_train_step
 
 STEPS, BATCH = 100, 4
 MODEL = GPTConfig(vocab_size=11, context_length=8, d_model=16, n_layers=2, n_heads=2)
@@ -39,7 +40,7 @@ def run_twice(name: str, dtype: str) -> tuple[Any, Any, list[Any], list[Any]]:
     optimizer = make_optimizer(OPTIMIZER, STEPS)
     gpt = GPT(model)
     with jax.enable_x64(dtype == "float64"):
-        shapes = jax.eval_shape(lambda: init_state(gpt, optimizer, 0))
+        shapes = jax.eval_shape(partial(first_state, gpt, optimizer), jax.random.key(0))
         params = random_like(jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), shapes.params), scale=0.3)
         state = in_dtype(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)), dtype)
         twin = reference_step.start(jax.device_get(params))

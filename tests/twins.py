@@ -23,6 +23,7 @@ NOT_NUMERIC = {"config", "errors", "validate", "compare", "cancellation", "devia
 WITHOUT_TWIN = {
     "layers.at_least_float32",  # a cast
     "layers.dropout_mask", "generate.draw", "generate.generate",  # random: test_step.py and test_generate.py
+    "init.normal", "init.init_params",  # random: test_speed.py
     "causal.attention_path",  # a choice
     "gpt.apply_with_intermediates", "gpt.count_parameters",  # the model as a whole: test_gpt.py
 }  # fmt: skip

@@ -3,6 +3,7 @@
 import platform
 import tomllib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from train.checkpoint import Checkpoints
 from train.config import RunConfig, build_config, to_toml
 from train.report import replace_text
-from train.step import init_state, make_optimizer
+from train.step import first_state, make_optimizer
 
 
 class RunFolder:
@@ -94,7 +95,7 @@ def load_run(path: str | Path) -> TrainedRun:
     tokenizer = load_tokenizer(folder.tokenizer)
     model = GPT(config.model.with_vocabulary(tokenizer.vocab_size), config.train.dtype)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
-    like = jax.eval_shape(lambda: init_state(model, optimizer, 0))
+    like = jax.eval_shape(partial(first_state, model, optimizer), jax.random.key(0))
     if not folder.checkpoints.is_dir():
         raise InputError(f"{path} holds no checkpoint yet; train it first.")
     try:

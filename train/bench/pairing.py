@@ -18,6 +18,7 @@ from train.bench.subject import PEERS, Subject
 OURS = [sys.executable, "-m", "train.bench.worker"]
 ROOT = Path(train.__path__[0]).parent  # where ours runs: nanoGPT's folder, for one, has another train.py
 TURN_S = 1.0  # the mean of both sides, which take equally many steps
+LEAST = 2  # steps of a turn: after a pause of seconds, one alone would tell more of the pause
 WARM_UP = 2  # steps
 Tell = Callable[[str], None]
 
@@ -67,7 +68,7 @@ def record(subject: Subject, against: Against | None, rounds: int, tell: Tell) -
 
 def _steps_of_a_turn(last: list[dict[str, Any]]) -> int:
     """From the turns of the round before; the same for both sides, so that their losses can be compared."""
-    return max(1, round(TURN_S / np.mean([np.median(turn["seconds"]) for turn in last])))
+    return max(LEAST, round(TURN_S / np.mean([np.median(turn["seconds"]) for turn in last])))
 
 
 def _begin(
