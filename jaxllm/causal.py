@@ -168,7 +168,7 @@ def _group(plan: Plan, group: int, *arrays: Array) -> tuple[Array, ...]:
 
 
 def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, rows: tuple[Array, ...]) -> tuple[Any, Any]:
-    """`jax.lax.scan` of chunk(carry, (its first row's number, *its rows)) over the chunks of a group's [..., rows, F]."""
+    """`jax.lax.scan` of chunk(carry, (its first row's number, *its rows)) over chunks of a group's [..., rows, F]."""
 
     def cut(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-2], plan.chunks, plan.size, x.shape[-1]), -3, 0)

@@ -56,7 +56,7 @@ def _draw(put_off: list[Draw]) -> dict[int, Array]:
     alike: dict[tuple[tuple[int, ...], float], list[Draw]] = {}
     for one in put_off:
         alike.setdefault((one.place.shape, one.std), []).append(one)
-    drawn = {}
+    drawn: dict[int, Array] = {}
     for (shape, std), group in alike.items():
         keys = jnp.stack([one.key for one in group])
         together = jax.vmap(lambda key, shape=shape, std=std: nn.initializers.normal(std)(key, shape))(keys)
