@@ -70,7 +70,9 @@ class GPT(nn.Module):
     config: GPTConfig
     dtype: str | None = None
     remat: bool = False  # the backward computes each block a second time instead of keeping what it saw
-    trace_once: bool = False  # one block for all: starts sooner, but `nn.intercept_methods` cannot tell them apart
+    # Every block from one trace: starts sooner, but `nn.intercept_methods` cannot tell blocks apart, and dropout draws
+    # other masks than without.
+    trace_once: bool = False
 
     @nn.compact
     def __call__(self, tokens: Array, targets: Array | None = None, weights: Array | None = None) -> Array:

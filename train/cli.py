@@ -137,13 +137,7 @@ def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
     train.add_argument("--against", choices=("nanogpt", "hf"), help="karpathy/nanoGPT, or Hugging Face's GPT-2")
     train.add_argument("--peer", metavar="PATH", help="checkout of nanoGPT")
     train.add_argument("--peer-python", metavar="EXE", help="a Python that has PyTorch; default: this one")
-    train.add_argument(
-        "--rounds",
-        type=int,
-        default=10,
-        metavar="N",
-        help="turns of about a second each, but at least two steps; default 10",
-    )
+    train.add_argument("--rounds", type=int, default=10, metavar="N", help="turns of a second or two steps; default 10")
     train.add_argument("--json", metavar="FILE.json", help="write all figures as JSON")
     helps = {
         "attention": ("causal attention at lengths from 256 to 8192, beside the textbook's", "--dtype bfloat16"),

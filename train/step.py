@@ -71,7 +71,7 @@ def first_state(model: GPT, optimizer: optax.GradientTransformation, key: Array)
 
 def init_state(model: GPT, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step; one compiled program, not one for each parameter."""
-    # It runs once, and code made in a third of the time draws the same bits.
+    # It runs once, and code that was optimised less draws the same bits: 3.7 s to compile for GPT-2 124M, not 4.7.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
     create = jax.jit(partial(first_state, model, optimizer), compiler_options=options)
     return create(jax.random.key(seed))
