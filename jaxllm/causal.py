@@ -20,8 +20,8 @@ from jax.lax import optimization_barrier
 from jaxllm.layers import at_least_float32
 
 GROUPS = 4  # of chunks, each with keys up to its own end: 5/8 of the full square is computed
-# Up to this length the exponentials are kept for the backward: on a CPU, keeping the scores gained 4 to 6 % of a step of
-# a small GPT, the exponentials another 2 %.
+# Up to this length the exponentials are kept for the backward: on a CPU, keeping the scores gained 4 to 6 % of a step
+# of a small GPT, the exponentials another 2 %.
 KEPT = 512
 SHORTEST, LONGEST = 64, 256  # queries of a chunk: shorter ones made slower products, longer ones need more memory
 
