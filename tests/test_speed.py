@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -98,6 +99,30 @@ def test_the_program_restarts_itself_and_says_what_it_would_have_said(tmp_path: 
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and "cannot read the config none.toml" in done.stderr
     assert done.stdout.strip() == startup.with_allocator(environment).get("GLIBC_TUNABLES", "None")
+
+
+# A product of 144 MB between two of a few kB. A page holds 2 MiB at the most, so to map it anew takes 69 faults or more.
+LARGE_BETWEEN = """
+import resource, sys, jax, jax.numpy as jnp
+from train.startup import compute_in_this_thread
+if "inline" in sys.argv:
+    compute_in_this_thread()
+step, x, faults = jax.jit(lambda x: (x @ x.T) @ x), jnp.ones((6000, 4)), []
+for _ in range(12):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step(x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sorted(faults[2:])[5])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is of glibc")
+@pytest.mark.parametrize("how", ["inline", "in a thread of JAX"])
+def test_the_memory_of_a_step_stays_in_the_process(how: str) -> None:
+    environment = startup.with_allocator({k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"})
+    program = [sys.executable, "-c", LARGE_BETWEEN, how]
+    done = subprocess.run(program, capture_output=True, text=True, env=environment, check=True)
+    assert (int(done.stdout) < 20) is (how == "inline")
 
 
 def test_growth_of_attention_and_loss(

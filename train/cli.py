@@ -12,7 +12,7 @@ from typing import NoReturn
 from jaxllm import __version__
 from jaxllm.errors import InputError
 from train.errors import DivergedError
-from train.startup import restart_with_allocator
+from train.startup import compute_in_this_thread, restart_with_allocator
 
 Run = Callable[[argparse.Namespace], int | None]
 
@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command != "bench":  # which times compiling, in processes of its own
             _keep_compiled()
+        compute_in_this_thread()
         code = arguments.run(arguments) or 0
         sys.stdout.flush()
         return code

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from jaxllm import GPT, GPTConfig, __version__
 from train.config import OptimizerConfig, TrainConfig
 from train.peers.protocol import Job, peak_memory, serve
+from train.startup import compute_in_this_thread
 from train.step import compiler_options, init_state, learning_rate_schedule, make_optimizer, make_train_step
 
 
@@ -82,4 +83,5 @@ def product_speed(dtype: str) -> float:
 
 
 if __name__ == "__main__":
+    compute_in_this_thread()
     serve(Ours)
