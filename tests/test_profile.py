@@ -162,15 +162,16 @@ def test_a_profile_compiles_the_step_once_and_changes_nothing_else(
         if name.endswith("backend_compile_duration"):
             compiled.append(name)
 
-    step = jax.jit(lambda state, inputs, targets: (jnp.tanh(state @ inputs) + targets, {}), donate_argnums=0)
+    jitted = jax.jit(lambda state, inputs, targets: (jnp.tanh(state @ inputs) + targets, {}), donate_argnums=0)
     state, x = jnp.ones((8, 8)), np.ones((8, 8), np.float32)
     key = jax.config.jax_compilation_cache_include_metadata_in_key
     jax.monitoring.register_event_duration_secs_listener(listen)
-    with profiled(step, 2, tmp_path) as recorder:
+    with profiled(2, tmp_path) as recorder:
+        step = jitted.lower(state, x, x).compile()
         for _ in range(6):
-            state, _ = recorder(state, x, x)
+            state, _ = recorder(step, state, x, x)
             if recorder.complete:
-                recorder.show(state, x, x)
+                recorder.show(step, state)
     jax.monitoring.unregister_event_duration_listener(listen)
     assert len(compiled) == 1
     assert jax.config.jax_compilation_cache_include_metadata_in_key == key

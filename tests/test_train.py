@@ -4,6 +4,7 @@ import json
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,7 +243,12 @@ def test_a_diverged_run_exits_with_1_and_saves_nothing_of_it(
     assert not list((run / "checkpoints").iterdir())
 
 
-def test_metrics_are_fetched_after_the_next_step_is_dispatched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("done_when_called", "want"), [(False, "d1 d2 f1 d3 f2 d4 f3 f4"), (True, "d1 f1 d2 f2 d3 f3 d4 f4")]
+)
+def test_metrics_are_fetched_when_they_are_there_or_after_the_next_step_is_dispatched(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done_when_called: bool, want: str
+) -> None:
     import train.loop
 
     events: list[str] = []
@@ -251,27 +257,26 @@ def test_metrics_are_fetched_after_the_next_step_is_dispatched(folder: Path, mon
         def __init__(self, step: int) -> None:
             self.step = step
 
+        def is_ready(self) -> bool:
+            return done_when_called
+
         def __float__(self) -> float:
-            events.append(f"fetch {self.step}")
+            events.append(f"f{self.step}")
             return 1.0
 
-    def spied(*arguments: object) -> object:
-        step = make_train_step(*arguments)
+    def spied(*arguments: Any) -> object:
+        state, step = begin(*arguments)
 
-        def train_step(state: object, *batch: object) -> object:
-            state, _ = step(state, *batch)
-            events.append(f"dispatch {len([e for e in events if e[0] == 'd']) + 1}")
-            return state, {"train_loss": Metric(int(events[-1].split()[1]))}
+        def train_step(state: Any, *batch: object) -> object:
+            events.append(f"d{int(state.step) + 1}")
+            return step(state, *batch)[0], {"train_loss": Metric(int(events[-1][1:]))}
 
-        return train_step
+        return state, train_step
 
-    make_train_step = train.loop.make_train_step
-    monkeypatch.setattr(train.loop, "make_train_step", spied)
-    config = ["train", str(folder / "tiny.toml"), "--out", str(folder / "late"), "--set", "train.steps=4"]
-    assert main(config) == 0
-    assert events == [
-        "dispatch 1", "dispatch 2", "fetch 1", "dispatch 3", "fetch 2", "dispatch 4", "fetch 3", "fetch 4",
-    ]  # fmt: skip
+    begin = train.loop.begin
+    monkeypatch.setattr(train.loop, "begin", spied)
+    assert main(["train", str(folder / "tiny.toml"), "--out", str(tmp_path / "run"), "--set", "train.steps=4"]) == 0
+    assert " ".join(events) == want
 
 
 def test_a_model_with_more_ids_than_its_tokenizer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ def _check_profile(n_steps: int | None, left: int) -> None:
     if n_steps is not None and not 1 <= n_steps <= left - WARM_UP:
         raise InputError(
             f"--profile is {n_steps}, but it must be at least 1 and leave {WARM_UP} of the {left:,} steps to do: the "
-            f"first {WARM_UP}, which compile, are not profiled."
+            f"first {WARM_UP}, which find memory cold, are not profiled."
         )
 
 

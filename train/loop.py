@@ -1,4 +1,4 @@
-"""The training loop: dispatch a step, then look at the one before, so that the device never waits.
+"""The training loop: dispatch a step, then look at the one before, so that an accelerator never waits.
 
 nanodo's order of things; what a step computes is in `train.step`, what is shown in `train.report`.
 """
@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import optax
 
@@ -24,10 +25,9 @@ from train.report import SAMPLE, MetricsFile, Record, draw_losses, drop_samples,
 from train.step import (
     Metrics,
     TrainState,
-    init_state,
+    begin,
     learning_rate_schedule,
     make_optimizer,
-    make_train_step,
 )
 
 
@@ -41,10 +41,11 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
     config, model = run.config, GPT(run.model, run.config.train.dtype, run.config.train.remat)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
-    train_step = make_train_step(model, optimizer, config.train, schedule)
-    state = init_state(model, optimizer, config.train.seed)
-
-    with Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
+    with (
+        profiled(profile, folder.profile) as recorder,
+        Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints,
+    ):
+        state, train_step = begin(model, optimizer, config.train, schedule)
         if checkpoints.latest_step() is not None:
             state = checkpoints.restore(state)
         steps = range(int(state.step), config.train.steps)
@@ -52,16 +53,13 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         drop_samples(folder.samples, steps.start)
         look = _make_look(run, model, folder)
         try:
-            with (
-                profiled(train_step, profile, folder.profile) as recorder,
-                feed(partial(_batch, run), steps) as batches,
-            ):
+            with feed(partial(_batch, run), steps) as batches:
                 for step, inputs, targets, waited_s in batches:
-                    state, metrics = recorder(state, inputs, targets)
+                    state, metrics = recorder(train_step, state, inputs, targets)
                     journal.add(step + 1, metrics, waited_s)
                     if recorder.complete:
                         journal.settle()
-                        recorder.show(state, inputs, targets)
+                        recorder.show(train_step, state)
                         journal.restart_clock()
                     if _due(step + 1, config.eval.every, config.train.steps):
                         journal.settle(partial(look, state))
@@ -70,6 +68,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                         journal.check(step + 1, {"the norm of the parameters": float(optax.tree.norm(state.params))})
                         checkpoints.save(state)
                         journal.restart_clock()
+                    journal.settle_done()
         finally:
             journal.close()
     return state
@@ -144,6 +143,11 @@ class Journal:
         self._file.write(record | measured)
         self._progress.step(record | measured)
         self._clock = time.perf_counter() if measured else now
+
+    def settle_done(self) -> None:
+        """Settle what need not be waited for: on a CPU a step is done when its call returns (`train.startup`)."""
+        if self._pending and all(cast(Any, value).is_ready() for value in self._pending[1].values()):
+            self.settle()
 
     def restart_clock(self) -> None:
         """Leave the time since the last step out of the next step's speed."""

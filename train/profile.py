@@ -12,14 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
+from jax.stages import Compiled
 from jax.typing import ArrayLike
 
 from train.step import Metrics, Step, TrainState
 
-WARM_UP = 2  # steps before the first one recorded: they compile
+WARM_UP = 2  # steps before the first one recorded: they find memory cold
 ROWS = 20  # printed
 MOST_EVENTS = 1_000_000  # XLA leaves out of a trace.json.gz whatever comes after so many
 NOWHERE = "not in any operation"
@@ -192,13 +193,13 @@ def describe_table(rows: Sequence[Row], n_steps: int) -> list[str]:
 
 
 @contextmanager
-def profiled(step: Step, n_steps: int | None, folder: Path) -> Iterator["Recorder"]:
-    """Yields the step as a Recorder of `n_steps` calls; None: it only passes them on.
+def profiled(n_steps: int | None, folder: Path) -> Iterator["Recorder"]:
+    """Yields a Recorder of `n_steps` steps; None: of none.
 
-    A step that is recorded compiles with its source lines as part of the key under which JAX keeps it: a program kept
-    from an earlier day may carry the lines of that day.
+    What is to be recorded is compiled in here, with its source lines as part of the key under which JAX keeps it: a
+    program kept from an earlier day may carry the lines of that day.
     """
-    recorder = Recorder(step, n_steps or 0, folder)
+    recorder = Recorder(n_steps or 0, folder)
     lines_in_key = jax.config.jax_compilation_cache_include_metadata_in_key
     jax.config.update("jax_compilation_cache_include_metadata_in_key", lines_in_key or bool(n_steps))
     try:
@@ -209,14 +210,16 @@ def profiled(step: Step, n_steps: int | None, folder: Path) -> Iterator["Recorde
 
 
 class Recorder:
-    """A step that is recorded from its call WARM_UP + 1 on; once `complete`, `show` prints the table."""
+    """Takes the steps and records them from step WARM_UP + 1 on; once `complete`, `show` prints the table."""
 
-    def __init__(self, step: Step, n_steps: int, folder: Path) -> None:
-        self._step, self._n_steps, self._folder = step, n_steps, folder
+    def __init__(self, n_steps: int, folder: Path) -> None:
+        self._n_steps, self._folder = n_steps, folder
         self._calls = 0
         self._recording = False
 
-    def __call__(self, state: TrainState, inputs: ArrayLike, targets: ArrayLike) -> tuple[TrainState, Metrics]:
+    def __call__(
+        self, step: Step, state: TrainState, inputs: ArrayLike, targets: ArrayLike
+    ) -> tuple[TrainState, Metrics]:
         self._calls += 1
         if self._n_steps and self._calls == WARM_UP + 1:
             jax.block_until_ready(state)
@@ -224,7 +227,7 @@ class Recorder:
             options.python_tracer_level = 0  # Python's calls would fill the trace
             jax.profiler.start_trace(self._folder, profiler_options=options)
             self._recording = True
-        return self._step(state, inputs, targets)
+        return step(state, inputs, targets)
 
     @property
     def complete(self) -> bool:
@@ -237,16 +240,14 @@ class Recorder:
             self._recording = False
             jax.profiler.stop_trace()
 
-    def show(self, state: TrainState, inputs: ArrayLike, targets: ArrayLike) -> None:
-        """Stop and print where the time went. The arguments are like those of the calls."""
+    def show(self, step: Compiled, state: TrainState) -> None:
+        """Stop and print where the time of the step went, whose last state this is."""
         jax.block_until_ready(state)
         self.stop()
-        # This compiles nothing: JAX has the program in memory.
-        hlo_text = cast(Any, self._step).lower(state, inputs, targets).compile().as_text()
         newest = max(self._folder.glob("plugins/profile/*/*.trace.json.gz"), key=lambda path: path.stat().st_mtime)
         with gzip.open(newest, "rt", encoding="utf-8") as file:
             events = json.load(file)["traceEvents"]
-        print("\n".join(describe_table(profile_table(events, hlo_text, self._n_steps), self._n_steps)))
+        print("\n".join(describe_table(profile_table(events, step.as_text() or "", self._n_steps), self._n_steps)))
         if len(events) >= MOST_EVENTS:
             print("note: the trace is full and holds the first of these steps only; profile fewer")
         print(f"the trace is {newest}, for ui.perfetto.dev or TensorBoard", flush=True)

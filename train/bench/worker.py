@@ -2,7 +2,7 @@
 
 import platform
 import time
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxllm import GPT, GPTConfig, __version__
 from train.config import OptimizerConfig, TrainConfig
 from train.peers.protocol import Job, peak_memory, serve
 from train.startup import compute_in_this_thread
-from train.step import compiler_options, init_state, learning_rate_schedule, make_optimizer, make_train_step
+from train.step import begin, compiler_options, learning_rate_schedule, make_optimizer
 
 
 class Ours:
@@ -24,14 +24,12 @@ class Ours:
         optimizer_config, steps = OptimizerConfig(**job["optimizer"]), self._config.steps
         model = GPT(GPTConfig(**job["model"]), self._config.dtype, self._config.remat)
         optimizer = make_optimizer(optimizer_config, steps)
-        self._state = init_state(model, optimizer, self._config.seed)
+        schedule = learning_rate_schedule(optimizer_config, steps)
+        start = time.perf_counter()
+        self._state, self._step = begin(model, optimizer, self._config, schedule)
+        self._compile_s = time.perf_counter() - start
         self.weights_s = self._save_weights(job["save_weights"])
         self._n_parameters = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
-        step = make_train_step(model, optimizer, self._config, learning_rate_schedule(optimizer_config, steps))
-        tokens = jax.ShapeDtypeStruct((self._config.batch_size, model.config.context_length), jnp.int32)
-        start = time.perf_counter()
-        self._step = cast(Any, step).lower(self._state, tokens, tokens).compile()
-        self._compile_s = time.perf_counter() - start
 
     def _save_weights(self, path: str | None) -> float:
         """For the peer; returns the seconds it took."""

@@ -28,7 +28,9 @@ class Trainee(Protocol):
         """One optimizer step on tokens [B, T + 1] with that learning rate; the loss, once all is computed."""
 
     def about(self, first_step_s: float) -> dict[str, Any]:
-        """Device, versions, number of parameters and `compile_s`, after the first step, which took that long."""
+        """Device, versions, number of parameters and `compile_s`, after the first step, which took that long.
+
+        Ours compiles while it makes its first state, so the time is that of both."""
 
     def close(self) -> dict[str, Any]:
         """`peak_bytes`, and whatever else can only be told at the end."""
