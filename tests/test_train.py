@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxllm.tokenizers import load_tokenizer
+from train.checkpoint import Checkpoints
 from train.cli import main
 from train.evaluate import evaluator
 from train.folder import load_run
@@ -241,6 +243,12 @@ def test_a_diverged_run_exits_with_1_and_saves_nothing_of_it(
     assert "the run has diverged" in error and error.count("\n") == 1
     assert all(np.isfinite(list(r.values())).all() for r in lines(run))
     assert not list((run / "checkpoints").iterdir())
+
+
+def test_a_new_run_does_not_wait_for_orbax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)  # an import of it fails
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step() is None
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ class Checkpoints:
 
 def latest_step(folder: Path) -> int | None:
     """The newest step saved in the folder, None without any; writes nothing."""
-    if not folder.is_dir():
+    if not folder.is_dir() or not any(folder.iterdir()):
         return None
     import orbax.checkpoint as ocp
 
