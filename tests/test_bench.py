@@ -130,6 +130,13 @@ def test_data_sheets_speak_of_bfloat16() -> None:
     assert datasheet_peak("NVIDIA H100 80GB HBM3", "float32") is None is datasheet_peak("cpu", "bfloat16")
 
 
+def test_a_turn_fills_a_second_and_has_two_timed_steps_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours took 2.0 and 2.9 s by turns once; one step a turn showed half of that."""
+    monkeypatch.setattr(pairing, "TURN_S", 1.0)
+    assert pairing._steps_of_a_turn([{"seconds": [0.1, 0.02, 0.02]}, {"seconds": [0.03]}]) == 40
+    assert pairing._steps_of_a_turn([{"seconds": [9.0, 7.0]}, {"seconds": [8.0]}]) == 2
+
+
 def test_both_sides_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     play(monkeypatch, place, "A 0.01 0 99", "B 0.05 0 99")
     assert main([*BENCH, "--json", "bench.json"]) == 0
