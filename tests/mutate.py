@@ -108,7 +108,7 @@ MUTATIONS = [
     Mutation("warm-up from 0", STEP, "highest * (now + 1)", "highest * now", OPTIMIZER),
     Mutation("cosine down to 0", STEP, "lowest + (highest - lowest)", "(highest - lowest)", OPTIMIZER),
     Mutation("only the last micro-batch counts", STEP, "return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_sum)(state.params, *micro)), None", "return jax.value_and_grad(loss_sum)(state.params, *micro), None", STEPS),
-    Mutation("gradient divided by windows, not tokens", STEP, "x / targets.size", "x / len(targets)", STEPS),
+    Mutation("gradient divided by windows, not tokens", STEP, "/ targets.size", "/ len(targets)", STEPS),
     Mutation("norm of the update reported as the gradient's", STEP, "optax.tree.norm(grads)", "optax.tree.norm(updates)", STEPS),
     Mutation("steps not counted", STEP, "TrainState(state.step + 1,", "TrainState(state.step,", STEPS),
 ]  # fmt: skip
