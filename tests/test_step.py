@@ -16,6 +16,7 @@ from jaxllm.loss import cross_entropy
 from train.config import OptimizerConfig, RunConfig, TrainConfig
 from train.step import (
     TrainState,
+    begin,
     dropout_key,
     init_state,
     learning_rate_schedule,
@@ -137,6 +138,17 @@ def test_the_state_is_donated_and_nothing_is_compiled_twice() -> None:
         state, _ = step(state, X, Y)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_begun_at_once_it_is_the_same_state_and_the_same_step(seed: int) -> None:
+    config = TrainConfig(steps=20, batch_size=4, seed=seed)
+    optimizer, schedule = make_optimizer(OPTIMIZER, 20), learning_rate_schedule(OPTIMIZER, 20)
+    step, want = setup(model=DROPPING, seed=seed)
+    state, compiled = begin(GPT(DROPPING, "float32"), optimizer, config, schedule)
+    jax.tree.map(np.testing.assert_array_equal, state, want)
+    assert_close(compiled(state, X, Y), step(want, X, Y))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
 @pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="an accelerator adds up in no fixed order")
