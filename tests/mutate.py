@@ -58,7 +58,6 @@ MUTATIONS = [
     Mutation("RMS norm takes off the mean", LAYERS, "_norm(x, scale, bias, epsilon, False)", "_norm(x, scale, bias, epsilon, True)", twin("layers.rms_norm")),
     Mutation("what shifts x not taken off the norm's gradient", LAYERS, "(g - g.mean(-1, keepdims=True) if centre else g)", "g", twin("layers.layer_norm")),
     Mutation("what stretches x not taken off the norm's gradient", LAYERS, "if centre else g) - along)", "if centre else g))", twin("layers.rms_norm")),
-    Mutation("gradient of a narrowing kernel off by 1e-9", LAYERS, 'jnp.einsum("...f,...d->fd", dy, x)', '(1 + 1e-9) * jnp.einsum("...f,...d->fd", dy, x)', twin("layers.linear", 1)),
     Mutation("slope of the tanh GELU without its second term", LAYERS, "return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du", "return 0.5 * (1 + t)", twin("layers.gelu_tanh")),
     Mutation("slope of the exact GELU without its second term", LAYERS, " + x * jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5", "", twin("layers.gelu")),
     Mutation("GELU's constant in its last digit", LAYERS, "0.044715 * x * x * x))", "0.044716 * x * x * x))", twin("layers.gelu_tanh")),
