@@ -106,7 +106,7 @@ MUTATIONS = [
     Mutation("clipping of each number, not of the norm", STEP, "optax.clip_by_global_norm(config.clip_norm)", "optax.clip(config.clip_norm)", OPTIMIZER),
     Mutation("warm-up from 0", STEP, "highest * (now + 1)", "highest * now", OPTIMIZER),
     Mutation("cosine down to 0", STEP, "lowest + (highest - lowest)", "(highest - lowest)", OPTIMIZER),
-    Mutation("only the last micro-batch counts", STEP, "return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_sum)(state.params, *micro)), None", "return jax.value_and_grad(loss_sum)(state.params, *micro), None", STEPS),
+    Mutation("only the last micro-batch counts", STEP, "return jax.tree.map(jnp.add, total, jax.value_and_grad(share)(state.params, *micro)), None", "return jax.value_and_grad(share)(state.params, *micro), None", STEPS),
     Mutation("gradient divided by windows, not tokens", STEP, "/ targets.size", "/ len(targets)", STEPS),
     Mutation("norm of the update reported as the gradient's", STEP, "optax.tree.norm(grads)", "optax.tree.norm(updates)", STEPS),
     Mutation("steps not counted", STEP, "TrainState(state.step + 1,", "TrainState(state.step,", STEPS),
