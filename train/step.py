@@ -88,8 +88,8 @@ def begin(
 ) -> tuple[TrainState, Compiled]:
     """What `init_state` and `make_train_step` give, the step compiled. XLA does both at once, while Python traces on.
 
-    On 2 cores the first step of GPT-2 124M was done after 23 to 28 s in place of 29 to 32, of a small GPT after 5.8 s in
-    place of 6.6.
+    On 2 cores the first step of GPT-2 124M was done after 23 to 28 s in place of 29 to 32, of a small GPT after 5.8 s
+    in place of 6.6.
     """
     key = jax.random.key(config.seed)
     tokens = jax.ShapeDtypeStruct((config.batch_size, model.config.context_length), jnp.int32)
