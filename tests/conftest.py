@@ -48,7 +48,7 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def quick_compilation() -> Iterator[None]:
-    """For tests of files and commands, which take most of their time to compile what computes no number they look at."""
+    """For tests of files, commands and rules, which take most of their time to compile; others look at the numbers."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

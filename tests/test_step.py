@@ -25,8 +25,11 @@ from train.step import (
     make_train_step,
 )
 
+# Rules are tested here; `test_training_twice.py` compares the numbers of a step compiled as for use.
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 OPTIMIZER = OptimizerConfig(learning_rate=0.1, min_learning_rate=0.01, warmup_steps=4)
-DROPPING = replace(TINY, dropout=0.3)
+DROPPING = replace(TINY, n_layers=1, dropout=0.3)
 X, Y = random_tokens(TINY, 4, seed=1), random_tokens(TINY, 4, seed=2)
 
 
@@ -140,11 +143,10 @@ def test_the_state_is_donated_and_nothing_is_compiled_twice() -> None:
     assert step._cache_size() == 1
 
 
-@pytest.mark.parametrize("seed", [0, 5])
-def test_begun_at_once_it_is_the_same_state_and_the_same_step(seed: int) -> None:
-    config = TrainConfig(steps=20, batch_size=4, seed=seed)
+def test_begun_at_once_it_is_the_same_state_and_the_same_step() -> None:
+    config = TrainConfig(steps=20, batch_size=4, seed=5)
     optimizer, schedule = make_optimizer(OPTIMIZER, 20), learning_rate_schedule(OPTIMIZER, 20)
-    step, want = setup(model=DROPPING, seed=seed)
+    step, want = setup(model=DROPPING, seed=5)
     state, compiled = begin(GPT(DROPPING, "float32"), optimizer, config, schedule)
     jax.tree.map(np.testing.assert_array_equal, state, want)
     assert_close(compiled(state, X, Y), step(want, X, Y))
@@ -167,7 +169,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation() -> None:
     step, state = setup(model=DROPPING, grad_accumulation=2)
     model, weights = GPT(DROPPING), jnp.ones(X.shape)
     evaluated = make_eval_step(model)(state.params, X, Y, weights) / X.size
-    plain = cross_entropy(GPT(TINY).apply({"params": state.params}, X), Y)
+    plain = cross_entropy(GPT(replace(DROPPING, dropout=0.0)).apply({"params": state.params}, X), Y)
     assert evaluated == pytest.approx(float(plain), rel=1e-6)
     params = random_like(state.params)  # at initialisation logits hardly depend on anything
     losses = []
