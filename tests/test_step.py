@@ -153,6 +153,16 @@ def test_begun_at_once_it_is_the_same_state_and_the_same_step() -> None:
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
+def test_with_remat_a_step_gives_the_same() -> None:
+    config = TrainConfig(steps=20, batch_size=4, remat=True)
+    optimizer, schedule = make_optimizer(OPTIMIZER, 20), learning_rate_schedule(OPTIMIZER, 20)
+    state, compiled = begin(GPT(TINY, "float32", config.remat), optimizer, config, schedule)
+    step, want = setup()
+    for _ in range(2):
+        (state, metrics), (want, wanted) = compiled(state, X, Y), step(want, X, Y)
+        assert_close(metrics, wanted, 1e-5)
+
+
 @pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="an accelerator adds up in no fixed order")
 def test_the_same_seed_gives_the_same_bits() -> None:
     outcomes = []

@@ -1,17 +1,14 @@
-"""The program end to end on a tiny model: run folder, resume, divergence, and the commands that read a run."""
+"""The program end to end on a tiny model: run folder, resume, and the commands that read a run."""
 
-import json
 import shutil
-import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from runs import TEXT, lines, write_config
 
 from jaxllm.tokenizers import load_tokenizer
-from train.checkpoint import Checkpoints
 from train.cli import main
 from train.evaluate import evaluator
 from train.folder import load_run
@@ -19,43 +16,13 @@ from train.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TEXT = "the cat sat on the mat. " * 60
-TINY = """
-[tokenizer]
-kind = "char"
-[model]
-context_length = 8
-d_model = 16
-n_layers = 1
-n_heads = 2
-dropout = 0.1
-[train]
-steps = 12
-batch_size = 4
-grad_accumulation = 2
-[optimizer]
-warmup_steps = 2
-learning_rate = 1e-2
-[eval]
-every = 4
-sample_tokens = 12
-[checkpoint]
-every = 5
-"""
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text, a config and a finished run."""
     folder = tmp_path_factory.mktemp("work")
-    (folder / "text.txt").write_text(TEXT)
-    (folder / "tiny.toml").write_text(f'[data]\nsource = "{folder}/text.txt"\n{TINY}')
-    assert main(["train", str(folder / "tiny.toml"), "--out", str(folder / "run")]) == 0
+    assert main(["train", str(write_config(folder)), "--out", str(folder / "run")]) == 0
     return folder
-
-
-def lines(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_the_run_folder_holds_what_it_should(folder: Path) -> None:
@@ -228,63 +195,6 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "other.txt").write_text("the mat sat on the cat.")
     assert main(["evaluate", str(folder / "run"), "--data", str(folder / "other.txt")]) == 0
     assert "tokens           22" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("every", [1, 5])
-def test_a_diverged_run_exits_with_1_and_saves_nothing_of_it(
-    every: int, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = folder / f"diverged-{every}"
-    wild = ["--set", "optimizer.learning_rate=1e38", "--set", "optimizer.warmup_steps=0", "--set", "eval.every=100"]
-    assert (
-        main(["train", str(folder / "tiny.toml"), "--out", str(run), *wild, "--set", f"checkpoint.every={every}"]) == 1
-    )
-    error = capsys.readouterr().err
-    assert "the run has diverged" in error and error.count("\n") == 1
-    assert all(np.isfinite(list(r.values())).all() for r in lines(run))
-    assert not list((run / "checkpoints").iterdir())
-
-
-def test_a_new_run_does_not_wait_for_orbax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)  # an import of it fails
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.latest_step() is None
-
-
-@pytest.mark.parametrize(
-    ("done_when_called", "want"), [(False, "d1 d2 f1 d3 f2 d4 f3 f4"), (True, "d1 f1 d2 f2 d3 f3 d4 f4")]
-)
-def test_metrics_are_fetched_when_they_are_there_or_after_the_next_step_is_dispatched(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done_when_called: bool, want: str
-) -> None:
-    import train.loop
-
-    events: list[str] = []
-
-    class Metric:
-        def __init__(self, step: int) -> None:
-            self.step = step
-
-        def is_ready(self) -> bool:
-            return done_when_called
-
-        def __float__(self) -> float:
-            events.append(f"f{self.step}")
-            return 1.0
-
-    def spied(*arguments: Any) -> object:
-        state, step = begin(*arguments)
-
-        def train_step(state: Any, *batch: object) -> object:
-            events.append(f"d{int(state.step) + 1}")
-            return step(state, *batch)[0], {"train_loss": Metric(int(events[-1][1:]))}
-
-        return state, train_step
-
-    begin = train.loop.begin
-    monkeypatch.setattr(train.loop, "begin", spied)
-    assert main(["train", str(folder / "tiny.toml"), "--out", str(tmp_path / "run"), "--set", "train.steps=4"]) == 0
-    assert " ".join(events) == want
 
 
 def test_a_model_with_more_ids_than_its_tokenizer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,6 +67,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 def first_state(model: GPT, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     """The state before the first step, as a function to be traced or compiled."""
+    model = model.clone(remat=False)  # a matter of the backward only, and `init_params` cannot look into it
     params = init_params(model, key, jnp.zeros((1, 1), jnp.int32))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
