@@ -119,9 +119,11 @@ def test_attention_with_dropout_is_the_plain_one() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 21, 50, 1000])
-def test_a_loss_in_chunks_is_the_loss(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten tokens, seven logits each: one token a chunk, three (the last chunk filled up), seven, all."""
+@pytest.mark.parametrize("ids", [3, 7])
+def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten tokens, seven logits each: one token a chunk, three (the last chunk filled up), seven, all; ids by parts."""
     monkeypatch.setattr(loss, "MOST_LOGITS", most)
+    monkeypatch.setattr(loss, "MOST_IDS", ids)
     rng = np.random.default_rng(0)
     table, x, weights = rng.normal(size=(7, 4)), rng.normal(size=(2, 5, 4)), rng.random((2, 5))
     targets = rng.integers(7, size=(2, 5))
