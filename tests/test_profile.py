@@ -9,7 +9,7 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import TEXT, TINY, lines
+from runs import TEXT, TINY, lines
 
 import train.loop
 from train.cli import main
