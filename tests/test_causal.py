@@ -63,7 +63,7 @@ def test_memory_grows_with_the_length_not_its_square() -> None:
     assert growth(causal.causal_attention) < 5 < 12 < plain
 
 
-@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="XLA of JAX 0.10 keeps more than it needs: 25 MB here, not 11.5")
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="XLA of JAX 0.10 keeps more than it needs: 25 of 11.5 MB")
 def test_the_backward_does_not_keep_the_forwards_scores() -> None:
     """Of eight attentions in a row, a few times the scores of one are in memory, not those of all."""
 
