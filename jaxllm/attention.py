@@ -29,6 +29,17 @@ def causal_mask(length: int) -> Array:
     return jnp.tril(jnp.ones((length, length), bool))
 
 
+def document_numbers(tokens: Array, separator: int) -> Array:
+    """Which document of its row each token belongs to, if one begins at each separator: [..., T] -> [..., T] int32."""
+    return jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)
+
+
+def document_mask(documents: Array) -> Array:
+    """The causal mask within documents: [..., T] -> [..., T, T] bool, True where s <= t and both are of the same."""
+    same = documents[..., :, None] == documents[..., None, :]
+    return same & jnp.broadcast_to(causal_mask(documents.shape[-1]), same.shape)
+
+
 def attention_weights(q: Array, k: Array, mask: Array | None = None) -> Array:
     """softmax(q k^T / sqrt(K)) where the mask is True, 0 elsewhere.
 
@@ -108,7 +119,8 @@ class CausalAttention(SelfAttention):
 class MultiHeadAttention(nn.Module):
     """`n_heads` attentions side by side, then an output map: [..., T, D] -> [..., T, features].
 
-    Causal by default; `causal=False` with `context` [..., S, D] is cross-attention. `features` None: D.
+    Causal by default; `causal=False` with `context` [..., S, D] is cross-attention. `features` None: D. With
+    `documents` [..., T] int, where it is causal, no token attends to another document.
     The weights [..., H, T, S] are sown as an intermediate, computed only where somebody asks for them.
     """
 
@@ -121,7 +133,7 @@ class MultiHeadAttention(nn.Module):
     output_std: float = INIT_STD
 
     @nn.compact
-    def __call__(self, x: Array, context: Array | None = None) -> Array:
+    def __call__(self, x: Array, context: Array | None = None, documents: Array | None = None) -> Array:
         context = x if context is None else context
         features, kv_heads = self.features or x.shape[-1], self.n_kv_heads or self.n_heads
         if features % self.n_heads or self.n_heads % kv_heads:
@@ -135,12 +147,15 @@ class MultiHeadAttention(nn.Module):
 
         q = split_heads(q, self.n_heads)
         k, v = (repeat_heads(split_heads(y, kv_heads), self.n_heads) for y in (k, v))
-        mask = causal_mask(x.shape[-2]) if self.causal else None
+        documents = None if documents is None else documents[..., None, :]  # the same for all heads
+        mask = None
+        if self.causal:
+            mask = causal_mask(x.shape[-2]) if documents is None else document_mask(documents)
         keep = Dropout(self.dropout).mask((*q.shape[:-1], k.shape[-2]))
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(q, k, mask))
         if self.causal and keep is None:
-            heads = causal_attention(q, k, v)  # the same, faster
+            heads = causal_attention(q, k, v, documents)  # the same, faster
         else:
             heads = scaled_dot_product_attention(q, k, v, mask, keep)
         return Linear(features, self.use_bias, self.output_std, name="output")(merge_heads(heads))

@@ -26,20 +26,24 @@ KEPT = 512
 SHORTEST, LONGEST = 64, 256  # queries of a chunk: shorter ones made slower products, longer ones need more memory
 
 
-def causal_attention(q: Array, k: Array, v: Array) -> Array:
+def causal_attention(q: Array, k: Array, v: Array, documents: Array | None = None) -> Array:
     """softmax(q k^T / sqrt(K)) v where s <= t: q, k [..., T, K], v [..., T, V] -> [..., T, V] in the dtype of v.
 
-    Scores and sums are in at least float32. Reverse-mode derivatives only. Raises ValueError where shapes do not fit.
+    With `documents` int, broadcast to [..., T], only where those of s and t are equal, too. Scores and sums are in at
+    least float32. Reverse-mode derivatives only. Raises ValueError where shapes do not fit.
     """
     if q.shape != k.shape or q.shape[:-1] != v.shape[:-1]:
         raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} must agree, but for the last axis of v.")
-    if attention_path(q, v) == "cuDNN":
+    if documents is None and attention_path(q, v) == "cuDNN":
         swapped = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))
         return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, is_causal=True, implementation="cudnn"), -2, -3)
     length = q.shape[-2]
     plan = _plan(length)
+    arguments = [q, k, v]
+    if documents is not None:
+        arguments.append(jnp.broadcast_to(documents, q.shape[:-1])[..., None])
     # One axis of batch and heads, because XLA's products on a CPU are faster with one.
-    flat = (_lengthened(x.reshape(-1, *x.shape[-2:]), plan.groups * plan.rows) for x in (q, k, v))
+    flat = (_lengthened(x.reshape(-1, *x.shape[-2:]), plan.groups * plan.rows) for x in arguments)
     return _attend(*flat)[:, :length].reshape(v.shape)
 
 
@@ -94,6 +98,7 @@ class Saved(NamedTuple):
     q: Array
     k: Array
     v: Array
+    documents: tuple[Array, ...]  # [N, T, 1], or none
     out: Array
     peak: Array
     total: Array
@@ -101,20 +106,20 @@ class Saved(NamedTuple):
 
 
 @jax.custom_vjp
-def _attend(q: Array, k: Array, v: Array) -> Array:
-    return _attend_forward(q, k, v)[0]
+def _attend(q: Array, k: Array, v: Array, *documents: Array) -> Array:
+    return _attend_forward(q, k, v, *documents)[0]
 
 
-def _attend_forward(q: Array, k: Array, v: Array) -> tuple[Array, Saved]:
+def _attend_forward(q: Array, k: Array, v: Array, *documents: Array) -> tuple[Array, Saved]:
     plan, keep = _plan(q.shape[-2]), q.shape[-2] <= KEPT
 
     def group(g: int) -> tuple[Array, ...]:
         end = (g + 1) * plan.rows
-        keys, values = k[..., :end, :], v[..., :end, :]
+        keys, values, *theirs = (x[..., :end, :] for x in (k, v, *documents))
 
-        def chunk(_: None, rows: tuple[Array, Array]) -> tuple[None, tuple[Array, ...]]:
-            start, q = rows
-            scores = _scores(q, keys, start)
+        def chunk(_: None, rows: tuple) -> tuple[None, tuple[Array, ...]]:
+            start, q, *own = rows
+            scores = _scores(q, keys, start, *own, *theirs)
             peak = scores.max(-1, keepdims=True)
             p = jnp.exp(scores - peak)
             total = p.sum(-1, keepdims=True)
@@ -122,29 +127,30 @@ def _attend_forward(q: Array, k: Array, v: Array) -> tuple[Array, Saved]:
             out = (_product("...ts,...sk->...tk", p, values) / total).astype(v.dtype)
             return None, (out, peak, total, *([p] if keep else []))
 
-        return _over_chunks(chunk, None, plan, g, _group(plan, g, q))[1]
+        return _over_chunks(chunk, None, plan, g, _group(plan, g, q, *documents))[1]
 
     outs, peaks, totals, *kept = zip(*map(group, range(plan.groups)), strict=True)
     out, peak, total = (jnp.concatenate(x, -2) for x in (outs, peaks, totals))
-    return out, Saved(q, k, v, out, peak, total, *kept)
+    return out, Saved(q, k, v, documents, out, peak, total, *kept)
 
 
-def _attend_backward(saved: Saved, dout: Array) -> tuple[Array, Array, Array]:
+def _attend_backward(saved: Saved, dout: Array) -> tuple[Array | None, ...]:
     """With w = p / sum p the weights: dv = w^T dout; ds = w (dout v^T - sum out dout); dout takes on the 1 / sum p."""
     if not saved.kept:  # without the barrier XLA finds the forward's scores in the backward and keeps them
         saved, dout = optimization_barrier((saved, dout))
-    q, k, v, out, peak, total, kept = saved
+    q, k, v, documents, out, peak, total, kept = saved
     plan, scale = _plan(q.shape[-2]), q.shape[-1] ** -0.5
     dout = (dout / total).astype(v.dtype)
     shift = (at_least_float32(out) * dout).sum(-1, keepdims=True)
 
     def group(g: int) -> tuple[Array, tuple[Array, Array]]:
         end = (g + 1) * plan.rows
-        keys, values = k[..., :end, :], v[..., :end, :]
+        keys, values, *theirs = (x[..., :end, :] for x in (k, v, *documents))
 
         def chunk(grown: tuple[Array, Array], rows: tuple) -> tuple[tuple[Array, Array], Array]:
-            start, q, dout, peak, shift, *p_kept = rows
-            p = p_kept[0] if p_kept else jnp.exp(_scores(q, keys, start) - peak)
+            start, q, dout, peak, shift, *rest = rows
+            own, p_kept = rest[: len(theirs)], rest[len(theirs) :]
+            p = p_kept[0] if p_kept else jnp.exp(_scores(q, keys, start, *own, *theirs) - peak)
             dp = _product("...tk,...sk->...ts", dout, values)
             ds = (p * (dp - shift) * scale).astype(q.dtype)
             dk = _product("...ts,...tk->...sk", ds, q)
@@ -152,13 +158,13 @@ def _attend_backward(saved: Saved, dout: Array) -> tuple[Array, Array, Array]:
             return (grown[0] + dk, grown[1] + dv), _product("...ts,...sk->...tk", ds, keys).astype(q.dtype)
 
         zero = tuple(jnp.zeros(x.shape, shift.dtype) for x in (keys, values))
-        rows = (*_group(plan, g, q, dout, peak, shift), *kept[g : g + 1])
+        rows = (*_group(plan, g, q, dout, peak, shift, *documents), *kept[g : g + 1])
         grown, dq = _over_chunks(chunk, zero, plan, g, rows)
         return dq, grown
 
     dqs, grown = zip(*map(group, range(plan.groups)), strict=True)
     dk, dv = (reduce(jnp.add, [_lengthened(x, q.shape[-2]) for x in parts]) for parts in zip(*grown, strict=True))
-    return jnp.concatenate(dqs, -2), dk.astype(k.dtype), dv.astype(v.dtype)
+    return jnp.concatenate(dqs, -2), dk.astype(k.dtype), dv.astype(v.dtype), *[None for _ in documents]
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -184,11 +190,18 @@ def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, rows: tupl
     return carry, jax.tree.map(join, outs)
 
 
-def _scores(q: Array, keys: Array, start: Array) -> Array:
-    """q k^T / sqrt(K) of rows from number `start` on, at least float32; the least number there is where s > t."""
+def _scores(q: Array, keys: Array, start: Array, *documents: Array) -> Array:
+    """q k^T / sqrt(K) of rows from number `start` on, at least float32; the least number there is where s > t.
+
+    And where the rows' documents [N, t, 1] and the keys' [N, s, 1], if there are such, differ.
+    """
     scores = _product("...tk,...sk->...ts", q, keys) * q.shape[-1] ** -0.5
     t, s = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
-    return jnp.where(s <= start + t, scores, jnp.finfo(scores.dtype).min)
+    seen = s <= start + t
+    if documents:
+        own, theirs = documents
+        seen = jnp.broadcast_to(seen, scores.shape) & (own == jnp.swapaxes(theirs, -2, -1))
+    return jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
 
 
 def _product(axes: str, a: Array, b: Array) -> Array:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxllm.errors import InputError
-from jaxllm.validate import Fraction, Positive, check_fields
+from jaxllm.validate import Fraction, NonNegative, Positive, check_fields
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class GPTConfig:
     dropout: Fraction = 0.0  # probability of dropping; active only where a dropout key is given
     tie_embeddings: bool = True  # the output head is the token table
     use_bias: bool = True  # in linear maps and norms
+    separator: NonNegative | None = None  # id with which a document begins; no token attends to another document
 
     def __post_init__(self) -> None:
         check_fields(self, "model.")
@@ -40,6 +41,10 @@ class GPTConfig:
             raise InputError(
                 f"model.n_heads is {self.n_heads}, which is not divisible by model.n_kv_heads = "
                 f"{self.n_kv_heads}; each key head serves the same number of query heads."
+            )
+        if self.separator is not None and 0 < self.vocab_size <= self.separator:
+            raise InputError(
+                f"model.separator is {self.separator}, but the ids are 0 to {self.vocab_size - 1}; choose one of them."
             )
         if self.position == "sinusoidal" and self.d_model % 2:
             raise InputError(

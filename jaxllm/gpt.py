@@ -13,7 +13,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from jaxllm.attention import MultiHeadAttention
+from jaxllm.attention import MultiHeadAttention, document_numbers
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.errors import InputError
@@ -23,12 +23,12 @@ from jaxllm.loss import head_loss
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): [B, T, D] -> [B, T, D]."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): [B, T, D] -> [B, T, D]; `documents` [B, T] as in attention."""
 
     config: GPTConfig
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, documents: Array | None = None) -> Array:
         c = self.config
         residual_std = INIT_STD / (2 * c.n_layers) ** 0.5  # keeps the sum of 2L branches at unit scale
         attention = MultiHeadAttention(
@@ -36,7 +36,7 @@ class Block(nn.Module):
             name="attention",
         )  # fmt: skip
         mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std, name="mlp")
-        x = x + Dropout(c.dropout)(attention(Norm(c.norm, c.use_bias, name="norm_1")(x)))
+        x = x + Dropout(c.dropout)(attention(Norm(c.norm, c.use_bias, name="norm_1")(x), documents=documents))
         self.sow("intermediates", "residual_1", x)
         return x + Dropout(c.dropout)(mlp(Norm(c.norm, c.use_bias, name="norm_2")(x)))
 
@@ -56,6 +56,9 @@ class Head(nn.Module):
 
 class GPT(nn.Module):
     """tokens [B, T] int -> logits [B, T, V] float32 (float64 where the parameters are).
+
+    With `config.separator` a document begins at each such token, and no token attends to another document. Positions
+    are counted through, as in the training of Llama 3 (Grattafiori et al. 2024, section 3.2).
 
     With `targets` [B, T]: the sum of the token losses, times `weights` [B, T] where given, by `head_loss`, which needs
     far less memory than the logits.
@@ -87,8 +90,9 @@ class GPT(nn.Module):
         x = embedding(tokens)
         x = PositionEmbedding(c.context_length, c.position, name="position_embedding")(x)
         x = Dropout(c.dropout)(x if self.dtype is None else x.astype(self.dtype))
+        documents = None if c.separator is None else document_numbers(tokens, c.separator)
         for i in range(c.n_layers):
-            x = block(c, name=f"block_{i}")(x)
+            x = block(c, name=f"block_{i}")(x, documents)
         x = Norm(c.norm, c.use_bias, name="norm_final")(x)
         if not c.tie_embeddings:
             return Head(c.vocab_size, name="head")(x, targets, weights)

@@ -47,9 +47,11 @@ def check_fields(config: Any, section: str = "") -> None:
 
 def _rule(hint: Any, message: str) -> str:
     """What the annotation allows, in words, from msgspec's "Expected `int | null`, got `str`"."""
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
-    rule = message.removeprefix("Expected ").split(", got")[0].replace("`", "").replace(" | null", "")
+    for part in (hint, *get_args(hint)):  # a choice, or a choice and None
+        if get_origin(part) is Literal:
+            return "one of " + ", ".join(repr(choice) for choice in get_args(part))
+    rule = message.removeprefix("Expected ").split(", got")[0].replace("`", "")
+    rule = rule.replace(" | null", "").replace(" | object", " or a table of numbers")
     for python, word in {
         "int": "an integer",
         "float": "a number",

@@ -46,6 +46,10 @@ class Draw:
     def mask(self, *shape: int) -> np.ndarray | None:
         return self.rng.random(shape) < 0.6 if self.data.draw(st.booleans()) else None
 
+    def documents(self, *shape: int) -> np.ndarray | None:
+        """Numbers that rise along the last axis by chance."""
+        return np.cumsum(self.rng.random(shape) < 0.4, -1) if self.data.draw(st.booleans()) else None
+
     def maps(self, d: int, **features: int) -> dict[str, Any]:
         return {name: self.linear(d, f) for name, f in features.items()}
 
@@ -84,7 +88,7 @@ def multi_head_attention(d: Draw) -> list[Any]:
     params, width, n, groups = heads(d)
     x = d.array(*d.sizes(1), d.size(), width)
     if d.data.draw(st.booleans()):
-        return [params, x, n, groups]
+        return [params, x, n, groups, None, True, d.documents(*x.shape[:-1])]
     return [params, x, n, groups, d.array(*x.shape[:-2], d.size(), width), False]
 
 
@@ -119,7 +123,7 @@ def logits(d: Draw) -> list[Any]:
 
 def same_positions(d: Draw) -> list[Any]:
     lead, width = (*d.sizes(1), d.size()), d.size()
-    return [d.array(*lead, width), d.array(*lead, width), d.array(*lead, d.size())]
+    return [d.array(*lead, width), d.array(*lead, width), d.array(*lead, d.size()), d.documents(*lead)]
 
 
 def head(d: Draw) -> list[Any]:
@@ -146,13 +150,15 @@ def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
 
 def block(d: Draw) -> list[Any]:
     config, params, width = block_of(d)
-    return [config, params, d.spread(*d.sizes(1), d.size(), width)]
+    x = d.spread(*d.sizes(1), d.size(), width)
+    return [config, params, x, d.documents(*x.shape[:-1])]
 
 
 def model(d: Draw) -> list[Any]:
     config, params, width = block_of(d)
     v, t = d.size(6, 2), d.size()
     config.tie_embeddings, config.n_layers = d.data.draw(st.booleans()), 1
+    config.separator = d.data.draw(st.sampled_from([None, 0]))
     config.position = d.data.draw(st.sampled_from(["learned", "sinusoidal"])) if width % 2 == 0 else "learned"
     params = {"block_0": params, "norm_final": d.norm(width), "token_embedding": {"table": d.spread(v, width)}}
     if config.position == "learned":
@@ -181,6 +187,8 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "embeddings.position_embedding": lambda d: [{"table": d.array(5, 4)}, d.array(*d.sizes(1), d.size(), 4)],
     "attention.simple_attention": lambda d: [d.array(*d.sizes(1), d.size(), d.size())],
     "attention.causal_mask": lambda d: [d.size()],
+    "attention.document_numbers": lambda d: [d.rng.integers(2, size=(*d.sizes(), d.size())), 1],
+    "attention.document_mask": lambda d: [d.rng.integers(2, size=(*d.sizes(), d.size()))],
     "attention.attention_weights": queries,
     "attention.scaled_dot_product_attention": attention_arguments,
     "attention.split_heads": lambda d: [d.array(*d.sizes(1), d.size(), 6), d.data.draw(st.sampled_from([1, 2, 3, 6]))],

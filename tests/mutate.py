@@ -1,4 +1,4 @@
-"""Breaks the JAX side in many small ways and shows that a test catches each: `python tests/mutate.py [WORD ...]`.
+"""Breaks the code in many small ways and shows that a test catches each: `python tests/mutate.py [WORD ...]`.
 
 A test that cannot fail proves nothing; an existing suite has let the sign of AdamW's decay pass
 (harvard-edge/cs249r_book#2058). mutmut and cosmic-ray break every operator and take hours; these are the slips that
@@ -42,7 +42,10 @@ def module(name: str) -> str:
 OPTIMIZER = "test_step.py::test_the_optimizer_agrees_with_its_twin"
 STEPS = "test_step.py::test_steps_agree_with_the_reference"
 MODEL = "test_compare_model.py::test_the_model_agrees_and_every_intermediate_is_there"
+WITHIN = "test_within_documents.py::test_the_model_agrees_with_the_reference"
 CHUNKS = "test_causal.py::test_every_plan_gives_the_same_numbers[25-0]"
+FAST_TRAINER = "test_tokenizers.py::test_bpe_fast_trainer_learns_the_textbooks_merges"
+MERGES = "jaxllm/tokenizers/merges.py"
 LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
 CAUSAL = "jaxllm/causal.py"
 GPT, LOSS, SAMPLING, STEP = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py", "train/step.py"
@@ -82,6 +85,13 @@ MUTATIONS = [
     Mutation("multi-head attention never masked", ATTENTION, "if self.causal and keep is None:", "mask = None\n        if False:", module("MultiHeadAttention")),
     Mutation("a chunk's queries numbered from 0", CAUSAL, "s <= start + t", "s <= t", CHUNKS),
     Mutation("chunks see the next token", CAUSAL, "s <= start + t", "s <= start + t + 1", twin("causal.causal_attention")),
+    Mutation("documents forgotten in a chunk", CAUSAL, "if documents:\n        own", "if False:\n        own", twin("causal.causal_attention", 4)),
+    Mutation("documents handed to cuDNN, which forgets them", CAUSAL, "if documents is None and attention_path", "if attention_path", "test_causal.py::test_attention_says_which_path_it_takes"),
+    Mutation("documents of the keys and not of the rows", CAUSAL, "(own == jnp.swapaxes(theirs, -2, -1))", "(theirs[:, : own.shape[1]] == jnp.swapaxes(theirs, -2, -1))", twin("causal.causal_attention", 3)),
+    Mutation("a row's documents for its neighbour's heads", CAUSAL, "jnp.broadcast_to(documents, q.shape[:-1])[..., None]", "jnp.roll(jnp.broadcast_to(documents, q.shape[:-1]), 1, 0)[..., None]", WITHIN),
+    Mutation("a document begins after its separator", ATTENTION, "jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)", "jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32) - (tokens == separator)", twin("attention.document_numbers")),
+    Mutation("the mask of documents looks ahead", ATTENTION, "same & jnp.broadcast_to(causal_mask(documents.shape[-1]), same.shape)", "same", twin("attention.document_mask")),
+    Mutation("documents not told to the blocks", GPT, "(x, documents)\n        x = Norm", "(x)\n        x = Norm", WITHIN),
     Mutation("gradient of the scores not centred", CAUSAL, "p * (dp - shift) * scale", "p * dp * scale", twin("causal.causal_attention")),
     Mutation("the scale forgotten on the way back", CAUSAL, "(dp - shift) * scale", "(dp - shift)", twin("causal.causal_attention")),
     Mutation("only the first chunk's keys get a gradient", CAUSAL, "reduce(jnp.add, [_lengthened(x, q.shape[-2]) for x in parts])", "_lengthened(parts[0], q.shape[-2])", twin("causal.causal_attention", 1)),
@@ -111,6 +121,18 @@ MUTATIONS = [
     Mutation("gradient divided by windows, not tokens", STEP, "/ targets.size", "/ len(targets)", STEPS),
     Mutation("norm of the update reported as the gradient's", STEP, "optax.tree.norm(grads)", "optax.tree.norm(updates)", STEPS),
     Mutation("steps not counted", STEP, "TrainState(state.step + 1,", "TrainState(state.step,", STEPS),
+    Mutation("pairs of a doubled token counted twice", MERGES, "count - doubled if x == a else count", "count", FAST_TRAINER),
+    Mutation("a token that another has taken in still stands", MERGES, "ids[middle] = INSIDE", "pass", FAST_TRAINER),
+    Mutation("text cut within a run of white space", "jaxllm/tokenizers/pieces.py", 'r"[^\\s\\x1c-\\x1f](?=[ \\n])"', 'r".(?=[ \\n])"', "test_pieces.py::test_parts_have_the_pieces_of_the_whole"),
+    Mutation("one place too many in a permutation", "jaxllm/data/permutation.py", "outside &= which >= n", "outside &= which > n", "test_batches.py::test_every_number_comes_once"),
+    Mutation("every epoch in the same order", "jaxllm/data/batches.py", "[*seed, int(epoch)]", "[*seed, 0]", "test_data.py::test_a_batch_is_a_pure_function_of_seed_and_step"),
+    Mutation("processes draw the same rows", "jaxllm/data/batches.py", "step * batch_size + process * rows", "step * batch_size", "test_batches.py::test_processes_share_a_batch"),
+    Mutation("a mixture's sources at the wrong place", "jaxllm/data/mixture.py", "blocks * np.array(self.quotas)[which] + inside", "blocks + inside", "test_batches.py::test_a_mixture_visits_each_sources_windows_once_an_epoch"),
+    Mutation("a separator before the first document", "jaxllm/data/preparing.py", "if not documents[split]:", "if False:", "test_shards.py::test_all_documents_are_there_in_order_each_in_one_split"),
+    Mutation("the split by the document's place", "jaxllm/data/preparing.py", "hashlib.sha256(first[:DECIDING].encode())", "hashlib.sha256(str(globals().__setitem__('n', globals().get('n', 0) + 1) or n).encode())", "test_shards.py::test_adding_data_moves_no_document"),
+    Mutation("progress counts a shard that is not there", "jaxllm/data/preparing.py", "replace_file(out / shard.file, content)", "pass", "test_shards.py::test_all_documents_are_there_in_order_each_in_one_split"),
+    Mutation("sha256 of shards not compared", "jaxllm/data/shards.py", "if digest != shard.sha256:", "if False:", "test_shards.py::test_damage_is_noticed"),
+    Mutation("a stream that breaks characters", "jaxllm/tokenizers/base.py", "if text := decoder.decode(self.decode_bytes([i])):", "if text := self.decode_bytes([i]).decode(errors='replace'):", "test_exchange.py::test_a_stream_waits_for_a_whole_character"),
 ]  # fmt: skip
 
 
@@ -148,6 +170,7 @@ def check(chosen: list[Mutation], work: Path, start: float) -> int:
 
 def load_what_is_heavy() -> None:
     """So that each fork has it; not jaxllm and train, which a mutation may change, and no device."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of what is compiled once, to see one fault
     import flax.linen
     import hypothesis
     import jax

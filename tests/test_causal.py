@@ -1,5 +1,6 @@
 """The fast paths of attention and loss: every way of cutting up, how memory grows, and who takes which path."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +17,12 @@ def qkv(length: int, *lead: int, width: int = 4, dtype: str = "float64") -> list
     return [np.random.default_rng(i).normal(size=(*lead, length, width)).astype(dtype) for i in range(4)]
 
 
+def value_and_pullback(function: Any, q: Any, k: Any, v: Any, dout: Any) -> Any:
+    out, pullback = jax.vjp(function, q, k, v)
+    return out, pullback(dout)
+
+
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("kept", [0, 64])
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 24, 25, 29])
 def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,13 +32,15 @@ def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: 
     monkeypatch.setattr(causal, "SHORTEST", 2)
     monkeypatch.setattr(causal, "LONGEST", 3)
     q, k, v, dout = qkv(length, 2)
-    with jax.enable_x64(True):
-        out, pullback = jax.vjp(causal.causal_attention, *map(jnp.asarray, (q, k, v)))
-        gradients = pullback(jnp.asarray(dout))
-    want, want_back = reference.causal.causal_attention_vjp(q, k, v)
-    np.testing.assert_allclose(out, want, rtol=0, atol=1e-13)
-    for got, wanted in zip(gradients, want_back(dout), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
+    documents = np.arange(2 * length).reshape(2, length) // 5  # those of the second row begin elsewhere
+    for within in ([], [documents]) if length in (7, 25) else ([],):
+        attend = partial(causal.causal_attention, documents=within[0]) if within else causal.causal_attention
+        with jax.enable_x64(True):
+            out, gradients = jax.jit(partial(value_and_pullback, attend))(q, k, v, dout)
+        want, want_back = reference.causal.causal_attention_vjp(q, k, v, *within)
+        np.testing.assert_allclose(out, want, rtol=0, atol=1e-13)
+        for got, wanted in zip(gradients, want_back(dout)[:3], strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
 
 
 def test_the_plan_wastes_little() -> None:
@@ -98,8 +107,10 @@ def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> 
     jax_attention = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", as_cudnn)
     q, k, v, _ = (jnp.asarray(x, jnp.bfloat16) for x in qkv(16, 2, 3, width=8))
-    want = reference.causal.causal_attention(*(np.asarray(x, np.float64) for x in (q, k, v)))
-    np.testing.assert_allclose(np.asarray(causal.causal_attention(q, k, v), np.float64), want, atol=0.03)
+    for within in ([], [np.arange(16) // 5]):  # documents, of which cuDNN is not told, take the other path
+        want = reference.causal.causal_attention(*(np.asarray(x, np.float64) for x in (q, k, v)), *within)
+        got = causal.causal_attention(q, k, v, *within)
+        np.testing.assert_allclose(np.asarray(got, np.float64), want, atol=0.03)
 
 
 def test_shapes_that_do_not_fit() -> None:

@@ -53,7 +53,7 @@ WRONG_SET = {
     "model.dropout=1": "model.dropout is 1, but it must be a number < 1",
     "model.vocab_size=5": "model.vocab_size is 5, smaller than the tokenizer's 14",
     "tokenizer.kind=bpe": "tokenizer.vocab_size is missing",
-    "tokenizer.kind=bytes": "must be one of 'char', 'word', 'bpe', 'gpt2'",
+    "tokenizer.kind=bytes": "must be one of 'char', 'word', 'bpe', 'gpt2', 'file'",
     "tokenizer.vocab_size=100": "kind = 'char' has a size of its own",
     "train.steps=0": "train.steps is 0, but it must be an integer >= 1",
     "train.steps=50": "optimizer.warmup_steps is 100, but there are only train.steps = 50",

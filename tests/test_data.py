@@ -45,7 +45,7 @@ def test_pairs_check_their_sizes(length: int, stride: int) -> None:
 def test_split_is_nine_to_one_and_in_order() -> None:
     train, validation = split_ids(IDS, 10)
     assert (len(train), len(validation)) == (900, 100)
-    np.testing.assert_array_equal(np.concatenate([train, validation]), IDS)
+    np.testing.assert_array_equal(np.concatenate([train[:], validation[:]]), IDS)
 
 
 @pytest.mark.parametrize(

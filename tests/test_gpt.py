@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -132,20 +132,23 @@ def test_rows_of_a_batch_do_not_see_each_other() -> None:
         np.testing.assert_allclose(together[row : row + 1], alone, rtol=1e-5, atol=1e-5)
 
 
+@cache
+def outcome(config: GPTConfig) -> tuple[object, object, np.ndarray]:
+    model, params = random_gpt(config)
+    rngs = {"dropout": jax.random.key(1)}
+    logits = jax.jit(lambda params: model.apply({"params": params}, random_tokens(TINY), rngs=rngs))(params)
+    return jax.tree.structure(params), jax.tree.map(jnp.shape, params), np.asarray(logits)
+
+
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(GPTConfig)])
 def test_every_config_field_does_something(field: str) -> None:
     """No dead field: another value gives other parameters, another result or another limit."""
     other = {
         "vocab_size": 18, "context_length": 9, "d_model": 12, "n_layers": 3, "n_heads": 4, "n_kv_heads": 1,
         "d_ff": 5, "position": "sinusoidal", "norm": "rms_norm", "activation": "gelu", "dropout": 0.5,
-        "tie_embeddings": False, "use_bias": False,
+        "tie_embeddings": False, "use_bias": False, "separator": int(random_tokens(TINY)[0, 3]),
     }[field]  # fmt: skip
-
-    def outcome(config: GPTConfig) -> tuple[object, np.ndarray]:
-        model, params = random_gpt(config)
-        rngs = {"dropout": jax.random.key(1)}
-        logits = model.apply({"params": params}, random_tokens(TINY), rngs=rngs)
-        return jax.tree.structure(params), jax.tree.map(jnp.shape, params), np.asarray(logits)
 
     before, after = outcome(TINY), outcome(replace(TINY, **{field: other}))
     same_params = before[:2] == after[:2]

@@ -21,9 +21,9 @@ from jaxllm.tokenizers import (
     load_tokenizer,
     textbook,
 )
-from jaxllm.tokenizers.bpe import split_pieces
 from jaxllm.tokenizers.gpt2_files import read_tokens
 from jaxllm.tokenizers.merges import learn_merges
+from jaxllm.tokenizers.pieces import split_pieces
 
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."
 BPE = BPETokenizer.train(TEXT, vocab_size=290)

@@ -25,7 +25,11 @@ from jaxllm import reference
 from jaxllm.compare import assert_close_to_reference
 
 # Bounds: jaxllm.compare.TOLERANCES, relative to the largest value.
+# Without jit, where each operation is compiled by itself, only the first case of each.
 WAYS = [("float64", "eager"), ("float64", "jit"), ("float32", "jit"), ("bfloat16", "jit")]
+
+
+NO_FLOATS = {"attention.document_numbers": "int32", "attention.document_mask": "bool"}  # what they return
 
 
 def _arrays(arguments: list[Any]) -> list[int]:
@@ -51,8 +55,10 @@ def test_twins_share_their_signature(name: str) -> None:
     assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in backward]
 
 
-@pytest.mark.parametrize(("dtype", "how"), WAYS)
-@pytest.mark.parametrize(("name", "case"), ALL_CASES)
+@pytest.mark.parametrize(
+    ("name", "case", "dtype", "how"),
+    [(*case, *way) for case in ALL_CASES for way in WAYS if way[1] == "jit" or case[1] == 0],
+)
 def test_agrees_with_twin(name: str, case: int, dtype: str, how: str) -> None:
     arguments = draw(CASES[name][case])
     ours = find(name, "jaxllm")
@@ -79,10 +85,11 @@ def test_module_agrees_with_twin(name: str, dtype: str, rng: np.random.Generator
 @pytest.mark.parametrize(("name", "case"), [(n, i) for n, i in ALL_CASES if _arrays(draw(CASES[n][i]))])
 def test_dtype_is_that_of_the_arrays(name: str, case: int) -> None:
     arguments = draw(CASES[name][case], "float32")
-    assert jax.eval_shape(jitted(find(name, "jaxllm"), arguments), *arguments).dtype == "float32"
+    want = NO_FLOATS.get(name, "float32")
+    assert jax.eval_shape(jitted(find(name, "jaxllm"), arguments), *arguments).dtype == want
 
 
-@pytest.mark.parametrize("name", sorted(name for name in CASES if _arrays(draw(CASES[name][-1]))))
+@pytest.mark.parametrize("name", sorted(n for n in CASES if n not in NO_FLOATS and _arrays(draw(CASES[n][-1]))))
 def test_vmap_is_a_loop(name: str) -> None:
     """Value and gradient, of all arrays together."""
     draws = [draw(CASES[name][-1], "float32", seed) for seed in range(3)]

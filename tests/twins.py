@@ -19,7 +19,7 @@ from jaxllm.embeddings import PositionEmbedding
 from jaxllm.gpt import Head
 from jaxllm.layers import MLP, Linear, Norm
 
-NOT_NUMERIC = {"config", "errors", "validate", "compare", "cancellation", "deviation", "differences"}
+NOT_NUMERIC = {"config", "errors", "files", "validate", "compare", "cancellation", "deviation", "differences"}
 WITHOUT_TWIN = {
     "layers.at_least_float32",  # a cast
     "layers.dropout_mask", "generate.draw", "generate.generate",  # random: test_step.py and test_generate.py
@@ -93,6 +93,11 @@ def keep(*shape: int) -> Any:
     return lambda rng: np.where(rng.random(shape) < 0.5, 2.0, 0.0)
 
 
+def documents(length: int, *begin: int) -> Any:
+    """Numbers [T] of documents that begin at these places."""
+    return lambda rng: np.searchsorted(begin, np.arange(length), "right")
+
+
 def fixed(*values: int) -> Any:
     return lambda rng: np.array(values)
 
@@ -113,6 +118,8 @@ CASES: dict[str, list[list[Any]]] = {
     "embeddings.sinusoidal_positions": [[9, 6], [1, 2]],
     "attention.simple_attention": [[normal(6, 3)], [normal(2, 1, 3)]],
     "attention.causal_mask": [[1], [5]],
+    "attention.document_numbers": [[integers(3, 2, 9), 1], [fixed(5, 5, 0, 2, 5), 5], [fixed(1), 0]],
+    "attention.document_mask": [[documents(7, 0, 2, 5)], [documents(8, 1, 2, 7)], [integers(2, 2, 1, 5)]],
     "attention.attention_weights": [[normal(2, 5, 3), normal(2, 5, 3)], [normal(4, 3), normal(6, 3), mask(4, 6)], [normal(2, 4, 3), normal(2, 6, 3), mask(4, 6)]],
     "attention.scaled_dot_product_attention": [
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4)],
@@ -126,6 +133,8 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4)],
         [normal(2, 130, 3), normal(2, 130, 3), normal(2, 130, 2)],  # three chunks, the last one padded
         [normal(1, 1, 4), normal(1, 1, 4), normal(1, 1, 4)],
+        [normal(2, 130, 3), normal(2, 130, 3), normal(2, 130, 2), documents(130, 40, 41, 64, 100)],
+        [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4), documents(5, 0, 1, 4)],
     ],
     "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), fixed(0, 6, 7, -1)], [scaled(300, 4, 7), integers(7, 4)]],
     "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), positive(3, 5)]],

@@ -6,22 +6,16 @@ Exit codes: 0 done, 1 failed or diverged, 2 wrong input, 130 interrupted, 141 th
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
 
 from jaxllm import __version__
 from jaxllm.errors import InputError
+from train.data_cli import add_data_commands
 from train.errors import DivergedError
+from train.parser import Parser, add_command, add_overrides
 from train.startup import compute_in_this_thread, restart_with_allocator
 
-Run = Callable[[argparse.Namespace], int | None]
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+WITHOUT_JAX = ("tokenizer", "data")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,9 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and arguments.command in ("train", "bench"):  # the program itself, not a call of this
         restart_with_allocator()
     try:
-        if arguments.command != "bench":  # which times compiling, in processes of its own
-            _keep_compiled()
-        compute_in_this_thread()
+        if arguments.command not in WITHOUT_JAX:
+            _prepare_jax(arguments.command)
         code = arguments.run(arguments) or 0
         sys.stdout.flush()
         return code
@@ -68,19 +61,19 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"jaxllm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    train = _command(
+    train = add_command(
         commands, "train", _train, "train a model as a config file says",
         "jaxllm train configs/quickstart.toml --out runs/first --set train.steps=500",
     )  # fmt: skip
     train.add_argument("config", nargs="?", metavar="CONFIG.toml", help="may be left out with --resume")
     train.add_argument("--out", metavar="RUN", help="run folder to make (default: runs/NAME of the config)")
-    _add_overrides(train)
+    add_overrides(train)
     train.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
     train.add_argument(
         "--profile", type=int, metavar="N", help="show where the time of N steps goes, by operation and source line"
     )
 
-    generate = _command(
+    generate = add_command(
         commands, "generate", _generate, "continue a prompt with a trained model",
         'jaxllm generate runs/first --prompt "The statement" --max-new-tokens 100 --top-k 50',
     )  # fmt: skip
@@ -93,14 +86,16 @@ def build_parser() -> Parser:
     generate.add_argument("--min-p", type=float, metavar="P", help="leave out tokens below P times the likeliest")
     generate.add_argument("--seed", type=int, default=0, metavar="S", help="default 0; the same seed, the same text")
 
-    evaluate = _command(
+    evaluate = add_command(
         commands, "evaluate", _evaluate, "validation loss, perplexity and bits per byte of a trained model",
         "jaxllm evaluate runs/first --data my-text.txt",
     )  # fmt: skip
     evaluate.add_argument("path", metavar="RUN", help="run folder")
-    evaluate.add_argument("--data", metavar="PATH", help="all of this text instead of the run's validation split")
+    evaluate.add_argument(
+        "--data", metavar="PATH", help="all of this text, or the validation split of prepared data, not the run's"
+    )
 
-    compare = _command(
+    compare = add_command(
         commands, "compare", _compare, "every number of a model against the NumPy reference; exit 1 beyond tolerance",
         "jaxllm compare configs/gpt2-124m.toml --dtype float32 --out error.png",
     )  # fmt: skip
@@ -122,64 +117,63 @@ def build_parser() -> Parser:
     )
     compare.add_argument("--out", metavar="PICTURE.png", help="draw error against depth")
     _add_bench(commands)
+    add_data_commands(commands)
     return parser
 
 
 def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
     bench = commands.add_parser("bench", help="time it, also beside another program", description="Time it.")
     kinds = bench.add_subparsers(dest="bench", metavar="WHAT", required=True)
-    train = _command(
+    train = add_command(
         kinds, "train", _bench_train,
         "time the training step of a config on random tokens; beside another program's exit 1 if the losses differ",
         "jaxllm bench train configs/shakespeare-char.toml --against nanogpt --peer ~/nanoGPT --json bench.json",
     )  # fmt: skip
     train.add_argument("config", metavar="CONFIG.toml")
-    _add_overrides(train)
+    add_overrides(train)
     train.add_argument("--against", choices=("nanogpt", "hf"), help="karpathy/nanoGPT, or Hugging Face's GPT-2")
     train.add_argument("--peer", metavar="PATH", help="checkout of nanoGPT")
     train.add_argument("--peer-python", metavar="EXE", help="a Python that has PyTorch; default: this one")
     train.add_argument("--rounds", type=int, default=10, metavar="N", help="turns of a second or two steps; default 10")
     train.add_argument("--json", metavar="FILE.json", help="write all figures as JSON")
+    tokenizer = add_command(
+        kinds, "tokenizer", _bench_tokenizer,
+        "train byte pairs and encode with them, beside other programs; exit 1 if their ids differ",
+        "jaxllm bench tokenizer python-stdlib --against hf rustbpe tiktoken",
+    )  # fmt: skip
+    tokenizer.add_argument(
+        "sources", nargs="*", default=["python-stdlib"], metavar="SOURCE", help="default python-stdlib"
+    )
+    tokenizer.add_argument("--vocab-size", type=int, default=32768, metavar="N", help="default 32768")
+    tokenizer.add_argument(
+        "--against", nargs="+", choices=("tiktoken", "hf", "rustbpe"), help="default: those that are installed"
+    )
+    tokenizer.add_argument("--rounds", type=int, default=3, metavar="N", help="default 3")
+    tokenizer.add_argument("--json", metavar="FILE.json", help="write all figures as JSON")
     helps = {
         "attention": ("causal attention at lengths from 256 to 8192, beside the textbook's", "--dtype bfloat16"),
         "loss": ("the head with its loss at vocabularies up to 131072, beside the textbook's", "--json loss.json"),
         "sizes": ("a config's step with half and twice its depth, width and batch", "configs/shakespeare-char.toml"),
     }
     for kind, (help, example) in helps.items():
-        growth = _command(kinds, kind, _bench_growth, help, f"jaxllm bench {kind} {example}")
+        growth = add_command(kinds, kind, _bench_growth, help, f"jaxllm bench {kind} {example}")
         if kind == "sizes":
             growth.add_argument("config", metavar="CONFIG.toml")
-            _add_overrides(growth)
+            add_overrides(growth)
         else:
             growth.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
         growth.add_argument("--json", metavar="FILE.json", help="write all figures as JSON")
 
 
-def _add_overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="section.key=value",
-        help="override a field of the config; may be given again",
-    )  # fmt: skip
-
-
-def _command(
-    commands: "argparse._SubParsersAction[Parser]", name: str, run: Run, help: str, example: str
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=help, description=help.capitalize() + ".", epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.set_defaults(run=run)
-    return parser
-
-
 # The commands import what they need when they run, so that --help and a mistyped option answer at once.
 
 
-def _keep_compiled() -> None:
-    from train.compilation import keep_compiled
+def _prepare_jax(command: str) -> None:
+    if command != "bench":  # which times compiling, in processes of its own
+        from train.compilation import keep_compiled
 
-    keep_compiled()
+        keep_compiled()
+    compute_in_this_thread()
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -204,6 +198,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+
     from train.compare import compare_command
 
     within = compare_command(
@@ -222,7 +217,15 @@ def _bench_train(arguments: argparse.Namespace) -> int:
     return 0 if agree else 1
 
 
+def _bench_tokenizer(arguments: argparse.Namespace) -> int:
+    from train.bench.tokenizer import bench_tokenizer_command
+
+    a = arguments
+    return 0 if bench_tokenizer_command(a.sources, a.vocab_size, a.against, a.rounds, a.json) else 1
+
+
 def _bench_growth(arguments: argparse.Namespace) -> None:
+
     from train.bench.growth import growth_command
 
     given = vars(arguments)

@@ -1,6 +1,7 @@
 """What the commands do, between the words on the command line and the functions that work."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -10,13 +11,14 @@ import numpy as np
 from jaxllm.causal import attention_path
 from jaxllm.config import GPTConfig
 from jaxllm.data import read_source
-from jaxllm.data.pairs import Ids
+from jaxllm.data.rows import Row
+from jaxllm.data.shards import is_prepared
 from jaxllm.errors import InputError
 from jaxllm.generate import generate
 from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from train.checkpoint import latest_step
-from train.config import RunConfig, differences, load_config, with_absolute_source
+from train.config import DataConfig, RunConfig, differences, load_config, with_absolute_paths
 from train.evaluate import evaluator, score
 from train.folder import RunFolder, load_run
 from train.loop import train
@@ -61,16 +63,19 @@ def train_command(
 def _resumed(folder: RunFolder, config: str | None, overrides: list[str]) -> RunConfig:
     """The config of the folder's run; refuses whatever would make its second half another run than its first."""
     old = folder.read_config()
-    new = with_absolute_source(folder.read_config(overrides))
+    new = with_absolute_paths(folder.read_config(overrides))
     for name, before, after in differences(old, new):
         if name != "train.steps" and not name.startswith(("eval.", "checkpoint.")):
             raise InputError(
                 f"{name} was {before!r} in this run and cannot become {after!r} on the way; resume without it, "
                 "or start a new run in another folder."
             )
-    given_config = with_absolute_source(load_config(config, overrides)) if config else new
+    given_config = with_absolute_paths(load_config(config, overrides)) if config else new
     for name, before, given in differences(new, given_config):
-        left_to_the_data = {"data.sha256": None, "data.characters": None, "model.vocab_size": 0}
+        left_to_the_data = {
+            "data.sha256": None, "data.characters": None, "model.vocab_size": 0, "tokenizer.kind": None,
+            "tokenizer.path": None, "model.separator": None,
+        }  # fmt: skip
         if name not in left_to_the_data or given != left_to_the_data[name]:
             raise InputError(
                 f"{name} is {before!r} in {folder.path} but {given!r} in {config}; leave {config} out to continue "
@@ -90,8 +95,9 @@ def _check_profile(n_steps: int | None, left: int) -> None:
 def _introduce(run: Prepared, done: int) -> None:
     c, model = run.config, run.model
     print(
-        f"{len(run.train_ids):,} training and {len(run.validation_ids):,} validation tokens from {c.data.source} "
-        f"({c.data.characters:,} characters, sha256 {str(c.data.sha256)[:12]}), {c.tokenizer.kind} tokenizer with "
+        f"{len(run.train_ids):,} training and {len(run.validation_ids):,} validation tokens from "
+        f"{' and '.join(c.data.sources)} ({c.data.characters:,} characters, sha256 {str(c.data.sha256)[:12]}), "
+        f"{run.tokenizer.kind} tokenizer with "
         f"{run.tokenizer.vocab_size:,} ids"
     )
     print(
@@ -109,7 +115,7 @@ def _attention(config: RunConfig, model: GPTConfig) -> str:
         return "plain, because its weights are dropped"
     shape = (config.train.batch_size, model.n_heads, model.context_length, model.head_dim)
     x = jax.ShapeDtypeStruct(shape, config.train.dtype)
-    return attention_path(x, x)
+    return "chunked, within documents" if model.separator is not None else attention_path(x, x)
 
 
 def _conclude(run: Prepared, folder: RunFolder) -> None:
@@ -177,9 +183,12 @@ def evaluate_command(path: str, data: str | None) -> None:
     print(f"bits per byte    {bits}")
 
 
-def _evaluation_ids(config: RunConfig, tokenizer: Tokenizer, data: str | None) -> Ids:
+def _evaluation_ids(config: RunConfig, tokenizer: Tokenizer, data: str | None) -> Row:
+    """The run's validation split; or all ids of a text; or the validation split of prepared data."""
     if data is None:
         return prepare(config, tokenizer).validation_ids
+    if is_prepared(data):
+        return prepare(replace(config, data=DataConfig(data)), tokenizer).validation_ids
     ids = np.asarray(tokenizer.encode(read_source(data)), np.int32)
     if len(ids) < 2:
         raise InputError(

@@ -19,7 +19,7 @@ from jaxllm.deviation import Report, Row, compare_trees, fold, table
 from jaxllm.errors import InputError
 from train.config import ModelConfig, RunConfig, TrainConfig, load_config
 from train.folder import load_run
-from train.prepare import prepare
+from train.prepare import known_vocabulary, prepare
 from train.report import replace_text
 from train.step import learning_rate_schedule, make_optimizer
 
@@ -57,7 +57,7 @@ def from_config(config: RunConfig, name: str, batch_size: int, length: int | Non
 
 def model_without_text(config: RunConfig) -> GPTConfig:
     """The model of a config whose text is not read: the vocabulary is the one that is written down, or a stand-in."""
-    written = config.model.vocab_size or config.tokenizer.vocab_size
+    written = config.model.vocab_size or config.tokenizer.vocab_size or known_vocabulary(config)
     return config.model.with_vocabulary(written or (50257 if config.tokenizer.kind == "gpt2" else STAND_IN))
 
 
@@ -66,12 +66,11 @@ def from_run(path: str, batch_size: int, length: int | None) -> Subject:
     run = load_run(path)
     ids = prepare(run.config, run.tokenizer).validation_ids
     length = min(_length(length, run.model.config), len(ids) - 1)
-    inputs, targets = input_target_pairs(ids, length, length)
+    inputs, targets = input_target_pairs(ids[: batch_size * length + 1], length, length)
     if batch_size > len(inputs):
         raise InputError(
             f"--batch-size is {batch_size}, but the validation split has {len(inputs)} windows of {length} tokens."
         )
-    inputs, targets = inputs[:batch_size], targets[:batch_size]
     return Subject(
         f"{path}, step {run.step:,}", run.model.config, run.config, run.params, run.opt_state, run.step, inputs, targets
     )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import tomli_w
 
 from jaxllm.config import GPTConfig
-from jaxllm.data.sources import NAMED, PYTHON_DOCS
+from jaxllm.data.sources import NAMED, PYTHON_DOCS, PYTHON_STDLIB
 from jaxllm.errors import InputError
 from jaxllm.validate import (
     Fraction,
@@ -31,30 +31,47 @@ from jaxllm.validate import (
 
 @dataclass(frozen=True)
 class DataConfig:
-    """[data]: the text. A run writes down its sha256 and length; where they are given they must fit."""
+    """[data]: the text. A run writes down its sha256 and length; where they are given they must fit.
 
-    source: str = "python-docs"
+    `source` is a name, a path, or a mixture: {source: weight}.
+    """
+
+    source: str | dict[str, PositiveFloat] = "python-docs"
+    attend_across: bool = True  # from one document to those before it in a window
     sha256: str | None = None
     characters: Positive | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "data.")
+        if not self.sources:
+            raise InputError("data.source names no source; give a weight to at least one, {source = weight}.")
+
+    @property
+    def sources(self) -> dict[str, float]:
+        """Each source with its weight."""
+        return {self.source: 1.0} if isinstance(self.source, str) else self.source
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """[tokenizer]: vocab_size is for bpe (needed) and word (optional: the most frequent words)."""
+    """[tokenizer]: vocab_size is for bpe (needed) and word (optional: the most frequent words), path for file.
 
-    kind: Literal["char", "word", "bpe", "gpt2"] = "char"
+    Without a kind it is that of the data where they are prepared, and char for a text.
+    """
+
+    kind: Literal["char", "word", "bpe", "gpt2", "file"] | None = None
     vocab_size: Positive | None = None
+    path: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "tokenizer.")
+        if (self.kind == "file") != (self.path is not None):
+            raise InputError('tokenizer.path and tokenizer.kind = "file" go together; give both or neither.')
         if self.kind == "bpe" and self.vocab_size is None:
             raise InputError("tokenizer.vocab_size is missing; byte-pair encoding needs it, for example 1024.")
-        if self.kind in ("char", "gpt2") and self.vocab_size is not None:
+        if self.kind not in ("bpe", "word") and self.vocab_size is not None:
             raise InputError(
-                f"tokenizer.vocab_size is {self.vocab_size}, but kind = {self.kind!r} has a size of its own; "
+                f"tokenizer.vocab_size is {self.vocab_size}, but kind = {self.kind or 'char'!r} has a size of its own; "
                 "leave it out."
             )
 
@@ -160,18 +177,25 @@ class RunConfig:
                 f"{self.train.steps}; warm up for fewer steps."
             )
 
-    def resolved(self, model: GPTConfig, sha256: str, characters: int) -> "RunConfig":
+    def resolved(self, model: GPTConfig, tokenizer: TokenizerConfig, sha256: str, characters: int) -> "RunConfig":
         """The config with what only the data could tell written down."""
         data = replace(self.data, sha256=sha256, characters=characters)
-        return with_absolute_source(replace(self, model=ModelConfig(**asdict(model)), data=data))
+        model = ModelConfig(**asdict(model))
+        return with_absolute_paths(replace(self, model=model, tokenizer=tokenizer, data=data))
 
 
-def with_absolute_source(config: RunConfig) -> RunConfig:
-    """The config with the path of its text made absolute, to hold from every folder; corpora keep their names."""
-    source = config.data.source
-    if source in ("", PYTHON_DOCS, *NAMED):
-        return config
-    return replace(config, data=replace(config.data, source=os.path.abspath(source)))
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The config with paths made absolute, to hold from every folder; corpora keep their names."""
+    source, path = config.data.source, config.tokenizer.path
+    absolute = (
+        _absolute(source) if isinstance(source, str) else {_absolute(name): weight for name, weight in source.items()}
+    )
+    tokenizer = replace(config.tokenizer, path=path and os.path.abspath(path))
+    return replace(config, data=replace(config.data, source=absolute), tokenizer=tokenizer)
+
+
+def _absolute(source: str) -> str:
+    return source if source in ("", PYTHON_DOCS, PYTHON_STDLIB, *NAMED) else os.path.abspath(source)
 
 
 SECTIONS: dict[str, Any] = {section.name: section.default_factory for section in fields(RunConfig)}

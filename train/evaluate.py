@@ -1,6 +1,7 @@
 """Validation loss over a whole split, and a sample of text."""
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,25 +9,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxllm.data import evaluation_batches
-from jaxllm.data.pairs import Ids
+from jaxllm.data.rows import Row
 from jaxllm.generate import generate
 from jaxllm.gpt import GPT
 from jaxllm.tokenizers import Tokenizer, WordTokenizer
 from train.config import EvalConfig, RunConfig
 from train.step import make_eval_step
 
+AHEAD = 16  # batches dispatched before the first one's loss is fetched
+CHUNK = 2**20  # ids turned to text at a time
 
-def evaluator(model: GPT, config: RunConfig) -> Callable[[Any, Ids], float]:
+
+def evaluator(model: GPT, config: RunConfig) -> Callable[[Any, Row], float]:
     """A function params, ids -> mean cross-entropy in nats per token over all ids but the first."""
     eval_step = make_eval_step(model)
     batch_size = config.train.batch_size // config.train.grad_accumulation  # what fits in training fits here
 
-    def evaluate(params: Any, ids: Ids) -> float:
-        batches = evaluation_batches(ids, model.config.context_length, batch_size)
-        sums = [eval_step(params, *batch) for batch in batches]  # fetched only when all are under way
-        return math.fsum(float(s) for s in sums) / (len(ids) - 1)
+    def evaluate(params: Any, ids: Row) -> float:
+        sums: list[float] = []
+        under_way: deque[Array] = deque()  # each is fetched when others are under way, so that the device never waits
+        for batch in evaluation_batches(ids, model.config.context_length, batch_size):
+            under_way.append(eval_step(params, *batch))
+            if len(under_way) > AHEAD:
+                sums.append(float(under_way.popleft()))
+        return math.fsum([*sums, *map(float, under_way)]) / (len(ids) - 1)
 
     return evaluate
 
@@ -49,11 +58,12 @@ class Scores:
         return self.loss * self.n_targets / math.log(2) / self.n_bytes if self.n_bytes else None
 
 
-def score(loss: float, ids: Ids, tokenizer: Tokenizer) -> Scores:
+def score(loss: float, ids: Row, tokenizer: Tokenizer) -> Scores:
     """The loss over ids[1:] with its text's length in bytes. A word tokenizer does not keep the text."""
-    kept = not isinstance(tokenizer, WordTokenizer)
-    n_bytes = len(tokenizer.decode_bytes(ids[1:].tolist())) if kept else None
-    return Scores(loss, len(ids) - 1, n_bytes)
+    if isinstance(tokenizer, WordTokenizer):
+        return Scores(loss, len(ids) - 1, None)
+    chunks = (ids[start : min(start + CHUNK, len(ids))].tolist() for start in range(1, len(ids), CHUNK))
+    return Scores(loss, len(ids) - 1, sum(len(tokenizer.decode_bytes(chunk)) for chunk in chunks))
 
 
 def sample_text(model: GPT, params: Any, tokenizer: Tokenizer, config: EvalConfig, first: int, seed: int) -> str:

@@ -95,7 +95,7 @@ def _make_look(run: Prepared, model: GPT, folder: RunFolder) -> Callable[[TrainS
                 state.params,
                 run.tokenizer,
                 run.config.eval,
-                int(run.train_ids[0]),
+                run.first_id,
                 run.config.train.seed,
             )
             with folder.samples.open("a", encoding="utf-8") as file:

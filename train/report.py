@@ -3,13 +3,14 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jaxllm.errors import InputError
 
@@ -74,11 +75,30 @@ def drop_samples(path: Path, last_step: int) -> None:
 
 
 @contextmanager
-def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal for work done one by one: yields what to tell the number done."""
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+def counted(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar for work done one by one, of a number that may be unknown: yields what to tell the number done.
+
+    Elsewhere than on a terminal a line a minute.
+    """
+    if not sys.stderr.isatty():
+        yield _line_by_the_minute(what, total)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+def _line_by_the_minute(what: str, total: int | None) -> Callable[[int], None]:
+    last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 60:
+            last = time.monotonic()
+            print(f"{what}: {done:,}{f' of {total:,}' if total else ''}", flush=True)
+
+    return tell
 
 
 def describe(record: Record) -> str:

@@ -2,34 +2,42 @@
 
 nanoGPT draws windows with replacement from a generator that a resumed run begins anew (karpathy/nanoGPT#467),
 nanodo carries the state of an iterator. Here nothing is carried: the step alone tells which epoch it falls
-into, the epoch which order its windows have, so that resuming is the same as going on.
+into, the epoch which order its windows have, so that resuming is the same as going on, and every process of many finds
+its own rows of a batch.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 import numpy as np
 
-from jaxllm.data.pairs import Ids, windows
+from jaxllm.data.mixture import Mixture
+from jaxllm.data.pairs import Ids
+from jaxllm.data.permutation import ROUNDS, permute
+from jaxllm.data.rows import Row, part
 from jaxllm.errors import InputError
 
 VALIDATION_SHARE = 0.1
 
 
-def split_ids(ids: Ids, context_length: int) -> tuple[Ids, Ids]:
+def split_ids(ids: Row, context_length: int) -> tuple[Row, Row]:
     """The first 90 % of the ids to train on, the last 10 % to validate on.
 
     Raises InputError unless the first holds a whole window with its target and the second one target.
     """
     cut = int(len(ids) * (1 - VALIDATION_SHARE))
-    train, validation = ids[:cut], ids[cut:]
+    train, validation = part(ids, 0, cut), part(ids, cut, len(ids))
+    check_splits(train, validation, context_length)
+    return train, validation
+
+
+def check_splits(train: Row, validation: Row, context_length: int) -> None:
+    """Raises InputError unless there is a window with its target to train on, and one target to validate on."""
     if len(train) < context_length + 1 or len(validation) < 2:
         raise InputError(
-            f"the text has {len(ids)} tokens, {len(train)} to train on and {len(validation)} to validate on, but "
-            f"model.context_length = {context_length} needs {context_length + 1} and 2; use a longer text or a shorter "
-            "context."
+            f"the text has {len(train) + len(validation)} tokens, {len(train)} to train on and {len(validation)} to "
+            f"validate on, but model.context_length = {context_length} needs {context_length + 1} and 2; use a longer "
+            "text or a shorter context."
         )
-    return train, validation
 
 
 def windows_per_epoch(n_ids: int, context_length: int) -> int:
@@ -37,43 +45,55 @@ def windows_per_epoch(n_ids: int, context_length: int) -> int:
     return max(1, (n_ids - context_length) // context_length)
 
 
-def batch(ids: Ids, context_length: int, batch_size: int, seed: int, step: int) -> tuple[Ids, Ids]:
-    """Inputs and targets [B, T] of training step `step` (from 0): a pure function of its arguments.
+def batch(
+    ids: Row | Mixture, context_length: int, batch_size: int, seed: int, step: int, process: int = 0, processes: int = 1
+) -> tuple[Ids, Ids]:
+    """Inputs and targets [B, T] int32 of training step `step` (from 0): a pure function of its arguments.
 
     An epoch cuts the ids into windows that do not overlap, from an offset drawn for that epoch, and visits each
-    once in an order drawn for that epoch. A batch may hold the end of one epoch and the beginning of the next.
-    Raises InputError for fewer than T + 1 ids.
+    once in an order drawn for that epoch. A batch may hold the end of one epoch and the beginning of the next. Of a
+    mixture each row is a source's, and each source has epochs of its own. With several `processes`, the B / processes
+    rows of number `process`: all together they are the batch. Raises InputError for fewer than T + 1 ids and for a
+    batch size that `processes` does not divide.
     """
+    if batch_size % processes or not 0 <= process < processes:
+        raise InputError(f"a batch of {batch_size} cannot be split into {processes} parts, of which this is {process}.")
+    rows = batch_size // processes
+    places = step * batch_size + process * rows + np.arange(rows)
+    if isinstance(ids, Mixture):
+        which, places = ids.assign(places, seed)
+        drawn = np.empty((rows, context_length + 1), np.int32)
+        for i, source in enumerate(ids.sources):
+            drawn[which == i] = _windows(source, places[which == i], context_length, (seed, i))
+    else:
+        drawn = _windows(ids, places, context_length, (seed,))
+    return drawn[:, :-1], drawn[:, 1:]
+
+
+def _windows(ids: Row, places: Ids, context_length: int, seed: tuple[int, ...]) -> Ids:
+    """The windows with their last targets, [N, T + 1] int32, that are visited at `places` [N]."""
     if len(ids) < context_length + 1:
         raise InputError(f"{len(ids)} tokens are fewer than a window of {context_length} and its target need.")
     n = windows_per_epoch(len(ids), context_length)
-    place = step * batch_size + np.arange(batch_size)
-    starts = [
-        _order(seed, int(epoch), n, len(ids), context_length)[i] for epoch, i in zip(*np.divmod(place, n), strict=True)
-    ]
-    inputs, targets = windows(ids, np.array(starts), context_length)
-    return inputs.astype(np.int32), targets.astype(np.int32)
+    epochs, places = np.divmod(places, n)
+    starts = np.empty(len(places), np.int64)
+    for epoch in np.unique(epochs):
+        words = np.random.SeedSequence([*seed, int(epoch)]).generate_state(ROUNDS + 1, np.uint64)
+        offset = int(words[ROUNDS]) % (len(ids) - n * context_length)  # the last target is at offset + n T <= N - 1
+        starts[epochs == epoch] = offset + context_length * permute(places[epochs == epoch], n, words[:ROUNDS])
+    rows = [ids[start : start + context_length + 1] for start in starts.tolist()]
+    return np.array(rows, np.int32).reshape(-1, context_length + 1)
 
 
-@lru_cache(maxsize=2)  # the last two epochs, not to draw the order anew at every step
-def _order(seed: int, epoch: int, n: int, n_ids: int, context_length: int) -> Ids:
-    """Where the windows of an epoch begin, in the order of their visit."""
-    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
-    offset = draw.integers(n_ids - n * context_length)  # the last target is at offset + n T <= n_ids - 1
-    return offset + context_length * draw.permutation(n)
-
-
-def evaluation_batches(ids: Ids, context_length: int, batch_size: int) -> Iterator[tuple[Ids, Ids, Ids]]:
+def evaluation_batches(ids: Row, context_length: int, batch_size: int) -> Iterator[tuple[Ids, Ids, Ids]]:
     """All ids once, in order: inputs, targets [B, T] int32 and weights [B, T] float32, 0 where padded.
 
-    Every id but the first is a target exactly once; all batches have one shape.
+    Every id but the first is a target exactly once; all batches have one shape, and are read one at a time.
     """
-    n_targets = len(ids) - 1
-    rows = -(-n_targets // (batch_size * context_length)) * batch_size
-    padded = np.zeros(rows * context_length + 1, np.int32)
-    padded[: len(ids)] = ids
-    weights = (np.arange(rows * context_length) < n_targets).astype(np.float32).reshape(rows, context_length)
-    inputs, targets = windows(padded, np.arange(rows) * context_length, context_length)
-    for row in range(0, rows, batch_size):
-        chosen = slice(row, row + batch_size)
-        yield inputs[chosen], targets[chosen], weights[chosen]
+    size = batch_size * context_length
+    for start in range(0, len(ids) - 1, size):
+        part = np.zeros(size + 1, np.int32)
+        read = ids[start : start + size + 1]
+        part[: len(read)] = read
+        weights = (np.arange(size) < len(read) - 1).astype(np.float32)
+        yield tuple(x.reshape(batch_size, context_length) for x in (part[:-1], part[1:], weights))  # type: ignore[misc]

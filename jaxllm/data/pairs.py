@@ -32,10 +32,5 @@ def input_target_pairs(ids: Sequence[int] | Ids, context_length: int, stride: in
             f"target need {context_length + 1}; use a longer text or a shorter context."
         )
     starts = np.arange(0, len(ids) - context_length, stride)
-    return windows(ids, starts, context_length)
-
-
-def windows(ids: Ids, starts: Ids, context_length: int) -> tuple[Ids, Ids]:
-    """Inputs and targets [N, T] of the windows that begin at `starts` [N]."""
     positions = starts[:, None] + np.arange(context_length)
     return ids[positions], ids[positions + 1]

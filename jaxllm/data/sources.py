@@ -1,16 +1,19 @@
-"""Where text comes from: the docs inside Python, a file, a folder, or a named corpus downloaded once."""
+"""Corpora by name: the docs and the sources inside Python, and texts that are downloaded once."""
 
 import hashlib
 import http.client
 import os
+import sysconfig
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxllm.errors import InputError
 from jaxllm.validate import nearest
 
-PYTHON_DOCS = "python-docs"
+PYTHON_DOCS, PYTHON_STDLIB = "python-docs", "python-stdlib"
+NO_MODULES = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True)
@@ -33,58 +36,27 @@ NAMED = {
 }
 
 
-def read_source(source: str) -> str:
-    """The text of "python-docs", of a named corpus, of a file, or of all files of a folder, by path order.
-
-    Raises InputError for a missing, empty or non-UTF-8 file, and for a corpus that cannot be downloaded.
-    """
-    if source == PYTHON_DOCS:
-        return _python_docs()
-    if not source:
-        raise InputError("data.source is empty; name a corpus, a text file or a folder.")
-    if source in NAMED:
-        return _decode(_cached(source, NAMED[source]), source)
-    path = Path(source)
-    try:
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
-        files = files if path.is_dir() else [path]
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read data.source {source!r}: {error}.") from None
-    text = "\n".join(_decode(_read(file), str(file)) for file in files)
-    if not text:
-        raise InputError(f"data.source {source!r} holds no text.")
-    return text
-
-
-def _python_docs() -> str:
+def python_topics() -> Iterator[tuple[str, str]]:
     """The reference topics that `help()` shows, about 480,000 characters, a little different in each Python."""
     from pydoc_data.topics import topics  # type: ignore[import-untyped,unused-ignore]
 
-    return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
+    for name in sorted(topics):
+        yield name, topics[name].strip()
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def stdlib_files() -> Iterator[Path]:
+    """The modules of Python's standard library, without tests: about 11 MB. Raises InputError where there are none."""
+    root = Path(sysconfig.get_path("stdlib"))
+    found = [path for path in sorted(root.rglob("*.py")) if not NO_MODULES & set(path.relative_to(root).parts)]
+    if not found:
+        raise InputError(f"this Python keeps no source of its standard library in {root}; name a folder of text.")
+    yield from found
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        names = nearest(str(path), [PYTHON_DOCS, *NAMED])
-        raise InputError(f"data.source {str(path)!r} is no file or folder; of the named corpora, {names}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read data.source {str(path)!r}: {error}.") from None
-
-
-def _decode(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{name} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}; convert it first, "
-            f"for example with iconv."
-        ) from None
+def unknown_source(source: str) -> InputError:
+    """What to say of a source that is neither a corpus nor a file."""
+    names = nearest(source, [PYTHON_DOCS, PYTHON_STDLIB, *NAMED])
+    return InputError(f"data.source {source!r} is no file or folder; of the named corpora, {names}")
 
 
 def cache_folder() -> Path:
@@ -92,14 +64,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxllm"
 
 
-def _cached(name: str, corpus: Corpus) -> bytes:
-    path = cache_folder() / f"{name}.txt"
-    if not path.exists():
-        _download(name, corpus, path)
-    content = _read(path)
+def named_file(name: str) -> Path:
+    """The file of a corpus in NAMED, downloaded if it is not there, and checked.
+
+    Raises InputError where it cannot be had, naming where to put it by hand, or is not what it should be.
+    """
+    corpus, path = NAMED[name], cache_folder() / f"{name}.txt"
+    try:
+        if not path.exists():
+            _download(name, corpus, path)
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}.") from None
     if hashlib.sha256(content).hexdigest() != corpus.sha256:
         raise InputError(f"{path} is not {name} (sha256 {corpus.sha256}); delete it to have it downloaded again.")
-    return content
+    return path
 
 
 def _download(name: str, corpus: Corpus, path: Path) -> None:

@@ -41,6 +41,29 @@ def causal_mask_vjp(length: int) -> Vjp:
     return causal_mask(length), lambda dy: (None,)
 
 
+def document_numbers(tokens: ArrayLike, separator: int) -> Array:
+    """How many documents have begun in the row up to each token."""
+    return np.cumsum(np.asarray(tokens) == separator, axis=-1)
+
+
+@vjp
+def document_numbers_vjp(tokens: ArrayLike, separator: int) -> Vjp:
+    """Integers have no derivative."""
+    return document_numbers(tokens, separator), lambda dy: (None, None)
+
+
+def document_mask(documents: ArrayLike) -> Array:
+    """True where s <= t and both are of one document."""
+    documents = np.asarray(documents)
+    return causal_mask(documents.shape[-1]) & (documents[..., :, None] == documents[..., None, :])
+
+
+@vjp
+def document_mask_vjp(documents: ArrayLike) -> Vjp:
+    """Neither the numbers nor the mask has a derivative."""
+    return document_mask(documents), lambda dy: (None,)
+
+
 def attention_weights(q: ArrayLike, k: ArrayLike, mask: ArrayLike | None = None) -> Array:
     """softmax(q k^T / sqrt(K)), masked scores at the lowest number there is."""
     return softmax(_scores(float64(q), float64(k), mask))
@@ -178,6 +201,11 @@ def causal_attention_vjp(params: Params, x: ArrayLike) -> Vjp:
     return self_attention_vjp(params, x, mask=causal_mask(np.shape(x)[-2]))
 
 
+def _causal_mask_within(documents: ArrayLike | None, length: int) -> Array:
+    """[T, T], or with documents [..., 1, T, T], the same for all heads."""
+    return causal_mask(length) if documents is None else document_mask(documents)[..., None, :, :]
+
+
 def multi_head_attention(
     params: Params,
     x: ArrayLike,
@@ -185,6 +213,7 @@ def multi_head_attention(
     n_kv_heads: int | None = None,
     context: ArrayLike | None = None,
     causal: bool = True,
+    documents: ArrayLike | None = None,
     seen: dict[str, Array] | None = None,
 ) -> Array:
     """Twin of the module `MultiHeadAttention`; `seen` is filled with the intermediates."""
@@ -197,7 +226,7 @@ def multi_head_attention(
     q = split_heads(seen["query"], n_heads)
     k = repeat_heads(split_heads(seen["key"], n_kv_heads or n_heads), n_heads)
     v = repeat_heads(split_heads(seen["value"], n_kv_heads or n_heads), n_heads)
-    mask = causal_mask(q.shape[-2]) if causal else None
+    mask = _causal_mask_within(documents, q.shape[-2]) if causal else None
     seen["weights"] = attention_weights(q, k, mask)
     return linear_map(params["output"], merge_heads(seen["weights"] @ v))
 
@@ -210,6 +239,7 @@ def multi_head_attention_vjp(
     n_kv_heads: int | None = None,
     context: ArrayLike | None = None,
     causal: bool = True,
+    documents: ArrayLike | None = None,
     felt: dict[str, Array] | None = None,
 ) -> Vjp:
     """The forward, line by line from its end; `felt` is filled with the gradients at query, key and value."""
@@ -221,7 +251,7 @@ def multi_head_attention_vjp(
     value, value_back = linear_map_vjp(params["value"], source)
     k, repeat_back = repeat_heads_vjp(split_heads(key, groups), n_heads)
     v = repeat_heads(split_heads(value, groups), n_heads)
-    mask = causal_mask(query.shape[-2]) if causal else None
+    mask = _causal_mask_within(documents, query.shape[-2]) if causal else None
     heads, attention_back = scaled_dot_product_attention_vjp(split_heads(query, n_heads), k, v, mask)
     y, output_back = linear_map_vjp(params["output"], merge_heads(heads))
 
@@ -235,7 +265,7 @@ def multi_head_attention_vjp(
         d_value, from_value = value_back(felt["value"])
         d_params = {"query": d_query, "key": d_key, "value": d_value, "output": d_output}
         if context is None:
-            return d_params, dx + from_key + from_value, None, None, None, None, None
-        return d_params, dx, None, None, from_key + from_value, None, None
+            return d_params, dx + from_key + from_value, None, None, None, None, None, None
+        return d_params, dx, None, None, from_key + from_value, None, None, None
 
     return y, pullback

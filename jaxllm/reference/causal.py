@@ -4,16 +4,25 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxllm.reference.arrays import Array, Vjp, vjp
-from jaxllm.reference.attention import causal_mask, scaled_dot_product_attention, scaled_dot_product_attention_vjp
+from jaxllm.reference.attention import (
+    causal_mask,
+    document_mask,
+    scaled_dot_product_attention,
+    scaled_dot_product_attention_vjp,
+)
 
 
-def causal_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> Array:
-    """softmax(q k^T / sqrt(K)) v where s <= t."""
-    return scaled_dot_product_attention(q, k, v, causal_mask(np.shape(q)[-2]))
+def _mask(q: ArrayLike, documents: ArrayLike | None) -> Array:
+    return causal_mask(np.shape(q)[-2]) if documents is None else document_mask(documents)
+
+
+def causal_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None) -> Array:
+    """softmax(q k^T / sqrt(K)) v where s <= t and, with `documents`, those of s and t are equal."""
+    return scaled_dot_product_attention(q, k, v, _mask(q, documents))
 
 
 @vjp
-def causal_attention_vjp(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> Vjp:
+def causal_attention_vjp(q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None) -> Vjp:
     """As under any mask."""
-    out, back = scaled_dot_product_attention_vjp(q, k, v, causal_mask(np.shape(q)[-2]))
-    return out, lambda dy: back(dy)[:3]
+    out, back = scaled_dot_product_attention_vjp(q, k, v, _mask(q, documents))
+    return out, lambda dy: (*back(dy)[:3], None)

@@ -10,13 +10,15 @@ from jaxllm.reference.arrays import Array, Params, Vjp, vjp
 Named = dict[str, Array]
 
 
-def block(config: Any, params: Params, x: Array, seen: Named | None = None) -> Array:
+def block(
+    config: Any, params: Params, x: Array, documents: ArrayLike | None = None, seen: Named | None = None
+) -> Array:
     """Twin of the module `Block`; `seen` is filled with the intermediates."""
     attended: Named = {}
     seen = {} if seen is None else seen
     seen["norm_1"] = layers.norm(params["norm_1"], x, config.norm)
     attention_out = attention.multi_head_attention(
-        params["attention"], seen["norm_1"], config.n_heads, config.kv_heads, seen=attended
+        params["attention"], seen["norm_1"], config.n_heads, config.kv_heads, documents=documents, seen=attended
     )
     seen |= {f"attention/{name}": value for name, value in attended.items()}
     seen["attention"] = attention_out
@@ -28,7 +30,9 @@ def block(config: Any, params: Params, x: Array, seen: Named | None = None) -> A
 
 
 @vjp
-def block_vjp(config: Any, params: Params, x: Array, felt: Named | None = None) -> Vjp:
+def block_vjp(
+    config: Any, params: Params, x: Array, documents: ArrayLike | None = None, felt: Named | None = None
+) -> Vjp:
     """Each sum x + f(norm(x)) sends dy back twice: straight on, and through f and the norm.
 
     `felt` is filled with the gradients at the intermediates, under their names.
@@ -37,13 +41,13 @@ def block_vjp(config: Any, params: Params, x: Array, felt: Named | None = None) 
     inside: Named = {}
     norm_1, norm_1_back = layers.norm_vjp(params["norm_1"], x, config.norm)
     attention_out, attention_back = attention.multi_head_attention_vjp(
-        params["attention"], norm_1, config.n_heads, config.kv_heads, felt=attended
+        params["attention"], norm_1, config.n_heads, config.kv_heads, documents=documents, felt=attended
     )
     residual = x + attention_out
     norm_2, norm_2_back = layers.norm_vjp(params["norm_2"], residual, config.norm)
     mlp_out, mlp_back = layers.mlp_vjp(params["mlp"], norm_2, config.activation, inside)
 
-    def pullback(dy: Array) -> tuple[None, Params, Array, None]:
+    def pullback(dy: Array) -> tuple[None, Params, Array, None, None]:
         d_mlp, d_norm_2, *_ = mlp_back(dy)
         d_scale_2, through_mlp = norm_2_back(d_norm_2)[:2]
         d_residual = dy + through_mlp
@@ -55,7 +59,7 @@ def block_vjp(config: Any, params: Params, x: Array, felt: Named | None = None) 
             felt.update({f"attention/{name}": value for name, value in attended.items()})
             felt["norm_1"] = d_norm_1
         d_params = {"norm_1": d_scale_1, "attention": d_attention, "norm_2": d_scale_2, "mlp": d_mlp}
-        return None, d_params, d_residual + through_attention, None
+        return None, d_params, d_residual + through_attention, None, None
 
     return residual + mlp_out, pullback
 
@@ -69,9 +73,10 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
     x = seen["token_embedding"] = embeddings.token_embedding(params["token_embedding"]["table"], tokens)
     x = embeddings.position_embedding(params.get("position_embedding", {}), x, config.position)
     seen["position_embedding"] = x
+    documents = _documents(config, tokens)
     for i in range(config.n_layers):
         inside: Named = {}
-        x = block(config, params[f"block_{i}"], x, inside)
+        x = block(config, params[f"block_{i}"], x, documents, inside)
         seen |= {f"block_{i}/{name}": value for name, value in inside.items()}
         seen[f"block_{i}"] = x
     x = seen["norm_final"] = layers.norm(params["norm_final"], x, config.norm)
@@ -80,6 +85,10 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
     else:
         seen["logits"] = layers.linear_map(params["head"], x)
     return seen["logits"], seen
+
+
+def _documents(config: Any, tokens: ArrayLike) -> Array | None:
+    return None if config.separator is None else attention.document_numbers(tokens, config.separator)
 
 
 def forward(config: Any, params: Params, tokens: ArrayLike) -> Array:
@@ -98,10 +107,10 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, felt: Named | No
     table = params["token_embedding"]["table"]
     x, embedding_back = embeddings.token_embedding_vjp(table, tokens)
     x, position_back = embeddings.position_embedding_vjp(params.get("position_embedding", {}), x, config.position)
-    backs: list[tuple[Any, Named]] = []
+    documents, backs = _documents(config, tokens), []
     for i in range(config.n_layers):
         inside: Named = {}
-        x, back = block_vjp(config, params[f"block_{i}"], x, inside)
+        x, back = block_vjp(config, params[f"block_{i}"], x, documents, inside)
         backs.append((back, inside))
     x, norm_back = layers.norm_vjp(params["norm_final"], x, config.norm)
     if config.tie_embeddings:
@@ -116,7 +125,7 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, felt: Named | No
         d_params["norm_final"], dx = norm_back(felt["norm_final"])[:2]
         for i, (back, inside) in reversed([*enumerate(backs)]):
             felt[f"block_{i}"] = dx
-            _, d_params[f"block_{i}"], dx, _ = back(dx)
+            d_params[f"block_{i}"], dx = back(dx)[1:3]
             felt.update({f"block_{i}/{name}": value for name, value in inside.items()})
         felt["position_embedding"] = felt["token_embedding"] = dx
         d_positions, dx = position_back(dx)[:2]

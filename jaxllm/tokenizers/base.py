@@ -4,13 +4,16 @@ minbpe's three methods (train, encode, decode) and tiktoken's data model (ranks,
 unlike minbpe's own file, the JSON holds everything that changes an id, and nothing in it is executed.
 """
 
+import codecs
+import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from jaxllm.errors import InputError
+from jaxllm.files import replace_file
 
 FORMAT = "jaxllm tokenizer"
 VERSION = 1
@@ -27,6 +30,11 @@ class Tokenizer(ABC):
     def vocab_size(self) -> int:
         """Number of ids; they are 0 to vocab_size - 1."""
 
+    @property
+    def end_of_text(self) -> int | None:
+        """The id of `<|endoftext|>`, which parts documents; None where the tokenizer has none."""
+        return None
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of the text."""
@@ -39,6 +47,18 @@ class Tokenizer(ABC):
         """The text of the ids in UTF-8, exact even where the ids begin or end within a character."""
         return self.decode(ids).encode()
 
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """`decode`, piece by piece as the ids come: never a part of a character, together the whole text.
+
+        What never becomes a character is U+FFFD, as in `decode`. Raises InputError for an id outside the vocabulary.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for i in ids:
+            if text := decoder.decode(self.decode_bytes([i])):
+                yield text
+        if text := decoder.decode(b"", final=True):
+            yield text
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """The fields of the JSON file."""
@@ -49,9 +69,14 @@ class Tokenizer(ABC):
         """The inverse of `to_dict`. Raises InputError for damaged fields."""
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer as one JSON file."""
+        """Write the tokenizer as one JSON file. Raises OSError where it cannot be written; then there is none."""
         content = {"format": FORMAT, "version": VERSION, "kind": self.kind, **self.to_dict()}
-        Path(path).write_text(json.dumps(content, ensure_ascii=True) + "\n", encoding="utf-8")
+        replace_file(Path(path), (json.dumps(content, ensure_ascii=True) + "\n").encode())
+
+    def fingerprint(self) -> str:
+        """sha256 of what `save` writes, in one fixed form: equal for equal tokenizers, whatever wrote their files."""
+        content = json.dumps({"kind": self.kind, **self.to_dict()}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def check_ids(self, ids: Iterable[int]) -> list[int]:
         """The ids as a list of ints. Raises InputError for one outside the vocabulary."""
@@ -80,6 +105,7 @@ def vocabulary_from(fields: dict[str, Any], key: str) -> list[str]:
         raise InputError(f"the tokenizer file is damaged: {key!r} must be a list of strings.")
     if len(set(tokens)) != len(tokens):
         raise InputError(f"the tokenizer file is damaged: {key!r} holds a token twice.")
+    to_utf8("".join(tokens))
     return tokens
 
 

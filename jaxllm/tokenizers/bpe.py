@@ -1,40 +1,53 @@
 """Byte-pair encoding on UTF-8 bytes: learned here, encoded by tiktoken."""
 
 import warnings
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 import regex
 import tiktoken
-from tiktoken_ext.openai_public import r50k_pat_str  # GPT2_PATTERN, written to match faster
 
 from jaxllm.errors import InputError
 from jaxllm.tokenizers import gpt2_files, textbook
 from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, join, to_utf8, vocabulary_from
 from jaxllm.tokenizers.merges import learn_merges
+from jaxllm.tokenizers.pieces import FAST_PATTERN, count_pieces, cut, split_pieces
+from jaxllm.tokenizers.workers import check_processes, usable_cores
 
-# GPT-2's split: contractions, a word, number or run of marks with the space before it, white space.
-# Merges never cross a piece. (openai/gpt-2, src/encoder.py)
-GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_PIECE = regex.compile(GPT2_PATTERN)
+PARALLEL = 2**17  # characters: longer texts are encoded in parts of this length, on all cores
 
 
 class BPETokenizer(Tokenizer):
-    """Tokens are byte strings; the id of one is its rank, the order in which pairs are merged.
+    """Tokens are byte strings; their order is the order in which pairs are merged.
 
-    `tokens[0:256]` are the single bytes, in any order; the special tokens' ids follow the last token.
+    `tokens[0:256]` are the single bytes, in any order. The special tokens' ids follow the last token, or are those of
+    the mapping; the tokens have the other ids, in order.
     """
 
     kind = "bpe"
 
-    def __init__(self, tokens: Sequence[bytes], special_tokens: Sequence[str] = (END_OF_TEXT,)) -> None:
-        if len(set(special_tokens)) != len(special_tokens) or "" in special_tokens:
-            raise InputError(f"special tokens must be distinct and not empty, but they are {list(special_tokens)}.")
+    def __init__(
+        self, tokens: Sequence[bytes], special_tokens: Sequence[str] | Mapping[str, int] = (END_OF_TEXT,)
+    ) -> None:
+        names = list(special_tokens)
+        if len(set(names)) != len(names) or "" in names:
+            raise InputError(f"special tokens must be distinct and not empty, but they are {names}.")
         self.tokens = tuple(tokens)
-        self.special_tokens = {name: len(self.tokens) + i for i, name in enumerate(special_tokens)}
+        if not isinstance(special_tokens, Mapping):
+            special_tokens = {name: len(self.tokens) + i for i, name in enumerate(names)}
+        self.special_tokens = dict(special_tokens)
+        taken = set(self.special_tokens.values())
+        if len(taken) < len(names) or not all(0 <= i < self.vocab_size for i in taken):
+            raise InputError(
+                f"ids of special tokens must be distinct and below {self.vocab_size}, but they are "
+                f"{list(self.special_tokens.values())}."
+            )
+        ids = (i for i in range(self.vocab_size) if i not in taken)
+        self.ranks = dict(zip(self.tokens, ids, strict=True))  # token to id, without the special tokens
 
     @classmethod
     def train(
@@ -43,20 +56,30 @@ class BPETokenizer(Tokenizer):
         vocab_size: int,
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         progress: Callable[[int], None] | None = None,
+        processes: int = 1,
     ) -> Self:
         """Learn `vocab_size - 256 - len(special_tokens)` merges from a text or an iterable of texts.
 
+        An iterable is read once and not kept: memory grows with the number of different words only. They are counted
+        in that many `processes` (see `workers.in_processes`); the merges are the same for any number of them.
         Deterministic: of equally frequent pairs the one with the lowest ids is merged first. When the text has no
         pair left the vocabulary stays smaller and a UserWarning says so. `progress` is told the merges done.
         Raises InputError for empty text, a lone surrogate or a vocab_size below 256 + len(special_tokens).
         """
-        n_merges = vocab_size - 256 - len(special_tokens)
-        if n_merges < 0:
-            raise InputError(
-                f"tokenizer.vocab_size is {vocab_size}, but 256 bytes and {len(special_tokens)} special tokens "
-                f"need at least {256 + len(special_tokens)}."
-            )
-        pieces = Counter(piece.encode() for part in join(text) for piece in split_pieces(part))
+        check_processes(processes)
+        cls.check_size(vocab_size, special_tokens)
+        return cls.from_pieces(count_pieces(join(text), processes), vocab_size, special_tokens, progress)
+
+    @classmethod
+    def from_pieces(
+        cls,
+        pieces: Mapping[bytes, int],
+        vocab_size: int,
+        special_tokens: Sequence[str] = (END_OF_TEXT,),
+        progress: Callable[[int], None] | None = None,
+    ) -> Self:
+        """As `train`, from the pieces of the text and how often each occurs (`pieces.count_pieces`)."""
+        n_merges = cls.check_size(vocab_size, special_tokens)
         if not pieces:
             raise InputError("the text is empty; byte-pair encoding needs text to learn from.")
         merges = learn_merges(pieces, n_merges, progress)
@@ -67,9 +90,20 @@ class BPETokenizer(Tokenizer):
             warnings.warn(
                 f"the text has no more pairs after {len(merges)} merges: the vocabulary has "
                 f"{len(tokens) + len(special_tokens)} ids, not {vocab_size}.",
-                stacklevel=2,
+                stacklevel=3,
             )
         return cls(tokens, special_tokens)
+
+    @staticmethod
+    def check_size(vocab_size: int, special_tokens: Sequence[str] = (END_OF_TEXT,)) -> int:
+        """The number of merges that the vocabulary takes. Raises InputError where there is no room for the bytes."""
+        least = 256 + len(special_tokens)
+        if vocab_size < least:
+            raise InputError(
+                f"tokenizer.vocab_size is {vocab_size}, but 256 bytes and {len(special_tokens)} special tokens "
+                f"need at least {least}."
+            )
+        return vocab_size - least
 
     @classmethod
     def gpt2(cls, vocab_bpe: str | Path | None = None, encoder_json: str | Path | None = None) -> Self:
@@ -84,28 +118,40 @@ class BPETokenizer(Tokenizer):
     def vocab_size(self) -> int:
         return len(self.tokens) + len(self.special_tokens)
 
+    @property
+    def end_of_text(self) -> int | None:
+        return self.special_tokens.get(END_OF_TEXT)
+
     @cached_property
-    def ranks(self) -> dict[bytes, int]:
-        """Token to id, without the special tokens."""
-        return {token: i for i, token in enumerate(self.tokens)}
+    def table(self) -> tuple[bytes, ...]:
+        """Id to bytes, special tokens among them."""
+        ids = {i: name.encode() for name, i in self.special_tokens.items()}
+        return tuple(bytes_of for _, bytes_of in sorted(({i: t for t, i in self.ranks.items()} | ids).items()))
 
     @cached_property
     def _tiktoken(self) -> tiktoken.Encoding:
         return tiktoken.Encoding(
-            "jaxllm", pat_str=r50k_pat_str, mergeable_ranks=self.ranks, special_tokens=self.special_tokens
+            "jaxllm", pat_str=FAST_PATTERN, mergeable_ranks=self.ranks, special_tokens=self.special_tokens
         )
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids. Special tokens written in the text are ordinary text unless named in `allowed_special`.
 
-        Raises InputError for a lone surrogate or a name that is no special token.
+        A long text is encoded on all cores. Raises InputError for a lone surrogate or a name that is no special token.
         """
         to_utf8(text)
         allowed = self._known(allowed_special)
-        try:
-            return self._tiktoken.encode(text, allowed_special=allowed, disallowed_special=())
+        if allowed or len(text) <= PARALLEL:
+            return self._encode(text, allowed)
+        with ThreadPoolExecutor(usable_cores()) as pool:  # tiktoken works without Python's lock
+            return list(chain.from_iterable(pool.map(self._encode, cut(text, PARALLEL))))
+
+    def _encode(self, text: str, allowed: Collection[str] = ()) -> list[int]:
+        special = set(allowed)
+        try:  # not by `encode_ordinary`, which is no faster and panics where this raises
+            return self._tiktoken.encode(text, allowed_special=special, disallowed_special=())
         except ValueError:  # tiktoken's regex gives up on white space by the million; its merging does not
-            return self._encode_by_piece(text, allowed, self._tiktoken.encode_ordinary)
+            return self._encode_by_piece(text, special, self._tiktoken.encode_ordinary)
 
     def encode_slowly(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The same ids as `encode`, by `textbook.encode_piece`: for reading and for the tests.
@@ -131,9 +177,7 @@ class BPETokenizer(Tokenizer):
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes of the ids. Raises InputError for an id outside the vocabulary."""
-        special = [name.encode() for name in self.special_tokens]
-        table = (*self.tokens, *special)
-        return b"".join(table[i] for i in self.check_ids(ids))
+        return b"".join(self.table[i] for i in self.check_ids(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; bytes that are no UTF-8 become U+FFFD (a list of ids may stop within a character)."""
@@ -147,8 +191,9 @@ class BPETokenizer(Tokenizer):
 
     def to_dict(self) -> dict[str, Any]:
         # One character per byte (Latin-1): exact, and readable where the token is ASCII.
+        last = list(self.special_tokens.values()) == list(range(len(self.tokens), self.vocab_size))
         return {
-            "special_tokens": list(self.special_tokens),
+            "special_tokens": list(self.special_tokens) if last else self.special_tokens,
             "tokens": [token.decode("latin-1") for token in self.tokens],
         }
 
@@ -160,14 +205,9 @@ class BPETokenizer(Tokenizer):
             raise InputError("the tokenizer file is damaged: 'tokens' holds a character above U+00FF.") from None
         if {token for token in tokens if len(token) <= 1} != {bytes([i]) for i in range(256)}:
             raise InputError("the tokenizer file is damaged: 'tokens' must hold each of the 256 bytes.")
+        special = fields.get("special_tokens")
+        if isinstance(special, dict):
+            if not all(type(i) is int for i in special.values()):
+                raise InputError("the tokenizer file is damaged: the ids of 'special_tokens' must be integers.")
+            return cls(tokens, special)
         return cls(tokens, vocabulary_from(fields, "special_tokens"))
-
-
-def split_pieces(text: str) -> Iterator[str]:
-    """The pieces within which merges happen. Raises InputError for a lone surrogate.
-
-    >>> list(split_pieces("It's  here"))
-    ['It', "'s", ' ', ' here']
-    """
-    to_utf8(text)
-    return (match.group() for match in _PIECE.finditer(text))

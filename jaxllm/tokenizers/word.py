@@ -1,7 +1,7 @@
 """One word or punctuation mark, one id."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Self
 
 from jaxllm.errors import InputError
@@ -55,6 +55,10 @@ class WordTokenizer(Tokenizer):
     def vocab_size(self) -> int:
         return len(self.tokens)
 
+    @property
+    def end_of_text(self) -> int:
+        return self._ids[END_OF_TEXT]
+
     def encode(self, text: str, allowed_special: Collection[str] = (END_OF_TEXT,)) -> list[int]:
         """The ids; a word outside the vocabulary becomes `<|unk|>`.
 
@@ -68,6 +72,13 @@ class WordTokenizer(Tokenizer):
 
     def decode(self, ids: Iterable[int]) -> str:
         return _SPACE_BEFORE_MARK.sub(r"\1", " ".join(self.tokens[i] for i in self.check_ids(ids)))
+
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """As in the base class: a word with the space before it, a mark without."""
+        before = ""
+        for i in ids:
+            yield _SPACE_BEFORE_MARK.sub(r"\1", before + self.tokens[self.check_ids([i])[0]])
+            before = " "
 
     def to_dict(self) -> dict[str, Any]:
         return {"words": list(self.tokens[:-2])}

@@ -1,0 +1,210 @@
+"""A corpus as a stream of documents: text files, folders, JSON lines, any of them gzipped, named corpora.
+
+nanoGPT's and nanochat's preparations go through a data set library and keep the whole text on disk a second time. Here
+a document is an iterator over parts of about a million characters, so that one of a terabyte needs no more memory than
+one of a page, and what is wrong is named by file and line or byte.
+"""
+
+import codecs
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from jaxllm.data.sources import (
+    NAMED,
+    PYTHON_DOCS,
+    PYTHON_STDLIB,
+    named_file,
+    python_topics,
+    stdlib_files,
+    unknown_source,
+)
+from jaxllm.errors import InputError
+from jaxllm.tokenizers.base import to_utf8
+from jaxllm.tokenizers.pieces import cut
+
+BLOCK = 2**20  # bytes read at once
+LONGEST = 2**24  # characters without white space; a longer stretch is cut there all the same
+LONGEST_LINE = 2**28  # bytes of a line of JSON
+
+
+class Document(NamedTuple):
+    """A text on its own. Its parts, never empty, are to be read before the next document is asked for."""
+
+    name: str  # for messages
+    parts: Iterator[str]
+
+
+def read_documents(sources: Sequence[str], field: str = "text") -> Iterator[Document]:
+    """The documents of all sources, in order.
+
+    A source is "python-docs" (a document is a topic), "python-stdlib" (a document is a module), a named corpus, a file
+    or a folder (all its files but hidden ones, in the order of their paths). A file is a document; of one that ends in
+    .jsonl or .jsonl.gz each line is, and `field` names the text in it. Files that end in .gz are unpacked. Empty
+    documents are left out. Raises InputError for what is missing, damaged or no UTF-8.
+    """
+    check_sources(sources)
+    for source in sources:
+        if source == PYTHON_DOCS:
+            yield from (Document(name, iter([text])) for name, text in python_topics())
+        elif source == PYTHON_STDLIB:
+            for path in stdlib_files():
+                yield from _of_file(path, field)
+        elif source in NAMED:
+            yield from _of_file(named_file(source), field)
+        else:
+            for path in files(source):
+                yield from _of_file(path, field)
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Raises InputError for a source that is neither a corpus nor there, before any of them is read."""
+    for source in sources:
+        if source in (PYTHON_DOCS, PYTHON_STDLIB, *NAMED):
+            continue
+        if not source:
+            raise InputError("data.source is empty; name a corpus, a text file or a folder.")
+        try:
+            os.stat(source)
+        except FileNotFoundError:
+            raise unknown_source(source) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read data.source {source!r}: {error}.") from None
+
+
+def files(source: str) -> Iterator[Path]:
+    """The file itself, or those of the folder as they are asked for."""
+    try:
+        yield from _inside(source) if os.path.isdir(source) else [Path(source)]
+    except OSError as error:
+        raise InputError(f"cannot read data.source {source!r}: {error}.") from None
+
+
+def _inside(folder: str) -> Iterator[Path]:
+    with os.scandir(folder) as entries:
+        ordered = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _inside(entry.path)
+        elif entry.is_file():
+            yield Path(entry.path)
+
+
+def _of_file(path: Path, field: str) -> Iterator[Document]:
+    name = str(path)
+    try:
+        with _opened(path) as file:
+            if name.removesuffix(".gz").endswith(".jsonl"):
+                yield from _of_lines(file, name, field)
+            else:
+                yield from _of_text(file, name)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{name} is a damaged gzip file ({error}); fetch or pack it again.") from None
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror or error}.") from None
+
+
+def _opened(path: Path) -> BinaryIO:
+    return io.BufferedReader(gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _of_text(file: BinaryIO, name: str) -> Iterator[Document]:
+    parts = in_parts(_decoded(file, name))
+    first = next(parts, None)
+    if first is not None:
+        yield Document(name, _and_then(first, parts))
+
+
+def _and_then(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+    while True:
+        block = file.read(BLOCK)
+        pending = len(decoder.getstate()[0])  # bytes of a character that the last block cut
+        try:
+            yield decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise not_utf8(name, error, offset - pending) from None
+        if not block:
+            return
+        offset += len(block)
+
+
+def not_utf8(name: str, error: UnicodeDecodeError, offset: int = 0) -> InputError:
+    """What to say of a text whose bytes from `offset` on could not be decoded."""
+    return InputError(
+        f"{name} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {offset + error.start}; convert it "
+        f"first, for example with iconv."
+    )
+
+
+def in_parts(texts: Iterable[str]) -> Iterator[str]:
+    """The texts joined, and cut again as `cut` does; or after LONGEST characters without white space."""
+    rest = ""
+    for text in texts:
+        *whole, rest = cut(rest + text)
+        yield from whole
+        if len(rest) >= LONGEST:
+            yield rest
+            rest = ""
+    if rest:
+        yield rest
+
+
+def _of_lines(file: BinaryIO, name: str, field: str) -> Iterator[Document]:
+    number = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        where = f"line {number:,} of {name}"
+        if len(line) > LONGEST_LINE:
+            raise InputError(f"{where} is longer than {LONGEST_LINE:,} bytes; is it a file of JSON lines?")
+        if line.strip():
+            text = _field(line, where, field)
+            if text:
+                yield Document(where, cut(text))
+
+
+def _field(line: bytes, where: str, field: str) -> str:
+    try:
+        content = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise not_utf8(where, error) from None
+    except (ValueError, RecursionError) as error:
+        message = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+        raise InputError(f"{where} is not JSON: {message}, column {getattr(error, 'colno', 1)}.") from None
+    text = content.get(field) if isinstance(content, dict) else None
+    if not isinstance(text, str):
+        raise InputError(f"{where} has no text under {field!r}{_others(content)}.")
+    try:
+        to_utf8(text)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return text
+
+
+def _others(content: Any) -> str:
+    """The fields that do hold text, for a sentence's end."""
+    found = [str(key) for key, value in content.items() if isinstance(value, str)] if isinstance(content, dict) else []
+    return f"; its texts are {', '.join(found[:8])}, name one with --field" if found else ""
+
+
+def read_source(source: str) -> str:
+    """All of a source's documents in memory, joined by newlines (the topics of "python-docs" by two).
+
+    Raises InputError as `read_documents` does, and where there is no text.
+    """
+    if source == PYTHON_DOCS:
+        return "\n\n".join(text for _, text in python_topics()) + "\n"
+    text = "\n".join("".join(document.parts) for document in read_documents([source]))
+    if not text:
+        raise InputError(f"data.source {source!r} holds no text.")
+    return text

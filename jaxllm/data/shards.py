@@ -1,0 +1,177 @@
+"""Ids on disk: shards of little-endian uint16 or uint32, as nanoGPT's, and an index by which each is checked.
+
+nanoGPT's train.bin has no header: a file cut short, of another tokenizer or of another width is read as if nothing were
+wrong. Here `index.json`, written last, holds dtype, counts, sha256 of each shard and the tokenizer's fingerprint.
+"""
+
+import hashlib
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from jaxllm.data.pairs import Ids
+from jaxllm.data.rows import Joined
+from jaxllm.errors import InputError
+from jaxllm.tokenizers.workers import usable_cores
+
+FORMAT: Literal["jaxllm shards"] = "jaxllm shards"
+VERSION: Literal[1] = 1
+INDEX, PROGRESS, TOKENIZER = "index.json", "progress.json", "tokenizer.json"
+TRAIN, VALIDATION = "train", "validation"
+MOST_MAPPED = 64  # shards; more would run into the limit on open files
+TOUCHED = 256  # reads, each of which may map from 64 KiB to 2 MiB around it; then the pages are given back
+
+
+class Shard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of ids."""
+
+    file: str
+    count: int
+    sha256: str
+
+
+class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `index.json` holds."""
+
+    format: Literal["jaxllm shards"]
+    version: Literal[1]
+    dtype: Literal["uint16", "uint32"]
+    tokenizer: str  # fingerprint of the tokenizer, which lies beside it
+    vocab_size: int
+    separator: int | None  # end-of-text, with which every document but a split's first begins; None if there is none
+    characters: int  # of all the text
+    documents: dict[str, int]  # of each split
+    splits: dict[str, list[Shard]]
+
+    @property
+    def sha256(self) -> str:
+        """Of the index, and so of all that it holds the sha256 of."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+
+def is_prepared(source: str) -> bool:
+    """Whether it is a folder of shards, finished or not."""
+    return any(os.path.isfile(os.path.join(source, name)) for name in (INDEX, PROGRESS))
+
+
+def read_index(folder: str | Path) -> Index:
+    """The index of a folder, every shard's name and size checked. Raises InputError for whatever does not fit."""
+    folder = Path(folder)
+    path = folder / INDEX
+    try:
+        index = msgspec.json.decode(path.read_bytes(), type=Index)
+    except FileNotFoundError:
+        unfinished = (folder / PROGRESS).exists()
+        raise InputError(
+            f"{folder} is not finished: give the same `jaxllm data prepare` command again, and it goes on."
+            if unfinished
+            else f"{folder} holds no prepared data: it has no {INDEX}."
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}.") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is no index of version {VERSION}, or damaged: {error}.") from None
+    for shard in (shard for split in index.splits.values() for shard in split):
+        _check_size(folder, shard, np.dtype(index.dtype).itemsize)
+    return index
+
+
+def _check_size(folder: Path, shard: Shard, width: int) -> None:
+    if Path(shard.file).name != shard.file or shard.file in ("", ".", "..") or shard.count < 1:
+        raise InputError(f"{folder / INDEX} is damaged: it names a shard {shard.file!r} of {shard.count} ids.")
+    path = folder / shard.file
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"cannot read the shard {path}: {error.strerror}; prepare the data again.") from None
+    if size != shard.count * width:
+        raise InputError(
+            f"the shard {path} has {size:,} bytes, but its {shard.count:,} ids make {shard.count * width:,}: it was "
+            "cut short or changed; prepare the data again."
+        )
+
+
+def verify(folder: str | Path, index: Index, progress: Callable[[int], None] | None = None) -> None:
+    """Compare each shard's sha256, on all cores; `progress` is told the bytes read. Raises InputError for another."""
+    folder = Path(folder)
+    shards = [shard for split in index.splits.values() for shard in split]
+    done = 0
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for shard, digest in zip(shards, pool.map(lambda shard: _sha256(folder / shard.file), shards), strict=True):
+            if digest != shard.sha256:
+                raise InputError(
+                    f"the shard {folder / shard.file} is damaged: its sha256 is {digest[:12]}..., not "
+                    f"{shard.sha256[:12]}...; prepare the data again."
+                )
+            done += shard.count * np.dtype(index.dtype).itemsize
+            if progress:
+                progress(done)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read the shard {path}: {error.strerror}.") from None
+
+
+class Maps:
+    """Files mapped into memory as they are needed, at most MOST_MAPPED at a time.
+
+    Pages that were read are given back now and then, so that memory does not grow with what was read (the system keeps
+    the files in its cache all the same). Threads may read at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._maps: OrderedDict[Path, mmap.mmap] = OrderedDict()
+        self._lock, self._reads = threading.Lock(), 0
+
+    def __call__(self, path: Path) -> mmap.mmap:
+        """The file's bytes, to be read once and at once."""
+        with self._lock:
+            if path not in self._maps:
+                if len(self._maps) == MOST_MAPPED:
+                    self._maps.popitem(last=False)
+                with path.open("rb") as file:
+                    self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    if hasattr(mmap, "MADV_RANDOM"):
+                        self._maps[path].madvise(mmap.MADV_RANDOM)
+            self._maps.move_to_end(path)
+            self._reads += 1
+            if self._reads % TOUCHED == 0 and hasattr(mmap, "MADV_DONTNEED"):
+                for mapped in self._maps.values():
+                    mapped.madvise(mmap.MADV_DONTNEED)
+            return self._maps[path]
+
+
+@dataclass(frozen=True)
+class StoredIds:
+    """The ids of one shard: `ids[start:stop]` is a view of the file."""
+
+    path: Path
+    dtype: np.dtype[Any]
+    count: int
+    maps: Maps
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, wanted: slice, /) -> Ids:
+        return np.frombuffer(self.maps(self.path), self.dtype, self.count)[wanted]
+
+
+def open_split(folder: str | Path, index: Index, split: str) -> Joined:
+    """The ids of "train" or "validation"."""
+    maps, dtype = Maps(), np.dtype(index.dtype).newbyteorder("<")
+    shards = index.splits.get(split, [])
+    return Joined([StoredIds(Path(folder) / shard.file, dtype, shard.count, maps) for shard in shards])

@@ -1,0 +1,246 @@
+"""Tokenizers to and from other programs' files: equal ids, and what would give others refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiktoken
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxllm import InputError
+from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+from jaxllm.tokenizers.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
+from jaxllm.tokenizers.pieces import FAST_PATTERN
+from jaxllm.tokenizers.vocabulary import merges_of, visible, vocabulary_text
+
+TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."
+END = "<|endoftext|>"
+BPE = BPETokenizer.train(TEXT, 300, special_tokens=[END, "<|pad|>"])
+FIRST = BPETokenizer(BPE.tokens, {END: 0, "<|pad|>": 7})  # special tokens among the others
+HARD = [
+    TEXT,
+    "a  b   c \n\n d",
+    "it's WE'LL I'm 'tis",
+    "\t\r\n \u00a0\u2003x",
+    "مرحبا שלום नमस्ते 한국어",
+    "👩‍👩‍👧 e\u0301",
+    "١٢٣ ½ ²",
+    "",
+]
+assigned = st.text(st.characters(exclude_categories=("Cs", "Cn")))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    for name, tok in (("last", BPE), ("first", FIRST)):
+        to_hugging_face(tok, folder / f"{name}.json")
+        to_tiktoken(tok, folder / f"{name}.tiktoken")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["last", "first"])
+def test_hugging_face_gives_the_same_ids(exported: Path, name: str) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    theirs = tokenizers.Tokenizer.from_file(str(exported / f"{name}.json"))
+    ours = from_hugging_face(exported / f"{name}.json")
+    assert ours == {"last": BPE, "first": FIRST}[name]
+
+    @given(assigned)
+    def same(text: str) -> None:
+        assert theirs.encode(text).ids == ours.encode(text)
+
+    same()
+    for text in HARD:
+        assert theirs.encode(text).ids == ours.encode(text)
+        assert theirs.decode(theirs.encode(text).ids) == text
+    assert theirs.encode(f"a {END} b").ids == ours.encode(f"a {END} b", {END})
+    assert theirs.get_vocab_size() == ours.vocab_size
+
+
+def test_what_hugging_face_has_trained_comes_in(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    level = tokenizers.pre_tokenizers.ByteLevel
+    for special in ([], [END]):
+        theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+        theirs.pre_tokenizer = level(add_prefix_space=False)
+        trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=level.alphabet(), show_progress=False)  # fmt: skip
+        theirs.train_from_iterator([TEXT], trainer)
+        theirs.save(str(tmp_path / "t.json"))
+        ours = from_hugging_face(tmp_path / "t.json")
+        assert ours.special_tokens == {name: 0 for name in special}
+        for text in HARD:
+            assert theirs.encode(text).ids == ours.encode(text)
+
+
+def test_the_same_merges_as_hugging_face_where_the_tie_rule_is_the_same() -> None:
+    """Their rule is ours, lowest ids first, but their ids of bytes are in the order of GPT-2's characters.
+
+    So each byte is handed to them as a character that sorts where the byte does.
+    """
+    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    from jaxllm.tokenizers.pieces import split_pieces
+
+    text = TEXT * 3 + Path(__file__).read_text()
+    n, base = 700, 0x4E00
+    pieces = ["".join(chr(base + b) for b in piece.encode()) for piece in split_pieces(text)]
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    alphabet = [chr(base + b) for b in range(256)]
+    theirs.train_from_iterator(pieces, tokenizers.trainers.BpeTrainer(vocab_size=n, initial_alphabet=alphabet, show_progress=False))  # fmt: skip
+    ids = {i: bytes(ord(c) - base for c in token) for token, i in theirs.get_vocab().items()}
+    assert tuple(ids[i] for i in range(n)) == BPETokenizer.train(text, n, special_tokens=()).tokens
+
+
+def test_tiktoken_gives_the_same_ids(exported: Path) -> None:
+    from tiktoken.load import load_tiktoken_bpe
+
+    for name, ours in (("last", BPE), ("first", FIRST)):
+        ranks = load_tiktoken_bpe(str(exported / f"{name}.tiktoken"))
+        theirs = tiktoken.Encoding("x", pat_str=FAST_PATTERN, mergeable_ranks=ranks, special_tokens={})
+        for text in HARD:
+            assert theirs.encode_ordinary(text) == ours.encode(text)
+    assert from_tiktoken(exported / "last.tiktoken", [END, "<|pad|>"]) == BPE
+
+
+def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
+    text = f"{TEXT} {END}"
+    ids = FIRST.encode(text, {END})
+    assert ids[-1] == 0 and FIRST.end_of_text == 0
+    assert FIRST.decode(ids) == text and FIRST.encode_slowly(text, {END}) == ids
+    assert FIRST.encode(TEXT) == [i + 1 if i < 6 else i + 2 for i in BPE.encode(TEXT)]
+    FIRST.save(tmp_path / "t.json")
+    assert load_tokenizer(tmp_path / "t.json") == FIRST != BPE
+    for special in ({END: 299, "<|pad|>": 299}, {END: 300}, {END: -1}):
+        with pytest.raises(InputError, match="must be distinct and below"):
+            BPETokenizer(BPE.tokens, special)
+
+
+def changed(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return content | changes
+
+
+REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "normalizer": (lambda c: changed(c, normalizer={"type": "NFC"}), "has normalizer, which would give other ids"),
+    "no pre_tokenizer": (lambda c: changed(c, pre_tokenizer=None), "a pre_tokenizer that is not GPT-2's"),
+    "prefix space": (lambda c: changed(c, pre_tokenizer=c["pre_tokenizer"] | {"add_prefix_space": True}), "pre_tokenizer"),
+    "digits": (lambda c: changed(c, pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Digits"}, c["pre_tokenizer"]]}), "pre_tokenizer"),
+    "post": (lambda c: changed(c, post_processor={"type": "TemplateProcessing"}), "a post_processor that adds tokens"),
+    "dropout": (lambda c: changed(c, model=c["model"] | {"dropout": 0.1}), "has model.dropout"),
+    "unknown": (lambda c: changed(c, model=c["model"] | {"unk_token": "<unk>", "byte_fallback": True}), "model.unk_token and model.byte_fallback"),
+    "unigram": (lambda c: changed(c, model=c["model"] | {"type": "Unigram"}), "model.type 'Unigram'"),
+    "merges": (lambda c: changed(c, model=c["model"] | {"merges": c["model"]["merges"][::-1]}), "not in the order of the ids"),
+    "gap": (lambda c: changed(c, added_tokens=[c["added_tokens"][0] | {"id": 400}]), "are not 0 to 299, each once"),
+    "no byte": (lambda c: changed(c, model=c["model"] | {"vocab": c["model"]["vocab"] | {"東": 300}}), "'東' holds '東', which stands for no byte"),
+    "nothing": (lambda c: {}, "is no tokenizer.json of byte-level BPE"),
+    "a list": (lambda c: [c], "is no tokenizer.json of byte-level BPE"),
+    "wrong types": (lambda c: changed(c, model=c["model"] | {"vocab": [1]}), "is no tokenizer.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_give_other_ids_is_refused(case: str, exported: Path, tmp_path: Path) -> None:
+    change, message = REFUSED[case]
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(change(json.loads((exported / "last.json").read_text()))))
+    with pytest.raises(InputError, match=message) as error:
+        from_hugging_face(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\xff"])
+def test_no_json(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match="is not (JSON|UTF-8|a tokenizer.json)"):
+        from_hugging_face(tmp_path / "t.json")
+
+
+def test_the_pattern_may_stand_before_byte_level(exported: Path, tmp_path: Path) -> None:
+    content = json.loads((exported / "last.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": FAST_PATTERN}, "behavior": "Isolated", "invert": False}
+    level = content["pre_tokenizer"] | {"use_regex": False}
+    for pattern, works in (
+        (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", True),
+        ("x", False),
+    ):
+        split["pattern"] = {"Regex": pattern}
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
+        content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]] if works else []
+        (tmp_path / "t.json").write_text(json.dumps(content))
+        if works:
+            assert from_hugging_face(tmp_path / "t.json") == BPE
+        else:
+            with pytest.raises(InputError, match="pre_tokenizer"):
+                from_hugging_face(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[:5] + ["!!! 5"] + lines[6:], "line 6 of .* is not a token in base64"),
+        (lambda lines: lines[:5] + lines[6:], "line 6 of .* has rank 6, where 5 would follow"),
+        (lambda lines: lines[:5] + ["YQ=="], "line 6 of .* is not a token"),
+        (lambda lines: lines[:200], "must hold each of the 256 bytes"),
+        (lambda lines: lines + [f"{lines[-1].split()[0]} {len(lines)}"], "no token twice"),
+    ],
+)
+def test_damaged_ranks_are_named(
+    change: Callable[[list[str]], list[str]], message: str, exported: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.tiktoken"
+    path.write_text("\n".join(change((exported / "last.tiktoken").read_text().splitlines())))
+    with pytest.raises(InputError, match=message):
+        from_tiktoken(path)
+    with pytest.raises(InputError, match="cannot read .*: No such file"):
+        from_tiktoken(tmp_path / "none")
+
+
+def test_a_vocabulary_to_read() -> None:
+    lines = vocabulary_text(BPE).splitlines()
+    assert len(lines) == 300
+    assert lines[ord("\n")] == r"[\n] 10" and lines[255] == r"[\xff] 255"
+    assert lines[256] == "[t][h] -> [th] 256" and lines[-2:] == [f"[{END}] 298 special", "[<|pad|>] 299 special"]
+    assert [a + b for a, b in merges_of(BPE)] == list(BPE.tokens[256:])
+    assert vocabulary_text(CharTokenizer("a\nb")) == "[a] 0\n[\\n] 1\n[b] 2\n"
+    assert vocabulary_text(WordTokenizer(["a"])).splitlines()[1] == f"[{END}] 1"
+    assert visible("a\x1b[31m\u202e🙂".encode()) == r"a\x1b[31m\u202e🙂"
+    with pytest.raises(InputError, match="token 256, 'abc', is not two others merged"):
+        merges_of(BPETokenizer([bytes([i]) for i in range(256)] + [b"abc"]))
+
+
+ALL: list[Tokenizer] = [BPE, FIRST, CharTokenizer.train(TEXT), WordTokenizer.train(TEXT)]
+
+
+@pytest.mark.parametrize("tok", ALL, ids=["bpe", "bpe special first", "char", "word"])
+def test_a_stream_of_text_is_the_text(tok: Tokenizer) -> None:
+    @given(st.lists(st.integers(0, tok.vocab_size - 1), max_size=30))
+    def same(ids: list[int]) -> None:
+        assert "".join(tok.decode_stream(iter(ids))) == tok.decode(ids)
+
+    same()
+    assert "".join(tok.decode_stream(tok.encode(TEXT))) == tok.decode(tok.encode(TEXT))
+    with pytest.raises(InputError, match="is outside the vocabulary"):
+        list(tok.decode_stream([0, tok.vocab_size]))
+
+
+def test_a_stream_waits_for_a_whole_character() -> None:
+    given_out = []
+
+    def ids() -> Any:
+        for i in BPETokenizer([bytes([i]) for i in range(256)]).encode("é🙂x"):
+            given_out.append(i)
+            yield i
+
+    seen = [(len(given_out), text) for text in BPETokenizer([bytes([i]) for i in range(256)]).decode_stream(ids())]
+    assert seen == [(2, "é"), (6, "🙂"), (7, "x")]
+
+
+def test_fingerprints(tmp_path: Path) -> None:
+    prints = {tok.fingerprint() for tok in ALL}
+    assert len(prints) == 4 and all(len(p) == 64 for p in prints)
+    BPE.save(tmp_path / "t.json")
+    content = json.loads((tmp_path / "t.json").read_text())
+    (tmp_path / "t.json").write_text(json.dumps(dict(reversed(content.items())), indent=3))
+    assert load_tokenizer(tmp_path / "t.json").fingerprint() == BPE.fingerprint()
