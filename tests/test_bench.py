@@ -22,6 +22,8 @@ from train.bench.report import processor
 from train.cli import build_parser, main
 from train.config import ModelConfig, RunConfig
 
+pytestmark = pytest.mark.newest
+
 ROOT = Path(__file__).parents[1]
 TINY = """
 [model]

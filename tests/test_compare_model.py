@@ -117,6 +117,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.newest
 def test_the_command(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--json", "out.json", "--out", "error.png"]) == 0
     text = capsys.readouterr().out
@@ -186,6 +187,7 @@ def test_wrong_input(arguments: list[str], message: str, tiny: Path, capsys: pyt
     assert [p.name for p in tiny.rglob("*")] == ["folder.png"]
 
 
+@pytest.mark.newest
 def test_a_trained_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its own parameters, moments and text; the folder stays as it is."""
     (tiny / "text.txt").write_text("a rose is a rose is a rose. " * 30)

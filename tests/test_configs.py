@@ -10,7 +10,7 @@ from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
 from train.config import RunConfig, build_config, load_config, parse_override, to_toml
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 SHRUNK = {

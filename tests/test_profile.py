@@ -15,7 +15,7 @@ import train.loop
 from train.cli import main
 from train.profile import NOWHERE, Row, describe_table, profile_table, profiled
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
 
 HLO = """HloModule jit_step, is_scheduled=true
 

@@ -125,6 +125,7 @@ def test_the_memory_of_a_step_stays_in_the_process(how: str) -> None:
     assert (int(done.stdout) < 20) is (how == "inline")
 
 
+@pytest.mark.newest
 def test_growth_of_attention_and_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +164,7 @@ def test_growth_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["bench", "loss", "--json", "loss.toml"]) == 2
 
 
+@pytest.mark.newest
 def test_a_real_step_is_costed(tmp_path: Path) -> None:
     from train.config import load_config
 

@@ -63,6 +63,7 @@ def test_bpe_textbook_encoder_gives_the_same_ids(text: str) -> None:
         assert BPE.encode_slowly(text, allowed) == BPE.encode(text, allowed)
 
 
+@example("aaaaaa", 3)  # tokens that took others in, where a pair is looked for again
 @given(st.text(st.sampled_from("ab c"), min_size=1, max_size=60), st.integers(0, 30))
 def test_bpe_fast_trainer_learns_the_textbooks_merges(text: str, n_merges: int) -> None:
     pieces = Counter(piece.encode() for piece in split_pieces(text))
