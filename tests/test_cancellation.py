@@ -12,6 +12,8 @@ from jaxllm.cancellation import gradient_scales, loss_scale
 from jaxllm.compare import compare_model, random_parameters
 from jaxllm.deviation import Report, largest, named_leaves
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_keys_all_alike_are_no_alarm(dtype: str) -> None:

@@ -148,6 +148,7 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
     build_parser().parse_args(shlex.split(example)[1:])  # the example is accepted
 
 
+@pytest.mark.newest
 def test_an_existing_run_is_not_overwritten(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "ok.toml", "--out", "run", *FEW_STEPS]) == 0
     (place / "odd" / "config.toml").mkdir(parents=True)

@@ -75,6 +75,7 @@ def test_a_fault_in_the_backward_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert (first.stage, first.name, first.jump) == ("backward", "block_1/mlp/up", True)
 
 
+@pytest.mark.newest
 def test_a_relu_turned_by_rounding_is_told_and_forgiven() -> None:
     """Its slope is 0 or 1 with nothing between; in float64 it does not happen and a wrong slope is found."""
     config = replace(TINY, activation="relu", d_ff=64)

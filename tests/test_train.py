@@ -197,6 +197,7 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "tokens           22" in capsys.readouterr().out
 
 
+@pytest.mark.newest
 def test_a_model_with_more_ids_than_its_tokenizer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = folder / "padded"
     sets = ["model.vocab_size=500", "train.steps=3", "eval.sample_tokens=100", "model.dropout=0.0"]
