@@ -18,3 +18,14 @@ def replace_file(path: Path, content: bytes) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         remedy = "; make room, then give the same command again" if full else ""
         raise OSError(error.errno, f"{error.strerror}{remedy}", str(path)) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder, and so a rename there, reach the disk; not every system can be asked for that."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
