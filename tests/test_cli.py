@@ -179,7 +179,7 @@ def test_unreadable_checkpoints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         raise PermissionError(errno.EACCES, "Permission denied")
 
     assert main(["train", "ok.toml", "--out", "run", *FEW_STEPS]) == 0
-    monkeypatch.setattr("train.folder.Checkpoints", refuse)
+    monkeypatch.setattr("train.trained.Checkpoints", refuse)
     capsys.readouterr()
     assert main(["evaluate", "run"]) == 2
     assert capsys.readouterr().err == "jaxllm evaluate: cannot read run/checkpoints: Permission denied.\n"

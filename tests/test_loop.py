@@ -42,6 +42,13 @@ def test_metrics_are_fetched_when_they_are_there_or_after_the_next_step_is_dispa
 ) -> None:
     events: list[str] = []
 
+    class Finite:
+        def is_ready(self) -> bool:
+            return done_when_called
+
+        def __float__(self) -> float:
+            return -1.0
+
     class Metric:
         def __init__(self, step: int) -> None:
             self.step = step
@@ -58,7 +65,7 @@ def test_metrics_are_fetched_when_they_are_there_or_after_the_next_step_is_dispa
 
         def train_step(state: Any, *batch: object) -> object:
             events.append(f"d{int(state.step) + 1}")
-            return step(state, *batch)[0], {"train_loss": Metric(int(events[-1][1:]))}
+            return step(state, *batch)[0], {"train_loss": Metric(int(events[-1][1:])), "not_finite": Finite()}
 
         return state, train_step
 

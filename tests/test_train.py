@@ -11,8 +11,8 @@ from runs import TEXT, lines, write_config
 from jaxllm.tokenizers import load_tokenizer
 from train.cli import main
 from train.evaluate import evaluator
-from train.folder import load_run
 from train.prepare import prepare
+from train.trained import load_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -230,10 +230,10 @@ def test_damage_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "line 4 of" in (error := capsys.readouterr().err) and error.count("\n") == 1
     metrics.write_text(whole)
 
-    (run / "checkpoints" / "12" / "default" / "_METADATA").write_bytes(b"")
+    (run / "checkpoints" / "12" / "state" / "_METADATA").write_bytes(b"")
     for command in (more, ["generate", str(run), "--prompt", "the"], ["evaluate", str(run)]):
         assert main(command) == 2
-        assert "the checkpoint of step 12" in (error := capsys.readouterr().err) and error.count("\n") == 1
+        assert "the checkpoint of step 12 is damaged" in (error := capsys.readouterr().err) and error.count("\n") == 1
 
     (run / "config.toml").write_text(
         (folder / "run" / "config.toml").read_text().replace("d_model = 16", "d_model = 32")

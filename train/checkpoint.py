@@ -1,95 +1,211 @@
-"""Checkpoints by Orbax: one folder a step, written aside and renamed when whole.
+"""Checkpoints: one folder a step, whose arrays Orbax writes, aside and in the background, and which is renamed when whole.
 
+Orbax's CheckpointManager renames, and deletes older steps, before anything could be checked; here a step gets its name
+once `manifest.json` with the sha256 of all that is in it has reached the disk, and what it replaces goes after that.
 Orbax is imported when there is something to read or write: that takes a third of a second, for which a new run's first
 step does not wait.
 """
 
-import logging
-from functools import cached_property
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict
+import numpy as np
 
 from jaxllm.errors import InputError
+from jaxllm.files import sync_folder
+from train.errors import DamagedError, NotSavedError
+from train.manifest import Manifest, check_arrays, check_files, describe_arrays, new_manifest, read_manifest, seal
 from train.step import TrainState
+from train.storage import read_arrays, read_shapes, reason, shapes, write_arrays
+
+STATE = "state"  # the folder of the arrays in that of a step
+STATE_1 = "default"  # its name in format 1, which had no manifest
+ASIDE, DAMAGED = ".tmp", ".damaged"  # after the step in names of folders that are no checkpoints
 
 
 class Checkpoints:
-    """The checkpoints of a run folder. Use as a context manager: leaving it waits for what is being written."""
+    """The checkpoints of a run folder. To be written to it is a context manager: leaving it waits for the writing.
 
-    def __init__(self, folder: Path, keep: int | None = None) -> None:
-        self._folder = folder.absolute()
-        self._keep = keep
+    The newest `keep` stay, and the `keep_best` with the lowest validation loss.
+    """
 
-    @cached_property
-    def _manager(self) -> Any:
-        import orbax.checkpoint as ocp
-
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each save at length
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep)
-        return ocp.CheckpointManager(self._folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
+    def __init__(self, folder: Path, keep: int = 1, keep_best: int = 0) -> None:
+        self.folder = folder.absolute()
+        self._keep, self._keep_best = keep, keep_best
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
 
     def __enter__(self) -> "Checkpoints":
-        self._folder.mkdir(exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
+        for unfinished in self.folder.glob(f"*{ASIDE}"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if "_manager" in self.__dict__:  # it has been made
-            self._manager.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Raises NotSavedError where the last one could not be written, unless another error is on its way."""
+        failed = self._await()
+        self._writer.shutdown()
+        if failed and kind is None:
+            raise failed
+        if failed:
+            print(f"note: {failed}", file=sys.stderr)
+
+    def steps(self) -> list[int]:
+        """The steps saved, in order."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal() and path.is_dir())
 
     def latest_step(self) -> int | None:
         """The newest step saved, None without any."""
-        return latest_step(self._folder)
+        return max(self.steps(), default=None)
 
-    def save(self, state: TrainState) -> None:
-        """Write the state in the background; its arrays are copied first, so they may be donated."""
-        import orbax.checkpoint as ocp
+    def manifest(self, step: int) -> Manifest | None:
+        """What a step's folder must hold; None for one of format 1. Raises DamagedError."""
+        folder = self.folder / str(step)
+        if (folder / STATE_1).is_dir():
+            return None
+        manifest = read_manifest(folder)
+        if manifest.step != step:
+            raise DamagedError(f"{folder} holds step {manifest.step:,}")
+        return manifest
 
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(state._asdict()))
+    def best_step(self) -> int | None:
+        """The step with the lowest validation loss of those that were evaluated, the newest of equal ones."""
+        losses = self._losses()
+        return min(losses, key=lambda step: (losses[step], -step), default=None)
 
-    def restore(self, like: TrainState) -> TrainState:
-        """The newest state, with the shapes and dtypes of `like`.
+    def save(self, state: TrainState, config: Mapping[str, Any], tokenizer: str, val_loss: float | None = None) -> None:
+        """Write the state in the background, from a copy, so that its arrays may be donated; never a step twice.
 
-        Raises InputError where there is none, where its parameters have other shapes, or where it cannot be read.
+        A failure to write the one before is told here, and the run goes on: what was saved earlier still is.
         """
-        import orbax.checkpoint as ocp
+        if failed := self._await():
+            print(f"note: {failed}; training goes on", file=sys.stderr, flush=True)
+        step = int(state.step)
+        if step in self.steps():
+            return
+        copy = jax.tree.map(np.array, state._asdict())
+        manifest = new_manifest(step, val_loss, config, tokenizer)
+        self._writing = self._writer.submit(self._write, step, copy, manifest)
 
-        step = self.latest_step()
-        if step is None:
-            raise InputError(f"{self._folder} holds no checkpoint; start the run anew in another folder.")
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+    def _await(self) -> NotSavedError | None:
+        if self._writing is None:
+            return None
+        error, self._writing = self._writing.exception(), None
+        if error is None:
+            return None
+        assert isinstance(error, NotSavedError), error
+        return error
+
+    def _write(self, step: int, state: dict[str, Any], manifest: Manifest) -> None:
+        aside = self.folder / f"{step}{ASIDE}"
         try:
-            self._check_shapes(self._manager.item_metadata(step).tree["params"], like.params)
-            return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(shapes)))
-        except InputError:
-            raise
-        except Exception as error:  # whatever Orbax and its storage make of a damaged file
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"the checkpoint of step {step} in {self._folder} is damaged ({reason}); delete its folder to go on "
-                "from the one before."
+            aside.mkdir()
+            write_arrays(aside / STATE, state)
+            seal(aside, manifest, describe_arrays(state))
+            os.rename(aside, self.folder / str(step))
+            sync_folder(self.folder)
+        except Exception as error:  # of the system, or whatever Orbax and its storage make of it
+            shutil.rmtree(aside, ignore_errors=True)
+            newest = self.latest_step()
+            still = "no checkpoint" if newest is None else f"step {newest:,}"
+            raise NotSavedError(
+                f"the checkpoint of step {step:,} could not be written to {self.folder} ({reason(error)}); {still} is "
+                "the newest there, so see that there is room and the right to write"
+            ) from None
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        steps, losses = self.steps(), self._losses()
+        best = sorted(losses, key=lambda step: (losses[step], -step))[: self._keep_best]
+        for step in set(steps[: -self._keep]) - set(best):
+            with suppress(OSError):  # one too many does no harm
+                aside = self.folder / f"{step}{ASIDE}"
+                os.rename(self.folder / str(step), aside)
+                shutil.rmtree(aside)
+
+    def _losses(self) -> dict[int, float]:
+        losses = {}
+        for step in self.steps():
+            with suppress(DamagedError):
+                manifest = self.manifest(step)
+                if manifest and manifest.val_loss is not None:
+                    losses[step] = manifest.val_loss
+        return losses
+
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+        """The state of that step, or of the newest, with the shapes and dtypes of `like`; every byte is checked.
+
+        Raises InputError where there is none or its arrays have other shapes, DamagedError, which names the file and
+        the newest step that is whole, where it is not what was written.
+        """
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise InputError(f"{self.folder} holds no checkpoint yet; train the run first.")
+        try:
+            return self._read(step, like)
+        except DamagedError as error:
+            raise DamagedError(
+                f"the checkpoint of step {step:,} is damaged: {error}; {self._remedy(step, like)}."
             ) from None
 
-    def _check_shapes(self, stored: Any, wanted: Any) -> None:
+    def leave_out_damaged(self, like: TrainState) -> None:
+        """Give the damaged ones that are newer than the newest whole one another name; a line says so of each.
+
+        Raises InputError where none is whole; then all have kept their names.
+        """
+        damaged: dict[int, DamagedError] = {}
+        for step in reversed(self.steps()):
+            try:
+                self.check(step, like)
+                break
+            except DamagedError as error:
+                damaged[step] = error
+        else:
+            raise InputError(f"{self.folder} holds no checkpoint that is whole; start the run anew in another folder.")
+        for step, fault in damaged.items():
+            print(f"note: the checkpoint of step {step:,} is left out: {fault}", file=sys.stderr)
+            shutil.rmtree(self.folder / f"{step}{DAMAGED}", ignore_errors=True)
+            os.rename(self.folder / str(step), self.folder / f"{step}{DAMAGED}")
+
+    def check(self, step: int, like: TrainState) -> None:
+        """Read it and compare every byte. Raises DamagedError, and InputError for other shapes."""
+        self._read(step, like)
+
+    def _remedy(self, damaged: int, like: TrainState) -> str:
+        for step in reversed(self.steps()):
+            with suppress(InputError):
+                if step != damaged:
+                    self.check(step, like)
+                    return f"step {step:,} is whole: read it with --step {step}, or train on with --resume --fall-back"
+        return "no other step is whole, so start the run anew in another folder"
+
+    def _read(self, step: int, like: TrainState) -> TrainState:
+        folder, manifest = self.folder / str(step), self.manifest(step)
+        place = folder / (STATE if manifest else STATE_1)
+        if manifest:
+            check_files(folder, manifest)
+        stored = {name: a.shape for name, a in manifest.arrays.items()} if manifest else read_shapes(place)
+        self._check_shapes(stored, like)
+        state = TrainState(**read_arrays(place, like._asdict()))
+        if manifest:
+            check_arrays(state._asdict(), manifest)
+        return state
+
+    def _check_shapes(self, there: Mapping[str, tuple[int, ...]], like: TrainState) -> None:
         """Orbax would report the first shape that differs while others are still being read; this names it first."""
-        there, here = (
-            {"/".join(path): tuple(leaf.shape) for path, leaf in flatten_dict(tree).items()}
-            for tree in (stored, wanted)
-        )
-        for name in sorted(there | here):
+        here = shapes(like._asdict())
+        for name in sorted(there.keys() | here, key=lambda name: (not name.startswith("params/"), name)):
             if there.get(name) != here.get(name):
                 raise InputError(
-                    f"parameter {name} is {there.get(name, 'missing')} in {self._folder} but "
+                    f"parameter {name.removeprefix('params/')} is {there.get(name, 'missing')} in {self.folder} but "
                     f"{here.get(name, 'missing')} by config.toml; undo the change of its [model] section."
                 )
-
-
-def latest_step(folder: Path) -> int | None:
-    """The newest step saved in the folder, None without any; writes nothing."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return None
-    import orbax.checkpoint as ocp
-
-    return max(ocp.utils.checkpoint_steps(folder), default=None)

@@ -1,6 +1,7 @@
 """The command line: `jaxllm COMMAND ...`.
 
-Exit codes: 0 done, 1 failed or diverged, 2 wrong input, 130 interrupted, 141 the reader of the output went away.
+Exit codes: 0 done, 1 failed or diverged, 2 wrong input, 130 interrupted, 143 ended by SIGTERM, 141 the reader of the
+output went away.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from jaxllm import __version__
 from jaxllm.errors import InputError
 from train.data_cli import add_data_commands
-from train.errors import DivergedError
+from train.errors import RunError, Stopped
 from train.parser import Parser, add_command, add_overrides
 from train.startup import compute_in_this_thread, restart_with_allocator
 
@@ -32,9 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"jaxllm {arguments.command}: {error}", file=sys.stderr)
         return 2
-    except DivergedError as error:
+    except RunError as error:
         print(f"jaxllm {arguments.command}: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"jaxllm {arguments.command}: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print(f"jaxllm {arguments.command}: stopped", file=sys.stderr)
         return 130
@@ -70,6 +74,9 @@ def build_parser() -> Parser:
     add_overrides(train)
     train.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
     train.add_argument(
+        "--fall-back", action="store_true", help="with --resume: where newer checkpoints are damaged, from a whole one"
+    )
+    train.add_argument(
         "--profile", type=int, metavar="N", help="show where the time of N steps goes, by operation and source line"
     )
 
@@ -78,6 +85,7 @@ def build_parser() -> Parser:
         'jaxllm generate runs/first --prompt "The statement" --max-new-tokens 100 --top-k 50',
     )  # fmt: skip
     generate.add_argument("path", metavar="RUN", help="run folder")
+    _add_step(generate)
     generate.add_argument("--prompt", required=True, metavar="TEXT")
     generate.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="default 200")
     generate.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: most likely; default 0.8")
@@ -91,6 +99,7 @@ def build_parser() -> Parser:
         "jaxllm evaluate runs/first --data my-text.txt",
     )  # fmt: skip
     evaluate.add_argument("path", metavar="RUN", help="run folder")
+    _add_step(evaluate)
     evaluate.add_argument(
         "--data", metavar="PATH", help="all of this text, or the validation split of prepared data, not the run's"
     )
@@ -103,6 +112,7 @@ def build_parser() -> Parser:
         "path", nargs="?", metavar="CONFIG.toml|RUN",
         help="a config (random weights) or a run folder (its newest checkpoint); default: a small GPT",
     )  # fmt: skip
+    _add_step(compare)
     compare.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float64"), help="of the computation; default: the config's"
     )
@@ -116,9 +126,25 @@ def build_parser() -> Parser:
         help="all rows as JSON: into a file, or instead of the table",
     )
     compare.add_argument("--out", metavar="PICTURE.png", help="draw error against depth")
+    _add_checkpoint(commands)
     _add_bench(commands)
     add_data_commands(commands)
     return parser
+
+
+def _add_step(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--step", metavar="N|best", help="checkpoint of a run; default: the newest")
+
+
+def _add_checkpoint(commands: "argparse._SubParsersAction[Parser]") -> None:
+    checkpoint = commands.add_parser("checkpoint", help="what a run has saved", description="What a run has saved.")
+    kinds = checkpoint.add_subparsers(dest="checkpoint", metavar="WHAT", required=True)
+    for kind, run, help in (
+        ("list", _list_checkpoints, "the checkpoints of a run with their validation losses"),
+        ("verify", _verify_checkpoints, "compare every byte of every checkpoint; exit 1 if one is damaged"),
+    ):
+        parser = add_command(kinds, kind, run, help, f"jaxllm checkpoint {kind} runs/first")
+        parser.add_argument("path", metavar="RUN", help="run folder")
 
 
 def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -179,14 +205,15 @@ def _prepare_jax(command: str) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from train.commands import train_command
 
-    train_command(arguments.config, arguments.out, arguments.overrides, arguments.resume, arguments.profile)
+    a = arguments
+    train_command(a.config, a.out, a.overrides, a.resume, a.fall_back, a.profile)
 
 
 def _generate(arguments: argparse.Namespace) -> None:
     from train.commands import generate_command
 
     generate_command(
-        arguments.path, arguments.prompt, arguments.max_new_tokens, arguments.temperature,
+        arguments.path, arguments.step, arguments.prompt, arguments.max_new_tokens, arguments.temperature,
         arguments.top_k, arguments.top_p, arguments.min_p, arguments.seed,
     )  # fmt: skip
 
@@ -194,7 +221,7 @@ def _generate(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from train.commands import evaluate_command
 
-    evaluate_command(arguments.path, arguments.data)
+    evaluate_command(arguments.path, arguments.step, arguments.data)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -202,9 +229,27 @@ def _compare(arguments: argparse.Namespace) -> int:
     from train.compare import compare_command
 
     within = compare_command(
-        arguments.path, arguments.dtype, arguments.batch_size, arguments.length, arguments.json, arguments.out
+        arguments.path,
+        arguments.step,
+        arguments.dtype,
+        arguments.batch_size,
+        arguments.length,
+        arguments.json,
+        arguments.out,
     )
     return 0 if within else 1
+
+
+def _list_checkpoints(arguments: argparse.Namespace) -> None:
+    from train.saved import list_command
+
+    list_command(arguments.path)
+
+
+def _verify_checkpoints(arguments: argparse.Namespace) -> int:
+    from train.saved import verify_command
+
+    return 0 if verify_command(arguments.path) else 1
 
 
 def _bench_train(arguments: argparse.Namespace) -> int:

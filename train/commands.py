@@ -17,44 +17,65 @@ from jaxllm.errors import InputError
 from jaxllm.generate import generate
 from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
-from train.checkpoint import latest_step
+from train.checkpoint import Checkpoints
 from train.config import DataConfig, RunConfig, differences, load_config, with_absolute_paths
 from train.evaluate import evaluator, score
-from train.folder import RunFolder, load_run
+from train.folder import RunFolder
 from train.loop import train
 from train.prepare import Prepared, prepare
 from train.profile import WARM_UP
 from train.report import SAMPLE, read_metrics
+from train.trained import FREE, abstract_state, check_unchanged, load_run
 
 MAX_NEW_TOKENS = 100_000
 
 
 def train_command(
-    config: str | None, out: str | None, overrides: list[str], resume: bool, profile: int | None
+    config: str | None, out: str | None, overrides: list[str], resume: bool, fall_back: bool, profile: int | None
 ) -> None:  # fmt: skip
     """`jaxllm train`: everything about the input is checked before the run folder is touched."""
     if config is None and not (resume and out):
         raise InputError("name a config file, for example configs/quickstart.toml, or --out RUN with --resume.")
+    if fall_back and not resume:
+        raise InputError("--fall-back is for going on with a run; give it together with --resume.")
     folder = RunFolder(out or Path("runs") / Path(str(config)).stem)
     if resume:
-        resumed = _resumed(folder, config, overrides)
-        done = latest_step(folder.checkpoints) or 0
-        steps = resumed.train.steps
-        if done == steps:
-            print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
-            return
+        _resume(folder, config, overrides, fall_back, profile)
+        return
+    folder.check_new()
+    assert config is not None
+    loaded = load_config(config, overrides)
+    _check_profile(profile, loaded.train.steps)
+    _start_backend(loaded)
+    run = prepare(loaded)
+    folder.create(run.config, run.tokenizer)
+    with folder.locked():
+        _run(run, folder, 0, profile)
+
+
+def _resume(
+    folder: RunFolder, config: str | None, overrides: list[str], fall_back: bool, profile: int | None
+) -> None:  # fmt: skip
+    resumed, tokenizer = _resumed(folder, config, overrides), load_tokenizer(folder.tokenizer)
+    _start_backend(resumed)
+    with folder.locked():
+        checkpoints = Checkpoints(folder.checkpoints)
+        if fall_back:
+            checkpoints.leave_out_damaged(abstract_state(resumed, tokenizer))
+        done, steps = checkpoints.latest_step() or 0, resumed.train.steps
         if done > steps:
             raise InputError(f"train.steps is {steps}, but {folder.path} has done {done}; ask for more than {done}.")
+        if done:
+            check_unchanged(checkpoints, done, resumed, tokenizer)
+        records = read_metrics(folder.metrics)
+        if done == steps and records and "val_loss" in records[-1]:
+            print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
+            return
         _check_profile(profile, steps - done)
-        run = prepare(resumed, load_tokenizer(folder.tokenizer))
-        folder.write_config(run.config)
-    else:
-        folder.check_new()
-        assert config is not None
-        loaded, done = load_config(config, overrides), 0
-        _check_profile(profile, loaded.train.steps)
-        run = prepare(loaded)
-        folder.create(run.config, run.tokenizer)
+        _run(prepare(resumed, tokenizer), folder, done, profile)
+
+
+def _run(run: Prepared, folder: RunFolder, done: int, profile: int | None) -> None:
     _introduce(run, done)
     train(run, folder, profile)
     _conclude(run, folder)
@@ -65,7 +86,7 @@ def _resumed(folder: RunFolder, config: str | None, overrides: list[str]) -> Run
     old = folder.read_config()
     new = with_absolute_paths(folder.read_config(overrides))
     for name, before, after in differences(old, new):
-        if name != "train.steps" and not name.startswith(("eval.", "checkpoint.")):
+        if not name.startswith(FREE):
             raise InputError(
                 f"{name} was {before!r} in this run and cannot become {after!r} on the way; resume without it, "
                 "or start a new run in another folder."
@@ -82,6 +103,10 @@ def _resumed(folder: RunFolder, config: str | None, overrides: list[str]) -> Run
                 "the run as it is, or choose another folder with --out."
             )
     return new
+
+
+def _start_backend(config: RunConfig) -> None:
+    pass
 
 
 def _check_profile(n_steps: int | None, left: int) -> None:
@@ -131,7 +156,7 @@ def _conclude(run: Prepared, folder: RunFolder) -> None:
 
 
 def generate_command(
-    path: str, prompt: str, max_new_tokens: int, temperature: float,
+    path: str, step: str | None, prompt: str, max_new_tokens: int, temperature: float,
     top_k: int | None, top_p: float | None, min_p: float | None, seed: int,
 ) -> None:  # fmt: skip
     """`jaxllm generate`: prints the prompt and its continuation."""
@@ -146,7 +171,7 @@ def generate_command(
     _check(top_p is None or 0 < top_p <= 1, "--top-p", top_p, "above 0 and at most 1")
     _check(min_p is None or 0 <= min_p <= 1, "--min-p", min_p, "from 0 to 1")
     _check(0 <= seed < 2**32, "--seed", seed, "from 0 to 2**32 - 1")
-    run = load_run(path)
+    run = load_run(path, step)
     ids = run.tokenizer.encode(prompt)
     if not ids:
         raise InputError(f"--prompt {prompt!r} holds no token; give at least one character or word.")
@@ -170,9 +195,9 @@ def _check(right: bool, option: str, value: object, allowed: str) -> None:
         raise InputError(f"{option} is {value}, but it must be {allowed}.")
 
 
-def evaluate_command(path: str, data: str | None) -> None:
+def evaluate_command(path: str, step: str | None, data: str | None) -> None:
     """`jaxllm evaluate`: prints the scores."""
-    run = load_run(path)
+    run = load_run(path, step)
     ids = _evaluation_ids(run.config, run.tokenizer, data)
     scores = score(evaluator(run.model, run.config)(run.params, ids), ids, run.tokenizer)
     bits = "not defined for a word tokenizer" if scores.bits_per_byte is None else f"{scores.bits_per_byte:.4f}"

@@ -18,10 +18,10 @@ from jaxllm.data import input_target_pairs
 from jaxllm.deviation import Report, Row, compare_trees, fold, table
 from jaxllm.errors import InputError
 from train.config import ModelConfig, RunConfig, TrainConfig, load_config
-from train.folder import load_run
 from train.prepare import known_vocabulary, prepare
 from train.report import replace_text
 from train.step import learning_rate_schedule, make_optimizer
+from train.trained import load_run
 
 LONGEST = 128  # tokens of a window, unless asked for more: the reference takes its time
 MOST_WINDOWS = 1024
@@ -61,9 +61,9 @@ def model_without_text(config: RunConfig) -> GPTConfig:
     return config.model.with_vocabulary(written or (50257 if config.tokenizer.kind == "gpt2" else STAND_IN))
 
 
-def from_run(path: str, batch_size: int, length: int | None) -> Subject:
-    """The newest checkpoint of a run folder, on the first windows of its validation split."""
-    run = load_run(path)
+def from_run(path: str, step: str | None, batch_size: int, length: int | None) -> Subject:
+    """The newest checkpoint of a run folder, or that of a step, on the first windows of its validation split."""
+    run = load_run(path, step)
     ids = prepare(run.config, run.tokenizer).validation_ids
     length = min(_length(length, run.model.config), len(ids) - 1)
     inputs, targets = input_target_pairs(ids[: batch_size * length + 1], length, length)
@@ -123,7 +123,8 @@ def compare_optimizer(subject: Subject, gradients: Any, dtype: str) -> list[Row]
 
 def _by_numpy(subject: Subject, sampled: Any, params: Any, gradients: Any, state: Any) -> dict[str, Any]:
     twin, config, steps, step = reference.optimizer, subject.config.optimizer, subject.config.train.steps, subject.step
-    moments = twin.Moments(step, optax.tree.get(state, "mu"), optax.tree.get(state, "nu"))
+    adam = next(node for node in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(node))
+    moments = twin.Moments(int(adam.count), adam.mu, adam.nu)  # fewer updates than steps where some were left out
     updates, moments = twin.update(config, steps, step, gradients, moments, params)
     return {
         "learning_rate": twin.learning_rate(config, steps, step),
@@ -156,9 +157,14 @@ def _some_moments(state: Any, gradients: Any, step: int) -> Any:
     return optax.tree.set(state, count=jnp.asarray(step, jnp.int32), mu=mu, nu=nu)
 
 
+def _is_adam(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByAdamState)
+
+
 def compare_command(
-    source: str | None, dtype: str | None, batch_size: int, length: int | None, json_file: str | None, out: str | None
-) -> bool:
+    source: str | None, step: str | None, dtype: str | None, batch_size: int, length: int | None,
+    json_file: str | None, out: str | None,
+) -> bool:  # fmt: skip
     """`jaxllm compare`: prints the table, writes JSON and picture; returns whether all is within tolerance."""
     if not 1 <= batch_size <= MOST_WINDOWS:
         raise InputError(f"--batch-size is {batch_size}, but it must be from 1 to {MOST_WINDOWS}.")
@@ -167,10 +173,12 @@ def compare_command(
     print_json = json_file == "-"
     check_output("--json", None if print_json else json_file, (".json",))
     check_output("--out", out, (".png", ".svg", ".pdf"))
+    if step is not None and not (source and Path(source).is_dir()):
+        raise InputError(f"--step is {step!r}, but only a run folder has steps; leave it out or name one.")
     if source is None:
         subject = from_config(SMALL, "a small GPT", batch_size, length)
     elif Path(source).is_dir():
-        subject = from_run(source, batch_size, length)
+        subject = from_run(source, step, batch_size, length)
     else:
         subject = from_config(load_config(source), source, batch_size, length)
     dtype = dtype or subject.config.train.dtype

@@ -102,6 +102,8 @@ class TrainConfig:
     grad_accumulation: Positive = 1  # micro-batches a step: less memory, the same result
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
     remat: bool = False  # compute each block anew in the backward: less memory, the time of one more forward
+    max_skipped: NonNegative = 0  # steps that may be left out because their loss or gradient is not finite
+    deterministic: bool = False  # on a GPU only operations that give the same bits each time; a CPU does without
 
     def __post_init__(self) -> None:
         check_fields(self, "train.")
@@ -149,10 +151,11 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """[checkpoint]: every so many steps, and at the end; the newest `keep` stay."""
+    """[checkpoint]: every so many steps, and at the end; the newest `keep` stay, and the best `keep_best`."""
 
     every: Positive = 500
     keep: Positive = 2
+    keep_best: NonNegative = 0  # those with the lowest validation loss
 
     def __post_init__(self) -> None:
         check_fields(self, "checkpoint.")
@@ -175,6 +178,11 @@ class RunConfig:
             raise InputError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but there are only train.steps = "
                 f"{self.train.steps}; warm up for fewer steps."
+            )
+        if self.checkpoint.keep_best and self.checkpoint.every % self.eval.every:
+            raise InputError(
+                f"checkpoint.keep_best is {self.checkpoint.keep_best}, but most checkpoints would have no validation "
+                f"loss: make checkpoint.every = {self.checkpoint.every} a multiple of eval.every = {self.eval.every}."
             )
 
     def resolved(self, model: GPTConfig, tokenizer: TokenizerConfig, sha256: str, characters: int) -> "RunConfig":

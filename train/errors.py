@@ -1,5 +1,29 @@
-"""What ends a run with exit code 1."""
+"""What ends a run, or keeps a file from being used."""
+
+import signal
+
+from jaxllm.errors import InputError
 
 
-class DivergedError(RuntimeError):
-    """The loss is no longer a finite number; the message is one sentence with the step and the remedy."""
+class RunError(RuntimeError):
+    """A run could not go on, or not be kept; the message is one sentence with the step and the remedy. Exit code 1."""
+
+
+class DivergedError(RunError):
+    """The loss, the gradient or a parameter is no longer a finite number."""
+
+
+class NotSavedError(RunError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+class DamagedError(InputError):
+    """A file of a checkpoint is not what was written."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to end, and it did, saved. Exit code 128 + its number, as shells have it."""
+
+    def __init__(self, message: str, signal_: signal.Signals) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_

@@ -23,8 +23,17 @@ AHEAD = 16  # batches dispatched before the first one's loss is fetched
 CHUNK = 2**20  # ids turned to text at a time
 
 
-def evaluator(model: GPT, config: RunConfig) -> Callable[[Any, Row], float]:
-    """A function params, ids -> mean cross-entropy in nats per token over all ids but the first."""
+class Abandoned(Exception):
+    """An evaluation was asked to end before it was done."""
+
+
+def evaluator(
+    model: GPT, config: RunConfig, abandon: Callable[[], bool] = lambda: False
+) -> Callable[[Any, Row], float]:
+    """A function params, ids -> mean cross-entropy in nats per token over all ids but the first.
+
+    It raises Abandoned as soon as `abandon` says so, which it asks before each batch.
+    """
     eval_step = make_eval_step(model)
     batch_size = config.train.batch_size // config.train.grad_accumulation  # what fits in training fits here
 
@@ -32,6 +41,8 @@ def evaluator(model: GPT, config: RunConfig) -> Callable[[Any, Row], float]:
         sums: list[float] = []
         under_way: deque[Array] = deque()  # each is fetched when others are under way, so that the device never waits
         for batch in evaluation_batches(ids, model.config.context_length, batch_size):
+            if abandon():
+                raise Abandoned
             under_way.append(eval_step(params, *batch))
             if len(under_way) > AHEAD:
                 sums.append(float(under_way.popleft()))

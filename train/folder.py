@@ -1,21 +1,22 @@
-"""The run folder: who may write into it, and what is read back from it."""
+"""The run folder: what is where, and who may write into it."""
 
+import os
 import platform
 import tomllib
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from jaxllm import GPT, __version__
+from jaxllm import __version__
 from jaxllm.errors import InputError
-from jaxllm.tokenizers import Tokenizer, load_tokenizer
+from jaxllm.tokenizers import Tokenizer
 from train.checkpoint import Checkpoints
 from train.config import RunConfig, build_config, to_toml
 from train.report import replace_text
-from train.step import first_state, make_optimizer
+
+UNFINISHED = ("tokenizer.json", "tokenizer.json.tmp", "config.toml.tmp")  # left where a run was killed as it began
 
 
 class RunFolder:
@@ -31,13 +32,36 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.profile = self.path / "profile"
 
+    def saved_steps(self) -> list[int]:
+        """The steps of which there are checkpoints, in order."""
+        return Checkpoints(self.checkpoints).steps()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process at a time trains in a folder. Raises InputError where another does; ends with the process."""
+        try:
+            import fcntl
+        except ImportError:  # no such locks on Windows
+            yield
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise InputError(f"another process is training in {self.path}; wait for it, or end it.") from None
+            yield
+        finally:
+            os.close(descriptor)
+
     def check_new(self) -> None:
         """Raises InputError unless the folder is absent or empty, and has a name that can be written down."""
         try:
             str(self.path).encode()
             if self.config.exists():
                 raise InputError(f"{self.path} holds a run; continue it with --resume or choose another with --out.")
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and any(path.name not in UNFINISHED for path in self.path.iterdir()):
                 raise InputError(f"{self.path} is not empty; choose another folder with --out.")
             if self.path.exists() and not self.path.is_dir():
                 raise InputError(f"{self.path} is a file; choose another folder with --out.")
@@ -74,33 +98,3 @@ class RunFolder:
             raise
         except ValueError as error:
             raise InputError(f"{self.config} is not a TOML file: {error}.") from None
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """What generating, evaluating and comparing need."""
-
-    config: RunConfig
-    tokenizer: Tokenizer
-    model: GPT
-    params: Any
-    opt_state: Any
-    step: int
-
-
-def load_run(path: str | Path) -> TrainedRun:
-    """The newest parameters of a run folder. Raises InputError where there are none."""
-    folder = RunFolder(path)
-    config = folder.read_config()
-    tokenizer = load_tokenizer(folder.tokenizer)
-    model = GPT(config.model.with_vocabulary(tokenizer.vocab_size), config.train.dtype)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    like = jax.eval_shape(partial(first_state, model, optimizer), jax.random.key(0))
-    if not folder.checkpoints.is_dir():
-        raise InputError(f"{path} holds no checkpoint yet; train it first.")
-    try:
-        with Checkpoints(folder.checkpoints) as checkpoints:
-            state = checkpoints.restore(like)
-    except OSError as error:
-        raise InputError(f"cannot read {folder.checkpoints}: {error.strerror or error}.") from None
-    return TrainedRun(config, tokenizer, model, state.params, state.opt_state, int(state.step))

@@ -8,19 +8,19 @@ sha256, and the manifest has one of itself.
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
-import jax
 import msgspec
 import numpy as np
 
-from jaxllm.errors import InputError
 from jaxllm.files import replace_file, sync_folder
 from jaxllm.tokenizers.workers import usable_cores
+from train.errors import DamagedError
+from train.storage import named, reason
 
 MANIFEST = "manifest.json"
 FORMAT: Literal["jaxllm checkpoint"] = "jaxllm checkpoint"
@@ -60,18 +60,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str = ""  # of all this
 
 
-def versions() -> dict[str, str]:
-    """Of this program and of what its numbers depend on."""
+def new_manifest(step: int, val_loss: float | None, config: Mapping[str, Any], tokenizer: str) -> Manifest:
+    """All but what `seal` finds: the arrays and the files."""
     packages = ("jaxllm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    return Manifest(FORMAT, VERSION, step, val_loss, versions, dict(config), tokenizer, {}, {})
 
 
 def describe_arrays(tree: Any) -> dict[str, StoredArray]:
-    """Shape, dtype and sha256 of each leaf, by its path: "params/block_0/mlp/up/kernel"."""
-    named = [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    ]
+    """Shape, dtype and sha256 of each leaf, by its name."""
 
     def describe(leaf: Any) -> StoredArray:
         array = np.ascontiguousarray(leaf)
@@ -79,40 +76,44 @@ def describe_arrays(tree: Any) -> dict[str, StoredArray]:
         digest = hashlib.sha256(little.reshape(-1).view(np.uint8)).hexdigest()
         return StoredArray(np.shape(leaf), array.dtype.name, digest)
 
-    return dict(zip((name for name, _ in named), _on_all_cores(describe, [leaf for _, leaf in named]), strict=True))
+    names, leaves = zip(*named(tree), strict=True)
+    return dict(zip(names, _on_all_cores(describe, leaves), strict=True))
 
 
-def seal(folder: Path, manifest: Manifest) -> None:
+def seal(folder: Path, manifest: Manifest, arrays: dict[str, StoredArray]) -> None:
     """Have every file reach the disk, then write the manifest, which names them all. Raises OSError."""
-    names = _names_of_files(folder)
-    files = dict(zip(names, _on_all_cores(lambda name: _settle(folder / name), names), strict=True))
-    for place in {folder, *(parent for name in names for parent in (folder / name).parents if folder in parent.parents)}:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = _on_all_cores(_settle, paths)
+    files = {path.relative_to(folder).as_posix(): stored for path, stored in zip(paths, found, strict=True)}
+    for place in {folder, *(place for place in folder.rglob("*") if place.is_dir())}:
         sync_folder(place)
-    replace_file(folder / MANIFEST, _encode(msgspec.structs.replace(manifest, files=files)))
+    replace_file(folder / MANIFEST, _encode(msgspec.structs.replace(manifest, arrays=arrays, files=files)))
     sync_folder(folder)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint's folder. Raises InputError where it is absent, or not what was written."""
+    """The manifest of a checkpoint's folder. Raises DamagedError where it is absent, or not what was written."""
     path = folder / MANIFEST
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path} has {path.stat().st_size:,} bytes, more than the {MOST_BYTES:,} of any manifest.")
+            raise DamagedError(
+                f"{path} has {path.stat().st_size:,} bytes, more than the {MOST_BYTES:,} of any manifest"
+            )
         raw = path.read_bytes()
         manifest = msgspec.json.decode(raw, type=Manifest)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing.") from None
+        raise DamagedError(f"{path} is missing") from None
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from None
+        raise DamagedError(f"{path} cannot be read: {reason(error)}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: {error}.") from None
+        raise DamagedError(f"{path} is no manifest of format {VERSION}, or damaged: {reason(error)}") from None
     if _encode(manifest) != raw:
-        raise InputError(f"{path} is damaged: its sha256 is another.")
+        raise DamagedError(f"{path} is damaged: its sha256 is another")
     return manifest
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare each file of the folder. Raises InputError that names the first that is not as it was written."""
+    """Compare each file of the folder. Raises DamagedError that names the first that is not as it was written."""
 
     def find_fault(item: tuple[str, StoredFile]) -> str:
         name, stored = item
@@ -125,22 +126,22 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         except FileNotFoundError:
             return f"{path} is missing"
         except OSError as error:
-            return f"cannot read {path}: {error.strerror}"
+            return f"{path} cannot be read: {reason(error)}"
         if size != stored.bytes:
             return f"{path} has {size:,} bytes, not {stored.bytes:,}"
         return "" if digest == stored.sha256 else f"{path} is damaged: its sha256 is another"
 
     for fault in _on_all_cores(find_fault, list(manifest.files.items())):
         if fault:
-            raise InputError(f"{fault}.")
+            raise DamagedError(fault)
 
 
 def check_arrays(tree: Any, manifest: Manifest) -> None:
-    """Compare what was read, array by array. Raises InputError that names the first that is another."""
+    """Compare what was read, array by array. Raises DamagedError that names the first that is another."""
     read = describe_arrays(tree)
     for name in sorted(read | manifest.arrays):
         if read.get(name) != manifest.arrays.get(name):
-            raise InputError(f"{name} is not the array that was written.")
+            raise DamagedError(f"the array {name} is not the one that was written")
 
 
 def _encode(manifest: Manifest) -> bytes:
@@ -148,10 +149,6 @@ def _encode(manifest: Manifest) -> bytes:
     bare = msgspec.json.encode(msgspec.structs.replace(manifest, sha256=""), order="sorted")
     whole = msgspec.structs.replace(manifest, sha256=hashlib.sha256(bare).hexdigest())
     return msgspec.json.format(msgspec.json.encode(whole, order="sorted"), indent=1) + b"\n"
-
-
-def _names_of_files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _settle(path: Path) -> StoredFile:

@@ -24,12 +24,23 @@ class MetricsFile:
         """Open for appending, after dropping what lies beyond `last_step` (the step a run resumes from)."""
         self.records = [record for record in read_metrics(path) if record["step"] <= last_step]
         replace_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("a", encoding="utf-8")
 
     def write(self, record: Record) -> None:
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+
+    def amend(self, more: Record) -> None:
+        """Add to the last record."""
+        self.records[-1] |= more
+        self._file.close()
+        replace_text(self._path, "".join(json.dumps(record) + "\n" for record in self.records))
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def sync(self) -> None:
+        """Have all lines reach the disk: a checkpoint must not outlive the metrics of its steps."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -62,15 +73,15 @@ SAMPLE = "----- step "  # begins the headline of each sample
 
 
 def drop_samples(path: Path, last_step: int) -> None:
-    """Drop from samples.txt what lies beyond the step a run resumes from."""
+    """Drop from samples.txt what lies beyond the step a run resumes from, and a headline that was cut short."""
     if not path.exists():
         return
     kept, keep = "", True
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         step = line.removeprefix(SAMPLE).split(",")[0]
         if line.startswith(SAMPLE) and step.isdecimal():
             keep = int(step) <= last_step
-        kept += line if keep else ""
+        kept += line if keep and line.endswith("\n") else ""
     replace_text(path, kept)
 
 
@@ -103,8 +114,9 @@ def _line_by_the_minute(what: str, total: int | None) -> Callable[[int], None]:
 
 def describe(record: Record) -> str:
     """`step 100  train 2.31  val 2.40  15,000 tokens/s`."""
+    train = "left out" if record["train_loss"] is None else f"{record['train_loss']:.4f}"
     val = f"  val {record['val_loss']:.4f}" if "val_loss" in record else ""
-    return f"step {record['step']:>6}  train {record['train_loss']:.4f}{val}  {record['tokens_per_s']:,.0f} tokens/s"
+    return f"step {record['step']:>6}  train {train}{val}  {record['tokens_per_s']:,.0f} tokens/s"
 
 
 class Lines:
@@ -116,6 +128,9 @@ class Lines:
     def step(self, record: Record) -> None:
         if record["step"] == 1 or record["step"] % self._every == 0 or "val_loss" in record:
             print(describe(record), flush=True)
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
 
     def close(self) -> None:
         pass
@@ -135,6 +150,9 @@ class Bar:
             self._progress.console.print(describe(record), highlight=False)
         self._progress.update(self._task, completed=record["step"], description=describe(record))
 
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
     def close(self) -> None:
         self._progress.stop()
 
@@ -151,7 +169,7 @@ def draw_losses(records: Iterable[Record], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    records = list(records)
+    records = [record for record in records if record["train_loss"] is not None]
     if not records:
         return
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -168,7 +186,9 @@ def draw_losses(records: Iterable[Record], path: Path) -> None:
     axes.set(xlabel="step", ylabel="cross-entropy (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    aside = path.with_name(path.name + ".tmp")
+    figure.savefig(aside, dpi=120, format="png")
+    os.replace(aside, path)
     plt.close(figure)
 
 

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxllm.gpt import GPT
 from jaxllm.init import init_params
 from train.config import OptimizerConfig, TrainConfig
+from train.finite import apply_if, first_not_finite
 
 Metrics = dict[str, Array]
 Step = Callable[["TrainState", ArrayLike, ArrayLike], tuple["TrainState", Metrics]]
@@ -110,7 +111,8 @@ def make_train_step(
 
     The gradient is that of the mean loss over all tokens of the batch. The loss of each micro-batch is divided by the
     number of all, and not the sum of gradients: that would be one more pass over the parameters. Metrics: train_loss,
-    grad_norm (before clipping), learning_rate.
+    grad_norm (before clipping), learning_rate, not_finite: where the loss or the gradient is not finite, the place of
+    the first such part in `parts_backward`, else -1. Such a step is counted and changes nothing else.
     """
     dropout_keys = dropout_key(config.seed)
     model = model.clone(trace_once=True)  # 3 s less to the first step of GPT-2 124M
@@ -130,12 +132,17 @@ def make_train_step(
         (loss, grads), _ = jax.lax.scan(add, zero, micros)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        params, opt_state = apply_if(finite, (params, opt_state), (state.params, state.opt_state))
         metrics = {
             "train_loss": loss,
             "learning_rate": schedule(state.step),
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": norm,
+            "not_finite": jnp.where(finite, -1, jnp.maximum(first_not_finite(grads), 0)),
         }
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
 

@@ -1,5 +1,6 @@
 """Twin of `train.step`, in float64: one optimizer step, and so a whole training run, in NumPy."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,13 +66,40 @@ def train_step(
 ) -> tuple[State, dict[str, float]]:
     """Gradient, clipping, AdamW. `model` is a GPTConfig without dropout, `config` an OptimizerConfig.
 
-    Returns the new state and train_loss, learning_rate, grad_norm (before clipping).
+    Returns the new state and train_loss, learning_rate, grad_norm (before clipping), not_finite: -1, or where the loss
+    or the gradient is not finite the place of the first such part in `parts_backward`; such a step is only counted.
     """
     mean_loss, gradients = accumulate(model, state.params, inputs, targets, micro_batches)
-    updates, moments = optimizer.update(config, steps, state.step, gradients, state.moments, state.params)
+    wrong = first_not_finite(gradients)
+    if wrong < 0 and not math.isfinite(mean_loss):
+        wrong = 0
     metrics = {
         "train_loss": mean_loss,
         "learning_rate": optimizer.learning_rate(config, steps, state.step),
         "grad_norm": optimizer.global_norm(gradients),
+        "not_finite": wrong,
     }
+    if wrong >= 0:
+        return state._replace(step=state.step + 1), metrics
+    updates, moments = optimizer.update(config, steps, state.step, gradients, state.moments, state.params)
     return State(state.step + 1, tree_map(np.add, state.params, updates), moments), metrics
+
+
+def parts_backward(params: Any) -> list[str]:
+    """The parts of a GPT in the order in which the gradient comes by: from the head down to the embedding."""
+    depth = len([name for name in params if name.startswith("block_")])
+    inner = ("mlp", "norm_2", "attention", "norm_1")
+    outer = ["head", "norm_final"], ["position_embedding", "token_embedding"]
+    above, below = ([name for name in names if name in params] for names in outer)
+    return above + [f"block_{i}/{part}" for i in range(depth - 1, -1, -1) for part in inner] + below
+
+
+def first_not_finite(gradients: Any) -> int:
+    """The place in `parts_backward` of the first part whose gradient is not finite; -1 where all are."""
+    for place, part in enumerate(parts_backward(gradients)):
+        tree = gradients
+        for name in part.split("/"):
+            tree = tree[name]
+        if not math.isfinite(optimizer.global_norm(tree)):
+            return place
+    return -1

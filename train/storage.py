@@ -1,0 +1,61 @@
+"""Trees of arrays on the disk, by Orbax, which is imported here and nowhere else."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from train.errors import DamagedError
+
+
+def write_arrays(place: Path, tree: Any) -> None:
+    """Write a tree of NumPy arrays into a new folder."""
+    ocp = _orbax()
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save(place, args=ocp.args.StandardSave(tree))
+
+
+def read_arrays(place: Path, like: Any) -> Any:
+    """The inverse, as JAX arrays of the shapes and dtypes of `like`. Raises DamagedError."""
+    ocp = _orbax()
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(place, args=ocp.args.StandardRestore(shapes))
+    except Exception as error:  # whatever Orbax and its storage make of a damaged file
+        raise DamagedError(f"{place} cannot be read: {reason(error)}") from None
+
+
+def read_shapes(place: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each array there, by its name. Raises DamagedError."""
+    ocp = _orbax()
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            return shapes(checkpointer.metadata(place).item_metadata.tree)
+    except Exception as error:
+        raise DamagedError(f"{place} cannot be read: {reason(error)}") from None
+
+
+def named(tree: Any) -> list[tuple[str, Any]]:
+    """Each leaf with its path as a name, such as "params/block_0/mlp/up/kernel"."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+
+
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of each leaf, by its name."""
+    return {name: tuple(leaf.shape) for name, leaf in named(tree)}
+
+
+def reason(error: Exception) -> str:
+    """An error's text on one line, of bounded length."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:200]
+
+
+def _orbax() -> Any:
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each save at length
+    return ocp

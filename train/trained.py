@@ -1,0 +1,122 @@
+"""What is read back from a run folder, and only where it belongs together: config, tokenizer and checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+
+from jaxllm import GPT
+from jaxllm.errors import InputError
+from jaxllm.tokenizers import Tokenizer, load_tokenizer
+from train.checkpoint import Checkpoints
+from train.config import RunConfig, build_config, differences
+from train.errors import DamagedError
+from train.folder import RunFolder
+from train.manifest import Manifest
+from train.step import TrainState, first_state, make_optimizer
+
+FREE = ("train.steps", "train.max_skipped", "eval.", "checkpoint.")  # what may change on the way of a run
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What generating, evaluating and comparing need."""
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    model: GPT
+    params: Any
+    opt_state: Any
+    step: int
+
+
+def load_run(path: str | Path, step: str | None = None) -> TrainedRun:
+    """The parameters of a run folder: the newest, those of a step ("100"), or the "best" by validation loss.
+
+    Raises InputError where there are none, or they are damaged or of another config or tokenizer.
+    """
+    folder = RunFolder(path)
+    config = folder.read_config()
+    tokenizer = load_tokenizer(folder.tokenizer)
+    try:
+        checkpoints = Checkpoints(folder.checkpoints)
+        chosen = choose_step(checkpoints, step)
+        check_unchanged(checkpoints, chosen, config, tokenizer, of=("model.",))
+        state = checkpoints.restore(abstract_state(config, tokenizer), chosen)
+    except OSError as error:
+        raise InputError(f"cannot read {folder.checkpoints}: {error.strerror or error}.") from None
+    return TrainedRun(config, tokenizer, _model(config, tokenizer), state.params, state.opt_state, int(state.step))
+
+
+def choose_step(checkpoints: Checkpoints, wanted: str | None) -> int:
+    """The step that is meant by None (the newest), "best", or a number. Raises InputError where there is none."""
+    steps = checkpoints.steps()
+    if not steps:
+        raise InputError(f"{checkpoints.folder} holds no checkpoint yet; train the run first.")
+    if wanted is None:
+        return steps[-1]
+    best = checkpoints.best_step()
+    if wanted == "best":
+        if best is None:
+            raise InputError(f"{checkpoints.folder} holds no checkpoint with a validation loss; name one of {steps}.")
+        return best
+    if not wanted.isdecimal() or int(wanted) not in steps:
+        choices = ", ".join(map(str, steps)) + (" or best" if best is not None else "")
+        raise InputError(f"--step is {wanted!r}, but {checkpoints.folder} holds {choices}.")
+    return int(wanted)
+
+
+def abstract_state(config: RunConfig, tokenizer: Tokenizer) -> TrainState:
+    """Shapes and dtypes of the run's state."""
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    first = partial(first_state, _model(config, tokenizer), optimizer)
+    return cast(TrainState, jax.eval_shape(first, jax.random.key(0)))
+
+
+def _model(config: RunConfig, tokenizer: Tokenizer) -> GPT:
+    return GPT(config.model.with_vocabulary(tokenizer.vocab_size), config.train.dtype)
+
+
+def check_unchanged(
+    checkpoints: Checkpoints, step: int, config: RunConfig, tokenizer: Tokenizer, of: Sequence[str] = ("",)
+) -> None:
+    """Compare the fields whose names begin so, and the tokenizer, with those that the checkpoint was written with.
+
+    The data may lie elsewhere now: their sha256 says whether they are the same. Raises InputError that names the first
+    that differs; checkpoints of format 1 cannot tell.
+    """
+    try:
+        manifest = checkpoints.manifest(step)
+    except DamagedError:
+        return  # as reading its arrays will tell, with a remedy
+    if manifest is None:
+        return
+    for name, then, now in differences(_moved(manifest, config), config):
+        if name.startswith(tuple(of)) and not name.startswith(FREE):
+            raise InputError(
+                f"{name} was {then!r} when step {step:,} was saved, but is {now!r} in config.toml of "
+                f"{checkpoints.folder.parent}; undo that change, or start a new run in another folder."
+            )
+    if tokenizer.fingerprint() != manifest.tokenizer:
+        raise InputError(
+            f"tokenizer.json of {checkpoints.folder.parent} is not the one that step {step:,} was trained with: its "
+            f"fingerprint is {tokenizer.fingerprint()[:12]}, not {manifest.tokenizer[:12]}; bring the old one back."
+        )
+
+
+def _moved(manifest: Manifest, config: RunConfig) -> RunConfig:
+    """The config of then, with today's places of the data where there are as many, as often used."""
+    try:
+        stored = build_config(manifest.config)
+    except InputError as error:
+        raise InputError(
+            f"step {manifest.step:,} was saved by jaxllm {manifest.versions.get('jaxllm')}, whose config this one cannot "
+            f"read: {error}"
+        ) from None
+    now, then = config.data.sources.values(), stored.data.sources.values()
+    data = manifest.config["data"] | ({"source": config.data.source} if list(now) == list(then) else {})
+    moved = {"data": data, "tokenizer": asdict(stored.tokenizer) | {"path": config.tokenizer.path}}
+    return build_config(manifest.config | moved)
