@@ -1,4 +1,4 @@
-"""Checkpoints: one folder a step, whose arrays Orbax writes, aside and in the background, and which is renamed when whole.
+"""Checkpoints: one folder a step, whose arrays Orbax writes, aside and in the background; it is renamed when whole.
 
 Orbax's CheckpointManager renames, and deletes older steps, before anything could be checked; here a step gets its name
 once `manifest.json` with the sha256 of all that is in it has reached the disk, and what it replaces goes after that.

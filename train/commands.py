@@ -83,7 +83,7 @@ def _run(run: Prepared, folder: RunFolder, done: int, profile: int | None) -> No
 
 def _resumed(folder: RunFolder, config: str | None, overrides: list[str]) -> RunConfig:
     """The config of the folder's run; refuses whatever would make its second half another run than its first."""
-    old = folder.read_config()
+    old = with_absolute_paths(folder.read_config())
     new = with_absolute_paths(folder.read_config(overrides))
     for name, before, after in differences(old, new):
         if not name.startswith(FREE):

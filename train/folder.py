@@ -38,7 +38,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Only one process at a time trains in a folder. Raises InputError where another does; ends with the process."""
+        """One process at a time trains in a folder. Raises InputError where another does; ends with the process."""
         try:
             import fcntl
         except ImportError:  # no such locks on Windows

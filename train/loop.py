@@ -93,7 +93,7 @@ def _save(run: Prepared, checkpoints: Checkpoints, journal: Journal, state: Trai
 
 
 def _where(run: Prepared, model: GPT, state: Callable[[], TrainState], step: int, metrics: Metrics) -> str:
-    """Which number of a step was not finite, and where that began. The step was not applied, so it can be seen again."""
+    """Which number of a step was not finite, and where that began: not having been applied, it can be seen again."""
     loss, norm = float(metrics["train_loss"]), float(metrics["grad_norm"])
     params = state().params
     if math.isfinite(loss):

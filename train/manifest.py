@@ -27,7 +27,8 @@ FORMAT: Literal["jaxllm checkpoint"] = "jaxllm checkpoint"
 VERSION: Literal[2] = 2  # 1 was Orbax's folder alone
 MOST_BYTES = 2**26  # of a manifest; that of GPT-2 XL has 0.4 MB
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class StoredArray(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

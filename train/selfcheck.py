@@ -1,8 +1,8 @@
 """A JAX that computes wrong numbers is refused before a run begins, by two small sums whose values are known.
 
-The package's requirements leave out the versions known to be wrong, but they bind only pip, and only while it installs
-this package. Asking for numbers finds the same faults in whatever build is there: XLA on a CPU has twice been released
-with sums that were off by a few per cent, and nothing else told of it.
+The package's requirements leave out the versions known to be wrong, but they bind an installer only while it installs
+this package. Numbers tell of whatever build is there: jaxlib 0.10.2 gives both of these sums wrong on a CPU, by 0.2 and
+up to 5 per cent, and says nothing.
 """
 
 import jax
@@ -18,7 +18,7 @@ KNOWN_WRONG = {"0.11.0": "returns different bits from call to call (jax-ml/jax#3
 
 ROWS = 32_769  # the fewest for which jaxlib 0.10.2 is wrong in float32
 SHAPE = (2, 1024, 1024)
-CALLS = 5  # of ten sums about nine are wrong where threads are too fast for one another
+CALLS = 5  # of jaxlib 0.10.2's sums of ones, nine in ten were wrong, on a busy machine one in six (2 cores)
 SQUARE = float(ROWS - 1) ** 2  # a power of two, exact in any precision a backend may choose for products
 SUM = float(np.prod(SHAPE))
 

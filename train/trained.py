@@ -113,8 +113,8 @@ def _moved(manifest: Manifest, config: RunConfig) -> RunConfig:
         stored = build_config(manifest.config)
     except InputError as error:
         raise InputError(
-            f"step {manifest.step:,} was saved by jaxllm {manifest.versions.get('jaxllm')}, whose config this one cannot "
-            f"read: {error}"
+            f"step {manifest.step:,} was saved by jaxllm {manifest.versions.get('jaxllm')}, whose config this one "
+            f"cannot read: {error}"
         ) from None
     now, then = config.data.sources.values(), stored.data.sources.values()
     data = manifest.config["data"] | ({"source": config.data.source} if list(now) == list(then) else {})

@@ -1,0 +1,167 @@
+"""A run that ends on the way, by whatever means, and goes on: the same bits as a run that did not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from runs import lines, write_config
+
+import train.evaluate
+import train.loop
+from train.cli import main
+from train.stopping import Stop, stoppable
+from train.trained import load_run
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+TIMES = {"elapsed_s", "tokens_per_s", "data_wait_s"}
+
+
+def without_times(run: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in lines(run)]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Metrics, samples, parameters and optimizer, to the bit."""
+    assert without_times(a) == without_times(b)
+    assert (a / "samples.txt").read_text() == (b / "samples.txt").read_text()
+    ours, theirs = load_run(a), load_run(b)
+    assert ours.step == theirs.step
+    states = ((r.params, r.opt_state) for r in (ours, theirs))
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), *states)
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, with dropout and accumulation, and its config beside it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = write_config(folder)
+    config.write_text(config.read_text().replace("steps = 12", f'steps = 12\ndtype = "{request.param}"'))
+    assert main(["train", str(config), "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def train_from(undisturbed: Path, run: Path) -> int:
+    return main(["train", str(undisturbed.parent / "tiny.toml"), "--out", str(run)])
+
+
+def test_the_same_command_twice(undisturbed: Path, tmp_path: Path) -> None:
+    assert train_from(undisturbed, tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize("stops", [(1,), (7,), (2, 3, 11)], ids=str)
+def test_a_run_ended_by_signals_goes_on_to_the_same_bits(
+    undisturbed: Path, stops: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], stop: list[Stop],
+) -> None:  # fmt: skip
+    """While the steps `stops` compute, a signal comes: each is done, saved, and the last of that process."""
+    waiting = list(stops)
+
+    def signalled(fun: Any, state: Any, *batch: object) -> Any:
+        result = fun(state, *batch)
+        if waiting and int(result[0].step) == waiting[0]:
+            send(stop[0], (signal.SIGTERM, signal.SIGINT)[len(waiting) % 2])
+            waiting.pop(0)
+        return result
+
+    spy(monkeypatch, signalled)
+    run = tmp_path / "run"
+    for i, step in enumerate(stops):
+        code = train_from(undisturbed, run) if i == 0 else main(["train", "--out", str(run), "--resume"])
+        assert code == 128 + (signal.SIGTERM, signal.SIGINT)[(len(stops) - i) % 2]
+        error = capsys.readouterr().err
+        assert f"ended the run after step {step} of 12, which is saved" in error
+        assert lines(run)[-1]["step"] == step
+        assert (run / "loss.png").exists()
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    assert_same_run(run, undisturbed)
+
+
+def test_a_signal_during_the_evaluation_ends_it_and_it_is_done_later(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: list[Stop]
+) -> None:
+    """At step 8, and at the last, where nothing but the evaluation is left for the next process."""
+    evaluations = iter(range(1, 100))
+
+    def signalled(*arguments: Any) -> Any:
+        step = make_eval_step(*arguments)
+
+        def eval_step(*batch: Any) -> Any:
+            if next(evaluations) in ends:
+                send(stop[0], signal.SIGTERM)
+            return step(*batch)
+
+        return eval_step
+
+    make_eval_step = train.evaluate.make_eval_step
+    monkeypatch.setattr(train.evaluate, "make_eval_step", signalled)
+    run, batches = tmp_path / "run", 9  # of an evaluation
+    ends = {batches + 2, batches + 2 + batches + 3}
+    assert train_from(undisturbed, run) == 143
+    assert lines(run)[-1]["step"] == 8 and "val_loss" not in lines(run)[-1]
+    assert main(["train", "--out", str(run), "--resume"]) == 143
+    assert lines(run)[-1]["step"] == 12 and "val_loss" not in lines(run)[-1]
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    assert_same_run(run, undisturbed)
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Stop]]:
+    """The newest run's."""
+    stops: list[Stop] = []
+
+    @contextmanager
+    def seen() -> Iterator[Stop]:
+        with stoppable() as stop:
+            stops[:] = [stop]
+            yield stop
+
+    monkeypatch.setattr(train.loop, "stoppable", seen)
+    yield stops
+
+
+def spy(monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
+    """Have the training step of every run called by `call(step, state, *batch)`."""
+
+    def begun(*arguments: Any) -> Any:
+        state, step = begin(*arguments)
+        return state, lambda *batch: call(step, *batch)
+
+    begin = train.loop.begin
+    monkeypatch.setattr(train.loop, "begin", begun)
+
+
+def send(stop: Stop, number: int) -> None:
+    """The signal, and the moment until it has been noticed."""
+    os.kill(os.getpid(), number)
+    while not stop:
+        time.sleep(0.001)
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    """During a step of minutes, in which no Python handler can run: hashing holds the interpreter as XLA does."""
+    program = """
+import hashlib, os, signal, threading, time
+from train.stopping import stoppable
+def send():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), number)
+        time.sleep(0.1)
+with stoppable() as stop:
+    threading.Thread(target=send, daemon=True).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, timeout=100)
+    assert done.returncode == 130
+    assert done.stderr == "SIGTERM: ending after this step; once more ends at once\n"

@@ -1,0 +1,193 @@
+"""What a run needs of memory and what is free, said before anything is allocated, with the setting that helps.
+
+nanoGPT and nanochat begin, and one sees whether it fits. Here parameters, gradients and optimizer are counted from the
+shapes alone, a step's activations by a formula that was fitted to what XLA plans, and once the step is compiled XLA's
+plan itself is known (`step_bytes`). One device is meant, which holds all.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.stages import Compiled
+
+from jaxllm.causal import KEPT, LONGEST
+from jaxllm.config import GPTConfig
+from jaxllm.gpt import count_parameters
+from jaxllm.loss import MOST_LOGITS
+from train.config import OptimizerConfig, RunConfig, TrainConfig
+from train.step import make_optimizer
+
+GIB = 2**30
+KNOBS = "raise train.grad_accumulation, set train.remat=true, or make model.context_length smaller"
+SMALLER = (
+    "make model.d_model or model.n_layers smaller: parameters, gradients and AdamW take 16 bytes for each parameter"
+)
+
+
+class Need(NamedTuple):
+    """Bytes."""
+
+    state: int  # parameters, gradients and optimizer
+    activations: int  # what else a step holds at its fullest
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.state + self.activations
+
+
+def estimate(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig) -> Need:
+    """What a run will need at its fullest, before anything is compiled."""
+    return Need(state_bytes(model, train, optimizer), activation_bytes(model, train))
+
+
+def state_bytes(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig) -> int:
+    """Bytes of the TrainState, exactly, and of the gradients: two of each where micro-batches are summed."""
+    parameters, moments = _parameters_and_moments(model, optimizer)
+    step = jnp.dtype(jnp.int32).itemsize
+    return step + parameters + moments + min(train.grad_accumulation, 2) * parameters
+
+
+@cache  # the loop of `fitting` asks again and again
+def _parameters_and_moments(model: GPTConfig, optimizer: OptimizerConfig) -> tuple[int, int]:
+    """Bytes; the optimizer's do not depend on how the parameters are cut into arrays, so here they are one."""
+    parameters = jax.ShapeDtypeStruct((count_parameters(model),), jnp.float32)
+    state = jax.eval_shape(make_optimizer(optimizer, steps=1).init, parameters)
+    parameter_bytes, *moments = (x.size * x.dtype.itemsize for x in (parameters, *jax.tree.leaves(state)))
+    return parameter_bytes, sum(moments)
+
+
+def activation_bytes(model: GPTConfig, train: TrainConfig) -> int:
+    """Bytes of what a step keeps for its backward and of the logits, about.
+
+    For each token a block keeps the inputs of its norms and linear maps and what attention and activation return, the
+    attention weights where they are short or dropped, and the masks of dropout. Off by FIGURE of what XLA
+    plans on a CPU, for 1 to 124 million parameters, T from 32 to 2048, both dtypes, with and without remat and dropout.
+    """
+    size, length = 2 if train.dtype == "bfloat16" else 4, model.context_length
+    tokens = train.batch_size // train.grad_accumulation * length
+    block, chunk = size * (10 * model.d_model + 2 * model.hidden_dim), 0
+    if model.dropout:
+        block += 4 * (3 * model.n_heads * length + 2 * model.d_model)
+    elif length <= KEPT:
+        block += size * model.n_heads * length * 5 // 8
+    else:
+        chunk = 4 * model.n_heads * LONGEST
+    head = 10 * min(tokens * model.vocab_size, MOST_LOGITS)
+    if not train.remat:
+        return tokens * (model.n_layers * block + chunk) + head
+    kept, again = tokens * size * model.n_layers * model.d_model, tokens * (block + chunk)
+    return kept + max(again, head) + min(again, head) // 2  # of the lesser one, part is gone when the other comes
+
+
+def step_bytes(step: Compiled) -> int | None:
+    """Bytes that a compiled step takes besides its arguments, gradients included, as XLA planned them; None: not known.
+
+    On a CPU, XLA asks for all of them in one piece.
+    """
+    plan = step.memory_analysis()
+    if plan is None:
+        return None
+    return int(plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes)
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Bytes that this process may still take: of the device's memory, on a CPU of the machine's and of its cgroups'.
+
+    None where nobody tells, as on macOS. `root` is where proc and sys are.
+    """
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        known = device.memory_stats() or {}
+        return known["bytes_limit"] - known["bytes_in_use"] if {"bytes_limit", "bytes_in_use"} <= set(known) else None
+    found = _lines(root / "proc/meminfo").get("MemAvailable:", "").removesuffix(" kB")
+    left = [int(found) * 1024] if found else []
+    return min([*left, *_left_in_cgroups(root)], default=None)
+
+
+def _left_in_cgroups(root: Path) -> Iterator[int]:
+    """Of each cgroup with a limit that holds this process, in version 1 or 2, what is left, as `docker stats` counts:
+    file pages that were not used of late are free, because the kernel takes them back."""
+    try:
+        memberships = (root / "proc/self/cgroup").read_text().split()
+    except OSError:
+        return
+    for line in memberships:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            top = "sys/fs/cgroup/memory"
+        else:
+            continue
+        group = root / top / path.strip("/")
+        for folder in (group, *group.parents):  # a limit of any one above holds too
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names[:2])
+            except (OSError, ValueError):  # absent; "max"
+                continue
+            yield max(limit - used + int(_lines(folder / "memory.stat").get(names[2], 0)), 0)
+
+
+def _lines(path: Path) -> dict[str, str]:
+    """The lines of a file of names and values; none if it cannot be read."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(" ") for line in lines)}
+
+
+def memory_line(need: Need, available: int | None) -> str:
+    """One line for the start of a run."""
+    free = "" if available is None else f"; {_gib(available)} are free"
+    return (
+        f"memory: {_gib(need.state)} parameters, gradients and optimizer, "
+        f"about {_gib(need.activations)} activations of a step{free}"
+    )
+
+
+def warning(need: Need, available: int | None, config: RunConfig, model: GPTConfig) -> str:
+    """One sentence where a run will not fit: how much is needed, what is free, what helps most. "" where it fits."""
+    if available is None or need.total <= available:
+        return ""
+    said = f"the run needs about {_gib(need.total)} of memory, but {_gib(available)} are free"
+    if need.state > available:
+        return f"{said}; {SMALLER}."
+    found = fitting(available, config, model)
+    return f"{said}; {KNOBS}{f' ({found} would fit)' if found else ''}."
+
+
+def fitting(available: int, config: RunConfig, model: GPTConfig) -> str:
+    """The smallest train.grad_accumulation with which the run fits, if need be with train.remat too; "" if none is."""
+    now = config.train
+    more = [n for n in range(now.grad_accumulation, now.batch_size + 1) if now.batch_size % n == 0]
+    for remat in sorted({now.remat, True}):
+        for n in more:
+            tried = replace(now, grad_accumulation=n, remat=remat)
+            if estimate(model, tried, config.optimizer).total <= available:
+                changed = [f"train.grad_accumulation={n}"] if n != now.grad_accumulation else []
+                return " with ".join(changed + (["train.remat=true"] if remat != now.remat else []))
+    return ""
+
+
+def describe_out_of_memory(error: BaseException) -> str | None:
+    """One sentence for an error that says that memory ran out, from Python, NumPy or XLA; None for any other."""
+    text = str(error).partition("\n")[0]
+    from_xla = isinstance(error, jax.errors.JaxRuntimeError) and (
+        "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
+    )
+    if not (from_xla or isinstance(error, MemoryError)):
+        return None
+    said = f" ({text.rstrip('.')})" if text else ""
+    return f"there is not enough memory{said}; {KNOBS}, or model.d_model and model.n_layers."
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB" if size < 10 * GIB else f"{size / GIB:.1f} GiB"
