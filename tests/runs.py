@@ -2,6 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from train.trained import load_run
 
 TEXT = "the cat sat on the mat. " * 60
 TINY = """
@@ -36,5 +42,20 @@ def write_config(folder: Path) -> Path:
     return config
 
 
-def lines(run: Path) -> list[dict[str, float]]:
+def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(run: Path) -> list[dict[str, Any]]:
+    times = {"elapsed_s", "tokens_per_s", "data_wait_s"}
+    return [{k: v for k, v in record.items() if k not in times} for record in lines(run)]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Metrics, samples, parameters and optimizer, to the bit."""
+    assert without_times(a) == without_times(b)
+    assert (a / "samples.txt").read_text() == (b / "samples.txt").read_text()
+    ours, theirs = load_run(a), load_run(b)
+    assert ours.step == theirs.step
+    states = ((r.params, r.opt_state) for r in (ours, theirs))
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), *states)

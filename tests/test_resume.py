@@ -10,34 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import pytest
-from runs import lines, write_config
+from runs import assert_same_run, lines, write_config
 
 import train.evaluate
 import train.loop
 from train.cli import main
 from train.stopping import Stop, stoppable
-from train.trained import load_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-TIMES = {"elapsed_s", "tokens_per_s", "data_wait_s"}
-
-
-def without_times(run: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k not in TIMES} for record in lines(run)]
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    """Metrics, samples, parameters and optimizer, to the bit."""
-    assert without_times(a) == without_times(b)
-    assert (a / "samples.txt").read_text() == (b / "samples.txt").read_text()
-    ours, theirs = load_run(a), load_run(b)
-    assert ours.step == theirs.step
-    states = ((r.params, r.opt_state) for r in (ours, theirs))
-    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), *states)
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])

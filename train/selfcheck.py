@@ -18,7 +18,7 @@ KNOWN_WRONG = {"0.11.0": "returns different bits from call to call (jax-ml/jax#3
 
 ROWS = 32_769  # the fewest for which jaxlib 0.10.2 is wrong in float32
 SHAPE = (2, 1024, 1024)
-CALLS = 5  # of jaxlib 0.10.2's sums of ones, nine in ten were wrong, on a busy machine one in six (2 cores)
+CALLS = 5  # of jaxlib 0.10.2's sums of ones nine in ten were wrong, on a busy machine one in four (2 cores)
 SQUARE = float(ROWS - 1) ** 2  # a power of two, exact in any precision a backend may choose for products
 SUM = float(np.prod(SHAPE))
 

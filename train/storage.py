@@ -1,7 +1,10 @@
 """Trees of arrays on the disk, by Orbax, which is imported here and nowhere else."""
 
 import logging
+import sys
+from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -49,13 +52,28 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def reason(error: Exception) -> str:
-    """An error's text on one line, of bounded length."""
+    """An error's text on one line, of bounded length; a storage's cause stands at its end."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:200]
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:80]} ... {text[-110:]}"
 
 
+@cache
 def _orbax() -> Any:
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each save at length
+    _be_quiet_about_closed_loops()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # it reports each save at length, and raises what it reports
     return ocp
+
+
+def _be_quiet_about_closed_loops() -> None:
+    """Where one array cannot be written Orbax raises and closes its loop; of each other array that then fails the
+    storage would print a traceback from a thread of its own."""
+    show = sys.excepthook
+
+    def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            show(kind, error, trace)
+
+    sys.excepthook = excepthook

@@ -1,0 +1,84 @@
+"""Runs killed with SIGKILL, many times in a row, at random moments and in the middle of a checkpoint's writing."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import TINY, assert_same_run, write_config
+
+from train.checkpoint import Checkpoints
+from train.report import read_metrics
+from train.trained import load_run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("rounds", [10, pytest.param(50, marks=pytest.mark.long)])
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(rounds: int, tmp_path: Path) -> None:
+    """Every second time within the writing of a checkpoint, else at any moment from the command on; each time what is
+    there can be read."""
+    assert "every = 5" in TINY and "steps = 12" in TINY
+    config = write_config(tmp_path)
+    config.write_text(config.read_text().replace("steps = 12", f"steps = {40 * rounds}"))
+    rng, run, longest, hit = np.random.default_rng(rounds), tmp_path / "run", 0.0, 0
+    start = time.monotonic()
+    finish(command(config, tmp_path / "undisturbed"))
+    longest = time.monotonic() - start
+    for number in range(rounds):
+        process = command(config, run)
+        hit += kill_while_writing(process, run, rng) if number % 2 else kill(process, rng.uniform(0, longest / 3))
+        if Checkpoints(run / "checkpoints").steps():
+            load_run(run)
+            read_metrics(run / "metrics.jsonl")
+    assert hit == rounds, "some came too late: the run was done"
+    finish(command(config, run))
+    assert_same_run(run, tmp_path / "undisturbed")
+    assert not list((run / "checkpoints").glob("*.tmp"))
+
+
+def command(config: Path, run: Path) -> "subprocess.Popen[bytes]":
+    """What a user would type: to begin, or to go on where there is a run."""
+    words = ["--out", str(run), "--resume"] if (run / "config.toml").exists() else [str(config), "--out", str(run)]
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "train", "train", *words],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT, env=environment,
+    )  # fmt: skip
+
+
+def finish(process: "subprocess.Popen[bytes]") -> None:
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+
+
+def kill(process: "subprocess.Popen[bytes]", after: float) -> bool:
+    """Whether it was still running by then. Raises AssertionError where it had failed."""
+    time.sleep(after)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode in (-9, 0), errors.decode()
+    return process.returncode == -9
+
+
+def kill_while_writing(process: "subprocess.Popen[bytes]", run: Path, rng: np.random.Generator) -> bool:
+    """At a random moment of the first quarter of a second after a checkpoint's folder has appeared aside."""
+    left = aside(run)
+    while not aside(run) - left and process.poll() is None:
+        time.sleep(0.0005)
+    return kill(process, rng.uniform(0, 0.25))
+
+
+def aside(run: Path) -> set[int]:
+    """The folders that are being written, or were when the process was killed, by their numbers in the file system."""
+    found = set()
+    for path in (run / "checkpoints").glob("*.tmp"):
+        try:
+            found.add(path.stat().st_ino)
+        except FileNotFoundError:
+            pass
+    return found
