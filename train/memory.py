@@ -122,7 +122,7 @@ def _left_in_cgroups(root: Path) -> Iterator[int]:
     except OSError:
         return
     for line in memberships:
-        _, controllers, path = line.split(":", 1) + [""]
+        _, controllers, path = line.split(":", 2)
         if controllers == "":
             top, names = "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
@@ -186,7 +186,7 @@ def describe_out_of_memory(error: BaseException) -> str | None:
     """One sentence for an error that says that memory ran out, from Python, NumPy or XLA; None for any other."""
     text = str(error).partition("\n")[0]
     from_xla = isinstance(error, jax.errors.JaxRuntimeError) and (
-        "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
+        "RESOURCE_EXHAUSTED" in text or "out of memory" in text
     )
     if not (from_xla or isinstance(error, MemoryError)):
         return None

@@ -4,7 +4,6 @@ import logging
 import sys
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -70,10 +69,10 @@ def _orbax() -> Any:
 def _be_quiet_about_closed_loops() -> None:
     """Where one array cannot be written Orbax raises and closes its loop; of each other array that then fails the
     storage would print a traceback from a thread of its own."""
-    show = sys.excepthook
+    show = sys.unraisablehook
 
-    def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            show(kind, error, trace)
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
 
-    sys.excepthook = excepthook
+    sys.unraisablehook = hook
