@@ -44,6 +44,7 @@ STEPS = "test_step.py::test_steps_agree_with_the_reference"
 MODEL = "test_compare_model.py::test_the_model_agrees_and_every_intermediate_is_there"
 WITHIN = "test_within_documents.py::test_the_model_agrees_with_the_reference"
 CHUNKS = "test_causal.py::test_every_plan_gives_the_same_numbers[25-0]"
+NOT_FINITE = "test_finite.py::test_such_a_step_is_counted_and_changes_nothing_else"
 FAST_TRAINER = "test_tokenizers.py::test_bpe_fast_trainer_learns_the_textbooks_merges"
 MERGES = "jaxllm/tokenizers/merges.py"
 LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
@@ -133,6 +134,18 @@ MUTATIONS = [
     Mutation("progress counts a shard that is not there", "jaxllm/data/preparing.py", "replace_file(out / shard.file, content)", "pass", "test_shards.py::test_all_documents_are_there_in_order_each_in_one_split"),
     Mutation("sha256 of shards not compared", "jaxllm/data/shards.py", "if digest != shard.sha256:", "if False:", "test_shards.py::test_damage_is_noticed"),
     Mutation("a stream that breaks characters", "jaxllm/tokenizers/base.py", "if text := decoder.decode(self.decode_bytes([i])):", "if text := self.decode_bytes([i]).decode(errors='replace'):", "test_exchange.py::test_a_stream_waits_for_a_whole_character"),
+    Mutation("sha256 of a checkpoint's files not compared", "train/manifest.py", 'return "" if digest == stored.sha256 else', 'return "" if digest else', "test_checkpoint.py::test_a_flipped_bit_anywhere_is_noticed_and_named"),
+    Mutation("sha256 of the manifest itself not compared", "train/manifest.py", "if _encode(manifest) != raw:", "if False:", "test_checkpoint.py::test_a_flipped_bit_anywhere_is_noticed_and_named"),
+    Mutation("arrays read not compared", "train/manifest.py", "if read.get(name) != manifest.arrays.get(name):", "if False:", "test_checkpoint.py::test_an_array_that_is_read_as_another_is_noticed"),
+    Mutation("a manifest may lead outside", "train/manifest.py", 'or ".." in PurePosixPath(name).parts', "", "test_checkpoint.py::test_a_manifest_of_another_step_or_that_leads_outside_is_refused"),
+    Mutation("a checkpoint holds the buffers of the next step", "train/checkpoint.py", "jax.tree.map(np.array, state._asdict())", "jax.tree.map(np.asarray, state._asdict())", "test_checkpoint.py::test_the_state_saved_is_that_of_the_call"),
+    Mutation("the best checkpoint goes with the old", "train/checkpoint.py", " - set(best)", "", "test_checkpoint.py::test_the_newest_stay_and_the_best"),
+    Mutation("of equal losses the older is the best", "train/checkpoint.py", "return min(losses, key=lambda step: (losses[step], -step), default=None)", "return min(losses, key=lambda step: losses[step], default=None)", "test_checkpoint.py::test_of_equal_losses_the_newer_is_the_best"),
+    Mutation("a step that is not finite applied", "train/finite.py", "jnp.where(finite, n, o)", "jnp.where(True, n, o)", NOT_FINITE),
+    Mutation("a step that is not finite not counted by the schedule", "train/finite.py", "lambda n, o: n if is_count(n) else", "lambda n, o:", NOT_FINITE),
+    Mutation("the last part that is not finite, not the first", "train/finite.py", "wrong.argmax()", "len(wrong) - 1 - wrong[::-1].argmax()", "test_finite.py::test_the_first_part_backward_is_found[nan]"),
+    Mutation("a signal not heeded", "train/loop.py", "ending = bool(stop)", "ending = False", "test_resume.py::test_a_run_ended_by_signals_goes_on_to_the_same_bits[float32-(1,)]"),
+    Mutation("metrics beyond the checkpoint kept", "train/report.py", 'if record["step"] <= last_step]', "]", "test_train.py::test_a_run_that_broke_off_resumes_to_the_same_result"),
 ]  # fmt: skip
 
 

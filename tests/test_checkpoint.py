@@ -178,6 +178,10 @@ def test_the_newest_stay_and_the_best(tmp_path: Path, keep: int, keep_best: int,
         assert checkpoints.best_step() == 3
 
 
+def test_of_equal_losses_the_newer_is_the_best(tmp_path: Path) -> None:
+    assert saved(tmp_path, {1: 2.0, 2: 2.0, 3: 2.5}).best_step() == 2
+
+
 def test_nothing_goes_before_what_replaces_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import train.checkpoint
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +25,23 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(rounds: int, tmp_p
     there can be read."""
     assert "every = 5" in TINY and "steps = 12" in TINY
     config = write_config(tmp_path)
-    config.write_text(config.read_text().replace("steps = 12", f"steps = {40 * rounds}"))
-    rng, run, longest, hit = np.random.default_rng(rounds), tmp_path / "run", 0.0, 0
-    start = time.monotonic()
-    finish(command(config, tmp_path / "undisturbed"))
-    longest = time.monotonic() - start
+    config.write_text(config.read_text().replace("steps = 12", f"steps = {30 * rounds}"))
+    rng, run, undisturbed, hit = np.random.default_rng(rounds), tmp_path / "run", tmp_path / "undisturbed", 0
+    process, start = command(config, undisturbed), time.monotonic()
+    wait(process, lambda: (undisturbed / "checkpoints" / "5").exists())
+    to_the_first = time.monotonic() - start
+    finish(process)
     for number in range(rounds):
         process = command(config, run)
-        hit += kill_while_writing(process, run, rng) if number % 2 else kill(process, rng.uniform(0, longest / 3))
+        hit += (
+            kill_while_writing(process, run, rng) if number % 2 else kill(process, rng.uniform(0, 1.2 * to_the_first))
+        )
         if Checkpoints(run / "checkpoints").steps():
             load_run(run)
             read_metrics(run / "metrics.jsonl")
     assert hit == rounds, "some came too late: the run was done"
     finish(command(config, run))
-    assert_same_run(run, tmp_path / "undisturbed")
+    assert_same_run(run, undisturbed)
     assert not list((run / "checkpoints").glob("*.tmp"))
 
 
@@ -68,9 +72,13 @@ def kill(process: "subprocess.Popen[bytes]", after: float) -> bool:
 def kill_while_writing(process: "subprocess.Popen[bytes]", run: Path, rng: np.random.Generator) -> bool:
     """At a random moment of the first quarter of a second after a checkpoint's folder has appeared aside."""
     left = aside(run)
-    while not aside(run) - left and process.poll() is None:
-        time.sleep(0.0005)
+    wait(process, lambda: bool(aside(run) - left))
     return kill(process, rng.uniform(0, 0.25))
+
+
+def wait(process: "subprocess.Popen[bytes]", until: Callable[[], bool]) -> None:
+    while not until() and process.poll() is None:
+        time.sleep(0.0005)
 
 
 def aside(run: Path) -> set[int]:

@@ -45,10 +45,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `jaxllm ... | head`: not a word, as other programs do it
         _drop_output()
         return 141
+    except (MemoryError, RuntimeError) as error:  # JAX's errors are RuntimeErrors
+        if not (said := _out_of_memory(error)):
+            raise
+        print(f"jaxllm {arguments.command}: {said}", file=sys.stderr)
+        return 1
     except OSError as error:
         _drop_output()
         print(f"jaxllm {arguments.command}: {error.filename or 'output'}: {error.strerror or error}.", file=sys.stderr)
         return 1
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    if isinstance(error, RuntimeError) and "jax" not in sys.modules:
+        return None
+    from train.memory import describe_out_of_memory
+
+    return describe_out_of_memory(error)
 
 
 def _drop_output() -> None:
@@ -200,6 +213,10 @@ def _prepare_jax(command: str) -> None:
 
         keep_compiled()
     compute_in_this_thread()
+    if command not in ("train", "bench"):  # the one may have more to say to JAX, the other times its first computation
+        from train.selfcheck import check_jax
+
+        check_jax()
 
 
 def _train(arguments: argparse.Namespace) -> None:

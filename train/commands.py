@@ -1,6 +1,7 @@
 """What the commands do, between the words on the command line and the functions that work."""
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,16 +19,19 @@ from jaxllm.generate import generate
 from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from train.checkpoint import Checkpoints
-from train.config import DataConfig, RunConfig, differences, load_config, with_absolute_paths
+from train.config import MOST_NEW_TOKENS, DataConfig, RunConfig, differences, load_config, with_absolute_paths
 from train.evaluate import evaluator, score
 from train.folder import RunFolder
 from train.loop import train
+from train.memory import available_bytes, estimate, memory_line, warning
 from train.prepare import Prepared, prepare
 from train.profile import WARM_UP
 from train.report import SAMPLE, read_metrics
+from train.selfcheck import check_jax
+from train.startup import compute_deterministically
 from train.trained import FREE, abstract_state, check_unchanged, load_run
 
-MAX_NEW_TOKENS = 100_000
+MOST_CHARACTERS = 1_000_000  # of a prompt, of which a model sees the end
 
 
 def train_command(
@@ -106,7 +110,10 @@ def _resumed(folder: RunFolder, config: str | None, overrides: list[str]) -> Run
 
 
 def _start_backend(config: RunConfig) -> None:
-    pass
+    """JAX's first computation, after all that must be said before it."""
+    if config.train.deterministic:
+        compute_deterministically()
+    check_jax()
 
 
 def _check_profile(n_steps: int | None, left: int) -> None:
@@ -130,6 +137,10 @@ def _introduce(run: Prepared, done: int) -> None:
         f"{c.train.dtype} on {jax.devices()[0].platform}; an untrained model's loss is "
         f"ln {model.vocab_size} = {math.log(model.vocab_size):.2f}; attention is {_attention(c, model)}"
     )
+    need, free = estimate(model, c.train, c.optimizer), available_bytes()
+    print(memory_line(need, free))
+    if too_much := warning(need, free, c, model):
+        print(f"warning: {too_much}", file=sys.stderr)
     if done:
         print(f"resuming after step {done:,} of {c.train.steps:,}")
 
@@ -160,17 +171,17 @@ def generate_command(
     top_k: int | None, top_p: float | None, min_p: float | None, seed: int,
 ) -> None:  # fmt: skip
     """`jaxllm generate`: prints the prompt and its continuation."""
-    _check(
-        1 <= max_new_tokens <= MAX_NEW_TOKENS,
-        "--max-new-tokens",
-        max_new_tokens,
-        f"from 1 to {MAX_NEW_TOKENS:,}",
-    )
+    _check(1 <= max_new_tokens <= MOST_NEW_TOKENS, "--max-new-tokens", max_new_tokens, f"from 1 to {MOST_NEW_TOKENS:,}")
     _check(0 <= temperature < math.inf, "--temperature", temperature, "a finite number, 0 or more")
     _check(top_k is None or top_k >= 1, "--top-k", top_k, "at least 1")
     _check(top_p is None or 0 < top_p <= 1, "--top-p", top_p, "above 0 and at most 1")
     _check(min_p is None or 0 <= min_p <= 1, "--min-p", min_p, "from 0 to 1")
     _check(0 <= seed < 2**32, "--seed", seed, "from 0 to 2**32 - 1")
+    if len(prompt) > MOST_CHARACTERS:
+        raise InputError(
+            f"--prompt has {len(prompt):,} characters, but it must have at most {MOST_CHARACTERS:,}; the model sees only "
+            "the last model.context_length tokens, so give the end of the text."
+        )
     run = load_run(path, step)
     ids = run.tokenizer.encode(prompt)
     if not ids:

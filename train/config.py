@@ -11,9 +11,10 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
+from msgspec import Meta
 
 from jaxllm.config import GPTConfig
 from jaxllm.data.sources import NAMED, PYTHON_DOCS, PYTHON_STDLIB
@@ -27,6 +28,9 @@ from jaxllm.validate import (
     check_fields,
     nearest,
 )
+
+
+MOST_NEW_TOKENS = 100_000  # to be generated at a time
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class EvalConfig:
 
     every: Positive = 250
     prompt: str = ""  # what the sample begins with; empty: the first token of the training text
-    sample_tokens: Positive = 200
+    sample_tokens: Annotated[int, Meta(ge=1, le=MOST_NEW_TOKENS)] = 200
     temperature: NonNegativeFloat = 0.8
 
     def __post_init__(self) -> None:
