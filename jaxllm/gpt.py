@@ -6,6 +6,7 @@ Radford et al. 2019; shapes and initialisation as in the released weights. The N
 """
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +130,7 @@ def _is_named(module: nn.Module, method: str) -> bool:
     return method == "__call__" and not isinstance(module, Dropout) and module.name not in ("output", "down", "head")
 
 
+@cache
 def count_parameters(config: GPTConfig) -> int:
     """Number of parameters, by `jax.eval_shape` of a model of one block, since all are alike: no memory is spent."""
     model, tokens = GPT(replace(config, n_layers=1)), jax.ShapeDtypeStruct((1, 1), jnp.int32)

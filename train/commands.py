@@ -179,8 +179,8 @@ def generate_command(
     _check(0 <= seed < 2**32, "--seed", seed, "from 0 to 2**32 - 1")
     if len(prompt) > MOST_CHARACTERS:
         raise InputError(
-            f"--prompt has {len(prompt):,} characters, but it must have at most {MOST_CHARACTERS:,}; the model sees only "
-            "the last model.context_length tokens, so give the end of the text."
+            f"--prompt has {len(prompt):,} characters, but it must have at most {MOST_CHARACTERS:,}; the model sees "
+            "only the last model.context_length tokens, so give the end of the text."
         )
     run = load_run(path, step)
     ids = run.tokenizer.encode(prompt)

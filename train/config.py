@@ -29,7 +29,6 @@ from jaxllm.validate import (
     nearest,
 )
 
-
 MOST_NEW_TOKENS = 100_000  # to be generated at a time
 
 

@@ -5,6 +5,7 @@ any step: what it then saves, and what is in its files, is what a run without th
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -22,6 +23,7 @@ from train.feed import feed
 from train.finite import first_forward, parts_backward
 from train.folder import RunFolder
 from train.journal import Journal
+from train.memory import Need, available_bytes, step_bytes, warning
 from train.prepare import Prepared
 from train.profile import profiled
 from train.report import SAMPLE, drop_samples
@@ -45,6 +47,9 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         Checkpoints(folder.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best) as checkpoints,
     ):
         state, train_step = begin(model, optimizer, config.train, schedule)
+        planned = step_bytes(train_step)  # exact, where the warning at the start was an estimate
+        if planned and (too_much := warning(Need(0, planned), available_bytes(), config, run.model)):
+            print(f"warning: {too_much}", file=sys.stderr)
         if checkpoints.latest_step() is not None:
             state = checkpoints.restore(state)
         steps = range(int(state.step), config.train.steps)
