@@ -1,27 +1,30 @@
 """The shape of a GPT."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from jaxllm.errors import InputError
-from jaxllm.validate import Fraction, NonNegative, Positive, check_fields
+from jaxllm.validate import Fraction, NonNegative, check_fields
 
 
 @dataclass(frozen=True)
 class GPTConfig:
     """What a GPT is made of. Frozen and hashable, so it can be a static argument of `jax.jit`.
 
-    The defaults are GPT-2 124M (Radford et al. 2019). Raises InputError for a value out of range
-    or for sizes that do not fit together.
+    The defaults are GPT-2 124M (Radford et al. 2019); the bounds are above all that has been trained. Raises InputError
+    for a value out of range or for sizes that do not fit together.
     """
 
-    vocab_size: Positive = 50257  # V
-    context_length: Positive = 1024  # T, the most tokens the model can look at
-    d_model: Positive = 768  # D
-    n_layers: Positive = 12
-    n_heads: Positive = 12  # H; each head is K = D / H wide
-    n_kv_heads: Positive | None = None  # heads of keys and values (grouped-query attention); None: n_heads
-    d_ff: Positive | None = None  # width of the hidden layer of the MLP; None: 4 D
+    vocab_size: Annotated[int, Meta(ge=1, le=2**24)] = 50257  # V
+    context_length: Annotated[int, Meta(ge=1, le=2**24)] = 1024  # T, the most tokens the model can look at
+    d_model: Annotated[int, Meta(ge=1, le=2**17)] = 768  # D
+    n_layers: Annotated[int, Meta(ge=1, le=1000)] = 12
+    n_heads: Annotated[int, Meta(ge=1, le=1024)] = 12  # H; each head is K = D / H wide
+    # Heads of keys and values (grouped-query attention); None: n_heads.
+    n_kv_heads: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; None: 4 D
     position: Literal["learned", "sinusoidal"] = "learned"
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     activation: Literal["gelu_tanh", "gelu", "relu"] = "gelu_tanh"

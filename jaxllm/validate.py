@@ -35,14 +35,20 @@ def check_fields(config: Any, section: str = "") -> None:
         value = value.item() if isinstance(value, np.generic) else value
         try:
             checked = msgspec.convert(value, hints[field.name])
+            "".join(one for one in _inside(checked) if isinstance(one, str)).encode()
         except msgspec.ValidationError as error:
             rule = _rule(hints[field.name], str(error))
-            raise InputError(f"{section}{field.name} is {value!r}, but it must be {rule}.") from None
-        if isinstance(checked, str) and any("\ud800" <= c <= "\udfff" for c in checked):
-            raise InputError(f"{section}{field.name} is {value!r}, which is no valid text; use UTF-8.")
-        if isinstance(checked, float) and not math.isfinite(checked):
-            raise InputError(f"{section}{field.name} is {value!r}, but it must be a finite number.")
+            raise InputError(f"{section}{field.name} is {shown(value)}, but it must be {rule}.") from None
+        except UnicodeEncodeError:  # a lone surrogate
+            raise InputError(f"{section}{field.name} is {shown(value)}, which is no valid text; use UTF-8.") from None
+        if not all(math.isfinite(one) for one in _inside(checked) if isinstance(one, float)):
+            raise InputError(f"{section}{field.name} is {shown(value)}, but it must be a finite number.")
         object.__setattr__(config, field.name, checked)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """The value itself or, of a table, its keys and values."""
+    return (*value, *value.values()) if isinstance(value, dict) else (value,)
 
 
 def _rule(hint: Any, message: str) -> str:
@@ -60,6 +66,32 @@ def _rule(hint: Any, message: str) -> str:
     }.items():
         rule = word + rule.removeprefix(python) if rule.startswith(python) else rule
     return rule
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """`repr` for a message: what comes out of a file may have a million characters, or digits.
+
+    >>> shown("x" * 1000, 20)
+    "'xxxxxxx...xxxxxxxx'"
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of so many
+        text = "a number of thousands of digits"
+    except RecursionError:
+        text = "a value nested too deeply"
+    return printable(text, most)
+
+
+def printable(text: str, most: int = 200) -> str:
+    r"""A text out of a file, or of another program, for a message: one line, nothing that a terminal would obey.
+
+    >>> printable("a\n\x1b[31m")
+    'a\\n\\x1b[31m'
+    """
+    kept = most - 3
+    text = text if len(text) <= most else f"{text[: kept // 2]}...{text[-(kept - kept // 2) :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

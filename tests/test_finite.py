@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import lines, write_config
+from runs import Step, lines, write_config
 
 import train.loop
 from jaxllm import GPT, GPTConfig
@@ -129,7 +129,7 @@ def test_a_gradient_alone_is_told_by_its_part(
     def begun(*arguments: Any) -> Any:
         state, step = begin(*arguments)
         metrics = {"train_loss": jnp.ones(()), "learning_rate": jnp.ones(()), "grad_norm": jnp.array(jnp.inf)}
-        return state, lambda state, *_: (state, metrics | {"not_finite": jnp.asarray(3)})
+        return state, Step(lambda state, *_: (state, metrics | {"not_finite": jnp.asarray(3)}))
 
     begin = train.loop.begin
     monkeypatch.setattr(train.loop, "begin", begun)

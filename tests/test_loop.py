@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import lines, write_config
+from runs import Step, lines, write_config
 
 import train.loop
 from train.checkpoint import Checkpoints
@@ -67,7 +67,7 @@ def test_metrics_are_fetched_when_they_are_there_or_after_the_next_step_is_dispa
             events.append(f"d{int(state.step) + 1}")
             return step(state, *batch)[0], {"train_loss": Metric(int(events[-1][1:])), "not_finite": Finite()}
 
-        return state, train_step
+        return state, Step(train_step)
 
     begin = train.loop.begin
     monkeypatch.setattr(train.loop, "begin", spied)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import assert_same_run, lines, write_config
+from runs import Step, assert_same_run, lines, write_config
 
 import train.evaluate
 import train.loop
@@ -116,7 +116,7 @@ def spy(monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
 
     def begun(*arguments: Any) -> Any:
         state, step = begin(*arguments)
-        return state, lambda *batch: call(step, *batch)
+        return state, Step(lambda *batch: call(step, *batch))
 
     begin = train.loop.begin
     monkeypatch.setattr(train.loop, "begin", begun)

@@ -19,6 +19,7 @@ from msgspec import Meta
 from jaxllm.config import GPTConfig
 from jaxllm.data.sources import NAMED, PYTHON_DOCS, PYTHON_STDLIB
 from jaxllm.errors import InputError
+from jaxllm.files import read_file
 from jaxllm.validate import (
     Fraction,
     NonNegative,
@@ -27,6 +28,8 @@ from jaxllm.validate import (
     PositiveFloat,
     check_fields,
     nearest,
+    printable,
+    shown,
 )
 
 MOST_NEW_TOKENS = 100_000  # to be generated at a time
@@ -83,7 +86,7 @@ class TokenizerConfig:
 class ModelConfig(GPTConfig):
     """[model]: the fields of GPTConfig; vocab_size left out (0) is the tokenizer's."""
 
-    vocab_size: NonNegative = 0
+    vocab_size: Annotated[int, Meta(ge=0, le=2**24)] = 0
 
     def with_vocabulary(self, size: int) -> GPTConfig:
         """The GPTConfig for a tokenizer of `size` ids. Raises InputError where the model's vocabulary is smaller."""
@@ -100,7 +103,7 @@ class TrainConfig:
     """[train]: batch_size counts the windows of one optimizer step, whatever grad_accumulation cuts it into."""
 
     steps: Positive = 1000
-    batch_size: Positive = 12
+    batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 12
     seed: NonNegative = 0
     grad_accumulation: Positive = 1  # micro-batches a step: less memory, the same result
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
@@ -215,11 +218,11 @@ SECTIONS: dict[str, Any] = {section.name: section.default_factory for section in
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """The config of a TOML file, with `section.key=value` overrides. Raises InputError for anything wrong."""
     try:
-        sections = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        sections = tomllib.loads(read_file(path).decode())
     except OSError as error:
         raise InputError(f"cannot read the config {path}: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not a TOML file: {error}.") from None
+        raise InputError(f"{path} is not a TOML file: {printable(str(error))}.") from None
     return build_config(sections, overrides)
 
 
@@ -231,18 +234,19 @@ def build_config(sections: dict[str, Any], overrides: Iterable[str] = ()) -> Run
     built = {}
     for name, values in sections.items():
         if name not in SECTIONS:
-            raise InputError(f"[{name}] is no section of a config; {nearest(name, SECTIONS)}")
+            raise InputError(f"[{printable(name, 60)}] is no section of a config; {nearest(name, SECTIONS)}")
         valid = [f.name for f in fields(SECTIONS[name])]
         for key in _table(name, values):
             if key not in valid:
-                raise InputError(f"{name}.{key} is no config field; {nearest(key, valid)}")
+                raise InputError(f"{name}.{printable(key, 60)} is no config field; {nearest(key, valid)}")
         built[name] = SECTIONS[name](**values)
     return RunConfig(**built)
 
 
 def _table(name: str, values: Any) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise InputError(f"{name} is {values!r}, but it must be a section: [{name}] and a line for each field.")
+        name = printable(name, 60)
+        raise InputError(f"{name} is {shown(values)}, but it must be a section: [{name}] and a line for each field.")
     return values
 
 
@@ -251,7 +255,7 @@ def parse_override(text: str) -> tuple[str, str, Any]:
     place, equals, value = text.partition("=")
     section, dot, key = place.strip().partition(".")
     if not (equals and dot and section and key):
-        raise InputError(f"--set {text!r} is not understood; write --set section.key=value.")
+        raise InputError(f"--set {shown(text)} is not understood; write --set section.key=value.")
     try:
         parsed = tomllib.loads(f"value = {value}")
         return section, key, parsed["value"] if len(parsed) == 1 else value

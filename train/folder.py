@@ -11,6 +11,7 @@ import jax
 
 from jaxllm import __version__
 from jaxllm.errors import InputError
+from jaxllm.files import read_file
 from jaxllm.tokenizers import Tokenizer
 from train.checkpoint import Checkpoints
 from train.config import RunConfig, build_config, to_toml
@@ -89,7 +90,7 @@ class RunFolder:
     def read_config(self, overrides: list[str] | None = None) -> RunConfig:
         """The run's config. Raises InputError where the folder holds no run."""
         try:
-            return build_config(tomllib.loads(self.config.read_text(encoding="utf-8")), overrides or [])
+            return build_config(tomllib.loads(read_file(self.config).decode()), overrides or [])
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path} is no run folder: it has no config.toml.") from None
         except OSError as error:

@@ -17,8 +17,9 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from jaxllm.files import replace_file, sync_folder
+from jaxllm.files import read_file, replace_file, sync_folder
 from jaxllm.tokenizers.workers import usable_cores
+from jaxllm.validate import shown
 from train.errors import DamagedError
 from train.storage import named, reason
 
@@ -100,7 +101,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise DamagedError(
                 f"{path} has {path.stat().st_size:,} bytes, more than the {MOST_BYTES:,} of any manifest"
             )
-        raw = path.read_bytes()
+        raw = read_file(path)
         manifest = msgspec.json.decode(raw, type=Manifest)
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing") from None
@@ -119,8 +120,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     def find_fault(item: tuple[str, StoredFile]) -> str:
         name, stored = item
         path = folder / name
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            return f"{folder / MANIFEST} names a file outside its folder, {name!r}"
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not name.isprintable():
+            return f"{folder / MANIFEST} names a file that cannot be in it, {shown(name)}"
         try:
             size = path.stat().st_size
             digest = _sha256(path) if size == stored.bytes else ""

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jaxllm.errors import InputError
+from jaxllm.files import read_file
 
 Record = dict[str, Any]
 
@@ -58,13 +59,13 @@ def read_metrics(path: Path) -> list[Record]:
 
     Raises InputError for any other line that is not a record.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
+    lines = read_file(path).decode(errors="replace").split("\n") if path.exists() else [""]
     records: list[Record] = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was cut short
         try:
             record = json.loads(line)
             records.append(record | {"step": int(record["step"]), "elapsed_s": float(record["elapsed_s"])})
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise InputError(f"line {number} of {path} is damaged; mend or delete that line.") from None
     return records
 

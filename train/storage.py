@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxllm.validate import printable
 from train.errors import DamagedError
 
 
@@ -53,8 +54,7 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def reason(error: Exception) -> str:
     """An error's text on one line, of bounded length; a storage's cause stands at its end."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    text = " ".join(text.split())
-    return text if len(text) <= 200 else f"{text[:80]} ... {text[-110:]}"
+    return printable(" ".join(text.split()))
 
 
 @cache

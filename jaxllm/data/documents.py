@@ -25,8 +25,10 @@ from jaxllm.data.sources import (
     unknown_source,
 )
 from jaxllm.errors import InputError
+from jaxllm.files import open_file
 from jaxllm.tokenizers.base import to_utf8
 from jaxllm.tokenizers.pieces import cut
+from jaxllm.validate import printable
 
 BLOCK = 2**20  # bytes read at once
 LONGEST = 2**24  # characters without white space; a longer stretch is cut there all the same
@@ -110,7 +112,7 @@ def _of_file(path: Path, field: str) -> Iterator[Document]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    return io.BufferedReader(gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    return io.BufferedReader(gzip.open(path, "rb")) if path.suffix == ".gz" else open_file(path)
 
 
 def _of_text(file: BinaryIO, name: str) -> Iterator[Document]:
@@ -180,7 +182,7 @@ def _field(line: bytes, where: str, field: str) -> str:
         raise not_utf8(where, error) from None
     except (ValueError, RecursionError) as error:
         message = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
-        raise InputError(f"{where} is not JSON: {message}, column {getattr(error, 'colno', 1)}.") from None
+        raise InputError(f"{where} is not JSON: {printable(message)}, column {getattr(error, 'colno', 1)}.") from None
     text = content.get(field) if isinstance(content, dict) else None
     if not isinstance(text, str):
         raise InputError(f"{where} has no text under {field!r}{_others(content)}.")
@@ -193,7 +195,8 @@ def _field(line: bytes, where: str, field: str) -> str:
 
 def _others(content: Any) -> str:
     """The fields that do hold text, for a sentence's end."""
-    found = [str(key) for key, value in content.items() if isinstance(value, str)] if isinstance(content, dict) else []
+    fields = content.items() if isinstance(content, dict) else ()
+    found = [printable(key, 40) for key, value in fields if isinstance(value, str)]
     return f"; its texts are {', '.join(found[:8])}, name one with --field" if found else ""
 
 

@@ -30,10 +30,11 @@ from jaxllm.data.shards import (
     read_index,
 )
 from jaxllm.errors import InputError
-from jaxllm.files import replace_file
+from jaxllm.files import read_file, replace_file
 from jaxllm.tokenizers import KINDS, CharTokenizer, Tokenizer
 from jaxllm.tokenizers.pieces import PART
 from jaxllm.tokenizers.workers import check_processes, in_processes
+from jaxllm.validate import printable, shown
 
 STRETCH = 128  # loads, so that a stretch is about 128 million characters, and its shards some 60 MB
 DECIDING = 2**16  # characters at a document's beginning that decide its split
@@ -145,15 +146,15 @@ def _begin(out: Path, settings: Settings) -> Progress:
 
 def _taken_up(path: Path, settings: Settings) -> Progress:
     try:
-        done = msgspec.json.decode(path.read_bytes(), type=Progress)
+        done = msgspec.json.decode(read_file(path), type=Progress)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete the folder and begin anew.") from None
+        raise InputError(f"{path} is damaged ({printable(str(error))}); delete the folder and begin anew.") from None
     for name in Settings.__struct_fields__:
         before, now = getattr(done.settings, name), getattr(settings, name)
         if before != now:
             raise InputError(
-                f"{path.parent} was begun with {name} = {before!r}, not {now!r}; give the same again to go on, or "
-                "choose another folder with --out."
+                f"{path.parent} was begun with {name} = {shown(before)}, not {shown(now)}; give the same again to go "
+                "on, or choose another folder with --out."
             )
     return done
 

@@ -7,26 +7,31 @@ wrong. Here `index.json`, written last, holds dtype, counts, sha256 of each shar
 import hashlib
 import mmap
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from jaxllm.data.pairs import Ids
 from jaxllm.data.rows import Joined
 from jaxllm.errors import InputError
+from jaxllm.files import read_file
 from jaxllm.tokenizers.workers import usable_cores
+from jaxllm.validate import printable, shown
 
 FORMAT: Literal["jaxllm shards"] = "jaxllm shards"
 VERSION: Literal[1] = 1
 INDEX, PROGRESS, TOKENIZER = "index.json", "progress.json", "tokenizer.json"
 TRAIN, VALIDATION = "train", "validation"
+NAME = re.compile(r"[\w-][\w.-]{0,99}", re.ASCII)  # of a shard: none that leads out of the folder, on any system
 MOST_MAPPED = 64  # shards; more would run into the limit on open files
 TOUCHED = 256  # reads, each of which may map from 64 KiB to 2 MiB around it; then the pages are given back
 
@@ -35,7 +40,7 @@ class Shard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of ids."""
 
     file: str
-    count: int
+    count: Annotated[int, Meta(ge=-(2**62), le=2**62)]
     sha256: str
 
 
@@ -68,7 +73,7 @@ def read_index(folder: str | Path) -> Index:
     folder = Path(folder)
     path = folder / INDEX
     try:
-        index = msgspec.json.decode(path.read_bytes(), type=Index)
+        index = msgspec.json.decode(read_file(path), type=Index)
     except FileNotFoundError:
         unfinished = (folder / PROGRESS).exists()
         raise InputError(
@@ -79,15 +84,15 @@ def read_index(folder: str | Path) -> Index:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is no index of version {VERSION}, or damaged: {error}.") from None
+        raise InputError(f"{path} is no index of version {VERSION}, or damaged: {printable(str(error))}.") from None
     for shard in (shard for split in index.splits.values() for shard in split):
         _check_size(folder, shard, np.dtype(index.dtype).itemsize)
     return index
 
 
 def _check_size(folder: Path, shard: Shard, width: int) -> None:
-    if Path(shard.file).name != shard.file or shard.file in ("", ".", "..") or shard.count < 1:
-        raise InputError(f"{folder / INDEX} is damaged: it names a shard {shard.file!r} of {shard.count} ids.")
+    if not NAME.fullmatch(shard.file) or shard.count < 1:
+        raise InputError(f"{folder / INDEX} is damaged: it names a shard {shown(shard.file)} of {shard.count} ids.")
     path = folder / shard.file
     try:
         size = path.stat().st_size
@@ -110,7 +115,7 @@ def verify(folder: str | Path, index: Index, progress: Callable[[int], None] | N
             if digest != shard.sha256:
                 raise InputError(
                     f"the shard {folder / shard.file} is damaged: its sha256 is {digest[:12]}..., not "
-                    f"{shard.sha256[:12]}...; prepare the data again."
+                    f"{printable(shard.sha256[:12])}...; prepare the data again."
                 )
             done += shard.count * np.dtype(index.dtype).itemsize
             if progress:

@@ -11,10 +11,12 @@ import json
 from pathlib import Path
 
 from jaxllm.errors import InputError
+from jaxllm.files import read_file
 from jaxllm.tokenizers.base import FORMAT, VERSION, Tokenizer
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.char import CharTokenizer
 from jaxllm.tokenizers.word import WordTokenizer
+from jaxllm.validate import shown
 
 __all__ = ["BPETokenizer", "CharTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer"]
 
@@ -24,7 +26,7 @@ KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (CharTokenizer,
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer that `save` wrote. Raises InputError for a missing, damaged or foreign file."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(read_file(path).decode())
     except OSError as error:
         raise InputError(f"cannot read the tokenizer {path}: {error.strerror}.") from None
     except (ValueError, RecursionError):
@@ -34,7 +36,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     kind = content.get("kind")
     if content.get("version") != VERSION or not isinstance(kind, str) or kind not in KINDS:
         raise InputError(
-            f"{path} is a tokenizer of version {content.get('version')!r} and kind {kind!r}; "
+            f"{path} is a tokenizer of version {shown(content.get('version'))} and kind {shown(kind)}; "
             f"this jaxllm reads version {VERSION} of {', '.join(KINDS)}."
         )
     return KINDS[kind].from_dict(content)

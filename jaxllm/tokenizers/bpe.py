@@ -17,6 +17,7 @@ from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, join, to_utf8, vocabu
 from jaxllm.tokenizers.merges import learn_merges
 from jaxllm.tokenizers.pieces import FAST_PATTERN, count_pieces, cut, split_pieces
 from jaxllm.tokenizers.workers import check_processes, usable_cores
+from jaxllm.validate import shown
 
 PARALLEL = 2**17  # characters: longer texts are encoded in parts of this length, on all cores
 
@@ -35,7 +36,8 @@ class BPETokenizer(Tokenizer):
     ) -> None:
         names = list(special_tokens)
         if len(set(names)) != len(names) or "" in names:
-            raise InputError(f"special tokens must be distinct and not empty, but they are {names}.")
+            raise InputError(f"special tokens must be distinct and not empty, but they are {shown(names)}.")
+        to_utf8("".join(names))
         self.tokens = tuple(tokens)
         if not isinstance(special_tokens, Mapping):
             special_tokens = {name: len(self.tokens) + i for i, name in enumerate(names)}
@@ -44,7 +46,7 @@ class BPETokenizer(Tokenizer):
         if len(taken) < len(names) or not all(0 <= i < self.vocab_size for i in taken):
             raise InputError(
                 f"ids of special tokens must be distinct and below {self.vocab_size}, but they are "
-                f"{list(self.special_tokens.values())}."
+                f"{shown(list(self.special_tokens.values()))}."
             )
         ids = (i for i in range(self.vocab_size) if i not in taken)
         self.ranks = dict(zip(self.tokens, ids, strict=True))  # token to id, without the special tokens

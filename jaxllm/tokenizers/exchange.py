@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.errors import InputError
-from jaxllm.files import replace_file
+from jaxllm.files import read_file, replace_file
 from jaxllm.tokenizers.base import END_OF_TEXT
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.pieces import GPT2_PATTERN
 from jaxllm.tokenizers.vocabulary import merges_of
+from jaxllm.validate import printable, shown
 
 # GPT-2 writes bytes as characters that can be seen: those that are printable in Latin-1 as themselves, the others, in
 # order, as the characters from 256 on. (openai/gpt-2, src/encoder.py)
@@ -49,7 +50,7 @@ def from_tiktoken(path: str | Path, special_tokens: Sequence[str] = (END_OF_TEXT
         except (IndexError, ValueError, binascii.Error):
             raise InputError(f"line {number:,} of {path} is not a token in base64 and its rank.") from None
         if rank != len(tokens) or not token:
-            raise InputError(f"line {number:,} of {path} has rank {rank}, where {len(tokens)} would follow.")
+            raise InputError(f"line {number:,} of {path} has rank {shown(rank)}, where {len(tokens)} would follow.")
         tokens.append(token)
     return BPETokenizer(_checked(tokens, path), special_tokens)
 
@@ -98,9 +99,11 @@ def from_hugging_face(path: str | Path) -> BPETokenizer:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is no tokenizer.json of byte-level BPE: {type(error).__name__}, {error}.") from None
-    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise InputError(f"the ids in {path} are not 0 to {len(vocabulary) - 1}, each once.")
+        what = printable(str(error))
+        raise InputError(f"{path} is no tokenizer.json of byte-level BPE: {type(error).__name__}, {what}.") from None
+    ids = list(vocabulary.values())
+    if not all(type(i) is int for i in ids) or sorted(ids) != list(range(len(ids))):
+        raise InputError(f"the ids in {path} are not 0 to {len(ids) - 1}, each once.")
     ordered = sorted(tokens, key=tokens.__getitem__)
     if [token for token in ordered if len(token) > 1] != joined:
         raise InputError(f"the merges in {path} are not in the order of the ids, which is not supported.")
@@ -113,7 +116,7 @@ def _check_settings(content: dict[str, Any], path: str | Path) -> None:
     wrong += [f"model.{name}" for name in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
                                            "byte_fallback", "ignore_merges") if model.get(name)]  # fmt: skip
     if model.get("type", "BPE") != "BPE":
-        wrong.append(f"model.type {model.get('type')!r}")
+        wrong.append(f"model.type {shown(model.get('type'))}")
     if not _is_gpt2s(content.get("pre_tokenizer")):
         wrong.append("a pre_tokenizer that is not GPT-2's")
     if (content.get("post_processor") or {"type": "ByteLevel"}).get("type") != "ByteLevel":
@@ -150,7 +153,7 @@ def _bytes(characters: str) -> bytes:
     try:
         return bytes(TO_BYTE[c] for c in characters)
     except KeyError as error:
-        raise InputError(f"token {characters!r} holds {error.args[0]!r}, which stands for no byte.") from None
+        raise InputError(f"token {shown(characters)} holds {shown(error.args[0])}, which stands for no byte.") from None
 
 
 def _checked(tokens: list[bytes], path: str | Path) -> list[bytes]:
@@ -163,7 +166,7 @@ def _checked(tokens: list[bytes], path: str | Path) -> list[bytes]:
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return read_file(path).decode()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError as error:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jaxllm.errors import InputError
+from jaxllm.files import read_file
 
 # sha256 as tiktoken_ext/openai_public.py states them.
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
@@ -28,7 +29,7 @@ def _from_files(vocab_bpe: Path, encoder_json: Path) -> dict[bytes, int]:
 
     for path, digest in ((vocab_bpe, VOCAB_BPE_SHA256), (encoder_json, ENCODER_JSON_SHA256)):
         try:
-            content = path.read_bytes()
+            content = read_file(path)
         except OSError as error:
             raise InputError(
                 f"cannot read {path}: {error.strerror}; give GPT-2's vocab.bpe and encoder.json."

@@ -40,7 +40,7 @@ def gpt2_names(weights: dict[str, np.ndarray], transpose: bool) -> dict[str, np.
 
 def load_weights(model: Any, path: str, transpose: bool) -> None:
     """Give the model all its parameters from our .npz; a parameter without a counterpart is an error."""
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         weights = gpt2_names(dict(file), transpose)
     parameters = dict(model.named_parameters())  # the head, tied, has no entry of its own
     if parameters.keys() != weights.keys():

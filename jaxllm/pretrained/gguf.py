@@ -1,0 +1,219 @@
+"""GGUF: llama.cpp's files of weights. Counts, keys with typed values, tensors' names and places, then their bytes.
+
+gguf-py's reader believes the length of an array, however few bytes follow; ggml's own, in C++, holds counts against the
+rest of the file and takes no array of arrays. Here every count is held against the bytes that remain, so that time and
+memory are bounded by the size of the header, and that has a bound of its own.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import msgspec
+import numpy as np
+
+from jaxllm.errors import InputError
+from jaxllm.pretrained.tensors import Tensor, addressable, damaged, map_tensor
+from jaxllm.validate import shown
+
+MAGIC, VERSIONS = b"GGUF", (2, 3)
+MOST_HEADER = 2**26  # bytes; 260,000 tokens and 500,000 merges of 10 bytes each make 16 MB
+MOST_KEY, MOST_NAME, MOST_DIMENSIONS, MOST_NESTED = 2**16 - 1, 64, 4, 4  # the first three as in the specification
+ALIGNMENT, DEFAULT_ALIGNMENT, MOST_ALIGNMENT = "general.alignment", 32, 2**16
+LEAST_PAIR, LEAST_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8  # bytes: a length, a type and a value; two lengths, a type, a place
+
+# Of values of keys. (ggml-org/ggml, docs/gguf.md)
+SCALARS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9
+LEAST = {kind: np.dtype(scalar).itemsize for kind, scalar in SCALARS.items()} | {STRING: 8, ARRAY: 12}  # bytes of one
+
+# Of tensors: name, numbers in a block, bytes of a block, and the dtype where a block is a number.
+# (ggml-org/ggml, docs/gguf.md and src/ggml-common.h)
+TYPES: dict[int, tuple[str, int, int, Any]] = {
+    0: ("F32", 1, 4, "<f4"), 1: ("F16", 1, 2, "<f2"), 2: ("Q4_0", 32, 18, None), 3: ("Q4_1", 32, 20, None),
+    6: ("Q5_0", 32, 22, None), 7: ("Q5_1", 32, 24, None), 8: ("Q8_0", 32, 34, None), 9: ("Q8_1", 32, 36, None),
+    10: ("Q2_K", 256, 84, None), 11: ("Q3_K", 256, 110, None), 12: ("Q4_K", 256, 144, None),
+    13: ("Q5_K", 256, 176, None), 14: ("Q6_K", 256, 210, None), 15: ("Q8_K", 256, 292, None),
+    24: ("I8", 1, 1, "i1"), 25: ("I16", 1, 2, "<i2"), 26: ("I32", 1, 4, "<i4"), 27: ("I64", 1, 8, "<i8"),
+    28: ("F64", 1, 8, "<f8"), 30: ("BF16", 1, 2, ml_dtypes.bfloat16),
+}  # fmt: skip
+BY_NAME = {name: (block, size, dtype) for name, block, size, dtype in TYPES.values()}
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a file holds. Values are bool, int, float, str, arrays [N] of numbers, or lists of strings or arrays."""
+
+    version: int
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def read_header(path: str | Path) -> Header:
+    """The header of a little-endian file of version 2 or 3, each tensor's place checked; the tensors are not read.
+
+    Raises InputError for a file that cannot be read or breaks a rule of the format (ggml-org/ggml, docs/gguf.md).
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return _Reader(file, size, path).header()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}.") from None
+
+
+def read_tensor(path: str | Path, tensor: Tensor) -> np.ndarray:
+    """One of the header's tensors, as a read-only array mapped from the file.
+
+    Of its shape and dtype (BF16 is that of ml_dtypes) or, where numbers are packed in blocks, uint8 with the blocks of
+    a row in the last dimension: Q8_0 of shape [R, 64] is [R, 68]. Raises InputError where the file has changed.
+    """
+    block, size, dtype = BY_NAME[tensor.dtype]
+    if dtype is not None:
+        return map_tensor(path, tensor, dtype, tensor.shape)
+    *rows, columns = tensor.shape
+    return map_tensor(path, tensor, np.uint8, (*rows, columns // block * size))
+
+
+class _Reader:
+    """Reads on from where the last read ended, never beyond the file or MOST_HEADER."""
+
+    def __init__(self, file: BinaryIO, size: int, path: str | Path) -> None:
+        self.file, self.size, self.path = file, size, path
+        self.left = min(size, MOST_HEADER)
+
+    def damaged(self, what: str) -> InputError:
+        return damaged(self.path, "GGUF", what)
+
+    def header(self) -> Header:
+        if self.take(4, "its first word") != MAGIC:
+            raise self.damaged("it does not begin with GGUF")
+        version = self.integer(4, "the version")
+        if version not in VERSIONS:
+            raise InputError(
+                f"{self.path} is of version {version:,}, but this jaxllm reads GGUF of version 2 or 3, little-endian; "
+                "convert it first."
+            )
+        tensors = self.integer(8, "the number of tensors")
+        pairs = self.count(LEAST_PAIR, "the keys")
+        metadata: dict[str, Any] = {}
+        alignment = DEFAULT_ALIGNMENT
+        for _ in range(pairs):
+            key = self.string(MOST_KEY, "a key")
+            if key in metadata or not key:
+                raise self.damaged(f"the key {shown(key)} is empty or there twice")
+            kind = self.integer(4, f"the type of {shown(key)}")
+            metadata[key] = self.value(kind, f"the value of {shown(key)}")
+            if key == ALIGNMENT:
+                alignment = self.alignment(kind, metadata[key])
+        self.check_count(tensors, LEAST_TENSOR, "the tensors")
+        described = dict(self.tensor() for _ in range(tensors))
+        if len(described) != tensors:
+            raise self.damaged(f"of its {tensors:,} tensors, only {len(described):,} have different names")
+        return Header(version, metadata, self.placed(described, alignment))
+
+    def alignment(self, kind: int, value: Any) -> int:
+        if kind != UINT32 or not 8 <= value <= MOST_ALIGNMENT or value & (value - 1):
+            raise self.damaged(
+                f"{ALIGNMENT} is {shown(value)}, but must be a power of two from 8 to {MOST_ALIGNMENT:,}, a uint32"
+            )
+        return int(value)
+
+    def take(self, n: int, what: str) -> bytes:
+        """The next n bytes."""
+        if n > self.left:
+            limit = f"the {MOST_HEADER:,} bytes of a header" if self.size > MOST_HEADER else "the end of the file"
+            raise self.damaged(f"{what} has {n:,} bytes and goes beyond {limit}")
+        content = self.file.read(n)
+        if len(content) < n:
+            raise self.damaged("it was cut short while it was read")
+        self.left -= n
+        return content
+
+    def integer(self, n: int, what: str) -> int:
+        return int.from_bytes(self.take(n, what), "little")
+
+    def check_count(self, n: int, least: int, what: str) -> None:
+        """Raises InputError where n things of at least so many bytes do not fit into what remains."""
+        if n * least > self.left:
+            raise self.damaged(
+                f"{what} are said to be {n:,}, for which the {self.left:,} bytes that follow are too few"
+            )
+
+    def count(self, least: int, what: str) -> int:
+        n = self.integer(8, what)
+        self.check_count(n, least, what)
+        return n
+
+    def string(self, most: int, what: str) -> str:
+        length = self.integer(8, what)
+        if length > most:
+            raise self.damaged(f"{what} has {length:,} bytes, more than {most:,}")
+        try:
+            return self.take(length, what).decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.damaged(f"{what} is not UTF-8") from None
+
+    def value(self, kind: int, what: str, depth: int = 0) -> Any:
+        if kind in SCALARS:
+            return self.numbers(kind, 1, what)[0].item()
+        if kind == STRING:
+            return self.string(MOST_HEADER, what)
+        if kind != ARRAY:
+            raise self.damaged(f"{what} is of the unknown type {kind:,}")
+        if depth == MOST_NESTED:
+            raise self.damaged(f"{what} is nested more than {MOST_NESTED} deep")
+        kind = self.integer(4, what)
+        if kind not in LEAST:
+            raise self.damaged(f"{what} has elements of the unknown type {kind:,}")
+        n = self.count(LEAST[kind], f"the elements of {what}")
+        if kind in SCALARS:
+            return self.numbers(kind, n, what)
+        return [self.value(kind, what, depth + 1) for _ in range(n)]
+
+    def numbers(self, kind: int, n: int, what: str) -> np.ndarray:
+        raw = self.take(n * LEAST[kind], what)
+        if kind == BOOL and not set(raw) <= {0, 1}:
+            raise self.damaged(f"{what} is neither true nor false")
+        return np.frombuffer(raw, SCALARS[kind])
+
+    def tensor(self) -> tuple[str, Tensor]:
+        """The next tensor's name and, from the beginning of the data, its place."""
+        name = self.string(MOST_NAME, "a tensor's name")
+        what = f"the tensor {shown(name)}"
+        dimensions = self.integer(4, what)
+        if dimensions > MOST_DIMENSIONS:
+            raise self.damaged(f"{what} has {dimensions:,} dimensions, more than {MOST_DIMENSIONS}")
+        fastest_first = [self.integer(8, what) for _ in range(dimensions)]
+        kind, start = self.integer(4, what), self.integer(8, what)
+        if kind not in TYPES:
+            raise InputError(
+                f"{what} of {self.path} is of type {kind:,}, but this jaxllm reads {', '.join(BY_NAME)}; convert it "
+                "first."
+            )
+        dtype, block, each, _ = TYPES[kind]
+        row = fastest_first[0] if fastest_first else 1
+        if row % block or not addressable(fastest_first, each):
+            raise self.damaged(f"{what} of {dtype} has rows of {row:,}, no multiple of {block}, or is too large")
+        stop = start + math.prod(fastest_first) // block * each
+        return name, Tensor(dtype, tuple(reversed(fastest_first)), start, stop)
+
+    def placed(self, tensors: dict[str, Tensor], alignment: int) -> dict[str, Tensor]:
+        """The tensors, in the header's order, counted from the beginning of the file."""
+        data = -(-self.file.tell() // alignment) * alignment
+        end = 0
+        for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+            if tensor.start % alignment or tensor.start < end:
+                raise self.damaged(
+                    f"the tensor {shown(name)} begins at {tensor.start:,}, no multiple of {alignment} or within another"
+                )
+            if data + tensor.stop > self.size:
+                raise self.damaged(
+                    f"the tensor {shown(name)} ends at byte {data + tensor.stop:,}, but the file has {self.size:,}"
+                )
+            end = tensor.stop
+        return {
+            name: msgspec.structs.replace(tensor, start=data + tensor.start, stop=data + tensor.stop)
+            for name, tensor in tensors.items()
+        }
