@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +22,23 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.newest
 @pytest.mark.parametrize("rounds", [10, pytest.param(50, marks=pytest.mark.long)])
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(rounds: int, tmp_path: Path) -> None:
-    """Every second time within the writing of a checkpoint, else at any moment from the command on; each time what is
-    there can be read."""
-    assert "every = 5" in TINY and "steps = 12" in TINY
+    """Every second time within the first quarter of a second of a checkpoint's writing, else as it starts or after some
+    steps; each time what is there can be read."""
     config = write_config(tmp_path)
-    config.write_text(config.read_text().replace("steps = 12", f"steps = {30 * rounds}"))
+    assert "\nsteps = 12\n" in TINY
+    config.write_text(config.read_text().replace("\nsteps = 12\n", f"\nsteps = {20 * rounds}\n"))
     rng, run, undisturbed, hit = np.random.default_rng(rounds), tmp_path / "run", tmp_path / "undisturbed", 0
-    process, start = command(config, undisturbed), time.monotonic()
-    wait(process, lambda: (undisturbed / "checkpoints" / "5").exists())
-    to_the_first = time.monotonic() - start
-    finish(process)
+    finish(command(config, undisturbed))
     for number in range(rounds):
         process = command(config, run)
-        hit += (
-            kill_while_writing(process, run, rng) if number % 2 else kill(process, rng.uniform(0, 1.2 * to_the_first))
-        )
+        if number % 4 == 0:  # while it starts, most of the time
+            hit += kill(process, rng.uniform(0, 3))
+        elif number % 4 == 2:  # in a step, an evaluation, or between them
+            wait_for_more(process, run / "metrics.jsonl", int(rng.integers(1, 8)))
+            hit += kill(process, rng.uniform(0, 0.05))
+        else:
+            wait(process, partial(begun_since, run, aside(run)))
+            hit += kill(process, rng.uniform(0, 0.25))
         if Checkpoints(run / "checkpoints").steps():
             load_run(run)
             read_metrics(run / "metrics.jsonl")
@@ -69,16 +72,28 @@ def kill(process: "subprocess.Popen[bytes]", after: float) -> bool:
     return process.returncode == -9
 
 
-def kill_while_writing(process: "subprocess.Popen[bytes]", run: Path, rng: np.random.Generator) -> bool:
-    """At a random moment of the first quarter of a second after a checkpoint's folder has appeared aside."""
-    left = aside(run)
-    wait(process, lambda: bool(aside(run) - left))
-    return kill(process, rng.uniform(0, 0.25))
+def wait_for_more(process: "subprocess.Popen[bytes]", metrics: Path, changes: int) -> None:
+    """Until the file has changed so often."""
+    for _ in range(changes):
+        before = changed(metrics)
+        wait(process, lambda before=before: changed(metrics) != before)
+
+
+def changed(path: Path) -> int:
+    """When, in ns; 0 where it does not exist."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def wait(process: "subprocess.Popen[bytes]", until: Callable[[], bool]) -> None:
     while not until() and process.poll() is None:
         time.sleep(0.0005)
+
+
+def begun_since(run: Path, before: set[int]) -> bool:
+    return bool(aside(run) - before)
 
 
 def aside(run: Path) -> set[int]:

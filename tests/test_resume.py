@@ -21,7 +21,7 @@ from train.stopping import Stop, stoppable
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", pytest.param("bfloat16", marks=pytest.mark.newest)])
 def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, with dropout and accumulation, and its config beside it."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -40,7 +40,7 @@ def test_the_same_command_twice(undisturbed: Path, tmp_path: Path) -> None:
     assert_same_run(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize("stops", [(1,), (7,), (2, 3, 11)], ids=str)
+@pytest.mark.parametrize("stops", [pytest.param((7,), marks=pytest.mark.newest), (2, 3, 11)], ids=str)
 def test_a_run_ended_by_signals_goes_on_to_the_same_bits(
     undisturbed: Path, stops: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], stop: list[Stop],

@@ -10,6 +10,12 @@ from jaxllm.errors import InputError
 from train.selfcheck import CALLS, SQUARE, SUM, check_jax, computed_fault, known_fault
 
 
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    """That it was checked already."""
+    check_jax.cache_clear()
+
+
 def test_this_jax_is_right() -> None:
     assert selfcheck.compute() == (SQUARE, SUM) == (1073741824.0, 2097152.0)
     check_jax()

@@ -5,6 +5,8 @@ this package. Numbers tell of whatever build is there: jaxlib 0.10.2 gives both 
 up to 5 per cent, and says nothing.
 """
 
+from functools import cache
+
 import jax
 import jaxlib
 import numpy as np
@@ -23,8 +25,9 @@ SQUARE = float(ROWS - 1) ** 2  # a power of two, exact in any precision a backen
 SUM = float(np.prod(SHAPE))
 
 
+@cache
 def check_jax() -> None:
-    """Compute on the default backend what is known; the first computation of a process may be this one.
+    """Compute on the default backend what is known, once a process; its first computation may be this one.
 
     Raises InputError, one sentence: which JAX computes what as which number, and which versions to install.
     """
