@@ -76,6 +76,16 @@ WRONG_SET = {
     "data.sha256=00": "not the same number and 00 that the config states",
     "data=3": "--set 'data=3' is not understood; write --set section.key=value",
     "train.steps": "--set 'train.steps' is not understood",
+    "eval.sample_tokens=100001": "eval.sample_tokens is 100001, but it must be an integer <= 100000",
+    "model.n_layers=1001": "model.n_layers is 1001, but it must be an integer <= 1000",
+    "model.context_length=16777217": "model.context_length is 16777217, but it must be an integer <= 16777216",
+    "model.d_model=131073": "must be an integer <= 131072",
+    "train.batch_size=1048577": "must be an integer <= 1048576",
+    "train.max_skipped=-1": "train.max_skipped is -1, but it must be an integer >= 0",
+    "train.deterministic=yes": "train.deterministic is 'yes', but it must be true or false",
+    "checkpoint.keep=0": "checkpoint.keep is 0, but it must be an integer >= 1",
+    "checkpoint.keep_best=-1": "checkpoint.keep_best is -1",
+    "data.source=/dev/zero": "cannot read /dev/zero: it is no regular file",
 }
 
 
@@ -102,6 +112,13 @@ WRONG_COMMANDS = {
     "train ok.toml --out \udc80": "cannot be used: ",
     "train ok.toml --out text.txt/run": "cannot write into text.txt/run",
     "train --out full --resume": "full is no run folder",
+    "train ok.toml --fall-back": "--fall-back is for going on with a run; give it together with --resume",
+    "train ok.toml --set eval.every=3 --set checkpoint.every=5 --set checkpoint.keep_best=1": "make checkpoint.every = 5 a multiple of eval.every = 3",
+    "train /dev/zero": "cannot read the config /dev/zero: it is no regular file",
+    "checkpoint list full": "full is no run folder",
+    "checkpoint verify missing": "missing is no run folder",
+    "compare ok.toml --step 3": "--step is '3', but only a run folder has steps",
+    f"generate full --prompt {'a' * 1_000_001}": "--prompt has 1,000,001 characters, but it must have at most 1,000,000",
     "generate full --prompt a": "full is no run folder",
     "generate missing --prompt a": "missing is no run folder",
     "generate full --prompt a --temperature -1": "--temperature is -1.0, but it must be a finite number",
@@ -183,6 +200,24 @@ def test_unreadable_checkpoints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     capsys.readouterr()
     assert main(["evaluate", "run"]) == 2
     assert capsys.readouterr().err == "jaxllm evaluate: cannot read run/checkpoints: Permission denied.\n"
+
+
+def test_a_run_that_does_not_fit_warns_and_ends_in_a_sentence(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network of 200 billion numbers; and one that would fit with more parts to a batch."""
+    huge = ["--set", "model.d_model=131072", *FEW_STEPS]
+    assert main(["train", "ok.toml", "--out", "huge", *huge]) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert (
+        error[0].startswith("warning: the run needs about ")
+        and "make model.d_model or model.n_layers smaller" in error[0]
+    )
+    assert error[-1].startswith("jaxllm train: there is not enough memory") and len(error) == 2
+    monkeypatch.setattr("train.commands.available_bytes", lambda: 10**5)
+    assert main(["train", "ok.toml", "--out", "run", *FEW_STEPS, "--set", "train.batch_size=120"]) == 0
+    out, error = capsys.readouterr()
+    assert "raise train.grad_accumulation" in error and "would fit" in error and "0.00 GiB are free" in out
 
 
 def closed_pipe() -> io.TextIOWrapper:

@@ -189,3 +189,42 @@ def test_what_a_step_is_compiled_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "jit", unknown)
     assert compiler_options("float32") == {}
     compiler_options.cache_clear()
+
+
+def test_deterministic_operations_are_asked_for_before_jax_begins(tmp_path: Path) -> None:
+    """In a new process, where XLA would end with an error at a flag that it does not know."""
+    program = """
+import os, sys
+import jax
+from jax._src import xla_bridge
+import train.commands
+from train.cli import main
+def check_jax():
+    print(os.environ["XLA_FLAGS"], xla_bridge.backends_are_initialized())
+    check()
+check, train.commands.check_jax = train.commands.check_jax, check_jax
+sys.exit(main(sys.argv[1:]))
+"""
+    (tmp_path / "text.txt").write_text("some words, and again some words. " * 9)
+    (tmp_path / "small.toml").write_text(
+        f'[data]\nsource = "{tmp_path}/text.txt"\n{CONFIG}steps = 1\ndeterministic = true\n'
+    )
+    command = [
+        "train",
+        "small.toml",
+        "--out",
+        "run",
+        "--set",
+        "optimizer.warmup_steps=0",
+        "--set",
+        "model.vocab_size=20",
+    ]
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=true",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("--xla_cpu_multi_thread_eigen=true --xla_gpu_deterministic_ops=true False\n")
