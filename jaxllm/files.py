@@ -3,8 +3,9 @@
 import errno
 import os
 import stat
+from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -17,12 +18,14 @@ def replace_file(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         remedy = "; make room, then give the same command again" if full else ""
         raise OSError(error.errno, f"{error.strerror}{remedy}", str(path)) from None
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> BufferedReader:
     """A regular file, to be read; a device may have no end, and a pipe nobody who writes. Raises OSError."""
 
     def at_once(name: str, flags: int) -> int:

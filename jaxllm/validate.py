@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from jaxllm.errors import InputError
+from jaxllm.errors import InputError, printable
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 NonNegative = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -81,17 +81,6 @@ def shown(value: Any, most: int = 80) -> str:
     except RecursionError:
         text = "a value nested too deeply"
     return printable(text, most)
-
-
-def printable(text: str, most: int = 200) -> str:
-    r"""A text out of a file, or of another program, for a message: one line, nothing that a terminal would obey.
-
-    >>> printable("a\n\x1b[31m")
-    'a\\n\\x1b[31m'
-    """
-    kept = most - 3
-    text = text if len(text) <= most else f"{text[: kept // 2]}...{text[-(kept - kept // 2) :]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

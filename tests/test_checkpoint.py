@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 from runs import write_config
@@ -17,9 +18,9 @@ from jaxllm.tokenizers import CharTokenizer
 from train.checkpoint import Checkpoints
 from train.cli import main
 from train.config import OptimizerConfig
-from train.errors import DamagedError
+from train.errors import DamagedError, DroppedError
 from train.folder import RunFolder
-from train.manifest import read_manifest
+from train.manifest import read_manifest, rewrite
 from train.step import TrainState, first_state, make_optimizer
 from train.trained import load_run
 
@@ -134,14 +135,10 @@ def test_a_manifest_of_another_step_or_that_leads_outside_is_refused(copy: Path)
     (copy / "20").rename(copy / "30")
     with pytest.raises(DamagedError, match="30 holds step 20"):
         Checkpoints(copy).check(30, state(0))
-    import msgspec
-
-    from train.manifest import _encode
-
     manifest = read_manifest(copy / "30")
     for name in ("../10/manifest.json", "/etc/passwd", "state/../../10/manifest.json"):
         outside = msgspec.structs.replace(manifest, step=30, files={name: next(iter(manifest.files.values()))})
-        (copy / "30" / "manifest.json").write_bytes(_encode(outside))
+        rewrite(copy / "30", outside)
         with pytest.raises(DamagedError, match="cannot be in it"):
             Checkpoints(copy).check(30, state(0))
 
@@ -239,7 +236,7 @@ def test_commands_take_a_step(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "step 4" in capsys.readouterr().out
     for wrong in ("5", "worst", "-1", ""):
         assert main(["generate", str(run), "--prompt", "the", f"--step={wrong}"]) == 2
-        assert "holds 4, 8, 12 or best" in (error := capsys.readouterr().err) and error.count("\n") == 1
+        assert "holds 4, 8, 12, and best" in (error := capsys.readouterr().err) and error.count("\n") == 1
 
 
 @pytest.mark.newest
@@ -358,3 +355,68 @@ def test_format_1_of_other_shapes_or_damaged_is_one_sentence(old: Path, capsys: 
     (old / "checkpoints" / "4" / "default" / "_METADATA").write_bytes(b"")
     assert main(["evaluate", str(old)]) == 2
     assert "the checkpoint of step 4 is damaged" in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
+def test_what_a_running_run_drops_is_not_called_damaged(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the choice of a step and the reading of its files the run has written newer ones."""
+    import train.checkpoint
+
+    def dropped_meanwhile(folder: Path, *rest: object) -> None:
+        shutil.rmtree(folder)
+        check_files(folder, *rest)
+
+    check_files = train.checkpoint.check_files
+    monkeypatch.setattr(train.checkpoint, "check_files", dropped_meanwhile)
+    with pytest.raises(DroppedError, match="step 10 of .* was dropped for a newer one"):
+        Checkpoints(copy).restore(state(0), 10)
+
+
+def test_a_reader_takes_the_newer_one(
+    mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import train.checkpoint
+
+    def dropped_once(folder: Path, *rest: object) -> None:
+        if folder.name == "12":
+            folder.rename(folder.parent / "13.gone")
+        check_files(folder, *rest)
+
+    check_files = train.checkpoint.check_files
+    monkeypatch.setattr(train.checkpoint, "check_files", dropped_once)
+    assert load_run(mine).step == 8
+    assert main(["checkpoint", "verify", str(mine)]) == 0
+    (mine / "checkpoints" / "13.gone").rename(mine / "checkpoints" / "12")
+    assert main(["generate", str(mine), "--prompt", "the", "--step", "12"]) == 2
+    assert "was dropped for a newer one meanwhile" in capsys.readouterr().err
+
+
+def test_falling_back_where_nothing_is_saved_begins_anew(mine: Path) -> None:
+    shutil.rmtree(mine / "checkpoints")
+    assert main(["train", "--out", str(mine), "--resume", "--fall-back", "--set", "train.steps=5"]) == 0
+    assert load_run(mine).step == load_run(mine).config.train.steps == 5  # and what was set is written down
+
+
+def test_a_finished_run_without_its_metrics_or_picture(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mine / "loss.png").unlink()
+    assert main(["train", "--out", str(mine), "--resume"]) == 0
+    assert (mine / "loss.png").exists()
+    (mine / "metrics.jsonl").unlink()
+    assert main(["train", "--out", str(mine), "--resume"]) == 0
+    assert "has all its 12 steps" in capsys.readouterr().out
+
+
+def test_a_manifest_that_a_terminal_would_obey(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its sums are right, as whoever writes it can have them."""
+    folder = mine / "checkpoints" / "12"
+    manifest = read_manifest(folder)
+    evil = {
+        "versions": {"jaxllm": "\x1b[2J"},
+        "arrays": {"\x1b[2J": next(iter(manifest.arrays.values()))},
+        "config": {},
+    }
+    rewrite(folder, msgspec.structs.replace(manifest, **evil))
+    assert main(["checkpoint", "list", str(mine)]) == 0
+    for command in (["generate", str(mine), "--prompt", "a"], ["checkpoint", "verify", str(mine)]):
+        assert main(command) == 2
+    out, error = capsys.readouterr()
+    assert "\x1b" not in out + error and "\\x1b[2J" in out

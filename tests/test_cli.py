@@ -178,7 +178,7 @@ def test_an_existing_run_is_not_overwritten(place: Path, capsys: pytest.CaptureF
         "generate run --prompt ü": "character 'ü'",
         "evaluate run --data empty.txt": "holds no text",
         "compare run --batch-size 9": "--batch-size is 9, but the validation split has 3 windows of 8 tokens",
-        "evaluate odd": "cannot read odd/config.toml: Is a directory",
+        "evaluate odd": "cannot read the config odd/config.toml: Is a directory",
     }
     for command, message in refused.items():
         capsys.readouterr()

@@ -76,7 +76,7 @@ TWICE = b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"F3
         (headers.safetensors(b"{}" + b" " * 2**23), "its header has 8,388,610 bytes, more than the 8,388,608"),
         (headers.safetensors(b'{"\xff": {}}'), "not what it should be"),
         (headers.safetensors(b"{"), "not what it should be"),
-        (headers.safetensors(b"[]"), "Expected `object`"),
+        (headers.safetensors(b"[]"), "does not begin with {"),
         (headers.safetensors(b"[" * 100_000), "not what it should be"),
         (headers.safetensors(b'{"a":' * 50_000), "not what it should be"),
         (headers.safetensors(TWICE), "'a' is there twice"),

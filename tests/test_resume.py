@@ -15,6 +15,7 @@ from runs import Step, assert_same_run, lines, write_config
 
 import train.evaluate
 import train.loop
+from train.checkpoint import Checkpoints
 from train.cli import main
 from train.stopping import Stop, stoppable
 
@@ -61,9 +62,31 @@ def test_a_run_ended_by_signals_goes_on_to_the_same_bits(
         code = train_from(undisturbed, run) if i == 0 else main(["train", "--out", str(run), "--resume"])
         assert code == 128 + (signal.SIGTERM, signal.SIGINT)[(len(stops) - i) % 2]
         error = capsys.readouterr().err
-        assert f"ended the run after step {step} of 12, which is saved" in error
+        assert f"ended the run after step {step} of 12; step {step} is saved; to go on: jaxllm train --out" in error
         assert lines(run)[-1]["step"] == step
         assert (run / "loss.png").exists()
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    assert_same_run(run, undisturbed)
+
+
+def test_signals_before_the_first_step_of_a_process(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: list[Stop],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """While the first process compiles nothing is saved; while a later one does, not one step more is taken."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        begin = train.loop.begin
+        patch.setattr(train.loop, "begin", lambda *a: (send(stop[0], signal.SIGTERM), begin(*a))[1])
+        assert train_from(undisturbed, run) == 143
+        assert "after step 0 of 12; nothing is saved yet" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        spy(patch, lambda step, *batch: (step(*batch), send(stop[0], signal.SIGTERM))[0])
+        assert main(["train", "--out", str(run), "--resume"]) == 143
+    with monkeypatch.context() as patch:
+        patch.setattr(train.loop, "begin", lambda *a: (send(stop[0], signal.SIGTERM), begin(*a))[1])
+        assert main(["train", "--out", str(run), "--resume"]) == 143
+    assert len(lines(run)) == 1
     assert main(["train", "--out", str(run), "--resume"]) == 0
     assert_same_run(run, undisturbed)
 
@@ -87,13 +110,16 @@ def test_a_signal_during_the_evaluation_ends_it_and_it_is_done_later(
     make_eval_step = train.evaluate.make_eval_step
     monkeypatch.setattr(train.evaluate, "make_eval_step", signalled)
     run, batches = tmp_path / "run", 9  # of an evaluation
-    ends = {batches + 2, batches + 2 + batches + 3}
+    ends = {batches + 2, batches + 3, batches + 3 + batches + 4}
     assert train_from(undisturbed, run) == 143
-    assert lines(run)[-1]["step"] == 8 and "val_loss" not in lines(run)[-1]
-    assert main(["train", "--out", str(run), "--resume"]) == 143
-    assert lines(run)[-1]["step"] == 12 and "val_loss" not in lines(run)[-1]
+    for step in (8, 12):  # at 8 a second time
+        assert main(["train", "--out", str(run), "--resume"]) == 143
+        assert lines(run)[-1]["step"] == step and "val_loss" not in lines(run)[-1]
+        assert (run / "samples.txt").read_text().count("----- step") == step // 4 - 1
     assert main(["train", "--out", str(run), "--resume"]) == 0
     assert_same_run(run, undisturbed)
+    manifest = Checkpoints(run / "checkpoints").manifest(12)
+    assert manifest and manifest.val_loss == lines(run)[-1]["val_loss"]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from jaxllm.tokenizers import load_tokenizer
 from train.cli import main
 from train.evaluate import evaluator
 from train.prepare import prepare
+from train.report import add_sample, drop_samples
 from train.trained import load_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -229,3 +230,16 @@ def test_damage_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["generate", str(run), "--prompt", "the"]) == 2
     error = capsys.readouterr().err
     assert "model.d_model was 16 when step 12 was saved, but is 32 in config.toml" in error and error.count("\n") == 1
+
+
+def test_samples_of_any_text_are_kept(tmp_path: Path) -> None:
+    """A text may hold all that Python takes for the end of a line, and lines that are almost headlines."""
+    path = tmp_path / "samples.txt"
+    text = "a\x0cb\u2028c\r\nd\x85\n----- step 9999, as ever\n"
+    add_sample(path, 4, 2.0, text)
+    before = path.read_bytes()
+    add_sample(path, 8, 1.0, text)
+    drop_samples(path, 7)
+    assert path.read_bytes() == before
+    drop_samples(path, 3)
+    assert path.read_bytes() == b""

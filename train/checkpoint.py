@@ -16,12 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import msgspec
 import numpy as np
 
 from jaxllm.errors import InputError
 from jaxllm.files import sync_folder
-from train.errors import DamagedError, NotSavedError
-from train.manifest import Manifest, check_arrays, check_files, describe_arrays, new_manifest, read_manifest, seal
+from train.errors import DamagedError, DroppedError, NotSavedError
+from train.manifest import (
+    Manifest,
+    check_arrays,
+    check_files,
+    describe_arrays,
+    new_manifest,
+    read_manifest,
+    rewrite,
+    seal,
+)
 from train.step import TrainState
 from train.storage import read_arrays, read_shapes, reason, shapes, write_arrays
 
@@ -39,11 +49,12 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 1, keep_best: int = 0) -> None:
         self.folder = folder.absolute()
         self._keep, self._keep_best = keep, keep_best
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
     def __enter__(self) -> "Checkpoints":
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.folder.mkdir(exist_ok=True)
+        sync_folder(self.folder.parent)
         for unfinished in self.folder.glob(f"*{ASIDE}"):
             shutil.rmtree(unfinished, ignore_errors=True)
         return self
@@ -59,9 +70,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps saved, in order."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal() and path.is_dir())
+        return saved_steps(self.folder)
 
     def latest_step(self) -> int | None:
         """The newest step saved, None without any."""
@@ -70,12 +79,16 @@ class Checkpoints:
     def manifest(self, step: int) -> Manifest | None:
         """What a step's folder must hold; None for one of format 1. Raises DamagedError."""
         folder = self.folder / str(step)
-        if (folder / STATE_1).is_dir():
+        if not self.has_sums(step):
             return None
         manifest = read_manifest(folder)
         if manifest.step != step:
             raise DamagedError(f"{folder} holds step {manifest.step:,}")
         return manifest
+
+    def has_sums(self, step: int) -> bool:
+        """Whether its bytes can be compared; those of format 1 cannot."""
+        return not (self.folder / str(step) / STATE_1).is_dir()
 
     def best_step(self) -> int | None:
         """The step with the lowest validation loss of those that were evaluated, the newest of equal ones."""
@@ -96,14 +109,18 @@ class Checkpoints:
         manifest = new_manifest(step, val_loss, config, tokenizer)
         self._writing = self._writer.submit(self._write, step, copy, manifest)
 
+    def add_losses(self, step: int, measured: Mapping[str, float]) -> None:
+        """Write down the `val_loss` that was measured after the step was saved."""
+        if "val_loss" in measured and (manifest := self.manifest(step)):
+            rewrite(self.folder / str(step), msgspec.structs.replace(manifest, val_loss=measured["val_loss"]))
+
     def _await(self) -> NotSavedError | None:
         if self._writing is None:
             return None
         error, self._writing = self._writing.exception(), None
-        if error is None:
-            return None
-        assert isinstance(error, NotSavedError), error
-        return error
+        if error is None or isinstance(error, NotSavedError):
+            return error
+        return NotSavedError(f"checkpoints could not be written to {self.folder} ({reason(error)})")
 
     def _write(self, step: int, state: dict[str, Any], manifest: Manifest) -> None:
         aside = self.folder / f"{step}{ASIDE}"
@@ -124,10 +141,10 @@ class Checkpoints:
         self._drop_old()
 
     def _drop_old(self) -> None:
-        steps, losses = self.steps(), self._losses()
-        best = sorted(losses, key=lambda step: (losses[step], -step))[: self._keep_best]
-        for step in set(steps[: -self._keep]) - set(best):
-            with suppress(OSError):  # one too many does no harm
+        with suppress(OSError):  # one too many does no harm
+            steps, losses = self.steps(), self._losses()
+            best = sorted(losses, key=lambda step: (losses[step], -step))[: self._keep_best]
+            for step in set(steps[: -self._keep]) - set(best):
                 aside = self.folder / f"{step}{ASIDE}"
                 os.rename(self.folder / str(step), aside)
                 shutil.rmtree(aside)
@@ -144,14 +161,14 @@ class Checkpoints:
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """The state of that step, or of the newest, with the shapes and dtypes of `like`; every byte is checked.
 
-        Raises InputError where there is none or its arrays have other shapes, DamagedError, which names the file and
-        the newest step that is whole, where it is not what was written.
+        Raises InputError where there is none or its arrays have other shapes; DamagedError, which names the file and
+        the newest step that is whole, where it is not what was written; DroppedError where a run has dropped it.
         """
         step = self.latest_step() if step is None else step
         if step is None:
-            raise InputError(f"{self.folder} holds no checkpoint yet; train the run first.")
+            raise self.none_yet()
         try:
-            return self._read(step, like)
+            return self.check(step, like)
         except DamagedError as error:
             raise DamagedError(
                 f"the checkpoint of step {step:,} is damaged: {error}; {self._remedy(step, like)}."
@@ -162,6 +179,8 @@ class Checkpoints:
 
         Raises InputError where none is whole; then all have kept their names.
         """
+        if not self.steps():
+            return
         damaged: dict[int, DamagedError] = {}
         for step in reversed(self.steps()):
             try:
@@ -176,9 +195,18 @@ class Checkpoints:
             shutil.rmtree(self.folder / f"{step}{DAMAGED}", ignore_errors=True)
             os.rename(self.folder / str(step), self.folder / f"{step}{DAMAGED}")
 
-    def check(self, step: int, like: TrainState) -> None:
-        """Read it and compare every byte. Raises DamagedError, and InputError for other shapes."""
-        self._read(step, like)
+    def check(self, step: int, like: TrainState) -> TrainState:
+        """The state of that step, every byte compared. Raises as `restore`, without a remedy."""
+        try:
+            return self._read(step, like)
+        except DamagedError:
+            if step not in self.steps():
+                raise DroppedError(f"step {step:,} of {self.folder} was dropped for a newer one meanwhile.") from None
+            raise
+
+    def none_yet(self) -> InputError:
+        """What to say where there are none."""
+        return InputError(f"{self.folder} holds no checkpoint yet; train the run first.")
 
     def _remedy(self, damaged: int, like: TrainState) -> str:
         for step in reversed(self.steps()):
@@ -209,3 +237,10 @@ class Checkpoints:
                     f"parameter {name.removeprefix('params/')} is {there.get(name, 'missing')} in {self.folder} but "
                     f"{here.get(name, 'missing')} by config.toml; undo the change of its [model] section."
                 )
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps saved in a folder, in order; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())

@@ -15,6 +15,7 @@ from jaxllm.data import read_source
 from jaxllm.data.rows import Row
 from jaxllm.data.shards import is_prepared
 from jaxllm.errors import InputError
+from jaxllm.files import read_file
 from jaxllm.generate import generate
 from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
@@ -26,7 +27,7 @@ from train.loop import train
 from train.memory import available_bytes, estimate, memory_line, warning
 from train.prepare import Prepared, prepare
 from train.profile import WARM_UP
-from train.report import SAMPLE, read_metrics
+from train.report import SAMPLE, changed, draw_losses, read_metrics
 from train.selfcheck import check_jax
 from train.startup import compute_deterministically
 from train.trained import FREE, abstract_state, check_unchanged, load_run
@@ -52,8 +53,9 @@ def train_command(
     _check_profile(profile, loaded.train.steps)
     _start_backend(loaded)
     run = prepare(loaded)
-    folder.create(run.config, run.tokenizer)
     with folder.locked():
+        folder.check_new()  # once more: preparing may have taken long
+        folder.create(run.config, run.tokenizer)
         _run(run, folder, 0, profile)
 
 
@@ -72,7 +74,10 @@ def _resume(
         if done:
             check_unchanged(checkpoints, done, resumed, tokenizer)
         records = read_metrics(folder.metrics)
-        if done == steps and records and "val_loss" in records[-1]:
+        unmeasured = bool(records) and records[-1]["step"] == done and "val_loss" not in records[-1]
+        if done == steps and not unmeasured:
+            if changed(folder.loss_picture) < changed(folder.metrics):  # killed while it was drawn
+                draw_losses(records, folder.loss_picture)
             print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
             return
         _check_profile(profile, steps - done)
@@ -157,12 +162,12 @@ def _attention(config: RunConfig, model: GPTConfig) -> str:
 def _conclude(run: Prepared, folder: RunFolder) -> None:
     records = read_metrics(folder.metrics)
     last = records[-1]
-    waited = sum(record.get("data_wait_s", 0) for record in records) / last["elapsed_s"]
+    waited = sum(record.get("data_wait_s", 0) for record in records) / max(last["elapsed_s"], 1e-9)
     print(
         f"validation loss {last['val_loss']:.4f} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, of which "
         f"{waited:.1%} went by waiting for data; picture {folder.loss_picture}, samples {folder.samples}"
     )
-    sample = folder.samples.read_text(encoding="utf-8").rpartition(SAMPLE)[2]
+    sample = read_file(folder.samples).decode(errors="replace").rpartition(SAMPLE)[2]
     print(SAMPLE + sample.rstrip())
 
 

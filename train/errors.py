@@ -21,6 +21,10 @@ class DamagedError(InputError):
     """A file of a checkpoint is not what was written."""
 
 
+class DroppedError(InputError):
+    """A checkpoint is there no more, because the run that is training has written newer ones."""
+
+
 class Stopped(Exception):
     """A signal asked the run to end, and it did, saved. Exit code 128 + its number, as shells have it."""
 

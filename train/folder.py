@@ -2,7 +2,6 @@
 
 import os
 import platform
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,10 +10,8 @@ import jax
 
 from jaxllm import __version__
 from jaxllm.errors import InputError
-from jaxllm.files import read_file
 from jaxllm.tokenizers import Tokenizer
-from train.checkpoint import Checkpoints
-from train.config import RunConfig, build_config, to_toml
+from train.config import RunConfig, load_config, to_toml
 from train.report import replace_text
 
 UNFINISHED = ("tokenizer.json", "tokenizer.json.tmp", "config.toml.tmp")  # left where a run was killed as it began
@@ -24,7 +21,12 @@ class RunFolder:
     """Paths of a run. config.toml appears last when a run is set up, so a folder with it is a run."""
 
     def __init__(self, path: str | Path) -> None:
+        """Raises InputError for a name that cannot be written down."""
         self.path = Path(path)
+        try:
+            str(self.path).encode()
+        except ValueError as error:
+            raise InputError(f"the run folder {str(self.path)!r} cannot be used: {error}; rename it.") from None
         self.config = self.path / "config.toml"
         self.tokenizer = self.path / "tokenizer.json"
         self.metrics = self.path / "metrics.jsonl"
@@ -33,13 +35,14 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.profile = self.path / "profile"
 
-    def saved_steps(self) -> list[int]:
-        """The steps of which there are checkpoints, in order."""
-        return Checkpoints(self.checkpoints).steps()
-
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time trains in a folder. Raises InputError where another does; ends with the process."""
+        """One process at a time trains in the folder, which is made. Raises InputError where another does, or it cannot
+        be made. It ends with the process, whatever ends that."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
         try:
             import fcntl
         except ImportError:  # no such locks on Windows
@@ -59,7 +62,6 @@ class RunFolder:
     def check_new(self) -> None:
         """Raises InputError unless the folder is absent or empty, and has a name that can be written down."""
         try:
-            str(self.path).encode()
             if self.config.exists():
                 raise InputError(f"{self.path} holds a run; continue it with --resume or choose another with --out.")
             if self.path.is_dir() and any(path.name not in UNFINISHED for path in self.path.iterdir()):
@@ -74,13 +76,13 @@ class RunFolder:
     def create(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         """Write tokenizer and config. Raises InputError where the folder cannot be written."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             tokenizer.save(self.tokenizer)
             self.write_config(config)
         except OSError as error:
-            raise InputError(
-                f"cannot write into {self.path}: {error.strerror}; choose another folder with --out."
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f"cannot write into {self.path}: {error.strerror}; choose another folder with --out.")
 
     def write_config(self, config: RunConfig) -> None:
         """Write the resolved config and the versions it ran with, by rename."""
@@ -89,13 +91,6 @@ class RunFolder:
 
     def read_config(self, overrides: list[str] | None = None) -> RunConfig:
         """The run's config. Raises InputError where the folder holds no run."""
-        try:
-            return build_config(tomllib.loads(read_file(self.config).decode()), overrides or [])
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"{self.path} is no run folder: it has no config.toml.") from None
-        except OSError as error:
-            raise InputError(f"cannot read {self.config}: {error.strerror}.") from None
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(f"{self.config} is not a TOML file: {error}.") from None
+        if not os.path.lexists(self.config):
+            raise InputError(f"{self.path} is no run folder: it has no config.toml.")
+        return load_config(self.config, overrides or [])

@@ -1,10 +1,12 @@
 """What a run writes down of each step, once the device has it."""
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from train.checkpoint import saved_steps
 from train.errors import DivergedError
 from train.folder import RunFolder
 from train.prepare import Prepared
@@ -68,7 +70,7 @@ class Journal:
         where = self._explain(step, metrics)
         if self._skipped > self._max_skipped:
             raise DivergedError(f"{where}: {self._remedy(step)}")
-        self._progress.note(f"{where}: left out, {self._skipped} of at most {self._max_skipped}")
+        self._progress.note(f"{where}: left out, {self._skipped:,} of at most {self._max_skipped:,}")
         return {k: v if math.isfinite(v) else None for k, v in values.items()} | {"skipped": self._skipped}
 
     def _remedy(self, step: int) -> str:
@@ -78,7 +80,7 @@ class Journal:
         )
 
     def _kept(self) -> str:
-        steps = self._folder.saved_steps()
+        steps = saved_steps(self._folder.checkpoints)
         return f"{self._folder.checkpoints} holds " + (f"step {steps[-1]:,}" if steps else "no checkpoint yet")
 
     def settle_done(self) -> None:
@@ -117,4 +119,7 @@ class Journal:
         """Draw the losses, also after an interruption."""
         self._progress.close()
         self._file.close()
-        draw_losses(self._file.records, self._folder.loss_picture)
+        try:
+            draw_losses(self._file.records, self._folder.loss_picture)
+        except OSError as error:  # no reason to fail, or to hide one
+            print(f"note: {self._folder.loss_picture} was not drawn: {error.strerror or error}", file=sys.stderr)

@@ -5,6 +5,7 @@ any step: what it then saves, and what is in its files, is what a run without th
 """
 
 import math
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,12 +13,13 @@ from functools import partial
 
 import jax
 import optax
+from jax.stages import Compiled
 
 from jaxllm.data import batch
 from jaxllm.data.pairs import Ids
 from jaxllm.gpt import GPT
-from train.checkpoint import Checkpoints
-from train.errors import Stopped
+from train.checkpoint import Checkpoints, saved_steps
+from train.errors import NotSavedError, Stopped
 from train.evaluate import Abandoned, evaluator, sample_text
 from train.feed import feed
 from train.finite import first_forward, parts_backward
@@ -26,7 +28,7 @@ from train.journal import Journal
 from train.memory import Need, available_bytes, step_bytes, warning
 from train.prepare import Prepared
 from train.profile import profiled
-from train.report import SAMPLE, drop_samples
+from train.report import add_sample, drop_samples
 from train.step import Metrics, TrainState, begin, learning_rate_schedule, make_optimizer
 from train.stopping import Stop, stoppable
 
@@ -46,22 +48,20 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         profiled(profile, folder.profile) as recorder,
         Checkpoints(folder.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best) as checkpoints,
     ):
-        state, train_step = begin(model, optimizer, config.train, schedule)
-        planned = step_bytes(train_step)  # exact, where the warning at the start was an estimate
-        if planned and (too_much := warning(Need(0, planned), available_bytes(), config, run.model)):
-            print(f"warning: {too_much}", file=sys.stderr)
-        if checkpoints.latest_step() is not None:
-            state = checkpoints.restore(state)
+        restore = None if checkpoints.latest_step() is None else checkpoints.restore
+        state, train_step = begin(model, optimizer, config.train, schedule, restore)
+        _warn_of_memory(run, train_step)
         steps = range(int(state.step), config.train.steps)
         journal = Journal(run, folder, steps.start, partial(_where, run, model, lambda: state))
+        unmeasured = journal.unmeasured(steps.start) and _due(steps.start, config.eval.every, config.train.steps)
         try:
-            if steps.start:
-                folder.write_config(config)  # not before all that was saved has been read
-            drop_samples(folder.samples, steps.start)
+            folder.write_config(config)  # not before all that was saved has been read
+            drop_samples(folder.samples, steps.start - unmeasured)
             look = _make_look(run, model, folder, stop)
-            if _due(steps.start, config.eval.every, config.train.steps) and journal.unmeasured(steps.start):
-                journal.complete(look(state))  # which was abandoned when the run was stopped
-            with feed(partial(_batch, run), steps) as batches:
+            if unmeasured:  # the evaluation was abandoned when the run was stopped
+                journal.complete(measured := look(state))
+                checkpoints.add_losses(steps.start, measured)
+            with feed(partial(_batch, run), steps if not stop else range(0)) as batches:
                 for step, inputs, targets, waited_s in batches:
                     state, metrics = recorder(train_step, state, inputs, targets)
                     journal.add(step + 1, metrics, waited_s)
@@ -77,16 +77,31 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                     journal.settle_done()
                     if ending:
                         break
+        except OSError as error:
+            if error.filename is None:  # standard output, not a file of the run
+                raise
+            raise NotSavedError(f"{error.filename}: {error.strerror or error}; {_go_on(folder)}") from None
         finally:
             journal.close()
     done = int(state.step)
     if stop.by and (done < config.train.steps or journal.unmeasured(done)):
         raise Stopped(
-            f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}, which is saved; to go on: "
-            f"jaxllm train --out {folder.path} --resume",
-            stop.by,
+            f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}; {_go_on(folder)}", stop.by
         )
     return state
+
+
+def _warn_of_memory(run: Prepared, step: Compiled) -> None:
+    """By XLA's own plan of the step, where the warning at the start was an estimate."""
+    planned = step_bytes(step)
+    if planned and (too_much := warning(Need(0, planned), available_bytes(), run.config, run.model)):
+        print(f"warning: {too_much}", file=sys.stderr)
+
+
+def _go_on(folder: RunFolder) -> str:
+    steps = saved_steps(folder.checkpoints)
+    saved = f"step {steps[-1]:,} is saved" if steps else "nothing is saved yet"
+    return f"{saved}; to go on: jaxllm train --out {shlex.quote(str(folder.path))} --resume"
 
 
 def _save(run: Prepared, checkpoints: Checkpoints, journal: Journal, state: TrainState) -> None:
@@ -98,7 +113,11 @@ def _save(run: Prepared, checkpoints: Checkpoints, journal: Journal, state: Trai
 
 
 def _where(run: Prepared, model: GPT, state: Callable[[], TrainState], step: int, metrics: Metrics) -> str:
-    """Which number of a step was not finite, and where that began: not having been applied, it can be seen again."""
+    """Which number of a step was not finite, and where that began.
+
+    For a loss the forward is computed again: the step has not been applied, so the parameters are those it saw. On
+    an accelerator, which is a step ahead, the next one may have been applied to them.
+    """
     loss, norm = float(metrics["train_loss"]), float(metrics["grad_norm"])
     params = state().params
     if math.isfinite(loss):
@@ -135,8 +154,7 @@ def _make_look(run: Prepared, model: GPT, folder: RunFolder, stop: Stop) -> Call
                 run.first_id,
                 run.config.train.seed,
             )
-            with folder.samples.open("a", encoding="utf-8") as file:
-                file.write(f"{SAMPLE}{int(state.step)}, validation loss {loss:.4f}\n{text}\n\n")
+            add_sample(folder.samples, int(state.step), loss, text)
         return {"val_loss": loss}
 
     return look

@@ -17,7 +17,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from jaxllm.files import read_file, replace_file, sync_folder
+from jaxllm import __version__
+from jaxllm.files import open_file, read_file, replace_file, sync_folder
 from jaxllm.tokenizers.workers import usable_cores
 from jaxllm.validate import shown
 from train.errors import DamagedError
@@ -64,8 +65,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def new_manifest(step: int, val_loss: float | None, config: Mapping[str, Any], tokenizer: str) -> Manifest:
     """All but what `seal` finds: the arrays and the files."""
-    packages = ("jaxllm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    versions = {"jaxllm": __version__, "python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in packages}
     return Manifest(FORMAT, VERSION, step, val_loss, versions, dict(config), tokenizer, {}, {})
 
 
@@ -89,7 +91,12 @@ def seal(folder: Path, manifest: Manifest, arrays: dict[str, StoredArray]) -> No
     files = {path.relative_to(folder).as_posix(): stored for path, stored in zip(paths, found, strict=True)}
     for place in {folder, *(place for place in folder.rglob("*") if place.is_dir())}:
         sync_folder(place)
-    replace_file(folder / MANIFEST, _encode(msgspec.structs.replace(manifest, arrays=arrays, files=files)))
+    rewrite(folder, msgspec.structs.replace(manifest, arrays=arrays, files=files))
+
+
+def rewrite(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, or another in its place, to the disk. Raises OSError."""
+    replace_file(folder / MANIFEST, _encode(manifest))
     sync_folder(folder)
 
 
@@ -160,7 +167,7 @@ def _settle(path: Path) -> StoredFile:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -2,56 +2,87 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jaxllm.errors import InputError
-from jaxllm.files import read_file
+from jaxllm.files import read_file, replace_file
 
 Record = dict[str, Any]
 
 
+class Line(msgspec.Struct):
+    """What is read of a line of metrics.jsonl; whatever else is in it is kept."""
+
+    step: int
+    elapsed_s: float
+    train_loss: float | None
+    tokens_per_s: float
+    val_loss: float = 0.0
+    data_wait_s: float = 0.0
+
+
 class MetricsFile:
-    """metrics.jsonl: one JSON object a step, each line flushed."""
+    """metrics.jsonl: one JSON object a step, each line flushed. Its OSErrors name it."""
 
     def __init__(self, path: Path, last_step: int) -> None:
         """Open for appending, after dropping what lies beyond `last_step` (the step a run resumes from)."""
         self.records = [record for record in read_metrics(path) if record["step"] <= last_step]
-        replace_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
-        self._path, self._file = path, path.open("a", encoding="utf-8")
+        self._path = path
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        replace_text(self._path, "".join(json.dumps(record) + "\n" for record in self.records))
+        self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, record: Record) -> None:
         self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
 
     def amend(self, more: Record) -> None:
         """Add to the last record."""
         self.records[-1] |= more
         self._file.close()
-        replace_text(self._path, "".join(json.dumps(record) + "\n" for record in self.records))
-        self._file = self._path.open("a", encoding="utf-8")
+        self._rewrite()
 
     def sync(self) -> None:
         """Have all lines reach the disk: a checkpoint must not outlive the metrics of its steps."""
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written was told before
+            self._file.close()
+
+
+def changed(path: Path) -> float:
+    """When a file was last written, in seconds; 0 where there is none."""
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of writing to an open file says which one it was."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file aside and rename it: whoever reads it sees the old one or the new one whole."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    replace_file(path, text.encode())
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -59,31 +90,41 @@ def read_metrics(path: Path) -> list[Record]:
 
     Raises InputError for any other line that is not a record.
     """
-    lines = read_file(path).decode(errors="replace").split("\n") if path.exists() else [""]
+    lines = read_file(path).split(b"\n") if path.exists() else [b""]
     records: list[Record] = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was cut short
         try:
-            record = json.loads(line)
-            records.append(record | {"step": int(record["step"]), "elapsed_s": float(record["elapsed_s"])})
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            record = msgspec.json.decode(line)
+            msgspec.convert(record, Line)
+        except (ValueError, RecursionError):
             raise InputError(f"line {number} of {path} is damaged; mend or delete that line.") from None
+        records.append(record)
     return records
 
 
 SAMPLE = "----- step "  # begins the headline of each sample
+HEADLINE = re.compile(SAMPLE + r"(\d{1,10}), validation loss -?[\d.]+")
+
+
+def add_sample(path: Path, step: int, loss: float, text: str) -> None:
+    """Append to samples.txt, to the disk."""
+    with naming(path), path.open("ab") as file:
+        file.write(f"{SAMPLE}{step}, validation loss {loss:.4f}\n{text}\n\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def drop_samples(path: Path, last_step: int) -> None:
-    """Drop from samples.txt what lies beyond the step a run resumes from, and a headline that was cut short."""
+    """Drop from samples.txt what lies beyond the step a run resumes from, and a last line that was cut short."""
     if not path.exists():
         return
-    kept, keep = "", True
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        step = line.removeprefix(SAMPLE).split(",")[0]
-        if line.startswith(SAMPLE) and step.isdecimal():
-            keep = int(step) <= last_step
-        kept += line if keep and line.endswith("\n") else ""
-    replace_text(path, kept)
+    *lines, _ = read_file(path).decode(errors="replace").split("\n")
+    kept, keep = [], True
+    for line in lines:
+        if headline := HEADLINE.fullmatch(line):
+            keep = int(headline[1]) <= last_step
+        kept += [line + "\n"] if keep else []
+    replace_text(path, "".join(kept))
 
 
 @contextmanager

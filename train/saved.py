@@ -1,11 +1,12 @@
 """`jaxllm checkpoint`: what a run has saved, and whether it is whole."""
 
+from contextlib import suppress
 from pathlib import Path
 
-from jaxllm.errors import InputError
 from jaxllm.tokenizers import load_tokenizer
+from jaxllm.validate import printable
 from train.checkpoint import DAMAGED, Checkpoints
-from train.errors import DamagedError
+from train.errors import DamagedError, DroppedError
 from train.folder import RunFolder
 from train.trained import abstract_state
 
@@ -30,7 +31,7 @@ def _describe(checkpoints: Checkpoints, step: int, size: float) -> str:
     if manifest is None:
         return f"{'':>8}  {size:>9.1f}  format 1, without sums"
     loss = "" if manifest.val_loss is None else f"{manifest.val_loss:.4f}"
-    by = ", ".join(f"{name} {manifest.versions.get(name, '?')}" for name in ("jaxllm", "jax", "python"))
+    by = ", ".join(f"{name} {printable(manifest.versions.get(name, '?'), 20)}" for name in ("jaxllm", "jax", "python"))
     return f"{loss:>8}  {size:>9.1f}  {by}"
 
 
@@ -43,12 +44,12 @@ def verify_command(path: str) -> bool:
     for step in checkpoints.steps():
         try:
             checkpoints.check(step, like)
+            said = "every byte is as it was written" if checkpoints.has_sums(step) else "readable (format 1, no sums)"
+        except DroppedError:
+            continue
         except DamagedError as error:
-            whole = False
-            print(f"step {step:>9,}  damaged: {error}", flush=True)
-        else:
-            sums = "every byte is as it was written" if checkpoints.manifest(step) else "readable (format 1, no sums)"
-            print(f"step {step:>9,}  {sums}", flush=True)
+            whole, said = False, f"damaged: {error}"
+        print(f"step {step:>9,}  {said}", flush=True)
     return whole
 
 
@@ -56,9 +57,13 @@ def _open(folder: RunFolder) -> Checkpoints:
     folder.read_config()  # whether it is a run at all
     checkpoints = Checkpoints(folder.checkpoints)
     if not checkpoints.steps():
-        raise InputError(f"{folder.checkpoints} holds no checkpoint yet; train the run first.")
+        raise checkpoints.none_yet()
     return checkpoints
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # a run that is training may drop it
+            found += path.stat().st_size if path.is_file() else 0
+    return found

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 
@@ -34,7 +34,9 @@ def stoppable() -> Iterator[Stop]:
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    handlers = {number: signal.signal(number, lambda *_: None) for number in HANDLED}
+    # What is ignored, as in a shell's background job, stays so.
+    heard = [number for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
+    handlers = {number: signal.signal(number, lambda *_: None) for number in heard}
     wakeup = signal.set_wakeup_fd(writer)
     threading.Thread(target=_listen, args=(reader, stop), daemon=True).start()
     try:
@@ -42,7 +44,7 @@ def stoppable() -> Iterator[Stop]:
     finally:
         signal.set_wakeup_fd(wakeup)
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         os.close(writer)  # which ends the thread
 
 
@@ -54,4 +56,5 @@ def _listen(reader: int, stop: Stop) -> None:
             if stop:
                 os._exit(128 + came[0])
             stop.by = signal.Signals(came[0])
-            os.write(2, f"{stop.by.name}: ending after this step; once more ends at once\n".encode())
+            with suppress(OSError):  # standard error may be gone
+                os.write(2, f"{stop.by.name}: ending after this step; once more ends at once\n".encode())

@@ -51,7 +51,7 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in named(tree)}
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """An error's text on one line, of bounded length; a storage's cause stands at its end."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return printable(" ".join(text.split()))

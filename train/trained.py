@@ -11,9 +11,10 @@ import jax
 from jaxllm import GPT
 from jaxllm.errors import InputError
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
+from jaxllm.validate import shown
 from train.checkpoint import Checkpoints
 from train.config import RunConfig, build_config, differences
-from train.errors import DamagedError
+from train.errors import DamagedError, DroppedError
 from train.folder import RunFolder
 from train.manifest import Manifest
 from train.step import TrainState, first_state, make_optimizer
@@ -46,6 +47,10 @@ def load_run(path: str | Path, step: str | None = None) -> TrainedRun:
         chosen = choose_step(checkpoints, step)
         check_unchanged(checkpoints, chosen, config, tokenizer, of=("model.",))
         state = checkpoints.restore(abstract_state(config, tokenizer), chosen)
+    except DroppedError:
+        if step is not None and step != "best":
+            raise
+        return load_run(path, step)  # a newer one has taken its place
     except OSError as error:
         raise InputError(f"cannot read {folder.checkpoints}: {error.strerror or error}.") from None
     return TrainedRun(config, tokenizer, _model(config, tokenizer), state.params, state.opt_state, int(state.step))
@@ -55,18 +60,16 @@ def choose_step(checkpoints: Checkpoints, wanted: str | None) -> int:
     """The step that is meant by None (the newest), "best", or a number. Raises InputError where there is none."""
     steps = checkpoints.steps()
     if not steps:
-        raise InputError(f"{checkpoints.folder} holds no checkpoint yet; train the run first.")
+        raise checkpoints.none_yet()
     if wanted is None:
         return steps[-1]
+    if wanted in map(str, steps):
+        return int(wanted)
     best = checkpoints.best_step()
-    if wanted == "best":
-        if best is None:
-            raise InputError(f"{checkpoints.folder} holds no checkpoint with a validation loss; name one of {steps}.")
+    if wanted == "best" and best is not None:
         return best
-    if not wanted.isdecimal() or int(wanted) not in steps:
-        choices = ", ".join(map(str, steps)) + (" or best" if best is not None else "")
-        raise InputError(f"--step is {wanted!r}, but {checkpoints.folder} holds {choices}.")
-    return int(wanted)
+    choices = ", ".join(map(str, steps)) + (", and best" if best is not None else ", none with a validation loss")
+    raise InputError(f"--step is {shown(wanted)}, but {checkpoints.folder} holds {choices}.")
 
 
 def abstract_state(config: RunConfig, tokenizer: Tokenizer) -> TrainState:
@@ -97,7 +100,7 @@ def check_unchanged(
     for name, then, now in differences(_moved(manifest, config), config):
         if name.startswith(tuple(of)) and not name.startswith(FREE):
             raise InputError(
-                f"{name} was {then!r} when step {step:,} was saved, but is {now!r} in config.toml of "
+                f"{name} was {shown(then)} when step {step:,} was saved, but is {shown(now)} in config.toml of "
                 f"{checkpoints.folder.parent}; undo that change, or start a new run in another folder."
             )
     if tokenizer.fingerprint() != manifest.tokenizer:
@@ -117,6 +120,6 @@ def _moved(manifest: Manifest, config: RunConfig) -> RunConfig:
             f"cannot read: {error}"
         ) from None
     now, then = config.data.sources.values(), stored.data.sources.values()
-    data = manifest.config["data"] | ({"source": config.data.source} if list(now) == list(then) else {})
+    data = asdict(stored)["data"] | ({"source": config.data.source} if list(now) == list(then) else {})
     moved = {"data": data, "tokenizer": asdict(stored.tokenizer) | {"path": config.tokenizer.path}}
-    return build_config(manifest.config | moved)
+    return build_config(asdict(stored) | moved)

@@ -112,7 +112,7 @@ def _of_file(path: Path, field: str) -> Iterator[Document]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    return io.BufferedReader(gzip.open(path, "rb")) if path.suffix == ".gz" else open_file(path)
+    return io.BufferedReader(gzip.GzipFile(fileobj=open_file(path))) if path.suffix == ".gz" else open_file(path)
 
 
 def _of_text(file: BinaryIO, name: str) -> Iterator[Document]:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from jaxllm.errors import InputError
+from jaxllm.files import open_file
 from jaxllm.pretrained.tensors import Tensor, addressable, damaged, map_tensor
 from jaxllm.validate import shown
 
@@ -56,7 +57,7 @@ def read_header(path: str | Path) -> Header:
     Raises InputError for a file that cannot be read or breaks a rule of the format (ggml-org/ggml, docs/gguf.md).
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             return _Reader(file, size, path).header()
     except OSError as error:

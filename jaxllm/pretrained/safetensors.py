@@ -17,6 +17,7 @@ import numpy as np
 from msgspec import Meta
 
 from jaxllm.errors import InputError
+from jaxllm.files import open_file
 from jaxllm.pretrained.tensors import Tensor, addressable, damaged, map_tensor
 from jaxllm.validate import printable, shown
 
@@ -53,7 +54,7 @@ def read_header(path: str | Path) -> Header:
     (huggingface/safetensors, README, "Format").
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             length = _checked_length(file.read(8), size, path)
             raw = file.read(length)
@@ -88,6 +89,8 @@ def _checked_length(first: bytes, size: int, path: str | Path) -> int:
 
 def _decode(raw: bytes) -> dict[str, Any]:
     """Name to Entry, and METADATA to a dict of strings. Raises errors of msgspec and ValueError."""
+    if raw[:1] != b"{":
+        raise ValueError("it does not begin with {")
     # What is of another form is refused where it stands, before it can take memory: first read by type.
     content = msgspec.json.decode(raw, type=dict[str, dict[str, str | list[Size]]])
     json.loads(raw, object_pairs_hook=_refuse_twice)  # only this one shows a name that is there twice

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from jaxllm.errors import InputError
+from jaxllm.files import open_file
 from jaxllm.validate import shown
 
 MOST_BYTES = 2**63 - 1  # of a tensor, were each of its dimensions at least 1: no array can be longer
@@ -40,7 +41,7 @@ def map_tensor(path: str | Path, tensor: Tensor, dtype: Any, shape: tuple[int, .
     Raises InputError where the file cannot be read or has become shorter than its header said.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size < tensor.stop:
                 raise InputError(
