@@ -112,7 +112,11 @@ def _of_file(path: Path, field: str) -> Iterator[Document]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    return io.BufferedReader(gzip.GzipFile(fileobj=open_file(path))) if path.suffix == ".gz" else open_file(path)
+    file = open_file(path)  # which refuses pipes and devices
+    if path.suffix != ".gz":
+        return file
+    file.close()
+    return io.BufferedReader(gzip.open(path, "rb"))
 
 
 def _of_text(file: BinaryIO, name: str) -> Iterator[Document]:
