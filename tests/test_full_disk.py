@@ -12,6 +12,7 @@ import pytest
 from runs import Step, lines, write_config
 
 import train.loop
+from train.checkpoint import Checkpoints
 from train.cli import main
 from train.trained import load_run
 
@@ -45,7 +46,7 @@ def assert_said_and_loads(run: Path, errors: str, said: str) -> None:
     ]  # fmt: skip
     assert all(said in line and "step 5 is the newest there" in line for line in notes)
     assert "Traceback" not in errors
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["5"]
+    assert Checkpoints(run / "checkpoints").steps() == [5]
     assert lines(run)[-1]["step"] == 12
     assert load_run(run).step == 5
 
@@ -69,6 +70,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert_said_and_loads(run, capfd.readouterr().err, "File too large")
     assert main(["train", "--out", str(run), "--resume"]) == 0
     assert load_run(run).step == 12 and len(lines(run)) == 12
+    assert not list((run / "checkpoints").glob("*.tmp"))
 
 
 @pytest.mark.newest

@@ -9,6 +9,7 @@ step does not wait.
 import os
 import shutil
 import sys
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -131,7 +132,7 @@ class Checkpoints:
             os.rename(aside, self.folder / str(step))
             sync_folder(self.folder)
         except Exception as error:  # of the system, or whatever Orbax and its storage make of it
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
             newest = self.latest_step()
             still = "no checkpoint" if newest is None else f"step {newest:,}"
             raise NotSavedError(
@@ -237,6 +238,15 @@ class Checkpoints:
                     f"parameter {name.removeprefix('params/')} is {there.get(name, 'missing')} in {self.folder} but "
                     f"{here.get(name, 'missing')} by config.toml; undo the change of its [model] section."
                 )
+
+
+def remove(aside: Path) -> None:
+    """Delete a folder in which Orbax's other threads may still be writing; what is left the next start removes."""
+    for _ in range(20):
+        shutil.rmtree(aside, ignore_errors=True)
+        if not aside.exists():
+            return
+        time.sleep(0.05)
 
 
 def saved_steps(folder: Path) -> list[int]:
