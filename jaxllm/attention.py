@@ -11,12 +11,17 @@ As in equinox the kernel knows nothing of batches and heads: leading axes `...` 
 The NumPy twins are in `jaxllm.reference.attention`.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jaxllm.cache import LayerCache, Place, extend
 from jaxllm.causal import causal_attention
-from jaxllm.layers import INIT_STD, Dropout, Linear, at_least_float32, dropout, softmax
+from jaxllm.config import Rotary
+from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, at_least_float32, dropout, softmax
+from jaxllm.rotary import rotary_frequencies, rotate
 
 
 def simple_attention(x: Array) -> Array:
@@ -24,9 +29,13 @@ def simple_attention(x: Array) -> Array:
     return softmax(x @ jnp.swapaxes(x, -1, -2)).astype(x.dtype) @ x
 
 
-def causal_mask(length: int) -> Array:
-    """[T, T] bool: entry [t, s] is True where position t may attend to position s, that is s <= t."""
-    return jnp.tril(jnp.ones((length, length), bool))
+def causal_mask(length: int, window: int | None = None) -> Array:
+    """[T, T] bool: entry [t, s] is True where position t may attend to position s, that is s <= t.
+
+    With a `window` only to the last so many, t itself among them: t - window < s (Beltagy et al. 2020; Mistral 7B).
+    """
+    seen = jnp.tril(jnp.ones((length, length), bool))
+    return seen if window is None else seen & ~jnp.tril(seen, -window)
 
 
 def document_numbers(tokens: Array, separator: int) -> Array:
@@ -34,10 +43,10 @@ def document_numbers(tokens: Array, separator: int) -> Array:
     return jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)
 
 
-def document_mask(documents: Array) -> Array:
+def document_mask(documents: Array, window: int | None = None) -> Array:
     """The causal mask within documents: [..., T] -> [..., T, T] bool, True where s <= t and both are of the same."""
     same = documents[..., :, None] == documents[..., None, :]
-    return same & jnp.broadcast_to(causal_mask(documents.shape[-1]), same.shape)
+    return same & jnp.broadcast_to(causal_mask(documents.shape[-1], window), same.shape)
 
 
 def attention_weights(q: Array, k: Array, mask: Array | None = None) -> Array:
@@ -91,6 +100,19 @@ def repeat_heads(x: Array, n_heads: int) -> Array:
     return jnp.repeat(x, n_heads // x.shape[-3], axis=-3)
 
 
+def grouped_attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
+    """Scaled dot-product attention in which each of G key and value heads serves H/G query heads, none of them copied.
+
+    q [..., H, T, K], k [..., G, S, K], v [..., G, S, V], mask bool [..., T, S], the same for all heads ->
+    [..., H, T, V] in the dtype of v. Ainslie et al. 2023. Raises ValueError where shapes do not fit.
+    """
+    groups = k.shape[-3]
+    q = q.reshape(*q.shape[:-3], groups, q.shape[-3] // groups, *q.shape[-2:])
+    weights = attention_weights(q, k[..., None, :, :], mask[..., None, None, :, :]).astype(v.dtype)
+    heads = weights @ v[..., None, :, :]
+    return heads.reshape(*heads.shape[:-4], -1, *heads.shape[-2:])
+
+
 class SelfAttention(nn.Module):
     """Scaled dot-product attention with learned q, k, v maps: [..., T, D] -> [..., T, features].
 
@@ -119,9 +141,13 @@ class CausalAttention(SelfAttention):
 class MultiHeadAttention(nn.Module):
     """`n_heads` attentions side by side, then an output map: [..., T, D] -> [..., T, features].
 
-    Causal by default; `causal=False` with `context` [..., S, D] is cross-attention. `features` None: D. With
-    `documents` [..., T] int, where it is causal, no token attends to another document.
+    Causal by default; `causal=False` with `context` [..., S, D] is cross-attention. `features` None: D; `head_dim`
+    None: features / n_heads. With `documents` [..., T] int, where it is causal, no token attends to another document;
+    with a `window` only the last so many tokens are attended to. `rotary` turns queries and keys by their positions,
+    `qk_norm` norms each of their heads before that.
     The weights [..., H, T, S] are sown as an intermediate, computed only where somebody asks for them.
+
+    With a `cache` of the keys and values before, at a `place` (`jaxllm.cache`), the result is (y, the cache extended).
     """
 
     n_heads: int
@@ -131,31 +157,62 @@ class MultiHeadAttention(nn.Module):
     use_bias: bool = True
     dropout: float = 0.0
     output_std: float = INIT_STD
+    head_dim: int | None = None
+    window: int | None = None
+    rotary: Rotary | None = None
+    qk_norm: bool = False
+    epsilon: float = EPSILON  # of that norm
 
     @nn.compact
-    def __call__(self, x: Array, context: Array | None = None, documents: Array | None = None) -> Array:
-        context = x if context is None else context
-        features, kv_heads = self.features or x.shape[-1], self.n_kv_heads or self.n_heads
-        if features % self.n_heads or self.n_heads % kv_heads:
+    def __call__(
+        self, x: Array, context: Array | None = None, documents: Array | None = None,
+        cache: LayerCache | None = None, place: Place | None = None,
+    ) -> Any:  # fmt: skip
+        features = self.features or x.shape[-1]
+        q, k, v = self._heads(x, x if context is None else context, features, place)
+        if cache is not None:
+            assert place is not None
+            cache = extend(cache, k, v, place)
+        if cache is not None and x.shape[-2] == 1:  # a prompt, which is longer, attends to itself alone
+            heads = grouped_attention(q, cache.keys, cache.values, place.mask(cache, self.window))
+        else:
+            heads = self._attend(q, *(repeat_heads(y, self.n_heads) for y in (k, v)), documents)
+        y = Linear(features, self.use_bias, self.output_std, name="output")(merge_heads(heads))
+        return y if cache is None else (y, cache)
+
+    def _heads(self, x: Array, context: Array, features: int, place: Place | None) -> list[Array]:
+        """Queries [..., H, T, K], keys and values [..., G, S, K], normed and turned where that is asked for."""
+        kv_heads = self.n_kv_heads or self.n_heads
+        if (self.head_dim is None and features % self.n_heads) or self.n_heads % kv_heads:
             raise ValueError(
                 f"{features} features, {self.n_heads} heads and {kv_heads} key heads do not divide evenly."
             )
-        kv_features = features // self.n_heads * kv_heads
-        q = Linear(features, self.use_bias, name="query")(x)
-        k = Linear(kv_features, self.use_bias, name="key")(context)
-        v = Linear(kv_features, self.use_bias, name="value")(context)
+        width = self.head_dim or features // self.n_heads
+        maps = (("query", x, self.n_heads), ("key", context, kv_heads), ("value", context, kv_heads))
+        q, k, v = (split_heads(Linear(n * width, self.use_bias, name=name)(y), n) for name, y, n in maps)
+        if self.qk_norm:
+            q, k = (
+                Norm("rms_norm", False, self.epsilon, name=f"{name}_norm")(y) for name, y in (("query", q), ("key", k))
+            )
+        if self.rotary is not None:
+            base, interleaved, *scaling = self.rotary
+            frequencies = rotary_frequencies(width, base, *scaling)
+            if place is None:
+                q, k = (rotate(y, jnp.arange(y.shape[-2]), frequencies, interleaved) for y in (q, k))
+            else:
+                q, k = (rotate(y, place.positions[..., None, :], frequencies, interleaved) for y in (q, k))
+        return [q, k, v]
 
-        q = split_heads(q, self.n_heads)
-        k, v = (repeat_heads(split_heads(y, kv_heads), self.n_heads) for y in (k, v))
+    def _attend(self, q: Array, k: Array, v: Array, documents: Array | None) -> Array:
+        """Attention among the tokens given, [..., H, T, K] -> [..., H, T, V]."""
         documents = None if documents is None else documents[..., None, :]  # the same for all heads
         mask = None
         if self.causal:
-            mask = causal_mask(x.shape[-2]) if documents is None else document_mask(documents)
+            length = q.shape[-2]
+            mask = causal_mask(length, self.window) if documents is None else document_mask(documents, self.window)
         keep = Dropout(self.dropout).mask((*q.shape[:-1], k.shape[-2]))
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(q, k, mask))
         if self.causal and keep is None:
-            heads = causal_attention(q, k, v, documents)  # the same, faster
-        else:
-            heads = scaled_dot_product_attention(q, k, v, mask, keep)
-        return Linear(features, self.use_bias, self.output_std, name="output")(merge_heads(heads))
+            return causal_attention(q, k, v, documents, self.window)  # the same, faster
+        return scaled_dot_product_attention(q, k, v, mask, keep)

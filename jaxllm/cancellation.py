@@ -43,7 +43,7 @@ def gradient_scales(config: GPTConfig, params: Named, seen: Named, felt: Named, 
 def _query_key_scales(config: GPTConfig, params: Named, seen: Named, felt: Named) -> dict[str, float]:
     """For each block those of queries and keys, of their kernels and of their biases."""
     scales = {}
-    for i in range(config.n_layers):
+    for i in range(0 if config.qk_norm else config.n_layers):  # a norm keeps them at unit size
         where = f"block_{i}/attention"
         x2 = np.square(seen[f"block_{i}/norm_1"]).reshape(-1, config.d_model)
         for name, terms2 in _squared_terms(config, params[f"block_{i}"]["attention"], seen, felt[where], where).items():

@@ -9,7 +9,7 @@ The NumPy twin is in `jaxllm.reference.causal`.
 """
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -26,15 +26,18 @@ KEPT = 512
 SHORTEST, LONGEST = 64, 256  # queries of a chunk: shorter ones made slower products, longer ones need more memory
 
 
-def causal_attention(q: Array, k: Array, v: Array, documents: Array | None = None) -> Array:
+def causal_attention(
+    q: Array, k: Array, v: Array, documents: Array | None = None, window: int | None = None
+) -> Array:  # fmt: skip
     """softmax(q k^T / sqrt(K)) v where s <= t: q, k [..., T, K], v [..., T, V] -> [..., T, V] in the dtype of v.
 
-    With `documents` int, broadcast to [..., T], only where those of s and t are equal, too. Scores and sums are in at
+    With `documents` int, broadcast to [..., T], only where those of s and t are equal, too; with a `window` only where
+    t - window < s. Scores and sums are in at
     least float32. Reverse-mode derivatives only. Raises ValueError where shapes do not fit.
     """
     if q.shape != k.shape or q.shape[:-1] != v.shape[:-1]:
         raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} must agree, but for the last axis of v.")
-    if documents is None and attention_path(q, v) == "cuDNN":
+    if documents is None and window is None and attention_path(q, v) == "cuDNN":
         swapped = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))
         return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, is_causal=True, implementation="cudnn"), -2, -3)
     length = q.shape[-2]
@@ -44,7 +47,7 @@ def causal_attention(q: Array, k: Array, v: Array, documents: Array | None = Non
         arguments.append(jnp.broadcast_to(documents, q.shape[:-1])[..., None])
     # One axis of batch and heads, because XLA's products on a CPU are faster with one.
     flat = (_lengthened(x.reshape(-1, *x.shape[-2:]), plan.groups * plan.rows) for x in arguments)
-    return _attend(*flat)[:, :length].reshape(v.shape)
+    return _attend(window, *flat)[:, :length].reshape(v.shape)
 
 
 def attention_path(q: Array | jax.ShapeDtypeStruct, v: Array | jax.ShapeDtypeStruct) -> str:
@@ -105,12 +108,12 @@ class Saved(NamedTuple):
     kept: tuple[Array, ...] = ()  # of each group, [N, rows, keys]
 
 
-@jax.custom_vjp
-def _attend(q: Array, k: Array, v: Array, *documents: Array) -> Array:
-    return _attend_forward(q, k, v, *documents)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(window: int | None, q: Array, k: Array, v: Array, *documents: Array) -> Array:
+    return _attend_forward(window, q, k, v, *documents)[0]
 
 
-def _attend_forward(q: Array, k: Array, v: Array, *documents: Array) -> tuple[Array, Saved]:
+def _attend_forward(window: int | None, q: Array, k: Array, v: Array, *documents: Array) -> tuple[Array, Saved]:
     plan, keep = _plan(q.shape[-2]), q.shape[-2] <= KEPT
 
     def group(g: int) -> tuple[Array, ...]:
@@ -119,7 +122,7 @@ def _attend_forward(q: Array, k: Array, v: Array, *documents: Array) -> tuple[Ar
 
         def chunk(_: None, rows: tuple) -> tuple[None, tuple[Array, ...]]:
             start, q, *own = rows
-            scores = _scores(q, keys, start, *own, *theirs)
+            scores = _scores(q, keys, start, window, *own, *theirs)
             peak = scores.max(-1, keepdims=True)
             p = jnp.exp(scores - peak)
             total = p.sum(-1, keepdims=True)
@@ -134,7 +137,7 @@ def _attend_forward(q: Array, k: Array, v: Array, *documents: Array) -> tuple[Ar
     return out, Saved(q, k, v, documents, out, peak, total, *kept)
 
 
-def _attend_backward(saved: Saved, dout: Array) -> tuple[Array | None, ...]:
+def _attend_backward(window: int | None, saved: Saved, dout: Array) -> tuple[Array | None, ...]:
     """With w = p / sum p the weights: dv = w^T dout; ds = w (dout v^T - sum out dout); dout takes on the 1 / sum p."""
     if not saved.kept:  # without the barrier XLA finds the forward's scores in the backward and keeps them
         saved, dout = optimization_barrier((saved, dout))
@@ -150,7 +153,7 @@ def _attend_backward(saved: Saved, dout: Array) -> tuple[Array | None, ...]:
         def chunk(grown: tuple[Array, Array], rows: tuple) -> tuple[tuple[Array, Array], Array]:
             start, q, dout, peak, shift, *rest = rows
             own, p_kept = rest[: len(theirs)], rest[len(theirs) :]
-            p = p_kept[0] if p_kept else jnp.exp(_scores(q, keys, start, *own, *theirs) - peak)
+            p = p_kept[0] if p_kept else jnp.exp(_scores(q, keys, start, window, *own, *theirs) - peak)
             dp = _product("...tk,...sk->...ts", dout, values)
             ds = (p * (dp - shift) * scale).astype(q.dtype)
             dk = _product("...ts,...tk->...sk", ds, q)
@@ -190,14 +193,16 @@ def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, rows: tupl
     return carry, jax.tree.map(join, outs)
 
 
-def _scores(q: Array, keys: Array, start: Array, *documents: Array) -> Array:
+def _scores(q: Array, keys: Array, start: Array, window: int | None, *documents: Array) -> Array:
     """q k^T / sqrt(K) of rows from number `start` on, at least float32; the least number there is where s > t.
 
-    And where the rows' documents [N, t, 1] and the keys' [N, s, 1], if there are such, differ.
+    And where s is before the window, and where the rows' documents [N, t, 1] and the keys' [N, s, 1], if there are
+    such, differ.
     """
     scores = _product("...tk,...sk->...ts", q, keys) * q.shape[-1] ** -0.5
     t, s = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
     seen = s <= start + t
+    seen = seen if window is None else seen & (s > start + t - window)
     if documents:
         own, theirs = documents
         seen = jnp.broadcast_to(seen, scores.shape) & (own == jnp.swapaxes(theirs, -2, -1))

@@ -1,20 +1,32 @@
 """The shape of a GPT."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
 
 from jaxllm.errors import InputError
-from jaxllm.validate import Fraction, NonNegative, check_fields
+from jaxllm.validate import Fraction, NonNegative, PositiveFloat, check_fields
+
+
+class Rotary(NamedTuple):
+    """How queries and keys are turned by their position (`jaxllm.rotary`)."""
+
+    base: float = 10000.0
+    interleaved: bool = False
+    factor: float = 1.0
+    low_frequency: float = 1.0
+    high_frequency: float = 4.0
+    original_context: int = 8192
 
 
 @dataclass(frozen=True)
 class GPTConfig:
     """What a GPT is made of. Frozen and hashable, so it can be a static argument of `jax.jit`.
 
-    The defaults are GPT-2 124M (Radford et al. 2019); the bounds are above all that has been trained. Raises InputError
-    for a value out of range or for sizes that do not fit together.
+    The defaults are GPT-2 124M (Radford et al. 2019); the bounds are above all that has been trained. One set of
+    options describes all families (transformers has a copy of the model for each): Llama is rotary, rms_norm, swiglu,
+    n_kv_heads and use_bias = false. Raises InputError for a value out of range or for sizes that do not fit together.
     """
 
     vocab_size: Annotated[int, Meta(ge=1, le=2**24)] = 50257  # V
@@ -24,21 +36,31 @@ class GPTConfig:
     n_heads: Annotated[int, Meta(ge=1, le=1024)] = 12  # H; each head is K = D / H wide
     # Heads of keys and values (grouped-query attention); None: n_heads.
     n_kv_heads: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    d_head: Annotated[int, Meta(ge=1, le=2**14)] | None = None  # K, width of a head; None: D / H
     d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; None: 4 D
-    position: Literal["learned", "sinusoidal"] = "learned"
+    position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved"] = "learned"
+    rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next four
+    rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # Llama 3's scaling: the context grew by this; 1: it did not
+    rope_low_frequency: PositiveFloat = 1.0  # turns within rope_original_context below which a pair is slowed in full
+    rope_high_frequency: PositiveFloat = 4.0  # and above which not at all
+    rope_original_context: Annotated[int, Meta(ge=1, le=2**24)] = 8192
+    sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # tokens attended to, itself among them
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
-    activation: Literal["gelu_tanh", "gelu", "relu"] = "gelu_tanh"
+    norm_epsilon: PositiveFloat = 1e-5
+    qk_norm: bool = False  # an RMSNorm of each head's queries and keys, before they are turned (Qwen 3)
+    activation: Literal["gelu_tanh", "gelu", "relu", "swiglu", "geglu"] = "gelu_tanh"  # the last two are gated
     dropout: Fraction = 0.0  # probability of dropping; active only where a dropout key is given
     tie_embeddings: bool = True  # the output head is the token table
+    scale_embeddings: bool = False  # token embeddings times sqrt(D) (Gemma)
     use_bias: bool = True  # in linear maps and norms
     separator: NonNegative | None = None  # id with which a document begins; no token attends to another document
 
     def __post_init__(self) -> None:
         check_fields(self, "model.")
-        if self.d_model % self.n_heads:
+        if self.d_head is None and self.d_model % self.n_heads:
             raise InputError(
                 f"model.d_model is {self.d_model}, which is not divisible by model.n_heads = {self.n_heads}; "
-                f"choose d_model as a multiple of {self.n_heads}."
+                f"choose d_model as a multiple of {self.n_heads}, or give model.d_head."
             )
         if self.n_heads % self.kv_heads:
             raise InputError(
@@ -53,12 +75,19 @@ class GPTConfig:
             raise InputError(
                 f"model.d_model is {self.d_model}, but sinusoidal positions come in pairs; make d_model even."
             )
+        if self.rotary is not None and self.head_dim % 2:
+            raise InputError(f"a head is {self.head_dim} wide, but rotary positions turn pairs; make it even.")
+        if self.rope_low_frequency >= self.rope_high_frequency:
+            raise InputError(
+                f"model.rope_low_frequency is {self.rope_low_frequency}, but it must be below "
+                f"model.rope_high_frequency = {self.rope_high_frequency}."
+            )
 
     # Derived sizes are properties, not resolved fields: `dataclasses.replace(config, d_model=...)` stays right.
     @property
     def head_dim(self) -> int:
         """K, the width of one head."""
-        return self.d_model // self.n_heads
+        return self.d_head or self.d_model // self.n_heads
 
     @property
     def kv_heads(self) -> int:
@@ -69,3 +98,18 @@ class GPTConfig:
     def hidden_dim(self) -> int:
         """Width of the hidden layer of the MLP."""
         return self.d_ff or 4 * self.d_model
+
+    @property
+    def rotary(self) -> Rotary | None:
+        """How queries and keys are turned; None where positions are added to the embeddings."""
+        if not self.position.startswith("rotary"):
+            return None
+        return Rotary(
+            self.rope_base, self.position == "rotary_interleaved", self.rope_factor, self.rope_low_frequency,
+            self.rope_high_frequency, self.rope_original_context,
+        )  # fmt: skip
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has a gate."""
+        return self.activation in ("swiglu", "geglu")

@@ -31,15 +31,19 @@ def learned_positions(table: Array, length: int) -> Array:
     return table[:length]
 
 
-def sinusoidal_positions(length: int, d_model: int) -> Array:
-    """P[t, 2i] = sin(t / 10000^(2i/D)), P[t, 2i+1] = cos(the same): [length, D], at least float32.
+def sinusoidal_embedding(positions: Array, d_model: int) -> Array:
+    """P[t, 2i] = sin(t / 10000^(2i/D)), P[t, 2i+1] = cos(the same): positions t [...] -> [..., D], at least float32.
 
     Vaswani et al. 2017, section 3.5. D must be even.
     """
-    position = jnp.arange(length, dtype=float)[:, None]
-    frequency = jnp.exp(-jnp.log(10000.0) * jnp.arange(0, d_model, 2) / d_model)[None, :]
-    angle = position * frequency
-    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(length, d_model)
+    frequency = jnp.exp(-jnp.log(10000.0) * jnp.arange(0, d_model, 2) / d_model)
+    angle = positions.astype(float)[..., None] * jnp.broadcast_to(frequency, (*positions.shape, d_model // 2))
+    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(*positions.shape, d_model)
+
+
+def sinusoidal_positions(length: int, d_model: int) -> Array:
+    """`sinusoidal_embedding` of 0 to length - 1: [length, D]."""
+    return sinusoidal_embedding(jnp.arange(length), d_model)
 
 
 class TokenEmbedding(nn.Module):
@@ -61,18 +65,21 @@ class TokenEmbedding(nn.Module):
 
 
 class PositionEmbedding(nn.Module):
-    """Adds `learned_positions` (parameter: table [context_length, D] normal(0.02)) or `sinusoidal_positions`."""
+    """Adds `learned_positions` (parameter: table [context_length, D] normal(0.02)) or `sinusoidal_positions`.
+
+    Those of 0 to T - 1, or of `positions` [..., T].
+    """
 
     context_length: int
     kind: str = "learned"
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, positions: Array | None = None) -> Array:
         length, d_model = x.shape[-2:]
         if self.kind == "learned":
             shape = (self.context_length, d_model)
             table = self.param("table", normal(INIT_STD), shape)
-            positions = learned_positions(table, length)
+            vectors = learned_positions(table, length) if positions is None else token_embedding(table, positions)
         else:
-            positions = sinusoidal_positions(length, d_model)
-        return x + jnp.broadcast_to(positions.astype(x.dtype), x.shape)
+            vectors = sinusoidal_embedding(jnp.arange(length) if positions is None else positions, d_model)
+        return x + jnp.broadcast_to(vectors.astype(x.dtype), x.shape)

@@ -1,12 +1,14 @@
-"""GPT-2's architecture: embeddings, pre-norm blocks of attention and MLP, a final norm, a tied head.
+"""The GPT: embeddings, pre-norm blocks of attention and MLP, a final norm, a head.
 
-Radford et al. 2019; shapes and initialisation as in the released weights. The NumPy twin is
-`jaxllm.reference.gpt`. Modules return arrays only; what they saw on the way is captured from outside
-(`apply_with_intermediates`), so that looking inside costs a training step nothing.
+By default GPT-2 (Radford et al. 2019; shapes and initialisation as in the released weights); the options of GPTConfig
+make it a Llama, Mistral, Qwen 3 or Gemma. The NumPy twin is `jaxllm.reference.gpt`. Modules return arrays only; what
+they saw on the way is captured from outside (`apply_with_intermediates`), so that looking inside costs a training step
+nothing.
 """
 
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from jaxllm.attention import MultiHeadAttention, document_numbers
+from jaxllm.cache import Cache, LayerCache, Place
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.errors import InputError
@@ -24,22 +27,32 @@ from jaxllm.loss import head_loss
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): [B, T, D] -> [B, T, D]; `documents` [B, T] as in attention."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): [B, T, D] -> [B, T, D]; `documents` [B, T] as in attention.
+
+    With a `cache` at a `place`: (x, the cache extended).
+    """
 
     config: GPTConfig
 
     @nn.compact
-    def __call__(self, x: Array, documents: Array | None = None) -> Array:
+    def __call__(
+        self, x: Array, documents: Array | None = None, cache: LayerCache | None = None, place: Place | None = None
+    ) -> Any:
         c = self.config
         residual_std = INIT_STD / (2 * c.n_layers) ** 0.5  # keeps the sum of 2L branches at unit scale
         attention = MultiHeadAttention(
             c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std,
+            head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
             name="attention",
         )  # fmt: skip
         mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std, name="mlp")
-        x = x + Dropout(c.dropout)(attention(Norm(c.norm, c.use_bias, name="norm_1")(x), documents=documents))
+        norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))
+        y = attention(norm_1(x), documents=documents, cache=cache, place=place)
+        y, cache = (y, None) if cache is None else y
+        x = x + Dropout(c.dropout)(y)
         self.sow("intermediates", "residual_1", x)
-        return x + Dropout(c.dropout)(mlp(Norm(c.norm, c.use_bias, name="norm_2")(x)))
+        x = x + Dropout(c.dropout)(mlp(norm_2(x)))
+        return x if cache is None else (x, cache)
 
 
 class Head(nn.Module):
@@ -61,6 +74,10 @@ class GPT(nn.Module):
     With `config.separator` a document begins at each such token, and no token attends to another document. Positions
     are counted through, as in the training of Llama 3 (Grattafiori et al. 2024, section 3.2).
 
+    With a `cache` (`jaxllm.cache`): the logits of the last token alone [B, V], and the cache after these. The first
+    reading into an empty cache may be of any length, padding included; after that tokens come one by one. The caller
+    sees to it that no row grows beyond the context.
+
     With `targets` [B, T]: the sum of the token losses, times `weights` [B, T] where given, by `head_loss`, which needs
     far less memory than the logits.
 
@@ -81,28 +98,45 @@ class GPT(nn.Module):
     trace_once: bool = False
 
     @nn.compact
-    def __call__(self, tokens: Array, targets: Array | None = None, weights: Array | None = None) -> Array:
+    def __call__(
+        self, tokens: Array, targets: Array | None = None, weights: Array | None = None, cache: Cache | None = None
+    ) -> Any:
         c = self.config
         block = nn.remat(Block) if self.remat else Block
         if self.trace_once and not self.is_initializing():  # which would draw other numbers
             block = nn.jit(block)
-        _check_tokens(tokens, c.context_length)
+        _check_tokens(tokens, c.context_length, cache)
+        place = None if cache is None else cache.place(tokens.shape[1])
         embedding = TokenEmbedding(c.vocab_size, c.d_model, name="token_embedding")
         x = embedding(tokens)
-        x = PositionEmbedding(c.context_length, c.position, name="position_embedding")(x)
+        x = x * c.d_model**0.5 if c.scale_embeddings else x
+        if c.rotary is None:
+            positions = None if place is None else place.positions
+            x = PositionEmbedding(c.context_length, c.position, name="position_embedding")(x, positions)
         x = Dropout(c.dropout)(x if self.dtype is None else x.astype(self.dtype))
-        documents = None if c.separator is None else document_numbers(tokens, c.separator)
-        for i in range(c.n_layers):
-            x = block(c, name=f"block_{i}")(x, documents)
-        x = Norm(c.norm, c.use_bias, name="norm_final")(x)
+        if cache is None:
+            documents = None if c.separator is None else document_numbers(tokens, c.separator)
+            for i in range(c.n_layers):
+                x = block(c, name=f"block_{i}")(x, documents)
+        else:
+            layers, documents = [], cache.documents(tokens, c.separator)
+            for i, layer in enumerate(cache.layers):
+                x, layer = block(c, name=f"block_{i}")(x, documents, layer, place)
+                layers.append(layer)
+            x, cache = x[:, -1], cache.read(layers, tokens, c.separator)
+        x = Norm(c.norm, c.use_bias, c.norm_epsilon, name="norm_final")(x)
         if not c.tie_embeddings:
-            return Head(c.vocab_size, name="head")(x, targets, weights)
-        return embedding.logits(x) if targets is None else head_loss(embedding.table, x, targets, weights)
+            out = Head(c.vocab_size, name="head")(x, targets, weights)
+        else:
+            out = embedding.logits(x) if targets is None else head_loss(embedding.table, x, targets, weights)
+        return out if cache is None else (out, cache)
 
 
-def _check_tokens(tokens: Array, context_length: int) -> None:
+def _check_tokens(tokens: Array, context_length: int, cache: Cache | None) -> None:
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise InputError(f"tokens must be integers of shape [B, T], but they are {tokens.dtype} {tuple(tokens.shape)}.")
+    if cache is not None:  # which may hold padding beside a whole context
+        context_length = cache.layers[0].keys.shape[-2]
     if tokens.shape[1] > context_length:
         raise InputError(
             f"{tokens.shape[1]} tokens are more than the model's context_length = {context_length}; "
@@ -130,7 +164,7 @@ def _is_named(module: nn.Module, method: str) -> bool:
     return method == "__call__" and not isinstance(module, Dropout) and module.name not in ("output", "down", "head")
 
 
-@cache
+@lru_cache
 def count_parameters(config: GPTConfig) -> int:
     """Number of parameters, by `jax.eval_shape` of a model of one block, since all are alike: no memory is spent."""
     model, tokens = GPT(replace(config, n_layers=1)), jax.ShapeDtypeStruct((1, 1), jnp.int32)

@@ -159,6 +159,27 @@ def relu(x: Array) -> Array:
     return jnp.maximum(x, 0)
 
 
+def _silu_slope(x: Array) -> Array:
+    s = jax.nn.sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+@_with_slope(_silu_slope)
+def silu(x: Array) -> Array:
+    """x / (1 + exp(-x)), also called swish. Hendrycks and Gimpel 2016, section 2; Ramachandran et al. 2017."""
+    return x * jax.nn.sigmoid(x)
+
+
+def swiglu(gate: Array, up: Array) -> Array:
+    """silu(gate) up: [..., F] twice -> [..., F]. Shazeer 2020, equation 6."""
+    return silu(gate) * up
+
+
+def geglu(gate: Array, up: Array) -> Array:
+    """gelu_tanh(gate) up, as in Gemma: [..., F] twice -> [..., F]. Shazeer 2020, equation 6."""
+    return gelu_tanh(gate) * up
+
+
 def softmax(x: Array) -> Array:
     """exp(x) / sum exp(x) over the last axis, shifted by the maximum, in at least float32."""
     z = at_least_float32(x)
@@ -182,6 +203,7 @@ def dropout_mask(key: Array, shape: tuple[int, ...], rate: float) -> Array:
 
 
 ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu": relu}
+GATED = {"swiglu": swiglu, "geglu": geglu}  # those of an MLP with a gate
 NORMS = {"layer_norm": layer_norm, "rms_norm": rms_norm}
 
 
@@ -204,12 +226,13 @@ class Norm(nn.Module):
 
     kind: str = "layer_norm"
     use_bias: bool = True
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:]) if self.use_bias else None
-        return NORMS[self.kind](x, scale, bias)
+        return NORMS[self.kind](x, scale, bias, self.epsilon)
 
 
 class Dropout(nn.Module):
@@ -230,7 +253,10 @@ class Dropout(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear maps around an activation: [..., D] -> [..., hidden_dim] -> [..., D]."""
+    """Two linear maps around an activation: [..., D] -> [..., hidden_dim] -> [..., D].
+
+    With a gated activation a third map, the gate, decides how much of each hidden feature passes (Shazeer 2020).
+    """
 
     hidden_dim: int
     activation: str = "gelu_tanh"
@@ -239,5 +265,10 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        hidden = ACTIVATIONS[self.activation](Linear(self.hidden_dim, self.use_bias, name="up")(x))
+        hidden = Linear(self.hidden_dim, self.use_bias, name="up")(x)
+        if self.activation in GATED:
+            gate = Linear(self.hidden_dim, self.use_bias, name="gate")(x)
+            hidden = GATED[self.activation](gate, hidden)
+        else:
+            hidden = ACTIVATIONS[self.activation](hidden)
         return Linear(x.shape[-1], self.use_bias, self.output_std, name="down")(hidden)

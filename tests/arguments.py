@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from jaxllm.config import Rotary
+
 
 class Draw:
     """Sizes of 1 to 4 and arrays of any memory layout, from hypothesis."""
@@ -76,19 +78,35 @@ def attention_arguments(d: Draw) -> list[Any]:
     return [q, k, v, mask, *([2.0 * (d.rng.random(weights) < 0.5)] if d.data.draw(st.booleans()) else [])]
 
 
-def heads(d: Draw) -> tuple[dict[str, Any], int, int, int]:
-    """Parameters of multi-head attention, width, heads and key heads."""
-    groups, per_group, k, width = d.size(2), d.size(2), d.size(3), d.size(6, 4)
+def heads(d: Draw) -> tuple[dict[str, Any], int, int, int, Rotary | None]:
+    """Parameters of multi-head attention, width, heads, key heads and, where they have pairs to turn, perhaps how."""
+    groups, per_group, k, width = d.size(2), d.size(2), d.size(4), d.size(6, 4)
     n = groups * per_group
     params = d.maps(width, query=n * k, key=groups * k, value=groups * k) | {"output": d.linear(n * k, width)}
-    return params, width, n, groups
+    turned = k % 2 == 0 and d.data.draw(st.booleans())
+    if turned:
+        params |= {"query_norm": {"scale": d.array(k)}, "key_norm": {"scale": d.array(k)}}
+    return params, width, n, groups, Rotary(20.0, d.data.draw(st.booleans())) if turned else None
+
+
+def turned(d: Draw) -> list[Any]:
+    """Queries or keys, positions and frequencies."""
+    k, t = d.size(3), d.size()
+    return [d.array(*d.sizes(), t, 2 * k), d.rng.integers(9, size=t), d.array(k), d.data.draw(st.booleans())]
+
+
+def grouped_attention(d: Draw) -> list[Any]:
+    groups, per_group, t, s, k = d.size(2), d.size(3), d.size(), d.size(), d.size()
+    lead = d.sizes(1)
+    shapes = ((groups * per_group, t, k), (groups, s, k), (groups, s, d.size()))
+    return [*(d.array(*lead, *shape) for shape in shapes), d.rng.random((*lead, t, s)) < 0.6]
 
 
 def multi_head_attention(d: Draw) -> list[Any]:
-    params, width, n, groups = heads(d)
-    x = d.array(*d.sizes(1), d.size(), width)
-    if d.data.draw(st.booleans()):
-        return [params, x, n, groups, None, True, d.documents(*x.shape[:-1])]
+    params, width, n, groups, rotary = heads(d)
+    x = d.array(*d.sizes(1), d.size(), width) if rotary is None else d.spread(*d.sizes(1), d.size(), width)
+    if rotary is not None or d.data.draw(st.booleans()):
+        return [params, x, n, groups, None, True, d.documents(*x.shape[:-1]), d.size(), rotary, 0.1]
     return [params, x, n, groups, d.array(*x.shape[:-2], d.size(), width), False]
 
 
@@ -106,8 +124,9 @@ def causal_attention(d: Draw) -> list[Any]:
 
 def mlp(d: Draw) -> list[Any]:
     n, m = d.size(), d.size()
-    activation = d.data.draw(st.sampled_from(["gelu_tanh", "gelu"]))
-    return [{"up": d.linear(n, m), "down": d.linear(m, n)}, d.array(*d.sizes(), n), activation]
+    activation = d.data.draw(st.sampled_from(["gelu_tanh", "gelu", "swiglu", "geglu"]))
+    gate = {"gate": d.linear(n, m)} if activation.endswith("glu") else {}
+    return [{"up": d.linear(n, m), **gate, "down": d.linear(m, n)}, d.array(*d.sizes(), n), activation]
 
 
 def embedding(d: Draw) -> list[Any]:
@@ -123,7 +142,8 @@ def logits(d: Draw) -> list[Any]:
 
 def same_positions(d: Draw) -> list[Any]:
     lead, width = (*d.sizes(1), d.size()), d.size()
-    return [d.array(*lead, width), d.array(*lead, width), d.array(*lead, d.size()), d.documents(*lead)]
+    window = d.data.draw(st.sampled_from([None, 1, 2]))
+    return [d.array(*lead, width), d.array(*lead, width), d.array(*lead, d.size()), d.documents(*lead), window]
 
 
 def head(d: Draw) -> list[Any]:
@@ -138,12 +158,14 @@ def weighted(d: Draw) -> list[Any]:
 
 
 def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
-    params, width, n, groups = heads(d)
+    params, width, n, groups, rotary = heads(d)
     hidden = d.size()
     up, down = d.linear(width, hidden), d.linear(hidden, width)
     config = SimpleNamespace(
-        norm=d.data.draw(st.sampled_from(["layer_norm", "rms_norm"])), activation="gelu", n_heads=n, kv_heads=groups
-    )
+        norm=d.data.draw(st.sampled_from(["layer_norm", "rms_norm"])), activation="gelu", n_heads=n, kv_heads=groups,
+        rotary=rotary, norm_epsilon=0.01, sliding_window=d.data.draw(st.sampled_from([None, 2])), d_model=width,
+        scale_embeddings=d.data.draw(st.booleans()),
+    )  # fmt: skip
     block = {"norm_1": d.norm(width), "attention": params, "norm_2": d.norm(width), "mlp": {"up": up, "down": down}}
     return config, block, width
 
@@ -160,6 +182,7 @@ def model(d: Draw) -> list[Any]:
     config.tie_embeddings, config.n_layers = d.data.draw(st.booleans()), 1
     config.separator = d.data.draw(st.sampled_from([None, 0]))
     config.position = d.data.draw(st.sampled_from(["learned", "sinusoidal"])) if width % 2 == 0 else "learned"
+    config.position = config.position if config.rotary is None else "rotary"
     params = {"block_0": params, "norm_final": d.norm(width), "token_embedding": {"table": d.spread(v, width)}}
     if config.position == "learned":
         params["position_embedding"] = {"table": d.array(t + 1, width)}
@@ -177,12 +200,18 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "layers.gelu_tanh": lambda d: [d.array(*d.sizes(), 3)],
     "layers.gelu": lambda d: [d.array(*d.sizes(), 3)],
     "layers.relu": lambda d: [d.spread(*d.sizes(), 5)],
+    "layers.silu": lambda d: [d.array(*d.sizes(), 3)],
+    "layers.swiglu": lambda d: [d.array(2, 3), d.array(2, 3)],
+    "layers.geglu": lambda d: [d.array(2, 3), d.array(2, 3)],
     "layers.softmax": lambda d: [d.array(*d.sizes(), d.size())],
     "layers.dropout": lambda d: [d.array(2, 1, 3), d.array(2, d.size(), 3)],
     "layers.mlp": mlp,
     "embeddings.token_embedding": embedding,
     "embeddings.token_logits": lambda d: [d.array(d.size(), 3), d.array(*d.sizes(), 3)],
     "embeddings.learned_positions": lambda d: [d.array(4, d.size()), d.size()],
+    "embeddings.sinusoidal_embedding": lambda d: [d.rng.integers(9, size=d.sizes()), 2 * d.size()],
+    "rotary.rotary_frequencies": lambda d: [2 * d.size(), 100.0, d.data.draw(st.sampled_from([1.0, 4.0])), 1.0, 4.0, 50],
+    "rotary.rotate": turned,
     "embeddings.sinusoidal_positions": lambda d: [d.size(), 2 * d.size()],
     "embeddings.position_embedding": lambda d: [{"table": d.array(5, 4)}, d.array(*d.sizes(1), d.size(), 4)],
     "attention.simple_attention": lambda d: [d.array(*d.sizes(1), d.size(), d.size())],
@@ -191,12 +220,13 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "attention.document_mask": lambda d: [d.rng.integers(2, size=(*d.sizes(), d.size()))],
     "attention.attention_weights": queries,
     "attention.scaled_dot_product_attention": attention_arguments,
+    "attention.grouped_attention": grouped_attention,
     "attention.split_heads": lambda d: [d.array(*d.sizes(1), d.size(), 6), d.data.draw(st.sampled_from([1, 2, 3, 6]))],
     "attention.merge_heads": lambda d: [d.array(*d.sizes(1), d.size(), d.size(), d.size())],
     "attention.repeat_heads": lambda d: [d.array(*d.sizes(1), 2, d.size(), d.size()), 2 * d.size()],
     "attention.self_attention": self_attention,
     "attention.causal_attention": causal_attention,
-    "attention.multi_head_attention": multi_head_attention,
+    "multi_head.multi_head_attention": multi_head_attention,
     "causal.causal_attention": same_positions,
     "gpt.block": block,
     "gpt.forward": model,

@@ -16,7 +16,15 @@ VARIANTS = {
     "grouped": {"n_heads": 4, "n_kv_heads": 2, "norm": "rms_norm", "use_bias": False},
     "multi-query": {"n_heads": 4, "n_kv_heads": 1, "position": "sinusoidal", "activation": "relu", "d_ff": 5},
     "deep": {"n_layers": 12},
-}
+    "llama": {
+        "n_heads": 4, "n_kv_heads": 2, "position": "rotary", "norm": "rms_norm", "norm_epsilon": 1e-6,
+        "activation": "swiglu", "use_bias": False, "tie_embeddings": False, "sliding_window": 3,
+    },
+    "qwen": {
+        "position": "rotary_interleaved", "rope_factor": 4.0, "rope_original_context": 40, "qk_norm": True,
+        "d_head": 6, "norm": "rms_norm", "activation": "geglu", "scale_embeddings": True,
+    },
+}  # fmt: skip
 
 
 def random_like(tree: Any, seed: int = 0, scale: float = 0.5) -> Any:

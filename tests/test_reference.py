@@ -12,11 +12,23 @@ from hypothesis import strategies as st
 from twins import functions
 
 from jaxllm import reference
-from jaxllm.reference import attention, causal, embeddings, gpt, layers, loss, optimizer, sampling, step
+from jaxllm.reference import (
+    attention,
+    causal,
+    embeddings,
+    gpt,
+    layers,
+    loss,
+    multi_head,
+    optimizer,
+    rotary,
+    sampling,
+    step,
+)  # fmt: skip
 from jaxllm.reference.arrays import leaves, tree_map
 from jaxllm.reference.layers import linear_map_vjp
 
-MODULES = (attention, causal, embeddings, gpt, layers, loss, sampling)
+MODULES = (attention, causal, embeddings, gpt, layers, loss, multi_head, rotary, sampling)
 WITHOUT_BACKWARD = {  # helpers, and the model with its intermediates, whose backward is forward_vjp
     "named", "forward_with_intermediates",
 }  # fmt: skip

@@ -15,6 +15,7 @@ from flax import linen as nn
 import jaxllm
 from jaxllm import reference
 from jaxllm.attention import CausalAttention, MultiHeadAttention, SelfAttention
+from jaxllm.config import Rotary
 from jaxllm.embeddings import PositionEmbedding
 from jaxllm.gpt import Head
 from jaxllm.layers import MLP, Linear, Norm
@@ -25,6 +26,7 @@ WITHOUT_TWIN = {
     "layers.dropout_mask", "generate.draw", "generate.generate",  # random: test_step.py and test_generate.py
     "init.normal", "init.init_params",  # random: test_speed.py
     "causal.attention_path",  # a choice
+    "cache.extend",  # the cache as a whole: test_cache.py
     "gpt.apply_with_intermediates", "gpt.count_parameters",  # the model as a whole: test_gpt.py
 }  # fmt: skip
 
@@ -110,21 +112,35 @@ CASES: dict[str, list[list[Any]]] = {
     "layers.gelu_tanh": [[normal(50)]],
     "layers.gelu": [[normal(50)]],
     "layers.relu": [[normal(50)]],
+    "layers.silu": [[normal(50)], [scaled(300, 9)]],
+    "layers.swiglu": [[normal(3, 7), normal(3, 7)]],
+    "layers.geglu": [[normal(3, 7), normal(3, 7)]],
     "layers.softmax": [[normal(3, 7)], [scaled(500, 3, 7)], [normal(3, 1)]],
     "layers.dropout": [[normal(3, 7), keep(3, 7)]],
     "embeddings.token_embedding": [[normal(7, 4), integers(7, 3, 5)], [normal(7, 4), fixed(0, 6, 7, -1, -7, -8)]],
     "embeddings.token_logits": [[normal(7, 4), normal(3, 5, 4)]],
     "embeddings.learned_positions": [[normal(7, 4), 5]],
+    "embeddings.sinusoidal_embedding": [[integers(9, 2, 5), 6]],
     "embeddings.sinusoidal_positions": [[9, 6], [1, 2]],
+    "rotary.rotary_frequencies": [[8], [64, 500000.0, 8.0, 1.0, 4.0, 8192], [16, 10000.0, 32.0, 1.5, 3.0, 64]],
+    "rotary.rotate": [
+        [normal(2, 3, 5, 6), integers(50, 5), positive(3)],
+        [normal(2, 5, 4), integers(50, 2, 5), positive(2), True],
+        [normal(1, 2), integers(50, 1), positive(1)],
+    ],
     "attention.simple_attention": [[normal(6, 3)], [normal(2, 1, 3)]],
-    "attention.causal_mask": [[1], [5]],
+    "attention.causal_mask": [[1], [5], [5, 1], [6, 3], [4, 9]],
     "attention.document_numbers": [[integers(3, 2, 9), 1], [fixed(5, 5, 0, 2, 5), 5], [fixed(1), 0]],
-    "attention.document_mask": [[documents(7, 0, 2, 5)], [documents(8, 1, 2, 7)], [integers(2, 2, 1, 5)]],
+    "attention.document_mask": [[documents(7, 0, 2, 5)], [documents(8, 1, 2, 7), 2], [integers(2, 2, 1, 5)]],
     "attention.attention_weights": [[normal(2, 5, 3), normal(2, 5, 3)], [normal(4, 3), normal(6, 3), mask(4, 6)], [normal(2, 4, 3), normal(2, 6, 3), mask(4, 6)]],
     "attention.scaled_dot_product_attention": [
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4)],
         [normal(2, 4, 3), normal(2, 6, 3), normal(2, 6, 1), mask(4, 6)],
         [normal(2, 3, 4, 3), normal(2, 3, 6, 3), normal(2, 3, 6, 2), mask(2, 1, 4, 6), keep(2, 3, 4, 6)],
+    ],
+    "attention.grouped_attention": [
+        [normal(2, 6, 4, 3), normal(2, 2, 5, 3), normal(2, 2, 5, 4), mask(2, 4, 5)],
+        [normal(3, 1, 2), normal(1, 7, 2), normal(1, 7, 2), mask(1, 7)],
     ],
     "attention.split_heads": [[normal(2, 5, 6), 3], [normal(5, 6), 1]],
     "attention.merge_heads": [[normal(2, 3, 5, 2)], [normal(1, 5, 2)]],
@@ -135,6 +151,8 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(1, 1, 4), normal(1, 1, 4), normal(1, 1, 4)],
         [normal(2, 130, 3), normal(2, 130, 3), normal(2, 130, 2), documents(130, 40, 41, 64, 100)],
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4), documents(5, 0, 1, 4)],
+        [normal(2, 130, 3), normal(2, 130, 3), normal(2, 130, 2), None, 40],
+        [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4), documents(5, 0, 3), 2],
     ],
     "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), fixed(0, 6, 7, -1)], [scaled(300, 4, 7), integers(7, 4)]],
     "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), positive(3, 5)]],
@@ -158,20 +176,28 @@ MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "Norm rms": (Norm("rms_norm", use_bias=False), "layers.norm", {"kind": "rms_norm"}),
     "MLP": (MLP(7), "layers.mlp", {}),
     "MLP exact gelu": (MLP(7, "gelu"), "layers.mlp", {"activation": "gelu"}),
+    "MLP swiglu": (MLP(7, "swiglu", use_bias=False), "layers.mlp", {"activation": "swiglu"}),
+    "MLP geglu": (MLP(7, "geglu"), "layers.mlp", {"activation": "geglu"}),
+    "Norm epsilon": (Norm("rms_norm", epsilon=0.1), "layers.norm", {"kind": "rms_norm", "epsilon": 0.1}),
     "MLP relu": (MLP(7, "relu", use_bias=False), "layers.mlp", {"activation": "relu"}),
     "PositionEmbedding": (PositionEmbedding(9), "embeddings.position_embedding", {}),
     "SelfAttention": (SelfAttention(4), "attention.self_attention", {}),
     "CausalAttention": (CausalAttention(4, use_bias=True), "attention.causal_attention", {}),
-    "MultiHeadAttention": (MultiHeadAttention(3), "attention.multi_head_attention", {"n_heads": 3}),
+    "MultiHeadAttention": (MultiHeadAttention(3), "multi_head.multi_head_attention", {"n_heads": 3}),
     "MultiHeadAttention wide": (
         MultiHeadAttention(4, n_kv_heads=2, features=8, causal=False, use_bias=False),
-        "attention.multi_head_attention",
+        "multi_head.multi_head_attention",
         {"n_heads": 4, "n_kv_heads": 2, "causal": False},
+    ),
+    "MultiHeadAttention rotary": (
+        MultiHeadAttention(4, n_kv_heads=2, head_dim=6, window=3, rotary=Rotary(100.0), qk_norm=True, epsilon=0.1),
+        "multi_head.multi_head_attention",
+        {"n_heads": 4, "n_kv_heads": 2, "window": 3, "rotary": Rotary(100.0), "epsilon": 0.1},
     ),
     "SelfAttention across": (SelfAttention(4), "attention.self_attention", {"context": (7, 3)}),
     "MultiHeadAttention across": (
         MultiHeadAttention(2, causal=False),
-        "attention.multi_head_attention",
+        "multi_head.multi_head_attention",
         {"n_heads": 2, "causal": False, "context": (7, 3)},
     ),
 }

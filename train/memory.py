@@ -78,7 +78,8 @@ def activation_bytes(model: GPTConfig, train: TrainConfig) -> int:
     size, length = 2 if train.dtype == "bfloat16" else 4, model.context_length
     tokens = train.batch_size // train.grad_accumulation * length
     weights, scores = model.n_heads * length, model.n_heads * min(LONGEST, length // GROUPS)  # of a token
-    block = size * (10 * model.d_model + 2 * model.hidden_dim)
+    heads = (model.n_heads + model.kv_heads) * model.head_dim
+    block = size * (6 * model.d_model + 2 * heads + (4 if model.gated else 2) * model.hidden_dim)
     if model.dropout:
         block += 4 * (3 * weights + 2 * model.d_model)
     elif length <= KEPT:

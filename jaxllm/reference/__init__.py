@@ -10,6 +10,21 @@ a pullback closes over what it needs. Nothing here imports more than NumPy, so a
 in our use of them cannot hide in both.
 """
 
-from jaxllm.reference import attention, causal, embeddings, gpt, layers, loss, optimizer, sampling, step
+from jaxllm.reference import (
+    attention,
+    causal,
+    embeddings,
+    gpt,
+    layers,
+    loss,
+    multi_head,
+    optimizer,
+    rotary,
+    sampling,
+    step,
+)  # fmt: skip
 
-__all__ = ["attention", "causal", "embeddings", "gpt", "layers", "loss", "optimizer", "sampling", "step"]
+__all__ = [
+    "attention", "causal", "embeddings", "gpt", "layers", "loss", "multi_head", "optimizer", "rotary", "sampling",
+    "step",
+]  # fmt: skip

@@ -29,16 +29,16 @@ def simple_attention_vjp(x: ArrayLike) -> Vjp:
     return weights @ x, pullback
 
 
-def causal_mask(length: int) -> Array:
-    """True where s <= t."""
+def causal_mask(length: int, window: int | None = None) -> Array:
+    """True where s <= t and, with a window, s > t - window."""
     t, s = np.indices((length, length))
-    return s <= t
+    return (s <= t) & (s > t - (length if window is None else window))
 
 
 @vjp
-def causal_mask_vjp(length: int) -> Vjp:
-    """Neither the length nor the mask has a derivative."""
-    return causal_mask(length), lambda dy: (None,)
+def causal_mask_vjp(length: int, window: int | None = None) -> Vjp:
+    """Neither the lengths nor the mask has a derivative."""
+    return causal_mask(length, window), lambda dy: (None, None)
 
 
 def document_numbers(tokens: ArrayLike, separator: int) -> Array:
@@ -52,16 +52,16 @@ def document_numbers_vjp(tokens: ArrayLike, separator: int) -> Vjp:
     return document_numbers(tokens, separator), lambda dy: (None, None)
 
 
-def document_mask(documents: ArrayLike) -> Array:
-    """True where s <= t and both are of one document."""
+def document_mask(documents: ArrayLike, window: int | None = None) -> Array:
+    """True where s <= t, within the window, and both are of one document."""
     documents = np.asarray(documents)
-    return causal_mask(documents.shape[-1]) & (documents[..., :, None] == documents[..., None, :])
+    return causal_mask(documents.shape[-1], window) & (documents[..., :, None] == documents[..., None, :])
 
 
 @vjp
-def document_mask_vjp(documents: ArrayLike) -> Vjp:
+def document_mask_vjp(documents: ArrayLike, window: int | None = None) -> Vjp:
     """Neither the numbers nor the mask has a derivative."""
-    return document_mask(documents), lambda dy: (None,)
+    return document_mask(documents, window), lambda dy: (None, None)
 
 
 def attention_weights(q: ArrayLike, k: ArrayLike, mask: ArrayLike | None = None) -> Array:
@@ -157,6 +157,26 @@ def repeat_heads_vjp(x: ArrayLike, n_heads: int) -> Vjp:
     return repeat_heads(x, n_heads), pullback
 
 
+def grouped_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, mask: ArrayLike) -> Array:
+    """Each key and value head repeated for the query heads that it serves; the mask is that of all heads."""
+    return grouped_attention_vjp(q, k, v, mask)[0]
+
+
+@vjp
+def grouped_attention_vjp(q: ArrayLike, k: ArrayLike, v: ArrayLike, mask: ArrayLike) -> Vjp:
+    """A key or value head gathers what the query heads that it serves send back."""
+    n_heads = np.shape(q)[-3]
+    repeated, key_back = repeat_heads_vjp(k, n_heads)
+    values, value_back = repeat_heads_vjp(v, n_heads)
+    out, back = scaled_dot_product_attention_vjp(q, repeated, values, np.asarray(mask)[..., None, :, :])
+
+    def pullback(dy: Array) -> tuple[Array | None, ...]:
+        dq, dk, dv, *_ = back(dy)
+        return dq, key_back(dk)[0], value_back(dv)[0], None
+
+    return out, pullback
+
+
 def self_attention(
     params: Params, x: ArrayLike, context: ArrayLike | None = None, mask: ArrayLike | None = None
 ) -> Array:
@@ -199,73 +219,3 @@ def causal_attention(params: Params, x: ArrayLike) -> Array:
 def causal_attention_vjp(params: Params, x: ArrayLike) -> Vjp:
     """`self_attention_vjp` with the mask."""
     return self_attention_vjp(params, x, mask=causal_mask(np.shape(x)[-2]))
-
-
-def _causal_mask_within(documents: ArrayLike | None, length: int) -> Array:
-    """[T, T], or with documents [..., 1, T, T], the same for all heads."""
-    return causal_mask(length) if documents is None else document_mask(documents)[..., None, :, :]
-
-
-def multi_head_attention(
-    params: Params,
-    x: ArrayLike,
-    n_heads: int,
-    n_kv_heads: int | None = None,
-    context: ArrayLike | None = None,
-    causal: bool = True,
-    documents: ArrayLike | None = None,
-    seen: dict[str, Array] | None = None,
-) -> Array:
-    """Twin of the module `MultiHeadAttention`; `seen` is filled with the intermediates."""
-    context = x if context is None else context
-    seen = {} if seen is None else seen
-    seen["query"] = linear_map(params["query"], x)
-    seen["key"] = linear_map(params["key"], context)
-    seen["value"] = linear_map(params["value"], context)
-
-    q = split_heads(seen["query"], n_heads)
-    k = repeat_heads(split_heads(seen["key"], n_kv_heads or n_heads), n_heads)
-    v = repeat_heads(split_heads(seen["value"], n_kv_heads or n_heads), n_heads)
-    mask = _causal_mask_within(documents, q.shape[-2]) if causal else None
-    seen["weights"] = attention_weights(q, k, mask)
-    return linear_map(params["output"], merge_heads(seen["weights"] @ v))
-
-
-@vjp
-def multi_head_attention_vjp(
-    params: Params,
-    x: ArrayLike,
-    n_heads: int,
-    n_kv_heads: int | None = None,
-    context: ArrayLike | None = None,
-    causal: bool = True,
-    documents: ArrayLike | None = None,
-    felt: dict[str, Array] | None = None,
-) -> Vjp:
-    """The forward, line by line from its end; `felt` is filled with the gradients at query, key and value."""
-    source = x if context is None else context
-    felt = {} if felt is None else felt
-    groups = n_kv_heads or n_heads
-    query, query_back = linear_map_vjp(params["query"], x)
-    key, key_back = linear_map_vjp(params["key"], source)
-    value, value_back = linear_map_vjp(params["value"], source)
-    k, repeat_back = repeat_heads_vjp(split_heads(key, groups), n_heads)
-    v = repeat_heads(split_heads(value, groups), n_heads)
-    mask = _causal_mask_within(documents, query.shape[-2]) if causal else None
-    heads, attention_back = scaled_dot_product_attention_vjp(split_heads(query, n_heads), k, v, mask)
-    y, output_back = linear_map_vjp(params["output"], merge_heads(heads))
-
-    def pullback(dy: Array) -> tuple[Params | Array | None, ...]:
-        d_output, d_merged = output_back(dy)
-        dq, dk, dv, _ = attention_back(split_heads(d_merged, n_heads))
-        felt["value"] = merge_heads(repeat_back(dv)[0])  # values are shared among heads as keys are
-        felt["key"] = merge_heads(repeat_back(dk)[0])
-        felt["query"] = merge_heads(dq)
-        (d_query, dx), (d_key, from_key) = query_back(felt["query"]), key_back(felt["key"])
-        d_value, from_value = value_back(felt["value"])
-        d_params = {"query": d_query, "key": d_key, "value": d_value, "output": d_output}
-        if context is None:
-            return d_params, dx + from_key + from_value, None, None, None, None, None, None
-        return d_params, dx, None, None, from_key + from_value, None, None, None
-
-    return y, pullback

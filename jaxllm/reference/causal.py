@@ -12,17 +12,21 @@ from jaxllm.reference.attention import (
 )
 
 
-def _mask(q: ArrayLike, documents: ArrayLike | None) -> Array:
-    return causal_mask(np.shape(q)[-2]) if documents is None else document_mask(documents)
+def _mask(q: ArrayLike, documents: ArrayLike | None, window: int | None) -> Array:
+    return causal_mask(np.shape(q)[-2], window) if documents is None else document_mask(documents, window)
 
 
-def causal_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None) -> Array:
+def causal_attention(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None
+) -> Array:
     """softmax(q k^T / sqrt(K)) v where s <= t and, with `documents`, those of s and t are equal."""
-    return scaled_dot_product_attention(q, k, v, _mask(q, documents))
+    return scaled_dot_product_attention(q, k, v, _mask(q, documents, window))
 
 
 @vjp
-def causal_attention_vjp(q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None) -> Vjp:
+def causal_attention_vjp(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None
+) -> Vjp:
     """As under any mask."""
-    out, back = scaled_dot_product_attention_vjp(q, k, v, _mask(q, documents))
-    return out, lambda dy: (*back(dy)[:3], None)
+    out, back = scaled_dot_product_attention_vjp(q, k, v, _mask(q, documents, window))
+    return out, lambda dy: (*back(dy)[:3], None, None)

@@ -60,19 +60,30 @@ def learned_positions_vjp(table: ArrayLike, length: int) -> Vjp:
     return learned_positions(table, length), pullback
 
 
-def sinusoidal_positions(length: int, d_model: int) -> Array:
+def sinusoidal_embedding(positions: ArrayLike, d_model: int) -> Array:
     """P[t, 2i] = sin(t / 10000^(2i/D)), P[t, 2i+1] = cos(t / 10000^(2i/D))."""
-    table = np.full((length, d_model), np.nan)
-    for t in range(length):
-        for i in range(d_model // 2):
-            angle = t / 10000 ** (2 * i / d_model)
-            table[t, 2 * i], table[t, 2 * i + 1] = np.sin(angle), np.cos(angle)
+    t = float64(positions)
+    table = np.full((*t.shape, d_model), np.nan)
+    for i in range(d_model // 2):
+        angle = t / 10000 ** (2 * i / d_model)
+        table[..., 2 * i], table[..., 2 * i + 1] = np.sin(angle), np.cos(angle)
     return table
 
 
 @vjp
+def sinusoidal_embedding_vjp(positions: ArrayLike, d_model: int) -> Vjp:
+    """Positions are integers, without a derivative."""
+    return sinusoidal_embedding(positions, d_model), lambda dy: (None, None)
+
+
+def sinusoidal_positions(length: int, d_model: int) -> Array:
+    """Those of 0 to length - 1."""
+    return sinusoidal_embedding(np.arange(length), d_model)
+
+
+@vjp
 def sinusoidal_positions_vjp(length: int, d_model: int) -> Vjp:
-    """A constant: nothing flows back."""
+    """A constant: nothing it depends on has a derivative."""
     return sinusoidal_positions(length, d_model), lambda dy: (None, None)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from jaxllm.reference import attention, embeddings, layers
+from jaxllm.reference import attention, embeddings, layers, multi_head
 from jaxllm.reference.arrays import Array, Params, Vjp, vjp
 
 Named = dict[str, Array]
@@ -15,18 +15,26 @@ def block(
 ) -> Array:
     """Twin of the module `Block`; `seen` is filled with the intermediates."""
     attended: Named = {}
+    inside: Named = {}
     seen = {} if seen is None else seen
-    seen["norm_1"] = layers.norm(params["norm_1"], x, config.norm)
-    attention_out = attention.multi_head_attention(
-        params["attention"], seen["norm_1"], config.n_heads, config.kv_heads, documents=documents, seen=attended
-    )
+    seen["norm_1"] = layers.norm(params["norm_1"], x, config.norm, config.norm_epsilon)
+    attention_out = multi_head.multi_head_attention(
+        params["attention"], seen["norm_1"], config.n_heads, config.kv_heads, documents=documents, seen=attended,
+        **_options(config),
+    )  # fmt: skip
     seen |= {f"attention/{name}": value for name, value in attended.items()}
     seen["attention"] = attention_out
     seen["residual_1"] = x + attention_out
-    seen["norm_2"] = layers.norm(params["norm_2"], seen["residual_1"], config.norm)
-    seen["mlp/up"] = layers.linear_map(params["mlp"]["up"], seen["norm_2"])
-    seen["mlp"] = layers.mlp(params["mlp"], seen["norm_2"], config.activation)
+    seen["norm_2"] = layers.norm(params["norm_2"], seen["residual_1"], config.norm, config.norm_epsilon)
+    mlp_out = layers.mlp(params["mlp"], seen["norm_2"], config.activation, inside)
+    seen |= {f"mlp/{name}": value for name, value in inside.items()}
+    seen["mlp"] = mlp_out
     return seen["residual_1"] + seen["mlp"]
+
+
+def _options(config: Any) -> dict[str, Any]:
+    """Of the attention in every block."""
+    return {"window": config.sliding_window, "rotary": config.rotary, "epsilon": config.norm_epsilon}
 
 
 @vjp
@@ -39,12 +47,13 @@ def block_vjp(
     """
     attended: Named = {}
     inside: Named = {}
-    norm_1, norm_1_back = layers.norm_vjp(params["norm_1"], x, config.norm)
-    attention_out, attention_back = attention.multi_head_attention_vjp(
-        params["attention"], norm_1, config.n_heads, config.kv_heads, documents=documents, felt=attended
-    )
+    norm_1, norm_1_back = layers.norm_vjp(params["norm_1"], x, config.norm, config.norm_epsilon)
+    attention_out, attention_back = multi_head.multi_head_attention_vjp(
+        params["attention"], norm_1, config.n_heads, config.kv_heads, documents=documents, felt=attended,
+        **_options(config),
+    )  # fmt: skip
     residual = x + attention_out
-    norm_2, norm_2_back = layers.norm_vjp(params["norm_2"], residual, config.norm)
+    norm_2, norm_2_back = layers.norm_vjp(params["norm_2"], residual, config.norm, config.norm_epsilon)
     mlp_out, mlp_back = layers.mlp_vjp(params["mlp"], norm_2, config.activation, inside)
 
     def pullback(dy: Array) -> tuple[None, Params, Array, None, None]:
@@ -54,8 +63,9 @@ def block_vjp(
         d_attention, d_norm_1, *_ = attention_back(d_residual)
         d_scale_1, through_attention = norm_1_back(d_norm_1)[:2]
         if felt is not None:
-            felt["mlp"], felt["mlp/up"], felt["norm_2"], felt["residual_1"] = dy, inside["up"], d_norm_2, d_residual
-            felt["attention"] = d_residual
+            felt["mlp"] = dy
+            felt.update({f"mlp/{name}": value for name, value in inside.items()})
+            felt["norm_2"], felt["residual_1"], felt["attention"] = d_norm_2, d_residual, d_residual
             felt.update({f"attention/{name}": value for name, value in attended.items()})
             felt["norm_1"] = d_norm_1
         d_params = {"norm_1": d_scale_1, "attention": d_attention, "norm_2": d_scale_2, "mlp": d_mlp}
@@ -71,15 +81,17 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
     """
     seen: Named = {}
     x = seen["token_embedding"] = embeddings.token_embedding(params["token_embedding"]["table"], tokens)
-    x = embeddings.position_embedding(params.get("position_embedding", {}), x, config.position)
-    seen["position_embedding"] = x
+    x = x * config.d_model**0.5 if config.scale_embeddings else x
+    if config.rotary is None:
+        x = embeddings.position_embedding(params.get("position_embedding", {}), x, config.position)
+        seen["position_embedding"] = x
     documents = _documents(config, tokens)
     for i in range(config.n_layers):
         inside: Named = {}
         x = block(config, params[f"block_{i}"], x, documents, inside)
         seen |= {f"block_{i}/{name}": value for name, value in inside.items()}
         seen[f"block_{i}"] = x
-    x = seen["norm_final"] = layers.norm(params["norm_final"], x, config.norm)
+    x = seen["norm_final"] = layers.norm(params["norm_final"], x, config.norm, config.norm_epsilon)
     if config.tie_embeddings:
         seen["logits"] = embeddings.token_logits(params["token_embedding"]["table"], x)
     else:
@@ -106,13 +118,16 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, felt: Named | No
     felt = {} if felt is None else felt
     table = params["token_embedding"]["table"]
     x, embedding_back = embeddings.token_embedding_vjp(table, tokens)
-    x, position_back = embeddings.position_embedding_vjp(params.get("position_embedding", {}), x, config.position)
+    scale = config.d_model**0.5 if config.scale_embeddings else 1.0
+    x = x * scale
+    if config.rotary is None:
+        x, position_back = embeddings.position_embedding_vjp(params.get("position_embedding", {}), x, config.position)
     documents, backs = _documents(config, tokens), []
     for i in range(config.n_layers):
         inside: Named = {}
         x, back = block_vjp(config, params[f"block_{i}"], x, documents, inside)
         backs.append((back, inside))
-    x, norm_back = layers.norm_vjp(params["norm_final"], x, config.norm)
+    x, norm_back = layers.norm_vjp(params["norm_final"], x, config.norm, config.norm_epsilon)
     if config.tie_embeddings:
         logits, head_back = embeddings.token_logits_vjp(table, x)
     else:
@@ -127,11 +142,13 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, felt: Named | No
             felt[f"block_{i}"] = dx
             d_params[f"block_{i}"], dx = back(dx)[1:3]
             felt.update({f"block_{i}/{name}": value for name, value in inside.items()})
-        felt["position_embedding"] = felt["token_embedding"] = dx
-        d_positions, dx = position_back(dx)[:2]
-        (d_table, _) = embedding_back(dx)
-        if config.position == "learned":
-            d_params["position_embedding"] = d_positions
+        if config.rotary is None:
+            felt["position_embedding"] = dx
+            d_positions, dx = position_back(dx)[:2]
+            if config.position == "learned":
+                d_params["position_embedding"] = d_positions
+        felt["token_embedding"] = dx * scale
+        (d_table, _) = embedding_back(felt["token_embedding"])
         if not config.tie_embeddings:
             d_params["head"] = d_head
         d_params["token_embedding"] = {"table": d_table + d_head if config.tie_embeddings else d_table}

@@ -134,6 +134,51 @@ def relu_vjp(x: ArrayLike) -> Vjp:
     return relu(x), lambda dy: (dy * np.heaviside(x, 0.5),)
 
 
+def silu(x: ArrayLike) -> Array:
+    """x / (1 + exp(-x))."""
+    x = float64(x)
+    return x * _sigmoid(x)
+
+
+def _sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), written with tanh, which cannot overflow."""
+    return (1 + np.tanh(x / 2)) / 2
+
+
+@vjp
+def silu_vjp(x: ArrayLike) -> Vjp:
+    """With s = 1 / (1 + exp(-x)), whose slope is s (1 - s): dx = dy (s + x s (1 - s))."""
+    x = float64(x)
+    s = _sigmoid(x)
+    return silu(x), lambda dy: (dy * (s + x * s * (1 - s)),)
+
+
+def swiglu(gate: ArrayLike, up: ArrayLike) -> Array:
+    """silu(gate) up."""
+    return silu(gate) * float64(up)
+
+
+@vjp
+def swiglu_vjp(gate: ArrayLike, up: ArrayLike) -> Vjp:
+    """A product: dup = dy silu(gate), and dy up goes back through silu."""
+    opened, back = silu_vjp(gate)
+    up = float64(up)
+    return opened * up, lambda dy: (*back(dy * up), dy * opened)
+
+
+def geglu(gate: ArrayLike, up: ArrayLike) -> Array:
+    """gelu_tanh(gate) up."""
+    return gelu_tanh(gate) * float64(up)
+
+
+@vjp
+def geglu_vjp(gate: ArrayLike, up: ArrayLike) -> Vjp:
+    """A product: dup = dy gelu_tanh(gate), and dy up goes back through gelu_tanh."""
+    opened, back = gelu_tanh_vjp(gate)
+    up = float64(up)
+    return opened * up, lambda dy: (*back(dy * up), dy * opened)
+
+
 def softmax(x: ArrayLike) -> Array:
     """exp(x) / sum exp(x); the maximum is taken off first, which changes nothing but the range."""
     x = float64(x)
@@ -162,6 +207,8 @@ def dropout_vjp(x: ArrayLike, keep: ArrayLike) -> Vjp:
 
 ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu": relu}
 ACTIVATION_VJPS = {"gelu_tanh": gelu_tanh_vjp, "gelu": gelu_vjp, "relu": relu_vjp}
+GATED = {"swiglu": swiglu, "geglu": geglu}
+GATED_VJPS = {"swiglu": swiglu_vjp, "geglu": geglu_vjp}
 NORMS = {"layer_norm": layer_norm, "rms_norm": rms_norm}
 NORM_VJPS = {"layer_norm": layer_norm_vjp, "rms_norm": rms_norm_vjp}
 
@@ -183,41 +230,49 @@ def linear_map_vjp(params: Params, x: ArrayLike) -> Vjp:
     return y, pullback
 
 
-def norm(params: Params, x: ArrayLike, kind: str = "layer_norm") -> Array:
+def norm(params: Params, x: ArrayLike, kind: str = "layer_norm", epsilon: float = EPSILON) -> Array:
     """Twin of the module `Norm`."""
-    return NORMS[kind](x, params["scale"], params.get("bias"))
+    return NORMS[kind](x, params["scale"], params.get("bias"), epsilon)
 
 
 @vjp
-def norm_vjp(params: Params, x: ArrayLike, kind: str = "layer_norm") -> Vjp:
+def norm_vjp(params: Params, x: ArrayLike, kind: str = "layer_norm", epsilon: float = EPSILON) -> Vjp:
     """The gradients of the norm, those of its parameters in a dict like theirs."""
-    y, back = NORM_VJPS[kind](x, params["scale"], params.get("bias"))
+    y, back = NORM_VJPS[kind](x, params["scale"], params.get("bias"), epsilon)
 
-    def pullback(dy: Array) -> tuple[Params, Array, None]:
-        dx, dscale, dbias = back(dy)
-        return named(params, scale=dscale, bias=dbias), dx, None
+    def pullback(dy: Array) -> tuple[Params, Array, None, None]:
+        dx, dscale, dbias, _ = back(dy)
+        return named(params, scale=dscale, bias=dbias), dx, None, None
 
     return y, pullback
 
 
-def mlp(params: Params, x: ArrayLike, activation: str = "gelu_tanh") -> Array:
-    """Twin of the module `MLP`."""
-    return linear_map(params["down"], ACTIVATIONS[activation](linear_map(params["up"], x)))
+def mlp(params: Params, x: ArrayLike, activation: str = "gelu_tanh", seen: dict[str, Array] | None = None) -> Array:
+    """Twin of the module `MLP`; `seen` is filled with what up, and a gate, returned."""
+    seen = {} if seen is None else seen
+    seen["up"] = linear_map(params["up"], x)
+    if activation in GATED:
+        seen["gate"] = linear_map(params["gate"], x)
+        hidden = GATED[activation](seen["gate"], seen["up"])
+    else:
+        hidden = ACTIVATIONS[activation](seen["up"])
+    return linear_map(params["down"], hidden)
 
 
 @vjp
 def mlp_vjp(params: Params, x: ArrayLike, activation: str = "gelu_tanh", felt: dict[str, Array] | None = None) -> Vjp:
-    """Backward through down, activation and up, in this order; `felt` is filled with the gradient at `up`."""
+    """Backward through down, activation and up (and gate); `felt` is filled with the gradients at these two."""
     felt = {} if felt is None else felt
-    up, up_back = linear_map_vjp(params["up"], x)
-    hidden, activation_back = ACTIVATION_VJPS[activation](up)
+    inner = ("gate", "up") if activation in GATED else ("up",)  # what the activation takes
+    outs, backs = zip(*(linear_map_vjp(params[name], x) for name in inner), strict=True)
+    hidden, activation_back = (GATED_VJPS | ACTIVATION_VJPS)[activation](*outs)
     y, down_back = linear_map_vjp(params["down"], hidden)
 
     def pullback(dy: Array) -> tuple[Params, Array, None, None]:
         d_down, d_hidden = down_back(dy)
-        (felt["up"],) = activation_back(d_hidden)
-        d_up, dx = up_back(felt["up"])
-        return {"up": d_up, "down": d_down}, dx, None, None
+        felt.update(zip(inner, activation_back(d_hidden), strict=True))
+        d_inner, dxs = zip(*(back(felt[name]) for name, back in zip(inner, backs, strict=True)), strict=True)
+        return {**dict(zip(inner, d_inner, strict=True)), "down": d_down}, sum(dxs), None, None
 
     return y, pullback
 

@@ -46,9 +46,10 @@ def flops_per_token(model: GPTConfig) -> float:
     once, as the head: looking a row up multiplies nothing. Biases, norms and positions are left out.
     """
     d = model.d_model
-    attention = 2 * d * d + 2 * d * model.kv_heads * model.head_dim  # query and output, key and value
-    weights = model.n_layers * (attention + 2 * d * model.hidden_dim) + model.vocab_size * d
-    return 6 * weights + 12 * model.n_layers * d * model.context_length
+    attention = 2 * d * (model.n_heads + model.kv_heads) * model.head_dim  # query and output, key and value
+    mlp = (3 if model.gated else 2) * d * model.hidden_dim
+    weights = model.n_layers * (attention + mlp) + model.vocab_size * d
+    return 6 * weights + 12 * model.n_layers * model.n_heads * model.head_dim * model.context_length
 
 
 def datasheet_peak(device: str, dtype: str) -> float | None:

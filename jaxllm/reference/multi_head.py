@@ -1,0 +1,136 @@
+"""Twin of the module `MultiHeadAttention`, in float64, and its derivative."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxllm.reference.arrays import Array, Params, Vjp, vjp
+from jaxllm.reference.attention import (
+    attention_weights,
+    causal_mask,
+    document_mask,
+    merge_heads,
+    repeat_heads,
+    repeat_heads_vjp,
+    scaled_dot_product_attention_vjp,
+    split_heads,
+)
+from jaxllm.reference.layers import EPSILON, linear_map, linear_map_vjp, norm, norm_vjp
+from jaxllm.reference.rotary import rotary_frequencies, rotate, rotate_vjp
+
+
+def _mask(causal: bool, documents: ArrayLike | None, window: int | None, length: int) -> Array | None:
+    """[T, T], or with documents [..., 1, T, T], the same for all heads."""
+    if not causal:
+        return None
+    return causal_mask(length, window) if documents is None else document_mask(documents, window)[..., None, :, :]
+
+
+def _turn(x: Array, rotary: Any) -> Array:
+    if rotary is None:
+        return x
+    base, interleaved, *scaling = rotary
+    return rotate(x, np.arange(x.shape[-2]), rotary_frequencies(x.shape[-1], base, *scaling), interleaved)
+
+
+def _turn_vjp(x: Array, rotary: Any) -> Vjp:
+    if rotary is None:
+        return x, lambda dy: (dy,)
+    base, interleaved, *scaling = rotary
+    return rotate_vjp(x, np.arange(x.shape[-2]), rotary_frequencies(x.shape[-1], base, *scaling), interleaved)
+
+
+def multi_head_attention(
+    params: Params,
+    x: ArrayLike,
+    n_heads: int,
+    n_kv_heads: int | None = None,
+    context: ArrayLike | None = None,
+    causal: bool = True,
+    documents: ArrayLike | None = None,
+    window: int | None = None,
+    rotary: Any = None,
+    epsilon: float = EPSILON,
+    seen: dict[str, Array] | None = None,
+) -> Array:
+    """Twin of the module; with norms of queries and keys where `params` has them. `seen` takes the intermediates."""
+    context = x if context is None else context
+    seen = {} if seen is None else seen
+    groups = n_kv_heads or n_heads
+    heads = {}
+    for name, source, n in (("query", x, n_heads), ("key", context, groups), ("value", context, groups)):
+        seen[name] = linear_map(params[name], source)
+        heads[name] = split_heads(seen[name], n)
+    for name in ("query", "key"):
+        if f"{name}_norm" in params:
+            heads[name] = seen[f"{name}_norm"] = norm(params[f"{name}_norm"], heads[name], "rms_norm", epsilon)
+    q, k = _turn(heads["query"], rotary), repeat_heads(_turn(heads["key"], rotary), n_heads)
+    seen["weights"] = attention_weights(q, k, _mask(causal, documents, window, q.shape[-2]))
+    return linear_map(params["output"], merge_heads(seen["weights"] @ repeat_heads(heads["value"], n_heads)))
+
+
+@vjp
+def multi_head_attention_vjp(
+    params: Params,
+    x: ArrayLike,
+    n_heads: int,
+    n_kv_heads: int | None = None,
+    context: ArrayLike | None = None,
+    causal: bool = True,
+    documents: ArrayLike | None = None,
+    window: int | None = None,
+    rotary: Any = None,
+    epsilon: float = EPSILON,
+    felt: dict[str, Array] | None = None,
+) -> Vjp:
+    """The forward, line by line from its end; `felt` is filled with the gradients at its intermediates."""
+    felt = {} if felt is None else felt
+    groups = n_kv_heads or n_heads
+    source = x if context is None else context
+    query, query_back = _head_vjp(params, "query", x, n_heads, rotary, epsilon, felt)
+    key, key_back = _head_vjp(params, "key", source, groups, rotary, epsilon, felt)
+    value, value_back = linear_map_vjp(params["value"], source)
+    k, repeat_back = repeat_heads_vjp(key, n_heads)
+    v = repeat_heads(split_heads(value, groups), n_heads)
+    mask = _mask(causal, documents, window, query.shape[-2])
+    attended, attention_back = scaled_dot_product_attention_vjp(query, k, v, mask)
+    y, output_back = linear_map_vjp(params["output"], merge_heads(attended))
+
+    def pullback(dy: Array) -> tuple[Params | Array | None, ...]:
+        d_output, d_merged = output_back(dy)
+        dq, dk, dv, _ = attention_back(split_heads(d_merged, n_heads))
+        felt["value"] = merge_heads(repeat_back(dv)[0])  # values are shared among heads as keys are
+        d_value, from_value = value_back(felt["value"])
+        d_key, from_key = key_back(repeat_back(dk)[0])
+        d_query, dx = query_back(dq)
+        d_params = d_query | d_key | {"value": d_value, "output": d_output}
+        if context is None:
+            return d_params, dx + from_key + from_value, *(None,) * 9
+        return d_params, dx, None, None, from_key + from_value, *(None,) * 6
+
+    return y, pullback
+
+
+def _head_vjp(
+    params: Params, name: str, x: ArrayLike, n: int, rotary: Any, epsilon: float, felt: dict[str, Array]
+) -> Vjp:
+    """Queries or keys [..., n, T, K]: the map, the norm where there is one, the rotation, and back in turn."""
+    mapped, map_back = linear_map_vjp(params[name], x)
+    heads = split_heads(mapped, n)
+    normed = f"{name}_norm" in params
+    if normed:
+        heads, norm_back = norm_vjp(params[f"{name}_norm"], heads, "rms_norm", epsilon)
+    turned, turn_back = _turn_vjp(heads, rotary)
+
+    def pullback(dy: Array) -> tuple[dict[str, Any], Array]:
+        d_params = {}
+        dy = turn_back(dy)[0]
+        if normed:
+            felt[f"{name}_norm"] = dy
+            d_params[f"{name}_norm"], dy = norm_back(dy)[:2]
+        felt[name] = merge_heads(dy)
+        d_params[name], dx = map_back(felt[name])
+        return d_params, dx
+
+    return turned, pullback

@@ -1,0 +1,68 @@
+"""Twins of `jaxllm.rotary`, in float64, pair by pair."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxllm.reference.arrays import Array, Vjp, float64, vjp
+
+
+def rotary_frequencies(
+    head_dim: int, base: float = 10000.0, factor: float = 1.0, low_frequency: float = 1.0, high_frequency: float = 4.0,
+    original_context: int = 8192,
+) -> Array:  # fmt: skip
+    """base^(-2i/K), slowed by the factor where a whole turn is longer than the original context / low_frequency."""
+    frequencies = []
+    for i in range(head_dim // 2):
+        frequency = base ** (-2 * i / head_dim)
+        wavelength = 2 * np.pi / frequency
+        if factor != 1 and wavelength > original_context / high_frequency:
+            turns = original_context / wavelength
+            share = max((turns - low_frequency) / (high_frequency - low_frequency), 0)
+            frequency = (1 - share) * frequency / factor + share * frequency
+        frequencies.append(frequency)
+    return float64(frequencies)
+
+
+@vjp
+def rotary_frequencies_vjp(
+    head_dim: int, base: float = 10000.0, factor: float = 1.0, low_frequency: float = 1.0, high_frequency: float = 4.0,
+    original_context: int = 8192,
+) -> Vjp:  # fmt: skip
+    """All arguments are constants."""
+    frequencies = rotary_frequencies(head_dim, base, factor, low_frequency, high_frequency, original_context)
+    return frequencies, lambda dy: (None,) * 6
+
+
+def _pairs(head_dim: int, interleaved: bool) -> list[tuple[int, int]]:
+    half = head_dim // 2
+    return [(2 * i, 2 * i + 1) if interleaved else (i, i + half) for i in range(half)]
+
+
+def rotate(x: ArrayLike, positions: ArrayLike, frequencies: ArrayLike, interleaved: bool = False) -> Array:
+    """Each pair of features times a rotation matrix."""
+    x, positions, frequencies = float64(x), float64(positions), float64(frequencies)
+    out = np.empty_like(x)
+    for frequency, (i, j) in zip(frequencies, _pairs(x.shape[-1], interleaved), strict=True):
+        cos, sin = np.cos(positions * frequency), np.sin(positions * frequency)
+        out[..., i] = x[..., i] * cos - x[..., j] * sin
+        out[..., j] = x[..., i] * sin + x[..., j] * cos
+    return out
+
+
+@vjp
+def rotate_vjp(x: ArrayLike, positions: ArrayLike, frequencies: ArrayLike, interleaved: bool = False) -> Vjp:
+    """A rotation is undone by turning back: dx = dy at the negative angle.
+
+    d/d angle of a pair (a', b') is (-b', a'), and the angle is position times frequency, so the frequency gathers
+    position (db' a' - da' b') over all tokens.
+    """
+    y, positions, frequencies = rotate(x, positions, frequencies, interleaved), float64(positions), float64(frequencies)
+
+    def pullback(dy: Array) -> tuple[Array, None, Array, None]:
+        pairs = _pairs(y.shape[-1], interleaved)
+        d_frequencies = [
+            (positions * (dy[..., j] * y[..., i] - dy[..., i] * y[..., j])).sum() for i, j in pairs
+        ]  # fmt: skip
+        return rotate(dy, -positions, frequencies, interleaved), None, float64(d_frequencies), None
+
+    return y, pullback
