@@ -170,13 +170,13 @@ class MultiHeadAttention(nn.Module):
     ) -> Any:  # fmt: skip
         features = self.features or x.shape[-1]
         q, k, v = self._heads(x, x if context is None else context, features, place)
-        if cache is not None:
-            assert place is not None
+        if cache is not None and place is not None:
             cache = extend(cache, k, v, place)
-        if cache is not None and x.shape[-2] == 1:  # a prompt, which is longer, attends to itself alone
+        if cache is not None and place is not None and x.shape[-2] == 1:
             heads = grouped_attention(q, cache.keys, cache.values, place.mask(cache, self.window))
-        else:
-            heads = self._attend(q, *(repeat_heads(y, self.n_heads) for y in (k, v)), documents)
+        else:  # also a prompt, before which there is nothing in the cache
+            k, v = (repeat_heads(y, self.n_heads) for y in (k, v))
+            heads = self._attend(q, k, v, documents)
         y = Linear(features, self.use_bias, self.output_std, name="output")(merge_heads(heads))
         return y if cache is None else (y, cache)
 
@@ -195,12 +195,7 @@ class MultiHeadAttention(nn.Module):
                 Norm("rms_norm", False, self.epsilon, name=f"{name}_norm")(y) for name, y in (("query", q), ("key", k))
             )
         if self.rotary is not None:
-            base, interleaved, *scaling = self.rotary
-            frequencies = rotary_frequencies(width, base, *scaling)
-            if place is None:
-                q, k = (rotate(y, jnp.arange(y.shape[-2]), frequencies, interleaved) for y in (q, k))
-            else:
-                q, k = (rotate(y, place.positions[..., None, :], frequencies, interleaved) for y in (q, k))
+            q, k = (_turn(y, self.rotary, place) for y in (q, k))
         return [q, k, v]
 
     def _attend(self, q: Array, k: Array, v: Array, documents: Array | None) -> Array:
@@ -216,3 +211,11 @@ class MultiHeadAttention(nn.Module):
         if self.causal and keep is None:
             return causal_attention(q, k, v, documents, self.window)  # the same, faster
         return scaled_dot_product_attention(q, k, v, mask, keep)
+
+
+def _turn(x: Array, rotary: Rotary, place: Place | None) -> Array:
+    """Queries or keys [..., T, K], turned by their positions."""
+    base, interleaved, factor, low, high, original_context = rotary
+    frequencies = rotary_frequencies(x.shape[-1], base, factor, low, high, original_context)
+    positions = jnp.arange(x.shape[-2]) if place is None else place.positions[..., None, :]
+    return rotate(x, positions, frequencies, interleaved)

@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
     slot: Array  # int32, of the first of them
     positions: Array  # [B, T] int32, in their rows
-    visible: Array  # [B] int32, the first slot that they may attend to
+    visible: Array  # [B] int32, the first slot that the last of them may attend to
 
     def mask(self, cache: LayerCache, window: int | None) -> Array:
         """[B, 1, S] bool: which slots one token may attend to."""
@@ -52,10 +52,15 @@ class Cache(NamedTuple):
         start = start.astype(jnp.int32)
         return cls(layers, start, start, jnp.zeros((), jnp.int32))
 
-    def place(self, length: int) -> Place:
-        """That of the next `length` tokens."""
-        positions = self.length + jnp.arange(length, dtype=jnp.int32)[None] - self.start[:, None]
-        return Place(self.length, jnp.maximum(positions, 0), self.visible)
+    def place(self, tokens: Array, separator: int | None) -> Place:
+        """That of the tokens [B, T] that are read next; a separator among them hides what was before it."""
+        slots = self.length + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+        positions = slots - self.start[:, None]
+        visible = self.visible
+        if separator is not None:
+            begins = (tokens == separator) & (positions >= 0)
+            visible = jnp.maximum(visible, jnp.where(begins, slots, 0).max(1))
+        return Place(self.length, jnp.maximum(positions, 0), visible)
 
     def documents(self, tokens: Array, separator: int | None) -> Array:
         """Numbers [B, T] that part a first reading's padding from its tokens and, by the separator, documents."""
@@ -65,14 +70,9 @@ class Cache(NamedTuple):
             begins |= (slots > self.start[:, None]) & (tokens == separator)
         return jnp.cumsum(begins, axis=1, dtype=jnp.int32)
 
-    def read(self, layers: list[LayerCache], tokens: Array, separator: int | None) -> "Cache":
-        """The cache after the tokens [B, T] have been read."""
-        visible = self.visible
-        if separator is not None:
-            slots = self.length + jnp.arange(tokens.shape[1])[None]
-            begins = (tokens == separator) & (slots >= self.start[:, None])
-            visible = jnp.maximum(visible, jnp.where(begins, slots, 0).max(1))
-        return Cache(tuple(layers), self.start, visible, self.length + tokens.shape[1])
+    def read(self, layers: list[LayerCache], place: Place) -> "Cache":
+        """The cache after the tokens at the place have been read."""
+        return Cache(tuple(layers), self.start, place.visible, self.length + place.positions.shape[1])
 
 
 def extend(cache: LayerCache, keys: Array, values: Array, place: Place) -> LayerCache:

@@ -1,60 +1,238 @@
-"""Sampling text from a model, one token at a time.
+"""Sampling text from a model: the prompt is read at once, then one token after the other through the key/value cache.
 
-One jitted loop over a window of fixed shape, so nothing is compiled anew as the text grows. Every token runs
-the whole window through the model; a key/value cache does not.
+The whole loop is one jitted program of static shapes, as in gemma; lengths are rounded up to a few sizes, so that
+another prompt or another number of tokens seldom compiles anew. transformers' loop is Python's and compiles or
+dispatches each step; nanoGPT's keeps no cache.
+
+A row's tokens do not depend on the rows beside it: prompts of unequal lengths are aligned at their ends, and each row
+draws with a key of its own. Where a row has filled the model's context, its older half is dropped and the other half
+read anew, so the model always sees between the last half and the last whole context.
 """
 
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from jaxllm.cache import Cache
 from jaxllm.gpt import GPT
-from jaxllm.sampling import min_p, scale_temperature, top_k, top_p
+from jaxllm.sampling import min_p, repetition_penalty, scale_temperature, top_k, top_p
+
+SHORTEST = 16  # that a length is rounded up to; longer ones to the next power of two
 
 
-def draw(
-    logits: Array, key: Array, temperature: float = 1.0, k: int | None = None, p: float | None = None,
-    minimum_p: float | None = None,
-) -> Array:  # fmt: skip
-    """One token per row: logits [B, V] -> [B] int32.
+class Sampling(NamedTuple):
+    """How the next token is drawn from logits; None leaves a rule out, temperature 0 takes the most likely token.
 
-    Temperature 0 takes the most likely token. Else logits are divided by it, then cut by top-k, top-p and min-p
-    in that order (each where given), and a token is drawn with the probabilities that are left.
+    In this order: repetition penalty, temperature, top-k, top-p, min-p, as in transformers. All but k and what is None
+    may change without compiling anew.
     """
-    if temperature == 0:
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+PLAIN = Sampling()
+
+
+def draw(logits: Array, keys: Array, sampling: Sampling, seen: Array | None = None) -> Array:
+    """One token per row: logits [B, V], keys [B] -> [B] int32. `seen` [B, V] marks tokens of the text.
+
+    A temperature that is a Python number is a constant of the program.
+    """
+    temperature, k, p, least, penalty = sampling
+    if penalty is not None and seen is not None:
+        logits = repetition_penalty(logits, seen, penalty)
+    if isinstance(temperature, int | float) and temperature == 0:
         return logits.argmax(-1).astype(jnp.int32)
     logits = scale_temperature(logits - logits.max(-1, keepdims=True), temperature)  # no overflow where it is tiny
     logits = logits if k is None else top_k(logits, k)
     logits = logits if p is None else top_p(logits, p)
-    logits = logits if minimum_p is None else min_p(logits, minimum_p)
-    return jax.random.categorical(key, logits).astype(jnp.int32)
+    logits = logits if least is None else min_p(logits, least)
+    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-@partial(jax.jit, static_argnames=("model", "max_new_tokens", "temperature", "k", "p", "minimum_p", "vocab_size"))
+class State(NamedTuple):
+    """Texts as they grow: an explicit pytree of fixed shapes."""
+
+    text: Array  # [B, N] int32: padding, prompt, tokens drawn, room
+    length: Array  # int32, columns of the text in use; the last one is not in the cache yet
+    start: Array  # [B] int32, column of the first token that the model sees of each row
+    done: Array  # [B] bool: a stop token was drawn, which is repeated from there on
+    seen: Array | None  # [B, V] bool, tokens of the text, where a penalty needs them
+    cache: Cache
+
+
+class _Plan(NamedTuple):
+    """The shapes of a generation, and what else is a constant of its program."""
+
+    prompt: int  # columns of the prompt
+    width: int  # columns of the text
+    slides: bool  # whether a row may outgrow the context
+    vocab_size: int | None
+    greedy: bool
+    k: int | None
+
+
+class Generation(NamedTuple):
+    """A generation begun: `advance` draws more tokens, `tokens` returns what was drawn."""
+
+    model: GPT
+    params: Any
+    plan: _Plan
+    sampling: Sampling
+    stop: Array
+    key: Array
+    state: State
+
+    def advance(self, n: int) -> "Generation":
+        """With up to n more tokens in each row; the old state is given up."""
+        fixed = (self.model, self.plan, self.params, self.sampling, self.stop, self.key)
+        return self._replace(state=_advance(*fixed, self.state, jnp.asarray(n, jnp.int32)))
+
+    def tokens(self) -> np.ndarray:
+        """[B, tokens drawn] int32; behind a stop token there is nothing but that token again."""
+        return np.asarray(self.state.text)[:, self.plan.prompt : int(self.state.length)]
+
+
 def generate(
-    model: GPT, params: dict, prompt: Array, key: Array, max_new_tokens: int, temperature: float = 1.0,
-    k: int | None = None, p: float | None = None, minimum_p: float | None = None, vocab_size: int | None = None,
-) -> Array:  # fmt: skip
-    """Continue prompts [B, P >= 1] by `max_new_tokens`: -> [B, max_new_tokens] int32.
+    model: GPT, params: Any, prompts: Any, key: Array, max_new_tokens: int, sampling: Sampling = PLAIN,
+    vocab_size: int | None = None, stop_tokens: Sequence[int] = (),
+) -> np.ndarray:  # fmt: skip
+    """Continue prompts, an array [B, P] or a list of lists of ids, by at most `max_new_tokens`: -> [B, tokens] int32.
 
-    The model sees the last `context_length` tokens. Ids from `vocab_size` on, with which a model's vocabulary may
-    be padded, are never drawn. The same key gives the same tokens; see `draw` for the sampling options.
+    Ends early where every row has drawn a stop token, which is repeated to the end of its row. Ids from `vocab_size`
+    on, with which a model's vocabulary may be padded, are never drawn. The same key gives the same tokens, for a row
+    the same whatever other rows there are. Raises ValueError for an empty prompt.
     """
-    width = min(model.config.context_length, prompt.shape[1] + max_new_tokens)
-    prompt = prompt[:, -width:].astype(jnp.int32)
-    window = jnp.pad(prompt, ((0, 0), (0, width - prompt.shape[1])))
+    begun = begin(model, params, prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens)
+    return begun.advance(max_new_tokens - 1).tokens()
 
-    def one_token(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], Array]:
-        window, length = carry  # what lies right of `length` is padding, which causal attention never sees
-        logits = model.apply({"params": params}, window)
-        last = jax.lax.dynamic_index_in_dim(logits, length - 1, 1, keepdims=False)
-        token = draw(last[:, :vocab_size], key, temperature, k, p, minimum_p)
-        shifted = jnp.where(length < width, window, jnp.roll(window, -1, axis=1))
-        length = jnp.minimum(length + 1, width)
-        return (shifted.at[:, length - 1].set(token), length), token
 
-    start = (window, jnp.asarray(prompt.shape[1], jnp.int32))
-    _, tokens = jax.lax.scan(one_token, start, jax.random.split(key, max_new_tokens))
-    return tokens.T
+def stream(generation: Generation, max_new_tokens: int, at_a_time: int = 1) -> Iterator[np.ndarray]:
+    """The tokens of a generation [B, some] as they come, until all rows are done or have that many."""
+    given = 0
+    while True:
+        new = generation.tokens()[:, given:]
+        given += new.shape[1]
+        yield new
+        if given >= max_new_tokens or bool(generation.state.done.all()):
+            return
+        generation = generation.advance(min(at_a_time, max_new_tokens - given))
+
+
+def begin(
+    model: GPT, params: Any, prompts: Any, key: Array, max_new_tokens: int, sampling: Sampling = PLAIN,
+    vocab_size: int | None = None, stop_tokens: Sequence[int] = (),
+) -> Generation:  # fmt: skip
+    """Reads the prompts and draws the first token of each row; see `generate`."""
+    context = model.config.context_length
+    rows = [np.asarray(row, np.int32)[-context:] for row in prompts]
+    longest = max(len(row) for row in rows)
+    if min(len(row) for row in rows) < 1:
+        raise ValueError("a prompt holds no token; give each at least one.")
+    prompt = min(_rounded(longest), context)
+    text = np.zeros((len(rows), prompt + _rounded(max_new_tokens)), np.int32)
+    for i, row in enumerate(rows):
+        text[i, prompt - len(row) : prompt] = row
+    start = jnp.asarray([prompt - len(row) for row in rows], jnp.int32)
+    slides = longest + max_new_tokens - 1 > context
+    greedy = sampling.temperature == 0
+    plan = _Plan(prompt, text.shape[1], slides, vocab_size, greedy, sampling.top_k)
+    sampling = sampling._replace(top_k=None, temperature=1.0 if greedy else sampling.temperature)
+    stop = jnp.asarray(stop_tokens, jnp.int32)
+    state = _begin(model, plan, params, sampling, stop, key, jnp.asarray(text), start)
+    return Generation(model, params, plan, sampling, stop, key, state)
+
+
+def _rounded(length: int) -> int:
+    return max(SHORTEST, 1 << (length - 1).bit_length())
+
+
+@partial(jax.jit, static_argnames=("model", "plan"))
+def _begin(
+    model: GPT, plan: _Plan, params: Any, sampling: Sampling, stop: Array, key: Array, text: Array, start: Array
+) -> State:  # fmt: skip
+    context, prompt = model.config.context_length, text[:, : plan.prompt]
+    capacity = plan.prompt + context if plan.slides else plan.width
+    logits, cache = _read_prompt(model, params, prompt, start, capacity)
+    seen = None
+    if sampling.repetition_penalty is not None:
+        rows = jnp.arange(text.shape[0])[:, None]
+        within = jnp.arange(plan.prompt)[None] >= start[:, None]
+        ids = jnp.where(within, prompt, model.config.vocab_size)  # padding is nowhere
+        seen = jnp.zeros((text.shape[0], model.config.vocab_size), bool).at[rows, ids].set(True, mode="drop")
+    done = jnp.zeros(text.shape[0], bool)
+    state = State(text, jnp.asarray(plan.prompt, jnp.int32), start, done, seen, cache)
+    return _draw_next(plan, sampling, stop, key, state, logits)
+
+
+def _read_prompt(model: GPT, params: Any, tokens: Array, start: Array, capacity: int) -> tuple[Array, Cache]:
+    dtype = model.dtype or jax.tree.leaves(params)[0].dtype
+    cache = Cache.empty(model.config, start, capacity, dtype)
+    return _read(model, params, tokens, cache)
+
+
+def _read(model: GPT, params: Any, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
+    out: Any = model.apply({"params": params}, tokens, cache=cache)
+    return out
+
+
+def _draw_next(plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: State, logits: Array) -> State:
+    """The state with one more token in each row, drawn from logits [B, V]."""
+    n_rows = state.text.shape[0]
+    rows = jnp.arange(n_rows)
+    drawn = state.length - plan.prompt
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, drawn), row))(rows)
+    sampling = sampling._replace(top_k=plan.k, **({"temperature": 0.0} if plan.greedy else {}))
+    seen = None if state.seen is None else state.seen[:, : plan.vocab_size]
+    token = draw(logits[:, : plan.vocab_size], keys, sampling, seen)
+    last = jax.lax.dynamic_index_in_dim(state.text, state.length - 1, 1, keepdims=False)
+    token = jnp.where(state.done, last, token)
+    text = jax.lax.dynamic_update_slice_in_dim(state.text, token[:, None], state.length, 1)
+    done = state.done | (token[:, None] == stop[None]).any(1)
+    seen = None if state.seen is None else state.seen.at[rows, token].set(True)
+    return State(text, state.length + 1, state.start, done, seen, state.cache)
+
+
+@partial(jax.jit, static_argnames=("model", "plan"), donate_argnames="state")
+def _advance(
+    model: GPT, plan: _Plan, params: Any, sampling: Sampling, stop: Array, key: Array, state: State, n: Array
+) -> State:  # fmt: skip
+    end = jnp.minimum(state.length + n, plan.width)
+
+    def unfinished(state: State) -> Array:
+        return (state.length < end) & ~state.done.all()
+
+    def one_token(state: State) -> State:
+        if plan.slides:
+            state = _within_context(model, params, state)
+        token = jax.lax.dynamic_slice_in_dim(state.text, state.length - 1, 1, 1)
+        logits, cache = _read(model, params, token, state.cache)
+        return _draw_next(plan, sampling, stop, key, state._replace(cache=cache), logits)
+
+    return jax.lax.while_loop(unfinished, one_token, state)
+
+
+def _within_context(model: GPT, params: Any, state: State) -> State:
+    """Where a row has filled the context, the state with that row's older half dropped and all rows read anew."""
+    context = model.config.context_length
+    column = state.length - 1  # of the token that is to be read next
+    full = column - state.start >= context
+
+    def read_anew(state: State) -> State:
+        start = jnp.where(full, column - context // 2, state.start)
+        first = column - context  # at least 0, for a row is full
+        window = jax.lax.dynamic_slice_in_dim(state.text, first, context, 1)
+        capacity = state.cache.layers[0].keys.shape[-2]
+        _, cache = _read_prompt(model, params, window, start - first, capacity)
+        return state._replace(start=start, cache=cache)
+
+    return jax.lax.cond(full.any(), read_anew, lambda state: state, state)

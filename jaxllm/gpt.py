@@ -106,7 +106,7 @@ class GPT(nn.Module):
         if self.trace_once and not self.is_initializing():  # which would draw other numbers
             block = nn.jit(block)
         _check_tokens(tokens, c.context_length, cache)
-        place = None if cache is None else cache.place(tokens.shape[1])
+        place = None if cache is None else cache.place(tokens, c.separator)
         embedding = TokenEmbedding(c.vocab_size, c.d_model, name="token_embedding")
         x = embedding(tokens)
         x = x * c.d_model**0.5 if c.scale_embeddings else x
@@ -114,7 +114,7 @@ class GPT(nn.Module):
             positions = None if place is None else place.positions
             x = PositionEmbedding(c.context_length, c.position, name="position_embedding")(x, positions)
         x = Dropout(c.dropout)(x if self.dtype is None else x.astype(self.dtype))
-        if cache is None:
+        if cache is None or place is None:
             documents = None if c.separator is None else document_numbers(tokens, c.separator)
             for i in range(c.n_layers):
                 x = block(c, name=f"block_{i}")(x, documents)
@@ -123,7 +123,7 @@ class GPT(nn.Module):
             for i, layer in enumerate(cache.layers):
                 x, layer = block(c, name=f"block_{i}")(x, documents, layer, place)
                 layers.append(layer)
-            x, cache = x[:, -1], cache.read(layers, tokens, c.separator)
+            x, cache = x[:, -1], cache.read(layers, place)
         x = Norm(c.norm, c.use_bias, c.norm_epsilon, name="norm_final")(x)
         if not c.tie_embeddings:
             out = Head(c.vocab_size, name="head")(x, targets, weights)

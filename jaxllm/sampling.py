@@ -4,10 +4,20 @@ Small functions that compose, as in gemma's sampler but without classes: the dra
 `jax.random.categorical` in `jaxllm.generate`. The NumPy twins are in `jaxllm.reference.sampling`.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxllm.layers import softmax
+
+
+def repetition_penalty(logits: Array, seen: Array, penalty: Array | float) -> Array:
+    """Logits of tokens that are in the text already, divided by the penalty, or times it where they are negative.
+
+    logits [..., V], seen [..., V] bool, penalty > 0; above 1 they become less likely. Keskar et al. 2019, section 4.1,
+    with the case for negative logits as in transformers.
+    """
+    return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def scale_temperature(logits: Array, temperature: Array | float) -> Array:
@@ -17,11 +27,11 @@ def scale_temperature(logits: Array, temperature: Array | float) -> Array:
 
 def top_k(logits: Array, k: int) -> Array:
     """Keep the k largest logits (and any equal to the k-th). Fan et al. 2018. k >= 1."""
-    kth = jnp.sort(logits, axis=-1)[..., -min(k, logits.shape[-1]), None]
+    kth = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
     return jnp.where(logits >= kth, logits, -jnp.inf)
 
 
-def top_p(logits: Array, p: float) -> Array:
+def top_p(logits: Array, p: Array | float) -> Array:
     """Keep the fewest most likely tokens that together reach probability p. Holtzman et al. 2020. 0 < p <= 1.
 
     A token stays while the probability of those before it is below p; so the most likely one always does.
@@ -33,6 +43,6 @@ def top_p(logits: Array, p: float) -> Array:
     return jnp.where(logits >= smallest, logits, -jnp.inf)
 
 
-def min_p(logits: Array, p: float) -> Array:
+def min_p(logits: Array, p: Array | float) -> Array:
     """Keep tokens at least p times as likely as the most likely one. Nguyen et al. 2024. 0 <= p <= 1."""
     return jnp.where(logits - logits.max(-1, keepdims=True) >= jnp.log(p), logits, -jnp.inf)

@@ -233,6 +233,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "loss.token_losses": logits,
     "loss.cross_entropy": weighted,
     "loss.head_loss": head,
+    "sampling.repetition_penalty": lambda d: [d.spread(2, 4), d.rng.random((2, 4)) < 0.5, np.asarray(1.3)],
     "sampling.scale_temperature": lambda d: [d.array(*d.sizes(), 4), np.asarray(0.5 + d.rng.random())],
     "sampling.top_k": lambda d: [d.spread(*d.sizes(), 5), d.size(6)],
     "sampling.top_p": lambda d: [d.spread(*d.sizes(), 5), 0.05 + 0.9 * d.rng.random()],

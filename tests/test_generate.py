@@ -1,15 +1,17 @@
-"""Sampling: the draw, and the loop that slides its window over the text."""
+"""Generation: the draw, the loop through the cache against a plain loop over the NumPy model, and its edges."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import TINY, random_gpt
+from models import TINY, VARIANTS, random_gpt
 
-from jaxllm import reference
-from jaxllm.generate import draw, generate
+from jaxllm import GPT, GPTConfig, reference
+from jaxllm.compare import random_parameters
+from jaxllm.generate import Sampling, _advance, begin, draw, generate, stream
 
 KEY = jax.random.key(0)
 LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.15, 0.1], [0.1, 0.2, 0.3, 0.4]]))
@@ -17,7 +19,8 @@ LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.15, 0.1], [0.1, 0.2, 0.3, 0.4]]))
 
 def frequencies(logits: jax.Array, **options: float) -> np.ndarray:
     """[B, V]: how often each token is drawn in 20,000 draws."""
-    tokens = jax.vmap(lambda key: draw(logits, key, **options))(jax.random.split(KEY, 20_000))
+    keys = jax.random.split(KEY, (20_000, len(logits)))
+    tokens = jax.vmap(lambda keys: draw(logits, keys, Sampling(**options)))(keys)
     return np.stack([(tokens == v).mean(0) for v in range(logits.shape[-1])], -1)
 
 
@@ -26,10 +29,10 @@ def frequencies(logits: jax.Array, **options: float) -> np.ndarray:
     [
         ({}, [[0.5, 0.25, 0.15, 0.1], [0.1, 0.2, 0.3, 0.4]]),
         ({"temperature": 0.5}, np.array([[0.5, 0.25, 0.15, 0.1], [0.1, 0.2, 0.3, 0.4]]) ** 2 / [[0.345], [0.3]]),
-        ({"k": 2}, [[2 / 3, 1 / 3, 0, 0], [0, 0, 3 / 7, 4 / 7]]),
-        ({"p": 0.6}, [[2 / 3, 1 / 3, 0, 0], [0, 0, 3 / 7, 4 / 7]]),
-        ({"minimum_p": 0.45}, [[2 / 3, 1 / 3, 0, 0], [0, 2 / 9, 3 / 9, 4 / 9]]),
-        ({"k": 3, "p": 0.5}, [[1, 0, 0, 0], [0, 0, 3 / 7, 4 / 7]]),
+        ({"top_k": 2}, [[2 / 3, 1 / 3, 0, 0], [0, 0, 3 / 7, 4 / 7]]),
+        ({"top_p": 0.6}, [[2 / 3, 1 / 3, 0, 0], [0, 0, 3 / 7, 4 / 7]]),
+        ({"min_p": 0.45}, [[2 / 3, 1 / 3, 0, 0], [0, 2 / 9, 3 / 9, 4 / 9]]),
+        ({"top_k": 3, "top_p": 0.5}, [[1, 0, 0, 0], [0, 0, 3 / 7, 4 / 7]]),
         ({"temperature": 0}, [[1, 0, 0, 0], [0, 0, 0, 1]]),
     ],
     ids=str,
@@ -38,39 +41,96 @@ def test_draws_follow_the_probabilities(options: dict[str, float], expected: obj
     np.testing.assert_allclose(frequencies(LOGITS, **options), expected, atol=0.015)
 
 
-@pytest.mark.parametrize("length", [1, 5, 8, 11], ids=lambda n: f"prompt of {n}")
-@pytest.mark.parametrize("batch", [1, 3])
-def test_greedy_continues_as_the_reference_does(batch: int, length: int) -> None:
-    """Most likely token after token, the model seeing the last 8: against a plain loop over the NumPy model."""
-    model, params = random_gpt(replace(TINY, use_bias=False), seed=1)
-    prompt = np.random.default_rng(1).integers(TINY.vocab_size, size=(batch, length))
-    text = prompt.copy()
-    for _ in range(12):
-        logits = reference.gpt.forward(model.config, params, text[:, -TINY.context_length :])
-        text = np.concatenate([text, logits[:, -1].argmax(-1)[:, None]], axis=1)
-    assert len(np.unique(text[:, length:])) > 2  # a model that says one thing only would prove nothing
-    got = generate(model, params, jnp.asarray(prompt), KEY, 12, temperature=0)
-    np.testing.assert_array_equal(got, text[:, length:])
+def plain_loop(config: GPTConfig, params: Any, row: list[int], n: int, penalty: float) -> list[int]:
+    """Most likely token after token by the reference, which reads everything anew; a full context loses its half."""
+    text, start = list(row[-config.context_length :]), 0
+    for i in range(n):
+        if i and len(text) - 1 - start >= config.context_length:
+            start = len(text) - 1 - config.context_length // 2
+        logits = reference.gpt.forward(config, params, np.array([text[start:]]))[0, -1]
+        seen = np.isin(np.arange(config.vocab_size), text)
+        text.append(int(reference.sampling.repetition_penalty(logits, seen, penalty).argmax()))
+    return text[-n:]
 
 
+PROMPTS = [[3], [1, 4, 1, 5, 9, 2], [7, 7, 2, 8, 1, 8, 2, 8, 4, 5, 9]]
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("variant", ["gpt2", "multi-query", "llama", "qwen", "separator"])
+def test_greedy_continues_as_the_reference_does(variant: str) -> None:
+    """Three prompts of unequal lengths at once, one longer than the context, far beyond it, with every kind of
+
+    position; and the same for one alone."""
+    config = replace(TINY, **(VARIANTS | {"separator": {"separator": 5}})[variant], tie_embeddings=False)
+    model, params = GPT(config), random_parameters(GPT(config), seed=3)
+    want = [plain_loop(config, params, row, 25, penalty=1.5) for row in PROMPTS]
+    assert len({t for row in want for t in row}) > 3  # a model that says one thing only would prove nothing
+    sampling = Sampling(temperature=0, repetition_penalty=1.5)
+    assert generate(model, params, PROMPTS, KEY, 25, sampling).tolist() == want
+    assert generate(model, params, PROMPTS[1:2], KEY, 25, sampling).tolist() == want[1:2]
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_row_is_the_same_whatever_is_beside_it_and_however_it_is_cut() -> None:
+    model, params = random_gpt(TINY)
+    sampling = Sampling(0.9, 5, 0.95, 0.01, 1.1)
+    whole = generate(model, params, PROMPTS, KEY, 12, sampling)
+    np.testing.assert_array_equal(generate(model, params, PROMPTS[:1], KEY, 12, sampling), whole[:1])
+    for at_a_time in (1, 5):
+        pieces = stream(begin(model, params, PROMPTS, KEY, 12, sampling), 12, at_a_time)
+        np.testing.assert_array_equal(np.concatenate([*pieces], axis=1), whole)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_stop_token_ends_its_row_and_the_last_one_ends_the_loop() -> None:
+    model, params = random_gpt(TINY, seed=3)
+    sampling = Sampling(temperature=0, repetition_penalty=2.0)
+    free = generate(model, params, PROMPTS, KEY, 25, sampling).tolist()
+    stop = [free[0][4], free[1][2]]
+    ends = [next((i for i, t in enumerate(row) if t in stop), 24) for row in free]
+    got = generate(model, params, PROMPTS, KEY, 25, sampling, stop_tokens=stop).tolist()
+    assert len(got[0]) == max(ends) + 1
+    for row, end, plain in zip(got, ends, free, strict=True):
+        assert row == plain[: end + 1] + [plain[end]] * (max(ends) - end)
+
+
+@pytest.mark.usefixtures("quick_compilation")
 def test_the_key_decides() -> None:
     model, params = random_gpt(TINY)
-    prompt = jnp.zeros((2, 1), int)
-    first, same, other = (generate(model, params, prompt, jax.random.key(s), 30) for s in (0, 0, 1))
+    first, same, other = (generate(model, params, [[0], [0]], jax.random.key(s), 30) for s in (0, 0, 1))
     np.testing.assert_array_equal(first, same)
     assert (first != other).any()
     assert (first[0] != first[1]).any()  # rows draw their own
     assert len(np.unique(first)) > 3  # and each step its own
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_ids_beyond_the_vocabulary_are_never_drawn(temperature: float) -> None:
     """A model may have more ids than its tokenizer."""
     model, params = random_gpt(TINY)
-    tokens = generate(model, params, jnp.zeros((3, 1), int), KEY, 200, temperature, vocab_size=5)
+    tokens = generate(model, params, [[0]] * 3, KEY, 200, Sampling(temperature, None, None, None, 1.1), vocab_size=5)
     assert tokens.max() < 5
     assert temperature == 0 or set(np.unique(tokens)) == {0, 1, 2, 3, 4}
 
 
 def test_a_tiny_temperature_is_greedy() -> None:
-    assert draw(LOGITS - 50, KEY, temperature=1e-38).tolist() == [0, 3]
+    assert draw(LOGITS - 50, jax.random.split(KEY, 2), Sampling(1e-38)).tolist() == [0, 3]
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_other_lengths_and_other_numbers_do_not_compile_anew() -> None:
+    config = replace(TINY, context_length=64)
+    model, params = random_gpt(config)
+    generate(model, params, [[1, 2, 3]], KEY, 5, Sampling(0.7, 3, 0.8))
+    before = _advance._cache_size()
+    for row, n, temperature, p in (([4], 9, 0.7, 0.8), ([5] * 16, 16, 1.3, 0.5), ([1, 2], 2, 0.1, 0.9)):
+        generate(model, params, [row], jax.random.key(n), n, Sampling(temperature, 3, p))
+    assert _advance._cache_size() == before
+
+
+def test_a_prompt_without_a_token_is_refused() -> None:
+    model, params = random_gpt(TINY)
+    with pytest.raises(ValueError, match="a prompt holds no token"):
+        generate(model, params, [[1], []], KEY, 3)

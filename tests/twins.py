@@ -23,7 +23,7 @@ from jaxllm.layers import MLP, Linear, Norm
 NOT_NUMERIC = {"config", "errors", "files", "validate", "compare", "cancellation", "deviation", "differences"}
 WITHOUT_TWIN = {
     "layers.at_least_float32",  # a cast
-    "layers.dropout_mask", "generate.draw", "generate.generate",  # random: test_step.py and test_generate.py
+    "layers.dropout_mask", "generate.draw", "generate.generate", "generate.begin", "generate.stream",  # random: test_step.py, test_generate.py
     "init.normal", "init.init_params",  # random: test_speed.py
     "causal.attention_path",  # a choice
     "cache.extend",  # the cache as a whole: test_cache.py
@@ -157,6 +157,7 @@ CASES: dict[str, list[list[Any]]] = {
     "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), fixed(0, 6, 7, -1)], [scaled(300, 4, 7), integers(7, 4)]],
     "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), positive(3, 5)]],
     "loss.head_loss": [[normal(7, 4), normal(3, 5, 4), integers(7, 3, 5)], [normal(7, 4), normal(5, 4), integers(7, 5), positive(5)]],
+    "sampling.repetition_penalty": [[normal(3, 9), mask(3, 9), lambda rng: np.asarray(1.3)]],
     "sampling.scale_temperature": [[normal(3, 9), lambda rng: np.asarray(0.7)]],
     "sampling.top_k": [[normal(3, 9), 1], [normal(3, 9), 4], [normal(3, 9), 20], [with_ties(5, 9), 4]],
     "sampling.top_p": [[normal(3, 9), 0.5], [normal(3, 9), 1.0], [normal(3, 9), 0.01], [with_ties(5, 9), 0.6]],

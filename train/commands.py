@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.causal import attention_path
@@ -16,7 +15,7 @@ from jaxllm.data.rows import Row
 from jaxllm.data.shards import is_prepared
 from jaxllm.errors import InputError
 from jaxllm.files import read_file
-from jaxllm.generate import generate
+from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from train.checkpoint import Checkpoints
@@ -194,16 +193,13 @@ def generate_command(
     tokens = generate(
         run.model,
         run.params,
-        jnp.array([ids]),
+        [ids],
         jax.random.key(seed),
         max_new_tokens,
-        temperature,
-        top_k,
-        top_p,
-        min_p,
+        Sampling(temperature, top_k, top_p, min_p),
         vocab_size=run.tokenizer.vocab_size,
     )
-    print(run.tokenizer.decode([*ids, *np.asarray(tokens[0]).tolist()]))
+    print(run.tokenizer.decode([*ids, *tokens[0].tolist()]))
 
 
 def _check(right: bool, option: str, value: object, allowed: str) -> None:

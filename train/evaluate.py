@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxllm.data import evaluation_batches
 from jaxllm.data.rows import Row
-from jaxllm.generate import generate
+from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import GPT
 from jaxllm.tokenizers import Tokenizer, WordTokenizer
 from train.config import EvalConfig, RunConfig
@@ -80,8 +78,8 @@ def score(loss: float, ids: Row, tokenizer: Tokenizer) -> Scores:
 def sample_text(model: GPT, params: Any, tokenizer: Tokenizer, config: EvalConfig, first: int, seed: int) -> str:
     """The prompt and what the model makes of it; an empty prompt begins with the id `first`."""
     prompt = tokenizer.encode(config.prompt) or [first]
+    sampling = Sampling(config.temperature)
     tokens = generate(
-        model, params, jnp.array([prompt]), jax.random.key(seed), config.sample_tokens, config.temperature,
-        vocab_size=tokenizer.vocab_size,
-    )  # fmt: skip
-    return tokenizer.decode([*prompt, *np.asarray(tokens[0]).tolist()])
+        model, params, [prompt], jax.random.key(seed), config.sample_tokens, sampling, tokenizer.vocab_size
+    )
+    return tokenizer.decode([*prompt, *tokens[0].tolist()])
