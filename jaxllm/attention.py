@@ -16,11 +16,12 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.lax import optimization_barrier
 
 from jaxllm.cache import LayerCache, Place, extend
 from jaxllm.causal import causal_attention
 from jaxllm.config import Rotary
-from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, at_least_float32, dropout, softmax
+from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, at_least_float32, dropout, linear_maps, softmax
 from jaxllm.rotary import rotary_frequencies, rotate
 
 
@@ -173,23 +174,32 @@ class MultiHeadAttention(nn.Module):
         if cache is not None and place is not None:
             cache = extend(cache, k, v, place)
         if cache is not None and place is not None and x.shape[-2] == 1:
-            heads = grouped_attention(q, cache.keys, cache.values, place.mask(cache, self.window))
+            keys, values = optimization_barrier(cache)  # or XLA updates a second cache, a copy, beside the first
+            heads = grouped_attention(q, jnp.swapaxes(keys, -1, -2), values, place.mask(cache, self.window))
         else:  # also a prompt, before which there is nothing in the cache
             k, v = (repeat_heads(y, self.n_heads) for y in (k, v))
             heads = self._attend(q, k, v, documents)
         y = Linear(features, self.use_bias, self.output_std, name="output")(merge_heads(heads))
         return y if cache is None else (y, cache)
 
-    def _heads(self, x: Array, context: Array, features: int, place: Place | None) -> list[Array]:
+    def _heads(self, x: Array, context: Array, n_features: int, place: Place | None) -> list[Array]:
         """Queries [..., H, T, K], keys and values [..., G, S, K], normed and turned where that is asked for."""
         kv_heads = self.n_kv_heads or self.n_heads
-        if (self.head_dim is None and features % self.n_heads) or self.n_heads % kv_heads:
+        if (self.head_dim is None and n_features % self.n_heads) or self.n_heads % kv_heads:
             raise ValueError(
-                f"{features} features, {self.n_heads} heads and {kv_heads} key heads do not divide evenly."
+                f"{n_features} features, {self.n_heads} heads and {kv_heads} key heads do not divide evenly."
             )
-        width = self.head_dim or features // self.n_heads
-        maps = (("query", x, self.n_heads), ("key", context, kv_heads), ("value", context, kv_heads))
-        q, k, v = (split_heads(Linear(n * width, self.use_bias, name=name)(y), n) for name, y, n in maps)
+        width = self.head_dim or n_features // self.n_heads
+        heads = {"query": self.n_heads, "key": kv_heads, "value": kv_heads}
+        features = {name: n * width for name, n in heads.items()}
+        if context is x:
+            maps = linear_maps(self, x, "query_key_value", features, self.use_bias)
+        else:
+            sources = (x, context, context)
+            maps = [
+                Linear(n, self.use_bias, name=name)(y) for (name, n), y in zip(features.items(), sources, strict=True)
+            ]
+        q, k, v = (split_heads(y, n) for y, n in zip(maps, heads.values(), strict=True))
         if self.qk_norm:
             q, k = (
                 Norm("rms_norm", False, self.epsilon, name=f"{name}_norm")(y) for name, y in (("query", q), ("key", k))

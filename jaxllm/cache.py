@@ -16,10 +16,15 @@ from jaxllm.config import GPTConfig
 
 
 class LayerCache(NamedTuple):
-    """Of one block: keys as they are compared (normed and turned) and values, both [B, G, S, K]."""
+    """Of one block: keys as they are compared, normed and turned, and values, each as attention's products read it."""
 
-    keys: Array
-    values: Array
+    keys: Array  # [B, G, K, S]
+    values: Array  # [B, G, S, K]
+
+    @property
+    def capacity(self) -> int:
+        """S, the number of slots."""
+        return self.values.shape[-2]
 
 
 class Place(NamedTuple):
@@ -31,7 +36,7 @@ class Place(NamedTuple):
 
     def mask(self, cache: LayerCache, window: int | None) -> Array:
         """[B, 1, S] bool: which slots one token may attend to."""
-        slots = jnp.arange(cache.keys.shape[-2])
+        slots = jnp.arange(cache.capacity)
         near = slots <= self.slot if window is None else (slots <= self.slot) & (slots > self.slot - window)
         return (near[None] & (slots[None] >= self.visible[:, None]))[:, None]
 
@@ -47,8 +52,11 @@ class Cache(NamedTuple):
     @classmethod
     def empty(cls, config: GPTConfig, start: Array, capacity: int, dtype: jnp.dtype | str = "float32") -> "Cache":
         """For rows [B] whose prompts will begin at slots `start`."""
-        shape = (start.shape[0], config.kv_heads, capacity, config.head_dim)
-        layers = tuple(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.n_layers))
+        shape = (start.shape[0], config.kv_heads)
+        keys, values = (config.head_dim, capacity), (capacity, config.head_dim)
+        layers = tuple(
+            LayerCache(jnp.zeros(shape + keys, dtype), jnp.zeros(shape + values, dtype)) for _ in range(config.n_layers)
+        )
         start = start.astype(jnp.int32)
         return cls(layers, start, start, jnp.zeros((), jnp.int32))
 
@@ -77,7 +85,9 @@ class Cache(NamedTuple):
 
 def extend(cache: LayerCache, keys: Array, values: Array, place: Place) -> LayerCache:
     """The cache with keys and values [B, G, T, K] at the place."""
-    new = zip(cache, (keys, values), strict=True)
+    update = jax.lax.dynamic_update_slice_in_dim
+    new_keys = jnp.swapaxes(keys, -1, -2).astype(cache.keys.dtype)
+    new_values = values.astype(cache.values.dtype)
     return LayerCache(
-        *(jax.lax.dynamic_update_slice_in_dim(old, x.astype(old.dtype), place.slot, axis=2) for old, x in new)
+        update(cache.keys, new_keys, place.slot, axis=3), update(cache.values, new_values, place.slot, axis=2)
     )

@@ -23,7 +23,7 @@ def token_logits(table: Array, x: Array) -> Array:
     At least float32, accumulated there too. Press and Wolf 2017.
     """
     dtype = at_least_float32(x).dtype
-    return jnp.matmul(x, table.astype(x.dtype).T, preferred_element_type=dtype)
+    return jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=dtype)
 
 
 def learned_positions(table: Array, length: int) -> Array:

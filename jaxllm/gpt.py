@@ -24,6 +24,7 @@ from jaxllm.errors import InputError
 from jaxllm.init import normal
 from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, at_least_float32, linear
 from jaxllm.loss import head_loss
+from jaxllm.packed import packed_linear
 
 
 class Block(nn.Module):
@@ -62,6 +63,8 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, targets: Array | None = None, weights: Array | None = None) -> Array:
+        if self.has_variable("params", "packed"):
+            return at_least_float32(packed_linear(x, self.get_variable("params", "packed")))
         kernel = self.param("kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
         if targets is None:
             return at_least_float32(linear(x, kernel))
@@ -125,7 +128,7 @@ class GPT(nn.Module):
                 layers.append(layer)
             x, cache = x[:, -1], cache.read(layers, place)
         x = Norm(c.norm, c.use_bias, c.norm_epsilon, name="norm_final")(x)
-        if not c.tie_embeddings:
+        if not c.tie_embeddings or "head" in self.variables.get("params", {}):  # the table, packed
             out = Head(c.vocab_size, name="head")(x, targets, weights)
         else:
             out = embedding.logits(x) if targets is None else head_loss(embedding.table, x, targets, weights)
@@ -136,7 +139,7 @@ def _check_tokens(tokens: Array, context_length: int, cache: Cache | None) -> No
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise InputError(f"tokens must be integers of shape [B, T], but they are {tokens.dtype} {tuple(tokens.shape)}.")
     if cache is not None:  # which may hold padding beside a whole context
-        context_length = cache.layers[0].keys.shape[-2]
+        context_length = cache.layers[0].capacity
     if tokens.shape[1] > context_length:
         raise InputError(
             f"{tokens.shape[1]} tokens are more than the model's context_length = {context_length}; "

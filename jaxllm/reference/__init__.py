@@ -19,12 +19,13 @@ from jaxllm.reference import (
     loss,
     multi_head,
     optimizer,
+    packed,
     rotary,
     sampling,
     step,
 )  # fmt: skip
 
 __all__ = [
-    "attention", "causal", "embeddings", "gpt", "layers", "loss", "multi_head", "optimizer", "rotary", "sampling",
-    "step",
+    "attention", "causal", "embeddings", "gpt", "layers", "loss", "multi_head", "optimizer", "packed", "rotary",
+    "sampling", "step",
 ]  # fmt: skip
