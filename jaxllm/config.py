@@ -8,6 +8,8 @@ from msgspec import Meta
 from jaxllm.errors import InputError
 from jaxllm.validate import Fraction, NonNegative, PositiveFloat, check_fields
 
+WEIGHTS = ("float32", "bfloat16", "int8")  # what a model's maps can be packed in for generating
+
 
 class Rotary(NamedTuple):
     """How queries and keys are turned by their position (`jaxllm.rotary`)."""

@@ -3,17 +3,25 @@
 import errno
 import os
 import stat
-from contextlib import suppress
-from io import BufferedReader
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file aside, have it reach the disk, then rename it. Raises OSError that names the file and the remedy."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BufferedWriter]:
+    """A file to be written piece by piece, as `replace_file` does; after an exception the old one stays."""
     aside = path.with_name(path.name + ".tmp")
     try:
         with aside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

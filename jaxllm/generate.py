@@ -22,7 +22,10 @@ from jaxllm.cache import Cache
 from jaxllm.gpt import GPT
 from jaxllm.sampling import min_p, repetition_penalty, scale_temperature, top_k, top_p
 
-SHORTEST = 16  # that a length is rounded up to; longer ones to the next power of two
+SHORTEST, STEP = (
+    16,
+    256,
+)  # lengths are rounded up to a power of two from the first on, beyond the second to multiples of it
 
 
 class Sampling(NamedTuple):
@@ -78,6 +81,7 @@ class State(NamedTuple):
     length: Array  # int32, columns of the text in use; the last one is not in the cache yet
     start: Array  # [B] int32, column of the first token that the model sees of each row
     done: Array  # [B] bool: a stop token was drawn, which is repeated from there on
+    drawn: Array  # int32, tokens drawn
     seen: Array | None  # [B, V] bool, tokens of the text, where a penalty needs them
     cache: Cache
 
@@ -85,7 +89,6 @@ class State(NamedTuple):
 class _Plan(NamedTuple):
     """The shapes of a generation, and what else is a constant of its program."""
 
-    prompt: int  # columns of the prompt
     width: int  # columns of the text
     slides: bool  # whether a row may outgrow the context
     vocab_size: int | None
@@ -111,7 +114,8 @@ class Generation(NamedTuple):
 
     def tokens(self) -> np.ndarray:
         """[B, tokens drawn] int32; behind a stop token there is nothing but that token again."""
-        return np.asarray(self.state.text)[:, self.plan.prompt : int(self.state.length)]
+        end = int(self.state.length)
+        return np.asarray(self.state.text)[:, end - int(self.state.drawn) : end]
 
 
 def generate(
@@ -151,13 +155,13 @@ def begin(
     if min(len(row) for row in rows) < 1:
         raise ValueError("a prompt holds no token; give each at least one.")
     prompt = min(_rounded(longest), context)
-    text = np.zeros((len(rows), prompt + _rounded(max_new_tokens)), np.int32)
+    text = np.zeros((len(rows), prompt), np.int32)
     for i, row in enumerate(rows):
-        text[i, prompt - len(row) : prompt] = row
+        text[i, prompt - len(row) :] = row
     start = jnp.asarray([prompt - len(row) for row in rows], jnp.int32)
     slides = longest + max_new_tokens - 1 > context
     greedy = sampling.temperature == 0
-    plan = _Plan(prompt, text.shape[1], slides, vocab_size, greedy, sampling.top_k)
+    plan = _Plan(_rounded(prompt + max_new_tokens), slides, vocab_size, greedy, sampling.top_k)
     sampling = sampling._replace(top_k=None, temperature=1.0 if greedy else sampling.temperature)
     stop = jnp.asarray(stop_tokens, jnp.int32)
     state = _begin(model, plan, params, sampling, stop, key, jnp.asarray(text), start)
@@ -165,6 +169,8 @@ def begin(
 
 
 def _rounded(length: int) -> int:
+    if length > STEP:
+        return -(-length // STEP) * STEP
     return max(SHORTEST, 1 << (length - 1).bit_length())
 
 
@@ -172,17 +178,18 @@ def _rounded(length: int) -> int:
 def _begin(
     model: GPT, plan: _Plan, params: Any, sampling: Sampling, stop: Array, key: Array, text: Array, start: Array
 ) -> State:  # fmt: skip
-    context, prompt = model.config.context_length, text[:, : plan.prompt]
-    capacity = plan.prompt + context if plan.slides else plan.width
-    logits, cache = _read_prompt(model, params, prompt, start, capacity)
+    n_rows, prompt = text.shape
+    capacity = prompt + model.config.context_length if plan.slides else plan.width
+    logits, cache = _read_prompt(model, params, text, start, capacity)
     seen = None
     if sampling.repetition_penalty is not None:
-        rows = jnp.arange(text.shape[0])[:, None]
-        within = jnp.arange(plan.prompt)[None] >= start[:, None]
-        ids = jnp.where(within, prompt, model.config.vocab_size)  # padding is nowhere
-        seen = jnp.zeros((text.shape[0], model.config.vocab_size), bool).at[rows, ids].set(True, mode="drop")
-    done = jnp.zeros(text.shape[0], bool)
-    state = State(text, jnp.asarray(plan.prompt, jnp.int32), start, done, seen, cache)
+        within = jnp.arange(prompt)[None] >= start[:, None]
+        ids = jnp.where(within, text, model.config.vocab_size)  # padding is nowhere
+        seen = jnp.zeros((n_rows, model.config.vocab_size), bool)
+        seen = seen.at[jnp.arange(n_rows)[:, None], ids].set(True, mode="drop")
+    text = jnp.pad(text, ((0, 0), (0, plan.width - prompt)))
+    zero = jnp.zeros((), jnp.int32)
+    state = State(text, zero + prompt, start, jnp.zeros(n_rows, bool), zero, seen, cache)
     return _draw_next(plan, sampling, stop, key, state, logits)
 
 
@@ -201,8 +208,7 @@ def _draw_next(plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: 
     """The state with one more token in each row, drawn from logits [B, V]."""
     n_rows = state.text.shape[0]
     rows = jnp.arange(n_rows)
-    drawn = state.length - plan.prompt
-    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, drawn), row))(rows)
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, state.drawn), row))(rows)
     sampling = sampling._replace(top_k=plan.k, **({"temperature": 0.0} if plan.greedy else {}))
     seen = None if state.seen is None else state.seen[:, : plan.vocab_size]
     token = draw(logits[:, : plan.vocab_size], keys, sampling, seen)
@@ -211,7 +217,7 @@ def _draw_next(plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: 
     text = jax.lax.dynamic_update_slice_in_dim(state.text, token[:, None], state.length, 1)
     done = state.done | (token[:, None] == stop[None]).any(1)
     seen = None if state.seen is None else state.seen.at[rows, token].set(True)
-    return State(text, state.length + 1, state.start, done, seen, state.cache)
+    return State(text, state.length + 1, state.start, done, state.drawn + 1, seen, state.cache)
 
 
 @partial(jax.jit, static_argnames=("model", "plan"), donate_argnames="state")

@@ -23,7 +23,7 @@ from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.errors import InputError
 from jaxllm.init import normal
 from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, at_least_float32, linear
-from jaxllm.loss import head_loss
+from jaxllm.loss import head_loss, token_losses
 from jaxllm.packed import packed_linear
 
 
@@ -64,7 +64,11 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: Array, targets: Array | None = None, weights: Array | None = None) -> Array:
         if self.has_variable("params", "packed"):
-            return at_least_float32(packed_linear(x, self.get_variable("params", "packed")))
+            logits = at_least_float32(packed_linear(x, self.get_variable("params", "packed")))
+            if targets is None:
+                return logits
+            losses = token_losses(logits, targets)
+            return (losses if weights is None else losses * weights).sum()
         kernel = self.param("kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
         if targets is None:
             return at_least_float32(linear(x, kernel))

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxllm.config import WEIGHTS
 from jaxllm.errors import InputError
 
-WEIGHTS = ("float32", "bfloat16", "int8")  # that a map can be packed in
 JOINED = {"query_key_value": ("query", "key", "value"), "gate_up": ("gate", "up")}  # maps of one input
 
 

@@ -15,11 +15,11 @@ from jaxllm.data.rows import Row
 from jaxllm.data.shards import is_prepared
 from jaxllm.errors import InputError
 from jaxllm.files import read_file
-from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import count_parameters
+from jaxllm.packed import pack
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from train.checkpoint import Checkpoints
-from train.config import MOST_NEW_TOKENS, DataConfig, RunConfig, differences, load_config, with_absolute_paths
+from train.config import DataConfig, RunConfig, differences, load_config, with_absolute_paths
 from train.evaluate import evaluator, score
 from train.folder import RunFolder
 from train.loop import train
@@ -30,8 +30,6 @@ from train.report import SAMPLE, changed, draw_losses, read_metrics
 from train.selfcheck import check_jax
 from train.startup import compute_deterministically
 from train.trained import FREE, abstract_state, check_unchanged, load_run
-
-MOST_CHARACTERS = 1_000_000  # of a prompt, of which a model sees the end
 
 
 def train_command(
@@ -61,6 +59,8 @@ def train_command(
 def _resume(
     folder: RunFolder, config: str | None, overrides: list[str], fall_back: bool, profile: int | None
 ) -> None:  # fmt: skip
+    if folder.weights.exists():
+        raise InputError(f"{folder.path} has no run to go on with: it was imported.")
     resumed, tokenizer = _resumed(folder, config, overrides), load_tokenizer(folder.tokenizer)
     _start_backend(resumed)
     with folder.locked():
@@ -170,48 +170,14 @@ def _conclude(run: Prepared, folder: RunFolder) -> None:
     print(SAMPLE + sample.rstrip())
 
 
-def generate_command(
-    path: str, step: str | None, prompt: str, max_new_tokens: int, temperature: float,
-    top_k: int | None, top_p: float | None, min_p: float | None, seed: int,
-) -> None:  # fmt: skip
-    """`jaxllm generate`: prints the prompt and its continuation."""
-    _check(1 <= max_new_tokens <= MOST_NEW_TOKENS, "--max-new-tokens", max_new_tokens, f"from 1 to {MOST_NEW_TOKENS:,}")
-    _check(0 <= temperature < math.inf, "--temperature", temperature, "a finite number, 0 or more")
-    _check(top_k is None or top_k >= 1, "--top-k", top_k, "at least 1")
-    _check(top_p is None or 0 < top_p <= 1, "--top-p", top_p, "above 0 and at most 1")
-    _check(min_p is None or 0 <= min_p <= 1, "--min-p", min_p, "from 0 to 1")
-    _check(0 <= seed < 2**32, "--seed", seed, "from 0 to 2**32 - 1")
-    if len(prompt) > MOST_CHARACTERS:
-        raise InputError(
-            f"--prompt has {len(prompt):,} characters, but it must have at most {MOST_CHARACTERS:,}; the model sees "
-            "only the last model.context_length tokens, so give the end of the text."
-        )
-    run = load_run(path, step)
-    ids = run.tokenizer.encode(prompt)
-    if not ids:
-        raise InputError(f"--prompt {prompt!r} holds no token; give at least one character or word.")
-    tokens = generate(
-        run.model,
-        run.params,
-        [ids],
-        jax.random.key(seed),
-        max_new_tokens,
-        Sampling(temperature, top_k, top_p, min_p),
-        vocab_size=run.tokenizer.vocab_size,
-    )
-    print(run.tokenizer.decode([*ids, *tokens[0].tolist()]))
-
-
-def _check(right: bool, option: str, value: object, allowed: str) -> None:
-    if not right:
-        raise InputError(f"{option} is {value}, but it must be {allowed}.")
-
-
-def evaluate_command(path: str, step: str | None, data: str | None) -> None:
+def evaluate_command(path: str, step: str | None, data: str | None, weights: str | None) -> None:
     """`jaxllm evaluate`: prints the scores."""
     run = load_run(path, step)
+    if data is None and run.chat is not None:
+        raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
     ids = _evaluation_ids(run.config, run.tokenizer, data)
-    scores = score(evaluator(run.model, run.config)(run.params, ids), ids, run.tokenizer)
+    params = run.params if weights is None else pack(run.params, weights)
+    scores = score(evaluator(run.model, run.config)(params, ids), ids, run.tokenizer)
     bits = "not defined for a word tokenizer" if scores.bits_per_byte is None else f"{scores.bits_per_byte:.4f}"
     print(f"step             {run.step:,}")
     print(f"tokens           {scores.n_targets:,}")

@@ -34,6 +34,8 @@ class RunFolder:
         self.samples = self.path / "samples.txt"
         self.checkpoints = self.path / "checkpoints"
         self.profile = self.path / "profile"
+        self.weights = self.path / "weights.safetensors"  # these two where it was imported
+        self.pretrained = self.path / "pretrained.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

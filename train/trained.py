@@ -10,6 +10,7 @@ import jax
 
 from jaxllm import GPT
 from jaxllm.errors import InputError
+from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from jaxllm.validate import shown
 from train.checkpoint import Checkpoints
@@ -18,6 +19,7 @@ from train.errors import DamagedError, DroppedError
 from train.folder import RunFolder
 from train.manifest import Manifest
 from train.step import TrainState, first_state, make_optimizer
+from train.weights import read_weights
 
 FREE = ("train.steps", "train.max_skipped", "eval.", "checkpoint.")  # what may change on the way of a run
 
@@ -32,6 +34,7 @@ class TrainedRun:
     params: Any
     opt_state: Any
     step: int
+    chat: ChatFormat | None = None  # how conversations go, where the model was imported
 
 
 def load_run(path: str | Path, step: str | None = None) -> TrainedRun:
@@ -42,6 +45,8 @@ def load_run(path: str | Path, step: str | None = None) -> TrainedRun:
     folder = RunFolder(path)
     config = folder.read_config()
     tokenizer = load_tokenizer(folder.tokenizer)
+    if folder.weights.exists():
+        return _load_imported(folder, config, tokenizer, step)
     try:
         checkpoints = Checkpoints(folder.checkpoints)
         chosen = choose_step(checkpoints, step)
@@ -54,6 +59,13 @@ def load_run(path: str | Path, step: str | None = None) -> TrainedRun:
     except OSError as error:
         raise InputError(f"cannot read {folder.checkpoints}: {error.strerror or error}.") from None
     return TrainedRun(config, tokenizer, _model(config, tokenizer), state.params, state.opt_state, int(state.step))
+
+
+def _load_imported(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, step: str | None) -> TrainedRun:
+    if step is not None:
+        raise InputError(f"--step is {shown(step)}, but {folder.path} was imported and has no steps; leave it out.")
+    model, chat = _model(config, tokenizer), ChatFormat.load(folder.pretrained)
+    return TrainedRun(config, tokenizer, model, read_weights(folder.weights, model.config), None, 0, chat)
 
 
 def choose_step(checkpoints: Checkpoints, wanted: str | None) -> int:

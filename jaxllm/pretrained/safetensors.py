@@ -8,6 +8,7 @@ nothing but empty objects, takes thirty times its size in memory.
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from msgspec import Meta
 
 from jaxllm.errors import InputError
-from jaxllm.files import open_file
+from jaxllm.files import open_file, replacing
 from jaxllm.pretrained.tensors import Tensor, addressable, damaged, map_tensor
 from jaxllm.validate import printable, shown
 
@@ -128,3 +129,23 @@ def _placed(entries: dict[str, Entry], data: int, size: int, path: str | Path) -
     if data + end != size:
         raise damaged(path, "safetensors", f"its tensors end at byte {data + end:,}, but it has {size:,}")
     return tensors
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a file that `read_header` and the safetensors library read, aside and then by rename.
+
+    The data begin at a multiple of 8 bytes, as the library's do. Raises OSError where it cannot be written; then there
+    is none.
+    """
+    names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {METADATA: dict(metadata)}
+    end = 0
+    for name, x in tensors.items():
+        header[name] = {"dtype": names[x.dtype], "shape": list(x.shape), "data_offsets": [end, end + x.nbytes]}
+        end += x.nbytes
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with replacing(Path(path)) as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for x in tensors.values():
+            file.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8))

@@ -15,12 +15,15 @@ from jaxllm.files import read_file
 from jaxllm.tokenizers.base import FORMAT, VERSION, Tokenizer
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.char import CharTokenizer
+from jaxllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from jaxllm.tokenizers.word import WordTokenizer
 from jaxllm.validate import shown
 
-__all__ = ["BPETokenizer", "CharTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer"]
+__all__ = ["BPETokenizer", "CharTokenizer", "SentencePieceTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer"]
 
-KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (CharTokenizer, WordTokenizer, BPETokenizer)}
+KINDS: dict[str, type[Tokenizer]] = {
+    kind.kind: kind for kind in (CharTokenizer, WordTokenizer, BPETokenizer, SentencePieceTokenizer)
+}
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

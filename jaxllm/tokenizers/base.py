@@ -8,9 +8,11 @@ import codecs
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+import regex
 
 from jaxllm.errors import InputError
 from jaxllm.files import replace_file
@@ -118,6 +120,23 @@ def to_utf8(text: str) -> bytes:
             f"the text holds a lone surrogate, {text[error.start]!r}, at position {error.start}; "
             "it is half of a character, remove or replace it."
         ) from None
+
+
+def parted(text: str, special_tokens: Mapping[str, int], allowed: Collection[str]) -> list[str | int]:
+    """The text cut at the special tokens that are allowed in it, each of which becomes its id; the longest comes first.
+
+    Raises InputError for a lone surrogate or a name that is no special token.
+
+    >>> parted("a<b>", {"<b>": 7, "<": 8}, ["<b>"])
+    ['a', 7]
+    """
+    to_utf8(text)
+    for name in allowed:
+        if name not in special_tokens:
+            raise InputError(f"{name!r} is not a special token; there are {', '.join(special_tokens)}.")
+    names = sorted(set(allowed), key=len, reverse=True)
+    parts = regex.split("(" + "|".join(map(regex.escape, names)) + ")", text) if names else [text]
+    return [special_tokens[part] if i % 2 else part for i, part in enumerate(parts) if part]
 
 
 def join(text: str | Iterable[str]) -> Iterable[str]:

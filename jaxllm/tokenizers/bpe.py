@@ -1,21 +1,23 @@
 """Byte-pair encoding on UTF-8 bytes: learned here, encoded by tiktoken."""
 
+import unicodedata
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
-import regex
 import tiktoken
 
 from jaxllm.errors import InputError
 from jaxllm.tokenizers import gpt2_files, textbook
-from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, join, to_utf8, vocabulary_from
+from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, join, parted, to_utf8, vocabulary_from
 from jaxllm.tokenizers.merges import learn_merges
-from jaxllm.tokenizers.pieces import FAST_PATTERN, count_pieces, cut, split_pieces
+from jaxllm.tokenizers.patterns import PATTERNS
+from jaxllm.tokenizers.pieces import count_pieces, cut, split_pieces
 from jaxllm.tokenizers.workers import check_processes, usable_cores
 from jaxllm.validate import shown
 
@@ -25,15 +27,28 @@ PARALLEL = 2**17  # characters: longer texts are encoded in parts of this length
 class BPETokenizer(Tokenizer):
     """Tokens are byte strings; their order is the order in which pairs are merged.
 
-    `tokens[0:256]` are the single bytes, in any order. The special tokens' ids follow the last token, or are those of
-    the mapping; the tokens have the other ids, in order.
+    The 256 single bytes come first, in any order; a vocabulary that others trained may lack some, which `encode` then
+    leaves out, as Hugging Face tokenizers do. The special tokens' ids follow the last token, or are those of the
+    mapping; the tokens have the other ids, in order.
+
+    `pattern` is the name in PATTERNS of the cut into pieces. With `normalization` "NFC" a text is brought into that
+    form of Unicode first, and `decode` gives it in that form.
     """
 
     kind = "bpe"
 
     def __init__(
-        self, tokens: Sequence[bytes], special_tokens: Sequence[str] | Mapping[str, int] = (END_OF_TEXT,)
+        self,
+        tokens: Sequence[bytes],
+        special_tokens: Sequence[str] | Mapping[str, int] = (END_OF_TEXT,),
+        pattern: str = "gpt2",
+        normalization: str | None = None,
     ) -> None:
+        if not isinstance(pattern, str) or pattern not in PATTERNS:
+            raise InputError(f"pattern is {shown(pattern)}, but it must be one of {', '.join(PATTERNS)}.")
+        if normalization not in (None, "NFC"):
+            raise InputError(f"normalization is {shown(normalization)}, but it must be 'NFC' or left out.")
+        self.pattern, self.normalization = pattern, normalization
         names = list(special_tokens)
         if len(set(names)) != len(names) or "" in names:
             raise InputError(f"special tokens must be distinct and not empty, but they are {shown(names)}.")
@@ -132,50 +147,63 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def _tiktoken(self) -> tiktoken.Encoding:
+        absent = {bytes([b]): self.vocab_size + i for i, b in enumerate(self._absent)}  # it wants every byte
         return tiktoken.Encoding(
-            "jaxllm", pat_str=FAST_PATTERN, mergeable_ranks=self.ranks, special_tokens=self.special_tokens
+            "jaxllm",
+            pat_str=PATTERNS[self.pattern].regex,
+            mergeable_ranks=self.ranks | absent,
+            special_tokens=self.special_tokens,
         )
+
+    @cached_property
+    def _absent(self) -> bytes:
+        """The bytes that no token is."""
+        return bytes(b for b in range(256) if bytes([b]) not in self.ranks)
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids. Special tokens written in the text are ordinary text unless named in `allowed_special`.
 
         A long text is encoded on all cores. Raises InputError for a lone surrogate or a name that is no special token.
         """
-        to_utf8(text)
-        allowed = self._known(allowed_special)
-        if allowed or len(text) <= PARALLEL:
-            return self._encode(text, allowed)
-        with ThreadPoolExecutor(usable_cores()) as pool:  # tiktoken works without Python's lock
-            return list(chain.from_iterable(pool.map(self._encode, cut(text, PARALLEL))))
+        return self.encode_parts(parted(text, self.special_tokens, allowed_special))
 
-    def _encode(self, text: str, allowed: Collection[str] = ()) -> list[int]:
-        special = set(allowed)
-        try:  # not by `encode_ordinary`, which is no faster and panics where this raises
-            return self._tiktoken.encode(text, allowed_special=special, disallowed_special=())
-        except ValueError:  # tiktoken's regex gives up on white space by the million; its merging does not
-            return self._encode_by_piece(text, special, self._tiktoken.encode_ordinary)
+    def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
+        """The ids of texts, each cut into pieces and merged by itself, and of special tokens given as ids."""
+        return self._of_parts(parts, self._encode_long)
 
     def encode_slowly(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The same ids as `encode`, by `textbook.encode_piece`: for reading and for the tests.
 
         (A code point newer than one of the two regex libraries may be cut differently.)
         """
+        parts = parted(text, self.special_tokens, allowed_special)
+        encode_piece = partial(textbook.encode_piece, ranks=self.ranks)
+        return self._of_parts(parts, lambda part: self._encode_by_piece(part, encode_piece))
 
-        def encode_piece(piece: str) -> list[int]:
-            return textbook.encode_piece(piece.encode(), self.ranks)
-
-        return self._encode_by_piece(text, self._known(allowed_special), encode_piece)
-
-    def _encode_by_piece(self, text: str, allowed: set[str], encode: Callable[[str], list[int]]) -> list[int]:
-        special = sorted(allowed, key=len, reverse=True)
-        parts = regex.split("(" + "|".join(map(regex.escape, special)) + ")", text) if special else [text]
+    def _of_parts(self, parts: Iterable[str | int], encode: Callable[[str], list[int]]) -> list[int]:
         ids: list[int] = []
         for part in parts:
-            if part in allowed:
-                ids.append(self.special_tokens[part])
+            if isinstance(part, str):
+                ids += encode(unicodedata.normalize("NFC", part) if self.normalization else part)
             else:
-                ids += [i for piece in split_pieces(part) for i in encode(piece)]
+                ids.append(part)
         return ids
+
+    def _encode_long(self, text: str) -> list[int]:
+        if len(text) <= PARALLEL:
+            return self._encode(text)
+        with ThreadPoolExecutor(usable_cores()) as pool:  # tiktoken works without Python's lock
+            return list(chain.from_iterable(pool.map(self._encode, cut(text, PARALLEL))))
+
+    def _encode(self, text: str) -> list[int]:
+        if not self._absent or (raw := text.encode()).translate(None, self._absent) == raw:
+            with suppress(ValueError):  # tiktoken's regex gives up on white space by the million; its merging does not
+                return self._tiktoken.encode(text, disallowed_special=())  # `encode_ordinary` panics where this raises
+        return self._encode_by_piece(text, self._tiktoken._encode_single_piece)
+
+    def _encode_by_piece(self, text: str, encode: Callable[[bytes], list[int]]) -> list[int]:
+        pieces = (piece.encode().translate(None, self._absent) for piece in split_pieces(text, self.pattern))
+        return [i for piece in pieces if piece for i in encode(piece)]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes of the ids. Raises InputError for an id outside the vocabulary."""
@@ -185,18 +213,18 @@ class BPETokenizer(Tokenizer):
         """The text; bytes that are no UTF-8 become U+FFFD (a list of ids may stop within a character)."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def _known(self, names: Collection[str]) -> set[str]:
-        for name in names:
-            if name not in self.special_tokens:
-                raise InputError(f"{name!r} is not a special token; there are {', '.join(self.special_tokens)}.")
-        return set(names)
-
     def to_dict(self) -> dict[str, Any]:
         # One character per byte (Latin-1): exact, and readable where the token is ASCII.
         last = list(self.special_tokens.values()) == list(range(len(self.tokens), self.vocab_size))
+        more = {
+            "absent_bytes": self._absent.decode("latin-1"),
+            "pattern": self.pattern if self.pattern != "gpt2" else "",
+            "normalization": self.normalization,
+        }
         return {
             "special_tokens": list(self.special_tokens) if last else self.special_tokens,
             "tokens": [token.decode("latin-1") for token in self.tokens],
+            **{name: value for name, value in more.items() if value},  # nothing that a plain one does not need
         }
 
     @classmethod
@@ -205,11 +233,16 @@ class BPETokenizer(Tokenizer):
             tokens = [token.encode("latin-1") for token in vocabulary_from(fields, "tokens")]
         except UnicodeEncodeError:
             raise InputError("the tokenizer file is damaged: 'tokens' holds a character above U+00FF.") from None
-        if {token for token in tokens if len(token) <= 1} != {bytes([i]) for i in range(256)}:
-            raise InputError("the tokenizer file is damaged: 'tokens' must hold each of the 256 bytes.")
-        special = fields.get("special_tokens")
-        if isinstance(special, dict):
-            if not all(type(i) is int for i in special.values()):
-                raise InputError("the tokenizer file is damaged: the ids of 'special_tokens' must be integers.")
-            return cls(tokens, special)
-        return cls(tokens, vocabulary_from(fields, "special_tokens"))
+        absent = fields.get("absent_bytes", "")
+        if not isinstance(absent, str) or {token for token in tokens if len(token) <= 1} != {
+            bytes([b]) for b in range(256) if chr(b) not in absent
+        }:
+            raise InputError(
+                "the tokenizer file is damaged: 'tokens' must hold each of the 256 bytes that is not in 'absent_bytes'."
+            )
+        special: Any = fields.get("special_tokens")
+        if not isinstance(special, dict):
+            special = vocabulary_from(fields, "special_tokens")
+        elif not all(type(i) is int for i in special.values()):
+            raise InputError("the tokenizer file is damaged: the ids of 'special_tokens' must be integers.")
+        return cls(tokens, special, fields.get("pattern", "gpt2"), fields.get("normalization"))

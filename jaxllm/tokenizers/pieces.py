@@ -1,37 +1,46 @@
-"""GPT-2's split of text into pieces, within which merges happen, and how often each piece occurs in a corpus."""
+"""The split of text into pieces, within which merges happen, and how often each piece occurs in a corpus."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 import regex
-from tiktoken_ext.openai_public import r50k_pat_str  # GPT2_PATTERN, written to match faster
 
 from jaxllm.tokenizers.base import to_utf8
+from jaxllm.tokenizers.patterns import GPT2_PATTERN, PATTERNS
 from jaxllm.tokenizers.workers import in_processes
 
-# GPT-2's split: contractions, a word, number or run of marks with the space before it, white space.
-# Merges never cross a piece. (openai/gpt-2, src/encoder.py)
-GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-FAST_PATTERN = r50k_pat_str
+__all__ = ["FAST_PATTERN", "GPT2_PATTERN", "PART", "count_pieces", "cut", "split_pieces"]
+
+FAST_PATTERN = PATTERNS["gpt2"].regex
 PART = 2**20  # characters that are worth a message to another process
-_PIECE = regex.compile(FAST_PATTERN)
-_CUT = regex.compile(r"[^\s\x1c-\x1f](?=[ \n])")  # \x1c to \x1f are white space to Python but not to Unicode
+# No pattern has a piece that goes on here. (\x1c to \x1f are white space to Python but not to Unicode; marks may have
+# the new line after them in their piece, but nothing beyond.)
+_MARK = r"[^\s\x1c-\x1f]"
+_CUT = regex.compile(rf"{_MARK}(?= )|[\p{{L}}\p{{N}}](?=\n)|{_MARK}\n(?={_MARK})")
 
 
-def split_pieces(text: str) -> Iterator[str]:
-    """The pieces within which merges happen. Raises InputError for a lone surrogate.
+def split_pieces(text: str, pattern: str = "gpt2") -> Iterator[str]:
+    """The pieces within which merges happen, by a pattern of PATTERNS. Raises InputError for a lone surrogate.
 
     >>> list(split_pieces("It's  here"))
     ['It', "'s", ' ', ' here']
     """
     to_utf8(text)
-    return (match.group() for match in _PIECE.finditer(text))
+    return (match.group() for match in compiled(pattern).finditer(text))
+
+
+@cache
+def compiled(pattern: str) -> "regex.Pattern[str]":
+    """A pattern of PATTERNS for Python."""
+    return regex.compile(PATTERNS[pattern].regex)
 
 
 def cut(text: str, size: int = PART) -> Iterator[str]:
     """The text in parts of `size` characters or a little more, cut only where a piece or a word ends in any case.
 
-    That is before the space or newline that follows another character. (A text without white space stays whole.)
+    That is before the space that follows another character, and before or after such a new line. (A text without white
+    space stays whole.)
 
     >>> list(cut("two words  and more", 5))
     ['two words', '  and', ' more']
@@ -58,7 +67,7 @@ def _count(texts: list[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for text in texts:
         to_utf8(text)
-        counts.update(_PIECE.findall(text))
+        counts.update(compiled("gpt2").findall(text))
     return counts
 
 

@@ -63,10 +63,14 @@ def learn_merges(piece_counts: Mapping[bytes, int], n_merges: int) -> list[Pair]
 def encode_piece(piece: bytes, ranks: Mapping[bytes, int]) -> list[int]:
     """Split into bytes, then join the neighbours whose joined bytes have the lowest rank, until none have one.
 
+    A piece that is a token is that token; where merges were learned, they come to it as well.
+
     >>> ranks = {bytes([i]): i for i in range(256)} | {b"aa": 256, b"ab": 257, b"aaab": 258}
     >>> encode_piece(b"aaabdaaabac", ranks)
     [258, 100, 258, 97, 99]
     """
+    if piece in ranks:
+        return [ranks[piece]]
     parts = [piece[i : i + 1] for i in range(len(piece))]
     while True:
         joined = [(ranks[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in ranks]

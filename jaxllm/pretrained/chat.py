@@ -1,0 +1,119 @@
+"""What a pretrained model says of conversations, beside its weights: tokens that begin and end, and a chat template.
+
+transformers keeps this in four files and llama.cpp in keys of a GGUF file; here it is one small record, and one file of
+a run folder. transformers reads a special token that a user writes in a message as the token itself unless asked not
+to; here a message is always ordinary text.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import regex
+
+from jaxllm.errors import InputError
+from jaxllm.files import replace_file
+from jaxllm.pretrained.templates import render_template
+from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
+from jaxllm.tokenizers.base import to_utf8
+from jaxllm.tokenizers.exchange import read_json
+from jaxllm.validate import NonNegative, check_fields, shown
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How texts and conversations begin and end. Raises InputError for a field of another type."""
+
+    begin_token: NonNegative | None = None  # id that is put before a prompt; a chat template writes its own
+    end_tokens: tuple[NonNegative, ...] = ()  # ids, each of which ends an answer
+    bos_token: str | None = None  # names that a template may write
+    eos_token: str | None = None
+    chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "pretrained.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for a JSON file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Any) -> Self:
+        """The inverse of `to_dict`. Raises InputError for a field that is unknown or of another type."""
+        if not isinstance(fields, dict) or (unknown := sorted(set(fields) - set(cls.__dataclass_fields__))):
+            what = f"has the unknown field {shown(unknown[0])}" if isinstance(fields, dict) else "is no table"
+            raise InputError(f"pretrained.json {what}; its fields are {', '.join(cls.__dataclass_fields__)}.")
+        return cls(**fields)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fields as JSON. Raises OSError where the file cannot be written."""
+        replace_file(Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """What `save` wrote. Raises InputError for a file that is missing or damaged."""
+        return cls.from_dict(read_json(path))
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The conversation as one text, by the model's own template; then what comes before an answer.
+
+        A message has a `role`, such as "system", "user" or "assistant", and a `content`. Raises InputError where the
+        model has no template, and as `render_template` does.
+        """
+        if self.chat_template is None:
+            raise InputError("this model has no chat template; give it a text to go on with instead.")
+        _check(messages)
+        named = {"bos_token": self.bos_token, "eos_token": self.eos_token}
+        variables = {name: token for name, token in named.items() if token is not None}
+        return render_template(
+            self.chat_template, messages, {**variables, "add_generation_prompt": add_generation_prompt}
+        )
+
+
+def encode_chat(
+    tokenizer: BPETokenizer | SentencePieceTokenizer,
+    chat_format: ChatFormat,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = True,
+) -> list[int]:
+    """The ids of the conversation, in which special tokens are those that the template writes.
+
+    Whatever is in a message is ordinary text, also the name of a special token, and also in what an assistant said: a
+    model that was made to spell `<|im_end|>` must not end its turn by it one turn later. Raises InputError as `render`.
+    """
+    _check(messages)
+    # Names in messages are put between two characters that stand nowhere else, so that a template sees the message as
+    # it is, and may cut it; where it cuts a mark in two, either half still keeps the sides apart.
+    start, end = _unused(
+        {c for one in messages for value in one.values() for c in value} | set(chat_format.chat_template or "")
+    )
+    names = "|".join(map(regex.escape, sorted(tokenizer.special_tokens, key=len, reverse=True))) or "(?!)"
+    name = regex.compile(names)
+    marked = [{key: name.sub(rf"{start}\g<0>{end}", value) for key, value in one.items()} for one in messages]
+    parts: list[str | int] = [""]
+    text = chat_format.render(marked, add_generation_prompt)
+    for piece in regex.split(f"({start}(?:{names}){end}|{names})", text):
+        if piece in tokenizer.special_tokens:
+            parts += [tokenizer.special_tokens[piece], ""]
+        else:
+            parts[-1] += piece.replace(start, "").replace(end, "")
+    return tokenizer.encode_parts(part for part in parts if part != "")
+
+
+def _unused(used: Collection[str]) -> list[str]:
+    """Two characters for private use that stand nowhere."""
+    free = [character for character in map(chr, range(0xF0000, 0x110000)) if character not in used][:2]
+    if len(free) < 2:
+        raise InputError("the messages hold every character that Unicode has for private use; leave some out.")
+    return free
+
+
+def _check(messages: Sequence[Message]) -> None:
+    for one in messages:
+        if not {"role", "content"} <= set(one) or not all(isinstance(value, str) for value in one.values()):
+            raise InputError(f"a message must have a role and a content, both text, but one is {shown(one)}.")
+        to_utf8("".join(one.values()))

@@ -1,0 +1,67 @@
+"""The tokenizer and the chat template in the keys of a GGUF file.
+
+llama.cpp knows each pre-tokenizer by a name that its converter gave it, and settles what a file leaves open by the
+names of tokens; so it is here, for the names whose pattern is known to be exact.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllm.errors import InputError
+from jaxllm.pretrained.chat import ChatFormat
+from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
+from jaxllm.tokenizers.byte_level import from_vocabulary
+from jaxllm.tokenizers.patterns import PATTERNS
+from jaxllm.tokenizers.read_tokenizer_json import as_input_error
+from jaxllm.validate import shown
+
+KEY = "tokenizer.ggml."
+NORMAL, CONTROL = 1, 3  # types of tokens (ggml-org/llama.cpp, include/llama.h)
+NAMES = {name: pattern for pattern, one in PATTERNS.items() for name in one.ggml}
+NORMALIZED = {"qwen2": "NFC"}  # of patterns; the file does not say so
+# Patterns whose tokenizers take a piece that is a token whole, and begin each text unless the file says otherwise.
+WHOLE_PIECES = BEGINS = ("llama3",)
+# Of tokens that end an answer, also where the file names another one. (llama.cpp, src/llama-vocab.cpp)
+ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>")
+
+
+def read_gguf_tokenizer(
+    metadata: Mapping[str, Any], path: str | Path
+) -> tuple[BPETokenizer | SentencePieceTokenizer, ChatFormat]:
+    """The tokenizer and the conversations of the keys that `gguf.read_header` gives.
+
+    Raises InputError for keys that are missing or damaged, and for a kind of tokenizer that is not supported.
+    """
+    model, pre = metadata.get(KEY + "model"), metadata.get(KEY + "pre")
+    if not (isinstance(model, str) and isinstance(pre, str) and model == "gpt2" and pre in NAMES):
+        raise InputError(
+            f"{path} has a tokenizer of model {shown(model)} and pre-tokenizer {shown(pre)}, but this jaxllm reads "
+            f"gpt2 with {', '.join(NAMES)}."
+        )
+    with as_input_error(path, "GGUF file with a byte-level BPE tokenizer"):
+        names, kinds = metadata[KEY + "tokens"], np.asarray(metadata[KEY + "token_type"]).tolist()
+        ids = {name: i for i, name in enumerate(names)}
+        if len(ids) != len(names) or len(kinds) != len(names):
+            raise InputError(f"{path} holds a token twice, or not a type for each of its {len(names):,} tokens.")
+        special = {name: i for name, i in ids.items() if kinds[i] != NORMAL}
+        pattern = NAMES[pre]
+        tokenizer = from_vocabulary(
+            ids, metadata[KEY + "merges"], special, pattern, NORMALIZED.get(pattern), path, pattern in WHOLE_PIECES
+        )
+        return tokenizer, _chat_format(metadata, names, kinds, pattern in BEGINS)
+
+
+def _chat_format(metadata: Mapping[str, Any], names: list[str], kinds: list[int], begins: bool) -> ChatFormat:
+    ids = {key: metadata[f"{KEY}{key}_token_id"] for key in ("bos", "eos", "eot", "eom")
+           if f"{KEY}{key}_token_id" in metadata}  # fmt: skip
+    named = [i for i, name in enumerate(names) if name in ENDS and kinds[i] == CONTROL]
+    return ChatFormat(
+        begin_token=ids.get("bos") if metadata.get(KEY + "add_bos_token", begins) else None,
+        end_tokens=tuple(dict.fromkeys([*(ids[key] for key in ids if key != "bos"), *named])),
+        bos_token=names[ids["bos"]] if "bos" in ids else None,
+        eos_token=names[ids["eos"]] if "eos" in ids else None,
+        chat_template=metadata.get("tokenizer.chat_template"),
+    )

@@ -1,0 +1,91 @@
+"""The ways in which byte-pair tokenizers cut text into pieces: GPT-2's, and those of models that others trained.
+
+Hugging Face's tokenizer.json writes a pattern as a sequence of pre_tokenizers, llama.cpp by a name; here each is one
+regular expression, which tiktoken and the textbook encoder both match.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tiktoken_ext.openai_public import r50k_pat_str  # GPT2_PATTERN, written to match faster
+
+# GPT-2's split: contractions, a word, number or run of marks with the space before it, white space.
+# Merges never cross a piece. (openai/gpt-2, src/encoder.py)
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# The orders in which the contractions are written down; each matches the same.
+GPT2_WRITTEN = (GPT2_PATTERN, r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+# Upper-case contractions, a mark that joins the word after it, new lines the marks before them, digits by three.
+LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")  # digits singly
+
+Step = tuple[str, Any]  # of Hugging Face's sequence of pre_tokenizers: its type, and what matters of it
+DIGITS: Step = ("Digits", None)
+WITH_PATTERN: Step = ("ByteLevel", True)
+BYTES_ONLY: Step = ("ByteLevel", False)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One way to cut text into pieces, within which merges happen."""
+
+    regex: str
+    steps: tuple[tuple[Step, ...], ...]  # Hugging Face's ways to write it; the first is the one to write
+    ggml: tuple[str, ...]  # llama.cpp's names of it, `tokenizer.ggml.pre`
+
+
+PATTERNS = {
+    "gpt2": Pattern(
+        r50k_pat_str,
+        ((WITH_PATTERN,), *((("Split", written), BYTES_ONLY) for written in (*GPT2_WRITTEN, r50k_pat_str))),
+        ("gpt-2",),
+    ),
+    # Digits are cut out first, singly, and GPT-2's pattern then sees the text between two of them by itself: white
+    # space before a digit is at the end of such a text, and stays together.
+    "smollm": Pattern(
+        r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?=\p{N})|\s+(?!\S)|\s",
+        ((DIGITS, WITH_PATTERN),),
+        ("smollm", "starcoder"),
+    ),
+    "llama3": Pattern(
+        LLAMA3_PATTERN,
+        ((("Split", LLAMA3_PATTERN), BYTES_ONLY),),
+        ("llama-bpe", "llama3", "llama-v3", "smaug-bpe"),
+    ),
+    "qwen2": Pattern(QWEN2_PATTERN, ((("Split", QWEN2_PATTERN), BYTES_ONLY),), ("qwen2",)),
+}
+
+
+def pattern_of(pre_tokenizer: Any) -> str | None:
+    """The name of the pattern that a tokenizer.json's pre_tokenizer is, or None. Raises what damaged JSON raises."""
+    given = pre_tokenizer or {}
+    steps = tuple(_step(one) for one in (given["pretokenizers"] if given.get("type") == "Sequence" else [given]))
+    return next((name for name, pattern in PATTERNS.items() if steps in pattern.steps), None)
+
+
+def pre_tokenizer_of(name: str) -> dict[str, Any]:
+    """The pattern as a tokenizer.json's pre_tokenizer."""
+    steps = [_written(kind, what) for kind, what in PATTERNS[name].steps[0]]
+    return steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
+
+
+def _step(one: dict[str, Any]) -> Step | None:
+    kind = one.get("type")
+    if kind == "Digits" and one.get("individual_digits") is True:
+        return DIGITS
+    if kind == "ByteLevel" and one.get("add_prefix_space") is False:
+        return "ByteLevel", one.get("use_regex", True)
+    # The patterns leave nothing out: to keep what matches, and to keep what does not and cut it off, are the same.
+    if kind == "Split" and (one.get("behavior"), one.get("invert")) in (("Isolated", False), ("Removed", True)):
+        return "Split", one["pattern"].get("Regex")
+    return None
+
+
+def _written(kind: str, what: Any) -> dict[str, Any]:
+    if kind == "Digits":
+        return {"type": kind, "individual_digits": True}
+    if kind == "Split":
+        return {"type": kind, "pattern": {"Regex": what}, "behavior": "Isolated", "invert": False}
+    return {"type": kind, "add_prefix_space": False, "trim_offsets": True, "use_regex": what}

@@ -1,0 +1,176 @@
+"""The tokenizer of a Hugging Face folder: which file has the word, and a folder written and read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxllm import InputError
+from jaxllm.pretrained.chat import ChatFormat
+from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
+from jaxllm.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
+from jaxllm.tokenizers.byte_level import to_characters
+from jaxllm.tokenizers.vocabulary import merges_of
+
+TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. 123 e\u0301 東京"
+TOKENS = BPETokenizer.train(TEXT * 2, 300, ()).tokens
+NAMES = ["<|endoftext|>", "<|begin|>", "<|end|>"]  # 300, 301, 302
+TOKENIZER = BPETokenizer(TOKENS, NAMES, "llama3")
+CHAT = ChatFormat(301, (302, 300), "<|begin|>", "<|end|>", "{{ bos_token }}\n{{ messages[0].content }}")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_tokenizer_files(tmp_path, TOKENIZER, CHAT)
+    return tmp_path
+
+
+def change(folder: Path, name: str, **fields: Any) -> None:
+    """Other fields of a JSON file, which may be new; of a field that is None, none."""
+    path = folder / f"{name}.json"
+    content = (json.loads(path.read_text()) if path.exists() else {}) | fields
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "chat"),
+    [
+        (TOKENIZER, CHAT),
+        (BPETokenizer([*TOKENS, b"zqxj"], NAMES), ChatFormat(end_tokens=(301,), eos_token="<|endoftext|>")),
+        (BPETokenizer([t for t in TOKENS if t != b"\xff"], {"<|a|>": 0}, "qwen2", "NFC"), ChatFormat()),
+    ],
+)
+def test_a_folder_written_and_read(tokenizer: BPETokenizer, chat: ChatFormat, tmp_path: Path) -> None:
+    save_tokenizer_files(tmp_path, tokenizer, chat)
+    read, chat_read = load_tokenizer_files(tmp_path)
+    assert read == tokenizer
+    eos = tokenizer.special_tokens.get(chat.eos_token or "")
+    ends = chat.end_tokens if eos in (None, *chat.end_tokens) else (*chat.end_tokens, eos)
+    assert chat_read == ChatFormat(**chat.to_dict() | {"end_tokens": ends})
+
+
+def test_where_answers_end(folder: Path) -> None:
+    def ends() -> tuple[int, ...]:
+        return load_tokenizer_files(folder)[1].end_tokens
+
+    change(folder, "config", eos_token_id=7)
+    assert ends() == (302, 300)
+    change(folder, "generation_config", eos_token_id=301)
+    assert ends() == (301, 302)
+    change(folder, "generation_config", eos_token_id=None)
+    assert ends() == (7, 302)
+    change(folder, "tokenizer_config", eos_token={"content": "<|begin|>", "special": True})
+    assert ends() == (7, 301)
+    change(folder, "tokenizer_config", eos_token=None)
+    assert ends() == (7, 300)  # of <|endoftext|>
+    change(folder, "special_tokens_map", eos_token="<|end|>")
+    assert ends() == (7, 302)
+
+
+def test_where_texts_begin(folder: Path) -> None:
+    """transformers 5 asks tokenizer_config.json first."""
+    for said, begins in ((None, 301), (False, None), (True, 301)):
+        change(folder, "tokenizer_config", add_bos_token=said)
+        assert load_tokenizer_files(folder)[1].begin_token == begins
+    change(folder, "tokenizer", post_processor={"type": "ByteLevel"})
+    assert load_tokenizer_files(folder)[1].begin_token == 301
+    change(folder, "tokenizer_config", add_bos_token=None)
+    assert load_tokenizer_files(folder)[1].begin_token is None
+
+
+def test_where_the_template_is(folder: Path) -> None:
+    def template() -> str | None:
+        return load_tokenizer_files(folder)[1].chat_template
+
+    change(folder, "tokenizer_config", chat_template="of the config")
+    assert template() == CHAT.chat_template
+    (folder / "chat_template.jinja").unlink()
+    assert template() == "of the config"
+    named = [{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]
+    change(folder, "tokenizer_config", chat_template=named)
+    assert template() == "b"
+    change(folder, "tokenizer_config", chat_template=named[:1])
+    assert template() is None
+
+
+def test_tokens_that_only_other_files_add(folder: Path) -> None:
+    added = {"302": {"content": "<|end|>", "special": True}, "303": {"content": "<tool>", "special": False}}
+    change(folder, "tokenizer_config", added_tokens_decoder=added)
+    assert load_tokenizer_files(folder)[0].special_tokens == TOKENIZER.special_tokens | {"<tool>": 303}
+
+
+def test_ids_that_only_the_model_has(folder: Path) -> None:
+    tokenizer, _ = load_tokenizer_files(folder, vocab_size=306)
+    assert tokenizer.vocab_size == 306 and tokenizer.decode([302, 305]) == "<|end|>[PAD305]"
+    assert tokenizer.encode(TEXT) == TOKENIZER.encode(TEXT)
+    assert load_tokenizer_files(folder, vocab_size=5)[0] == TOKENIZER
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "normalization"),
+    [(None, "gpt2", None), ("GPT2TokenizerFast", "gpt2", None), ("Qwen2Tokenizer", "qwen2", "NFC")],
+)
+def test_a_vocabulary_and_its_merges(kind: str | None, pattern: str, normalization: str | None, tmp_path: Path) -> None:
+    change(tmp_path, "vocab", **{to_characters(t): i for i, t in enumerate(TOKENS)}, **{"<|endoftext|>": 300})
+    lines = ["#version: 0.2", *(f"{to_characters(a)} {to_characters(b)}" for a, b in merges_of(TOKENIZER)), ""]
+    (tmp_path / "merges.txt").write_text("\n".join(lines))
+    if kind:
+        change(tmp_path, "tokenizer_config", tokenizer_class=kind)
+    tokenizer, chat = load_tokenizer_files(tmp_path)
+    assert tokenizer == BPETokenizer(TOKENS, NAMES[:1], pattern, normalization)
+    assert chat == ChatFormat(end_tokens=(300,), eos_token="<|endoftext|>")
+    change(tmp_path, "tokenizer_config", tokenizer_class="LlamaTokenizer")
+    with pytest.raises(
+        InputError, match="has no tokenizer.json, without which .* GPT2Tokenizer, Qwen2Tokenizer, not 'L"
+    ):
+        load_tokenizer_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("tokenizer_config", {"added_tokens_decoder": {"x": {"content": "a"}}}, "is no folder with a tokenizer"),
+        ("tokenizer_config", {"added_tokens_decoder": [1]}, "is no folder with a tokenizer"),
+        ("tokenizer_config", {"eos_token": ["a"]}, "is no folder with a tokenizer"),
+        ("tokenizer_config", {"add_bos_token": True, "bos_token": "<none>"}, "KeyError, '<none>'"),
+        ("tokenizer_config", {"chat_template": 5}, "chat_template.jinja|pretrained.chat_template is 5"),
+        ("generation_config", {"eos_token_id": "x"}, "pretrained.end_tokens is"),
+        ("tokenizer", {"model": 5}, "is no tokenizer.json|is no folder"),
+        ("tokenizer", {"added_tokens": 5}, "is no folder with a tokenizer"),
+    ],
+)
+def test_damaged_files_are_named(name: str, fields: dict[str, Any], message: str, folder: Path) -> None:
+    if "chat_template" in fields:
+        (folder / "chat_template.jinja").unlink()
+    change(folder, name, **fields)
+    with pytest.raises(InputError, match=message) as error:
+        load_tokenizer_files(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_cannot_be_read(folder: Path) -> None:
+    for name, content, message in (
+        ("generation_config.json", b"[1]", "is no folder with a tokenizer"),
+        ("tokenizer_config.json", b"{", "is not a tokenizer_config.json: it is not JSON"),
+        ("chat_template.jinja", b"\xff", "chat_template.jinja is not UTF-8"),
+    ):
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            load_tokenizer_files(folder)
+        (folder / name).write_bytes(before)
+    (folder / "tokenizer.json").unlink()
+    for nothing in (folder, folder / "none"):
+        with pytest.raises(InputError, match="has no tokenizer.json, nor vocab.json and merges.txt; save it"):
+            load_tokenizer_files(nothing)
+
+
+def test_what_has_no_form_there(tmp_path: Path) -> None:
+    save_tokenizer_files(tmp_path, CharTokenizer("ab"))
+    with pytest.raises(InputError, match="model.type 'WordLevel'"):
+        load_tokenizer_files(tmp_path)
+    with pytest.raises(InputError, match="a tokenizer of kind word has no form in other programs"):
+        save_tokenizer_files(tmp_path, WordTokenizer(["a"]))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="begin_token is 5, but must be the id of a special token"):
+        save_tokenizer_files(tmp_path, TOKENIZER, ChatFormat(5))
