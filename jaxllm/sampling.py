@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxllm.layers import softmax
+FEW = 1024  # of the most likely tokens, which `top_p` tries first
 
 
 def repetition_penalty(logits: Array, seen: Array, penalty: Array | float) -> Array:
@@ -36,11 +36,23 @@ def top_p(logits: Array, p: Array | float) -> Array:
 
     A token stays while the probability of those before it is below p; so the most likely one always does.
     """
-    descending = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
-    probability = softmax(descending)
-    before = jnp.cumsum(probability, axis=-1) - probability
-    smallest = jnp.where(before < p, descending, jnp.inf).min(-1, keepdims=True)
-    return jnp.where(logits >= smallest, logits, -jnp.inf)
+    peak = logits.max(-1, keepdims=True)
+    total = jnp.exp(logits - peak).sum(-1, keepdims=True)
+
+    def smallest(n: int) -> tuple[Array, Array]:
+        """The smallest logit that stays, if it is among the n largest, and whether it surely is."""
+        likely = jax.lax.top_k(logits, n)[0]
+        probability = jnp.exp(likely - peak) / total
+        reached = jnp.cumsum(probability, axis=-1)
+        least = jnp.where(reached - probability < p, likely, jnp.inf).min(-1, keepdims=True)
+        return least, (reached[..., -1] >= p).all()
+
+    if logits.shape[-1] <= FEW:
+        least = smallest(logits.shape[-1])[0]
+    else:  # seldom do so few not reach p, and sorting a whole vocabulary takes as long as reading a small model
+        least, found = smallest(FEW)
+        least = jax.lax.cond(found, lambda: least, lambda: smallest(logits.shape[-1])[0])
+    return jnp.where(logits >= least, logits, -jnp.inf)
 
 
 def min_p(logits: Array, p: Array | float) -> Array:
