@@ -101,17 +101,19 @@ def repeat_heads(x: Array, n_heads: int) -> Array:
     return jnp.repeat(x, n_heads // x.shape[-3], axis=-3)
 
 
-def grouped_attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
+def grouped_attention(q: Array, keys: Array, values: Array, mask: Array) -> Array:
     """Scaled dot-product attention in which each of G key and value heads serves H/G query heads, none of them copied.
 
-    q [..., H, T, K], k [..., G, S, K], v [..., G, S, V], mask bool [..., T, S], the same for all heads ->
-    [..., H, T, V] in the dtype of v. Ainslie et al. 2023. Raises ValueError where shapes do not fit.
+    q [..., H, T, K], keys [..., G, K, S], as the cache holds them, values [..., G, S, V], mask bool [..., T, S], that
+    of all heads -> [..., H, T, V] in the dtype of the values. Ainslie et al. 2023.
     """
-    groups = k.shape[-3]
-    q = q.reshape(*q.shape[:-3], groups, q.shape[-3] // groups, *q.shape[-2:])
-    weights = attention_weights(q, k[..., None, :, :], mask[..., None, None, :, :]).astype(v.dtype)
-    heads = weights @ v[..., None, :, :]
-    return heads.reshape(*heads.shape[:-4], -1, *heads.shape[-2:])
+    *lead, heads, length, width = q.shape
+    groups, slots, dtype = keys.shape[-3], keys.shape[-1], at_least_float32(q).dtype
+    scores = jnp.matmul(q.reshape(*lead, groups, -1, width), keys, preferred_element_type=dtype) * width**-0.5
+    scores = scores.reshape(*lead, groups, heads // groups, length, slots)
+    seen = jnp.broadcast_to(mask[..., None, None, :, :], scores.shape)
+    weights = softmax(jnp.where(seen, scores, jnp.finfo(dtype).min)).astype(values.dtype)
+    return (weights.reshape(*lead, groups, -1, slots) @ values).reshape(*lead, heads, length, -1)
 
 
 class SelfAttention(nn.Module):
@@ -175,7 +177,7 @@ class MultiHeadAttention(nn.Module):
             cache = extend(cache, k, v, place)
         if cache is not None and place is not None and x.shape[-2] == 1:
             keys, values = optimization_barrier(cache)  # or XLA updates a second cache, a copy, beside the first
-            heads = grouped_attention(q, jnp.swapaxes(keys, -1, -2), values, place.mask(cache, self.window))
+            heads = grouped_attention(q, keys, values, place.mask(cache, self.window))
         else:  # also a prompt, before which there is nothing in the cache
             k, v = (repeat_heads(y, self.n_heads) for y in (k, v))
             heads = self._attend(q, k, v, documents)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxllm.layers import at_least_float32
+
 FEW = 1024  # of the most likely tokens, which `top_p` tries first
 
 
@@ -36,12 +38,13 @@ def top_p(logits: Array, p: Array | float) -> Array:
 
     A token stays while the probability of those before it is below p; so the most likely one always does.
     """
-    peak = logits.max(-1, keepdims=True)
-    total = jnp.exp(logits - peak).sum(-1, keepdims=True)
+    exact = at_least_float32(logits)
+    peak = exact.max(-1, keepdims=True)
+    total = jnp.exp(exact - peak).sum(-1, keepdims=True)
 
     def smallest(n: int) -> tuple[Array, Array]:
         """The smallest logit that stays, if it is among the n largest, and whether it surely is."""
-        likely = jax.lax.top_k(logits, n)[0]
+        likely = jax.lax.top_k(exact, n)[0]
         probability = jnp.exp(likely - peak) / total
         reached = jnp.cumsum(probability, axis=-1)
         least = jnp.where(reached - probability < p, likely, jnp.inf).min(-1, keepdims=True)
@@ -52,7 +55,7 @@ def top_p(logits: Array, p: Array | float) -> Array:
     else:  # seldom do so few not reach p, and sorting a whole vocabulary takes as long as reading a small model
         least, found = smallest(FEW)
         least = jax.lax.cond(found, lambda: least, lambda: smallest(logits.shape[-1])[0])
-    return jnp.where(logits >= least, logits, -jnp.inf)
+    return jnp.where(exact >= least, logits, -jnp.inf)
 
 
 def min_p(logits: Array, p: Array | float) -> Array:

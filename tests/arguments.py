@@ -98,7 +98,7 @@ def turned(d: Draw) -> list[Any]:
 def grouped_attention(d: Draw) -> list[Any]:
     groups, per_group, t, s, k = d.size(2), d.size(3), d.size(), d.size(), d.size()
     lead = d.sizes(1)
-    shapes = ((groups * per_group, t, k), (groups, s, k), (groups, s, d.size()))
+    shapes = ((groups * per_group, t, k), (groups, k, s), (groups, s, d.size()))
     return [*(d.array(*lead, *shape) for shape in shapes), d.rng.random((*lead, t, s)) < 0.6]
 
 
@@ -155,6 +155,14 @@ def head(d: Draw) -> list[Any]:
 def weighted(d: Draw) -> list[Any]:
     given = logits(d)
     return [*given, np.asarray(0.1 + d.rng.random(given[1].shape))] if d.data.draw(st.booleans()) else given
+
+
+def lens(d: Draw) -> list[Any]:
+    n, v, tied = d.size(5), d.size(), d.data.draw(st.booleans())
+    kind = d.data.draw(st.sampled_from(["layer_norm", "rms_norm"]))
+    config = SimpleNamespace(norm=kind, norm_epsilon=0.1, tie_embeddings=tied)
+    head = {"token_embedding": {"table": d.array(v, n)}} if tied else {"head": {"kernel": d.array(n, v)}}
+    return [config, {"norm_final": d.norm(n), **head}, d.spread(*d.sizes(), n)]
 
 
 def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
@@ -230,6 +238,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "causal.causal_attention": same_positions,
     "gpt.block": block,
     "gpt.forward": model,
+    "lens.logit_lens": lens,
     "loss.token_losses": logits,
     "loss.cross_entropy": weighted,
     "loss.head_loss": head,

@@ -6,7 +6,7 @@ import pkgutil
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -108,6 +108,20 @@ def fixed(*values: int) -> Any:
     return lambda rng: np.array(values)
 
 
+class Reading(NamedTuple):
+    """What the lens needs of a config."""
+
+    norm: str = "layer_norm"
+    norm_epsilon: float = 1e-5
+    tie_embeddings: bool = True
+
+
+def read_by(head: str, **shape: tuple[int, ...]) -> Any:
+    """The parameters that make logits of the stream, 4 wide."""
+    shapes = {"norm_final": {"scale": (4,), "bias": (4,)}, head: shape}
+    return lambda rng: {name: {leaf: rng.normal(size=s) for leaf, s in of.items()} for name, of in shapes.items()}
+
+
 # name -> argument lists; a callable is drawn from the generator, anything else is passed as it is (and static).
 CASES: dict[str, list[list[Any]]] = {
     "layers.linear": [[normal(3, 4, 5), normal(5, 6)], [normal(1, 5), normal(5, 1), normal(1)], [normal(5), normal(5, 2)]],
@@ -143,8 +157,8 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(2, 3, 4, 3), normal(2, 3, 6, 3), normal(2, 3, 6, 2), mask(2, 1, 4, 6), keep(2, 3, 4, 6)],
     ],
     "attention.grouped_attention": [
-        [normal(2, 6, 4, 3), normal(2, 2, 5, 3), normal(2, 2, 5, 4), mask(2, 4, 5)],
-        [normal(3, 1, 2), normal(1, 7, 2), normal(1, 7, 2), mask(1, 7)],
+        [normal(2, 6, 4, 3), normal(2, 2, 3, 5), normal(2, 2, 5, 4), mask(2, 4, 5)],
+        [normal(3, 1, 2), normal(1, 2, 7), normal(1, 7, 2), mask(1, 7)],
     ],
     "attention.split_heads": [[normal(2, 5, 6), 3], [normal(5, 6), 1]],
     "attention.merge_heads": [[normal(2, 3, 5, 2)], [normal(1, 5, 2)]],
@@ -158,13 +172,17 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(2, 130, 3), normal(2, 130, 3), normal(2, 130, 2), None, 40],
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4), documents(5, 0, 3), 2],
     ],
+    "lens.logit_lens": [
+        [Reading(), read_by("token_embedding", table=(7, 4)), normal(2, 3, 4)],
+        [Reading("rms_norm", 0.1, False), read_by("head", kernel=(4, 7)), normal(3, 4)],
+    ],
     "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), fixed(0, 6, 7, -1)], [scaled(300, 4, 7), integers(7, 4)]],
     "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), positive(3, 5)]],
     "loss.head_loss": [[normal(7, 4), normal(3, 5, 4), integers(7, 3, 5)], [normal(7, 4), normal(5, 4), integers(7, 5), positive(5)]],
     "sampling.repetition_penalty": [[normal(3, 9), mask(3, 9), lambda rng: np.asarray(1.3)]],
     "sampling.scale_temperature": [[normal(3, 9), lambda rng: np.asarray(0.7)]],
     "sampling.top_k": [[normal(3, 9), 1], [normal(3, 9), 4], [normal(3, 9), 20], [with_ties(5, 9), 4]],
-    "sampling.top_p": [[normal(3, 9), 0.5], [normal(3, 9), 1.0], [normal(3, 9), 0.01], [with_ties(5, 9), 0.6]],
+    "sampling.top_p": [[normal(3, 9), 0.5], [normal(3, 9), 1.0], [normal(3, 9), 0.01], [with_ties(5, 9), 0.6], [normal(2, 1100), 0.99], [scaled(5, 2, 1100), 0.9]],
     "sampling.min_p": [[normal(3, 9), 0.3], [normal(3, 9), 0.0], [normal(3, 9), 1.0]],
 }  # fmt: skip
 MODULES_WITHOUT_TWIN = {
@@ -211,11 +229,15 @@ MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
 def draw(arguments: list[Any], dtype: str = "float64", seed: int = 0) -> list[Any]:
     rng = np.random.default_rng(seed)
     drawn = [a(rng) if callable(a) else a for a in arguments]
-    return [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype == np.float64 else a for a in drawn]
+
+    def cast(a: Any) -> Any:
+        return a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype == np.float64 else a
+
+    return [jax.tree.map(cast, a) if isinstance(a, dict) else cast(a) for a in drawn]
 
 
 def jitted(function: Callable[..., Any], arguments: list[Any]) -> Callable[..., Any]:
-    static = [i for i, a in enumerate(arguments) if not isinstance(a, np.ndarray)]
+    static = [i for i, a in enumerate(arguments) if not isinstance(a, np.ndarray | dict)]
     return jax.jit(function, static_argnums=static)
 
 

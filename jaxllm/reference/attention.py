@@ -157,22 +157,22 @@ def repeat_heads_vjp(x: ArrayLike, n_heads: int) -> Vjp:
     return repeat_heads(x, n_heads), pullback
 
 
-def grouped_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, mask: ArrayLike) -> Array:
+def grouped_attention(q: ArrayLike, keys: ArrayLike, values: ArrayLike, mask: ArrayLike) -> Array:
     """Each key and value head repeated for the query heads that it serves; the mask is that of all heads."""
-    return grouped_attention_vjp(q, k, v, mask)[0]
+    return grouped_attention_vjp(q, keys, values, mask)[0]
 
 
 @vjp
-def grouped_attention_vjp(q: ArrayLike, k: ArrayLike, v: ArrayLike, mask: ArrayLike) -> Vjp:
+def grouped_attention_vjp(q: ArrayLike, keys: ArrayLike, values: ArrayLike, mask: ArrayLike) -> Vjp:
     """A key or value head gathers what the query heads that it serves send back."""
     n_heads = np.shape(q)[-3]
-    repeated, key_back = repeat_heads_vjp(k, n_heads)
-    values, value_back = repeat_heads_vjp(v, n_heads)
-    out, back = scaled_dot_product_attention_vjp(q, repeated, values, np.asarray(mask)[..., None, :, :])
+    k, key_back = repeat_heads_vjp(float64(keys).swapaxes(-1, -2), n_heads)
+    v, value_back = repeat_heads_vjp(values, n_heads)
+    out, back = scaled_dot_product_attention_vjp(q, k, v, np.asarray(mask)[..., None, :, :])
 
     def pullback(dy: Array) -> tuple[Array | None, ...]:
         dq, dk, dv, *_ = back(dy)
-        return dq, key_back(dk)[0], value_back(dv)[0], None
+        return dq, key_back(dk)[0].swapaxes(-1, -2), value_back(dv)[0], None
 
     return out, pullback
 

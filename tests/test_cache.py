@@ -1,0 +1,71 @@
+"""The key/value cache: reading token by token gives the logits of reading all at once."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import TINY, VARIANTS, random_gpt, random_tokens
+
+from jaxllm import GPT, InputError
+from jaxllm.cache import Cache
+from jaxllm.generate import Sampling, _advance, begin
+
+STARTS = np.array([0, 2, 3])  # slots of the rows' first tokens
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"position": "sinusoidal"}, {"position": "rotary", "n_heads": 4, "n_kv_heads": 2}, {"separator": 5},
+        {"sliding_window": 3}, VARIANTS["qwen"], {"position": "rotary", "separator": 5, "sliding_window": 4},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_cached_logits_are_the_uncached_ones(options: dict[str, Any]) -> None:
+    """Three rows aligned at their ends; within 1e-5 of the largest, float32."""
+    config = replace(TINY, **options)
+    model, params = random_gpt(config)
+    tokens = random_tokens(config)
+    tokens[:, 4] = 5  # where a separator is one, in the middle of what is read at once and of what is not
+    tokens[1, 6] = 5
+    whole = model.apply({"params": params}, tokens)
+    rows = np.stack(
+        [np.concatenate([np.zeros(s, np.int32), row[: 8 - s]]) for s, row in zip(STARTS, tokens, strict=True)]
+    )
+    cache = Cache.empty(config, jnp.asarray(STARTS), 10)
+    read = jax.jit(lambda tokens, cache: model.apply({"params": params}, tokens, cache=cache))
+    logits, cache = read(rows[:, :5], cache)
+    for slot in range(5, 9):
+        want = np.stack([whole[i, slot - 1 - s] for i, s in enumerate(STARTS)])
+        np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5 * np.abs(want).max(), err_msg=f"slot {slot}")
+        if slot < 8:
+            logits, cache = read(rows[:, slot : slot + 1], cache)
+    assert int(cache.length) == 8
+
+
+def test_more_than_the_cache_holds_is_refused() -> None:
+    model, params = random_gpt(TINY)
+    cache = Cache.empty(TINY, jnp.zeros(1, int), 4)
+    with pytest.raises(InputError, match="5 tokens are more than the model's context_length = 4"):
+        model.apply({"params": params}, np.zeros((1, 5), np.int32), cache=cache)
+
+
+@pytest.mark.newest
+def test_the_loop_is_neither_one_thread_nor_copies_its_cache() -> None:
+    """What XLA 0.12 made of it at first: one function for one thread, and two copies of each layer's values a token."""
+    config = replace(TINY, n_layers=1, position="rotary")
+    model, params = random_gpt(config)
+    begun = begin(GPT(config), params, [[1, 2]], jax.random.key(0), 6, Sampling(0))
+    fixed = (begun.model, begun.plan, begun.params, begun.sampling, begun.stop, begun.key)
+    program = _advance.lower(*fixed, begun.state, jnp.asarray(2)).compile().as_text()
+    assert "small_call" not in program
+    shapes = [f"f32[{','.join(map(str, x.shape))}]" for x in begun.state.cache.layers[0]]
+    assert "while" in program and all(shape in program for shape in shapes)
+    copies = [
+        line for line in program.splitlines() if " copy(" in line and any(f"= {shape}" in line for shape in shapes)
+    ]
+    assert not copies
