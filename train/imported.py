@@ -76,6 +76,9 @@ def export_command(path: str, step: str | None, out: str) -> None:
     """`jaxllm export`: a folder that transformers opens."""
     from train.trained import load_run
 
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{out} is there and not empty; choose another folder with --out.")
     run = load_run(path, step)
     if not isinstance(run.tokenizer, BPETokenizer | CharTokenizer):
         raise InputError(

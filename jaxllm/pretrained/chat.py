@@ -6,18 +6,17 @@ to; here a message is always ordinary text.
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import regex
-
 from jaxllm.errors import InputError
 from jaxllm.files import replace_file
 from jaxllm.pretrained.templates import render_template
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
-from jaxllm.tokenizers.base import to_utf8
+from jaxllm.tokenizers.base import any_of, to_utf8
 from jaxllm.tokenizers.exchange import read_json
 from jaxllm.validate import NonNegative, check_fields, shown
 
@@ -91,17 +90,18 @@ def encode_chat(
     start, end = _unused(
         {c for one in messages for value in one.values() for c in value} | set(chat_format.chat_template or "")
     )
-    names = "|".join(map(regex.escape, sorted(tokenizer.special_tokens, key=len, reverse=True))) or "(?!)"
-    name = regex.compile(names)
+    names = any_of(tokenizer.special_tokens)
+    name = re.compile(names)
     marked = [{key: name.sub(rf"{start}\g<0>{end}", value) for key, value in one.items()} for one in messages]
-    parts: list[str | int] = [""]
-    text = chat_format.render(marked, add_generation_prompt)
-    for piece in regex.split(f"({start}(?:{names}){end}|{names})", text):
+    parts: list[str | int] = []
+    ordinary = ""
+    for piece in re.split(f"({start}{names}{end}|{names})", chat_format.render(marked, add_generation_prompt)):
         if piece in tokenizer.special_tokens:
-            parts += [tokenizer.special_tokens[piece], ""]
+            parts += [ordinary, tokenizer.special_tokens[piece]]
+            ordinary = ""
         else:
-            parts[-1] += piece.replace(start, "").replace(end, "")
-    return tokenizer.encode_parts(part for part in parts if part != "")
+            ordinary += piece.replace(start, "").replace(end, "")
+    return tokenizer.encode_parts(part for part in (*parts, ordinary) if part != "")
 
 
 def _unused(used: Collection[str]) -> list[str]:

@@ -19,7 +19,7 @@ from jaxllm.tokenizers.read_tokenizer_json import as_input_error
 from jaxllm.validate import shown
 
 KEY = "tokenizer.ggml."
-NORMAL, CONTROL = 1, 3  # types of tokens (ggml-org/llama.cpp, include/llama.h)
+NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6  # types of tokens (ggml-org/llama.cpp, include/llama.h)
 NAMES = {name: pattern for pattern, one in PATTERNS.items() for name in one.ggml}
 NORMALIZED = {"qwen2": "NFC"}  # of patterns; the file does not say so
 # Patterns whose tokenizers take a piece that is a token whole, and begin each text unless the file says otherwise.
@@ -35,23 +35,49 @@ def read_gguf_tokenizer(
 
     Raises InputError for keys that are missing or damaged, and for a kind of tokenizer that is not supported.
     """
-    model, pre = metadata.get(KEY + "model"), metadata.get(KEY + "pre")
-    if not (isinstance(model, str) and isinstance(pre, str) and model == "gpt2" and pre in NAMES):
+    model, pre = (str(metadata.get(KEY + key)) for key in ("model", "pre"))
+    if model != "llama" and (model != "gpt2" or pre not in NAMES):
         raise InputError(
             f"{path} has a tokenizer of model {shown(model)} and pre-tokenizer {shown(pre)}, but this jaxllm reads "
-            f"gpt2 with {', '.join(NAMES)}."
+            f"llama, and gpt2 with {', '.join(NAMES)}."
         )
-    with as_input_error(path, "GGUF file with a byte-level BPE tokenizer"):
+    with as_input_error(path, "GGUF file with a tokenizer of byte pairs"):
         names, kinds = metadata[KEY + "tokens"], np.asarray(metadata[KEY + "token_type"]).tolist()
         ids = {name: i for i, name in enumerate(names)}
         if len(ids) != len(names) or len(kinds) != len(names):
             raise InputError(f"{path} holds a token twice, or not a type for each of its {len(names):,} tokens.")
-        special = {name: i for name, i in ids.items() if kinds[i] != NORMAL}
+        if model == "llama":
+            return _sentencepiece(metadata, ids, kinds), _chat_format(metadata, names, kinds, begins=True)
         pattern = NAMES[pre]
         tokenizer = from_vocabulary(
-            ids, metadata[KEY + "merges"], special, pattern, NORMALIZED.get(pattern), path, pattern in WHOLE_PIECES
+            ids,
+            metadata[KEY + "merges"],
+            {name: i for name, i in ids.items() if kinds[i] != NORMAL},
+            pattern,
+            NORMALIZED.get(pattern),
+            path,
+            pattern in WHOLE_PIECES,
         )
         return tokenizer, _chat_format(metadata, names, kinds, pattern in BEGINS)
+
+
+def _sentencepiece(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int]) -> SentencePieceTokenizer:
+    """Scores as the list of merges that transformers makes of them: the best first, then the longest left part."""
+    scores = np.asarray(metadata[KEY + "scores"]).tolist()
+    merges = [
+        (scores[i], split, len(name) - split, ids[name[:split]], ids[name[split:]])
+        for name, i in ids.items()
+        if kinds[i] == NORMAL
+        for split in range(1, len(name))
+        if name[:split] in ids and name[split:] in ids
+    ]
+    return SentencePieceTokenizer(
+        list(ids),
+        [(left, right) for *_, left, right in sorted(merges, reverse=True)],
+        [name for name, i in ids.items() if kinds[i] not in (NORMAL, USER_DEFINED, BYTE)],
+        [name for name, i in ids.items() if kinds[i] == USER_DEFINED],
+        "part" if metadata.get(KEY + "add_space_prefix", True) else "none",
+    )
 
 
 def _chat_format(metadata: Mapping[str, Any], names: list[str], kinds: list[int], begins: bool) -> ChatFormat:

@@ -1,0 +1,89 @@
+"""A Hugging Face folder: config.json, and the tensors of model.safetensors or of the shards that an index names.
+
+transformers also reads the pickles of pytorch_model.bin, which run code; here they are refused.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxllm.errors import InputError
+from jaxllm.pretrained.safetensors import read_header, read_tensor
+from jaxllm.pretrained.tensors import Tensor
+from jaxllm.tokenizers.exchange import read_json
+from jaxllm.validate import shown
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+DTYPES = ("F32", "BF16", "F16", "F64")  # of weights
+Tensors = dict[str, tuple[Path, Tensor]]  # by name: the file, and where in it
+
+
+class Folder(NamedTuple):
+    """What a folder holds; no tensor is read yet."""
+
+    path: Path
+    config: Any
+    tensors: Tensors
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor as float32, or float64 where the file is."""
+        x = read_tensor(*self.tensors[name])
+        return x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
+
+
+def open_folder(path: Path) -> Folder:
+    """The folder's config and where its tensors are.
+
+    Raises InputError for files that are missing, damaged or not inside the folder, and for numbers of other types.
+    """
+    if not (path / CONFIG).exists():
+        hint = "give the GGUF file in it" if any(path.glob("*.gguf")) else "give the folder of a Hugging Face model"
+        raise InputError(f"{path} has no {CONFIG}; {hint}.")
+    config = read_json(path / CONFIG)
+    tensors = _tensors(path)
+    for name, (file, tensor) in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise InputError(
+                f"tensor {shown(name)} of {file} is of type {tensor.dtype}, but weights are read as "
+                f"{', '.join(DTYPES)}; use a model that is not quantised."
+            )
+    return Folder(path, config, tensors)
+
+
+def _tensors(path: Path) -> Tensors:
+    if (path / WEIGHTS).exists():
+        return _of_file(path / WEIGHTS)
+    if (path / INDEX).exists():
+        return _of_shards(path)
+    if any(path.glob("pytorch_model*.bin")):
+        raise InputError(
+            f"{path} has its weights in pytorch_model.bin only, a pickle, which could run any code; open it with "
+            "transformers and save it again, as safetensors."
+        )
+    raise InputError(f"{path} has neither {WEIGHTS} nor {INDEX}; download it again.")
+
+
+def _of_file(file: Path) -> Tensors:
+    return {name: (file, tensor) for name, tensor in read_header(file).tensors.items()}
+
+
+def _of_shards(path: Path) -> Tensors:
+    index = read_json(path / INDEX)
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise InputError(f"{path / INDEX} has no weight_map from tensors to files; download it again.")
+    tensors: Tensors = {}
+    for shard in dict.fromkeys(shards.values()):
+        # A name alone; where it is a link, as in the hub's cache, that is the user's own.
+        if shard != Path(shard).name or "\0" in shard or "\\" in shard:
+            raise InputError(f"{path / INDEX} names the shard {shown(shard)}, which is no file of that folder.")
+        if not (path / shard).exists():
+            raise InputError(f"{path} lacks the shard {shown(shard)} that {INDEX} names; download it too.")
+        tensors |= {name: place for name, place in _of_file(path / shard).items() if shards.get(name) == shard}
+    if missing := [name for name in shards if name not in tensors]:
+        raise InputError(
+            f"{path / INDEX} puts {len(missing):,} tensors, among them {shown(missing[0])}, into shards that do not "
+            "hold them; download it again."
+        )
+    return tensors

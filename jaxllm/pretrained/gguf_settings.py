@@ -1,0 +1,133 @@
+"""The keys of a GGUF file as a GPTConfig.
+
+llama.cpp reads for each architecture the keys that it expects and no others; here those that would change numbers are
+looked for, too. What is no key but a tensor, as Llama 3's scaling, is recognised.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllm.config import GPTConfig
+from jaxllm.errors import InputError
+from jaxllm.pretrained.families import EMBEDDING, FAMILIES, HEAD, Family, Layout
+from jaxllm.pretrained.gguf import Header, read_tensor
+from jaxllm.pretrained.places import name_of
+from jaxllm.pretrained.quantised import read_float
+from jaxllm.pretrained.settings import make_config
+from jaxllm.pretrained.tensors import Tensor
+from jaxllm.rotary import rotary_frequencies
+from jaxllm.validate import shown
+
+ARCHITECTURE, FREQUENCIES = "general.architecture", "rope_freqs.weight"
+KEYS = {  # field of GPTConfig: key after the architecture (ggml-org/ggml, docs/gguf.md)
+    "context_length": "context_length", "d_model": "embedding_length", "n_layers": "block_count",
+    "n_heads": "attention.head_count", "n_kv_heads": "attention.head_count_kv", "d_ff": "feed_forward_length",
+    "d_head": "attention.key_length",
+}  # fmt: skip
+ROPE_BASE = "rope.freq_base"
+OPTIONAL = ("n_kv_heads", "d_head", "rope_base")
+WIDTHS = ("attention.key_length", "attention.value_length", "rope.dimension_count")  # each that of a head
+HARMLESS = {  # values of keys that change no number
+    "expert_count": (0,), "rope.scaling.type": ("none", "linear"), "rope.scaling.factor": (0, 1),
+    "rope.scale_linear": (0, 1), "rope.scaling.attn_factor": (1,), "attention.sliding_window": (0,),
+    "attention.causal": (True,), "attention.scale": (0,), "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,), "use_parallel_residual": (False,), "logit_scale": (0, 1),
+    "residual_scale": (0, 1), "embedding_scale": (0, 1), "attn_logit_softcapping": (0,),
+    "final_logit_softcapping": (0,),
+}  # fmt: skip
+NEAR = 1e-4  # two factors of frequencies, one of them computed in float32
+
+
+def read_gguf_settings(header: Header, path: str | Path) -> tuple[Layout, GPTConfig]:
+    """How the file's family lays its tensors out, and the GPTConfig.
+
+    Raises InputError for an architecture that is not supported, and for keys that are missing, out of range or ask for
+    what a GPT of this jaxllm does not compute, all of them at once.
+    """
+    family, layout = _family(header.metadata, path)
+    fields, obstacles = _read_keys(header.metadata, family)
+    table, head = (header.tensors.get(name_of(layout, place)) for place in (EMBEDDING, HEAD))
+    if table is None or len(table.shape) != 2:
+        raise InputError(f"{path} has no table of token embeddings, {name_of(layout, EMBEDDING)}; download it again.")
+    fields |= {
+        "vocab_size": table.shape[0],
+        "tie_embeddings": head is None or _same(path, head, table),
+        "activation": next(iter(family.activations.values())),
+        **family.fixed,
+    }
+    config = make_config(fields, obstacles, path)
+    make_config(fields, _contradictions(header.metadata, family, config), path)
+    return layout, _scaled(config, header, path) if config.rotary else config
+
+
+def _family(metadata: Mapping[str, Any], path: str | Path) -> tuple[Family, Layout]:
+    named = metadata.get(ARCHITECTURE)
+    for family in FAMILIES:
+        if family.gguf is not None and isinstance(named, str) and named == family.model_type:
+            return family, family.gguf
+    names = ", ".join(family.model_type for family in FAMILIES if family.gguf is not None)
+    raise InputError(f"{path} is of the architecture {shown(named)}, but this jaxllm reads {names}.")
+
+
+def _read_keys(metadata: Mapping[str, Any], family: Family) -> tuple[dict[str, Any], list[str]]:
+    """Fields of GPTConfig, and what stands in the way."""
+    fields: dict[str, Any] = {}
+    obstacles: list[str] = []
+    keys = {field: key for field, key in KEYS.items() if field in family.settings}
+    keys |= {"norm_epsilon": family.gguf_epsilon} | (
+        {"rope_base": ROPE_BASE} if family.fixed["position"] == "rotary" else {}
+    )
+    for field, key in keys.items():
+        value = _plain(metadata.get(f"{family.model_type}.{key}"))
+        if isinstance(value, np.ndarray):
+            obstacles.append(f"{key} differs from layer to layer")
+        elif value is not None:
+            fields[field] = value
+        elif field not in OPTIONAL:
+            obstacles.append(f"{key} is missing")
+    for key, values in HARMLESS.items():
+        if (value := metadata.get(f"{family.model_type}.{key}", values[0])) not in values:
+            obstacles.append(f"{key} is {shown(value)}")
+    return fields, obstacles
+
+
+def _plain(value: Any) -> Any:
+    """One number of an array that repeats it; of a float32, the shortest that is read as the same."""
+    if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
+        value = value[0].item()
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _same(path: str | Path, a: Tensor, b: Tensor) -> bool:
+    """Whether the head is the table once more, as some converters have it."""
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(read_tensor(path, a), read_tensor(path, b))
+
+
+def _contradictions(metadata: Mapping[str, Any], family: Family, config: GPTConfig) -> list[str]:
+    """Sizes that a config has only once, where the file has others."""
+    sizes = {KEYS["n_kv_heads"]: config.kv_heads} | dict.fromkeys(WIDTHS, config.head_dim)
+    given = {key: _plain(metadata.get(f"{family.model_type}.{key}", size)) for key, size in sizes.items()}
+    return [f"{key} is {shown(given[key])}, not {size}" for key, size in sizes.items() if given[key] != size]
+
+
+def _scaled(config: GPTConfig, header: Header, path: str | Path) -> GPTConfig:
+    """With Llama 3's scaling, where a tensor has what each frequency is divided by. Raises InputError for another."""
+    tensor = header.tensors.get(FREQUENCIES)
+    if tensor is None:
+        return config
+    factors = read_float(path, tensor)
+    scaled = replace(config, rope_factor=float(np.clip(factors.max(initial=1), 1, 1e6)))
+    plain, slowed = (
+        rotary_frequencies(one.head_dim, one.rope_base, one.rope_factor, original_context=one.rope_original_context)
+        for one in (config, scaled)
+    )
+    if factors.shape != plain.shape or not np.allclose(factors, np.asarray(plain / slowed), NEAR):
+        raise InputError(
+            f"{path} scales rotary frequencies by {FREQUENCIES} in another way than Llama 3, which this jaxllm does "
+            "not compute; use the model's Hugging Face folder."
+        )
+    return scaled
