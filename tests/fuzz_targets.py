@@ -16,7 +16,7 @@ from mutations import Rng, hostile_text, mutate_bytes, mutate_json, mutate_lines
 from jaxllm import InputError
 from jaxllm.data.preparing import prepare_shards
 from jaxllm.data.shards import INDEX, open_split, read_index, verify
-from jaxllm.pretrained import gguf, safetensors
+from jaxllm.pretrained import gguf, quantised, safetensors
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.tokenizers.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from train.config import build_config, load_config
@@ -292,6 +292,17 @@ def use_gguf(folder: Path) -> None:
         gguf.read_tensor(folder / FILE, tensor).tobytes()
 
 
+def make_quantised(rng: Rng) -> Files:
+    kind, (_, block, size, _) = pick(rng, list(gguf.TYPES.items()))
+    content = headers.gguf([], [headers.tensor("x", [2 * block, 3], kind, 0)], rng.bytes(6 * size))
+    return {FILE: mutate_bytes(rng, [content]) if rng.random() < 0.5 else content}
+
+
+def use_quantised(folder: Path) -> None:
+    for tensor in gguf.read_header(folder / FILE).tensors.values():
+        quantised.read_float(folder / FILE, tensor)
+
+
 TARGETS = {
     "config": Target(make_config, lambda folder: load_config(folder / FILE)),
     "overrides": Target(make_overrides, use_overrides),
@@ -305,4 +316,5 @@ TARGETS = {
     "manifest": Target(make_manifest, use_manifest),
     "safetensors": Target(make_safetensors, use_safetensors),
     "gguf": Target(lambda rng: {FILE: mutate_bytes(rng, GGUFS)}, use_gguf),
+    "quantised": Target(make_quantised, use_quantised),
 }

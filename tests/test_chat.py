@@ -1,6 +1,6 @@
 """Conversations: the model's own template in a sandbox with an end, and messages that cannot be more than text."""
 
-import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,11 +140,17 @@ def test_a_template_may_cut_messages() -> None:
     assert ids == [*b"<|im_end|>", 257]
 
 
-def test_a_file_keeps_the_format() -> None:
+def test_a_file_keeps_the_format(tmp_path: Path) -> None:
     for one in (FORMAT, ChatFormat(), ChatFormat(5, (1, 2))):
-        assert ChatFormat.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+        one.save(tmp_path / "pretrained.json")
+        assert ChatFormat.load(tmp_path / "pretrained.json") == one
+    (tmp_path / "x.json").write_text("{")
+    for path, message in (("x.json", "is not a pretrained.json: it is not JSON"), ("none", "cannot read .*none")):
+        with pytest.raises(InputError, match=message):
+            ChatFormat.load(tmp_path / path)
     assert hash(FORMAT) == hash(ChatFormat.from_dict(FORMAT.to_dict()))
     for fields, message in (
+        ([1], "pretrained.json is no table; its fields are begin_token, end_tokens"),
         ({"begin": 1}, "pretrained.json has the unknown field 'begin'"),
         ({"begin_token": -1}, "pretrained.begin_token is -1, but it must be an integer"),
         ({"end_tokens": [1.5]}, r"pretrained.end_tokens is \[1.5\]"),

@@ -154,7 +154,7 @@ def test_a_mistyped_command_is_one_sentence(command: str, capsys: pytest.Capture
     assert error.count("\n") == 1 and "--help" in error
 
 
-@pytest.mark.parametrize("command", ["train", "generate", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "attention", "inspect"])
 def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -128,7 +128,8 @@ def test_the_numbers_of_gguf_py(kind: str, rng: np.random.Generator, monkeypatch
     found = dequantise(blocks, kind, (3, 7, 1024))
     assert found.dtype == F and found.shape == (3, 7, 1024)
     assert_same_bits(found, right)
-    assert_same_bits(dequantise(np.asfortranarray(blocks), kind, found.shape), right)
+    apart = np.repeat(blocks.reshape(-1), 2)[::2]  # in memory
+    assert_same_bits(dequantise(apart, kind, found.shape), right)
 
 
 def written(path: Path, **tensors: tuple[np.ndarray, str]) -> None:

@@ -18,6 +18,7 @@ from jaxllm.reference import (
     embeddings,
     gpt,
     layers,
+    lens,
     loss,
     multi_head,
     optimizer,
@@ -28,7 +29,7 @@ from jaxllm.reference import (
 from jaxllm.reference.arrays import leaves, tree_map
 from jaxllm.reference.layers import linear_map_vjp
 
-MODULES = (attention, causal, embeddings, gpt, layers, loss, multi_head, rotary, sampling)
+MODULES = (attention, causal, embeddings, gpt, layers, lens, loss, multi_head, rotary, sampling)
 WITHOUT_BACKWARD = {  # helpers, and the model with its intermediates, whose backward is forward_vjp
     "named", "forward_with_intermediates",
 }  # fmt: skip

@@ -95,7 +95,7 @@ def test_where_the_template_is(folder: Path) -> None:
 
 
 def test_tokens_that_only_other_files_add(folder: Path) -> None:
-    added = {"302": {"content": "<|end|>", "special": True}, "303": {"content": "<tool>", "special": False}}
+    added = {"7": {"content": "<|end|>", "special": True}, "303": {"content": "<tool>", "special": False}}
     change(folder, "tokenizer_config", added_tokens_decoder=added)
     assert load_tokenizer_files(folder)[0].special_tokens == TOKENIZER.special_tokens | {"<tool>": 303}
 

@@ -10,10 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from jaxllm import __version__
+from jaxllm.config import WEIGHTS
 from jaxllm.errors import InputError
+from train.bench.generate_cli import add_bench_generate
 from train.data_cli import add_data_commands
 from train.errors import RunError, Stopped
+from train.look_cli import add_look_commands
 from train.parser import Parser, add_command, add_overrides
+from train.pretrained_cli import add_writing_commands
 from train.startup import compute_in_this_thread, restart_with_allocator
 
 WITHOUT_JAX = ("tokenizer", "data")
@@ -93,20 +97,7 @@ def build_parser() -> Parser:
         "--profile", type=int, metavar="N", help="show where the time of N steps goes, by operation and source line"
     )
 
-    generate = add_command(
-        commands, "generate", _generate, "continue a prompt with a trained model",
-        'jaxllm generate runs/first --prompt "The statement" --max-new-tokens 100 --top-k 50',
-    )  # fmt: skip
-    generate.add_argument("path", metavar="RUN", help="run folder")
-    _add_step(generate)
-    generate.add_argument("--prompt", required=True, metavar="TEXT")
-    generate.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="default 200")
-    generate.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: most likely; default 0.8")
-    generate.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens")
-    generate.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest tokens that reach P")
-    generate.add_argument("--min-p", type=float, metavar="P", help="leave out tokens below P times the likeliest")
-    generate.add_argument("--seed", type=int, default=0, metavar="S", help="default 0; the same seed, the same text")
-
+    add_writing_commands(commands)
     evaluate = add_command(
         commands, "evaluate", _evaluate, "validation loss, perplexity and bits per byte of a trained model",
         "jaxllm evaluate runs/first --data my-text.txt",
@@ -116,6 +107,7 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "--data", metavar="PATH", help="all of this text, or the validation split of prepared data, not the run's"
     )
+    evaluate.add_argument("--weights", choices=WEIGHTS, help="of the model packed as for generating; default: as it is")
 
     compare = add_command(
         commands, "compare", _compare, "every number of a model against the NumPy reference; exit 1 beyond tolerance",
@@ -142,6 +134,7 @@ def build_parser() -> Parser:
     _add_checkpoint(commands)
     _add_bench(commands)
     add_data_commands(commands)
+    add_look_commands(commands)
     return parser
 
 
@@ -175,6 +168,7 @@ def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
     train.add_argument("--peer-python", metavar="EXE", help="a Python that has PyTorch; default: this one")
     train.add_argument("--rounds", type=int, default=10, metavar="N", help="turns of a second or two steps; default 10")
     train.add_argument("--json", metavar="FILE.json", help="write all figures as JSON")
+    add_bench_generate(kinds)
     tokenizer = add_command(
         kinds, "tokenizer", _bench_tokenizer,
         "train byte pairs and encode with them, beside other programs; exit 1 if their ids differ",
@@ -226,19 +220,10 @@ def _train(arguments: argparse.Namespace) -> None:
     train_command(a.config, a.out, a.overrides, a.resume, a.fall_back, a.profile)
 
 
-def _generate(arguments: argparse.Namespace) -> None:
-    from train.commands import generate_command
-
-    generate_command(
-        arguments.path, arguments.step, arguments.prompt, arguments.max_new_tokens, arguments.temperature,
-        arguments.top_k, arguments.top_p, arguments.min_p, arguments.seed,
-    )  # fmt: skip
-
-
 def _evaluate(arguments: argparse.Namespace) -> None:
     from train.commands import evaluate_command
 
-    evaluate_command(arguments.path, arguments.step, arguments.data)
+    evaluate_command(arguments.path, arguments.step, arguments.data, arguments.weights)
 
 
 def _compare(arguments: argparse.Namespace) -> int:

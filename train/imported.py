@@ -8,62 +8,45 @@ What a run does not have is there too: `weights.safetensors` in place of checkpo
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-from flax.traverse_util import flatten_dict
-from jaxllm.pretrained.hub import fetch
-from jaxllm.pretrained.loading import load_pretrained
-from jaxllm.pretrained.saving import save_pretrained
-
 from jaxllm.errors import InputError
+from jaxllm.gpt import count_parameters
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.gguf import read_header as read_gguf
 from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
+from jaxllm.pretrained.hub import fetch
+from jaxllm.pretrained.loading import open_pretrained
+from jaxllm.pretrained.saving import save_pretrained
+from jaxllm.pretrained.settings import family_for
 from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
-from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer
+from jaxllm.tokenizers import Tokenizer
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.folder import RunFolder
+from train.trained import load_run
 from train.weights import write_weights
 
 
 def import_command(source: str, out: str) -> None:
     """`jaxllm import`: the whole folder appears at once, or not at all."""
-    folder = RunFolder(out)
-    folder.check_new()
-    path = fetch(source)
-    config, params = load_pretrained(path)
-    tokenizer, chat = _tokenizer(path, config.vocab_size)
-    run = RunConfig(model=ModelConfig(**asdict(config)), train=TrainConfig(batch_size=1))
-    parent = folder.path.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.path.name}.", dir=parent))
-    except OSError as error:
-        raise InputError(f"cannot write into {parent}: {error.strerror}; choose another folder with --out.") from None
-    try:
-        made = RunFolder(aside)
-        chat.save(made.pretrained)
-        write_weights(made.weights, params)
-        made.create(run, tokenizer)
-        aside.chmod(0o777 & ~_umask())  # as mkdir would have made it
-        folder.check_new()
-        os.replace(aside, folder.path)  # an empty folder in its place may be replaced
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    n = sum(np.size(leaf) for leaf in flatten_dict(params).values())
+    with appearing(Path(out)) as aside:
+        path = fetch(source)
+        opened = open_pretrained(path)
+        config = opened.config
+        tokenizer, chat = _tokenizer(path, config.vocab_size)
+        run = RunConfig(model=ModelConfig(**asdict(config)), train=TrainConfig(batch_size=1))
+        folder = RunFolder(aside)
+        folder.create(run, tokenizer)
+        chat.save(folder.pretrained)
+        write_weights(folder.weights, opened.parameters(), source)
     talks = "with" if chat.chat_template else "without"
     print(
-        f"{n:,} parameters, {config.n_layers} layers, context {config.context_length:,}, {tokenizer.vocab_size:,} ids, "
-        f"{talks} a chat template: {folder.path}"
+        f"{count_parameters(config):,} parameters, {config.n_layers} layers, context {config.context_length:,}, "
+        f"{tokenizer.vocab_size:,} ids, {talks} a chat template: {out}"
     )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _tokenizer(path: Path, vocab_size: int) -> tuple[Tokenizer, ChatFormat]:
@@ -73,18 +56,50 @@ def _tokenizer(path: Path, vocab_size: int) -> tuple[Tokenizer, ChatFormat]:
 
 
 def export_command(path: str, step: str | None, out: str) -> None:
-    """`jaxllm export`: a folder that transformers opens."""
-    from train.trained import load_run
+    """`jaxllm export`: a folder that transformers opens, which appears at once, or not at all."""
+    with appearing(Path(out)) as aside:
+        run = load_run(path, step)
+        config, tokenizer = run.model.config, run.tokenizer
+        save_pretrained(aside, config, run.params)
+        save_tokenizer_files(aside, tokenizer, run.chat)
+    print(f"{count_parameters(config):,} parameters as {family_for(config).architecture}: {out}")
+    if config.vocab_size > tokenizer.vocab_size:
+        print(f"the model has {config.vocab_size:,} ids, its tokenizer uses {tokenizer.vocab_size:,} of them")
+    if config.separator is not None:
+        print("transformers lets a text attend to documents before it; this model was trained without")
 
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{out} is there and not empty; choose another folder with --out.")
-    run = load_run(path, step)
-    if not isinstance(run.tokenizer, BPETokenizer | CharTokenizer):
-        raise InputError(
-            f"{path} has a {run.tokenizer.kind} tokenizer, which Hugging Face's library has no form for; "
-            "export a run with a bpe or char tokenizer."
-        )
-    save_pretrained(out, run.model.config, run.params)
-    save_tokenizer_files(out, run.tokenizer, run.chat)
-    print(f"{path}, step {run.step:,}: {out}")
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A folder to write into, which gets its name when all is written; after an exception there is none.
+
+    Raises InputError where something has that name already, or nothing can be written there.
+    """
+    _check_free(path)
+    parent = path.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write into {parent}: {error}; choose another folder with --out.") from None
+    try:
+        yield aside
+        aside.chmod(0o777 & ~_umask())  # as mkdir would have made it
+        _check_free(path)
+        os.replace(aside, path)  # in the place of an empty folder, too
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_free(path: Path) -> None:
+    try:
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} is there already; choose another folder with --out.")
+    except OSError as error:
+        raise InputError(f"--out {str(path)!r} cannot be used: {error.strerror}.") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

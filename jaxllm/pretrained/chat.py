@@ -55,7 +55,7 @@ class ChatFormat:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """What `save` wrote. Raises InputError for a file that is missing or damaged."""
-        return cls.from_dict(read_json(path))
+        return cls.from_dict(read_json(path, "pretrained.json"))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The conversation as one text, by the model's own template; then what comes before an answer.

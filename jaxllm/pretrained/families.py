@@ -171,7 +171,7 @@ GEMMA = Family(
     {"gelu_pytorch_tanh": "geglu", "gelu": "geglu"},  # it means the one where it says the other
     {**LLAMA_FIXED, "scale_embeddings": True},
     {
-        **LLAMA_HARMLESS, "hidden_activation": (None, "gelu_pytorch_tanh", "gelu"),
+        **LLAMA_HARMLESS, "hidden_activation": (None, "gelu_pytorch_tanh"),
         "use_bidirectional_attention": (None, False),
     },
     LLAMA_FOLDER._replace(offset=1), Layout(GGUF_APART),  # in which the offset is added already

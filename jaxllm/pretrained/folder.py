@@ -76,7 +76,7 @@ def _of_shards(path: Path) -> Tensors:
     tensors: Tensors = {}
     for shard in dict.fromkeys(shards.values()):
         # A name alone; where it is a link, as in the hub's cache, that is the user's own.
-        if shard != Path(shard).name or "\0" in shard or "\\" in shard:
+        if shard != Path(shard).name or not shard.endswith(".safetensors") or "\0" in shard or "\\" in shard:
             raise InputError(f"{path / INDEX} names the shard {shown(shard)}, which is no file of that folder.")
         if not (path / shard).exists():
             raise InputError(f"{path} lacks the shard {shown(shard)} that {INDEX} names; download it too.")

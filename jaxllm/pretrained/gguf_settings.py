@@ -90,7 +90,7 @@ def _read_keys(metadata: Mapping[str, Any], family: Family) -> tuple[dict[str, A
         elif field not in OPTIONAL:
             obstacles.append(f"{key} is missing")
     for key, values in HARMLESS.items():
-        if (value := metadata.get(f"{family.model_type}.{key}", values[0])) not in values:
+        if _differs(value := metadata.get(f"{family.model_type}.{key}", values[0]), values):
             obstacles.append(f"{key} is {shown(value)}")
     return fields, obstacles
 
@@ -102,6 +102,11 @@ def _plain(value: Any) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
+def _differs(value: Any, allowed: tuple[Any, ...]) -> bool:
+    """Whether a value is none of those; an array never is."""
+    return isinstance(value, np.ndarray) or value not in allowed
+
+
 def _same(path: str | Path, a: Tensor, b: Tensor) -> bool:
     """Whether the head is the table once more, as some converters have it."""
     return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(read_tensor(path, a), read_tensor(path, b))
@@ -111,7 +116,7 @@ def _contradictions(metadata: Mapping[str, Any], family: Family, config: GPTConf
     """Sizes that a config has only once, where the file has others."""
     sizes = {KEYS["n_kv_heads"]: config.kv_heads} | dict.fromkeys(WIDTHS, config.head_dim)
     given = {key: _plain(metadata.get(f"{family.model_type}.{key}", size)) for key, size in sizes.items()}
-    return [f"{key} is {shown(given[key])}, not {size}" for key, size in sizes.items() if given[key] != size]
+    return [f"{key} is {shown(given[key])}, not {size}" for key, size in sizes.items() if _differs(given[key], (size,))]
 
 
 def _scaled(config: GPTConfig, header: Header, path: str | Path) -> GPTConfig:

@@ -4,6 +4,7 @@ transformers tries the network for whatever is no folder; here a local path alwa
 what `load_pretrained` reads: no pickle, and no code.
 """
 
+import os
 import re
 from importlib import import_module, metadata
 from pathlib import Path
@@ -26,7 +27,7 @@ def fetch(source: str) -> Path:
     Names need huggingface_hub (the extra `hub`), which keeps what it downloads in its cache. Raises InputError where
     there is nothing, with what to put where.
     """
-    if Path(source).exists():
+    if os.path.exists(source):
         return Path(source)
     if source.startswith(PACKAGE):
         return _in_package(source.removeprefix(PACKAGE))

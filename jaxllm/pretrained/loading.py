@@ -4,6 +4,7 @@ transformers builds the model of a family's class and loads a file into it; here
 family's row of names. PyTorch is not needed.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,12 +75,12 @@ def load_pretrained(path: str | Path) -> tuple[GPTConfig, dict[str, Any]]:
 def open_pretrained(path: str | Path) -> Pretrained:
     """The model of a folder or GGUF file, its settings read and its weights not. Raises InputError."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         folder = open_folder(path)
         family, config = read_settings(folder.config, path / CONFIG)
         tensors = {name: tensor for name, (_, tensor) in folder.tensors.items()}
         return Pretrained(path, config, family.folder, tensors, folder.read)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path} does not exist; give a Hugging Face folder or a GGUF file.")
     if path.suffix == ".safetensors":
         raise InputError(f"{path} holds weights alone; give the folder with it and its {CONFIG}.")

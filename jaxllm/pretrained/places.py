@@ -7,6 +7,7 @@ and one takes it out, by what the file's layout says, and shapes are known befor
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,8 @@ class Place(NamedTuple):
     shape: Shape
 
 
-def parameter_shapes(config: GPTConfig) -> dict[str, Shape]:
+@lru_cache
+def parameter_shapes(config: GPTConfig) -> Mapping[str, Shape]:
     """The shapes of all parameters by their paths, "block_0/mlp/up/kernel"."""
     one = replace(config, n_layers=1)  # the blocks are alike, and a thousand would take long
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
@@ -51,7 +53,7 @@ def places_of(layout: Layout, config: GPTConfig, there: Iterable[str] | None = N
     """
     there = None if there is None else set(there)
     prefix = layout.prefix
-    bare = there is not None and not any(name.startswith(prefix) for name in there)
+    bare = there is not None and name_of(layout, EMBEDDING).removeprefix(prefix) in there
     shapes, places = parameter_shapes(config), {}
     for pattern, paths in layout.names.items():
         for i in range(config.n_layers if "{i}" in pattern else 1):
@@ -92,8 +94,9 @@ def to_ours(layout: Layout, config: GPTConfig, place: Place, x: np.ndarray) -> d
 
 
 def to_theirs(layout: Layout, config: GPTConfig, place: Place, params: Mapping[str, Any]) -> np.ndarray:
-    """A tensor of a file out of our parameters, by path; with rotary positions in half-split order."""
-    x = np.concatenate([np.asarray(params[path]) for path in place.paths], axis=-1)
+    """A tensor of a file out of our parameters, by path, mostly in their memory; rotary ones in half-split order."""
+    parts = [np.asarray(params[path]) for path in place.paths]
+    x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
     if place.paths[0].endswith("/scale"):
         x = x - np.asarray(layout.offset, x.dtype)
     if _is_out_in(layout, place.paths):

@@ -125,8 +125,7 @@ def write_settings(family: Family, config: GPTConfig, dtype: str) -> dict[str, A
         }
     if family.fixed["position"] == "rotary":
         content |= _write_rope(config)
-    # Nothing, rather than the ids that the class has as its default.
-    return content | {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    return content
 
 
 def _write_rope(config: GPTConfig) -> dict[str, Any]:

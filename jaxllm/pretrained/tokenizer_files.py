@@ -82,7 +82,7 @@ def _write(path: Path, text: str) -> None:
 
 def _optional(path: Path) -> dict[str, Any]:
     """What a JSON file holds, or nothing where there is none."""
-    return dict(read_json(path)) if path.exists() else {}
+    return dict(read_json(path, path.name)) if path.exists() else {}
 
 
 def _name(token: Any) -> str | None:
@@ -106,7 +106,7 @@ def _of_two_files(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     pattern, normalizer = CLASSES[kind]
     lines = read_text(folder / "merges.txt").splitlines()
     merges = [line for line in lines if line and not line.startswith("#version")]
-    model = {"type": "BPE", "vocab": read_json(folder / "vocab.json"), "merges": merges}
+    model = {"type": "BPE", "vocab": read_json(folder / "vocab.json", "vocab.json"), "merges": merges}
     return {"model": model, "pre_tokenizer": pre_tokenizer_of(pattern), "normalizer": normalizer}
 
 

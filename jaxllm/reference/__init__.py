@@ -16,6 +16,7 @@ from jaxllm.reference import (
     embeddings,
     gpt,
     layers,
+    lens,
     loss,
     multi_head,
     optimizer,
@@ -26,6 +27,6 @@ from jaxllm.reference import (
 )  # fmt: skip
 
 __all__ = [
-    "attention", "causal", "embeddings", "gpt", "layers", "loss", "multi_head", "optimizer", "packed", "rotary",
+    "attention", "causal", "embeddings", "gpt", "layers", "lens", "loss", "multi_head", "optimizer", "packed", "rotary",
     "sampling", "step",
 ]  # fmt: skip

@@ -7,12 +7,14 @@ unlike minbpe's own file, the JSON holds everything that changes an id, and noth
 import codecs
 import hashlib
 import json
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Self
-
-import regex
 
 from jaxllm.errors import InputError
 from jaxllm.files import replace_file
@@ -134,9 +136,36 @@ def parted(text: str, special_tokens: Mapping[str, int], allowed: Collection[str
     for name in allowed:
         if name not in special_tokens:
             raise InputError(f"{name!r} is not a special token; there are {', '.join(special_tokens)}.")
-    names = sorted(set(allowed), key=len, reverse=True)
-    parts = regex.split("(" + "|".join(map(regex.escape, names)) + ")", text) if names else [text]
+    parts = _finder(frozenset(allowed)).split(text) if allowed else [text]
     return [special_tokens[part] if i % 2 else part for i, part in enumerate(parts) if part]
+
+
+@lru_cache(16)
+def _finder(names: frozenset[str]) -> re.Pattern[str]:
+    return re.compile(f"({any_of(names)})")
+
+
+def any_of(names: Collection[str]) -> str:
+    """The regular expression of these texts, the longest where several begin alike: a tree, which is a hundred times as
+    fast for Gemma's 6,400 as one after another.
+
+    >>> any_of(["<b>", "<bc>", "x"])
+    '(?:<b(?:>|c>)|x)'
+    """
+    return _tree(sorted(set(names))) if names else "(?!)"
+
+
+def _tree(names: list[str], depth: int = 100) -> str:
+    if depth == 0:  # many texts, each of which begins with the one before; one after another, the longest first
+        return f"(?:{'|'.join(map(re.escape, reversed(names)))})"
+    rest = names[1:] if names[0] == "" else names
+    branches = []
+    for _, group in groupby(rest, key=lambda name: name[0]):
+        alike = list(group)
+        prefix = os.path.commonprefix(alike)
+        ends = [name[len(prefix) :] for name in alike]
+        branches.append(re.escape(prefix) + (_tree(ends, depth - 1) if len(ends) > 1 else ""))
+    return f"(?:{'|'.join(branches)})" + ("?" if rest is not names else "")
 
 
 def join(text: str | Iterable[str]) -> Iterable[str]:

@@ -73,14 +73,17 @@ def from_hugging_face(path: str | Path) -> BPETokenizer | SentencePieceTokenizer
     return tokenizer_of(read_json(path), path)
 
 
-def read_json(path: str | Path) -> Any:
-    """What a JSON file holds. Raises InputError for one that is no JSON, cannot be read or has over MOST_BYTES."""
+def read_json(path: str | Path, what: str = "tokenizer.json") -> Any:
+    """What the JSON file holds that is called `what`.
+
+    Raises InputError for one that is no JSON, cannot be read or has over MOST_BYTES.
+    """
     try:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is not a {Path(path).name}: it is not JSON.") from None
+        raise InputError(f"{path} is not a {what}: it is not JSON.") from None
 
 
 def read_text(path: str | Path) -> str:

@@ -48,7 +48,9 @@ class SentencePieceTokenizer(Tokenizer):
         missing = next((name for name in (*BYTES, *special_tokens, *added) if name not in self._ids), None)
         if missing is not None or prefix not in PREFIXES:
             what = f"there is no token {shown(missing)}" if missing is not None else f"prefix is {shown(prefix)}"
-            raise InputError(f"{what}, but a SentencePiece tokenizer needs 256 bytes and a prefix of {PREFIXES}.")
+            raise InputError(
+                f"{what}, but a SentencePiece tokenizer needs 256 bytes and a prefix of {', '.join(PREFIXES)}."
+            )
         self.special_tokens = {name: self._ids[name] for name in special_tokens}
         self.added = {name: self._ids[name] for name in added}
         # Of a pair: its place in the list, and what it becomes. Special tokens never come of merging.

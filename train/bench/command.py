@@ -28,17 +28,16 @@ def bench_train_command(
     json_file: str | None,
 ) -> bool:  # fmt: skip
     """Prints the table and writes the JSON; returns whether both sides came to the same loss."""
-    if not 1 <= rounds <= MOST_ROUNDS:
-        raise InputError(f"--rounds is {rounds}, but it must be from 1 to {MOST_ROUNDS:,}.")
+    check_rounds(rounds)
     check_output("--json", json_file, (".json",))
-    peer = _peer(against, path, python)
+    peer = peer_for(against, path, python)
     loaded = load_config(config, overrides)
     subject = subject_for(loaded, against)
     print(f"{config}: " + "\n".join(headline(subject)))
     if subject.model.activation != loaded.model.activation:
         print(f"{against} computes {subject.model.activation}; so does jaxllm here, not {loaded.model.activation}")
     sys.stdout.flush()
-    with _status() as tell:
+    with status() as tell:
         report = make_report(subject, record(subject, peer, rounds, tell), against)
     _check_finite(report)
     print("\n".join(table(report)))
@@ -52,7 +51,13 @@ def bench_train_command(
     return losses_agree(report)
 
 
-def _peer(against: str | None, path: str | None, python: str | None) -> Against | None:
+def check_rounds(rounds: int) -> None:
+    """Raises InputError for too few or too many."""
+    if not 1 <= rounds <= MOST_ROUNDS:
+        raise InputError(f"--rounds is {rounds}, but it must be from 1 to {MOST_ROUNDS:,}.")
+
+
+def peer_for(against: str | None, path: str | None, python: str | None) -> Against | None:
     """The other side, as far as the command line tells. Raises InputError for options that do not fit."""
     if against is None:
         if path or python:
@@ -71,7 +76,7 @@ def _peer(against: str | None, path: str | None, python: str | None) -> Against 
 
 
 @contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
+def status() -> Iterator[Callable[[str], None]]:
     """On a terminal a line on what is being done, gone at the end; elsewhere nothing."""
     if not sys.stderr.isatty():
         yield lambda doing: None

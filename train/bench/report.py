@@ -106,7 +106,7 @@ def table(report: Report) -> list[str]:
             f"jaxllm is {report['ratio']:.3f} times as fast as {report['against']} ({low:.3f} to {high:.3f} over "
             f"{report['sizes']['rounds']} rounds)"
         )
-    return lines + _ran(report)
+    return lines + ran(report)
 
 
 def _rows(machine: dict[str, Any], steps: int) -> list[tuple[str, Callable[[Report], str]]]:
@@ -134,7 +134,7 @@ def _speed(flops_per_s: float) -> str:
     return f"{flops_per_s / scale:,.0f} {unit}"
 
 
-def _ran(report: Report) -> list[str]:
+def ran(report: Report) -> list[str]:
     """`jaxllm 0.1.0, python 3.12.1, ... on cpu`, and a line of the peer's."""
     ours = {name: version for name, version in report["versions"].items() if name != report["against"]}
     lines = [f"{_list(ours)} on {report['machine']['device']}"]

@@ -55,7 +55,7 @@ class TorchTrainee:
 
     def __init__(self, job: Job, make: Callable[[Job], Any], loss: Callable[[Any], Loss], transpose: bool) -> None:
         """`make` builds the model, `loss` its loss function from it."""
-        self._device = _device(job["platform"])
+        self._device = device_of(job["platform"])
         self._train, self._clip_norm = job["train"], job["optimizer"]["clip_norm"]
         self.model = make(job)
         start = time.perf_counter()
@@ -109,17 +109,29 @@ class TorchTrainee:
         cuda = self._device == "cuda"
         return {
             "compile_s": first_step_s if cuda else 0.0,
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
             "n_parameters": sum(p.numel() for p in self.model.parameters()),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            **describe(self._device),
         }
 
     def close(self) -> dict[str, Any]:
         """As `protocol.Trainee` says."""
-        return {"peak_bytes": torch.cuda.max_memory_allocated() if self._device == "cuda" else peak_memory()}
+        return {"peak_bytes": most_memory(self._device)}
 
 
-def _device(platform: str) -> str:
+def describe(device: str) -> dict[str, Any]:
+    """The device by name, and versions."""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def most_memory(device: str) -> int:
+    """Most bytes held so far, on that device."""
+    return torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory()
+
+
+def device_of(platform: str) -> str:
     """PyTorch's name of the device that the other side runs on."""
     if platform == "cpu":
         return "cpu"

@@ -1,0 +1,171 @@
+"""Pretrained weights against Hugging Face's transformers on PyTorch: its folders in, ours out, by the logits.
+
+Needs the extra `peers`. transformers computes norms, softmax and rotary angles in float32 whatever a model's dtype; to be
+held to 1e-10 it runs here with what it names float32 raised to float64 (`in_float64`), and once as it is. Every
+parameter is random: a scale of 1 or a bias of 0 would hide a fault.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from models import random_tokens
+
+from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
+from jaxllm.compare import arithmetic, random_parameters
+from jaxllm.pretrained.settings import resolved
+from train.compare import in_dtype
+
+torch = pytest.importorskip("torch", reason="needs the extra `peers`")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what others deprecate among themselves
+    transformers = pytest.importorskip("transformers", reason="needs the extra `peers`")
+    pytest.importorskip("safetensors.torch")  # which keeps the dtypes that it finds
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.usefixtures("quick_compilation"),
+]
+BOUNDS = {"float64": 1e-10, "float32": 1e-5}
+LENGTH = 24
+SIZES = {
+    "vocab_size": 61, "max_position_embeddings": 40, "hidden_size": 32, "intermediate_size": 48,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": None,
+    "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+GPT2_SIZES = {"vocab_size": 61, "n_positions": 40, "n_embd": 32, "n_layer": 2, "n_head": 4}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 20,
+}  # fmt: skip
+THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2", GPT2_SIZES),
+    "gpt2 untied, exact gelu": (
+        "GPT2", {**GPT2_SIZES, "n_inner": 40, "activation_function": "gelu", "tie_word_embeddings": False},
+    ),
+    "llama": ("Llama", {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
+    "llama 3, tied, wide heads": (
+        "Llama", {**SIZES, "rope_parameters": LLAMA3, "tie_word_embeddings": True, "head_dim": 12, "rms_norm_eps": 1e-3},
+    ),
+    "mistral": ("Mistral", {**SIZES, "sliding_window": 5, "head_dim": 10}),
+    "qwen 3": ("Qwen3", {**SIZES, "head_dim": 12, "num_key_value_heads": 1}),
+    "qwen 3 with a window": (
+        "Qwen3", {**SIZES, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0, "head_dim": 8},
+    ),
+    "gemma": ("Gemma", {**SIZES, "head_dim": 16, "num_key_value_heads": 1}),
+}  # fmt: skip
+ROTARY = GPTConfig(
+    vocab_size=61, context_length=40, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=48, position="rotary",
+    norm="rms_norm", activation="swiglu", use_bias=False,
+)  # fmt: skip
+OURS = {
+    "gpt2": (GPTConfig(61, 40, 32, 2, 4, activation="relu", separator=3), "GPT2LMHeadModel"),
+    "interleaved": (replace(ROTARY, position="rotary_interleaved", rope_base=300.0), "LlamaForCausalLM"),
+    "scaled": (
+        replace(ROTARY, rope_factor=8.0, rope_original_context=20, tie_embeddings=False, d_head=10),
+        "LlamaForCausalLM",
+    ),
+    "window": (replace(ROTARY, sliding_window=5, activation="geglu"), "MistralForCausalLM"),
+    "qk norm, interleaved": (
+        replace(ROTARY, qk_norm=True, position="rotary_interleaved", sliding_window=4, d_head=6), "Qwen3ForCausalLM",
+    ),
+    "scaled embeddings": (
+        replace(ROTARY, scale_embeddings=True, activation="geglu", d_head=16), "GemmaForCausalLM",
+    ),
+}  # fmt: skip
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """What is written as float32 in the code of transformers is float64."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(torch, "float", torch.float64)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Fails where transformers has anything to say."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    transformers.logging.add_handler(handler)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.remove_handler(handler)
+    assert not said
+
+
+def their_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model.eval()(torch.tensor(tokens.astype(np.int64))).logits.numpy()
+
+
+def our_logits(config: GPTConfig, params: Any, tokens: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.jit(GPT(config, trace_once=True).apply)({"params": params}, tokens))
+
+
+def assert_near(got: np.ndarray, want: np.ndarray, bound: float) -> None:
+    assert got.dtype == want.dtype
+    np.testing.assert_allclose(got, want, rtol=0, atol=bound * np.abs(want).max())
+
+
+def random_model(name: str) -> Any:
+    """A model of transformers with every parameter random, in the default dtype."""
+    kind, settings = THEIRS[name]
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            z = torch.randn_like(parameter)
+            parameter.copy_(parameter + 0.3 * z if parameter.ndim == 1 else z * parameter.shape[-1] ** -0.5)
+    return model
+
+
+@pytest.mark.parametrize("name", THEIRS)
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_their_folders_come_in(name: str, dtype: str, tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).integers(61, size=(2, LENGTH)).astype(np.int32)
+    with in_float64() if dtype == "float64" else warnings.catch_warnings():
+        model = random_model(name)
+        model.save_pretrained(tmp_path)
+        want = their_logits(model, tokens)
+    config, params = load_pretrained(tmp_path)
+    with arithmetic(dtype):
+        assert_near(our_logits(config, params, tokens), want, BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_folders_go_out(name: str, tmp_path: Path) -> None:
+    config, architecture = OURS[name]
+    tokens = random_tokens(config, 2, LENGTH)
+    tokens[tokens == config.separator] = 0  # transformers has one document
+    with arithmetic("float64"):
+        params = in_dtype(random_parameters(GPT(config)), "float64")
+        want = our_logits(config, params, tokens)
+        save_pretrained(tmp_path, config, jax.device_get(params))
+    with in_float64(), silence():
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+        assert type(model).__name__ == architecture
+        assert_near(their_logits(model, tokens), want, BOUNDS["float64"])
+    back, again = load_pretrained(tmp_path)
+    assert resolved(back) == resolved(config)
+    if back.position == config.position:
+        jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(params))

@@ -1,0 +1,139 @@
+"""`jaxllm bench generate` as JSON and as text."""
+
+import os
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from train.bench.measures import Spread, speed_ratio
+from train.bench.report import processor, ran
+
+if TYPE_CHECKING:
+    from train.bench.generate import Recording
+
+TOLERANCE = 1e-3  # of logits of about unit size; where a choice between two is closer, either is right
+
+Report = dict[str, Any]
+
+
+def make_report(
+    job: dict[str, Any], recordings: "list[Recording]", bandwidths: list[float], compared: Report | None,
+    against: str | None,
+) -> Report:  # fmt: skip
+    """All figures; `peer` and what compares with it are None where ours was alone."""
+    first, peer = recordings[0], recordings[-1]
+    bytes_per_s = float(np.median(bandwidths))
+    read = (first.begun["weight_bytes"], first.begun["float32_weight_bytes"])
+    sides = [_side(job, one, n, bytes_per_s) for one, n in zip(recordings, read, strict=False)]
+    ratio = speed_ratio(first.timed("seconds"), peer.timed("seconds")) if against else None
+    return {
+        "against": against,
+        "ratio": ratio and ratio.median,
+        "ratio_spread": ratio and [ratio.low, ratio.high],
+        "compared": compared,
+        "tolerance": TOLERANCE if compared else None,
+        "ours": sides[0],
+        "peer": sides[1] if against else None,
+        "sizes": job["model"] | {
+            "parameters": first.begun["n_parameters"], "weights": job["weights"], "batch_size": job["batch_size"],
+            "prompt_tokens": job["prompt_tokens"], "new_tokens": job["new_tokens"], "rounds": len(first.turns),
+            "texts": sum(map(len, first.timed("seconds"))),
+        },
+        "machine": {
+            "processor": processor(), "cores": os.cpu_count(), "system": platform.system(), "load": os.getloadavg()[0],
+            "device": first.begun["device"], "bytes_per_s": bytes_per_s, "round_bytes_per_s": bandwidths,
+        },
+        "versions": first.begun["versions"] | ({against: peer.begun["versions"]} if against else {}),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def _side(job: dict[str, Any], recording: "Recording", weight_bytes: int, bytes_per_s: float) -> Report:
+    """The figures of one side, of all texts of all rounds."""
+    whole, first = ([s for turn in recording.timed(name) for s in turn] for name in ("seconds", "first_s"))
+    n = job["batch_size"] * job["new_tokens"]
+    token = Spread.of([(w - f) / (job["new_tokens"] - 1) for w, f in zip(whole, first, strict=True)])
+    return {
+        "tokens_per_s": n / Spread.of(whole).median,
+        "round_tokens_per_s": [n / float(np.median(turn)) for turn in recording.timed("seconds")],
+        "first_token_ms": 1e3 * Spread.of(first).median,
+        "token_ms": 1e3 * token.median,
+        "spread": [1e3 * token.low, 1e3 * token.high],
+        "weight_bytes": weight_bytes,
+        "memory_traffic": weight_bytes / token.median / bytes_per_s,
+        "first_text_s": recording.begun["first_text_s"],
+        "peak_bytes": recording.ended["peak_bytes"],
+    }
+
+
+def same_tokens(report: Report) -> bool:
+    """Whether both have written the same up to a near-tie, and began from the same logits; true where ours was alone
+    or has other weights."""
+    compared = report["compared"]
+    return compared is None or all(
+        difference <= report["tolerance"]
+        for difference in (compared["logits_difference"], *(part["gap"] for part in compared["parted"]))
+    )
+
+
+def headline(job: dict[str, Any]) -> list[str]:
+    """What is timed and where."""
+    m = job["model"]
+    return [
+        f"{m['n_layers']} layers, {m['n_heads']} heads, {m['d_model']} wide, {m['vocab_size']:,} ids, random weights "
+        f"in {job['weights']}",
+        f"{job['batch_size']} x {job['new_tokens']} tokens after prompts of {job['prompt_tokens']}; {processor()}, "
+        f"{os.cpu_count()} cores, {platform.system()}; {datetime.now():%Y-%m-%d}",
+    ]
+
+
+def table(report: Report) -> list[str]:
+    """The figures, ours and the peer's side by side, their ratio, whether they wrote the same, and what ran where."""
+    sides = [("jaxllm", report["ours"])] + ([(report["against"], report["peer"])] if report["peer"] else [])
+    rows = [("", [name for name, _ in sides])]
+    rows += [(label, [write(side) for _, side in sides]) for label, write in _rows(report)]
+    lines = [f"{label:<44}" + "".join(f"{cell:>22}" for cell in cells) for label, cells in rows]
+    if report["peer"]:
+        low, high = report["ratio_spread"]
+        lines.append(
+            f"jaxllm is {report['ratio']:.3f} times as fast as {report['against']} ({low:.3f} to {high:.3f} over "
+            f"{report['sizes']['rounds']} rounds)"
+        )
+        lines += _comparison(report)
+    return lines + ran(report)
+
+
+def _rows(report: Report) -> list[tuple[str, Callable[[Report], str]]]:
+    """Label and what to write of a side."""
+    speed = report["machine"]["bytes_per_s"] / 1e9
+    return [
+        (f"tokens a second, median of {report['sizes']['texts']}", lambda s: f"{s['tokens_per_s']:,.1f}"),
+        ("to the first token", lambda s: f"{s['first_token_ms']:,.1f} ms"),
+        ("each step after it, median", lambda s: f"{s['token_ms']:,.2f} ms"),
+        ("10th to 90th percentile", lambda s: "{:,.2f} to {:,.2f} ms".format(*s["spread"])),
+        ("weights that a step reads", lambda s: f"{s['weight_bytes'] / 1e6:,.1f} MB"),
+        (f"as part of {speed:.1f} GB/s measured", lambda s: f"{s['memory_traffic']:.0%}"),
+        ("from start to first text done", lambda s: f"{s['first_text_s']:.1f} s"),
+        ("peak memory", lambda s: f"{s['peak_bytes'] / 2**20:,.0f} MiB"),
+    ]
+
+
+def _comparison(report: Report) -> list[str]:
+    compared, name = report["compared"], report["against"]
+    if compared is None:
+        return [f"tokens not compared: weights are {report['sizes']['weights']} in jaxllm, float32 in {name}"]
+    lines = [f"logits of the first token differ by at most {compared['logits_difference']:.1e}"]
+    for part in compared["parted"]:
+        what = "a near-tie" if part["gap"] <= report["tolerance"] else "no near-tie"
+        lines.append(
+            f"text {part['row'] + 1} parts at token {part['token'] + 1}: jaxllm prefers its own by {part['gap']:.1e}, "
+            f"{what}"
+        )
+    if not same_tokens(report):
+        lines.append(f"more than {report['tolerance']:.0e} apart: the two do not compute the same")
+    elif not compared["parted"]:
+        lines.append("all tokens are the same")
+    return lines

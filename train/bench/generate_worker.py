@@ -1,0 +1,132 @@
+"""Our side of `jaxllm bench generate`, in a process of its own (`python -m train.bench.generate_worker`)."""
+
+import platform
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from jaxllm import GPT, GPTConfig, __version__
+from jaxllm.compare import random_parameters
+from jaxllm.generate import Sampling, begin
+from jaxllm.packed import pack
+from train.peers.protocol import Job, draw_prompts, peak_memory, serve_writer
+from train.startup import compute_in_this_thread
+
+GREEDY = Sampling(temperature=0)
+BANDWIDTH_BYTES = 2**29  # far more than any cache holds
+TRIES = 3
+
+
+class Ours:
+    """A `train.peers.protocol.Writer`, which is told what the peer wrote and asked for the memory's speed besides."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._model = job, GPT(GPTConfig(**job["model"]))
+        params = random_parameters(self._model)  # as they are initialised they would repeat the prompt's last token
+        self.weights_s = _save(params, job["save_weights"])
+        self._params = pack(params, job["weights"])
+        self._sizes = {
+            "n_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "weight_bytes": weight_bytes(self._params),
+            "float32_weight_bytes": weight_bytes(params),
+        }
+        self._peak_bytes: int | None = None
+
+    def write(self, prompts: np.ndarray) -> tuple[np.ndarray, float]:
+        """As `Writer` says."""
+        n = self._job["new_tokens"]
+        begun = begin(self._model, self._params, prompts, jax.random.key(0), n, GREEDY)
+        jax.block_until_ready(begun.state)
+        first_at = time.perf_counter()
+        return begun.advance(n - 1).tokens(), first_at
+
+    def logits(self, prompts: np.ndarray) -> np.ndarray:
+        """As `Writer` says."""
+        return np.asarray(_last_logits(self._model, self._params, prompts))
+
+    def about(self) -> dict[str, Any]:
+        """As `Writer` says."""
+        device = jax.devices()[0]
+        versions = {"jaxllm": __version__, "python": platform.python_version(), "jax": jax.__version__}
+        return self._sizes | {
+            "device": device.device_kind, "platform": device.platform, "versions": versions | {"numpy": np.__version__}
+        }  # fmt: skip
+
+    def tell(self, message: dict[str, Any]) -> dict[str, Any]:
+        """{"compare": the peer's sample} or {"bandwidth": true}."""
+        if "compare" in message:
+            with np.load(message["compare"], allow_pickle=False) as file:
+                return self._compare(file["tokens"], file["logits"])
+        self._note_peak()  # before it counts what is read here
+        return {"bytes_per_s": memory_bandwidth(BANDWIDTH_BYTES)}
+
+    def _compare(self, tokens: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+        """How far the peer is from us in the logits of the first token, and by how much we prefer ours to its token
+        where a row parts; behind that the texts differ, and so may all else."""
+        prompts = draw_prompts(self._job)
+        ours, _ = self.write(prompts)
+        parted = []
+        for row in np.flatnonzero((ours != tokens).any(1)):
+            token = int(np.argmax(ours[row] != tokens[row]))
+            text = np.concatenate([prompts[row], ours[row, :token]])
+            of_next = self.logits(text[None])[0]
+            gap = float(of_next[ours[row, token]] - of_next[tokens[row, token]])
+            parted.append({"row": int(row), "token": token, "gap": gap})
+        return {"logits_difference": float(np.abs(self.logits(prompts) - logits).max()), "parted": parted}
+
+    def _note_peak(self) -> None:
+        if self._peak_bytes is None:
+            on_cpu = jax.default_backend() == "cpu"
+            self._peak_bytes = peak_memory() if on_cpu else jax.devices()[0].memory_stats()["peak_bytes_in_use"]
+
+    def close(self) -> dict[str, Any]:
+        """As `Writer` says."""
+        self._note_peak()
+        return {"peak_bytes": self._peak_bytes}
+
+
+@partial(jax.jit, static_argnames="model")
+def _last_logits(model: GPT, params: Any, tokens: np.ndarray) -> jax.Array:
+    out: Any = model.apply({"params": params}, tokens)
+    return out[:, -1]
+
+
+def _save(params: Any, path: str | None) -> float:
+    """For the peer; returns the seconds it took."""
+    start = time.perf_counter()
+    if path is not None:
+        np.savez(path, **jax.device_get(flatten_dict(params, sep="/")))
+    return time.perf_counter() - start
+
+
+def weight_bytes(params: Any) -> int:
+    """What a step reads of the parameters, packed or not: all but tables of which it looks up a row."""
+    looked_up = {"position_embedding"} | ({"token_embedding"} if "head" in params else set())
+    return sum(leaf.nbytes for name, part in params.items() if name not in looked_up for leaf in jax.tree.leaves(part))
+
+
+def memory_bandwidth(n_bytes: int) -> float:
+    """Bytes a second: the fastest of some readings of an array, by sums and by products with a vector.
+
+    Either may be the faster: XLA on a CPU computes a product on all cores, a sum by wider instructions.
+    """
+    x = jnp.ones((n_bytes // (4 * 4096), 4096))
+    readings = [jax.jit(lambda x: x.sum(0)), jax.jit(lambda x: x @ x[0])]
+    times = []
+    for read in readings:
+        jax.block_until_ready(read(x))
+        for _ in range(TRIES):
+            start = time.perf_counter()
+            jax.block_until_ready(read(x))
+            times.append(time.perf_counter() - start)
+    return x.nbytes / min(times)
+
+
+if __name__ == "__main__":
+    compute_in_this_thread()
+    serve_writer(Ours)

@@ -1,0 +1,65 @@
+"""What nanoGPT and transformers have in common where they generate: our weights, prompts in, tokens out."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from protocol import Job
+from torch_worker import describe, device_of, load_weights, most_memory
+
+Continue = Callable[[Any, Any, int], Any]  # model, prompts [B, P], n -> prompts and n tokens [B, P + n]
+
+
+class TorchWriter:
+    """A `protocol.Writer`, in float32 and without torch.compile, as both programs generate unless told otherwise."""
+
+    def __init__(self, job: Job, make: Callable[[Job], Any], continue_: Continue, transpose: bool) -> None:
+        """`make` builds the model; `transpose` for maps kept [out, in]."""
+        self._device = device_of(job["platform"])
+        self._continue, self._n = continue_, job["new_tokens"]
+        self.model = make(job)
+        start = time.perf_counter()
+        load_weights(self.model, job["load_weights"], transpose)
+        self.weights_s = time.perf_counter() - start
+        self.model.to(self._device).eval()
+        self._first_at: float | None = None
+        self.model.register_forward_hook(self._note_first)
+
+    def _tensor(self, prompts: np.ndarray) -> Any:
+        return torch.from_numpy(prompts).long().to(self._device)
+
+    def write(self, prompts: np.ndarray) -> tuple[np.ndarray, float]:
+        """As `protocol.Writer` says."""
+        self._first_at = None
+        tokens = self._continue(self.model, self._tensor(prompts), self._n).cpu().numpy()
+        assert self._first_at is not None
+        return np.asarray(tokens[:, prompts.shape[1] :], np.int32), self._first_at
+
+    def _note_first(self, *call: Any) -> None:
+        """After each call of the model; the first of a text reads the prompts."""
+        if self._first_at is None:
+            if self._device == "cuda":
+                torch.cuda.synchronize()
+            self._first_at = time.perf_counter()
+
+    def logits(self, prompts: np.ndarray) -> np.ndarray:
+        """As `protocol.Writer` says."""
+        with torch.no_grad():
+            out = self.model(self._tensor(prompts))
+        logits = out.logits if hasattr(out, "logits") else out[0]
+        return np.asarray(logits[:, -1].cpu().numpy(), np.float32)
+
+    def about(self) -> dict[str, Any]:
+        """As `protocol.Writer` says."""
+        about = describe(self._device)
+        return about | {"versions": about["versions"] | {"threads": str(torch.get_num_threads())}}
+
+    def tell(self, message: dict[str, Any]) -> dict[str, Any]:
+        """It is asked for texts alone."""
+        raise NotImplementedError(str(message))
+
+    def close(self) -> dict[str, Any]:
+        """As `protocol.Writer` says."""
+        return {"peak_bytes": most_memory(self._device)}
