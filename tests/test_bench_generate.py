@@ -204,6 +204,7 @@ def test_ours_and_the_reference(
     monkeypatch.setitem(subject.PEERS, "nanogpt", changed)
     monkeypatch.setitem(generate.SCRIPTS, "nanogpt", place / "twin.py")
     monkeypatch.setattr(pairing, "TURN_S", 0.001)
+    monkeypatch.setattr(generate, "BANDWIDTH_BYTES", 2**20)
     assert main([*AGAINST[:-1], "1", "--json", "bench.json"]) == 1
     saved = json.loads((place / "bench.json").read_text())
     assert saved["compared"]["logits_difference"] < 1e-5

@@ -134,10 +134,13 @@ def read_text(file: str | None) -> str:
 def export_command(path: str, out: str, format: str | None) -> None:
     """Writes the file."""
     tokenizer = open_tokenizer(path)
-    if not isinstance(tokenizer, BPETokenizer):
-        raise InputError(f"{path} is a {tokenizer.kind} tokenizer; only byte pairs have a form in other programs.")
     check_new(Path(out))
-    (to_tiktoken if _format(out, format) == "tiktoken" else to_hugging_face)(tokenizer, out)
+    if _format(out, format) != "tiktoken":
+        to_hugging_face(tokenizer, out)
+    elif isinstance(tokenizer, BPETokenizer):
+        to_tiktoken(tokenizer, out)
+    else:
+        raise InputError(f"{path} is a {tokenizer.kind} tokenizer, but tiktoken's files hold byte pairs of bytes only.")
     print(f"{out}: {tokenizer.vocab_size:,} ids for {_format(out, format)}")
 
 
@@ -149,7 +152,7 @@ def import_command(path: str, out: str, format: str | None) -> None:
         check_new(file)
     tokenizer.save(out)
     replace_file(vocabulary, vocabulary_text(tokenizer).encode())
-    print(f"{out}: bpe tokenizer with {tokenizer.vocab_size:,} ids; to read: {vocabulary}")
+    print(f"{out}: {tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} ids; to read: {vocabulary}")
 
 
 def _format(path: str, given: str | None) -> str:

@@ -125,7 +125,7 @@ def _scaled(config: GPTConfig, header: Header, path: str | Path) -> GPTConfig:
     if tensor is None:
         return config
     factors = read_float(path, tensor)
-    scaled = replace(config, rope_factor=float(np.clip(factors.max(initial=1), 1, 1e6)))
+    scaled = replace(config, rope_factor=float(np.clip(np.nan_to_num(factors).max(initial=1), 1, 1e6)))
     plain, slowed = (
         rotary_frequencies(one.head_dim, one.rope_base, one.rope_factor, original_context=one.rope_original_context)
         for one in (config, scaled)

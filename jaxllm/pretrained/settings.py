@@ -110,7 +110,7 @@ def _read_window(family: Family, content: dict[str, Any]) -> Read:
 def write_settings(family: Family, config: GPTConfig, dtype: str) -> dict[str, Any]:
     """A config.json for transformers 5 that 4 reads too; what the family cannot say is left as it always is there."""
     values = resolved(config)
-    content = {"architectures": [family.architecture], "model_type": family.model_type, "dtype": dtype}
+    content: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.model_type, "dtype": dtype}
     content |= {name: values[field] for field, name in family.settings.items()}
     names = [name for name, ours in family.activations.items() if ours == config.activation]
     content[family.settings["activation"]] = (names or list(family.activations))[0]

@@ -30,6 +30,7 @@ from train.report import replace_text
 OURS = [sys.executable, "-m", "train.bench.generate_worker"]
 SCRIPTS = {name: FOLDER / f"{name}_writer.py" for name in ("nanogpt", "hf")}
 MOST_TEXTS = 1024
+BANDWIDTH_BYTES = 2**29  # read to learn the memory's speed: far more than any cache holds
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def record(
             tell(f"round {i} of {rounds}, {texts} texts each" if i else "warming up")
             recorded.append([worker.ask({"texts": texts}) for worker in workers])
             texts = math.ceil(pairing.TURN_S / np.mean([np.median(turn["seconds"]) for turn in recorded[-1]]))
-            bandwidths.append(workers[0].ask({"bandwidth": True})["bytes_per_s"])
+            bandwidths.append(workers[0].ask({"bandwidth": BANDWIDTH_BYTES})["bytes_per_s"])
         ended = [worker.ask({"stop": True}) for worker in workers]
     sides = [Recording(*one) for one in zip(begun, zip(*recorded[1:], strict=True), ended, strict=True)]
     return sides, bandwidths[1:], compared

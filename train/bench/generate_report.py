@@ -43,7 +43,7 @@ def make_report(
             "texts": sum(map(len, first.timed("seconds"))),
         },
         "machine": {
-            "processor": processor(), "cores": os.cpu_count(), "system": platform.system(), "load": os.getloadavg()[0],
+            "processor": processor(), "cores": os.cpu_count(), "system": platform.system(),
             "device": first.begun["device"], "bytes_per_s": bytes_per_s, "round_bytes_per_s": bandwidths,
         },
         "versions": first.begun["versions"] | ({against: peer.begun["versions"]} if against else {}),

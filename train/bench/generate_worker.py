@@ -18,7 +18,6 @@ from train.peers.protocol import Job, draw_prompts, peak_memory, serve_writer
 from train.startup import compute_in_this_thread
 
 GREEDY = Sampling(temperature=0)
-BANDWIDTH_BYTES = 2**29  # far more than any cache holds
 TRIES = 3
 
 
@@ -58,12 +57,12 @@ class Ours:
         }  # fmt: skip
 
     def tell(self, message: dict[str, Any]) -> dict[str, Any]:
-        """{"compare": the peer's sample} or {"bandwidth": true}."""
+        """{"compare": the peer's sample} or {"bandwidth": bytes of memory to read}."""
         if "compare" in message:
             with np.load(message["compare"], allow_pickle=False) as file:
                 return self._compare(file["tokens"], file["logits"])
         self._note_peak()  # before it counts what is read here
-        return {"bytes_per_s": memory_bandwidth(BANDWIDTH_BYTES)}
+        return {"bytes_per_s": memory_bandwidth(message["bandwidth"])}
 
     def _compare(self, tokens: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
         """How far the peer is from us in the logits of the first token, and by how much we prefer ours to its token
