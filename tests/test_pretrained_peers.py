@@ -5,6 +5,7 @@ held to 1e-10 it runs here with what it names float32 raised to float64 (`in_flo
 parameter is random: a scale of 1 or a bias of 0 would hide a fault.
 """
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -16,12 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from models import random_tokens
+from test_writing import CONFIG, TOKENIZER, imported
 
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.compare import arithmetic, random_parameters
 from jaxllm.pretrained.settings import resolved
+from train.cli import main
 from train.compare import in_dtype
+from train.trained import load_run
 
 torch = pytest.importorskip("torch", reason="needs the extra `peers`")
 with warnings.catch_warnings():
@@ -33,8 +36,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.usefixtures("quick_compilation"),
 ]
-BOUNDS = {"float64": 1e-10, "float32": 1e-5}
-LENGTH = 24
+TOKENS = np.random.default_rng(0).integers(61, size=(2, 24)).astype(np.int32)
 SIZES = {
     "vocab_size": 61, "max_position_embeddings": 40, "hidden_size": 32, "intermediate_size": 48,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": None,
@@ -140,23 +142,44 @@ def random_model(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", THEIRS)
-@pytest.mark.parametrize("dtype", BOUNDS)
-def test_their_folders_come_in(name: str, dtype: str, tmp_path: Path) -> None:
-    tokens = np.random.default_rng(0).integers(61, size=(2, LENGTH)).astype(np.int32)
-    with in_float64() if dtype == "float64" else warnings.catch_warnings():
+def test_their_folders_come_in(name: str, tmp_path: Path) -> None:
+    with in_float64():
         model = random_model(name)
-        model.save_pretrained(tmp_path)
-        want = their_logits(model, tokens)
+        model.save_pretrained(tmp_path, max_shard_size="20KB")
+        want = their_logits(model, TOKENS)
+    assert len([*tmp_path.glob("*.safetensors")]) > 1
     config, params = load_pretrained(tmp_path)
-    with arithmetic(dtype):
-        assert_near(our_logits(config, params, tokens), want, BOUNDS[dtype])
+    with arithmetic("float64"):
+        assert_near(our_logits(config, params, TOKENS), want, 1e-10)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama 3, tied, wide heads", "gemma"])
+def test_as_it_is_in_float32(name: str, tmp_path: Path) -> None:
+    model = random_model(name)
+    model.save_pretrained(tmp_path)
+    config, params = load_pretrained(tmp_path)
+    assert_near(our_logits(config, params, TOKENS), their_logits(model, TOKENS), 1e-5)
+
+
+def test_the_layout_of_transformers_4(tmp_path: Path) -> None:
+    """Where what is in rope_parameters since 5 was in two places; transformers itself reads it as we do."""
+    model = random_model("llama 3, tied, wide heads")
+    model.save_pretrained(tmp_path)
+    config, _ = load_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    content = json.loads(file.read_text())
+    scaling = content.pop("rope_parameters")
+    file.write_text(json.dumps(content | {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}))
+    assert load_pretrained(tmp_path)[0] == config
+    with silence():
+        again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(their_logits(again, TOKENS), their_logits(model, TOKENS))
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_our_folders_go_out(name: str, tmp_path: Path) -> None:
     config, architecture = OURS[name]
-    tokens = random_tokens(config, 2, LENGTH)
-    tokens[tokens == config.separator] = 0  # transformers has one document
+    tokens = np.where(TOKENS == config.separator, 0, TOKENS)  # transformers has one document
     with arithmetic("float64"):
         params = in_dtype(random_parameters(GPT(config)), "float64")
         want = our_logits(config, params, tokens)
@@ -164,8 +187,25 @@ def test_our_folders_go_out(name: str, tmp_path: Path) -> None:
     with in_float64(), silence():
         model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
         assert type(model).__name__ == architecture
-        assert_near(their_logits(model, tokens), want, BOUNDS["float64"])
+        assert_near(their_logits(model, tokens), want, 1e-10)
     back, again = load_pretrained(tmp_path)
     assert resolved(back) == resolved(config)
     if back.position == config.position:
         jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(params))
+
+
+def test_an_exported_run_is_theirs(tmp_path: Path) -> None:
+    """Model, tokenizer, chat template and where an answer ends, without a word."""
+    run = imported(tmp_path / "run")
+    assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
+    tokens = np.arange(24, dtype=np.int32).reshape(2, 12)
+    with silence():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+        text = "hi <s>there</s>\n"
+        assert tokenizer(text, add_special_tokens=False).input_ids == TOKENIZER.encode(text, ["<s>", "</s>"])
+        asked = [{"role": "user", "content": "Why?"}]
+        ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+        assert ids == [256, *b"user:Why?", 257, 256]
+        assert model.generation_config.eos_token_id == [257]
+        assert_near(their_logits(model, tokens), our_logits(CONFIG, load_run(run).params, tokens), 1e-5)

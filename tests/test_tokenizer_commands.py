@@ -121,7 +121,7 @@ WRONG = {
     "tokenizer decode tok.json text.txt": "'The', number 1 of the ids, is not a whole number",
     "tokenizer show tok.json --top -1": "--top is -1, but it must be 0 or more",
     "tokenizer show tok.json --file latin.txt": "latin.txt is not UTF-8",
-    "tokenizer export char.json --out x.json": "is a char tokenizer; only byte pairs",
+    "tokenizer export char.json --out x.tiktoken": "is a char tokenizer, but tiktoken's files hold byte pairs of bytes only",
     "tokenizer export tok.json --out text.txt": "text.txt exists already",
     "tokenizer import text.txt --out x.json": "text.txt is not a tokenizer.json: it is not JSON",
     "data prepare corpus --tokenizer missing.json --out d": "cannot read the tokenizer missing.json",

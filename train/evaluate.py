@@ -38,7 +38,8 @@ def evaluator(
     def evaluate(params: Any, ids: Row) -> float:
         sums: list[float] = []
         under_way: deque[Array] = deque()  # each is fetched when others are under way, so that the device never waits
-        for batch in evaluation_batches(ids, model.config.context_length, batch_size):
+        length = min(model.config.context_length, len(ids) - 1)  # a short text is no reason for thousands of blanks
+        for batch in evaluation_batches(ids, length, batch_size):
             if abandon():
                 raise Abandoned
             under_way.append(eval_step(params, *batch))

@@ -6,7 +6,7 @@ what `load_pretrained` reads: no pickle, and no code.
 
 import os
 import re
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 
 from jaxllm.errors import InputError, printable
@@ -54,7 +54,7 @@ def _download(name: str) -> Path:
         "folder and give that"
     )
     try:
-        hub = import_module("huggingface_hub")
+        import huggingface_hub as hub
     except ImportError:
         raise InputError(
             f"{name} is no file or folder here; to download the model of that name install huggingface_hub "
