@@ -11,6 +11,8 @@ from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
 from jaxllm.tokenizers import BPETokenizer
 from jaxllm.tokenizers.byte_level import listed_merges, to_characters
 
+pytestmark = pytest.mark.newest
+
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. 123 1234\n\n  e\u0301 東京 "
 TOKENS = BPETokenizer.train(TEXT * 2, 300, ()).tokens
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5

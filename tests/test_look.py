@@ -22,7 +22,7 @@ from train.inspection import lens_probabilities
 from train.look import attention_weights, label, read_prompt
 from train.weights import write_weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 TOKENIZER = BPETokenizer.train("the cat sat on the mat. " * 9, vocab_size=262)
 CONFIG = replace(TINY, vocab_size=TOKENIZER.vocab_size + 40, context_length=16, n_layers=3, tie_embeddings=False)

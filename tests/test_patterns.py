@@ -15,6 +15,8 @@ from jaxllm.tokenizers.base import any_of
 from jaxllm.tokenizers.patterns import LLAMA3_PATTERN, PATTERNS, pattern_of, pre_tokenizer_of
 from jaxllm.tokenizers.pieces import cut, split_pieces
 
+pytestmark = pytest.mark.newest
+
 TEXT = "Don't DON'T we'll 12345 x12.5\n\n  (yes)!\n東京 🙂🙂 e\u0301  3 \t end.\r\n'S ½ a\u0301b\x1c \x85\u3000z _id --- \x01 "
 hard = st.text(st.sampled_from("abst'STLle12 \n\r\t!?.-_<|>\u017fÅ\u0301\u0338東京🙂१½\u3000\xa0\x1c\x85\u2028\x01\x7f"), max_size=50)  # fmt: skip
 BYTES = [bytes([i]) for i in range(256)]

@@ -22,17 +22,21 @@ NAMES = {  # of transformers to those of llama.cpp
     "transformer.h": "blk", "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv",
     "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
 }  # fmt: skip
-KEYS = {
+SIZES = {
     "context_length": "context_length", "embedding_length": "d_model", "block_count": "n_layers",
-    "feed_forward_length": "hidden_dim", "attention.head_count": "n_heads", "attention.head_count_kv": "kv_heads",
-    "attention.key_length": "head_dim", "attention.value_length": "head_dim", "rope.dimension_count": "head_dim",
-    "rope.freq_base": "rope_base", "attention.layer_norm_rms_epsilon": "norm_epsilon",
-    "attention.layer_norm_epsilon": "norm_epsilon",
+    "feed_forward_length": "hidden_dim", "attention.head_count": "n_heads",
+}  # fmt: skip
+GPT2_KEYS = SIZES | {"attention.layer_norm_epsilon": "norm_epsilon"}
+ROTARY_KEYS = SIZES | {
+    "attention.head_count_kv": "kv_heads", "attention.key_length": "head_dim", "attention.value_length": "head_dim",
+    "rope.dimension_count": "head_dim", "rope.freq_base": "rope_base",
+    "attention.layer_norm_rms_epsilon": "norm_epsilon",
 }  # fmt: skip
 
 
 def keys_of(config: GPTConfig) -> dict[str, Any]:
-    return {key: getattr(config, field) for key, field in KEYS.items()}
+    keys = GPT2_KEYS if config.position == "learned" else ROTARY_KEYS
+    return {key: getattr(config, field) for key, field in keys.items()}
 
 
 def llama_cpp_name(name: str) -> str:

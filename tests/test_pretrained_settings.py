@@ -60,6 +60,10 @@ SETTINGS = {
         {name: value for name, value in MISTRAL_4.items() if name != "num_key_value_heads"} | {"num_attention_heads": 16},
         replace(ROTARY, n_heads=16, n_kv_heads=8, sliding_window=4096),
     ),
+    "qwen 3 with its window switched off": (
+        {**QWEN3_4, "max_window_layers": 0},
+        replace(ROTARY, qk_norm=True, d_head=16, rope_base=1e6, tie_embeddings=True),
+    ),
     "qwen 3": (QWEN3_4, replace(ROTARY, qk_norm=True, d_head=16, rope_base=1e6, tie_embeddings=True)),
     "qwen 3 with a window": (
         {**QWEN3_4, "use_sliding_window": True, "max_window_layers": 0, "sliding_window": 5},

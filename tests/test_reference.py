@@ -29,6 +29,8 @@ from jaxllm.reference import (
 from jaxllm.reference.arrays import leaves, tree_map
 from jaxllm.reference.layers import linear_map_vjp
 
+pytestmark = pytest.mark.newest
+
 MODULES = (attention, causal, embeddings, gpt, layers, lens, loss, multi_head, rotary, sampling)
 WITHOUT_BACKWARD = {  # helpers, and the model with its intermediates, whose backward is forward_vjp
     "named", "forward_with_intermediates",

@@ -19,6 +19,8 @@ from jaxllm.tokenizers.read_tokenizer_json import tokenizer_of
 from jaxllm.tokenizers.sentencepiece import BYTES, PREFIXES, SPACE
 from jaxllm.tokenizers.vocabulary import vocabulary_text
 
+pytestmark = pytest.mark.newest
+
 TEXT = "the theatre that  the thieves <b> </b> thought    of then there the\tend\nof <b> </b> it ther"
 SPECIAL, ADDED = ["<unk>", "<s>", "</s>"], ["<b>", "\n\n"]
 hard = st.text("thein <>/bs \n\té東🙂▁", max_size=40)

@@ -13,6 +13,8 @@ from jaxllm.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
 from jaxllm.tokenizers.byte_level import to_characters
 from jaxllm.tokenizers.vocabulary import merges_of
 
+pytestmark = pytest.mark.newest
+
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. 123 e\u0301 東京"
 TOKENS = BPETokenizer.train(TEXT * 2, 300, ()).tokens
 NAMES = ["<|endoftext|>", "<|begin|>", "<|end|>"]  # 300, 301, 302

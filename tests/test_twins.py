@@ -27,6 +27,7 @@ from jaxllm.compare import assert_close_to_reference
 # Bounds: jaxllm.compare.TOLERANCES, relative to the largest value.
 # Without jit, where each operation is compiled by itself, only the first case of each.
 WAYS = [("float64", "eager"), ("float64", "jit"), ("float32", "jit"), ("bfloat16", "jit")]
+FLOAT32 = pytest.param("float32", marks=pytest.mark.newest)
 BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.newest)
 
 
@@ -59,7 +60,7 @@ def test_twins_share_their_signature(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "case", "dtype", "how"),
     [
-        pytest.param(*case, *way, marks=[pytest.mark.newest] if "eager" in way or "bfloat16" in way else [])
+        pytest.param(*case, *way, marks=[] if way == ("float64", "jit") else [pytest.mark.newest])
         for case in ALL_CASES
         for way in WAYS
         if way[1] == "jit" or case[1] == 0
@@ -77,7 +78,7 @@ def test_agrees_with_twin(name: str, case: int, dtype: str, how: str) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", BFLOAT16])
+@pytest.mark.parametrize("dtype", ["float64", FLOAT32, BFLOAT16])
 @pytest.mark.parametrize("name", MODULES)
 def test_module_agrees_with_twin(name: str, dtype: str, rng: np.random.Generator) -> None:
     module, (twin, twin_vjp, with_context) = MODULES[name][0], module_twin(name)
@@ -95,6 +96,7 @@ def test_dtype_is_that_of_the_arrays(name: str, case: int) -> None:
     assert jax.eval_shape(jitted(find(name, "jaxllm"), arguments), *arguments).dtype == want
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", sorted(n for n in CASES if n not in NO_FLOATS and _arrays(draw(CASES[n][-1]))))
 def test_vmap_is_a_loop(name: str) -> None:
     """Value and gradient, of all arrays together."""

@@ -95,7 +95,7 @@ def table(report: Report) -> list[str]:
     sides = [("jaxllm", report["ours"])] + ([(report["against"], report["peer"])] if report["peer"] else [])
     rows = [("", [name for name, _ in sides])]
     rows += [(label, [write(side) for _, side in sides]) for label, write in _rows(report)]
-    lines = [f"{label:<44}" + "".join(f"{cell:>22}" for cell in cells) for label, cells in rows]
+    lines = [f"{label:<36}" + "".join(f"{cell:>28}" for cell in cells) for label, cells in rows]
     if report["peer"]:
         low, high = report["ratio_spread"]
         lines.append(
