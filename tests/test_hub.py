@@ -63,3 +63,11 @@ def test_a_package_that_holds_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "holds 0 GGUF files" in refusal(lambda: fetch("package:no_model"))
     assert "no package 'absent' is installed" in refusal(lambda: fetch("package:absent"))
     assert "no package '' is installed" in refusal(lambda: fetch("package:"))
+
+
+def test_the_library_itself_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants", reason="needs the extra `hub`")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    message = refusal(lambda: fetch("absent-owner/absent-model"))
+    assert "could not be downloaded (LocalEntryNotFoundError" in message

@@ -18,13 +18,15 @@ from pretrained import CONFIGS, GPT2, LLAMA, Tensors, assert_same, contents, ran
 from test_writing import TOKENIZER, imported
 
 import jaxllm.reference as reference
-from jaxllm import GPTConfig, load_pretrained, save_pretrained
+from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.families import FAMILIES
-from jaxllm.pretrained.safetensors import write_tensors
+from jaxllm.pretrained.safetensors import read_header, write_tensors
 from jaxllm.pretrained.settings import family_for, resolved
 from jaxllm.pretrained.tokenizer_files import save_tokenizer_files
 from train.cli import main
+from train.config import RunConfig, TrainConfig
+from train.evaluate import evaluator
 from train.trained import load_run
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
@@ -43,6 +45,7 @@ def test_what_goes_out_comes_in(architecture: str, tmp_path: Path) -> None:
     config, params = SAVED[architecture], random_params(SAVED[architecture])
     save_pretrained(tmp_path, config, params)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [architecture]
+    assert read_header(tmp_path / "model.safetensors").metadata == {"format": "pt"}
     back, again = load_pretrained(tmp_path)
     assert resolved(back) == resolved(config)
     assert_same(again, params)
@@ -180,6 +183,8 @@ def test_shards(tmp_path: Path) -> None:
         assert "which is no file of that folder" in refusal(lambda: load_pretrained(folder))
     index.write_text(json.dumps({"weight_map": right | {HEAD: "model-1.safetensors"}}))
     assert "puts 1 tensors, among them 'lm_head.weight', into shards" in refusal(lambda: load_pretrained(folder))
+    index.write_text(json.dumps({"weight_map": right | {TABLE: "model-2.safetensors"}}))
+    assert f"puts 1 tensors, among them '{TABLE}', into shards" in refusal(lambda: load_pretrained(folder))
     for content in ([], {}, {"weight_map": [1]}, {"weight_map": {"a": 1}}):
         index.write_text(json.dumps(content))
         assert "has no weight_map from tensors to files" in refusal(lambda: load_pretrained(folder))
@@ -271,3 +276,17 @@ def test_import_and_export_leave_nothing_behind(
     monkeypatch.setattr("train.imported.write_weights", interrupt)
     assert main(["import", str(tmp_path / "folder"), "--out", str(tmp_path / "new")]) == 130
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_short_text_is_no_reason_for_a_long_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imported models can look at many thousands of tokens."""
+    shapes = []
+
+    def make_step(_: Any) -> Any:
+        return lambda params, *batch: shapes.append(batch[0].shape) or 0.0
+
+    monkeypatch.setattr("train.evaluate.make_eval_step", make_step)
+    evaluate = evaluator(GPT(GPT2), RunConfig(train=TrainConfig(batch_size=1)))
+    evaluate({}, np.arange(5, dtype=np.int32))
+    evaluate({}, np.arange(30, dtype=np.int32) % 13)
+    assert shapes == [(1, 4), (1, 12), (1, 12), (1, 12)]

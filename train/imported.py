@@ -85,8 +85,7 @@ def appearing(path: Path) -> Iterator[Path]:
     try:
         yield aside
         aside.chmod(0o777 & ~_umask())  # as mkdir would have made it
-        _check_free(path)
-        os.replace(aside, path)  # in the place of an empty folder, too
+        os.replace(aside, path)  # which can take the place of an empty folder, and of nothing else
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -44,7 +44,7 @@ def save_pretrained(path: str | Path, config: GPTConfig, params: Any) -> None:
         if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} is there and not empty; choose another folder.")
         path.mkdir(parents=True, exist_ok=True)
-        write_tensors(path / WEIGHTS, tensors, {"format": "pt"})  # without which transformers refuses the file
+        write_tensors(path / WEIGHTS, tensors, {"format": "pt"})  # without which transformers 4 refuses the file
         _write_json(path / GENERATION, NO_TOKENS)
         _write_json(path / CONFIG, write_settings(family, config, dtype) | NO_TOKENS)
     except OSError as error:

@@ -121,7 +121,6 @@ def write_settings(family: Family, config: GPTConfig, dtype: str) -> dict[str, A
             "sliding_window": config.sliding_window,
             "use_sliding_window": slides,
             "max_window_layers": 0 if slides else config.n_layers,
-            "layer_types": [SLIDING if slides else FULL] * config.n_layers,
         }
     if family.fixed["position"] == "rotary":
         content |= _write_rope(config)
