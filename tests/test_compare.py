@@ -22,6 +22,8 @@ from jaxllm.compare import (
 from jaxllm.deviation import Report, Row, fold, measure
 from jaxllm.layers import MLP
 
+pytestmark = pytest.mark.newest
+
 
 def row(got: Any, want: Any, dtype: str = "float32", **options: Any) -> Row:
     return measure("value", "x", got, want, 1e-5, dtype, **options)

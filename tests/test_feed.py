@@ -12,6 +12,8 @@ import pytest
 from jaxllm.data import batch
 from train.feed import AHEAD, feed
 
+pytestmark = pytest.mark.newest
+
 IDS = np.arange(1000, dtype=np.int32) % 97
 
 

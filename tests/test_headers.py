@@ -15,6 +15,8 @@ from headers import array, entry, pair, scalar, string, tensor
 from jaxllm import InputError
 from jaxllm.pretrained import gguf, safetensors
 
+pytestmark = pytest.mark.newest
+
 F32, F16, Q8_0, BF16 = 0, 1, 8, 30
 
 

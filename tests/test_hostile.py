@@ -23,6 +23,8 @@ from train.config import build_config, load_config
 from train.manifest import read_manifest
 from train.report import read_metrics
 
+pytestmark = pytest.mark.newest
+
 ROOT = Path(__file__).parents[1]
 
 # ---- what the code may not do

@@ -10,6 +10,8 @@ from pretrained import refusal
 
 from jaxllm.pretrained.hub import fetch
 
+pytestmark = pytest.mark.newest
+
 
 def test_a_local_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ import train.loop
 from train.checkpoint import Checkpoints
 from train.cli import main
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 
 @pytest.mark.parametrize("every", [1, 5])

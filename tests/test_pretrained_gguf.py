@@ -12,6 +12,8 @@ from pretrained import CONFIGS, GPT2, LLAMA, LLAMA3, Tensors, assert_same, conte
 from jaxllm import GPTConfig, load_pretrained, save_pretrained
 from jaxllm.pretrained.settings import resolved
 
+pytestmark = pytest.mark.newest
+
 NAMES = {  # of transformers to those of llama.cpp
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "model.layers": "blk",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",

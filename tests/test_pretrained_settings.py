@@ -9,6 +9,8 @@ from pretrained import refusal
 from jaxllm import GPTConfig
 from jaxllm.pretrained.settings import read_settings
 
+pytestmark = pytest.mark.newest
+
 TINY = {"num_hidden_layers": 2, "vocab_size": 99, "intermediate_size": 64, "max_position_embeddings": 2048}
 WIDE = {**TINY, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
 ROTARY = GPTConfig(

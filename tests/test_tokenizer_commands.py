@@ -13,6 +13,8 @@ import pytest
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, load_tokenizer
 from train.cli import build_parser, main
 
+pytestmark = pytest.mark.newest
+
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. é東🙂 123\n\n  the end.\n"
 
 

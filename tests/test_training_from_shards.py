@@ -18,7 +18,7 @@ from train.compare import model_without_text
 from train.config import build_config
 from train.prepare import prepare
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 TIMES = {"elapsed_s", "tokens_per_s", "data_wait_s"}
 DOCUMENTS = [f"the cat number {i} sat on the mat{' and sat' * (i % 5)}.\n" for i in range(200)]
 
