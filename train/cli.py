@@ -26,7 +26,12 @@ WITHOUT_JAX = ("tokenizer", "data")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    if argv is None and arguments.command in ("train", "bench", "generate", "chat"):  # the program itself, not a call of this
+    if argv is None and arguments.command in (
+        "train",
+        "bench",
+        "generate",
+        "chat",
+    ):  # the program itself, not a call of this
         restart_with_allocator()
     try:
         if arguments.command not in WITHOUT_JAX:
