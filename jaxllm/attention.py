@@ -112,7 +112,7 @@ def grouped_attention(q: Array, keys: Array, values: Array, mask: Array) -> Arra
     scores = jnp.matmul(q.reshape(*lead, groups, -1, width), keys, preferred_element_type=dtype) * width**-0.5
     scores = scores.reshape(*lead, groups, heads // groups, length, slots)
     seen = jnp.broadcast_to(mask[..., None, None, :, :], scores.shape)
-    weights = softmax(jnp.where(seen, scores, jnp.finfo(dtype).min)).astype(values.dtype)
+    weights = softmax(jnp.where(seen, scores, jnp.finfo(scores.dtype).min)).astype(values.dtype)
     return (weights.reshape(*lead, groups, -1, slots) @ values).reshape(*lead, heads, length, -1)
 
 
