@@ -15,12 +15,13 @@ from jaxllm.generate import Sampling, generate
 from jaxllm.packed import pack
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
+from jaxllm.tokenizers.sentencepiece import BYTES, SentencePieceTokenizer
 from train.cli import main
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.folder import RunFolder
 from train.trained import load_run
 from train.weights import read_weights, write_weights
-from train.writing import until
+from train.writing import behind, until
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
@@ -57,6 +58,16 @@ def test_text_ends_before_a_stop_string(pieces: list[str], stops: list[str], tex
     assert "".join(given) == text
     if not stops:
         assert [piece for piece in given if piece] == pieces  # nothing is held back
+
+
+def test_a_space_between_prompt_and_answer_stays() -> None:
+    """SentencePiece leaves out the space that a text begins with, and what follows a prompt is in its middle."""
+    tokenizer = SentencePieceTokenizer([*BYTES, "\u2581", "o", "\u2581on", "e"], [])
+    shown, more = [258, 259], [256, 257]
+    assert (tokenizer.decode(shown), tokenizer.decode(more)) == ("one", "o")
+    whole = tokenizer.decode_stream([*shown, *more])
+    assert "".join(behind(whole, len(tokenizer.decode(shown)))) == " o"
+    assert [*behind(["ab", "cd", "e"], 3)] == ["", "d", "e"]
 
 
 def test_weights_come_back(tmp_path: Path) -> None:

@@ -21,17 +21,13 @@ from train.pretrained_cli import add_writing_commands
 from train.startup import compute_in_this_thread, restart_with_allocator
 
 WITHOUT_JAX = ("tokenizer", "data")
+LONG = ("train", "bench", "generate", "chat")  # worth a new start with memory in large pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = build_parser().parse_args(argv)
-    if argv is None and arguments.command in (
-        "train",
-        "bench",
-        "generate",
-        "chat",
-    ):  # the program itself, not a call of this
+    if argv is None and arguments.command in LONG:  # the program itself, not a call of this
         restart_with_allocator()
     try:
         if arguments.command not in WITHOUT_JAX:

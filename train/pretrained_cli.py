@@ -1,9 +1,14 @@
 """The commands that write text and those that bring models in and out: their words on the command line."""
 
 import argparse
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from jaxllm.config import WEIGHTS
 from train.parser import Parser, add_command
+
+if TYPE_CHECKING:
+    from train.writing import Options
 
 
 def add_writing_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -58,31 +63,22 @@ def _add_options(parser: argparse.ArgumentParser, most: int) -> None:
     )
 
 
-def _options(a: argparse.Namespace) -> dict[str, object]:
-    names = (
-        "max_new_tokens",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "repetition_penalty",
-        "seed",
-        "stop",
-        "weights",
-    )
-    return {name: getattr(a, name) for name in names}
+def _options(a: argparse.Namespace) -> "Options":
+    from train.writing import Options
+
+    return Options(**{field.name: getattr(a, field.name) for field in fields(Options)})
 
 
 def _generate(a: argparse.Namespace) -> None:
-    from train.writing import Options, generate_command
+    from train.writing import generate_command
 
-    generate_command(a.path, a.step, a.prompt, a.chat, Options(**_options(a)))  # type: ignore[arg-type]
+    generate_command(a.path, a.step, a.prompt, a.chat, _options(a))
 
 
 def _chat(a: argparse.Namespace) -> None:
-    from train.writing import Options, chat_command
+    from train.writing import chat_command
 
-    chat_command(a.path, a.system, Options(**_options(a)))  # type: ignore[arg-type]
+    chat_command(a.path, a.system, _options(a))
 
 
 def _import(a: argparse.Namespace) -> None:

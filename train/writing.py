@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import jax
@@ -84,9 +85,21 @@ class Writer:
                     return
                 yield token
 
-    def text(self, ids: Sequence[int], seed: int) -> Iterator[str]:
-        """The text that follows, in pieces of whole characters, up to the first stop string."""
-        return until(self.run.tokenizer.decode_stream(self.tokens(ids, seed)), self.options.stop)
+    def text(self, ids: Sequence[int], seed: int, shown: Sequence[int] = ()) -> Iterator[str]:
+        """The text that follows, in pieces of whole characters, up to the first stop string.
+
+        It goes on from the ids `shown`: SentencePiece leaves the first space of a text out, and only of a text.
+        """
+        tokenizer = self.run.tokenizer
+        whole = tokenizer.decode_stream(chain(shown, self.tokens(ids, seed)))
+        return until(behind(whole, len(tokenizer.decode(shown))), self.options.stop)
+
+
+def behind(pieces: Iterable[str], n: int) -> Iterator[str]:
+    """The pieces without the first n characters of their text."""
+    for piece in pieces:
+        yield piece[n:]
+        n = max(n - len(piece), 0)
 
 
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
@@ -115,12 +128,13 @@ def generate_command(path: str, step: str | None, prompt: str, chat: bool, optio
             "only the last model.context_length tokens, so give the end of the text."
         )
     writer = Writer(path, step, options)
+    shown: list[int] = []
     if chat:
         ids = _chat_ids(writer.run, [{"role": "user", "content": prompt}], path)
     else:
-        ids = prompt_ids(writer.run, prompt)
-        _say(writer.run.tokenizer.decode(writer.run.tokenizer.encode(prompt)))
-    for piece in writer.text(ids, options.seed):
+        ids, shown = prompt_ids(writer.run, prompt), writer.run.tokenizer.encode(prompt)
+        _say(writer.run.tokenizer.decode(shown))
+    for piece in writer.text(ids, options.seed, shown):
         _say(piece)
     _say("\n")
 
