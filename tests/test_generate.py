@@ -63,15 +63,13 @@ PROMPTS = [[3], [1, 4, 1, 5, 9, 2], [7, 7, 2, 8, 1, 8, 2, 8, 4, 5, 9]]
     ["gpt2", "llama", *(pytest.param(v, marks=pytest.mark.newest) for v in ("multi-query", "qwen", "separator"))],
 )
 def test_greedy_continues_as_the_reference_does(variant: str) -> None:
-    """Three prompts of unequal lengths at once, one longer than the context, far beyond it, with every kind of
-
-    position; and the same for one alone."""
+    """Three prompts of unequal lengths at once, one longer than the context, and far beyond it; and one alone."""
     config = replace(
         TINY if variant == "gpt2" else SMALL,
         **(VARIANTS | {"separator": {"separator": 5}})[variant],
         tie_embeddings=False,
     )
-    model, params = GPT(config), random_parameters(GPT(config), seed=3)
+    model, params = GPT(config), random_parameters(GPT(config), seed=4)
     want = [plain_loop(config, params, row, 25, penalty=1.5) for row in PROMPTS]
     assert len({t for row in want for t in row}) > 3  # a model that says one thing only would prove nothing
     sampling = Sampling(temperature=0, repetition_penalty=1.5)
