@@ -22,10 +22,8 @@ from jaxllm.cache import Cache
 from jaxllm.gpt import GPT
 from jaxllm.sampling import min_p, repetition_penalty, scale_temperature, top_k, top_p
 
-SHORTEST, STEP = (
-    16,
-    256,
-)  # lengths are rounded up to a power of two from the first on, beyond the second to multiples of it
+# Lengths are rounded up to a power of two from the first on, beyond the second to multiples of it.
+SHORTEST, STEP = 16, 256
 
 
 class Sampling(NamedTuple):

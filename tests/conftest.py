@@ -58,7 +58,9 @@ def x64() -> Iterator[None]:
 def quick_compilation() -> Iterator[None]:
     """For tests of files, commands and rules, which take most of their time to compile; others look at the numbers."""
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for processes that a test begins
+        yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 

@@ -15,7 +15,7 @@ VARIANTS = {
     "untied": {"tie_embeddings": False, "activation": "gelu"},
     "grouped": {"n_heads": 4, "n_kv_heads": 2, "norm": "rms_norm", "use_bias": False},
     "multi-query": {"n_heads": 4, "n_kv_heads": 1, "position": "sinusoidal", "activation": "relu", "d_ff": 5},
-    "deep": {"n_layers": 12},
+    "deep": {"n_layers": 8},
     "llama": {
         "n_heads": 4, "n_kv_heads": 2, "position": "rotary", "norm": "rms_norm", "norm_epsilon": 1e-6,
         "activation": "swiglu", "use_bias": False, "sliding_window": 3,

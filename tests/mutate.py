@@ -177,13 +177,15 @@ def main(words: list[str]) -> int:
 
 
 def check(chosen: list[Mutation], work: Path, start: float) -> int:
-    untouched = [Mutation(test, LAYERS, "", "", test) for test in dict.fromkeys(m.test for m in chosen)]
-    for mutation, code, output in run_all(untouched, work):
+    tests, cores = list(dict.fromkeys(m.test for m in chosen)), os.cpu_count() or 1
+    untouched = [(None, tests[i::cores]) for i in range(cores) if tests[i::cores]]
+    for _, code, output in run_all(untouched, work):
         if code != 0:
-            print(f"{mutation.test} fails on the code as it is:\n{output}")
+            print(f"a test fails on the code as it is:\n{output}")
             return 1
     survivors = 0
-    for mutation, code, output in run_all(chosen, work):
+    for mutation, code, output in run_all([(m, [m.test]) for m in chosen], work):
+        assert mutation is not None
         caught = code == 1  # pytest: tests were run and failed; anything else is no verdict
         survivors += not caught
         print(f"{'caught ' if caught else 'MISSED '} {mutation.what} ({mutation.test})", flush=True)
@@ -207,28 +209,28 @@ def load_what_is_heavy() -> None:
     assert all((flax.linen, hypothesis, jax, optax, orbax.checkpoint, pytest))
 
 
-def run_all(mutations: list[Mutation], work: Path) -> Iterator[tuple[Mutation, int, str]]:
-    """Each mutation's test in a process of its own, as many at once as there are cores."""
-    running: dict[int, tuple[Mutation, Path]] = {}
-    waiting = list(mutations)
+def run_all(jobs: list[tuple[Mutation | None, list[str]]], work: Path) -> Iterator[tuple[Mutation | None, int, str]]:
+    """Tests on a copy of the project with one mutation or none, in a process each; as many at once as there are cores."""
+    running: dict[int, tuple[Mutation | None, Path]] = {}
+    waiting = list(jobs)
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):
-            mutation = waiting.pop(0)
+            mutation, tests = waiting.pop(0)
             folder = Path(tempfile.mkdtemp(dir=work))
-            mutate(mutation, folder)
-            running[fork(mutation, folder)] = mutation, folder
+            copy(mutation, folder)
+            running[fork(tests, folder)] = mutation, folder
         child, status = os.wait()
         mutation, folder = running.pop(child)
         yield mutation, os.waitstatus_to_exitcode(status), (folder / "output").read_text(errors="replace")
         shutil.rmtree(folder)
 
 
-def mutate(mutation: Mutation, folder: Path) -> None:
-    """A copy of the project with the one change."""
+def copy(mutation: Mutation | None, folder: Path) -> None:
+    """A copy of the project, with the one change."""
     for name in ("jaxllm", "train", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    if mutation.old:
+    if mutation is not None:
         file = folder / mutation.file
         text = file.read_text(encoding="utf-8")
         if text.count(mutation.old) != 1:
@@ -238,7 +240,7 @@ def mutate(mutation: Mutation, folder: Path) -> None:
         file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
 
 
-def fork(mutation: Mutation, folder: Path) -> int:
+def fork(tests: list[str], folder: Path) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX warns of forks; its threads have not been started
         child = os.fork()
@@ -251,7 +253,8 @@ def fork(mutation: Mutation, folder: Path) -> int:
 
             os.chdir(folder)
             sys.path.insert(0, str(folder))
-            code = int(pytest.main(["-n", "0", "--assert=plain", "-p", "no:cacheprovider", f"tests/{mutation.test}"]))
+            paths = [f"tests/{test}" for test in tests]
+            code = int(pytest.main(["-n", "0", "--assert=plain", "-p", "no:cacheprovider", *paths]))
     finally:
         os._exit(code)
 

@@ -58,6 +58,7 @@ def temporary_bytes(function: Any, *shapes: tuple[int, ...]) -> int:
     return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.newest
 def test_memory_grows_with_the_length_not_its_square() -> None:
     """From 1024 to 4096 positions four times as much, where holding the weights takes sixteen times."""
 
@@ -72,6 +73,7 @@ def test_memory_grows_with_the_length_not_its_square() -> None:
     assert growth(causal.causal_attention) < 5 < 12 < plain
 
 
+@pytest.mark.newest
 @pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="XLA of JAX 0.10 keeps more than it needs: 25 of 11.5 MB")
 def test_the_backward_does_not_keep_the_forwards_scores() -> None:
     """Of eight attentions in a row, a few times the scores of one are in memory, not those of all."""
@@ -86,6 +88,7 @@ def test_the_backward_does_not_keep_the_forwards_scores() -> None:
     assert temporary_bytes(jax.grad(chain), *[(1, 1024, 16)] * 3) < arrays + 4 * one
 
 
+@pytest.mark.newest
 def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """cuDNN on a GPU that has it, for the shapes that it takes; its operands are [B, T, H, K]."""
 

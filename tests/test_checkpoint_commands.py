@@ -107,6 +107,7 @@ def test_data_may_have_moved(mine: Path, tmp_path: Path) -> None:
     assert main(["train", "--out", str(mine), "--resume", "--set", "train.steps=13"]) == 0
 
 
+@pytest.mark.newest
 def test_resuming_falls_back_when_asked(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mine / "checkpoints" / "12" / "manifest.json").write_bytes(b"{}")
     before = {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()}
@@ -149,6 +150,7 @@ def test_format_1_is_read_for_ever(old: Path, capsys: pytest.CaptureFixture[str]
     assert main(["compare", str(old)]) == 0
 
 
+@pytest.mark.newest
 def test_a_run_of_format_1_goes_on_in_format_2(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--out", str(old), "--resume", "--set", "train.steps=6", "--set", "checkpoint.keep=2"]) == 0
     assert Checkpoints(old / "checkpoints").steps() == [4, 6]
@@ -168,6 +170,7 @@ def test_format_1_of_other_shapes_or_damaged_is_one_sentence(old: Path, capsys: 
     assert "the checkpoint of step 4 is damaged" in (error := capsys.readouterr().err) and error.count("\n") == 1
 
 
+@pytest.mark.newest
 def test_a_reader_takes_the_newer_one(
     mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +190,7 @@ def test_a_reader_takes_the_newer_one(
     assert "was dropped for a newer one meanwhile" in capsys.readouterr().err
 
 
+@pytest.mark.newest
 def test_falling_back_where_nothing_is_saved_begins_anew(mine: Path) -> None:
     shutil.rmtree(mine / "checkpoints")
     assert main(["train", "--out", str(mine), "--resume", "--fall-back", "--set", "train.steps=5"]) == 0

@@ -26,6 +26,7 @@ from train.cli import main
 from train.config import ModelConfig, RunConfig
 
 
+@pytest.mark.newest
 def test_a_model_of_nan_does_not_agree() -> None:
     params = jax.tree.map(lambda p: p * math.nan, random_parameters(GPT(TINY)))
     rows, _ = compare_model(TINY, params, random_tokens(TINY, 1), random_tokens(TINY, 1))
@@ -55,6 +56,7 @@ def test_the_model_agrees_and_every_intermediate_is_there() -> None:
     assert all(r.shape for r in report.rows if r.name != "loss")
 
 
+@pytest.mark.newest
 def test_a_fault_in_the_forward_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(jaxllm.layers.NORMS, "layer_norm", lambda *x: layer_norm(*x[:3], 1e-6))
     report = model_report()
@@ -62,6 +64,7 @@ def test_a_fault_in_the_forward_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "look at forward block_0/norm_1 first" in report.summary()
 
 
+@pytest.mark.newest
 def test_a_fault_in_the_backward_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     @jax.custom_vjp
     def wrong(x: jax.Array) -> jax.Array:
@@ -154,6 +157,7 @@ def test_a_fault_in_the_optimizer_is_found(
     assert any(stage in f"{r.stage} {r.name}" for r in failed)
 
 
+@pytest.mark.newest
 def test_beyond_tolerance_exits_with_1(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

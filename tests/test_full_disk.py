@@ -17,6 +17,7 @@ from train.cli import main
 from train.trained import load_run
 
 pytestmark = [
+    pytest.mark.newest,
     pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.skipif(sys.platform != "linux", reason="limits and rights as Linux has them"),
 ]
@@ -73,7 +74,6 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert not list((run / "checkpoints").glob("*.tmp"))
 
 
-@pytest.mark.newest
 def test_a_folder_that_must_not_be_written(tmp_path: Path) -> None:
     """In a process that, even if it is root's, may only write where it has the right to (capabilities(7))."""
     program = """

@@ -77,6 +77,7 @@ def test_greedy_continues_as_the_reference_does(variant: str) -> None:
     assert generate(model, params, PROMPTS[1:2], KEY, 25, sampling).tolist() == want[1:2]
 
 
+@pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_row_is_the_same_whatever_is_beside_it_and_however_it_is_cut() -> None:
     model, params = random_gpt(SMALL)
@@ -88,6 +89,7 @@ def test_a_row_is_the_same_whatever_is_beside_it_and_however_it_is_cut() -> None
         np.testing.assert_array_equal(np.concatenate([*pieces], axis=1), whole)
 
 
+@pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_stop_token_ends_its_row_and_the_last_one_ends_the_loop() -> None:
     model, params = random_gpt(SMALL, seed=3)
@@ -101,6 +103,7 @@ def test_a_stop_token_ends_its_row_and_the_last_one_ends_the_loop() -> None:
         assert row == plain[: end + 1] + [plain[end]] * (max(ends) - end)
 
 
+@pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_the_key_decides() -> None:
     model, params = random_gpt(SMALL)

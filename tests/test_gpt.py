@@ -19,7 +19,8 @@ from jaxllm.loss import token_losses
 
 
 @pytest.mark.parametrize(("variant", "dtype"), [
-    ("gpt2", "float64"), ("llama", "float64"), ("deep", "float32"),
+    ("gpt2", "float64"), ("llama", "float64"),
+    pytest.param("deep", "float32", marks=pytest.mark.newest),
     *(pytest.param(variant, "float64", marks=pytest.mark.newest) for variant in ("untied", "grouped", "multi-query", "qwen")),
     *(pytest.param(variant, "bfloat16", marks=pytest.mark.newest) for variant in ("gpt2", "llama")),
 ])  # fmt: skip
@@ -33,6 +34,7 @@ def test_model_agrees_with_the_reference(variant: str, dtype: str) -> None:
     assert {"forward", "backward", "gradient"} == {row.stage for row in rows}
 
 
+@pytest.mark.newest
 def test_intermediates_are_those_of_the_reference() -> None:
     """Without jit, and without a gradient: the dict that a user asks for."""
     tokens = random_tokens(TINY)
@@ -50,6 +52,7 @@ def test_intermediates_are_those_of_the_reference() -> None:
         np.testing.assert_allclose(seen[name], value, rtol=0, atol=1e-12 * np.abs(value).max(), err_msg=name)
 
 
+@pytest.mark.newest
 def test_bfloat16_computation_is_near_float32() -> None:
     """Eight bits of mantissa through two blocks: logits within 3 % of their largest, float32 in the end."""
     model, params = random_gpt(TINY)
@@ -68,11 +71,12 @@ def test_gpt2_has_its_published_number_of_parameters() -> None:
     assert count_parameters(GPTConfig(tie_embeddings=False)) == 124_439_808 + 50257 * 768 == 163_037_184
 
 
+@pytest.mark.newest
 def test_initialisation_is_gpt2s() -> None:
-    config = GPTConfig(vocab_size=500, context_length=64, d_model=128, n_layers=8, n_heads=4)
+    config = GPTConfig(vocab_size=500, context_length=64, d_model=128, n_layers=4, n_heads=4)
     params = jax.jit(partial(init_params, GPT(config)))(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    block = params["block_7"]
-    narrow = 0.02 / (2 * 8) ** 0.5
+    block = params["block_3"]
+    narrow = 0.02 / (2 * 4) ** 0.5
     for matrix, std in (
         (params["token_embedding"]["table"], 0.02),
         (params["position_embedding"]["table"], 0.02),
@@ -87,6 +91,7 @@ def test_initialisation_is_gpt2s() -> None:
         np.testing.assert_array_equal(vector, value)
 
 
+@pytest.mark.newest
 def test_an_untrained_model_knows_nothing() -> None:
     config = replace(TINY, vocab_size=300, d_model=32)
     params = jax.jit(partial(init_params, GPT(config)))(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
@@ -96,6 +101,7 @@ def test_an_untrained_model_knows_nothing() -> None:
     assert loss == pytest.approx(np.log(300), abs=0.05)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("variant", ["gpt2", "grouped"])
 @pytest.mark.parametrize("t", [0, 3, 7])
 def test_causality_by_gradient(variant: str, t: int) -> None:
@@ -171,6 +177,7 @@ def test_tokens_are_checked() -> None:
         model.apply({"params": params}, np.zeros(4, np.int32))
 
 
+@pytest.mark.newest
 def test_a_token_outside_the_vocabulary_is_noticed() -> None:
     model, params = random_gpt(TINY)
     logits = model.apply({"params": params}, np.array([[1, 17, 2], [1, 16, 2]]))

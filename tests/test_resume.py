@@ -69,6 +69,8 @@ def test_a_run_ended_by_signals_goes_on_to_the_same_bits(
     assert_same_run(run, undisturbed)
 
 
+@pytest.mark.parametrize("undisturbed", ["float32"], indirect=True)
+@pytest.mark.newest
 def test_signals_before_the_first_step_of_a_process(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: list[Stop],
     capsys: pytest.CaptureFixture[str],
@@ -91,6 +93,8 @@ def test_signals_before_the_first_step_of_a_process(
     assert_same_run(run, undisturbed)
 
 
+@pytest.mark.parametrize("undisturbed", ["float32"], indirect=True)
+@pytest.mark.newest
 def test_a_signal_during_the_evaluation_ends_it_and_it_is_done_later(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: list[Stop]
 ) -> None:

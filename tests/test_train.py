@@ -104,6 +104,7 @@ def test_a_run_that_broke_off_resumes_to_the_same_result(folder: Path, monkeypat
     assert_same_run(run, folder / "run")
 
 
+@pytest.mark.newest
 def test_a_run_stopped_before_its_first_checkpoint_resumes_from_the_start(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_run_stopped_before_its_first_checkpoint_resumes_from_the_start(
     assert [r["step"] for r in lines(run)] == [1, 2, 3]
 
 
+@pytest.mark.newest
 def test_resuming_a_finished_run_says_so_and_more_steps_extend_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +208,7 @@ def test_a_run_is_read_from_another_folder(
     assert "bits per byte" in capsys.readouterr().out
 
 
+@pytest.mark.newest
 def test_damage_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = folder / "damaged"
     shutil.copytree(folder / "run", run)

@@ -25,7 +25,7 @@ from jaxllm import reference
 from jaxllm.compare import assert_close_to_reference
 
 # Bounds: jaxllm.compare.TOLERANCES, relative to the largest value.
-# Without jit, where each operation is compiled by itself, only the first case of each.
+# Without jit, where each operation is compiled by itself, and in bfloat16 only the first case of each.
 WAYS = [("float64", "eager"), ("float64", "jit"), ("float32", "jit"), ("bfloat16", "jit")]
 FLOAT32 = pytest.param("float32", marks=pytest.mark.newest)
 BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.newest)
@@ -63,7 +63,7 @@ def test_twins_share_their_signature(name: str) -> None:
         pytest.param(*case, *way, marks=[] if way == ("float64", "jit") else [pytest.mark.newest])
         for case in ALL_CASES
         for way in WAYS
-        if way[1] == "jit" or case[1] == 0
+        if case[1] == 0 or (way[1] == "jit" and way[0] != "bfloat16")
     ],
 )
 def test_agrees_with_twin(name: str, case: int, dtype: str, how: str) -> None:

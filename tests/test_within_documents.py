@@ -32,6 +32,7 @@ def test_the_model_agrees_with_the_reference() -> None:
     assert Report.of("float64", rows).passed, Report.of("float64", rows)
 
 
+@pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_the_reference_attends_within_documents() -> None:
     """So that the two do not agree by both looking across."""
@@ -43,6 +44,7 @@ def test_the_reference_attends_within_documents() -> None:
     np.testing.assert_array_equal(np.asarray(ours) > 0, weights > 0)
 
 
+@pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_other_documents_change_nothing() -> None:
     """Logits to the bit, and the gradient with respect to what other documents' tokens bring is 0."""
@@ -61,6 +63,7 @@ def test_other_documents_change_nothing() -> None:
     assert not np.asarray(gradient[:3]).any() and (np.asarray(gradient[3:10]) != 0).any(-1).all()
 
 
+@pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("options", [{"remat": True}, {"trace_once": True}], ids=str)
 def test_the_same_in_every_way_of_computing(options: dict[str, Any]) -> None:
@@ -77,6 +80,7 @@ def test_the_same_in_every_way_of_computing(options: dict[str, Any]) -> None:
     assert abs(float(loss(params, GPT(replace(config, separator=None)))) - float(want[0])) > 1e-3
 
 
+@pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_dropout_of_weights_keeps_to_the_document() -> None:
     """The path that is not chunked."""
