@@ -70,20 +70,26 @@ def subject_for(config: RunConfig, against: str | None) -> Subject:
     peer = PEERS[against]
     for field, value, wanted in _demands(model, peer):
         if value != wanted:
-            raise InputError(
-                f"model.{field} is {_toml(value)}, but {against} has only {_toml(wanted)}; give "
-                f"--set model.{field}={_toml(wanted)}."
-            )
+            only = f"only {_toml(wanted)}; give --set model.{field}={_toml(wanted)}"
+            has = "none; leave it out" if wanted is None else only
+            raise InputError(f"model.{field} is {_toml(value)}, but {against} has {has}.")
     return Subject(replace(model, activation=peer.activation), config)
 
 
 def _demands(model: GPTConfig, peer: Peer) -> list[tuple[str, Any, Any]]:
     """(field, its value, the value that the peer needs)."""
+    context = model.context_length
     stands_in = model.activation in peer.instead_of
     return [
         ("norm", model.norm, "layer_norm"),
+        ("norm_epsilon", model.norm_epsilon, 1e-5),
+        ("qk_norm", model.qk_norm, False),
         ("position", model.position, "learned"),
+        ("scale_embeddings", model.scale_embeddings, False),
+        ("sliding_window", min(model.sliding_window or context, context), context),
+        ("separator", model.separator, None),
         ("tie_embeddings", model.tie_embeddings, True),
+        ("d_head", model.head_dim, model.d_model // model.n_heads),
         ("n_kv_heads", model.kv_heads, model.n_heads),
         ("d_ff", model.hidden_dim, 4 * model.d_model),
         ("use_bias", model.use_bias, model.use_bias if peer.without_biases else True),
