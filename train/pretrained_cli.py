@@ -10,6 +10,9 @@ from train.parser import Parser, add_command
 if TYPE_CHECKING:
     from train.writing import Options
 
+CONTINUES = {"temperature": 0.8}
+ANSWERS = {"temperature": 0.2, "top_p": 0.9}  # what SmolLM2's model card asks with
+
 
 def add_writing_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
     """generate, chat, import, export."""
@@ -47,9 +50,9 @@ def add_writing_commands(commands: "argparse._SubParsersAction[Parser]") -> None
 
 def _add_options(parser: argparse.ArgumentParser, most: int) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=most, metavar="N", help=f"default {most}")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: most likely; default 0.8")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0: most likely; default 0.8, for answers 0.2")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest tokens that reach P")
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest tokens that reach P; for answers 0.9")
     parser.add_argument("--min-p", type=float, metavar="P", help="leave out tokens below P times the likeliest")
     parser.add_argument(
         "--repetition-penalty", type=float, metavar="R", help="above 1: what is in the text becomes less likely"
@@ -63,22 +66,24 @@ def _add_options(parser: argparse.ArgumentParser, most: int) -> None:
     )
 
 
-def _options(a: argparse.Namespace) -> "Options":
+def _options(a: argparse.Namespace, answers: bool) -> "Options":
     from train.writing import Options
 
-    return Options(**{field.name: getattr(a, field.name) for field in fields(Options)})
+    given = {field.name: getattr(a, field.name) for field in fields(Options)}
+    defaults = ANSWERS if answers else CONTINUES
+    return Options(**given | {name: value for name, value in defaults.items() if given[name] is None})
 
 
 def _generate(a: argparse.Namespace) -> None:
     from train.writing import generate_command
 
-    generate_command(a.path, a.step, a.prompt, a.chat, _options(a))
+    generate_command(a.path, a.step, a.prompt, a.chat, _options(a, answers=a.chat))
 
 
 def _chat(a: argparse.Namespace) -> None:
     from train.writing import chat_command
 
-    chat_command(a.path, a.system, _options(a))
+    chat_command(a.path, a.system, _options(a, answers=True))
 
 
 def _import(a: argparse.Namespace) -> None:
