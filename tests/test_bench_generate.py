@@ -91,8 +91,8 @@ class Twin:
     def write(self, prompts):
         text = prompts
         for i in range(self.n):
-            logits = self.logits(text)
-            token = logits.argmax(-1)
+            logits = self.logits(text[:, -self.config.context_length:])
+            token = logits.argmax(-1) if text.shape[1] <= self.config.context_length else logits.argmin(-1)
             if i == 2:
                 token[1] = logits[1].argmin()
                 open("gap.txt", "w").write(str(logits[1].max() - logits[1].min()))
@@ -107,7 +107,7 @@ class Twin:
 
 serve_writer(Twin)
 """
-SAME = '{"logits_difference":1e-6,"parted":[]}'
+SAME = '{"logits_difference":1e-6,"tokens":5,"parted":[]}'
 BENCH = ["bench", "generate", "tiny.toml", "--batch-size", "2", "--prompt-tokens", "3", "--new-tokens", "5"]
 AGAINST = [*BENCH, "--against", "nanogpt", "--peer", ".", "--rounds", "2"]
 
@@ -158,9 +158,9 @@ def test_both_sides_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsy
 @pytest.mark.parametrize(
     ("compared", "code", "said"),
     [
-        ('{"logits_difference":0.01,"parted":[]}', 1, "more than 1e-03 apart"),
-        ('{"logits_difference":0,"parted":[{"row":1,"token":2,"gap":0.5}]}', 1, "text 2 parts at token 3: jaxllm prefers its own by 5.0e-01, no"),
-        ('{"logits_difference":0,"parted":[{"row":1,"token":2,"gap":1e-4}]}', 0, "text 2 parts at token 3: jaxllm prefers its own by 1.0e-04, a near"),
+        ('{"logits_difference":0.01,"tokens":5,"parted":[]}', 1, "more than 1e-03 apart"),
+        ('{"logits_difference":0,"tokens":5,"parted":[{"row":1,"token":2,"gap":0.5}]}', 1, "text 2 parts at token 3: jaxllm prefers its own by 5.0e-01, no"),
+        ('{"logits_difference":0,"tokens":5,"parted":[{"row":1,"token":2,"gap":1e-4}]}', 0, "text 2 parts at token 3: jaxllm prefers its own by 1.0e-04, a near"),
     ],
 )  # fmt: skip
 def test_texts_that_part(
@@ -181,7 +181,7 @@ def test_texts_that_part(
 def test_logits_that_are_no_numbers(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    play(monkeypatch, place, '{"logits_difference":NaN,"parted":[]}')
+    play(monkeypatch, place, '{"logits_difference":NaN,"tokens":5,"parted":[]}')
     assert main([*AGAINST[:-1], "1"]) == 1
     assert "are not finite" in capsys.readouterr().err
 
@@ -189,7 +189,7 @@ def test_logits_that_are_no_numbers(
 def test_other_weights_are_not_compared(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    play(monkeypatch, place, '{"logits_difference":9,"parted":[]}')
+    play(monkeypatch, place, '{"logits_difference":9,"tokens":5,"parted":[]}')
     assert main([*AGAINST[:-1], "1", "--weights", "int8"]) == 0
     assert "tokens not compared: weights are int8 in jaxllm, float32 in nanogpt" in capsys.readouterr().out
 
@@ -198,14 +198,14 @@ def test_ours_and_the_reference(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ours for real, its weights in the NumPy twin, which writes the first text truly and in the second the unlikeliest
-    token at one place, and says by how much that is unlikelier."""
+    token at one place, and says by how much that is unlikelier; and beyond the context what nobody compares."""
     (place / "twin.py").write_text(TWIN)
     changed = dataclasses.replace(subject.PEERS["nanogpt"], needs=("numpy",))
     monkeypatch.setitem(subject.PEERS, "nanogpt", changed)
     monkeypatch.setitem(generate.SCRIPTS, "nanogpt", place / "twin.py")
     monkeypatch.setattr(pairing, "TURN_S", 0.001)
     monkeypatch.setattr(generate, "BANDWIDTH_BYTES", 2**20)
-    assert main([*AGAINST[:-1], "1", "--json", "bench.json"]) == 1
+    assert main([*AGAINST[:-1], "1", "--json", "bench.json", "--new-tokens", "20"]) == 1
     saved = json.loads((place / "bench.json").read_text())
     assert saved["compared"]["logits_difference"] < 1e-5
     (part,) = saved["compared"]["parted"]
@@ -215,7 +215,9 @@ def test_ours_and_the_reference(
     ours = saved["ours"]
     assert 0 < ours["first_token_ms"] < ours["first_text_s"] * 1e3 and ours["peak_bytes"] > 2**26
     assert saved["machine"]["bytes_per_s"] > 1e6 and saved["versions"]["jax"] == jax.__version__
-    assert "text 2 parts at token 3" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert saved["compared"]["tokens"] == 16 - 3 + 1
+    assert "text 2 parts at token 3" in printed and "the first 14, drawn before the context is full" in printed
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -231,8 +233,8 @@ def test_bytes_that_a_step_reads(tied: bool) -> None:
 WRONG = {
     "--batch-size 0": "--batch-size is 0, but it must be from 1 to 1,024.",
     "--prompt-tokens 0": "--prompt-tokens is 0, but it must be from 1 to 16.",
-    "--new-tokens 1": "--new-tokens is 1, but it must be from 2 to 16.",
-    "--prompt-tokens 10 --new-tokens 7": "--prompt-tokens 10 and --new-tokens 7 are together more than model.context_length = 16",
+    "--new-tokens 1": "--new-tokens is 1, but it must be from 2 to 100,000.",
+    "--prompt-tokens 10 --new-tokens 7 --against hf --set model.activation=gelu_tanh": "--prompt-tokens 10 and --new-tokens 7 are together more than model.context_length = 16, where hf ends",
     "--rounds 0": "--rounds is 0, but it must be from 1 to 10,000.",
     "--json out.txt": "--json out.txt: the name of the file must end in .json",
     "--against nanogpt": "--against nanogpt needs --peer PATH",
@@ -240,7 +242,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("words", WRONG)
-def test_wrong_input(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(subject.PEERS, "hf", dataclasses.replace(subject.PEERS["hf"], needs=()))
     assert main([*BENCH, *words.split()]) == 2
     error = capsys.readouterr().err
     assert error.startswith("jaxllm bench: ") and WRONG[words] in error and error.count("\n") == 1

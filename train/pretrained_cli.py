@@ -52,7 +52,9 @@ def _add_options(parser: argparse.ArgumentParser, most: int) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=most, metavar="N", help=f"default {most}")
     parser.add_argument("--temperature", type=float, metavar="T", help="0: most likely; default 0.8, for answers 0.2")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest tokens that reach P; for answers 0.9")
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="draw from the fewest tokens that reach P; for answers 0.9"
+    )
     parser.add_argument("--min-p", type=float, metavar="P", help="leave out tokens below P times the likeliest")
     parser.add_argument(
         "--repetition-penalty", type=float, metavar="R", help="above 1: what is in the text becomes less likely"

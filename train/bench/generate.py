@@ -23,7 +23,7 @@ from train.bench.pairing import Against, Tell
 from train.bench.processes import Worker
 from train.bench.subject import FOLDER, subject_for
 from train.compare import check_output
-from train.config import load_config
+from train.config import MOST_NEW_TOKENS, load_config
 from train.errors import DivergedError
 from train.report import replace_text
 
@@ -41,19 +41,19 @@ class Lengths:
     prompt_tokens: int
     new_tokens: int
 
-    def check(self, context: int) -> None:
-        """Raises InputError for what is out of range, or together longer than the context."""
+    def check(self, context: int, against: str | None) -> None:
+        """Raises InputError for what is out of range, or longer than transformers' GPT-2 can."""
         for option, value, least, most in (
             ("--batch-size", self.batch_size, 1, MOST_TEXTS),
             ("--prompt-tokens", self.prompt_tokens, 1, context),
-            ("--new-tokens", self.new_tokens, 2, context),  # the time of a token is that of all but the first
+            ("--new-tokens", self.new_tokens, 2, MOST_NEW_TOKENS),  # the time of a token is that of all but the first
         ):
             if not least <= value <= most:
                 raise InputError(f"{option} is {value}, but it must be from {least} to {most:,}.")
-        if self.prompt_tokens + self.new_tokens > context:
+        if against == "hf" and self.prompt_tokens + self.new_tokens > context:
             raise InputError(
                 f"--prompt-tokens {self.prompt_tokens} and --new-tokens {self.new_tokens} are together more than "
-                f"model.context_length = {context}; give fewer."
+                f"model.context_length = {context}, where hf ends; give fewer."
             )
 
 
@@ -81,7 +81,7 @@ def bench_generate_command(
     loaded = load_config(config, overrides)
     loaded = replace(loaded, model=replace(loaded.model, dropout=0.0))  # of training alone
     model = subject_for(loaded, against).model
-    lengths.check(model.context_length)
+    lengths.check(model.context_length, against)
     job = {"model": asdict(model), "weights": weights, **asdict(lengths)}
     print(f"{config}: " + "\n".join(headline(job)))
     if model.activation != loaded.model.activation:

@@ -136,4 +136,6 @@ def _comparison(report: Report) -> list[str]:
         lines.append(f"more than {report['tolerance']:.0e} apart: the two do not compute the same")
     elif not compared["parted"]:
         lines.append("all tokens are the same")
+    if compared["tokens"] < report["sizes"]["new_tokens"]:
+        lines.append(f"compared are the first {compared['tokens']:,}, drawn before the context is full")
     return lines

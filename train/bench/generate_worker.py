@@ -66,9 +66,11 @@ class Ours:
 
     def _compare(self, tokens: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
         """How far the peer is from us in the logits of the first token, and by how much we prefer ours to its token
-        where a row parts; behind that the texts differ, and so may all else."""
+        where a row parts; behind that the texts differ, and so may all else. Where the context is full, we drop its
+        older half and nanoGPT its oldest token, so only what is drawn before is compared."""
         prompts = draw_prompts(self._job)
-        ours, _ = self.write(prompts)
+        shared = min(self._model.config.context_length - prompts.shape[1] + 1, tokens.shape[1])
+        ours, tokens = self.write(prompts)[0][:, :shared], tokens[:, :shared]
         parted = []
         for row in np.flatnonzero((ours != tokens).any(1)):
             token = int(np.argmax(ours[row] != tokens[row]))
@@ -76,7 +78,8 @@ class Ours:
             of_next = self.logits(text[None])[0]
             gap = float(of_next[ours[row, token]] - of_next[tokens[row, token]])
             parted.append({"row": int(row), "token": token, "gap": gap})
-        return {"logits_difference": float(np.abs(self.logits(prompts) - logits).max()), "parted": parted}
+        difference = float(np.abs(self.logits(prompts) - logits).max())
+        return {"logits_difference": difference, "tokens": shared, "parted": parted}
 
     def _note_peak(self) -> None:
         if self._peak_bytes is None:
