@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from models import TINY
 
+import train.writing
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
 from jaxllm.generate import Sampling, generate
@@ -157,3 +158,12 @@ def test_what_is_wrong(tmp_path: Path, command: str, message: str, capsys: pytes
         code = ended.code
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+def test_answers_are_drawn_more_surely(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(train.writing, "generate_command", lambda *a: seen.append((a[-1].temperature, a[-1].top_p)))
+    words = ["generate", "run", "--prompt", "hi"]
+    for more in ([], ["--chat"], ["--chat", "--temperature", "0", "--top-p", "1"], ["--top-p", "0.5"]):
+        assert main([*words, *more]) == 0
+    assert seen == [(0.8, None), (0.2, 0.9), (0, 1), (0.8, 0.5)]
