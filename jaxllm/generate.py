@@ -29,8 +29,8 @@ SHORTEST, STEP = 16, 256
 class Sampling(NamedTuple):
     """How the next token is drawn from logits; None leaves a rule out, temperature 0 takes the most likely token.
 
-    In this order: repetition penalty, temperature, top-k, top-p, min-p, as in transformers. All but k and what is None
-    may change without compiling anew.
+    In this order: repetition penalty, temperature, top-k, top-p, min-p, as in transformers. All but k, what is None, and
+    whether the temperature is 0 may change without compiling anew.
     """
 
     temperature: float = 1.0
@@ -124,7 +124,7 @@ def generate(
 
     Ends early where every row has drawn a stop token, which is repeated to the end of its row. Ids from `vocab_size`
     on, with which a model's vocabulary may be padded, are never drawn. The same key gives the same tokens, for a row
-    the same whatever other rows there are. Raises ValueError for an empty prompt.
+    the same whatever other rows there are. Raises ValueError for an empty prompt and for no token at all to be drawn.
     """
     begun = begin(model, params, prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens)
     return begun.advance(max_new_tokens - 1).tokens()
@@ -152,6 +152,8 @@ def begin(
     longest = max(len(row) for row in rows)
     if min(len(row) for row in rows) < 1:
         raise ValueError("a prompt holds no token; give each at least one.")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}, but it must be at least 1.")
     prompt = min(_rounded(longest), context)
     text = np.zeros((len(rows), prompt), np.int32)
     for i, row in enumerate(rows):
@@ -177,7 +179,9 @@ def _begin(
     model: GPT, plan: _Plan, params: Any, sampling: Sampling, stop: Array, key: Array, text: Array, start: Array
 ) -> State:  # fmt: skip
     n_rows, prompt = text.shape
-    capacity = prompt + model.config.context_length if plan.slides else plan.width
+    context = model.config.context_length
+    # What is read anew fills a context's slots, the row half of them, and then the row grows to a context again.
+    capacity = context + max(prompt, context - context // 2) if plan.slides else plan.width
     logits, cache = _read_prompt(model, params, text, start, capacity)
     seen = None
     if sampling.repetition_penalty is not None:

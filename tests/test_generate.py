@@ -78,6 +78,18 @@ def test_greedy_continues_as_the_reference_does(variant: str) -> None:
 
 
 @pytest.mark.newest
+@pytest.mark.newest
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("window", [None, 9])
+def test_a_context_longer_than_its_prompts_is_outgrown_twice(window: int | None) -> None:
+    """After each drop a row begins in the middle of what is read anew, and then grows by half a context again."""
+    config = replace(SMALL, context_length=64, sliding_window=window, tie_embeddings=False)
+    model, params = GPT(config), random_parameters(GPT(config), seed=4)
+    want = [plain_loop(config, params, row, 120, penalty=1.5) for row in PROMPTS[:2]]
+    sampling = Sampling(temperature=0, repetition_penalty=1.5)
+    assert generate(model, params, PROMPTS[:2], KEY, 120, sampling).tolist() == want
+
+
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_row_is_the_same_whatever_is_beside_it_and_however_it_is_cut() -> None:
     model, params = random_gpt(SMALL)
