@@ -25,9 +25,11 @@ def replacing(path: Path) -> Iterator[BufferedWriter]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             aside.unlink()
+        if not isinstance(error, OSError):
+            raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         remedy = "; make room, then give the same command again" if full else ""
         raise OSError(error.errno, f"{error.strerror}{remedy}", str(path)) from None

@@ -29,7 +29,7 @@ SHORTEST, STEP = 16, 256
 class Sampling(NamedTuple):
     """How the next token is drawn from logits; None leaves a rule out, temperature 0 takes the most likely token.
 
-    In this order: repetition penalty, temperature, top-k, top-p, min-p, as in transformers. All but k, what is None, and
+    In this order: repetition penalty, temperature, top-k, top-p, min-p, as in transformers. All but k, what is None and
     whether the temperature is 0 may change without compiling anew.
     """
 

@@ -28,7 +28,10 @@ class Packed(NamedTuple):
 
 
 def quantise_rows(x: Array) -> tuple[Array, Array]:
-    """Each row as integers of -127 to 127 times a scale: [..., D] -> int8 [..., D], scales [..., 1]; 0 is exact."""
+    """Each row as integers of -127 to 127 times a scale: [..., D] -> int8 [..., D], scales [..., 1]; 0 is exact.
+
+    In bfloat16 the scale is rounded so far that -128 may occur.
+    """
     scale = jnp.abs(x).max(-1, keepdims=True) / 127
     return jnp.round(x / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
 

@@ -1,7 +1,7 @@
 """Which tokens may come next, as pure functions of logits [..., V]; a ruled-out token gets -inf.
 
-Small functions that compose, as in gemma's sampler but without classes: the draw itself is
-`jax.random.categorical` in `jaxllm.generate`. The NumPy twins are in `jaxllm.reference.sampling`.
+Small functions that compose, as in gemma's sampler but without classes; the draw itself is `jaxllm.generate.draw`. The
+NumPy twins are in `jaxllm.reference.sampling`.
 """
 
 import jax

@@ -156,3 +156,5 @@ def test_a_prompt_without_a_token_is_refused() -> None:
     model, params = random_gpt(TINY)
     with pytest.raises(ValueError, match="a prompt holds no token"):
         generate(model, params, [[1], []], KEY, 3)
+    with pytest.raises(ValueError, match="max_new_tokens is 0, but it must be at least 1"):
+        generate(model, params, [[1]], KEY, 0)

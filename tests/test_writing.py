@@ -1,6 +1,9 @@
 """What `generate` and `chat` write: whole characters, up to stop strings and end tokens; runs with imported weights."""
 
 import io
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -167,3 +170,17 @@ def test_answers_are_drawn_more_surely(monkeypatch: pytest.MonkeyPatch) -> None:
     for more in ([], ["--chat"], ["--chat", "--temperature", "0", "--top-p", "1"], ["--top-p", "0.5"]):
         assert main([*words, *more]) == 0
     assert seen == [(0.8, None), (0.2, 0.9), (0, 1), (0.8, 0.5)]
+
+
+def test_what_the_terminal_has_no_characters_for(tmp_path: Path) -> None:
+    """Written escaped; and what is typed in another encoding than the terminal's is replaced."""
+    run, root = str(imported(tmp_path / "run")), Path(__file__).parents[1]
+    said = []
+    for words, typed in ((["generate", run, "--prompt", "é"], b""), (["chat", run], b"\xff hi\n")):
+        done = subprocess.run(
+            [sys.executable, "-m", "train", *words, "--max-new-tokens", "2"], cwd=root, input=typed,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr.decode()
+        said.append(done.stdout)
+    assert said[0].startswith(rb"\xe9") and said[1].isascii()

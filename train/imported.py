@@ -32,11 +32,18 @@ from train.weights import write_weights
 
 def import_command(source: str, out: str) -> None:
     """`jaxllm import`: the whole folder appears at once, or not at all."""
+    _check_free(Path(out))  # before anything is downloaded
+    path = fetch(source)
+    opened = open_pretrained(path)
+    config = opened.config
+    opened.check()  # before a tokenizer is made for as many ids as it claims to have
+    tokenizer, chat = _tokenizer(path, config.vocab_size)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"the tokenizer of {source} has {tokenizer.vocab_size:,} ids, but its model only {config.vocab_size:,}; "
+            "use the tokenizer that the model was published with."
+        )
     with appearing(Path(out)) as aside:
-        path = fetch(source)
-        opened = open_pretrained(path)
-        config = opened.config
-        tokenizer, chat = _tokenizer(path, config.vocab_size)
         run = RunConfig(model=ModelConfig(**asdict(config)), train=TrainConfig(batch_size=1))
         folder = RunFolder(aside)
         folder.create(run, tokenizer)

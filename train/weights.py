@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxllm.config import GPTConfig
-from jaxllm.errors import InputError
+from jaxllm.errors import InputError, printable
 from jaxllm.pretrained.places import nested, parameter_shapes
 from jaxllm.pretrained.safetensors import read_header, read_tensor, write_tensors
 from jaxllm.validate import shown
@@ -25,7 +25,7 @@ def write_weights(path: Path, params: Any, source: str = "") -> None:
     `source` says where they come from, for whoever looks.
     """
     tensors = {"/".join(name): _narrowest(np.asarray(leaf)) for name, leaf in sorted(flatten_dict(params).items())}
-    write_tensors(path, tensors, FORMAT | {"source": source, "sha256": _sum(tensors)})
+    write_tensors(path, tensors, FORMAT | {"source": printable(source), "sha256": _sum(tensors)})
 
 
 def _narrowest(x: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def open_folder(path: Path) -> Folder:
     if not (path / CONFIG).exists():
         hint = "give the GGUF file in it" if any(path.glob("*.gguf")) else "give the folder of a Hugging Face model"
         raise InputError(f"{path} has no {CONFIG}; {hint}.")
-    config = read_json(path / CONFIG)
+    config = read_json(path / CONFIG, CONFIG)
     tensors = _tensors(path)
     for name, (file, tensor) in tensors.items():
         if tensor.dtype not in DTYPES:
@@ -69,7 +69,7 @@ def _of_file(file: Path) -> Tensors:
 
 
 def _of_shards(path: Path) -> Tensors:
-    index = read_json(path / INDEX)
+    index = read_json(path / INDEX, INDEX)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
         raise InputError(f"{path / INDEX} has no weight_map from tensors to files; download it again.")

@@ -19,6 +19,7 @@ from jaxllm.tokenizers.read_tokenizer_json import as_input_error
 from jaxllm.validate import shown
 
 KEY = "tokenizer.ggml."
+MOST_CHARACTERS = 1024  # of a token; the longest of the vocabularies in use have a few hundred
 NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6  # types of tokens (ggml-org/llama.cpp, include/llama.h)
 NAMES = {name: pattern for pattern, one in PATTERNS.items() for name in one.ggml}
 NORMALIZED = {"qwen2": "NFC"}  # of patterns; the file does not say so
@@ -46,6 +47,10 @@ def read_gguf_tokenizer(
         ids = {name: i for i, name in enumerate(names)}
         if len(ids) != len(names) or len(kinds) != len(names):
             raise InputError(f"{path} holds a token twice, or not a type for each of its {len(names):,} tokens.")
+        if (longest := max(map(len, ids), default=0)) > MOST_CHARACTERS:
+            raise InputError(
+                f"{path} holds a token of {longest:,} characters, more than the {MOST_CHARACTERS:,} of any."
+            )
         if model == "llama":
             return _sentencepiece(metadata, ids, kinds), _chat_format(metadata, names, kinds, begins=True)
         pattern = NAMES[pre]

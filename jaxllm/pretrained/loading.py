@@ -34,16 +34,20 @@ class Pretrained(NamedTuple):
 
     def parameters(self) -> dict[str, Any]:
         """All parameters, as a nested dict of arrays; see `load_pretrained`."""
+        params: dict[str, np.ndarray] = {}
+        for name, place in self.check().items():
+            params |= to_ours(self.layout, self.config, place, self.read(name))
+        return nested(params)
+
+    def check(self) -> dict[str, Place]:
+        """Where the parameters are. Raises InputError where the tensors do not fit the settings."""
         places = places_of(self.layout, self.config, self.tensors)
         there = {name: tensor.shape for name, tensor in self.tensors.items() if not is_ignored(self.layout, name)}
         if self.config.tie_embeddings:
             self._leave_out_second_table(places, there)
         wanted = {name: place.shape for name, place in places.items()}
         check_shapes(wanted, there, str(self.path), "download it again, or use another model")
-        params: dict[str, np.ndarray] = {}
-        for name, place in places.items():
-            params |= to_ours(self.layout, self.config, place, self.read(name))
-        return nested(params)
+        return places
 
     def _leave_out_second_table(self, places: Mapping[str, Place], there: dict[str, Shape]) -> None:
         """Some files of a tied model hold its table twice. Raises InputError where the two differ."""

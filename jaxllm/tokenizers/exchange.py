@@ -91,7 +91,7 @@ def read_text(path: str | Path) -> str:
     try:
         with open_file(path) as file:
             if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
-                raise InputError(f"{path} has {size:,} bytes, more than the {MOST_BYTES:,} of any tokenizer's file.")
+                raise InputError(f"{path} has {size:,} bytes, more than the {MOST_BYTES:,} of any such file.")
             return file.read().decode()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from None

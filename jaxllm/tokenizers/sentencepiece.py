@@ -14,7 +14,7 @@ from typing import Any, Self
 import regex
 
 from jaxllm.errors import InputError
-from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, index, parted, vocabulary_from
+from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, index, parted, to_utf8, vocabulary_from
 from jaxllm.validate import shown
 
 SPACE = "▁"  # stands for a space in tokens
@@ -44,6 +44,7 @@ class SentencePieceTokenizer(Tokenizer):
         prefix: str = "part",
     ) -> None:
         self.tokens, self.merges, self.prefix = tuple(tokens), tuple(merges), prefix
+        to_utf8("".join(self.tokens))
         self._ids = index(self.tokens)
         missing = next((name for name in (*BYTES, *special_tokens, *added) if name not in self._ids), None)
         if missing is not None or prefix not in PREFIXES:
