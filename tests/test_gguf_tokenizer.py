@@ -84,6 +84,7 @@ PLAIN = BPETokenizer(TOKENS, ["<|endoftext|>"])
         ({"token_type": np.array([1, 3])}, "not a type for each of its 301 tokens"),
         ({"token_type": "x"}, "is no GGUF file with a tokenizer of byte pairs: TypeError|not a type for each"),
         ({"tokens": np.arange(3)}, "x.gguf"),
+        ({"tokens": ["a", "b" * 1025], "token_type": np.array([1, 1])}, "holds a token of 1,025 characters, more than the 1,024"),
         ({"merges": ["t h e"]}, "is no GGUF file with a tokenizer of byte pairs: ValueError"),
         ({"merges": 7}, "is no GGUF file with a tokenizer of byte pairs: TypeError"),
         ({"eos_token_id": 999}, "is no GGUF file with a tokenizer of byte pairs: IndexError"),

@@ -143,6 +143,7 @@ def test_a_file_keeps_it(tmp_path: Path) -> None:
         ({"tokens": TOKENS[1:]}, "there is no token '<unk>'|merge"),
         ({"tokens": [*TOKENS, "<s>"]}, "'tokens' holds a token twice"),
         ({"tokens": [t for t in TOKENS if t != "<0x41>"]}, "there is no token '<0x41>'|merge"),
+        ({"tokens": [*TOKENS, "\ud800"]}, "surrogate"),
         ({"added": ["zz"]}, "there is no token 'zz'"),
         ({"prefix": None}, "prefix is 'None', but a SentencePiece tokenizer needs 256 bytes and a prefix of none, part"),
         ({"merges": 5}, "'merges' must be a list of pairs of ids"),
