@@ -65,6 +65,7 @@ def test_blocks_traced_once_compute_the_same() -> None:
     assert once_length < 0.5 * plain_length
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("change", "x64"), [({}, False), ({"tie_embeddings": False, "n_kv_heads": 1, "use_bias": False}, True)]
 )

@@ -162,6 +162,7 @@ def test_resuming_a_finished_run_says_so_and_more_steps_extend_it(
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.newest
 def test_generate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def text(*options: str) -> str:
         assert main(["generate", str(folder / "run"), "--prompt", "the ", "--max-new-tokens", "20", *options]) == 0

@@ -67,6 +67,7 @@ def test_in_float64(name: str) -> None:
     assert theirs[-1]["train_loss"] < 0.8 * theirs[0]["train_loss"]  # it has learned, so it has moved
 
 
+@pytest.mark.newest
 def test_in_float32() -> None:
     """Losses to 1e-5 of themselves, parameters to 1e-5, but for the biases of keys, to 1e-2.
 
