@@ -149,6 +149,7 @@ MUTATIONS = [
     Mutation("progress counts a shard that is not there", "jaxllm/data/preparing.py", "replace_file(out / shard.file, content)", "pass", "test_shards.py::test_all_documents_are_there_in_order_each_in_one_split"),
     Mutation("sha256 of shards not compared", "jaxllm/data/shards.py", "if digest != shard.sha256:", "if False:", "test_shards.py::test_damage_is_noticed"),
     Mutation("a stream that breaks characters", "jaxllm/tokenizers/base.py", "if text := decoder.decode(self.decode_bytes([i])):", "if text := self.decode_bytes([i]).decode(errors='replace'):", "test_exchange.py::test_a_stream_waits_for_a_whole_character"),
+    Mutation("a cache with no room for what a row grows by", "jaxllm/generate.py", "context + max(prompt, context - context // 2) if", "context + prompt if", "test_generate.py::test_a_context_longer_than_its_prompts_is_outgrown_twice[None]"),
     Mutation("the rows of GGUF's Llamas left interleaved", PLACES, "if layout.interleaved and any(", "if layout.interleaved and not any(", "test_pretrained_gguf.py::test_a_gguf_file_is_the_folder[float32-llama]"),
     Mutation("interleaved heads go out as they are", PLACES, 'if config.position == "rotary_interleaved" and any', 'if config.position == "rotary_interleaved" and not any', "test_pretrained.py::test_interleaved_positions_go_out_half_split"),
     Mutation("Gemma's norms without their 1", PLACES, "x = x + np.asarray(layout.offset, x.dtype)", "pass", "test_pretrained.py::test_what_goes_out_comes_in[GemmaForCausalLM]"),
