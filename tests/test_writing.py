@@ -15,6 +15,7 @@ from models import TINY
 import train.writing
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
+from jaxllm.files import replacing
 from jaxllm.generate import Sampling, generate
 from jaxllm.packed import pack
 from jaxllm.pretrained.chat import ChatFormat
@@ -77,12 +78,20 @@ def test_a_space_between_prompt_and_answer_stays() -> None:
 def test_weights_come_back(tmp_path: Path) -> None:
     params = random_parameters(GPT(CONFIG))
     params["block_0"]["norm_1"]["scale"] = np.float32(np.arange(8))  # exact in bfloat16
-    write_weights(tmp_path / "w", params)
+    write_weights(tmp_path / "w", params, "caf\udce9")  # a path that is no UTF-8
     back = read_weights(tmp_path / "w", CONFIG)
     np.testing.assert_array_equal(back["block_0"]["norm_1"]["scale"], np.arange(8))
     np.testing.assert_array_equal(back["block_0"]["mlp"]["up"]["kernel"], params["block_0"]["mlp"]["up"]["kernel"])
     assert back["block_0"]["norm_1"]["scale"].dtype == np.float32
     assert b'"dtype":"BF16","shape":[8]' in (tmp_path / "w").read_bytes()[:2000]
+
+
+def test_weights_half_written_are_gone(tmp_path: Path) -> None:
+    (tmp_path / "w").write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "w") as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["w"] and (tmp_path / "w").read_text() == "old"
 
 
 def test_generate_answers_and_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
