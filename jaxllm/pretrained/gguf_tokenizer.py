@@ -52,18 +52,21 @@ def read_gguf_tokenizer(
                 f"{path} holds a token of {longest:,} characters, more than the {MOST_CHARACTERS:,} of any."
             )
         if model == "llama":
-            return _sentencepiece(metadata, ids, kinds), _chat_format(metadata, names, kinds, begins=True)
+            pieces, chat = _sentencepiece(metadata, ids, kinds), _chat_format(metadata, names, kinds, begins=True)
+            return pieces.ending_documents_with(chat.eos_token), chat
         pattern = NAMES[pre]
         tokenizer = from_vocabulary(
             ids,
             metadata[KEY + "merges"],
-            {name: i for name, i in ids.items() if kinds[i] != NORMAL},
+            {name: i for name, i in ids.items() if kinds[i] not in (NORMAL, USER_DEFINED)},
             pattern,
             NORMALIZED.get(pattern),
             path,
             pattern in WHOLE_PIECES,
+            {name: i for name, i in ids.items() if kinds[i] == USER_DEFINED},
         )
-        return tokenizer, _chat_format(metadata, names, kinds, pattern in BEGINS)
+        chat = _chat_format(metadata, names, kinds, pattern in BEGINS)
+        return tokenizer.ending_documents_with(chat.eos_token), chat
 
 
 def _sentencepiece(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int]) -> SentencePieceTokenizer:

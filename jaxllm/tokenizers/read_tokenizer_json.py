@@ -44,34 +44,37 @@ def tokenizer_of(content: Any, path: str | Path) -> BPETokenizer | SentencePiece
         _check(content, _wrong_for_pieces(content) if with_bytes else _wrong_for_bytes(content), path)
         if with_bytes:
             return _sentencepiece(content, path)
+        special, added = _special_and_added(content)
         return from_vocabulary(
             model["vocab"],
             model["merges"],
-            _added(content),
+            special,
             str(pattern_of(content["pre_tokenizer"])),
             "NFC" if _normalizers(content) else None,
             path,
             bool(model.get("ignore_merges")),
+            added,
+            [one["content"] for one in _listed(content) if one["content"] in added and one.get("normalized")],
         )
 
 
 def begin_token_of(content: Any, path: str | Path) -> int | None:
     """The id that is put before each text, or None."""
     with as_input_error(path, "tokenizer.json"):
-        return next((_added(content)[name] for name in _put_before(content) or ()), None)
+        special, added = _special_and_added(content)
+        return next(((special | added)[name] for name in _put_before(content) or ()), None)
 
 
 def _sentencepiece(content: dict[str, Any], path: str | Path) -> SentencePieceTokenizer:
-    added = _added(content)
-    ids = dict(content["model"]["vocab"]) | added
+    special, added = _special_and_added(content)
+    ids = dict(content["model"]["vocab"]) | special | added
     check_ids(ids.values(), path)
     pairs = (one.split(" ") if isinstance(one, str) else one for one in content["model"]["merges"])
-    special = {one["content"] for one in content.get("added_tokens") or [] if one.get("special", True)}
     return SentencePieceTokenizer(
         sorted(ids, key=ids.__getitem__),
         [(ids[left], ids[right]) for left, right in pairs],
-        [name for name in added if name in special],
-        [name for name in added if name not in special],
+        list(special),
+        list(added),
         str(_prefix(content)),
     )
 
@@ -86,7 +89,7 @@ def _check(content: dict[str, Any], wrong: list[str], path: str | Path) -> None:
         wrong.append(f"model.type {shown(model.get('type'))}")
     if (put_before := _put_before(content)) is None or len(put_before) > 1:
         wrong.append("a post_processor that adds more than one token before the text")
-    for one in content.get("added_tokens") or []:
+    for one in _listed(content):
         wrong += [f"a token {shown(one['content'])} with {flag}" for flag in ("lstrip", "rstrip", "single_word")
                   if one.get(flag)]  # fmt: skip
     if wrong:
@@ -106,7 +109,7 @@ def _wrong_for_pieces(content: dict[str, Any]) -> list[str]:
     wrong = ["model.ignore_merges"] if content["model"].get("ignore_merges") else []
     if (prefix := _prefix(content)) is None:
         wrong.append("a normalizer and a pre_tokenizer that do more than write spaces as SentencePiece does")
-    if prefix == "part" and any(one.get("normalized") for one in content.get("added_tokens") or []):
+    if prefix == "part" and any(one.get("normalized") for one in _listed(content)):
         wrong.append("normalized tokens")
     return wrong
 
@@ -124,8 +127,17 @@ def _prefix(content: dict[str, Any]) -> str | None:
     return SCHEMES.get(steps[0].get("prepend_scheme", "always")) if whole else None
 
 
-def _added(content: dict[str, Any]) -> dict[str, int]:
-    return {one["content"]: one["id"] for one in content.get("added_tokens") or []}
+def _listed(content: dict[str, Any]) -> list[dict[str, Any]]:
+    return content.get("added_tokens") or []
+
+
+def _special_and_added(content: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """The special tokens, and those that are found in any text."""
+    special, added = (
+        {one["content"]: one["id"] for one in _listed(content) if bool(one.get("special", True)) is wanted}
+        for wanted in (True, False)
+    )
+    return special, added
 
 
 def _steps(content: dict[str, Any], name: str, inside: str) -> list[dict[str, Any]]:
