@@ -21,6 +21,7 @@ from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, bpe, load_to
 from jaxllm.tokenizers.byte_level import to_characters
 from jaxllm.tokenizers.exchange import from_hugging_face, to_hugging_face
 from jaxllm.tokenizers.pieces import uncut
+from jaxllm.tokenizers.read_tokenizer_json import begin_token_of
 from jaxllm.tokenizers.sentencepiece import BYTES
 from jaxllm.tokenizers.vocabulary import vocabulary_text
 from train.cli import main
@@ -152,6 +153,11 @@ def test_export_keeps_the_flags(tmp_path: Path) -> None:
     assert from_hugging_face(tmp_path / "t.json") == ADDED
     save_tokenizer_files(tmp_path, ADDED)
     assert load_tokenizer_files(tmp_path, 263)[0].encode(f"a   {CALL}") == [97, 260, 258]
+
+
+def test_a_token_that_begins_texts_may_be_one(tmp_path: Path) -> None:
+    to_hugging_face(ADDED, tmp_path / "t.json", begin_token=259)
+    assert begin_token_of(json.loads((tmp_path / "t.json").read_text()), "") == 259
 
 
 def test_two_tokens_of_one_name_do_not_go_out(tmp_path: Path) -> None:

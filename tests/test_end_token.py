@@ -2,19 +2,27 @@
 
 import json
 import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from models import TINY
 
-from jaxllm import InputError
+from jaxllm import GPT, InputError
+from jaxllm.compare import random_parameters
 from jaxllm.data import preparing
 from jaxllm.data.preparing import prepare_shards
 from jaxllm.data.shards import open_split, read_index
+from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.sentencepiece import BYTES
 from train.cli import main
+from train.config import ModelConfig, RunConfig, TrainConfig
+from train.folder import RunFolder
+from train.trained import load_run
+from train.weights import write_weights
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 SINGLE = [bytes([i]) for i in range(256)]
 END = "<|endoftext|>"
@@ -95,3 +103,20 @@ def test_what_an_older_version_began_goes_on_only_with_its_separator(
         else:
             with pytest.raises(InputError, match="was begun with end_token = None, not 256"):
                 prepare_shards([str(tmp_path / "docs.jsonl")], tok, out)
+
+
+def test_a_run_that_an_older_version_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its tokenizer.json names no end, its pretrained.json does; what is prepared with it is for it."""
+    (tmp_path / "docs.jsonl").write_text('{"text": "abcdefgh"}\n' * 20)
+    run, tok = RunFolder(tmp_path / "run"), BPETokenizer(SINGLE, ["<s>", "<|done|>"])
+    config = replace(TINY, vocab_size=258)
+    run.path.mkdir()
+    ChatFormat(None, (257,), None, "<|done|>").save(run.pretrained)
+    write_weights(run.weights, random_parameters(GPT(config)))
+    run.create(RunConfig(model=ModelConfig(**asdict(config)), train=TrainConfig(batch_size=1)), tok)
+    out = tmp_path / "out"
+    command = f"data prepare {tmp_path}/docs.jsonl --tokenizer {run.path} --out {out} --processes 1"
+    assert main(shlex.split(command)) == 0
+    assert "separated by the token <|done|>, id 257" in capsys.readouterr().out
+    assert read_index(out).separator == load_run(run.path).tokenizer.end_of_text == 257
+    assert main(["evaluate", str(run.path), "--data", str(out)]) == 0

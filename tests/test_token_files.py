@@ -142,10 +142,10 @@ def test_a_special_token_may_become_one_of_any_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "messages", "ends"),
     [
-        ({"tokenizer_config": {"eos_token": "<x>"}}, ["eos_token is '<x>', but the tokenizer has no such token; nothing else ends an answer, so it goes on to --max-new-tokens."], ()),
-        ({"tokenizer_config": {"eos_token": "<x>"}, "generation_config": {"eos_token_id": 256}}, ["eos_token is '<x>', but the tokenizer has no such token."], (256,)),
-        ({"special_tokens_map": {"pad_token": {"content": "<p>"}, "bos_token": "<b>"}}, ["bos_token is '<b>', but", "pad_token is '<p>', but"], ()),
-        ({"tokenizer_config": {"additional_special_tokens": [STOP, "<y>"]}}, ["additional_special_tokens is '<y>', but"], ()),
+        ({"tokenizer_config": {"eos_token": "<x>"}}, ["eos_token names '<x>', but the tokenizer has no such token; nothing else ends an answer, so it goes on to --max-new-tokens."], ()),
+        ({"tokenizer_config": {"eos_token": "<x>"}, "generation_config": {"eos_token_id": 256}}, ["eos_token names '<x>', but the tokenizer has no such token."], (256,)),
+        ({"special_tokens_map": {"pad_token": {"content": "<p>"}, "bos_token": "<b>"}}, ["bos_token names '<b>', but", "pad_token names '<p>', but"], ()),
+        ({"tokenizer_config": {"additional_special_tokens": [STOP, "<y>"]}}, ["additional_special_tokens names '<y>', but"], ()),
         ({"generation_config": {"eos_token_id": [256, 50256], "pad_token_id": -1}}, ["eos_token_id 50256 of generation_config.json is outside the vocabulary of 257 ids and is ignored", "pad_token_id -1 of gen"], (256,)),
         ({"config": {"eos_token_id": 257, "bos_token_id": 257}}, ["bos_token_id 257 of config.json is outside", "eos_token_id 257 of config.json is outside"], ()),
         ({"tokenizer_config": {"eos_token": STOP, "pad_token": STOP}, "config": {"eos_token_id": 0, "pad_token_id": 256}}, [], (0, 256)),
@@ -166,7 +166,9 @@ def test_import_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     with_json(folder, {STOP: True}, tokenizer_config={"eos_token": "<x>"})
     assert main(["import", str(folder), "--out", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("note: eos_token is '<x>', but the tokenizer has no such token; nothing else ends an answer")
+    assert out.startswith(
+        "note: eos_token names '<x>', but the tokenizer has no such token; nothing else ends an answer"
+    )
 
 
 def test_what_begins_a_text_is_no_token(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def _separator(sources: dict[str, Source]) -> int:
         if isinstance(source, str) or source.separator is None:
             raise InputError(
                 f"data.attend_across is false, but in {name} no token tells one document from the next; use "
-                "`jaxllm data prepare` with a tokenizer of byte pairs or words."
+                "`jaxllm data prepare` with a tokenizer that has an end token."
             )
         found = source.separator  # the same in all, which have one tokenizer
     return found

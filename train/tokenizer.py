@@ -10,6 +10,7 @@ from jaxllm.data import read_documents
 from jaxllm.data.documents import Document, not_utf8
 from jaxllm.errors import InputError
 from jaxllm.files import replace_file
+from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.tokenizers.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from jaxllm.tokenizers.pieces import count_pieces, cut, uncut
@@ -22,7 +23,10 @@ def open_tokenizer(path: str) -> Tokenizer:
     """The tokenizer of a file or a run folder, or GPT-2's."""
     if path == "gpt2" and not os.path.exists(path):
         return BPETokenizer.gpt2()
-    return load_tokenizer(Path(path) / "tokenizer.json" if os.path.isdir(path) else path)
+    if not os.path.isdir(path):
+        return load_tokenizer(path)
+    tokenizer, pretrained = load_tokenizer(Path(path) / "tokenizer.json"), Path(path) / "pretrained.json"
+    return tokenizer.ending_documents_with(ChatFormat.load(pretrained).eos_token) if pretrained.exists() else tokenizer
 
 
 def train_command(

@@ -73,27 +73,28 @@ def add_tokens(folder: Path, content: Any, config: Mapping[str, Any], names: Map
 def tell_missing(
     config: Mapping[str, Any], names: Mapping[str, str | None], tokens: Collection[str], ends: bool
 ) -> None:
-    """Warn of each named token that is not among the tokenizer's; `ends` says that something ends an answer."""
-    for key, name in (*names.items(), *((MORE[0], name) for name in _more(config))):
-        if name is not None and name not in tokens:
+    """Warn of named tokens that are not among the tokenizer's; `ends` says that something ends an answer."""
+    named = {key: [name] for key, name in names.items() if name is not None} | {MORE[0]: _more(config)}
+    for key, given in named.items():
+        if missing := [name for name in given if name not in tokens]:
             unending = key == "eos_token" and not ends
             warnings.warn(
-                f"{key} is {shown(name)}, but the tokenizer has no such token"
+                f"{key} names {', '.join(map(shown, missing[:5]))}, but the tokenizer has no such token"
                 + ("; nothing else ends an answer, so it goes on to --max-new-tokens." if unending else "."),
                 stacklevel=2,
             )
 
 
 def tell_ids(file: str, fields: Mapping[str, Any], vocab_size: int) -> None:
-    """Warn of each id of a role that is outside the vocabulary."""
+    """Warn of ids of a role that are outside the vocabulary."""
     for key in IDS:
         given = fields.get(key)
-        for i in given if isinstance(given, list) else [given]:
-            if is_outside(i, vocab_size):
-                warnings.warn(
-                    f"{key} {i} of {file} is outside the vocabulary of {vocab_size:,} ids and is ignored.",
-                    stacklevel=2,
-                )
+        if outside := [i for i in (given if isinstance(given, list) else [given]) if is_outside(i, vocab_size)]:
+            warnings.warn(
+                f"{key} {', '.join(map(shown, outside[:5]))} of {file} is outside the vocabulary of {vocab_size:,} ids "
+                "and is ignored.",
+                stacklevel=2,
+            )
 
 
 def is_outside(i: Any, vocab_size: int) -> bool:

@@ -34,7 +34,7 @@ def content_of(tokenizer: Tokenizer, begin_token: int | None = None) -> dict[str
         raise InputError(f"a tokenizer of kind {tokenizer.kind} has no form in other programs; use byte pairs.")
     content = _bytes(tokenizer) if isinstance(tokenizer, BPETokenizer) else _pieces(tokenizer)
     if begin_token is not None:
-        content["post_processor"] = _put_before(tokenizer.special_tokens, begin_token)
+        content["post_processor"] = _put_before(tokenizer.special_tokens | tokenizer.added, begin_token)
     return content
 
 
@@ -107,8 +107,8 @@ def _added(name: str, i: int, special: bool, normalized: bool = False) -> dict[s
     }  # fmt: skip
 
 
-def _put_before(special_tokens: dict[str, int], token: int) -> dict[str, Any]:
-    name = next((name for name, i in special_tokens.items() if i == token), None)
+def _put_before(tokens: dict[str, int], token: int) -> dict[str, Any]:
+    name = next((name for name, i in tokens.items() if i == token), None)
     if name is None:
         raise InputError(f"begin_token is {token}, but must be the id of a special token.")
     single = [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
