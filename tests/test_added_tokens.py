@@ -176,6 +176,14 @@ def test_gguf_calls_them_user_defined() -> None:
     tok, _ = read_gguf_tokenizer({f"tokenizer.ggml.{key}": value for key, value in keys.items()}, "x.gguf")
     assert (tok.special_tokens, tok.added) == ({END: 257}, {CALL: 258, THINK: 259, SPACES: 260})
     assert tok.encode(f"a   b{THINK}{END}") == [97, 260, 98, 259, *END.encode()]
+    # A user must not end a turn by writing the token that ends it.
+    tok, _ = read_gguf_tokenizer(
+        {f"tokenizer.ggml.{key}": value for key, value in (keys | {"eos_token_id": 259}).items()}, "x.gguf"
+    )
+    assert (tok.special_tokens, tok.added) == ({END: 257, THINK: 259}, {CALL: 258, SPACES: 260})
+    keys["tokens"][258] = "<|im_end|>"
+    tok, _ = read_gguf_tokenizer({f"tokenizer.ggml.{key}": value for key, value in keys.items()}, "x.gguf")
+    assert tok.special_tokens == {END: 257, "<|im_end|>": 258}
 
 
 def test_what_is_shown_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

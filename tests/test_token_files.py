@@ -71,6 +71,13 @@ def test_added_tokens_json(kind: str, tmp_path: Path) -> None:
     assert (chat.end_tokens, chat.eos_token) == ((257,), STOP)
 
 
+def test_the_end_of_text_may_be_in_added_tokens_json(tmp_path: Path) -> None:
+    """As in Qwen's first folders, where no file gives it a role."""
+    write(two_files(tmp_path, added_tokens={END: 256}), vocab={TO_CHARACTER[b]: b for b in range(256)})
+    tokenizer, chat = load_tokenizer_files(tmp_path)
+    assert (tokenizer.special_tokens, tokenizer.end_of_text, chat.end_tokens) == ({END: 256}, 256, (256,))
+
+
 def test_added_tokens_json_is_not_read_beside_added_tokens_decoder(tmp_path: Path) -> None:
     decoder = {"257": {"content": STOP, "special": True, **AS_CONTENT}}
     two_files(tmp_path, added_tokens={TOOL: 258, STOP: 257}, tokenizer_config={"added_tokens_decoder": decoder})
@@ -85,6 +92,15 @@ def test_added_tokens_json_adds_to_tokenizer_json(tmp_path: Path) -> None:
     assert (tokenizer.added, tokenizer.normalized) == ({TOOL: 257, "<new>": 258}, ("<new>",))
 
 
+def test_the_ids_of_the_vocabulary_count(tmp_path: Path) -> None:
+    decoder = {"300": {"content": TOOL, "special": True, **AS_CONTENT}}
+    vocab = {TO_CHARACTER[b]: b for b in range(256)} | {END: 256, TOOL: 257}
+    write(two_files(tmp_path, added_tokens={TOOL: 300}), vocab=vocab)
+    assert load_tokenizer_files(tmp_path)[0].added == {TOOL: 257}
+    write(tmp_path, tokenizer_config={"added_tokens_decoder": decoder})
+    assert load_tokenizer_files(tmp_path)[0].special_tokens == {END: 256, TOOL: 257}
+
+
 def test_a_gap_is_for_the_model_to_fill(tmp_path: Path) -> None:
     two_files(tmp_path, added_tokens={STOP: 258}, tokenizer_config={"eos_token": STOP})
     assert load_tokenizer_files(tmp_path, 259)[0].special_tokens == {END: 256, STOP: 258, "[PAD257]": 257}
@@ -92,7 +108,7 @@ def test_a_gap_is_for_the_model_to_fill(tmp_path: Path) -> None:
         load_tokenizer_files(tmp_path)
 
 
-@pytest.mark.parametrize("content", [[1], {"x": "257"}, {"x": 1.5}, {"x": None}, {"x": 3}, {"\ud800": 257}, 5])
+@pytest.mark.parametrize("content", [[1], {"<x>": "257"}, {"<x>": 1.5}, {"<x>": None}, {"<x>": 3}, {"\ud800": 257}, 5])
 def test_damaged_added_tokens_json(content: Any, tmp_path: Path) -> None:
     two_files(tmp_path, added_tokens=content)
     with pytest.raises(InputError) as error:

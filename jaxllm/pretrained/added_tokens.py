@@ -52,19 +52,23 @@ def _name(token: Any) -> str | None:
 def add_tokens(folder: Path, content: Any, config: Mapping[str, Any], names: Mapping[str, str | None]) -> None:
     """Put what the other files say of tokens where tokenizer.json has it.
 
-    added_tokens_decoder says of any token whether it is special and where it is found; the ids of tokenizer.json count.
-    added_tokens.json is asked only for tokens that are not there. Tokens that have a role are special in any case.
+    added_tokens_decoder says of any token whether it is special and where it is found; the ids of tokenizer.json and of
+    the vocabulary count. added_tokens.json is asked only for tokens that are not there. Tokens that have a role are
+    special in any case.
     """
-    listed = {one["content"]: one for one in content.get("added_tokens") or []}
+    listed, vocabulary = {one["content"]: one for one in content.get("added_tokens") or []}, content["model"]["vocab"]
+    ids = vocabulary | {name: one["id"] for name, one in listed.items()}
     for i, one in (config.get(DECODER) or {}).items():
-        special, known = bool(one.get("special")), listed.get(one["content"], {"id": int(i)})
-        listed[one["content"]] = {"normalized": not special, **one, "special": special, "id": known["id"]}
-    roles = [name for name in names.values() if name is not None]
-    more = [*roles, *_more(config)]
+        name, special = one["content"], bool(one.get("special"))
+        listed[name] = {"normalized": not special, **one, "special": special, "id": ids.get(name, int(i))}
+    roles = dict.fromkeys(name for name in names.values() if name is not None)
+    named = roles | dict.fromkeys([END_OF_TEXT, *_more(config)])
     for name, i in (optional_json(folder / ADDED) if DECODER not in config else {}).items():
-        listed.setdefault(name, {"content": name, "id": i, "special": name in more, "normalized": name not in more})
-    vocabulary = content["model"]["vocab"]
-    for name in (*more, END_OF_TEXT):
+        special = name in named
+        listed.setdefault(
+            name, {"content": name, "id": ids.get(name, i), "special": special, "normalized": not special}
+        )
+    for name in named:
         if name in vocabulary:
             listed.setdefault(name, {"content": name, "id": vocabulary[name], "special": True})
     content["added_tokens"] = [one | {"special": True} if one["content"] in roles else one for one in listed.values()]

@@ -21,6 +21,7 @@ from jaxllm.validate import shown
 KEY = "tokenizer.ggml."
 MOST_CHARACTERS = 1024  # of a token; the longest of the vocabularies in use have a few hundred
 NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6  # types of tokens (ggml-org/llama.cpp, include/llama.h)
+ROLES = ("bos", "eos", "eot", "eom", "unknown", "padding")  # of which the file may give the ids
 NAMES = {name: pattern for pattern, one in PATTERNS.items() for name in one.ggml}
 NORMALIZED = {"qwen2": "NFC"}  # of patterns; the file does not say so
 # Patterns whose tokenizers take a piece that is a token whole, and begin each text unless the file says otherwise.
@@ -51,25 +52,38 @@ def read_gguf_tokenizer(
             raise InputError(
                 f"{path} holds a token of {longest:,} characters, more than the {MOST_CHARACTERS:,} of any."
             )
+        added = _added(metadata, ids, kinds)
         if model == "llama":
-            pieces, chat = _sentencepiece(metadata, ids, kinds), _chat_format(metadata, names, kinds, begins=True)
+            pieces, chat = (
+                _sentencepiece(metadata, ids, kinds, added),
+                _chat_format(metadata, names, kinds, begins=True),
+            )
             return pieces.ending_documents_with(chat.eos_token), chat
         pattern = NAMES[pre]
         tokenizer = from_vocabulary(
             ids,
             metadata[KEY + "merges"],
-            {name: i for name, i in ids.items() if kinds[i] not in (NORMAL, USER_DEFINED)},
+            {name: i for name, i in ids.items() if kinds[i] != NORMAL and name not in added},
             pattern,
             NORMALIZED.get(pattern),
             path,
             pattern in WHOLE_PIECES,
-            {name: i for name, i in ids.items() if kinds[i] == USER_DEFINED},
+            added,
         )
         chat = _chat_format(metadata, names, kinds, pattern in BEGINS)
         return tokenizer.ending_documents_with(chat.eos_token), chat
 
 
-def _sentencepiece(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int]) -> SentencePieceTokenizer:
+def _added(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int]) -> dict[str, int]:
+    """The tokens that are found in any text. Those that have a role or end answers are special, whatever their type is;
+    llama.cpp corrects the types of such tokens, too."""
+    roles = {metadata.get(f"{KEY}{role}_token_id") for role in ROLES}
+    return {name: i for name, i in ids.items() if kinds[i] == USER_DEFINED and i not in roles and name not in ENDS}
+
+
+def _sentencepiece(
+    metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int], added: dict[str, int]
+) -> SentencePieceTokenizer:
     """Scores as the list of merges that transformers makes of them: the best first, then the longest left part."""
     scores = np.asarray(metadata[KEY + "scores"]).tolist()
     merges = [
@@ -82,8 +96,8 @@ def _sentencepiece(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list
     return SentencePieceTokenizer(
         list(ids),
         [(left, right) for *_, left, right in sorted(merges, reverse=True)],
-        [name for name, i in ids.items() if kinds[i] not in (NORMAL, USER_DEFINED, BYTE)],
-        [name for name, i in ids.items() if kinds[i] == USER_DEFINED],
+        [name for name, i in ids.items() if kinds[i] not in (NORMAL, BYTE) and name not in added],
+        list(added),
         "part" if metadata.get(KEY + "add_space_prefix", True) else "none",
     )
 
