@@ -21,7 +21,6 @@ from jaxllm.validate import shown
 KEY = "tokenizer.ggml."
 MOST_CHARACTERS = 1024  # of a token; the longest of the vocabularies in use have a few hundred
 NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6  # types of tokens (ggml-org/llama.cpp, include/llama.h)
-ROLES = ("bos", "eos", "eot", "eom", "unknown", "padding")  # of which the file may give the ids
 NAMES = {name: pattern for pattern, one in PATTERNS.items() for name in one.ggml}
 NORMALIZED = {"qwen2": "NFC"}  # of patterns; the file does not say so
 # Patterns whose tokenizers take a piece that is a token whole, and begin each text unless the file says otherwise.
@@ -77,7 +76,8 @@ def read_gguf_tokenizer(
 def _added(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int]) -> dict[str, int]:
     """The tokens that are found in any text. Those that have a role or end answers are special, whatever their type is;
     llama.cpp corrects the types of such tokens, too."""
-    roles = {metadata.get(f"{KEY}{role}_token_id") for role in ROLES}
+    given = (metadata.get(f"{KEY}{role}_token_id") for role in ("bos", "eos", "eot", "eom", "unknown", "padding"))
+    roles = {i for i in given if isinstance(i, int | np.integer)}
     return {name: i for name, i in ids.items() if kinds[i] == USER_DEFINED and i not in roles and name not in ENDS}
 
 
