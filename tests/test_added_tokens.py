@@ -212,7 +212,8 @@ def test_no_part_ends_within_one(text: str, size: int) -> None:
 
 
 def test_parts_stay_where_no_name_is_cut() -> None:
-    assert list(uncut(["a ", "b"], ["  b"])) == ["a ", "b"]
+    assert list(uncut(["a ", "bxx"], ["  b"])) == ["a ", "bxx"]
+    assert list(uncut(["b", " ", "a", " ", "bxxxx"], ["b a b"])) == ["b a bxxxx"]
     assert list(uncut(["xaa", "aay"], ["aa"])) == ["x", "aaaay"]
     assert list(uncut(["a b", " c"], [])) == ["a b", " c"]
     assert list(uncut([], ["a b"])) == []

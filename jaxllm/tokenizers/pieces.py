@@ -58,8 +58,8 @@ def uncut(parts: Iterable[str], names: Collection[str]) -> Iterator[str]:
 
     So a tokenizer that finds the names in any text finds the same ones in the parts as in the whole text.
 
-    >>> list(uncut(["ab c", " d"], ["c d"]))
-    ['ab ', 'c d']
+    >>> list(uncut(["ab c", " d e"], ["c d"]))
+    ['ab ', 'c d e']
     """
     if not names:
         yield from parts
@@ -67,7 +67,7 @@ def uncut(parts: Iterable[str], names: Collection[str]) -> Iterator[str]:
     longest, found = max(map(len, names)), regex.compile(any_of(names))
     before = ""
     for part in parts:
-        text, at = before + part, len(before)
+        text, at = before + part, len(before) if len(part) >= longest else 0  # a short part may end within a name
         for _ in range(MOST_MOVES):
             starts = range(max(at - longest + 1, 0), at)
             inside = next((i for i in starts if (match := found.match(text, i)) and match.end() > at), None)

@@ -54,15 +54,14 @@ def tokenizer_of(content: Any, path: str | Path) -> BPETokenizer | SentencePiece
             path,
             bool(model.get("ignore_merges")),
             added,
-            [one["content"] for one in _listed(content) if one["content"] in added and one.get("normalized")],
+            _normalized(content) & added.keys(),
         )
 
 
 def begin_token_of(content: Any, path: str | Path) -> int | None:
     """The id that is put before each text, or None."""
     with as_input_error(path, "tokenizer.json"):
-        special, added = _special_and_added(content)
-        return next(((special | added)[name] for name in _put_before(content) or ()), None)
+        return next((_added(content)[name] for name in _put_before(content) or ()), None)
 
 
 def _sentencepiece(content: dict[str, Any], path: str | Path) -> SentencePieceTokenizer:
@@ -89,7 +88,7 @@ def _check(content: dict[str, Any], wrong: list[str], path: str | Path) -> None:
         wrong.append(f"model.type {shown(model.get('type'))}")
     if (put_before := _put_before(content)) is None or len(put_before) > 1:
         wrong.append("a post_processor that adds more than one token before the text")
-    for one in _listed(content):
+    for one in content.get("added_tokens") or []:
         wrong += [f"a token {shown(one['content'])} with {flag}" for flag in ("lstrip", "rstrip", "single_word")
                   if one.get(flag)]  # fmt: skip
     if wrong:
@@ -109,7 +108,7 @@ def _wrong_for_pieces(content: dict[str, Any]) -> list[str]:
     wrong = ["model.ignore_merges"] if content["model"].get("ignore_merges") else []
     if (prefix := _prefix(content)) is None:
         wrong.append("a normalizer and a pre_tokenizer that do more than write spaces as SentencePiece does")
-    if prefix == "part" and any(one.get("normalized") for one in _listed(content)):
+    if prefix == "part" and _normalized(content):
         wrong.append("normalized tokens")
     return wrong
 
@@ -127,17 +126,19 @@ def _prefix(content: dict[str, Any]) -> str | None:
     return SCHEMES.get(steps[0].get("prepend_scheme", "always")) if whole else None
 
 
-def _listed(content: dict[str, Any]) -> list[dict[str, Any]]:
-    return content.get("added_tokens") or []
+def _added(content: dict[str, Any]) -> dict[str, int]:
+    return {one["content"]: one["id"] for one in content.get("added_tokens") or []}
 
 
 def _special_and_added(content: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-    """The special tokens, and those that are found in any text."""
-    special, added = (
-        {one["content"]: one["id"] for one in _listed(content) if bool(one.get("special", True)) is wanted}
-        for wanted in (True, False)
-    )
-    return special, added
+    """The special tokens; and those that are found in any text."""
+    names = {one["content"] for one in content.get("added_tokens") or [] if one.get("special", True)}
+    special = {name: i for name, i in _added(content).items() if name in names}
+    return special, {name: i for name, i in _added(content).items() if name not in names}
+
+
+def _normalized(content: dict[str, Any]) -> set[str]:
+    return {one["content"] for one in content.get("added_tokens") or [] if one.get("normalized")}
 
 
 def _steps(content: dict[str, Any], name: str, inside: str) -> list[dict[str, Any]]:
