@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tiktoken
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxllm import InputError
@@ -104,6 +104,42 @@ def test_tiktoken_gives_the_same_ids(exported: Path) -> None:
         for text in HARD:
             assert theirs.encode_ordinary(text) == ours.encode(text)
     assert from_tiktoken(exported / "last.tiktoken", [END, "<|pad|>"]) == BPE
+
+
+OVERLAPPING = st.text(st.sampled_from(" <b>xte\u0301\u0338é\nq"), max_size=30)
+
+
+@pytest.mark.parametrize("normalization", [None, "NFC"])
+def test_added_tokens_that_are_not_special(normalization: str | None, tmp_path: Path) -> None:
+    """Special or not, normalized or not, and many that overlap; as they are read, and as we write them."""
+    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    flags = [
+        ("   ", False, False), ("<b>", True, False), ("<b>x", False, False), (" <", False, True), ("  ", False, True),
+        ("e\u0301", False, normalization is not None), ("e\u0301q", False, False), ("x\n", False, True),
+        ("b>", False, True), ("\n<t>", True, False),
+    ]  # fmt: skip
+    to_hugging_face(BPETokenizer(BPE.tokens, [], "qwen2", normalization), tmp_path / "t.json")
+    content = json.loads((tmp_path / "t.json").read_text())
+    same_flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    content["added_tokens"] = [
+        {"id": len(BPE.tokens) + i, "content": name, "special": special, "normalized": normalized, **same_flags}
+        for i, (name, special, normalized) in enumerate(flags)
+    ]
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    theirs, ours = tokenizers.Tokenizer.from_file(str(tmp_path / "t.json")), from_hugging_face(tmp_path / "t.json")
+    to_hugging_face(ours, tmp_path / "again.json")
+    again = tokenizers.Tokenizer.from_file(str(tmp_path / "again.json"))
+    assert from_hugging_face(tmp_path / "again.json") == ours
+
+    @settings(max_examples=300)
+    @given(OVERLAPPING)
+    def same(text: str) -> None:
+        ids = theirs.encode(text).ids
+        assert ids == ours.encode(text, ours.special_tokens) == again.encode(text).ids
+        for skip in (True, False):
+            assert theirs.decode(ids, skip_special_tokens=skip) == again.decode(ids, skip_special_tokens=skip)
+
+    same()
 
 
 def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from test_exchange import BPE, END, HARD, TEXT, assigned
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer
+from jaxllm.tokenizers.byte_level import to_characters
 from jaxllm.tokenizers.exchange import from_hugging_face, to_hugging_face
 from jaxllm.tokenizers.read_tokenizer_json import begin_token_of
+from jaxllm.tokenizers.vocabulary import merges_of
 
 HARDER = ["I'M we'LL 'ſ 1 12 123 1234 12.5 x1y", "(yes) _id --- ...\n\n!", "a \n b\r\n\r\n  \n c   ", "  1  2\n3", "Å e\u0301\u0338 <\u0338", "½\x1c\x85\x01\x7f"]  # fmt: skip
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -114,3 +116,58 @@ def test_transformers_opens_the_folder(tmp_path: Path, capfd: pytest.CaptureFixt
     assert theirs.encode(TEXT) == characters.encode(TEXT) and theirs.decode(characters.encode(TEXT)) == TEXT
     said = [line for line in capfd.readouterr().err.splitlines() if "PyTorch was not found" not in line]
     assert not said
+
+
+def test_what_transformers_skips_is_the_same_after_a_round_trip(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is of the extra peers")
+    from transformers import AutoTokenizer
+
+    n = len(BPE.tokens)
+    tok = BPETokenizer(
+        BPE.tokens, {END: n, "<|im_end|>": n + 1}, "qwen2", "NFC", {"<tool_call>": n + 2, "<think>": n + 3}
+    )
+    text = "a <tool_call> <think>b<|im_end|>"
+    for i in range(2):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        save_tokenizer_files(folder, tok, ChatFormat(None, (n + 1,), None, "<|im_end|>"))
+        theirs = AutoTokenizer.from_pretrained(folder)
+        assert theirs.encode(text) == tok.encode(text, tok.special_tokens)
+        assert theirs.decode(theirs.encode(text), skip_special_tokens=True) == "a <tool_call> <think>b"
+        theirs.save_pretrained(tmp_path / f"again{i}")
+        read, _ = load_tokenizer_files(tmp_path / f"again{i}")
+        assert read == tok
+
+
+@pytest.mark.parametrize("kind", ["GPT2Tokenizer", "Qwen2Tokenizer"])
+@pytest.mark.parametrize("beside", ["nothing", "map", "decoder"])
+def test_folders_without_tokenizer_json(kind: str, beside: str, tmp_path: Path) -> None:
+    """added_tokens.json, special_tokens_map.json and added_tokens_decoder, which contradict each other."""
+    pytest.importorskip("transformers", reason="transformers is of the extra peers")
+    from transformers import AutoTokenizer
+
+    n = len(BPE.tokens)
+    config = {"tokenizer_class": kind, "eos_token": "<|a|>"}
+    files: dict[str, Any] = {
+        "config": {"model_type": "gpt2" if kind == "GPT2Tokenizer" else "qwen2"},
+        "vocab": {to_characters(token): i for token, i in BPE.ranks.items()} | {END: n},
+        "added_tokens": {"<|a|>": n + 1, "<|b|>": n + 2, "<tool>": n + 3},
+    }
+    if beside == "map":
+        files["special_tokens_map"] = {"eos_token": "<|b|>"}
+    if beside == "decoder":
+        config |= {"added_tokens_decoder": {str(n + 1): {"content": "<|a|>", "special": True}}}
+        files["special_tokens_map"] = {"eos_token": "<|b|>"}
+    for name, fields in (files | {"tokenizer_config": config}).items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(fields))
+    lines = [f"{to_characters(a)} {to_characters(b)}" for a, b in merges_of(BPE)]
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *lines, ""]))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    ours, chat = load_tokenizer_files(tmp_path)
+    assert isinstance(ours, BPETokenizer)
+    assert theirs.eos_token == chat.eos_token and (theirs.eos_token_id,) == chat.end_tokens
+    special = {one.content: i for i, one in theirs.added_tokens_decoder.items() if one.special}
+    added = {one.content: i for i, one in theirs.added_tokens_decoder.items() if not one.special}
+    assert (special, added) == (ours.special_tokens, ours.added)
+    for text in (*HARD, *HARDER, f"a<|a|><tool>\u0338<|b|>{END}<tool>"):
+        assert theirs.encode(text) == ours.encode(text, ours.special_tokens)

@@ -99,7 +99,9 @@ def test_where_the_template_is(folder: Path) -> None:
 def test_tokens_that_only_other_files_add(folder: Path) -> None:
     added = {"7": {"content": "<|end|>", "special": True}, "303": {"content": "<tool>", "special": False}}
     change(folder, "tokenizer_config", added_tokens_decoder=added)
-    assert load_tokenizer_files(folder)[0].special_tokens == TOKENIZER.special_tokens | {"<tool>": 303}
+    tokenizer, _ = load_tokenizer_files(folder)
+    assert (tokenizer.special_tokens, tokenizer.added) == (TOKENIZER.special_tokens, {"<tool>": 303})
+    assert tokenizer.encode("a<tool>") == [*TOKENIZER.encode("a"), 303]
 
 
 def test_ids_that_only_the_model_has(folder: Path) -> None:
@@ -135,7 +137,11 @@ def test_a_vocabulary_and_its_merges(kind: str | None, pattern: str, normalizati
         ("tokenizer_config", {"added_tokens_decoder": {"x": {"content": "a"}}}, "is no folder with a tokenizer"),
         ("tokenizer_config", {"added_tokens_decoder": [1]}, "is no folder with a tokenizer"),
         ("tokenizer_config", {"eos_token": ["a"]}, "is no folder with a tokenizer"),
-        ("tokenizer_config", {"add_bos_token": True, "bos_token": "<none>"}, "KeyError, '<none>'"),
+        (
+            "tokenizer_config",
+            {"add_bos_token": True, "bos_token": "<none>"},
+            "puts bos_token '<none>' before each text, but the tokenizer has no such token; correct it in tokenizer_config.json",
+        ),
         ("tokenizer_config", {"chat_template": 5}, "chat_template.jinja|pretrained.chat_template is 5"),
         ("generation_config", {"eos_token_id": "x"}, "pretrained.end_tokens is"),
         ("tokenizer", {"model": 5}, "is no tokenizer.json|is no folder"),

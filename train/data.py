@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxllm.data.preparing import prepare_shards
+from jaxllm.data.preparing import prepare_shards, separator_of
 from jaxllm.data.shards import Index, read_index, verify
+from jaxllm.tokenizers import Tokenizer
+from jaxllm.tokenizers.vocabulary import visible
 from jaxllm.tokenizers.workers import usable_cores
 from train.report import counted
 from train.tokenizer import open_tokenizer
@@ -17,11 +19,10 @@ def prepare_command(
 ) -> None:
     """Tokenizes into shards, with progress, and prints what there is."""
     processes = usable_cores() if processes is None else processes
+    opened = open_tokenizer(tokenizer)
     with counted("tokenizing, million characters", None) as tell:
-        index = prepare_shards(
-            sources, open_tokenizer(tokenizer), out, field, validation, processes, lambda done: tell(done // 10**6)
-        )
-    print("\n".join(describe(out, index)))
+        index = prepare_shards(sources, opened, out, field, validation, processes, lambda done: tell(done // 10**6))
+    print("\n".join([*describe(out, index), f"documents are separated by {describe_separator(opened)}"]))
     if not index.documents["validation"]:
         print("note: no document is for validation; the last tenth of the tokens will be, or raise --validation")
 
@@ -35,6 +36,14 @@ def describe(folder: str | Path, index: Index) -> list[str]:
             f"{split:<10} {index.documents[split]:>12,} documents {count:>15,} tokens {len(shards):>6,} shards"
         )
     return lines
+
+
+def describe_separator(tokenizer: Tokenizer) -> str:
+    """What stands between two documents, in words."""
+    ids = separator_of(tokenizer)
+    if tokenizer.end_of_text is not None:
+        return f"the token {visible(tokenizer.decode_bytes(ids))}, id {ids[0]}"
+    return f"{'a newline' if ids else 'nothing'}, because the tokenizer has no end token"
 
 
 def verify_command(folder: str) -> None:

@@ -1,7 +1,6 @@
 """From a config to everything a run needs: tokenizer, model shape, ids, in memory or in shards. Nothing is written."""
 
 import hashlib
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from jaxllm.data.shards import TOKENIZER, TRAIN, VALIDATION, Index, is_prepared,
 from jaxllm.errors import InputError
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from train.config import RunConfig, TokenizerConfig
-from train.report import counted
+from train.report import counted, notes
 
 
 @dataclass(frozen=True)
@@ -116,11 +115,8 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         return BPETokenizer.gpt2()
     if config.kind == "bpe":
         assert config.vocab_size is not None  # TokenizerConfig has checked it
-        with warnings.catch_warnings(record=True) as caught, counted("learning byte pairs", config.vocab_size) as tell:
-            tokenizer = BPETokenizer.train(texts, config.vocab_size, progress=tell)
-        for warning in caught:
-            print(f"note: {warning.message}")
-        return tokenizer
+        with notes(), counted("learning byte pairs", config.vocab_size) as tell:
+            return BPETokenizer.train(texts, config.vocab_size, progress=tell)
     if config.kind == "word":
         return WordTokenizer.train(texts, config.vocab_size)
     return CharTokenizer.train(texts)
@@ -146,7 +142,7 @@ def _separator(sources: dict[str, Source]) -> int:
         if isinstance(source, str) or source.separator is None:
             raise InputError(
                 f"data.attend_across is false, but in {name} no token tells one document from the next; use "
-                "`jaxllm data prepare` with a tokenizer of byte pairs or words."
+                "`jaxllm data prepare` with a tokenizer that has an end token."
             )
         found = source.separator  # the same in all, which have one tokenizer
     return found

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,19 +10,23 @@ from jaxllm.data import read_documents
 from jaxllm.data.documents import Document, not_utf8
 from jaxllm.errors import InputError
 from jaxllm.files import replace_file
+from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.tokenizers.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
-from jaxllm.tokenizers.pieces import count_pieces, cut
+from jaxllm.tokenizers.pieces import count_pieces, cut, uncut
 from jaxllm.tokenizers.vocabulary import vocabulary_text
 from jaxllm.tokenizers.workers import check_processes, usable_cores
-from train.report import counted
+from train.report import counted, notes
 
 
 def open_tokenizer(path: str) -> Tokenizer:
     """The tokenizer of a file or a run folder, or GPT-2's."""
     if path == "gpt2" and not os.path.exists(path):
         return BPETokenizer.gpt2()
-    return load_tokenizer(Path(path) / "tokenizer.json" if os.path.isdir(path) else path)
+    if not os.path.isdir(path):
+        return load_tokenizer(path)
+    tokenizer, pretrained = load_tokenizer(Path(path) / "tokenizer.json"), Path(path) / "pretrained.json"
+    return tokenizer.ending_documents_with(ChatFormat.load(pretrained).eos_token) if pretrained.exists() else tokenizer
 
 
 def train_command(
@@ -69,10 +72,8 @@ def _learn_pairs(
     BPETokenizer.check_size(vocab_size)
     with _texts(sources, field) as texts:
         pieces = count_pieces(texts, processes)
-    with warnings.catch_warnings(record=True) as caught, counted("learning byte pairs", vocab_size) as tell:
+    with notes(), counted("learning byte pairs", vocab_size) as tell:
         tokenizer = BPETokenizer.from_pieces(pieces, vocab_size, progress=tell)
-    for warning in caught:
-        print(f"note: {warning.message}")
     n_bytes = sum(len(piece) * times for piece, times in pieces.items())
     tokens = sum(len(tokenizer.encode(piece.decode())) * times for piece, times in pieces.items())
     return tokenizer, f", {n_bytes:,} bytes in {tokens:,} tokens, {n_bytes / tokens:.3f} bytes per token"
@@ -97,7 +98,7 @@ def _told(documents: Iterable[Document], tell: Callable[[int], None]) -> Iterato
 def encode_command(path: str, file: str | None) -> None:
     """Prints the ids, separated by spaces."""
     tokenizer, text, before = open_tokenizer(path), read_text(file), ""
-    for part in cut(text):
+    for part in uncut(cut(text), tokenizer.added):
         if ids := " ".join(map(str, tokenizer.encode(part))):
             sys.stdout.write(before + ids)
             before = " "

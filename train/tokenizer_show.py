@@ -46,7 +46,7 @@ def _merges(tokenizer: Tokenizer) -> list[int]:
 def _made(tokenizer: Tokenizer, i: int) -> str:
     """`[ th][e] -> [ the]`, or the token alone."""
     token = tokenizer.decode_bytes([i])
-    learned = isinstance(tokenizer, BPETokenizer) and token in tokenizer.ranks
+    learned = isinstance(tokenizer, BPETokenizer) and tokenizer.ranks.get(token) == i  # no special or added token
     parts = merged_from(token, tokenizer.ranks) if isinstance(tokenizer, BPETokenizer) and learned else []
     before = "".join(f"[{visible(part)}]" for part in parts) + " -> " if len(parts) > 1 else ""
     return f"{before}[{visible(token)}]"

@@ -65,6 +65,7 @@ def _load_imported(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, s
     if step is not None:
         raise InputError(f"--step is {shown(step)}, but {folder.path} was imported and has no steps; leave it out.")
     model, chat = _model(config, tokenizer), ChatFormat.load(folder.pretrained)
+    tokenizer = tokenizer.ending_documents_with(chat.eos_token)  # which older versions did not write down
     return TrainedRun(config, tokenizer, model, read_weights(folder.weights, model.config), None, 0, chat)
 
 

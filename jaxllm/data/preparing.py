@@ -7,7 +7,7 @@ comes out is the same for any number of processes and of interruptions.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,7 +32,8 @@ from jaxllm.data.shards import (
 from jaxllm.errors import InputError
 from jaxllm.files import read_file, replace_file
 from jaxllm.tokenizers import KINDS, CharTokenizer, Tokenizer
-from jaxllm.tokenizers.pieces import PART
+from jaxllm.tokenizers.base import END_OF_TEXT
+from jaxllm.tokenizers.pieces import PART, uncut
 from jaxllm.tokenizers.workers import check_processes, in_processes
 from jaxllm.validate import printable, shown
 
@@ -47,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
     field: str
     validation: float
     tokenizer: str  # fingerprint
+    end_token: int | None = None  # between documents, where it is not `<|endoftext|>`, the only one of older versions
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -101,10 +103,12 @@ def prepare_shards(
             raise InputError(
                 f"{out} lies within {source}, and would be read as text itself; choose another with --out."
             )
-    settings = Settings([_absolute(s) for s in sources], field, validation, tokenizer.fingerprint())
+    settings = Settings(
+        [_absolute(s) for s in sources], field, validation, tokenizer.fingerprint(), _other_end_token(tokenizer)
+    )
     done = _begin(out, settings)
     tokenizer.save(out / TOKENIZER)
-    loads = _loads(read_documents(sources, field), validation)
+    loads = _loads(read_documents(sources, field), validation, tokenizer.added)
     _skip(loads, done, out)
     encoded = in_processes(_encode, loads, processes, _take, (tokenizer.kind, tokenizer.to_dict()))
     encoded = _told(encoded, progress, done.characters)
@@ -119,6 +123,11 @@ def _told(encoded: Iterator["Encoded"], progress: Callable[[int], None] | None, 
         if progress:
             progress(characters)
         yield load
+
+
+def _other_end_token(tokenizer: Tokenizer) -> int | None:
+    end = tokenizer.end_of_text
+    return None if end is None or tokenizer.decode([end]) == END_OF_TEXT else end
 
 
 def _absolute(source: str) -> str:
@@ -159,13 +168,13 @@ def _taken_up(path: Path, settings: Settings) -> Progress:
     return done
 
 
-def _loads(documents: Iterable[Document], validation: float) -> Iterator[Load]:
-    """The corpus in loads of about PART characters, cut in the same places every time."""
+def _loads(documents: Iterable[Document], validation: float, added: Collection[str]) -> Iterator[Load]:
+    """The corpus in loads of about PART characters, cut in the same places every time and in no added token."""
     load: Load = []
     length = 0
     for document in documents:
         split = ""
-        for i, part in enumerate(document.parts):
+        for i, part in enumerate(uncut(document.parts, added)):
             split = split or _split_of(part, validation)
             load.append(Piece(split, i == 0, part))
             length += len(part)
@@ -232,7 +241,10 @@ def _encode(load: Load) -> Encoded:
 
 
 def separator_of(tokenizer: Tokenizer) -> list[int]:
-    """What stands between two documents: end-of-text; a newline for characters, as between files in memory."""
+    """What stands between two documents: the tokenizer's end token, or a newline, as between files in memory.
+
+    Nothing for characters without a newline.
+    """
     if tokenizer.end_of_text is not None:
         return [tokenizer.end_of_text]
     newline = isinstance(tokenizer, CharTokenizer) and "\n" not in tokenizer.characters

@@ -52,7 +52,7 @@ class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: Literal["uint16", "uint32"]
     tokenizer: str  # fingerprint of the tokenizer, which lies beside it
     vocab_size: int
-    separator: int | None  # end-of-text, with which every document but a split's first begins; None if there is none
+    separator: int | None  # the end token, with which every document but a split's first begins; None if there is none
     characters: int  # of all the text
     documents: dict[str, int]  # of each split
     splits: dict[str, list[Shard]]

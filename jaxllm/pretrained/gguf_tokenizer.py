@@ -51,22 +51,39 @@ def read_gguf_tokenizer(
             raise InputError(
                 f"{path} holds a token of {longest:,} characters, more than the {MOST_CHARACTERS:,} of any."
             )
+        added = _added(metadata, ids, kinds)
         if model == "llama":
-            return _sentencepiece(metadata, ids, kinds), _chat_format(metadata, names, kinds, begins=True)
+            pieces, chat = (
+                _sentencepiece(metadata, ids, kinds, added),
+                _chat_format(metadata, names, kinds, begins=True),
+            )
+            return pieces.ending_documents_with(chat.eos_token), chat
         pattern = NAMES[pre]
         tokenizer = from_vocabulary(
             ids,
             metadata[KEY + "merges"],
-            {name: i for name, i in ids.items() if kinds[i] != NORMAL},
+            {name: i for name, i in ids.items() if kinds[i] != NORMAL and name not in added},
             pattern,
             NORMALIZED.get(pattern),
             path,
             pattern in WHOLE_PIECES,
+            added,
         )
-        return tokenizer, _chat_format(metadata, names, kinds, pattern in BEGINS)
+        chat = _chat_format(metadata, names, kinds, pattern in BEGINS)
+        return tokenizer.ending_documents_with(chat.eos_token), chat
 
 
-def _sentencepiece(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int]) -> SentencePieceTokenizer:
+def _added(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int]) -> dict[str, int]:
+    """The tokens that are found in any text. Those that have a role or end answers are special, whatever their type is;
+    llama.cpp corrects the types of such tokens, too."""
+    given = (metadata.get(f"{KEY}{role}_token_id") for role in ("bos", "eos", "eot", "eom", "unknown", "padding"))
+    roles = {i for i in given if isinstance(i, int | np.integer)}
+    return {name: i for name, i in ids.items() if kinds[i] == USER_DEFINED and i not in roles and name not in ENDS}
+
+
+def _sentencepiece(
+    metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int], added: dict[str, int]
+) -> SentencePieceTokenizer:
     """Scores as the list of merges that transformers makes of them: the best first, then the longest left part."""
     scores = np.asarray(metadata[KEY + "scores"]).tolist()
     merges = [
@@ -79,8 +96,8 @@ def _sentencepiece(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list
     return SentencePieceTokenizer(
         list(ids),
         [(left, right) for *_, left, right in sorted(merges, reverse=True)],
-        [name for name, i in ids.items() if kinds[i] not in (NORMAL, USER_DEFINED, BYTE)],
-        [name for name, i in ids.items() if kinds[i] == USER_DEFINED],
+        [name for name, i in ids.items() if kinds[i] not in (NORMAL, BYTE) and name not in added],
+        list(added),
         "part" if metadata.get(KEY + "add_space_prefix", True) else "none",
     )
 

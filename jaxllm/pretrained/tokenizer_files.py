@@ -1,16 +1,27 @@
 """The tokenizer's files in a Hugging Face folder, read and written.
 
 transformers gathers what it knows of a tokenizer from up to six files, of which the later ones win, and rebuilds some
-tokenizers from a class instead of their tokenizer.json; here tokenizer.json is what counts, and the others say only how
-texts and conversations begin and end.
+tokenizers from a class instead of their tokenizer.json; here tokenizer.json is what counts, `added_tokens` adds what
+the others say of tokens, and they say how texts and conversations begin and end.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxllm.errors import InputError
 from jaxllm.files import replace_file
+from jaxllm.pretrained.added_tokens import (
+    CONFIG,
+    add_tokens,
+    is_outside,
+    named_tokens,
+    optional_json,
+    read_config,
+    tell_ids,
+    tell_missing,
+)
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
 from jaxllm.tokenizers.base import END_OF_TEXT
@@ -19,8 +30,8 @@ from jaxllm.tokenizers.patterns import pre_tokenizer_of
 from jaxllm.tokenizers.read_tokenizer_json import as_input_error, begin_token_of, tokenizer_of
 from jaxllm.validate import shown
 
-TOKENIZER, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
-GENERATION = "generation_config.json"
+TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
+GENERATION, MODEL = "generation_config.json", "config.json"
 # Of folders without tokenizer.json: the pattern and the normalizer of a tokenizer_class.
 CLASSES: dict[str, tuple[str, Any]] = {"GPT2Tokenizer": ("gpt2", None), "Qwen2Tokenizer": ("qwen2", {"type": "NFC"})}
 
@@ -31,29 +42,47 @@ def load_tokenizer_files(
     """The tokenizer of a folder with tokenizer.json, or vocab.json and merges.txt, and how its conversations go.
 
     A model may have a larger `vocab_size` than its tokenizer; the ids that are left get special tokens that no text
-    has, `[PAD151669]`, as in llama.cpp's files. Raises InputError for files that are missing or damaged, and for what
-    is not supported.
+    has, `[PAD151669]`, as in llama.cpp's files. A token that a file names, or whose id it gives, and that the tokenizer
+    does not have is told by a UserWarning. Raises InputError for files that are missing or damaged, and for what is not
+    supported.
     """
     folder = Path(folder)
     with as_input_error(folder, "folder with a tokenizer of Hugging Face's"):
-        config = _optional(folder / "special_tokens_map.json") | _optional(folder / CONFIG)
-        names = {key: _name(config.get(key)) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        config = read_config(folder)
         content = read_json(folder / TOKENIZER) if (folder / TOKENIZER).exists() else _of_two_files(folder, config)
-        _add_tokens(content, config, names)
+        names = named_tokens(config)
+        add_tokens(folder, content, config, names)
         _fill(content, vocab_size or 0)
-        tokenizer = tokenizer_of(content, folder / TOKENIZER)
-        begin_token = begin_token_of(content, folder / TOKENIZER)
-        if isinstance(config.get("add_bos_token"), bool):  # as in transformers 5, it is asked first
-            begin_token = tokenizer.special_tokens[names["bos_token"] or ""] if config["add_bos_token"] else None
-        if names["eos_token"] is None and tokenizer.end_of_text is not None:
+        tokenizer = tokenizer_of(content, folder / TOKENIZER).ending_documents_with(names["eos_token"])
+        begin_token = _begin_token(folder, content, config, names["bos_token"], tokenizer.special_tokens)
+        if names["eos_token"] is None and END_OF_TEXT in tokenizer.special_tokens:
             names["eos_token"] = END_OF_TEXT
+        end_tokens = _end_tokens(folder, tokenizer, tokenizer.special_tokens.get(names["eos_token"] or ""))
+        tell_missing(config, names, {**tokenizer.special_tokens, **tokenizer.added}, ends=bool(end_tokens))
         return tokenizer, ChatFormat(
-            begin_token,
-            _end_tokens(folder, tokenizer.special_tokens.get(names["eos_token"] or "")),
-            names["bos_token"],
-            names["eos_token"],
-            _template(folder, config),
+            begin_token, end_tokens, names["bos_token"], names["eos_token"], _template(folder, config)
         )
+
+
+def _begin_token(
+    folder: Path, content: Any, config: dict[str, Any], bos_token: str | None, special_tokens: Mapping[str, int]
+) -> int | None:
+    """The id that is put before each text, as tokenizer_config.json says, or tokenizer.json where it says nothing.
+
+    `add_bos_token` without a bos_token says nothing, as in transformers. (transformers 5.24 follows `add_bos_token` in
+    folders without tokenizer.json only.) Raises InputError where the token that is to be put there does not exist.
+    """
+    wanted = config.get("add_bos_token")
+    if wanted is False:
+        return None
+    if wanted is not True or bos_token is None:
+        return begin_token_of(content, folder / TOKENIZER)
+    if bos_token not in special_tokens:
+        raise InputError(
+            f"{folder} puts bos_token {shown(bos_token)} before each text, but the tokenizer has no such token; "
+            f"correct it in {CONFIG}, or set add_bos_token to false there."
+        )
+    return special_tokens[bos_token]
 
 
 def save_tokenizer_files(folder: str | Path, tokenizer: Tokenizer, chat_format: ChatFormat | None = None) -> None:
@@ -80,16 +109,6 @@ def _write(path: Path, text: str) -> None:
     replace_file(path, text.encode())
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    """What a JSON file holds, or nothing where there is none."""
-    return dict(read_json(path, path.name)) if path.exists() else {}
-
-
-def _name(token: Any) -> str | None:
-    """A token by its name, or by a description of it."""
-    return token["content"] if isinstance(token, dict) else token
-
-
 def _of_two_files(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """vocab.json and merges.txt as a tokenizer.json would have them."""
     if not all((folder / name).exists() for name in ("vocab.json", "merges.txt")):
@@ -107,21 +126,9 @@ def _of_two_files(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     lines = read_text(folder / "merges.txt").splitlines()
     merges = [line for line in lines if line and not line.startswith("#version")]
     model = {"type": "BPE", "vocab": read_json(folder / "vocab.json", "vocab.json"), "merges": merges}
+    if kind == "GPT2Tokenizer" and config.get("add_bos_token"):
+        config.setdefault("bos_token", END_OF_TEXT)  # which that class puts there where no file names one
     return {"model": model, "pre_tokenizer": pre_tokenizer_of(pattern), "normalizer": normalizer}
-
-
-def _add_tokens(content: Any, config: dict[str, Any], names: dict[str, str | None]) -> None:
-    """Special tokens that only the other files speak of, put where tokenizer.json has them."""
-    added = content.get("added_tokens") or []
-    known = {one["content"] for one in added}
-    more = {one["content"]: {**one, "id": int(i)} for i, one in (config.get("added_tokens_decoder") or {}).items()}
-    vocabulary = content["model"]["vocab"]
-    more |= {
-        name: {"content": name, "id": vocabulary[name]}
-        for name in (*names.values(), END_OF_TEXT)
-        if name in vocabulary and name not in more
-    }
-    content["added_tokens"] = [*added, *(one for name, one in more.items() if name not in known)]
 
 
 def _fill(content: Any, vocab_size: int) -> None:
@@ -130,11 +137,13 @@ def _fill(content: Any, vocab_size: int) -> None:
     content["added_tokens"] += [{"content": f"[PAD{i}]", "id": i} for i in free]
 
 
-def _end_tokens(folder: Path, eos_token: int | None) -> tuple[int, ...]:
+def _end_tokens(folder: Path, tokenizer: Tokenizer, eos_token: int | None) -> tuple[int, ...]:
     """The ids that end an answer: those of generation_config.json or else of config.json, and the tokenizer's."""
-    given = _optional(folder / GENERATION).get("eos_token_id")
-    given = _optional(folder / "config.json").get("eos_token_id") if given is None else given
-    ids = given if isinstance(given, list) else [given]
+    files = {name: optional_json(folder / name) for name in (GENERATION, MODEL)}
+    for name, fields in files.items():
+        tell_ids(name, fields, tokenizer.vocab_size)
+    given = next((ids for fields in files.values() if (ids := fields.get("eos_token_id")) is not None), None)
+    ids = [i for i in (given if isinstance(given, list) else [given]) if not is_outside(i, tokenizer.vocab_size)]
     return tuple(dict.fromkeys(i for i in (*ids, eos_token) if i is not None))
 
 

@@ -14,20 +14,27 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from jaxllm.errors import InputError
 from jaxllm.files import replace_file
+from jaxllm.validate import shown
 
 FORMAT = "jaxllm tokenizer"
 VERSION = 1
 END_OF_TEXT = "<|endoftext|>"
+# Special tokens that separate documents in published models: GPT-2 and Qwen, Llama 3, Llama 2 and Mistral, Gemma.
+DOCUMENT_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Tokenizer(ABC):
     """Text to ids and back. Immutable; two tokenizers are equal where their files are."""
 
     kind: ClassVar[str]
+    special_tokens: Mapping[str, int] = NOTHING  # found in a text where the caller allows it
+    added: Mapping[str, int] = NOTHING  # found in any text
 
     @property
     @abstractmethod
@@ -36,7 +43,7 @@ class Tokenizer(ABC):
 
     @property
     def end_of_text(self) -> int | None:
-        """The id of `<|endoftext|>`, which parts documents; None where the tokenizer has none."""
+        """The id of the token that separates documents; None where the tokenizer has none."""
         return None
 
     @abstractmethod
@@ -71,6 +78,18 @@ class Tokenizer(ABC):
     @abstractmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises InputError for damaged fields."""
+
+    def ending_documents_with(self, name: str | None) -> Self:
+        """This tokenizer with documents separated by the special token `name`, the end token that a model's files name.
+
+        A chat model's file may name the token that ends an answer, such as Qwen's `<|im_end|>`. So a token of
+        DOCUMENT_ENDS that the tokenizer has is kept, unless `name` is another of them. A name that is no special token
+        changes nothing.
+        """
+        id_of = self.special_tokens.get(name or "")
+        if id_of in (None, self.end_of_text) or (self.end_of_text is not None and name not in DOCUMENT_ENDS):
+            return self
+        return self.from_dict({**self.to_dict(), "end": name})
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer as one JSON file. Raises OSError where it cannot be written; then there is none."""
@@ -113,6 +132,22 @@ def vocabulary_from(fields: dict[str, Any], key: str) -> list[str]:
     return tokens
 
 
+def ids_from(fields: dict[str, Any], key: str) -> dict[str, int]:
+    """Names and their ids out of a tokenizer file, where it has such a field."""
+    given = fields.get(key, {})
+    if not isinstance(given, dict) or not all(type(i) is int for i in given.values()):
+        raise InputError(f"the tokenizer file is damaged: the ids of {key!r} must be integers.")
+    return given
+
+
+def end_from(fields: dict[str, Any]) -> str | None:
+    """The name of the token that separates documents out of a tokenizer file, where it holds one."""
+    end = fields.get("end")
+    if end is not None and (not isinstance(end, str) or end not in fields["special_tokens"]):
+        raise InputError(f"the tokenizer file is damaged: 'end' is {shown(end)}, which is no special token.")
+    return end
+
+
 def to_utf8(text: str) -> bytes:
     """The text's bytes. Raises InputError for a lone surrogate, which no UTF-8 can hold."""
     try:
@@ -124,20 +159,38 @@ def to_utf8(text: str) -> bytes:
         ) from None
 
 
-def parted(text: str, special_tokens: Mapping[str, int], allowed: Collection[str]) -> list[str | int]:
-    """The text cut at the special tokens that are allowed in it, each of which becomes its id; the longest comes first.
+def parted(
+    text: str, special_tokens: Mapping[str, int], allowed: Collection[str], added: Mapping[str, int] = NOTHING
+) -> list[str | int]:
+    """The text cut at the special tokens that are allowed in it and at all added tokens, each of which becomes its id.
 
+    The leftmost is found first, and of those that begin at one place the longest, as Hugging Face's `tokenizers` does.
     Raises InputError for a lone surrogate or a name that is no special token.
 
     >>> parted("a<b>", {"<b>": 7, "<": 8}, ["<b>"])
     ['a', 7]
+    >>> parted("a<b>c", {"<b>": 7}, ["<b>"], {"<b>c": 9})
+    ['a', 9]
     """
     to_utf8(text)
     for name in allowed:
         if name not in special_tokens:
             raise InputError(f"{name!r} is not a special token; there are {', '.join(special_tokens)}.")
-    parts = _finder(frozenset(allowed)).split(text) if allowed else [text]
-    return [special_tokens[part] if i % 2 else part for i, part in enumerate(parts) if part]
+    ids = {**added, **{name: special_tokens[name] for name in allowed}}
+    parts = _finder(frozenset(ids)).split(text) if ids else [text]
+    return [ids[part] if i % 2 else part for i, part in enumerate(parts) if part]
+
+
+def parted_again(parts: Iterable[str | int], added: Mapping[str, int]) -> Iterator[str | int]:
+    """The parts, of which the texts are cut at the added tokens; see `parted`."""
+    for part in parts:
+        yield from parted(part, NOTHING, (), added) if added and isinstance(part, str) else [part]
+
+
+def document_end(special_tokens: Mapping[str, int], end: str | None) -> int | None:
+    """The id of the special token that separates documents: `end`, or the first of DOCUMENT_ENDS that is there."""
+    names = DOCUMENT_ENDS if end is None else (end, *DOCUMENT_ENDS)
+    return next((special_tokens[name] for name in names if name in special_tokens), None)
 
 
 @lru_cache(16)

@@ -14,7 +14,19 @@ import tiktoken
 
 from jaxllm.errors import InputError
 from jaxllm.tokenizers import gpt2_files, textbook
-from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, join, parted, to_utf8, vocabulary_from
+from jaxllm.tokenizers.base import (
+    END_OF_TEXT,
+    NOTHING,
+    Tokenizer,
+    document_end,
+    end_from,
+    ids_from,
+    join,
+    parted,
+    parted_again,
+    to_utf8,
+    vocabulary_from,
+)
 from jaxllm.tokenizers.merges import learn_merges
 from jaxllm.tokenizers.patterns import PATTERNS
 from jaxllm.tokenizers.pieces import count_pieces, cut, split_pieces
@@ -33,9 +45,15 @@ class BPETokenizer(Tokenizer):
 
     `pattern` is the name in PATTERNS of the cut into pieces. With `normalization` "NFC" a text is brought into that
     form of Unicode first, and `decode` gives it in that form.
+
+    `added` tokens are no special tokens: they are found in any text, before it is cut into pieces. Those that are also
+    in `normalized` are found last, in the normalized text. `end` names the special token that separates documents,
+    where it is not the first of DOCUMENT_ENDS. Raises InputError for names or ids that do not fit together.
     """
 
     kind = "bpe"
+    special_tokens: dict[str, int]
+    added: dict[str, int]
 
     def __init__(
         self,
@@ -43,28 +61,34 @@ class BPETokenizer(Tokenizer):
         special_tokens: Sequence[str] | Mapping[str, int] = (END_OF_TEXT,),
         pattern: str = "gpt2",
         normalization: str | None = None,
+        added: Mapping[str, int] = NOTHING,
+        normalized: Collection[str] = (),
+        end: str | None = None,
     ) -> None:
         if not isinstance(pattern, str) or pattern not in PATTERNS:
             raise InputError(f"pattern is {shown(pattern)}, but it must be one of {', '.join(PATTERNS)}.")
         if normalization not in (None, "NFC"):
             raise InputError(f"normalization is {shown(normalization)}, but it must be 'NFC' or left out.")
         self.pattern, self.normalization = pattern, normalization
-        names = list(special_tokens)
+        names = [*special_tokens, *added]
         if len(set(names)) != len(names) or "" in names:
-            raise InputError(f"special tokens must be distinct and not empty, but they are {shown(names)}.")
+            raise InputError(f"special and added tokens must be distinct and not empty, but they are {shown(names)}.")
         to_utf8("".join(names))
         self.tokens = tuple(tokens)
         if not isinstance(special_tokens, Mapping):
-            special_tokens = {name: len(self.tokens) + i for i, name in enumerate(names)}
-        self.special_tokens = dict(special_tokens)
-        taken = set(self.special_tokens.values())
+            special_tokens = {name: len(self.tokens) + i for i, name in enumerate(special_tokens)}
+        self.special_tokens, self.added = dict(special_tokens), dict(added)
+        self.normalized, self.end = tuple(sorted(normalized)), end
+        if unknown := [name for name in self.normalized if name not in self.added]:
+            raise InputError(f"normalized names {shown(unknown[0])}, but the added tokens are {shown(list(added))}.")
+        taken = {*self.special_tokens.values(), *self.added.values()}
         if len(taken) < len(names) or not all(0 <= i < self.vocab_size for i in taken):
             raise InputError(
-                f"ids of special tokens must be distinct and below {self.vocab_size}, but they are "
-                f"{shown(list(self.special_tokens.values()))}."
+                f"ids of special and added tokens must be distinct and below {self.vocab_size}, but they are "
+                f"{shown([*self.special_tokens.values(), *self.added.values()])}."
             )
         ids = (i for i in range(self.vocab_size) if i not in taken)
-        self.ranks = dict(zip(self.tokens, ids, strict=True))  # token to id, without the special tokens
+        self.ranks = dict(zip(self.tokens, ids, strict=True))  # token to id, without special and added tokens
 
     @classmethod
     def train(
@@ -133,16 +157,16 @@ class BPETokenizer(Tokenizer):
 
     @property
     def vocab_size(self) -> int:
-        return len(self.tokens) + len(self.special_tokens)
+        return len(self.tokens) + len(self.special_tokens) + len(self.added)
 
     @property
     def end_of_text(self) -> int | None:
-        return self.special_tokens.get(END_OF_TEXT)
+        return document_end(self.special_tokens, self.end)
 
     @cached_property
     def table(self) -> tuple[bytes, ...]:
-        """Id to bytes, special tokens among them."""
-        ids = {i: name.encode() for name, i in self.special_tokens.items()}
+        """Id to bytes, special and added tokens among them."""
+        ids = {i: name.encode() for name, i in (self.special_tokens | self.added).items()}
         return tuple(bytes_of for _, bytes_of in sorted(({i: t for t, i in self.ranks.items()} | ids).items()))
 
     @cached_property
@@ -165,28 +189,43 @@ class BPETokenizer(Tokenizer):
 
         A long text is encoded on all cores. Raises InputError for a lone surrogate or a name that is no special token.
         """
-        return self.encode_parts(parted(text, self.special_tokens, allowed_special))
+        return self._of_parts(self._parted(text, allowed_special), self._encode_long)
 
     def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
         """The ids of texts, each cut into pieces and merged by itself, and of special tokens given as ids."""
-        return self._of_parts(parts, self._encode_long)
+        return self._of_parts(parted_again(parts, self._found_first), self._encode_long)
 
     def encode_slowly(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The same ids as `encode`, by `textbook.encode_piece`: for reading and for the tests.
 
         (A code point newer than one of the two regex libraries may be cut differently.)
         """
-        parts = parted(text, self.special_tokens, allowed_special)
         encode_piece = partial(textbook.encode_piece, ranks=self.ranks)
-        return self._of_parts(parts, lambda part: self._encode_by_piece(part, encode_piece))
+        return self._of_parts(
+            self._parted(text, allowed_special), lambda part: self._encode_by_piece(part, encode_piece)
+        )
+
+    def _parted(self, text: str, allowed_special: Collection[str]) -> list[str | int]:
+        return parted(text, self.special_tokens, allowed_special, self._found_first)
+
+    @cached_property
+    def _found_first(self) -> dict[str, int]:
+        """The added tokens that are found in the text as it is given."""
+        return {name: self.added[name] for name in self.added.keys() - set(self.normalized)}
+
+    @cached_property
+    def _found_last(self) -> dict[str, int]:
+        """The added tokens that are found in the normalized text, in the form that they have there."""
+        return {self._normalize(name): self.added[name] for name in self.normalized}
+
+    def _normalize(self, text: str) -> str:
+        return unicodedata.normalize("NFC", text) if self.normalization else text
 
     def _of_parts(self, parts: Iterable[str | int], encode: Callable[[str], list[int]]) -> list[int]:
         ids: list[int] = []
-        for part in parts:
-            if isinstance(part, str):
-                ids += encode(unicodedata.normalize("NFC", part) if self.normalization else part)
-            else:
-                ids.append(part)
+        normal = (self._normalize(part) if isinstance(part, str) else part for part in parts)
+        for part in parted_again(normal, self._found_last):
+            ids += encode(part) if isinstance(part, str) else [part]
         return ids
 
     def _encode_long(self, text: str) -> list[int]:
@@ -220,6 +259,9 @@ class BPETokenizer(Tokenizer):
             "absent_bytes": self._absent.decode("latin-1"),
             "pattern": self.pattern if self.pattern != "gpt2" else "",
             "normalization": self.normalization,
+            "added": self.added,
+            "normalized": list(self.normalized),
+            "end": self.end,
         }
         return {
             "special_tokens": list(self.special_tokens) if last else self.special_tokens,
@@ -241,8 +283,13 @@ class BPETokenizer(Tokenizer):
                 "the tokenizer file is damaged: 'tokens' must hold each of the 256 bytes that is not in 'absent_bytes'."
             )
         special: Any = fields.get("special_tokens")
-        if not isinstance(special, dict):
-            special = vocabulary_from(fields, "special_tokens")
-        elif not all(type(i) is int for i in special.values()):
-            raise InputError("the tokenizer file is damaged: the ids of 'special_tokens' must be integers.")
-        return cls(tokens, special, fields.get("pattern", "gpt2"), fields.get("normalization"))
+        special = (
+            ids_from(fields, "special_tokens")
+            if isinstance(special, dict)
+            else vocabulary_from(fields, "special_tokens")
+        )
+        normalized = vocabulary_from(fields, "normalized") if "normalized" in fields else ()
+        return cls(
+            tokens, special, fields.get("pattern", "gpt2"), fields.get("normalization"), ids_from(fields, "added"),
+            normalized, end_from(fields),
+        )  # fmt: skip

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from jaxllm.errors import InputError
+from jaxllm.tokenizers.base import NOTHING
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.vocabulary import merged_from, merges_of, visible
 from jaxllm.validate import shown
@@ -49,17 +50,20 @@ def from_vocabulary(
     normalization: str | None,
     source: object,
     whole_pieces: bool = False,
+    added: Mapping[str, int] = NOTHING,
+    normalized: Collection[str] = (),
 ) -> BPETokenizer:
-    """The tokenizer of a vocabulary, in which special tokens may be as well, and of its merges, in their order.
+    """The tokenizer of a vocabulary, which may hold special and added tokens too, and of its merges, in their order.
 
     `whole_pieces` says that a piece that is a token is that token, whatever the merges make of it (`ignore_merges`).
+    `added` tokens, some of them `normalized`, are as BPETokenizer has them.
     Raises InputError, which names the `source`, for ids with gaps and for merges that our encoder would not follow.
     """
-    check_ids((dict(ids) | dict(special_tokens)).values(), source)
-    tokens = {to_bytes(name): i for name, i in ids.items() if name not in special_tokens}
+    check_ids({**ids, **special_tokens, **added}.values(), source)
+    tokens = {to_bytes(name): i for name, i in ids.items() if name not in special_tokens and name not in added}
     ordered = sorted(tokens, key=tokens.__getitem__)
     check_bytes(ordered, source)
-    tokenizer = BPETokenizer(ordered, special_tokens, pattern, normalization)
+    tokenizer = BPETokenizer(ordered, special_tokens, pattern, normalization, added, normalized)
     _check_merges(tokenizer.ranks, [split_merge(one) for one in merges], whole_pieces, source)
     return tokenizer
 

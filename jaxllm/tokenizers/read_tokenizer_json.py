@@ -44,14 +44,17 @@ def tokenizer_of(content: Any, path: str | Path) -> BPETokenizer | SentencePiece
         _check(content, _wrong_for_pieces(content) if with_bytes else _wrong_for_bytes(content), path)
         if with_bytes:
             return _sentencepiece(content, path)
+        special, added = _special_and_added(content)
         return from_vocabulary(
             model["vocab"],
             model["merges"],
-            _added(content),
+            special,
             str(pattern_of(content["pre_tokenizer"])),
             "NFC" if _normalizers(content) else None,
             path,
             bool(model.get("ignore_merges")),
+            added,
+            _normalized(content) & added.keys(),
         )
 
 
@@ -62,16 +65,15 @@ def begin_token_of(content: Any, path: str | Path) -> int | None:
 
 
 def _sentencepiece(content: dict[str, Any], path: str | Path) -> SentencePieceTokenizer:
-    added = _added(content)
-    ids = dict(content["model"]["vocab"]) | added
+    special, added = _special_and_added(content)
+    ids = dict(content["model"]["vocab"]) | special | added
     check_ids(ids.values(), path)
     pairs = (one.split(" ") if isinstance(one, str) else one for one in content["model"]["merges"])
-    special = {one["content"] for one in content.get("added_tokens") or [] if one.get("special", True)}
     return SentencePieceTokenizer(
         sorted(ids, key=ids.__getitem__),
         [(ids[left], ids[right]) for left, right in pairs],
-        [name for name in added if name in special],
-        [name for name in added if name not in special],
+        list(special),
+        list(added),
         str(_prefix(content)),
     )
 
@@ -106,7 +108,7 @@ def _wrong_for_pieces(content: dict[str, Any]) -> list[str]:
     wrong = ["model.ignore_merges"] if content["model"].get("ignore_merges") else []
     if (prefix := _prefix(content)) is None:
         wrong.append("a normalizer and a pre_tokenizer that do more than write spaces as SentencePiece does")
-    if prefix == "part" and any(one.get("normalized") for one in content.get("added_tokens") or []):
+    if prefix == "part" and _normalized(content):
         wrong.append("normalized tokens")
     return wrong
 
@@ -126,6 +128,17 @@ def _prefix(content: dict[str, Any]) -> str | None:
 
 def _added(content: dict[str, Any]) -> dict[str, int]:
     return {one["content"]: one["id"] for one in content.get("added_tokens") or []}
+
+
+def _special_and_added(content: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """The special tokens; and those that are found in any text."""
+    names = {one["content"] for one in content.get("added_tokens") or [] if one.get("special", True)}
+    special = {name: i for name, i in _added(content).items() if name in names}
+    return special, {name: i for name, i in _added(content).items() if name not in names}
+
+
+def _normalized(content: dict[str, Any]) -> set[str]:
+    return {one["content"] for one in content.get("added_tokens") or [] if one.get("normalized")}
 
 
 def _steps(content: dict[str, Any], name: str, inside: str) -> list[dict[str, Any]]:

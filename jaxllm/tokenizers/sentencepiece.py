@@ -14,7 +14,16 @@ from typing import Any, Self
 import regex
 
 from jaxllm.errors import InputError
-from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, index, parted, to_utf8, vocabulary_from
+from jaxllm.tokenizers.base import (
+    Tokenizer,
+    document_end,
+    end_from,
+    index,
+    parted,
+    parted_again,
+    to_utf8,
+    vocabulary_from,
+)
 from jaxllm.validate import shown
 
 SPACE = "▁"  # stands for a space in tokens
@@ -29,11 +38,14 @@ class SentencePieceTokenizer(Tokenizer):
     """`tokens` by id; `merges` as pairs of ids, of which the first that is met in a text is merged first.
 
     `special_tokens` are tokens that only the caller or a chat template writes; `added` ones are found in any text,
-    before anything is merged. The 256 tokens `<0x00>` to `<0xFF>` must be there. Raises InputError for a merge that
-    makes no token, and for names that are none.
+    before anything is merged. The 256 tokens `<0x00>` to `<0xFF>` must be there. `end` names the special token that
+    separates documents, where it is not the first of DOCUMENT_ENDS. Raises InputError for a merge that makes no token,
+    and for names that are none.
     """
 
     kind = "sentencepiece"
+    special_tokens: dict[str, int]
+    added: dict[str, int]
 
     def __init__(
         self,
@@ -42,8 +54,9 @@ class SentencePieceTokenizer(Tokenizer):
         special_tokens: Collection[str] = (),
         added: Collection[str] = (),
         prefix: str = "part",
+        end: str | None = None,
     ) -> None:
-        self.tokens, self.merges, self.prefix = tuple(tokens), tuple(merges), prefix
+        self.tokens, self.merges, self.prefix, self.end = tuple(tokens), tuple(merges), prefix, end
         to_utf8("".join(self.tokens))
         self._ids = index(self.tokens)
         missing = next((name for name in (*BYTES, *special_tokens, *added) if name not in self._ids), None)
@@ -69,25 +82,27 @@ class SentencePieceTokenizer(Tokenizer):
 
     @property
     def end_of_text(self) -> int | None:
-        return self.special_tokens.get(END_OF_TEXT)
+        return document_end(self.special_tokens, self.end)
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids. Special tokens written in the text are ordinary text unless named in `allowed_special`.
 
         Raises InputError for a lone surrogate or a name that is no special token.
         """
-        return self.encode_parts(parted(text, self.special_tokens, allowed_special))
+        return self._of_parts(parted(text, self.special_tokens, allowed_special, self.added))
 
     def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
         """The ids of texts, each merged by itself, and of special tokens given as ids."""
+        return self._of_parts(parted_again(parts, self.added))
+
+    def _of_parts(self, parts: Iterable[str | int]) -> list[int]:
         ids: list[int] = []
-        for part in parts:
-            for piece in parted(part, self.added, self.added) if isinstance(part, str) else [part]:
-                if isinstance(piece, str):
-                    for word in self._cut.split(self._prefixed(piece, first=not ids)):
-                        ids += self._merge(word) if len(word) > LONGEST_WORD else self._kept(word)
-                else:
-                    ids.append(piece)
+        for piece in parts:
+            if isinstance(piece, str):
+                for word in self._cut.split(self._prefixed(piece, first=not ids)):
+                    ids += self._merge(word) if len(word) > LONGEST_WORD else self._kept(word)
+            else:
+                ids.append(piece)
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -167,6 +182,7 @@ class SentencePieceTokenizer(Tokenizer):
             "special_tokens": list(self.special_tokens),
             "added": list(self.added),
             "prefix": self.prefix,
+            **({"end": self.end} if self.end else {}),
         }
 
     @classmethod
@@ -178,4 +194,5 @@ class SentencePieceTokenizer(Tokenizer):
             for pair in merges
         ):
             raise InputError("the tokenizer file is damaged: 'merges' must be a list of pairs of ids.")
-        return cls(tokens, [(left, right) for left, right in merges], special, added, str(fields.get("prefix")))
+        pairs = [(left, right) for left, right in merges]
+        return cls(tokens, pairs, special, added, str(fields.get("prefix")), end_from(fields))

@@ -24,11 +24,13 @@ def vocabulary_text(tokenizer: Tokenizer) -> str:
     """A line for each id; of byte pairs `[ th][e] -> [ the] 300`."""
     if not isinstance(tokenizer, BPETokenizer):
         return "".join(f"[{visible(tokenizer.decode_bytes([i]))}] {i}\n" for i in range(tokenizer.vocab_size))
-    special, lines = set(tokenizer.special_tokens.values()), []
+    kinds = dict.fromkeys(tokenizer.special_tokens.values(), " special")
+    kinds |= dict.fromkeys(tokenizer.added.values(), " added")
+    lines = []
     for i, token in enumerate(tokenizer.table):
-        parts = merged_from(token, tokenizer.ranks) if len(token) > 1 and i not in special else []
+        parts = merged_from(token, tokenizer.ranks) if len(token) > 1 and i not in kinds else []
         made = "".join(f"[{visible(part)}]" for part in parts) + " -> " if parts else ""
-        lines.append(f"{made}[{visible(token)}] {i}{' special' if i in special else ''}\n")
+        lines.append(f"{made}[{visible(token)}] {i}{kinds.get(i, '')}\n")
     return "".join(lines)
 
 

@@ -10,6 +10,7 @@ from jaxllm.tokenizers.char import CharTokenizer
 from jaxllm.tokenizers.patterns import pre_tokenizer_of
 from jaxllm.tokenizers.read_tokenizer_json import PREPEND, SCHEMES, TO_SPACE
 from jaxllm.tokenizers.sentencepiece import SPACE, SentencePieceTokenizer
+from jaxllm.validate import shown
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 MODEL = {
@@ -33,21 +34,31 @@ def content_of(tokenizer: Tokenizer, begin_token: int | None = None) -> dict[str
         raise InputError(f"a tokenizer of kind {tokenizer.kind} has no form in other programs; use byte pairs.")
     content = _bytes(tokenizer) if isinstance(tokenizer, BPETokenizer) else _pieces(tokenizer)
     if begin_token is not None:
-        content["post_processor"] = _put_before(tokenizer.special_tokens, begin_token)
+        content["post_processor"] = _put_before(tokenizer.special_tokens | tokenizer.added, begin_token)
     return content
 
 
 def _bytes(tokenizer: BPETokenizer) -> dict[str, Any]:
-    # Special tokens are in both lists: Hugging Face gives one outside the vocabulary the next id, whatever it says.
-    vocabulary = {to_characters(token): i for token, i in tokenizer.ranks.items()} | tokenizer.special_tokens
+    # Special and added tokens are in both lists: Hugging Face gives one outside the vocabulary the next id, whatever it
+    # says.
+    others = tokenizer.special_tokens | tokenizer.added
+    vocabulary = {to_characters(token): i for token, i in tokenizer.ranks.items()}
+    if twice := [name for name in others if name in vocabulary]:
+        raise InputError(
+            f"{shown(twice[0])} is a special or added token, and also how Hugging Face's files write token "
+            f"{vocabulary[twice[0]]}; there each name has one id, so give it another name."
+        )
     merges, whole_pieces = listed_merges(tokenizer)
     pairs = [[to_characters(left), to_characters(right)] for left, right in merges]
     return CONTENT | {
-        "added_tokens": [_added(name, i) for name, i in tokenizer.special_tokens.items()],
+        "added_tokens": [
+            _added(name, i, name in tokenizer.special_tokens, name in tokenizer.normalized)
+            for name, i in others.items()
+        ],
         "normalizer": {"type": tokenizer.normalization} if tokenizer.normalization else None,
         "pre_tokenizer": pre_tokenizer_of(tokenizer.pattern),
         "decoder": BYTE_LEVEL,
-        "model": MODEL | {"ignore_merges": whole_pieces, "vocab": vocabulary, "merges": pairs},
+        "model": MODEL | {"ignore_merges": whole_pieces, "vocab": vocabulary | others, "merges": pairs},
     }
 
 
@@ -89,15 +100,15 @@ def _characters(tokenizer: CharTokenizer) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _added(name: str, i: int, special: bool = True) -> dict[str, Any]:
+def _added(name: str, i: int, special: bool, normalized: bool = False) -> dict[str, Any]:
     return {
-        "id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+        "id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": normalized,
         "special": special,
     }  # fmt: skip
 
 
-def _put_before(special_tokens: dict[str, int], token: int) -> dict[str, Any]:
-    name = next((name for name, i in special_tokens.items() if i == token), None)
+def _put_before(tokens: dict[str, int], token: int) -> dict[str, Any]:
+    name = next((name for name, i in tokens.items() if i == token), None)
     if name is None:
         raise InputError(f"begin_token is {token}, but must be the id of a special token.")
     single = [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
