@@ -94,6 +94,33 @@ def test_what_no_family_is(config: GPTConfig, words: str, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        (GPT2, {"d_model": 6}),  # heads of 3, which rotary positions could not rotate
+        (GPT2, {"rope_low_frequency": 4.0}),
+        (GPT2, {"rope_low_frequency": 4.0, "rope_factor": 8.0}),
+        (LLAMA, {"rope_low_frequency": 4.0}),  # without a factor there is no scaling
+    ],
+    ids=str,
+)
+def test_rules_of_what_a_model_does_not_use_do_not_keep_it_in(
+    base: GPTConfig, change: dict[str, Any], tmp_path: Path
+) -> None:
+    config = replace(base, **change)
+    params = random_params(config)
+    save_pretrained(tmp_path, config, params)
+    back, again = load_pretrained(tmp_path)
+    assert resolved(back) == resolved(config)
+    assert_same(again, params)
+
+
+def test_a_model_that_no_family_is_has_a_nearest_one_whatever_its_widths() -> None:
+    config = replace(GPT2, d_model=6, norm="rms_norm", use_bias=False, activation="swiglu")
+    words = "LlamaForCausalLM is nearest, but has no model.position = 'learned'"
+    assert words in refusal(lambda: family_for(config))
+
+
 def test_a_width_that_heads_do_not_divide_is_a_mistral() -> None:
     """transformers opens no Llama of such a width."""
     config = replace(LLAMA, d_head=6)

@@ -39,6 +39,7 @@ HARMLESS = {  # values of keys that change no number
     "residual_scale": (0, 1), "embedding_scale": (0, 1), "attn_logit_softcapping": (0,),
     "final_logit_softcapping": (0,),
 }  # fmt: skip
+ROPE_SCALING, ROPE_FACTORS = "rope.scaling.type", ("rope.scaling.factor", "rope.scale_linear")
 NEAR = 1e-4  # two factors of frequencies, one of them computed in float32
 
 
@@ -90,9 +91,20 @@ def _read_keys(metadata: Mapping[str, Any], family: Family) -> tuple[dict[str, A
         elif field not in OPTIONAL:
             obstacles.append(f"{key} is missing")
     for key, values in HARMLESS.items():
-        if _differs(value := metadata.get(f"{family.model_type}.{key}", values[0]), values):
+        if _is_used(key, metadata, family) and _differs(value := metadata.get(f"{family.model_type}.{key}", values[0]), values):
             obstacles.append(f"{key} is {shown(value)}")
     return fields, obstacles
+
+
+def _is_used(key: str, metadata: Mapping[str, Any], family: Family) -> bool:
+    """Whether a key can change a number: rotary positions may be unused, and a scaling of type "none" has no factor.
+
+    As in ggml-org/llama.cpp, src/llama-context.cpp.
+    """
+    if key.startswith("rope.") and family.fixed["position"] != "rotary":
+        return False
+    unscaled = not _differs(metadata.get(f"{family.model_type}.{ROPE_SCALING}"), ("none",))
+    return not (unscaled and key in ROPE_FACTORS)
 
 
 def _plain(value: Any) -> Any:
@@ -114,7 +126,8 @@ def _same(path: str | Path, a: Tensor, b: Tensor) -> bool:
 
 def _contradictions(metadata: Mapping[str, Any], family: Family, config: GPTConfig) -> list[str]:
     """Sizes that a config has only once, where the file has others."""
-    sizes = {KEYS["n_kv_heads"]: config.kv_heads} | dict.fromkeys(WIDTHS, config.head_dim)
+    widths = (key for key in WIDTHS if _is_used(key, metadata, family))
+    sizes = {KEYS["n_kv_heads"]: config.kv_heads} | dict.fromkeys(widths, config.head_dim)
     given = {key: _plain(metadata.get(f"{family.model_type}.{key}", size)) for key, size in sizes.items()}
     return [f"{key} is {shown(given[key])}, not {size}" for key, size in sizes.items() if _differs(given[key], (size,))]
 
