@@ -183,6 +183,20 @@ def test_all_that_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
     assert message.count("is missing") == 8 and "is missing and 1 more; download it again" in message
 
 
+def test_foreign_names_are_shown_beside_those_that_are_missing(tmp_path: Path) -> None:
+    def rename(tensors: Tensors) -> None:
+        foreign = {f"_orig_mod.{name}": x for name, x in tensors.items()}
+        tensors.clear()
+        tensors.update(foreign)
+
+    saved(tmp_path, LLAMA, rename)
+    message = refusal(lambda: load_pretrained(tmp_path))
+    assert (message.count("is missing"), message.count("is not known")) == (4, 4)
+    assert "'model.layers.0.input_layernorm.weight' is missing" in message
+    assert "is missing and 17 more, '_orig_mod." in message
+    assert message.endswith("is not known and 17 more; download it again, or use another model.")
+
+
 def sharded(path: Path) -> dict[str, Any]:
     """A folder with its weights in two files and an index; returns its parameters."""
     params = saved(path, TIED)

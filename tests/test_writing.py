@@ -151,7 +151,7 @@ def test_chat_remembers_forgets_and_ends(
         ("generate {bare} --chat --prompt a", "has no chat template; use `jaxllm generate"),
         ("chat {bare}", "has no chat template"),
         ("generate {damaged} --prompt a", "is damaged: its bytes are not those that were written; import it again"),
-        ("generate {other} --prompt a", "holds the parameters of another model than config.toml describes"),
+        ("generate {other} --prompt a", "'block_1/attention/value/kernel' is missing and 8 more; import it again"),
         ("train --resume --out {run}", "it was imported"),
     ],
 )
