@@ -252,6 +252,21 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     refused(tmp_path / "model.safetensors", "holds weights alone; give the folder with it and its config.json")
 
 
+def test_one_part_of_the_weights_is_not_the_model(tmp_path: Path) -> None:
+    def refused(path: Path, words: str) -> None:
+        assert words in refusal(lambda: load_pretrained(path))
+
+    sharded(tmp_path)
+    part, index = tmp_path / "model-00002-of-00003.safetensors", tmp_path / "model.safetensors.index.json"
+    (tmp_path / "model-2.safetensors").rename(part)
+    whole = "give the folder with all of them, model.safetensors.index.json and config.json"
+    refused(part, f"model-00002-of-00003.safetensors is part 2 of the 3 parts of a model's weights; {whole}")
+    refused(index, "model.safetensors.index.json holds no weights; give the folder with it")
+    refused(tmp_path / "config.json", "config.json holds no weights; give the folder with it")
+    index.unlink()
+    refused(tmp_path, "has 1 of the 3 parts of its weights, but no model.safetensors.index.json; download the rest too")
+
+
 def hugging_face(path: Path, config: GPTConfig) -> dict[str, Any]:
     """A folder with its tokenizer, as one is downloaded; returns its parameters."""
     params = saved(path, config)

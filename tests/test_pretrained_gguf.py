@@ -11,6 +11,7 @@ from pretrained import CONFIGS, GPT2, LLAMA, LLAMA3, Tensors, assert_same, conte
 
 from jaxllm import GPTConfig, load_pretrained, save_pretrained
 from jaxllm.pretrained.settings import resolved
+from train.cli import main
 
 pytestmark = pytest.mark.newest
 
@@ -180,6 +181,26 @@ def test_keys_of_positions_that_a_model_does_not_rotate_change_no_number(tmp_pat
     words = "rope.scaling.attn_factor is 2.0"
     write_gguf(tmp_path / "y.gguf", "llama", keys | rope | {"rope.scaling.attn_factor": 2.0}, tensors)
     assert words in refusal(lambda: load_pretrained(tmp_path / "y.gguf"))
+
+
+def split(path: Path, *keys: tuple[str, str, int]) -> Path:
+    path.write_bytes(headers.gguf([headers.scalar(f"split.{name}", kind, value) for name, kind, value in keys]))
+    return path
+
+
+def test_one_part_of_a_split_file_is_not_the_model(tmp_path: Path) -> None:
+    """The keys that llama-gguf-split writes into each part. (llama.cpp, tools/gguf-split)"""
+    part = split(tmp_path / "m-00002-of-00003.gguf", ("no", "u2", 1), ("count", "u2", 3), ("tensors.count", "i4", 9))
+    assert refusal(lambda: load_pretrained(part)) == (
+        f"{part} is part 2 of the 3 parts of a model; join them with llama.cpp's `llama-gguf-split --merge "
+        "m-00001-of-00003.gguf JOINED.gguf` and give JOINED.gguf."
+    )
+    assert main(["import", str(part), "--out", str(tmp_path / "run")]) == 2
+    assert "--merge FIRST.gguf JOINED.gguf" in refusal(
+        lambda: load_pretrained(split(tmp_path / "renamed.gguf", ("no", "u2", 0), ("count", "u2", 2)))
+    )
+    whole = split(tmp_path / "whole.gguf", ("no", "u2", 0), ("count", "u2", 1))
+    assert "is of the architecture None" in refusal(lambda: load_pretrained(whole))
 
 
 def test_tensors_that_do_not_fit(tmp_path: Path) -> None:

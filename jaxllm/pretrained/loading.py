@@ -14,7 +14,7 @@ import numpy as np
 from jaxllm.config import GPTConfig
 from jaxllm.errors import InputError
 from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
-from jaxllm.pretrained.folder import CONFIG, open_folder
+from jaxllm.pretrained.folder import CONFIG, check_is_model, open_folder
 from jaxllm.pretrained.gguf import read_header
 from jaxllm.pretrained.gguf_settings import read_gguf_settings
 from jaxllm.pretrained.places import Place, Shape, check_shapes, is_ignored, name_of, nested, places_of, to_ours
@@ -86,8 +86,7 @@ def open_pretrained(path: str | Path) -> Pretrained:
         return Pretrained(path, config, family.folder, tensors, folder.read)
     if not os.path.exists(path):
         raise InputError(f"{path} does not exist; give a Hugging Face folder or a GGUF file.")
-    if path.suffix == ".safetensors":
-        raise InputError(f"{path} holds weights alone; give the folder with it and its {CONFIG}.")
+    check_is_model(path)
     header = read_header(path)
     layout, config = read_gguf_settings(header, path)
     return Pretrained(path, config, layout, header.tensors, lambda name: read_float(path, header.tensors[name]))
