@@ -177,7 +177,9 @@ def test_keys_of_positions_that_a_model_does_not_rotate_change_no_number(tmp_pat
     assert_same(params, load_pretrained(folder)[1])
     _, keys, tensors = both(tmp_path / "llama", LLAMA, "llama")
     rope = {"rope.scaling.type": "none", "rope.scaling.factor": 4.0, "rope.scale_linear": 4.0}
-    assert resolved(load_pretrained(write_gguf(tmp_path / "y.gguf", "llama", keys | rope, tensors))[0]) == resolved(LLAMA)
+    assert resolved(load_pretrained(write_gguf(tmp_path / "y.gguf", "llama", keys | rope, tensors))[0]) == resolved(
+        LLAMA
+    )
     words = "rope.scaling.attn_factor is 2.0"
     write_gguf(tmp_path / "y.gguf", "llama", keys | rope | {"rope.scaling.attn_factor": 2.0}, tensors)
     assert words in refusal(lambda: load_pretrained(tmp_path / "y.gguf"))
