@@ -20,7 +20,8 @@ from jaxllm.pretrained.gguf_settings import read_gguf_settings
 from jaxllm.pretrained.places import Place, Shape, check_shapes, is_ignored, name_of, nested, places_of, to_ours
 from jaxllm.pretrained.quantised import read_float
 from jaxllm.pretrained.settings import read_settings
-from jaxllm.pretrained.tensors import Tensor
+from jaxllm.pretrained.tensors import Tensor, is_finite
+from jaxllm.validate import shown
 
 
 class Pretrained(NamedTuple):
@@ -33,10 +34,16 @@ class Pretrained(NamedTuple):
     read: Callable[[str], np.ndarray]
 
     def parameters(self) -> dict[str, Any]:
-        """All parameters, as a nested dict of arrays; see `load_pretrained`."""
+        """All parameters, as a nested dict of arrays; see `load_pretrained`. Raises InputError."""
         params: dict[str, np.ndarray] = {}
         for name, place in self.check().items():
-            params |= to_ours(self.layout, self.config, place, self.read(name))
+            ours = to_ours(self.layout, self.config, place, self.read(name))
+            if not all(map(is_finite, ours.values())):
+                raise InputError(
+                    f"{self.path} holds NaN or an infinite number in the tensor {shown(name)}; download it again, or "
+                    "use another model."
+                )
+            params |= ours
         return nested(params)
 
     def check(self) -> dict[str, Place]:
@@ -70,7 +77,8 @@ def load_pretrained(path: str | Path) -> tuple[GPTConfig, dict[str, Any]]:
     rotary positions are in its half-split order, for which the rows of GGUF's Llamas are put back.
 
     Raises InputError for files that are missing or damaged, a family or a setting that is not supported, and tensors
-    that do not fit the settings, all of them in one message.
+    that do not fit the settings, all of them in one message; and for the first tensor that holds NaN, infinity or what
+    is infinite in float32.
     """
     opened = open_pretrained(path)
     return opened.config, opened.parameters()
