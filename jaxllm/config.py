@@ -79,7 +79,7 @@ class GPTConfig:
             )
         if self.rotary is not None and self.head_dim % 2:
             raise InputError(f"a head is {self.head_dim} wide, but rotary positions turn pairs; make it even.")
-        if self.rope_low_frequency >= self.rope_high_frequency:
+        if self.rotary is not None and self.rope_factor != 1 and self.rope_low_frequency >= self.rope_high_frequency:
             raise InputError(
                 f"model.rope_low_frequency is {self.rope_low_frequency}, but it must be below "
                 f"model.rope_high_frequency = {self.rope_high_frequency}."

@@ -23,3 +23,7 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message, MOST_CHARACTERS))
+
+
+class NonFiniteError(ArithmeticError):
+    """A model computed NaN or infinity. The message is one sentence; the command line prints it and exits with 1."""

@@ -19,6 +19,7 @@ import numpy as np
 from jax import Array
 
 from jaxllm.cache import Cache
+from jaxllm.errors import NonFiniteError
 from jaxllm.gpt import GPT
 from jaxllm.sampling import min_p, repetition_penalty, scale_temperature, top_k, top_p
 
@@ -82,6 +83,7 @@ class State(NamedTuple):
     drawn: Array  # int32, tokens drawn
     seen: Array | None  # [B, V] bool, tokens of the text, where a penalty needs them
     cache: Cache
+    finite: Array  # bool: the largest logit of each row that was not done was finite, at every token
 
 
 class _Plan(NamedTuple):
@@ -111,7 +113,12 @@ class Generation(NamedTuple):
         return self._replace(state=_advance(*fixed, self.state, jnp.asarray(n, jnp.int32)))
 
     def tokens(self) -> np.ndarray:
-        """[B, tokens drawn] int32; behind a stop token there is nothing but that token again."""
+        """[B, tokens drawn] int32; behind a stop token there is nothing but that token again.
+
+        Raises NonFiniteError where a token was drawn from logits that hold NaN or infinity; -inf is a token left out.
+        """
+        if not bool(self.state.finite):
+            raise NonFiniteError("the model computes logits that are not finite; look for NaN in its parameters.")
         end = int(self.state.length)
         return np.asarray(self.state.text)[:, end - int(self.state.drawn) : end]
 
@@ -124,7 +131,8 @@ def generate(
 
     Ends early where every row has drawn a stop token, which is repeated to the end of its row. Ids from `vocab_size`
     on, with which a model's vocabulary may be padded, are never drawn. The same key gives the same tokens, for a row
-    the same whatever other rows there are. Raises ValueError for an empty prompt and for no token at all to be drawn.
+    the same whatever other rows there are. Raises ValueError for an empty prompt and for no token at all to be drawn,
+    and NonFiniteError as `Generation.tokens` does.
     """
     begun = begin(model, params, prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens)
     return begun.advance(max_new_tokens - 1).tokens()
@@ -191,7 +199,7 @@ def _begin(
         seen = seen.at[jnp.arange(n_rows)[:, None], ids].set(True, mode="drop")
     text = jnp.pad(text, ((0, 0), (0, plan.width - prompt)))
     zero = jnp.zeros((), jnp.int32)
-    state = State(text, zero + prompt, start, jnp.zeros(n_rows, bool), zero, seen, cache)
+    state = State(text, zero + prompt, start, jnp.zeros(n_rows, bool), zero, seen, cache, jnp.asarray(True))
     return _draw_next(plan, sampling, stop, key, state, logits)
 
 
@@ -213,13 +221,15 @@ def _draw_next(plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: 
     keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, state.drawn), row))(rows)
     sampling = sampling._replace(top_k=plan.k, **({"temperature": 0.0} if plan.greedy else {}))
     seen = None if state.seen is None else state.seen[:, : plan.vocab_size]
-    token = draw(logits[:, : plan.vocab_size], keys, sampling, seen)
+    logits = logits[:, : plan.vocab_size]
+    finite = state.finite & (jnp.isfinite(logits.max(-1)) | state.done).all()
+    token = draw(logits, keys, sampling, seen)
     last = jax.lax.dynamic_index_in_dim(state.text, state.length - 1, 1, keepdims=False)
     token = jnp.where(state.done, last, token)
     text = jax.lax.dynamic_update_slice_in_dim(state.text, token[:, None], state.length, 1)
     done = state.done | (token[:, None] == stop[None]).any(1)
     seen = None if state.seen is None else state.seen.at[rows, token].set(True)
-    return State(text, state.length + 1, state.start, done, state.drawn + 1, seen, state.cache)
+    return State(text, state.length + 1, state.start, done, state.drawn + 1, seen, state.cache, finite)
 
 
 @partial(jax.jit, static_argnames=("model", "plan"), donate_argnames="state")
@@ -229,7 +239,7 @@ def _advance(
     end = jnp.minimum(state.length + n, plan.width)
 
     def unfinished(state: State) -> Array:
-        return (state.length < end) & ~state.done.all()
+        return (state.length < end) & state.finite & ~state.done.all()
 
     def one_token(state: State) -> State:
         if plan.slides:

@@ -77,7 +77,7 @@ def browse(page: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.newest
 def test_pointing_keys_and_clicks_show_the_models_weights(tmp_path: Path) -> None:
     model, params = random_gpt(TINY)
-    weights, n = attention_weights(model, params, random_tokens(TINY, 1)[0].tolist()), TINY.context_length
+    weights, n = attention_weights(model, params, random_tokens(TINY, 1)[0].tolist())[0], TINY.context_length
     name = "runs/</title><script>hurt = 1</script>"
     found = browse(attention_page(name, weights, HOSTILE, layer=1), tmp_path)
     assert (found["hurt"], found["broken"], found["loaded"]) == (None, [], 0)

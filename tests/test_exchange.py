@@ -15,6 +15,7 @@ from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.tokenizers.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from jaxllm.tokenizers.pieces import FAST_PATTERN
+from jaxllm.tokenizers.read_tokenizer_json import begin_token_of
 from jaxllm.tokenizers.vocabulary import merges_of, visible, vocabulary_text
 
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."
@@ -60,6 +61,21 @@ def test_hugging_face_gives_the_same_ids(exported: Path, name: str) -> None:
         assert theirs.decode(theirs.encode(text).ids) == text
     assert theirs.encode(f"a {END} b").ids == ours.encode(f"a {END} b", {END})
     assert theirs.get_vocab_size() == ours.vocab_size
+
+
+@pytest.mark.parametrize("ids", [[299], [298], [7], []])
+def test_hugging_face_puts_the_ids_of_a_post_processor_before_a_text(ids: list[int], exported: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    content = json.loads((exported / "last.json").read_text())
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": END, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {END: {"id": END, "ids": ids, "tokens": [END] * len(ids)}},
+    }
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(content)).encode(TEXT).ids
+    begins = begin_token_of(content, "t.json")
+    assert theirs == [*([] if begins is None else [begins]), *BPE.encode(TEXT)]
 
 
 def test_what_hugging_face_has_trained_comes_in(tmp_path: Path) -> None:

@@ -87,8 +87,10 @@ PLAIN = BPETokenizer(TOKENS, ["<|endoftext|>"])
         ({"tokens": ["a", "b" * 1025], "token_type": np.array([1, 1])}, "holds a token of 1,025 characters, more than the 1,024"),
         ({"merges": ["t h e"]}, "is no GGUF file with a tokenizer of byte pairs: ValueError"),
         ({"merges": 7}, "is no GGUF file with a tokenizer of byte pairs: TypeError"),
-        ({"eos_token_id": 999}, "is no GGUF file with a tokenizer of byte pairs: IndexError"),
-        ({"eos_token_id": -1}, "pretrained.end_tokens is"),
+        ({"eos_token_id": True}, "tokenizer.ggml.eos_token_id is True, but it must be an integer"),
+        ({"bos_token_id": "<s>"}, "tokenizer.ggml.bos_token_id is '<s>', but it must be an integer"),
+        ({"eot_token_id": 2.0}, "tokenizer.ggml.eot_token_id is 2.0, but it must be an integer"),
+        ({"eom_token_id": np.arange(2)}, r"tokenizer.ggml.eom_token_id is array\(\[0, 1\]\), but it must be an integer"),
     ],
 )  # fmt: skip
 def test_what_is_not_supported_or_damaged_is_one_sentence(change: dict[str, Any], message: str) -> None:
@@ -96,6 +98,27 @@ def test_what_is_not_supported_or_damaged_is_one_sentence(change: dict[str, Any]
         changed = {f"tokenizer.ggml.{key}": value for key, value in change.items()}
         read_gguf_tokenizer(metadata(PLAIN, "gpt-2") | changed, "x.gguf")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("outside", [-1, -301, 301, 999, 2**32 - 1])
+@pytest.mark.parametrize("key", ["bos", "eos", "eot", "eom"])
+def test_an_id_outside_the_table_is_left_out_and_said(key: str, outside: int) -> None:
+    """As in llama.cpp, whose converters write 4294967295 where there is none; and no id counts from the end."""
+    name = f"tokenizer.ggml.{key}_token_id"
+    right = metadata(PLAIN, "gpt-2", bos_token_id=300, eos_token_id=300, add_bos_token=True)
+    with pytest.warns(
+        UserWarning, match=f"^{name} is {outside}, outside the 301 ids of the tokenizer; it is ignored.$"
+    ):
+        _, chat = read_gguf_tokenizer(right | {name: outside}, "x.gguf")
+    right.pop(name, None)
+    assert chat == read_gguf_tokenizer(right, "x.gguf")[1]
+
+
+def test_the_last_id_of_the_table_is_in_it() -> None:
+    keys = metadata(PLAIN, "gpt-2", bos_token_id=np.uint32(0), eos_token_id=np.int64(300), add_bos_token=True)
+    chat = read_gguf_tokenizer(keys, "x.gguf")[1]
+    assert (chat.begin_token, chat.end_tokens, chat.eos_token) == (0, (300,), "<|endoftext|>")
+    assert type(chat.begin_token) is int
 
 
 def test_keys_that_are_missing_are_named() -> None:

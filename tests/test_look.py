@@ -130,7 +130,7 @@ def test_the_lens_reads_each_block_and_ends_at_the_models_answer(run: str) -> No
     logits = reference.lens.logit_lens(CONFIG, PARAMS, streams)
     np.testing.assert_allclose(logits[-1], inside["logits"][0, -1], rtol=1e-12)
     np.testing.assert_allclose(got, reference.layers.softmax(logits[:, : TOKENIZER.vocab_size]), atol=1e-5)
-    np.testing.assert_allclose(attention_weights(looked.run.model, looked.run.params, looked.ids), true_weights(looked.ids), atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(attention_weights(looked.run.model, looked.run.params, looked.ids)[0], true_weights(looked.ids), atol=1e-5)  # fmt: skip
 
 
 def test_inspect_prints_next_tokens_and_the_lens(run: str, capsys: pytest.CaptureFixture[str]) -> None:

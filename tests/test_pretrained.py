@@ -94,6 +94,33 @@ def test_what_no_family_is(config: GPTConfig, words: str, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        (GPT2, {"d_model": 6}),  # heads of 3, which rotary positions could not rotate
+        (GPT2, {"rope_low_frequency": 4.0}),
+        (GPT2, {"rope_low_frequency": 4.0, "rope_factor": 8.0}),
+        (LLAMA, {"rope_low_frequency": 4.0}),  # without a factor there is no scaling
+    ],
+    ids=str,
+)
+def test_rules_of_what_a_model_does_not_use_do_not_keep_it_in(
+    base: GPTConfig, change: dict[str, Any], tmp_path: Path
+) -> None:
+    config = replace(base, **change)
+    params = random_params(config)
+    save_pretrained(tmp_path, config, params)
+    back, again = load_pretrained(tmp_path)
+    assert resolved(back) == resolved(config)
+    assert_same(again, params)
+
+
+def test_a_model_that_no_family_is_has_a_nearest_one_whatever_its_widths() -> None:
+    config = replace(GPT2, d_model=6, norm="rms_norm", use_bias=False, activation="swiglu")
+    words = "LlamaForCausalLM is nearest, but has no model.position = 'learned'"
+    assert words in refusal(lambda: family_for(config))
+
+
 def test_a_width_that_heads_do_not_divide_is_a_mistral() -> None:
     """transformers opens no Llama of such a width."""
     config = replace(LLAMA, d_head=6)
@@ -156,6 +183,20 @@ def test_all_that_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
     assert message.count("is missing") == 8 and "is missing and 1 more; download it again" in message
 
 
+def test_foreign_names_are_shown_beside_those_that_are_missing(tmp_path: Path) -> None:
+    def rename(tensors: Tensors) -> None:
+        foreign = {f"_orig_mod.{name}": x for name, x in tensors.items()}
+        tensors.clear()
+        tensors.update(foreign)
+
+    saved(tmp_path, LLAMA, rename)
+    message = refusal(lambda: load_pretrained(tmp_path))
+    assert (message.count("is missing"), message.count("is not known")) == (4, 4)
+    assert "'model.layers.0.input_layernorm.weight' is missing" in message
+    assert "is missing and 17 more, '_orig_mod." in message
+    assert message.endswith("is not known and 17 more; download it again, or use another model.")
+
+
 def sharded(path: Path) -> dict[str, Any]:
     """A folder with its weights in two files and an index; returns its parameters."""
     params = saved(path, TIED)
@@ -209,6 +250,21 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     write_tensors(tmp_path / "model.safetensors", {"a": np.zeros(2, np.int8)}, {})
     refused(tmp_path, "tensor 'a' of")
     refused(tmp_path / "model.safetensors", "holds weights alone; give the folder with it and its config.json")
+
+
+def test_one_part_of_the_weights_is_not_the_model(tmp_path: Path) -> None:
+    def refused(path: Path, words: str) -> None:
+        assert words in refusal(lambda: load_pretrained(path))
+
+    sharded(tmp_path)
+    part, index = tmp_path / "model-00002-of-00003.safetensors", tmp_path / "model.safetensors.index.json"
+    (tmp_path / "model-2.safetensors").rename(part)
+    whole = "give the folder with all of them, model.safetensors.index.json and config.json"
+    refused(part, f"model-00002-of-00003.safetensors is part 2 of the 3 parts of a model's weights; {whole}")
+    refused(index, "model.safetensors.index.json holds no weights; give the folder with it")
+    refused(tmp_path / "config.json", "config.json holds no weights; give the folder with it")
+    index.unlink()
+    refused(tmp_path, "has 1 of the 3 parts of its weights, but no model.safetensors.index.json; download the rest too")
 
 
 def hugging_face(path: Path, config: GPTConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pretrained import CONFIGS, GPT2, LLAMA, LLAMA3, Tensors, assert_same, conte
 
 from jaxllm import GPTConfig, load_pretrained, save_pretrained
 from jaxllm.pretrained.settings import resolved
+from train.cli import main
 
 pytestmark = pytest.mark.newest
 
@@ -68,6 +69,8 @@ def write_gguf(path: Path, architecture: str, keys: dict[str, Any], tensors: Ten
         if isinstance(value, list):
             content = headers.array(headers.TYPES["u4"], [np.uint32(one).tobytes() for one in value])
             pairs.append(headers.pair(name, headers.ARRAY, content))
+        elif isinstance(value, str):
+            pairs.append(headers.pair(name, headers.STRING, headers.string(value)))
         elif value is not None:
             kind = {bool: "bool", int: "u4", float: "f4"}[type(value)]
             pairs.append(headers.scalar(name, kind, value))
@@ -162,6 +165,44 @@ def test_one_number_for_all_layers(tmp_path: Path) -> None:
     _, keys, tensors = both(tmp_path, LLAMA, "llama")
     path = write_gguf(tmp_path / "x.gguf", "llama", keys | {"feed_forward_length": [12, 12]}, tensors)
     assert load_pretrained(path)[0].d_ff == 12
+
+
+def test_keys_of_positions_that_a_model_does_not_rotate_change_no_number(tmp_path: Path) -> None:
+    """A GPT-2 has no rotary positions, and a scaling of type "none" has no factor. (llama.cpp, src/llama-context.cpp)"""
+    config = replace(GPT2, d_model=6)
+    folder, keys, tensors = both(tmp_path, config, "gpt2")
+    rope = {"rope.dimension_count": 64, "rope.scaling.factor": 4.0, "rope.scaling.attn_factor": 2.0}
+    got, params = load_pretrained(write_gguf(tmp_path / "x.gguf", "gpt2", keys | rope, tensors))
+    assert resolved(got) == resolved(config)
+    assert_same(params, load_pretrained(folder)[1])
+    _, keys, tensors = both(tmp_path / "llama", LLAMA, "llama")
+    rope = {"rope.scaling.type": "none", "rope.scaling.factor": 4.0, "rope.scale_linear": 4.0}
+    assert resolved(load_pretrained(write_gguf(tmp_path / "y.gguf", "llama", keys | rope, tensors))[0]) == resolved(
+        LLAMA
+    )
+    words = "rope.scaling.attn_factor is 2.0"
+    write_gguf(tmp_path / "y.gguf", "llama", keys | rope | {"rope.scaling.attn_factor": 2.0}, tensors)
+    assert words in refusal(lambda: load_pretrained(tmp_path / "y.gguf"))
+
+
+def split(path: Path, *keys: tuple[str, str, int]) -> Path:
+    path.write_bytes(headers.gguf([headers.scalar(f"split.{name}", kind, value) for name, kind, value in keys]))
+    return path
+
+
+def test_one_part_of_a_split_file_is_not_the_model(tmp_path: Path) -> None:
+    """The keys that llama-gguf-split writes into each part. (llama.cpp, tools/gguf-split)"""
+    part = split(tmp_path / "m-00002-of-00003.gguf", ("no", "u2", 1), ("count", "u2", 3), ("tensors.count", "i4", 9))
+    assert refusal(lambda: load_pretrained(part)) == (
+        f"{part} is part 2 of the 3 parts of a model; join them with llama.cpp's `llama-gguf-split --merge "
+        "m-00001-of-00003.gguf JOINED.gguf` and give JOINED.gguf."
+    )
+    assert main(["import", str(part), "--out", str(tmp_path / "run")]) == 2
+    assert "--merge FIRST.gguf JOINED.gguf" in refusal(
+        lambda: load_pretrained(split(tmp_path / "renamed.gguf", ("no", "u2", 0), ("count", "u2", 2)))
+    )
+    whole = split(tmp_path / "whole.gguf", ("no", "u2", 0), ("count", "u2", 1))
+    assert "is of the architecture None" in refusal(lambda: load_pretrained(whole))
 
 
 def test_tensors_that_do_not_fit(tmp_path: Path) -> None:

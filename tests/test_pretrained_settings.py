@@ -108,6 +108,7 @@ def test_settings_are_read(name: str) -> None:
         (LLAMA_4, {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
         (LLAMA_4, {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_type is 'yarn'"),
         (LLAMA_4, {"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor is missing, high"),
+        (LLAMA_4, {"rope_parameters": {**SCALING, "low_freq_factor": 2.0}}, "rope_low_frequency is 2.0, but it must be"),
         (LLAMA_4, {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "the rope parameters are {'full"),
         (LLAMA_4, {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         (LLAMA_4, {"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),

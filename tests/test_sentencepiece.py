@@ -180,8 +180,9 @@ def test_scores_of_gguf() -> None:
     tok, chat = read_gguf_tokenizer(metadata(**more), "x.gguf")
     assert (tok.prefix, chat.begin_token) == ("none", None)  # type: ignore[union-attr]
     for key, value, message in (
-        ("scores", [0.0], "IndexError"),
-        ("scores", "x", "is no GGUF file with a tokenizer of byte pairs"),
+        ("scores", [0.0], "tokenizer.ggml.scores has 1 values for 322 tokens"),
+        ("scores", "x", "tokenizer.ggml.scores has 1 values for 322 tokens"),
+        ("scores", 5, "is no GGUF file with a tokenizer of byte pairs"),
         ("tokens", TOKENS[3:], "not a type for each|holds a token twice"),
     ):
         with pytest.raises(InputError, match=message):

@@ -81,6 +81,35 @@ def test_where_texts_begin(folder: Path) -> None:
     assert load_tokenizer_files(folder)[1].begin_token is None
 
 
+def put_before(*ids: Any) -> dict[str, Any]:
+    """A post_processor that puts `<|begin|>` before each text, which stands for these ids."""
+    return {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|begin|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"<|begin|>": {"id": "<|begin|>", "ids": list(ids), "tokens": ["<|begin|>"]}},
+    }
+
+
+@pytest.mark.parametrize(("ids", "begins"), [((301,), 301), ((302,), 302), ((7,), 7), ((), None)])
+def test_the_ids_of_the_post_processor_count_and_not_its_name(ids: Any, begins: int | None, folder: Path) -> None:
+    """As in tokenizers 0.23, which puts before `ab` what stands in `ids`."""
+    change(folder, "tokenizer", post_processor=put_before(*ids))
+    assert load_tokenizer_files(folder)[1].begin_token == begins
+
+
+@pytest.mark.parametrize("wrong", [303, 999, -1, 2**40, True, "7", 7.0, None])
+def test_an_id_before_each_text_that_is_no_token_is_refused(wrong: Any, folder: Path) -> None:
+    change(folder, "tokenizer", post_processor=put_before(wrong))
+    with pytest.raises(InputError, match="tokenizer.json puts the id .* before each text, but has the ids 0 to 302"):
+        load_tokenizer_files(folder)
+
+
+def test_two_ids_before_each_text_are_refused(folder: Path) -> None:
+    change(folder, "tokenizer", post_processor=put_before(301, 302))
+    with pytest.raises(InputError, match="a post_processor that adds more than one token before the text"):
+        load_tokenizer_files(folder)
+
+
 def test_where_the_template_is(folder: Path) -> None:
     def template() -> str | None:
         return load_tokenizer_files(folder)[1].chat_template

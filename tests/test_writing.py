@@ -151,13 +151,18 @@ def test_chat_remembers_forgets_and_ends(
         ("generate {bare} --chat --prompt a", "has no chat template; use `jaxllm generate"),
         ("chat {bare}", "has no chat template"),
         ("generate {damaged} --prompt a", "is damaged: its bytes are not those that were written; import it again"),
-        ("generate {other} --prompt a", "holds the parameters of another model than config.toml describes"),
+        ("generate {other} --prompt a", "'block_1/attention/value/kernel' is missing and 8 more; import it again"),
+        (
+            "generate {begins} --prompt a",
+            "pretrained.json puts the id 258 before each text, but the tokenizer has the ids 0 to 257; import it again",
+        ),
         ("train --resume --out {run}", "it was imported"),
     ],
 )
 def test_what_is_wrong(tmp_path: Path, command: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     places = {name: imported(tmp_path / name) for name in ("run", "damaged", "other")}
     places["bare"] = imported(tmp_path / "bare", chat=ChatFormat())
+    places["begins"] = imported(tmp_path / "begins", chat=ChatFormat(begin_token=258))
     weights = places["damaged"] / "weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-3] ^= 1

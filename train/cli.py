@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from jaxllm import __version__
 from jaxllm.config import WEIGHTS
-from jaxllm.errors import InputError
+from jaxllm.errors import InputError, NonFiniteError
 from train.bench.generate_cli import add_bench_generate
 from train.data_cli import add_data_commands
 from train.errors import RunError, Stopped
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"jaxllm {arguments.command}: {error}", file=sys.stderr)
         return 2
-    except RunError as error:
+    except (RunError, NonFiniteError) as error:
         print(f"jaxllm {arguments.command}: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:

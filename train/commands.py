@@ -21,6 +21,7 @@ from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from train.checkpoint import Checkpoints
 from train.config import DataConfig, RunConfig, differences, load_config, with_absolute_paths
 from train.evaluate import evaluator, score
+from train.finite import check_computed
 from train.folder import RunFolder
 from train.loop import train
 from train.memory import available_bytes, estimate, memory_line, warning
@@ -177,7 +178,9 @@ def evaluate_command(path: str, step: str | None, data: str | None, weights: str
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
     ids = _evaluation_ids(run.config, run.tokenizer, data)
     params = run.params if weights is None else pack(run.params, weights)
-    scores = score(evaluator(run.model, run.config)(params, ids), ids, run.tokenizer)
+    loss = evaluator(run.model, run.config)(params, ids)
+    check_computed(loss, path, run.params)
+    scores = score(loss, ids, run.tokenizer)
     bits = "not defined for a word tokenizer" if scores.bits_per_byte is None else f"{scores.bits_per_byte:.4f}"
     print(f"step             {run.step:,}")
     print(f"tokens           {scores.n_targets:,}")

@@ -2,16 +2,20 @@
 
 nanoGPT goes on with NaN in every parameter; optax.apply_if_finite leaves a step out, but its schedule then falls behind
 the data, and it does not say where. Here the parameters and moments stay as they were, the step is counted, and a
-number tells the first part of the model, as the gradient comes by, in which it is not finite.
+number tells the first part of the model, as the gradient comes by, in which it is not finite. What a trained model
+computes is checked as well, by its results.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from flax.traverse_util import flatten_dict
 from jax import Array
 
+from jaxllm.errors import NonFiniteError
 from jaxllm.gpt import GPT, apply_with_intermediates
 
 WITHIN_BLOCK = ("mlp", "norm_2", "attention", "norm_1")  # as the gradient comes by
@@ -57,3 +61,23 @@ def first_forward(model: GPT, params: dict[str, Any], inputs: Array) -> str | No
             if not bool(jnp.isfinite(seen[name]).all()):
                 return name
     return None
+
+
+def check_computed(values: Any, path: str, params: Any) -> None:
+    """Raises NonFiniteError where the model of the run at `path` computed NaN or infinity."""
+    if not np.isfinite(values).all():
+        raise non_finite(path, params)
+
+
+def non_finite(path: str, params: Any) -> NonFiniteError:
+    """The error of non-finite results, with the first parameter that holds NaN or infinity. Only here are they read."""
+    for name, x in flatten_dict(params, sep="/").items():
+        if not bool(jnp.isfinite(x).all()):
+            return NonFiniteError(
+                f"{path} computes non-finite numbers: its parameter {name} holds NaN or infinity; import the model "
+                "again, or use another checkpoint."
+            )
+    return NonFiniteError(
+        f"{path} computes non-finite numbers: its parameters are finite, but numbers computed from them are not; "
+        "compute in float32, or use another checkpoint."
+    )

@@ -17,6 +17,7 @@ from jaxllm.layers import softmax
 from jaxllm.lens import logit_lens
 from jaxllm.tokenizers import Tokenizer
 from jaxllm.tokenizers.vocabulary import visible
+from train.finite import check_computed
 from train.look import read_prompt
 
 SHOWN = 3  # tokens a block
@@ -44,6 +45,7 @@ def inspect_command(path: str, step: str | None, prompt: str, top: int) -> None:
         raise InputError(f"--top is {top}, but it must be at least 1.")
     run, ids, _ = read_prompt(path, step, prompt)
     by_block = lens_probabilities(run.model, run.params, ids, run.tokenizer.vocab_size)
+    check_computed(by_block, path, run.params)
     n_tokens = "1 token" if len(ids) == 1 else f"{len(ids):,} tokens"
     print(f"after {n_tokens}, the last of them {_shown(run.tokenizer, ids[-1])}, the model expects")
     _print(next_tokens(run.tokenizer, by_block[-1], top))

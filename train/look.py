@@ -19,6 +19,7 @@ from jaxllm.tokenizers.vocabulary import visible
 from train.attention_map import attention_picture
 from train.attention_page import attention_page
 from train.compare import check_output
+from train.finite import check_computed
 from train.trained import TrainedRun, load_run
 from train.writing import MOST_CHARACTERS, prompt_ids
 
@@ -52,15 +53,20 @@ def label(tokenizer: Tokenizer, token: int) -> str:
     return visible(tokenizer.decode_bytes([token])).replace(" ", "␣") or f"id {token}"
 
 
-def attention_weights(model: GPT, params: Any, ids: list[int]) -> np.ndarray:
-    """What each token attends to, in every head of every layer: float32 [L, H, T, T], rows that sum to 1."""
+def attention_weights(model: GPT, params: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """What each token attends to, in every head of every layer, and the largest logit that it leads to.
+
+    float32 [L, H, T, T], rows that sum to 1; float32 [T].
+    """
 
     @jax.jit
-    def weights(params: Any, tokens: jax.Array) -> jax.Array:
-        _, seen = apply_with_intermediates(model, params, tokens)
-        return jnp.stack([seen[f"block_{i}/attention/weights"][0] for i in range(model.config.n_layers)])
+    def weights(params: Any, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits, seen = apply_with_intermediates(model, params, tokens)
+        by_layer = [seen[f"block_{i}/attention/weights"][0] for i in range(model.config.n_layers)]
+        return jnp.stack(by_layer).astype(jnp.float32), logits[0].max(-1)
 
-    return np.asarray(weights(params, jnp.asarray([ids], jnp.int32)), np.float32)
+    attended, largest = weights(params, jnp.asarray([ids], jnp.int32))
+    return np.asarray(attended), np.asarray(largest)
 
 
 def attention_command(path: str, step: str | None, prompt: str, out: str, layer: int | None) -> None:
@@ -71,7 +77,9 @@ def attention_command(path: str, step: str | None, prompt: str, out: str, layer:
     config = looked.run.model.config
     if layer is not None and not 0 <= layer < config.n_layers:
         raise InputError(f"--layer is {layer}, but it must be from 0 to {config.n_layers - 1}, the model's last layer.")
-    weights = attention_weights(looked.run.model, looked.run.params, looked.ids)
+    weights, largest = attention_weights(looked.run.model, looked.run.params, looked.ids)
+    for computed in (weights, largest):
+        check_computed(computed, path, looked.run.params)
     if suffix == ".html":
         content = attention_page(path, weights, looked.labels, layer or 0).encode()
     else:

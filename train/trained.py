@@ -66,6 +66,11 @@ def _load_imported(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, s
         raise InputError(f"--step is {shown(step)}, but {folder.path} was imported and has no steps; leave it out.")
     model, chat = _model(config, tokenizer), ChatFormat.load(folder.pretrained)
     tokenizer = tokenizer.ending_documents_with(chat.eos_token)  # which older versions did not write down
+    if chat.begin_token is not None and chat.begin_token >= tokenizer.vocab_size:
+        raise InputError(
+            f"{folder.pretrained} puts the id {chat.begin_token} before each text, but the tokenizer has the ids 0 to "
+            f"{tokenizer.vocab_size - 1}; import it again."
+        )
     return TrainedRun(config, tokenizer, model, read_weights(folder.weights, model.config), None, 0, chat)
 
 

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxllm.config import GPTConfig
 from jaxllm.errors import InputError, printable
-from jaxllm.pretrained.places import nested, parameter_shapes
+from jaxllm.pretrained.places import check_shapes, nested, parameter_shapes
 from jaxllm.pretrained.safetensors import read_header, read_tensor, write_tensors
 from jaxllm.validate import shown
 
@@ -55,6 +55,5 @@ def read_weights(path: Path, config: GPTConfig) -> Any:
     tensors = {name: read_tensor(path, tensor) for name, tensor in header.tensors.items()}
     if _sum(tensors) != header.metadata.get("sha256"):
         raise InputError(f"{path} is damaged: its bytes are not those that were written; import it again.")
-    if {name: x.shape for name, x in tensors.items()} != parameter_shapes(config):
-        raise InputError(f"{path} holds the parameters of another model than config.toml describes; import it again.")
+    check_shapes(parameter_shapes(config), {name: x.shape for name, x in tensors.items()}, str(path), "import it again")
     return nested({name: jnp.array(x, jnp.float32) for name, x in tensors.items()})

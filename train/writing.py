@@ -15,11 +15,12 @@ from typing import Any
 import jax
 
 from jaxllm import GPT
-from jaxllm.errors import InputError
+from jaxllm.errors import InputError, NonFiniteError
 from jaxllm.generate import Generation, Sampling, begin, stream
 from jaxllm.packed import pack
 from jaxllm.pretrained.chat import encode_chat
 from train.config import MOST_NEW_TOKENS
+from train.finite import non_finite
 from train.trained import TrainedRun, load_run
 
 MOST_CHARACTERS = 1_000_000  # of a prompt, of which a model sees the end
@@ -66,7 +67,7 @@ class Writer:
 
     def __init__(self, path: str, step: str | None, options: Options) -> None:
         run = load_run(path, step)
-        self.run, self.options, self.params = run, options, pack(run.params, options.weights)
+        self.path, self.run, self.options, self.params = path, run, options, pack(run.params, options.weights)
         self.model = GPT(run.model.config, run.model.dtype, trace_once=True)  # 30 layers start in half the time
         self.ends = run.chat.end_tokens if run.chat else ()
 
@@ -79,12 +80,15 @@ class Writer:
         )
 
     def tokens(self, ids: Sequence[int], seed: int) -> Iterator[int]:
-        """The ids that follow, up to one that ends an answer."""
-        for row in stream(self.begin(ids, seed), self.options.max_new_tokens):
-            for token in row[0].tolist():
-                if token in self.ends:
-                    return
-                yield token
+        """The ids that follow, up to one that ends an answer. Raises NonFiniteError."""
+        try:
+            for row in stream(self.begin(ids, seed), self.options.max_new_tokens):
+                for token in row[0].tolist():
+                    if token in self.ends:
+                        return
+                    yield token
+        except NonFiniteError:
+            raise non_finite(self.path, self.run.params) from None
 
     def text(self, ids: Sequence[int], seed: int, shown: Sequence[int] = ()) -> Iterator[str]:
         """The text that follows, in pieces of whole characters, up to the first stop string.

@@ -3,6 +3,7 @@
 transformers also reads the pickles of pytorch_model.bin, which run code; here they are refused.
 """
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from jaxllm.validate import shown
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("F32", "BF16", "F16", "F64")  # of weights
+PART = re.compile(r".*-(\d+)-of-(\d+)\.safetensors")
 Tensors = dict[str, tuple[Path, Tensor]]  # by name: the file, and where in it
 
 
@@ -51,11 +53,29 @@ def open_folder(path: Path) -> Folder:
     return Folder(path, config, tensors)
 
 
+def check_is_model(file: Path) -> None:
+    """Raises InputError for one of a folder's files, given in place of the folder."""
+    if part := PART.fullmatch(file.name):
+        raise InputError(
+            f"{file} is part {int(part[1])} of the {int(part[2])} parts of a model's weights; give the folder with all "
+            f"of them, {INDEX} and {CONFIG}."
+        )
+    if file.suffix == ".safetensors":
+        raise InputError(f"{file} holds weights alone; give the folder with it and its {CONFIG}.")
+    if file.name in (CONFIG, INDEX):
+        raise InputError(f"{file} holds no weights; give the folder with it.")
+
+
 def _tensors(path: Path) -> Tensors:
     if (path / WEIGHTS).exists():
         return _of_file(path / WEIGHTS)
     if (path / INDEX).exists():
         return _of_shards(path)
+    if parts := [part for file in path.iterdir() if (part := PART.fullmatch(file.name))]:
+        raise InputError(
+            f"{path} has {len(parts)} of the {int(parts[0][2])} parts of its weights, but no {INDEX}; download the "
+            "rest too."
+        )
     if any(path.glob("pytorch_model*.bin")):
         raise InputError(
             f"{path} has its weights in pytorch_model.bin only, a pickle, which could run any code; open it with "

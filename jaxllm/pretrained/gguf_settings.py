@@ -4,6 +4,8 @@ llama.cpp reads for each architecture the keys that it expects and no others; he
 looked for, too. What is no key but a tensor, as Llama 3's scaling, is recognised.
 """
 
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from jaxllm.rotary import rotary_frequencies
 from jaxllm.validate import shown
 
 ARCHITECTURE, FREQUENCIES = "general.architecture", "rope_freqs.weight"
+SPLIT = ("split.no", "split.count")  # the first counts from 0 (ggml-org/llama.cpp, tools/gguf-split)
 KEYS = {  # field of GPTConfig: key after the architecture (ggml-org/ggml, docs/gguf.md)
     "context_length": "context_length", "d_model": "embedding_length", "n_layers": "block_count",
     "n_heads": "attention.head_count", "n_kv_heads": "attention.head_count_kv", "d_ff": "feed_forward_length",
@@ -39,6 +42,7 @@ HARMLESS = {  # values of keys that change no number
     "residual_scale": (0, 1), "embedding_scale": (0, 1), "attn_logit_softcapping": (0,),
     "final_logit_softcapping": (0,),
 }  # fmt: skip
+ROPE_SCALING, ROPE_FACTORS = "rope.scaling.type", ("rope.scaling.factor", "rope.scale_linear")
 NEAR = 1e-4  # two factors of frequencies, one of them computed in float32
 
 
@@ -48,6 +52,7 @@ def read_gguf_settings(header: Header, path: str | Path) -> tuple[Layout, GPTCon
     Raises InputError for an architecture that is not supported, and for keys that are missing, out of range or ask for
     what a GPT of this jaxllm does not compute, all of them at once.
     """
+    _check_whole(header.metadata, Path(path))
     family, layout = _family(header.metadata, path)
     fields, obstacles = _read_keys(header.metadata, family)
     table, head = (header.tensors.get(name_of(layout, place)) for place in (EMBEDDING, HEAD))
@@ -62,6 +67,18 @@ def read_gguf_settings(header: Header, path: str | Path) -> tuple[Layout, GPTCon
     config = make_config(fields, obstacles, path)
     make_config(fields, _contradictions(header.metadata, family, config), path)
     return layout, _scaled(config, header, path) if config.rotary else config
+
+
+def _check_whole(metadata: Mapping[str, Any], path: Path) -> None:
+    """Raises InputError for one part of a file that llama-gguf-split has split."""
+    number, count = (metadata.get(key) for key in SPLIT)
+    if isinstance(number, int) and isinstance(count, int) and count > 1:
+        named = re.fullmatch(r"(.*)-\d+(-of-\d+\.gguf)", path.name)
+        first = shlex.quote(f"{named[1]}-00001{named[2]}") if named else "FIRST.gguf"
+        raise InputError(
+            f"{path} is part {number + 1:,} of the {count:,} parts of a model; join them with llama.cpp's "
+            f"`llama-gguf-split --merge {first} JOINED.gguf` and give JOINED.gguf."
+        )
 
 
 def _family(metadata: Mapping[str, Any], path: str | Path) -> tuple[Family, Layout]:
@@ -90,9 +107,21 @@ def _read_keys(metadata: Mapping[str, Any], family: Family) -> tuple[dict[str, A
         elif field not in OPTIONAL:
             obstacles.append(f"{key} is missing")
     for key, values in HARMLESS.items():
-        if _differs(value := metadata.get(f"{family.model_type}.{key}", values[0]), values):
+        value = metadata.get(f"{family.model_type}.{key}", values[0])
+        if _is_used(key, metadata, family) and _differs(value, values):
             obstacles.append(f"{key} is {shown(value)}")
     return fields, obstacles
+
+
+def _is_used(key: str, metadata: Mapping[str, Any], family: Family) -> bool:
+    """Whether a key can change a number: rotary positions may be unused, and a scaling of type "none" has no factor.
+
+    As in ggml-org/llama.cpp, src/llama-context.cpp.
+    """
+    if key.startswith("rope.") and family.fixed["position"] != "rotary":
+        return False
+    unscaled = not _differs(metadata.get(f"{family.model_type}.{ROPE_SCALING}"), ("none",))
+    return not (unscaled and key in ROPE_FACTORS)
 
 
 def _plain(value: Any) -> Any:
@@ -114,7 +143,8 @@ def _same(path: str | Path, a: Tensor, b: Tensor) -> bool:
 
 def _contradictions(metadata: Mapping[str, Any], family: Family, config: GPTConfig) -> list[str]:
     """Sizes that a config has only once, where the file has others."""
-    sizes = {KEYS["n_kv_heads"]: config.kv_heads} | dict.fromkeys(WIDTHS, config.head_dim)
+    widths = (key for key in WIDTHS if _is_used(key, metadata, family))
+    sizes = {KEYS["n_kv_heads"]: config.kv_heads} | dict.fromkeys(widths, config.head_dim)
     given = {key: _plain(metadata.get(f"{family.model_type}.{key}", size)) for key, size in sizes.items()}
     return [f"{key} is {shown(given[key])}, not {size}" for key, size in sizes.items() if _differs(given[key], (size,))]
 

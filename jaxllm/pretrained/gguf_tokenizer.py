@@ -4,6 +4,7 @@ llama.cpp knows each pre-tokenizer by a name that its converter gave it, and set
 names of tokens; so it is here, for the names whose pattern is known to be exact.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ NAMES = {name: pattern for pattern, one in PATTERNS.items() for name in one.ggml
 NORMALIZED = {"qwen2": "NFC"}  # of patterns; the file does not say so
 # Patterns whose tokenizers take a piece that is a token whole, and begin each text unless the file says otherwise.
 WHOLE_PIECES = BEGINS = ("llama3",)
+ROLES = ("bos", "eos", "eot", "eom")
 # Of tokens that end an answer, also where the file names another one. (llama.cpp, src/llama-vocab.cpp)
 ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>")
 
@@ -34,7 +36,8 @@ def read_gguf_tokenizer(
 ) -> tuple[BPETokenizer | SentencePieceTokenizer, ChatFormat]:
     """The tokenizer and the conversations of the keys that `gguf.read_header` gives.
 
-    Raises InputError for keys that are missing or damaged, and for a kind of tokenizer that is not supported.
+    Raises InputError for keys that are missing or damaged, and for a kind of tokenizer that is not supported; warns of
+    an id that no token has.
     """
     model, pre = (str(metadata.get(KEY + key)) for key in ("model", "pre"))
     if model != "llama" and (model != "gpt2" or pre not in NAMES):
@@ -86,6 +89,8 @@ def _sentencepiece(
 ) -> SentencePieceTokenizer:
     """Scores as the list of merges that transformers makes of them: the best first, then the longest left part."""
     scores = np.asarray(metadata[KEY + "scores"]).tolist()
+    if len(scores) != len(ids):
+        raise InputError(f"{KEY}scores has {len(scores):,} values for {len(ids):,} tokens; convert the model again.")
     merges = [
         (scores[i], split, len(name) - split, ids[name[:split]], ids[name[split:]])
         for name, i in ids.items()
@@ -102,9 +107,31 @@ def _sentencepiece(
     )
 
 
+def _token_ids(metadata: Mapping[str, Any], n_tokens: int) -> dict[str, int]:
+    """The ids of ROLES. One outside the table is left out with a warning, as in llama.cpp (src/llama-vocab.cpp).
+
+    Converters write 4294967295 where there is none. Where llama.cpp then takes its default for the kind of tokenizer,
+    here the role has no token. Raises InputError for what is no integer.
+    """
+    ids = {}
+    for role in ROLES:
+        key = f"{KEY}{role}_token_id"
+        given = metadata.get(key)
+        if given is None:
+            continue
+        if isinstance(given, bool) or not isinstance(given, int | np.integer):
+            raise InputError(f"{key} is {shown(given)}, but it must be an integer; convert the model again.")
+        if 0 <= given < n_tokens:
+            ids[role] = int(given)
+        else:
+            warnings.warn(
+                f"{key} is {given}, outside the {n_tokens:,} ids of the tokenizer; it is ignored.", stacklevel=2
+            )
+    return ids
+
+
 def _chat_format(metadata: Mapping[str, Any], names: list[str], kinds: list[int], begins: bool) -> ChatFormat:
-    ids = {key: metadata[f"{KEY}{key}_token_id"] for key in ("bos", "eos", "eot", "eom")
-           if f"{KEY}{key}_token_id" in metadata}  # fmt: skip
+    ids = _token_ids(metadata, len(names))
     named = [i for i, name in enumerate(names) if name in ENDS and kinds[i] == CONTROL]
     return ChatFormat(
         begin_token=ids.get("bos") if metadata.get(KEY + "add_bos_token", begins) else None,

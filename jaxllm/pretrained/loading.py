@@ -14,13 +14,14 @@ import numpy as np
 from jaxllm.config import GPTConfig
 from jaxllm.errors import InputError
 from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
-from jaxllm.pretrained.folder import CONFIG, open_folder
+from jaxllm.pretrained.folder import CONFIG, check_is_model, open_folder
 from jaxllm.pretrained.gguf import read_header
 from jaxllm.pretrained.gguf_settings import read_gguf_settings
 from jaxllm.pretrained.places import Place, Shape, check_shapes, is_ignored, name_of, nested, places_of, to_ours
 from jaxllm.pretrained.quantised import read_float
 from jaxllm.pretrained.settings import read_settings
-from jaxllm.pretrained.tensors import Tensor
+from jaxllm.pretrained.tensors import Tensor, is_finite
+from jaxllm.validate import shown
 
 
 class Pretrained(NamedTuple):
@@ -33,10 +34,16 @@ class Pretrained(NamedTuple):
     read: Callable[[str], np.ndarray]
 
     def parameters(self) -> dict[str, Any]:
-        """All parameters, as a nested dict of arrays; see `load_pretrained`."""
+        """All parameters, as a nested dict of arrays; see `load_pretrained`. Raises InputError."""
         params: dict[str, np.ndarray] = {}
         for name, place in self.check().items():
-            params |= to_ours(self.layout, self.config, place, self.read(name))
+            ours = to_ours(self.layout, self.config, place, self.read(name))
+            if not all(map(is_finite, ours.values())):
+                raise InputError(
+                    f"{self.path} holds NaN or an infinite number in the tensor {shown(name)}; download it again, or "
+                    "use another model."
+                )
+            params |= ours
         return nested(params)
 
     def check(self) -> dict[str, Place]:
@@ -70,7 +77,8 @@ def load_pretrained(path: str | Path) -> tuple[GPTConfig, dict[str, Any]]:
     rotary positions are in its half-split order, for which the rows of GGUF's Llamas are put back.
 
     Raises InputError for files that are missing or damaged, a family or a setting that is not supported, and tensors
-    that do not fit the settings, all of them in one message.
+    that do not fit the settings, all of them in one message; and for the first tensor that holds NaN, infinity or what
+    is infinite in float32.
     """
     opened = open_pretrained(path)
     return opened.config, opened.parameters()
@@ -86,8 +94,7 @@ def open_pretrained(path: str | Path) -> Pretrained:
         return Pretrained(path, config, family.folder, tensors, folder.read)
     if not os.path.exists(path):
         raise InputError(f"{path} does not exist; give a Hugging Face folder or a GGUF file.")
-    if path.suffix == ".safetensors":
-        raise InputError(f"{path} holds weights alone; give the folder with it and its {CONFIG}.")
+    check_is_model(path)
     header = read_header(path)
     layout, config = read_gguf_settings(header, path)
     return Pretrained(path, config, layout, header.tensors, lambda name: read_float(path, header.tensors[name]))

@@ -112,16 +112,21 @@ def half_split(x: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def check_shapes(wanted: Mapping[str, Shape], there: Mapping[str, Shape], what: str, remedy: str) -> None:
-    """Raises InputError with all that is missing, has another shape or is not known."""
-    wrong = [f"{shown(name)} is missing" for name in wanted if name not in there]
-    for name, shape in there.items():
-        if name not in wanted:
-            wrong.append(f"{shown(name)} is not known")
-        elif shape != wanted[name]:
-            wrong.append(f"{shown(name)} is {list(shape)}, not {list(wanted[name])}")
-    if wrong:
-        more = f" and {len(wrong) - MOST_NAMED:,} more" if len(wrong) > MOST_NAMED else ""
-        raise InputError(f"{what} does not fit its config: {', '.join(wrong[:MOST_NAMED])}{more}; {remedy}.")
+    """Raises InputError with what is missing, what has another shape and what is not known, a few of each kind."""
+    faults = [
+        [f"{shown(name)} is missing" for name in wanted if name not in there],
+        [
+            f"{shown(name)} is {list(shape)}, not {list(wanted[name])}"
+            for name, shape in there.items()
+            if wanted.get(name, shape) != shape
+        ],
+        [f"{shown(name)} is not known" for name in there if name not in wanted],
+    ]
+    kinds = [kind for kind in faults if kind]
+    if kinds:
+        most = MOST_NAMED // len(kinds)
+        said = [", ".join(kind[:most]) + (f" and {len(kind) - most:,} more" if kind[most:] else "") for kind in kinds]
+        raise InputError(f"{what} does not fit its config: {', '.join(said)}; {remedy}.")
 
 
 def is_ignored(layout: Layout, name: str) -> bool:

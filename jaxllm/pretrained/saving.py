@@ -17,6 +17,7 @@ from jaxllm.pretrained.places import check_shapes, parameter_shapes, places_of, 
 from jaxllm.pretrained.safetensors import DTYPES as NUMPY
 from jaxllm.pretrained.safetensors import write_tensors
 from jaxllm.pretrained.settings import family_for, write_settings
+from jaxllm.pretrained.tensors import is_finite
 from jaxllm.validate import shown
 
 GENERATION = "generation_config.json"
@@ -32,8 +33,8 @@ def save_pretrained(path: str | Path, config: GPTConfig, params: Any) -> None:
     are written so, in one file; positions "rotary_interleaved" are written in half-split order, a `separator` is not:
     transformers attends across documents. The folder is made, or is empty.
 
-    Raises InputError where no family is such a model, the parameters are not those of the config, or the folder cannot
-    be written or holds anything.
+    Raises InputError where no family is such a model, the parameters are not those of the config or not finite, or the
+    folder cannot be written or holds anything.
     """
     path, family = Path(path), family_for(config)
     flat = _flat(params, config)
@@ -65,4 +66,8 @@ def _flat(params: Any, config: GPTConfig) -> dict[str, np.ndarray]:
     for path, leaf in flat.items():
         if leaf.dtype not in (NUMPY[name] for name in DTYPES):
             raise InputError(f"{path} is of type {leaf.dtype}, but weights are float32, bfloat16, float16 or float64.")
+        if not is_finite(leaf):
+            raise InputError(
+                f"params holds NaN or an infinite number in {shown(path)}; train it again, or use another checkpoint."
+            )
     return flat

@@ -166,7 +166,12 @@ def family_for(config: GPTConfig) -> Family:
 
 
 def _obstacles(family: Family, config: GPTConfig) -> list[str]:
-    """The fields that come back otherwise when the family's config.json is read."""
-    _, back = read_settings(write_settings(family, config, "float32"), "config.json")
-    theirs = resolved(back)
-    return [field for field, value in resolved(config).items() if theirs.get(field) != value]
+    """The fields that come back otherwise when the family's config.json is read, or those that the family fixes."""
+    ours, theirs = resolved(config), {**family.fixed}
+    try:
+        theirs = resolved(read_settings(write_settings(family, config, "float32"), "config.json")[1])
+    except InputError:  # a rule for what this family uses and the config does not, as that of rotary heads
+        if all(ours[field] == value for field, value in theirs.items()):
+            raise
+        ours = {field: ours[field] for field in theirs}
+    return [field for field, value in ours.items() if theirs.get(field) != value]

@@ -54,3 +54,9 @@ def map_tensor(path: str | Path, tensor: Tensor, dtype: Any, shape: tuple[int, .
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from None
     return np.asarray(raw).view(dtype).reshape(shape)
+
+
+def is_finite(x: np.ndarray) -> bool:
+    """Whether all numbers are finite in float32, without an array of as many answers."""
+    most = np.finfo(np.float32).max
+    return bool(-most <= x.min(initial=0) and x.max(initial=0) <= most)  # a NaN is the least and the largest

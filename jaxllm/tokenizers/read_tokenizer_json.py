@@ -19,6 +19,7 @@ from jaxllm.validate import shown
 TO_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 PREPEND = {"type": "Prepend", "prepend": SPACE}
 SCHEMES = {"never": "none", "always": "always", "first": "first"}
+MORE_THAN_ONE = "a post_processor that adds more than one token before the text"
 NOTHING_TO_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
@@ -59,9 +60,21 @@ def tokenizer_of(content: Any, path: str | Path) -> BPETokenizer | SentencePiece
 
 
 def begin_token_of(content: Any, path: str | Path) -> int | None:
-    """The id that is put before each text, or None."""
+    """The id that is put before each text, or None: the one in `ids`, whatever its name, as in tokenizers.
+
+    Raises InputError for several, and for one that is no token's.
+    """
     with as_input_error(path, "tokenizer.json"):
-        return next((_added(content)[name] for name in _put_before(content) or ()), None)
+        ids = _ids_before(content)
+        known = {*content["model"]["vocab"].values(), *_added(content).values()}
+        if len(ids) > 1:
+            raise InputError(f"{path} has {MORE_THAN_ONE}, which would give other ids and is not supported.")
+        if ids and (type(ids[0]) is not int or ids[0] not in known):
+            raise InputError(
+                f"{path} puts the id {shown(ids[0])} before each text, but has the ids 0 to {len(known) - 1}; correct "
+                "its post_processor."
+            )
+        return next(iter(ids), None)
 
 
 def _sentencepiece(content: dict[str, Any], path: str | Path) -> SentencePieceTokenizer:
@@ -87,7 +100,7 @@ def _check(content: dict[str, Any], wrong: list[str], path: str | Path) -> None:
     if model.get("type", "BPE") != "BPE":
         wrong.append(f"model.type {shown(model.get('type'))}")
     if (put_before := _put_before(content)) is None or len(put_before) > 1:
-        wrong.append("a post_processor that adds more than one token before the text")
+        wrong.append(MORE_THAN_ONE)
     for one in content.get("added_tokens") or []:
         wrong += [f"a token {shown(one['content'])} with {flag}" for flag in ("lstrip", "rstrip", "single_word")
                   if one.get(flag)]  # fmt: skip
@@ -163,3 +176,15 @@ def _put_before(content: dict[str, Any]) -> list[str] | None:
         elif step.get("type") != "ByteLevel":  # it moves offsets only
             return None
     return names
+
+
+def _ids_before(content: dict[str, Any]) -> list[Any]:
+    """The ids that TemplateProcessing puts before each text."""
+    return [
+        i
+        for step in _steps(content, "post_processor", "processors")
+        if step.get("type") == "TemplateProcessing"
+        for one in step["single"]
+        if "SpecialToken" in one
+        for i in step["special_tokens"][one["SpecialToken"]["id"]]["ids"]
+    ]
