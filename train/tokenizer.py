@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jaxllm.data import read_documents
-from jaxllm.data.documents import Document, not_utf8
+from jaxllm.data.documents import Document
 from jaxllm.errors import InputError
-from jaxllm.files import replace_file
+from jaxllm.files import decoded, replace_file
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.tokenizers.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from jaxllm.tokenizers.pieces import count_pieces, cut
@@ -125,10 +125,7 @@ def read_text(file: str | None) -> str:
         content = Path(file).read_bytes() if file else sys.stdin.buffer.read()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}.") from None
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise not_utf8(file or "standard input", error) from None
+    return decoded(content, file or "standard input")
 
 
 def export_command(path: str, out: str, format: str | None) -> None:

@@ -30,7 +30,7 @@ from jaxllm.data.shards import (
     read_index,
 )
 from jaxllm.errors import InputError
-from jaxllm.files import read_file, replace_file
+from jaxllm.files import read_file, replace_file, without_mark
 from jaxllm.tokenizers import KINDS, CharTokenizer, Tokenizer
 from jaxllm.tokenizers.pieces import PART
 from jaxllm.tokenizers.workers import check_processes, in_processes
@@ -146,7 +146,7 @@ def _begin(out: Path, settings: Settings) -> Progress:
 
 def _taken_up(path: Path, settings: Settings) -> Progress:
     try:
-        done = msgspec.json.decode(read_file(path), type=Progress)
+        done = msgspec.json.decode(without_mark(read_file(path), path), type=Progress)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({printable(str(error))}); delete the folder and begin anew.") from None
     for name in Settings.__struct_fields__:

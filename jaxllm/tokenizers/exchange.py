@@ -6,13 +6,12 @@ What would give other ids than the program that wrote the file is refused, by na
 import base64
 import binascii
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxllm.errors import InputError
-from jaxllm.files import open_file, replace_file
+from jaxllm.files import read_text, replace_file
 from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.byte_level import check_bytes
@@ -21,7 +20,7 @@ from jaxllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from jaxllm.tokenizers.write_tokenizer_json import content_of
 from jaxllm.validate import shown
 
-MOST_BYTES = 2**28  # of a file; a tokenizer.json of 262,144 tokens has 33 MB
+__all__ = ["from_hugging_face", "from_tiktoken", "read_json", "read_text", "to_hugging_face", "to_tiktoken"]
 
 
 def to_tiktoken(tokenizer: BPETokenizer, path: str | Path) -> None:
@@ -84,18 +83,3 @@ def read_json(path: str | Path, what: str = "tokenizer.json") -> Any:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is not a {what}: it is not JSON.") from None
-
-
-def read_text(path: str | Path) -> str:
-    """A file in UTF-8. Raises InputError for one that is not, cannot be read or has over MOST_BYTES."""
-    try:
-        with open_file(path) as file:
-            if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
-                raise InputError(f"{path} has {size:,} bytes, more than the {MOST_BYTES:,} of any such file.")
-            return file.read().decode()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}."
-        ) from None
