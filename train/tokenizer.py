@@ -13,7 +13,7 @@ from jaxllm.errors import InputError
 from jaxllm.files import decoded, replace_file
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.tokenizers.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
-from jaxllm.tokenizers.pieces import count_pieces, cut
+from jaxllm.tokenizers.pieces import count_pieces
 from jaxllm.tokenizers.vocabulary import vocabulary_text
 from jaxllm.tokenizers.workers import check_processes, usable_cores
 from train.report import counted
@@ -96,10 +96,10 @@ def _told(documents: Iterable[Document], tell: Callable[[int], None]) -> Iterato
 
 def encode_command(path: str, file: str | None) -> None:
     """Prints the ids, separated by spaces."""
-    tokenizer, text, before = open_tokenizer(path), read_text(file), ""
-    for part in cut(text):
-        if ids := " ".join(map(str, tokenizer.encode(part))):
-            sys.stdout.write(before + ids)
+    tokenizer, before = open_tokenizer(path), ""
+    for ids in tokenizer.encode_stream([read_text(file)]):
+        if ids:
+            sys.stdout.write(before + " ".join(map(str, ids)))
             before = " "
     print()
 
@@ -115,7 +115,7 @@ def decode_command(path: str, file: str | None) -> None:
         if not 0 <= ids[-1] < tokenizer.vocab_size:
             raise InputError(f"id {word}, number {place:,}, is outside the vocabulary of {tokenizer.vocab_size:,} ids.")
     sys.stdout.flush()
-    sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
+    sys.stdout.buffer.write(tokenizer.text_bytes(ids))
     sys.stdout.buffer.flush()
 
 

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,11 +27,10 @@ from jaxllm.data.sources import (
 from jaxllm.errors import InputError
 from jaxllm.files import not_utf8, open_file, without_mark
 from jaxllm.tokenizers.base import to_utf8
-from jaxllm.tokenizers.pieces import cut
+from jaxllm.tokenizers.parts import LONGEST, cut, in_parts
 from jaxllm.validate import printable
 
 BLOCK = 2**20  # bytes read at once
-LONGEST = 2**24  # characters without white space; a longer stretch is cut there all the same
 LONGEST_LINE = 2**28  # bytes of a line of JSON
 
 
@@ -120,7 +119,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _of_text(file: BinaryIO, name: str) -> Iterator[Document]:
-    parts = in_parts(_decoded(file, name))
+    parts = in_parts(_decoded(file, name), cut, LONGEST)
     first = next(parts, None)
     if first is not None:
         yield Document(name, _and_then(first, parts))
@@ -145,19 +144,6 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
             return
         offset += len(block)
         block = file.read(BLOCK)
-
-
-def in_parts(texts: Iterable[str]) -> Iterator[str]:
-    """The texts joined, and cut again as `cut` does; or after LONGEST characters without white space."""
-    rest = ""
-    for text in texts:
-        *whole, rest = cut(rest + text)
-        yield from whole
-        if len(rest) >= LONGEST:
-            yield rest
-            rest = ""
-    if rest:
-        yield rest
 
 
 def _of_lines(file: BinaryIO, name: str, field: str) -> Iterator[Document]:

@@ -17,7 +17,7 @@ from jaxllm.tokenizers import gpt2_files, textbook
 from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, join, parted, to_utf8, vocabulary_from
 from jaxllm.tokenizers.merges import learn_merges
 from jaxllm.tokenizers.patterns import PATTERNS
-from jaxllm.tokenizers.pieces import count_pieces, cut, split_pieces
+from jaxllm.tokenizers.pieces import count_pieces, split_pieces
 from jaxllm.tokenizers.workers import check_processes, usable_cores
 from jaxllm.validate import shown
 
@@ -193,7 +193,7 @@ class BPETokenizer(Tokenizer):
         if len(text) <= PARALLEL:
             return self._encode(text)
         with ThreadPoolExecutor(usable_cores()) as pool:  # tiktoken works without Python's lock
-            return list(chain.from_iterable(pool.map(self._encode, cut(text, PARALLEL))))
+            return list(chain.from_iterable(pool.map(self._encode, self.cut(text, PARALLEL))))
 
     def _encode(self, text: str) -> list[int]:
         if not self._absent or (raw := text.encode()).translate(None, self._absent) == raw:

@@ -20,6 +20,19 @@ LLAMA3_PATTERN = (
     r"|\s+(?!\S)|\s+"
 )
 QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")  # digits singly
+# As Llama 3's, but the white space at the end of a text stays together, with new lines in it. (tiktoken 0.14,
+# openai_public.py; before 0.8 it had Llama 3's.)
+CL100K_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
+    r"|\s+(?!\S)|\s"
+)
+# Words end where capitals follow small letters, contractions stay with them, slashes follow new lines. (tiktoken,
+# openai_public.py)
+O200K_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 Step = tuple[str, Any]  # of Hugging Face's sequence of pre_tokenizers: its type, and what matters of it
 DIGITS: Step = ("Digits", None)
@@ -55,6 +68,13 @@ PATTERNS = {
         ("llama-bpe", "llama3", "llama-v3", "smaug-bpe"),
     ),
     "qwen2": Pattern(QWEN2_PATTERN, ((("Split", QWEN2_PATTERN), BYTES_ONLY),), ("qwen2",)),
+    # Hugging Face's regular expressions have no possessive {1,3}+, and $ is the end of a line there.
+    "cl100k": Pattern(
+        CL100K_PATTERN,
+        ((("Split", LLAMA3_PATTERN.replace(r"|\s*[\r\n]+", r"|\s+\z|\s*[\r\n]+")), BYTES_ONLY),),
+        (),
+    ),
+    "o200k": Pattern(O200K_PATTERN, ((("Split", O200K_PATTERN), BYTES_ONLY),), ()),
 }
 
 

@@ -7,17 +7,13 @@ from functools import cache
 import regex
 
 from jaxllm.tokenizers.base import to_utf8
+from jaxllm.tokenizers.parts import PART, cut
 from jaxllm.tokenizers.patterns import GPT2_PATTERN, PATTERNS
 from jaxllm.tokenizers.workers import in_processes
 
 __all__ = ["FAST_PATTERN", "GPT2_PATTERN", "PART", "count_pieces", "cut", "split_pieces"]
 
 FAST_PATTERN = PATTERNS["gpt2"].regex
-PART = 2**20  # characters that are worth a message to another process
-# No pattern has a piece that goes on here. (\x1c to \x1f are white space to Python but not to Unicode; marks may have
-# the new line after them in their piece, but nothing beyond.)
-_MARK = r"[^\s\x1c-\x1f]"
-_CUT = regex.compile(rf"{_MARK}(?= )|[\p{{L}}\p{{N}}](?=\n)|{_MARK}\n(?={_MARK})")
 
 
 def split_pieces(text: str, pattern: str = "gpt2") -> Iterator[str]:
@@ -34,22 +30,6 @@ def split_pieces(text: str, pattern: str = "gpt2") -> Iterator[str]:
 def compiled(pattern: str) -> "regex.Pattern[str]":
     """A pattern of PATTERNS for Python."""
     return regex.compile(PATTERNS[pattern].regex)
-
-
-def cut(text: str, size: int = PART) -> Iterator[str]:
-    """The text in parts of `size` characters or a little more, cut only where a piece or a word ends in any case.
-
-    That is before the space that follows another character, and before or after such a new line. (A text without white
-    space stays whole.)
-
-    >>> list(cut("two words  and more", 5))
-    ['two words', '  and', ' more']
-    """
-    start = 0
-    while len(text) - start > size and (found := _CUT.search(text, start + size - 1)):
-        yield text[start : found.end()]
-        start = found.end()
-    yield text[start:]
 
 
 def count_pieces(texts: Iterable[str], processes: int = 1) -> Counter[bytes]:
