@@ -152,7 +152,11 @@ def make_exchange(rng: Rng) -> Files:
 
 def use_exchange(folder: Path) -> None:
     hugging_face = (folder / "hugging_face").exists()
-    try_out(from_hugging_face(folder / "hugging_face") if hugging_face else from_tiktoken(folder / "tiktoken"))
+    try_out(
+        from_hugging_face(folder / "hugging_face")
+        if hugging_face
+        else from_tiktoken(folder / "tiktoken", pattern="gpt2")
+    )
 
 
 def make_prompt(rng: Rng) -> Files:

@@ -2,7 +2,7 @@
 
 import unicodedata
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property, partial
@@ -16,6 +16,8 @@ from jaxllm.errors import InputError
 from jaxllm.tokenizers import gpt2_files, textbook
 from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, join, parted, to_utf8, vocabulary_from
 from jaxllm.tokenizers.merges import learn_merges
+from jaxllm.tokenizers.own_pattern import check_pattern, encode_whole, matched
+from jaxllm.tokenizers.parts import LONGEST
 from jaxllm.tokenizers.patterns import PATTERNS
 from jaxllm.tokenizers.pieces import count_pieces, split_pieces
 from jaxllm.tokenizers.workers import check_processes, usable_cores
@@ -31,7 +33,8 @@ class BPETokenizer(Tokenizer):
     leaves out, as Hugging Face tokenizers do. The special tokens' ids follow the last token, or are those of the
     mapping; the tokens have the other ids, in order.
 
-    `pattern` is the name in PATTERNS of the cut into pieces. With `normalization` "NFC" a text is brought into that
+    `pattern` is the name in PATTERNS of the cut into pieces, or a regular expression that matches every character, for
+    a vocabulary with all bytes. With `normalization` "NFC" a text is brought into that
     form of Unicode first, and `decode` gives it in that form.
     """
 
@@ -44,8 +47,7 @@ class BPETokenizer(Tokenizer):
         pattern: str = "gpt2",
         normalization: str | None = None,
     ) -> None:
-        if not isinstance(pattern, str) or pattern not in PATTERNS:
-            raise InputError(f"pattern is {shown(pattern)}, but it must be one of {', '.join(PATTERNS)}.")
+        check_pattern(pattern)
         if normalization not in (None, "NFC"):
             raise InputError(f"normalization is {shown(normalization)}, but it must be 'NFC' or left out.")
         self.pattern, self.normalization = pattern, normalization
@@ -65,6 +67,8 @@ class BPETokenizer(Tokenizer):
             )
         ids = (i for i in range(self.vocab_size) if i not in taken)
         self.ranks = dict(zip(self.tokens, ids, strict=True))  # token to id, without the special tokens
+        if pattern not in PATTERNS and self._absent:
+            raise InputError(f"pattern is {shown(pattern)}, a regular expression, which needs a token for each byte.")
 
     @classmethod
     def train(
@@ -150,7 +154,7 @@ class BPETokenizer(Tokenizer):
         absent = {bytes([b]): self.vocab_size + i for i, b in enumerate(self._absent)}  # it wants every byte
         return tiktoken.Encoding(
             "jaxllm",
-            pat_str=PATTERNS[self.pattern].regex,
+            pat_str=matched(self.pattern),
             mergeable_ranks=self.ranks | absent,
             special_tokens=self.special_tokens,
         )
@@ -189,6 +193,17 @@ class BPETokenizer(Tokenizer):
                 ids.append(part)
         return ids
 
+    def encode_part(self, text: str, start: int) -> list[int]:
+        if start and self.pattern not in PATTERNS:
+            raise InputError(
+                f"a text of over {LONGEST:,} characters has to be cut, but where the tokenizer's own pattern allows it "
+                "is not known; give the text in several documents."
+            )
+        return self.encode(text)
+
+    def cut(self, text: str, size: int | None = None) -> Iterator[str]:
+        return super().cut(text, size) if self.pattern in PATTERNS else iter([text])
+
     def _encode_long(self, text: str) -> list[int]:
         if len(text) <= PARALLEL:
             return self._encode(text)
@@ -196,6 +211,8 @@ class BPETokenizer(Tokenizer):
             return list(chain.from_iterable(pool.map(self._encode, self.cut(text, PARALLEL))))
 
     def _encode(self, text: str) -> list[int]:
+        if self.pattern not in PATTERNS:
+            return encode_whole(self._tiktoken, text)
         if not self._absent or (raw := text.encode()).translate(None, self._absent) == raw:
             with suppress(ValueError):  # tiktoken's regex gives up on white space by the million; its merging does not
                 return self._tiktoken.encode(text, disallowed_special=())  # `encode_ordinary` panics where this raises

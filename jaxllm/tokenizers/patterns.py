@@ -9,6 +9,9 @@ from typing import Any
 
 from tiktoken_ext.openai_public import r50k_pat_str  # GPT2_PATTERN, written to match faster
 
+from jaxllm.errors import InputError
+from jaxllm.validate import shown
+
 # GPT-2's split: contractions, a word, number or run of marks with the space before it, white space.
 # Merges never cross a piece. (openai/gpt-2, src/encoder.py)
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -78,6 +81,20 @@ PATTERNS = {
 }
 
 
+def regex_of(pattern: str) -> str:
+    """The regular expression of a name in PATTERNS; any other pattern is one itself."""
+    return PATTERNS[pattern].regex if pattern in PATTERNS else pattern
+
+
+def name_of(regex: str) -> str:
+    """The name in PATTERNS of a regular expression, in any of the ways to write it; others stay as they are."""
+    return next((name for name, pattern in PATTERNS.items() if regex in _written_as(pattern)), regex)
+
+
+def _written_as(pattern: Pattern) -> list[str]:
+    return [pattern.regex, *(what for steps in pattern.steps for kind, what in steps if kind == "Split")]
+
+
 def pattern_of(pre_tokenizer: Any) -> str | None:
     """The name of the pattern that a tokenizer.json's pre_tokenizer is, or None. Raises what damaged JSON raises."""
     given = pre_tokenizer or {}
@@ -86,7 +103,12 @@ def pattern_of(pre_tokenizer: Any) -> str | None:
 
 
 def pre_tokenizer_of(name: str) -> dict[str, Any]:
-    """The pattern as a tokenizer.json's pre_tokenizer."""
+    """The pattern as a tokenizer.json's pre_tokenizer. Raises InputError for a regular expression of the user's own."""
+    if name not in PATTERNS:
+        raise InputError(
+            f"the tokenizer's pattern {shown(name)} is a regular expression that Hugging Face's may read in another "
+            "way; export the tokenizer as FILE.tiktoken."
+        )
     steps = [_written(kind, what) for kind, what in PATTERNS[name].steps[0]]
     return steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
 

@@ -6,9 +6,10 @@ from functools import cache
 
 import regex
 
+from jaxllm.errors import InputError
 from jaxllm.tokenizers.base import to_utf8
 from jaxllm.tokenizers.parts import PART, cut
-from jaxllm.tokenizers.patterns import GPT2_PATTERN, PATTERNS
+from jaxllm.tokenizers.patterns import GPT2_PATTERN, PATTERNS, regex_of
 from jaxllm.tokenizers.workers import in_processes
 
 __all__ = ["FAST_PATTERN", "GPT2_PATTERN", "PART", "count_pieces", "cut", "split_pieces"]
@@ -17,7 +18,9 @@ FAST_PATTERN = PATTERNS["gpt2"].regex
 
 
 def split_pieces(text: str, pattern: str = "gpt2") -> Iterator[str]:
-    """The pieces within which merges happen, by a pattern of PATTERNS. Raises InputError for a lone surrogate.
+    """The pieces within which merges happen, by a pattern of PATTERNS or a regular expression.
+
+    Raises InputError for a lone surrogate, and for a regular expression that Python has another form for.
 
     >>> list(split_pieces("It's  here"))
     ['It', "'s", ' ', ' here']
@@ -28,8 +31,11 @@ def split_pieces(text: str, pattern: str = "gpt2") -> Iterator[str]:
 
 @cache
 def compiled(pattern: str) -> "regex.Pattern[str]":
-    """A pattern of PATTERNS for Python."""
-    return regex.compile(PATTERNS[pattern].regex)
+    """A pattern for Python."""
+    try:
+        return regex.compile(regex_of(pattern))
+    except regex.error as error:
+        raise InputError(f"the tokenizer's pattern is no regular expression of Python's: {error}.") from None
 
 
 def count_pieces(texts: Iterable[str], processes: int = 1) -> Counter[bytes]:
