@@ -5,6 +5,8 @@ all. Here each piece must begin where the one before ended (`\G`) and hold at le
 that is missing ends the ids, and their bytes say where. A pattern of many steps ends at tiktoken's limit of them.
 """
 
+import math
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -14,10 +16,14 @@ from jaxllm.errors import InputError
 from jaxllm.tokenizers.patterns import PATTERNS
 from jaxllm.validate import shown
 
-MOST_CHARACTERS = 10_000  # of a pattern
+# Of a pattern, so that what is compiled of it stays small: its characters, and its {counts} multiplied.
+MOST_CHARACTERS, MOST_REPEATED = 1000, 1000
 BYTES = {bytes([b]): b for b in range(256)}
-# Every pattern must match these: all of Latin, and of the others a mark, a digit, a joiner, spaces, letters.
-PROBE = "".join(map(chr, range(0x180))) + "\u0301\u0967\u200d\u2028\u3000東🙂\ue000\U0010ffff"
+# Every pattern must match these characters of all kinds. Other ones are checked in each text.
+PROBE = (
+    "\0\t\n\r\x1b !\"#$'()+,-./09:;<>@AZ[\\]^_`az{|}~\x7f\x85\xa0\xad²½éßǅʰ"
+    "\u0301\u0967\u200d\u2028\u3000東🙂\ue000\U0010ffff"
+)
 
 
 def check_pattern(pattern: Any) -> None:
@@ -36,6 +42,8 @@ def check_pattern(pattern: Any) -> None:
 def _wrong(pattern: str) -> str:
     if len(pattern) > MOST_CHARACTERS:
         return f"it has {len(pattern):,} characters, more than {MOST_CHARACTERS:,}"
+    if _repeated(pattern) > MOST_REPEATED:
+        return f"its counts in braces make {_repeated(pattern):,} when multiplied, more than {MOST_REPEATED:,}"
     try:
         for regex in (pattern, matched(pattern)):
             encoding = tiktoken.Encoding("probe", pat_str=regex, mergeable_ranks=BYTES, special_tokens={})
@@ -46,6 +54,13 @@ def _wrong(pattern: str) -> str:
     except InputError as error:
         return str(error).removesuffix(".")
     return ""
+
+
+def _repeated(pattern: str) -> int:
+    """The product of the largest counts in all braces."""
+    bare = re.sub(r"(?s)\\(?:[pPxuU]\{[^}]*\}|.)", "", pattern)
+    counts = (map(int, re.findall(r"[0-9]+", inside)) for inside in re.findall(r"\{([^}]*)", bare))
+    return math.prod(max(1, *found, 1) for found in counts)
 
 
 def matched(pattern: str) -> str:
