@@ -126,6 +126,12 @@ def test_each_file_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert set(CharTokenizer.train(read_source(str(tmp_path / "a.txt"))).characters) == {*"one tw", "\ufeff"}
 
 
+def test_a_mark_within_json_lines_is_no_json(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "a"}\n' + MARK + b'{"text": "b"}\n')
+    with pytest.raises(InputError, match="line 2 of .*x.jsonl is not JSON"):
+        text_of(tmp_path / "x.jsonl")
+
+
 def test_a_file_of_a_mark_alone_holds_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(MARK)
     assert list(read_documents([str(tmp_path)])) == []

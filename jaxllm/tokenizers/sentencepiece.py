@@ -104,6 +104,11 @@ class SentencePieceTokenizer(Tokenizer):
         return b"".join(self.table[i] for i in self.check_ids(ids))
 
     def text_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of the text, without the space that `encode` may have put before it.
+
+        By the prefixes "always" and "first" a text that begins with a space has the ids of the text without it, and
+        comes back so, as in tokenizers.
+        """
         return self.decode_bytes(ids).removeprefix(b"" if self.prefix == "none" else b" ")
 
     def decode(self, ids: Iterable[int]) -> str:
