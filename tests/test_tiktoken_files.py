@@ -14,6 +14,7 @@ from tiktoken.load import load_tiktoken_bpe
 from tiktoken_ext import openai_public
 
 from jaxllm import InputError
+from jaxllm.data.preparing import separator_of
 from jaxllm.tokenizers import BPETokenizer, load_tokenizer, own_pattern, parts, tiktoken_files
 from jaxllm.tokenizers.exchange import from_tiktoken, to_hugging_face, to_tiktoken
 from jaxllm.tokenizers.own_pattern import PROBE
@@ -294,7 +295,8 @@ def test_a_long_text_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "the end " * 9
     assert list(tok.encode_stream([text, text])) == [tok.encode(text * 2)]
     with pytest.raises(InputError, match="a text of over 16,777,216 characters has to be cut, .* several documents"):
-        tok.encode_part(text, 5)
+        tok.encode_part(text, 2**24)
+    assert separator_of(BPETokenizer(TOKENS, (), tok.pattern)) == [ord("\n")]
 
 
 def test_absent_bytes() -> None:

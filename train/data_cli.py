@@ -96,7 +96,11 @@ def _add_exchange(kinds: "argparse._SubParsersAction[Parser]") -> None:
     )  # fmt: skip
     for parser in (export, brought):
         parser.add_argument("--out", required=True, metavar="FILE")
-        parser.add_argument("--format", choices=formats, help="default: tiktoken for FILE.tiktoken, else huggingface")
+        parser.add_argument(
+            "--format",
+            choices=formats,
+            help="default: tiktoken for FILE.tiktoken, else huggingface; Llama 3's tokenizer.model is tiktoken",
+        )
 
 
 # The commands import what they need when they run.

@@ -34,8 +34,8 @@ class BPETokenizer(Tokenizer):
     mapping; the tokens have the other ids, in order.
 
     `pattern` is the name in PATTERNS of the cut into pieces, or a regular expression that matches every character, for
-    a vocabulary with all bytes. With `normalization` "NFC" a text is brought into that
-    form of Unicode first, and `decode` gives it in that form.
+    a vocabulary with all bytes. With `normalization` "NFC" a text is brought into that form of Unicode first, and
+    `decode` gives it in that form.
     """
 
     kind = "bpe"
@@ -194,7 +194,7 @@ class BPETokenizer(Tokenizer):
         return ids
 
     def encode_part(self, text: str, start: int) -> list[int]:
-        if start and self.pattern not in PATTERNS:
+        if start >= LONGEST and self.pattern not in PATTERNS:
             raise InputError(
                 f"a text of over {LONGEST:,} characters has to be cut, but where the tokenizer's own pattern allows it "
                 "is not known; give the text in several documents."

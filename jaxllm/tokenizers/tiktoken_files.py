@@ -37,7 +37,8 @@ LLAMA3_NAMED = {128000: "begin_of_text", 128001: "end_of_text", 128006: "start_h
                 128009: "eot_id"}  # fmt: skip
 LLAMA3_RESERVED = [i for i in range(128000, 128256) if i not in LLAMA3_NAMED]
 # By the sha256 of the file. (tiktoken 0.14, openai_public.py; Llama 3: meta-llama/llama3, llama/tokenizer.py, and its
-# tokenizer.model of 2,183,982 bytes.) GPT-2's ranks are those of r50k_base.
+# tokenizer.model of 2,183,982 bytes, which is that of Llama 3.1 as well, where some reserved tokens have other names.)
+# GPT-2's ranks are those of r50k_base.
 PUBLISHED = {
     "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930": Published(
         "r50k_base", "gpt2", {END_OF_TEXT: 50256}
