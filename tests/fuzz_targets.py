@@ -141,18 +141,27 @@ def try_out(tokenizer: Tokenizer) -> None:
     tokenizer.decode([tokenizer.vocab_size - 1])
 
 
+BESIDE = tuple(
+    json.dumps({"pat_str": regex, "special_tokens": {"<|endoftext|>": 300}}).encode()
+    for regex in (r"\s+(?!\S)|\p{L}{1,3}|(?i:'s|'d)?[^\s]|\s", r"(?:(?=a)a|\w{2,})*|(.)\1|[\s\S]", "[^a]|a")
+)
+
+
 def make_exchange(rng: Rng) -> Files:
     if rng.random() < 0.6:
         return {"hugging_face": json_or_bytes(rng, written(to_hugging_face))}
     seeds = written(to_tiktoken)
-    return {
+    made = {
         "tiktoken": mutate_bytes(rng, seeds) if rng.random() < 0.5 else mutate_lines(rng, pick(rng, seeds).decode())
     }
+    return made | ({"tiktoken.json": json_or_bytes(rng, BESIDE)} if rng.random() < 0.5 else {})
 
 
 def use_exchange(folder: Path) -> None:
-    hugging_face = (folder / "hugging_face").exists()
-    try_out(from_hugging_face(folder / "hugging_face") if hugging_face else from_tiktoken(folder / "tiktoken"))
+    if (folder / "hugging_face").exists():
+        return try_out(from_hugging_face(folder / "hugging_face"))
+    pattern = None if (folder / "tiktoken.json").exists() else "gpt2"
+    try_out(from_tiktoken(folder / "tiktoken", pattern=pattern))
 
 
 def make_prompt(rng: Rng) -> Files:

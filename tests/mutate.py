@@ -139,7 +139,7 @@ MUTATIONS = [
     Mutation("steps not counted", STEP, "TrainState(state.step + 1,", "TrainState(state.step,", STEPS),
     Mutation("pairs of a doubled token counted twice", MERGES, "count - doubled if x == a else count", "count", FAST_TRAINER),
     Mutation("a token that another has taken in still stands", MERGES, "ids[middle] = INSIDE", "pass", FAST_TRAINER),
-    Mutation("text cut within a run of white space", "jaxllm/tokenizers/pieces.py", '_MARK = r"[^\\s\\x1c-\\x1f]"', '_MARK = r"."', "test_pieces.py::test_parts_have_the_pieces_of_the_whole"),
+    Mutation("text cut within a run of white space", "jaxllm/tokenizers/parts.py", '_MARK = r"[^\\s\\x1c-\\x1f]"', '_MARK = r"."', "test_pieces.py::test_parts_have_the_pieces_of_the_whole"),
     Mutation("one place too many in a permutation", "jaxllm/data/permutation.py", "outside &= which >= n", "outside &= which > n", "test_batches.py::test_every_number_comes_once"),
     Mutation("every epoch in the same order", "jaxllm/data/batches.py", "[*seed, int(epoch)]", "[*seed, 0]", "test_data.py::test_a_batch_is_a_pure_function_of_seed_and_step"),
     Mutation("processes draw the same rows", "jaxllm/data/batches.py", "step * batch_size + process * rows", "step * batch_size", "test_batches.py::test_processes_share_a_batch"),

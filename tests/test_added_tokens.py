@@ -17,10 +17,10 @@ from jaxllm.data.shards import open_split
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
 from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
-from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, bpe, load_tokenizer, pieces
+from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, bpe, load_tokenizer, parts
 from jaxllm.tokenizers.byte_level import to_characters
 from jaxllm.tokenizers.exchange import from_hugging_face, to_hugging_face
-from jaxllm.tokenizers.pieces import uncut
+from jaxllm.tokenizers.parts import in_parts
 from jaxllm.tokenizers.read_tokenizer_json import begin_token_of
 from jaxllm.tokenizers.sentencepiece import BYTES
 from jaxllm.tokenizers.vocabulary import vocabulary_text
@@ -204,19 +204,10 @@ hard = st.text("ab \nxyé", max_size=60)
 
 @given(hard, st.integers(1, 20))
 def test_no_part_ends_within_one(text: str, size: int) -> None:
-    cut = [text[i : i + size] for i in range(0, len(text), size)]
-    parts = list(uncut(cut, WITHIN.added))
+    texts = [text[i : i + size] for i in range(0, len(text), size)]
+    parts = list(in_parts(texts, lambda rest: WITHIN.cut(rest, size)))
     assert "".join(parts) == text and all(parts)
-    found = [i for part in parts for i in WITHIN.encode(part) if i > 256]
-    assert found == [i for i in WITHIN.encode(text) if i > 256]
-
-
-def test_parts_stay_where_no_name_is_cut() -> None:
-    assert list(uncut(["a ", "bxx"], ["  b"])) == ["a ", "bxx"]
-    assert list(uncut(["b", " ", "a", " ", "bxxxx"], ["b a b"])) == ["b a bxxxx"]
-    assert list(uncut(["xaa", "aay"], ["aa"])) == ["x", "aaaay"]
-    assert list(uncut(["a b", " c"], [])) == ["a b", " c"]
-    assert list(uncut([], ["a b"])) == []
+    assert [i for part in parts for i in WITHIN.encode(part)] == WITHIN.encode(text)
 
 
 @given(hard)
@@ -231,12 +222,12 @@ def test_data_and_commands_cut_no_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A corpus is read in parts, which end before a space."""
-    monkeypatch.setattr(pieces.cut, "__defaults__", (5,))
+    monkeypatch.setattr(parts, "PART", 5)
     monkeypatch.setattr(preparing, "PART", 8)
     text = "yyyy a b a b xyyya b\nx\nyyyx\nyyyyyy b a b a b y"
     (tmp_path / "text.txt").write_text(text)
     WITHIN.save(tmp_path / "t.json")
-    assert list(pieces.cut(text))[:2] == ["yyyy a", " b a b"]
+    assert list(parts.cut(text))[:2] == ["yyyy a", " b a b"]
     index = prepare_shards([str(tmp_path / "text.txt")], WITHIN, tmp_path / "out", validation=0)
     assert open_split(tmp_path / "out", index, "train")[:].tolist() == WITHIN.encode(text)
     assert main(shlex.split(f"tokenizer encode {tmp_path}/t.json {tmp_path}/text.txt")) == 0

@@ -14,14 +14,15 @@ from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokeniz
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer
 from jaxllm.tokenizers.byte_level import to_characters
 from jaxllm.tokenizers.exchange import from_hugging_face, to_hugging_face
+from jaxllm.tokenizers.patterns import pre_tokenizer_of
 from jaxllm.tokenizers.read_tokenizer_json import begin_token_of
 from jaxllm.tokenizers.vocabulary import merges_of
 
-HARDER = ["I'M we'LL 'ſ 1 12 123 1234 12.5 x1y", "(yes) _id --- ...\n\n!", "a \n b\r\n\r\n  \n c   ", "  1  2\n3", "Å e\u0301\u0338 <\u0338", "½\x1c\x85\x01\x7f"]  # fmt: skip
+HARDER = ["I'M we'LL 'ſ 1 12 123 1234 12.5 x1y", "(yes) _id --- ...\n\n!", "a \n b\r\n\r\n  \n c   ", "  1  2\n3", "Å e\u0301\u0338 <\u0338", "½\x1c\x85\x01\x7f", "camelCase PDFs I'M\n//\n/!\n/ \r\n/", "a \n \n  "]  # fmt: skip
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-hard = st.text(st.sampled_from("abst'STLle12 \n\r\t!?.-_<|>\u017fÅ\u0301\u0338東🙂१½\u3000\xa0\x1c\x85\u2028\x01\x7f"), max_size=40)  # fmt: skip
+hard = st.text(st.sampled_from("/abst'STLle12 \n\r\t!?.-_<|>\u017fÅ\u0301\u0338東🙂१½\u3000\xa0\x1c\x85\u2028\x01\x7f"), max_size=40)  # fmt: skip
 
-# The pre_tokenizers of published files: SmolLM2's, Llama 3's, Qwen2.5's and Qwen3's.
+# The pre_tokenizers of published files: SmolLM2's, Llama 3's, Qwen2.5's and Qwen3's, gpt-oss's.
 PUBLISHED: dict[str, list[dict[str, Any]]] = {
     "smollm": [{"type": "Digits", "individual_digits": True}, LEVEL],
     "llama3": [
@@ -32,6 +33,11 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
         {"type": "Split", "pattern": {"Regex": "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}, "behavior": "Isolated", "invert": False},
         LEVEL | {"use_regex": False},
     ],
+    "o200k": [
+        {"type": "Split", "pattern": {"Regex": "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}, "behavior": "Isolated", "invert": False},
+        LEVEL | {"use_regex": False},
+    ],
+    "cl100k": pre_tokenizer_of("cl100k")["pretokenizers"],  # of which none is published that is as tiktoken's of today
 }  # fmt: skip
 
 

@@ -8,17 +8,25 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tiktoken_ext import openai_public
 
 from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer, bpe, load_tokenizer
 from jaxllm.tokenizers.base import any_of
-from jaxllm.tokenizers.patterns import LLAMA3_PATTERN, PATTERNS, pattern_of, pre_tokenizer_of
+from jaxllm.tokenizers.patterns import (
+    CL100K_PATTERN,
+    LLAMA3_PATTERN,
+    O200K_PATTERN,
+    PATTERNS,
+    pattern_of,
+    pre_tokenizer_of,
+)
 from jaxllm.tokenizers.pieces import cut, split_pieces
 
 pytestmark = pytest.mark.newest
 
 TEXT = "Don't DON'T we'll 12345 x12.5\n\n  (yes)!\n東京 🙂🙂 e\u0301  3 \t end.\r\n'S ½ a\u0301b\x1c \x85\u3000z _id --- \x01 "
-hard = st.text(st.sampled_from("abst'STLle12 \n\r\t!?.-_<|>\u017fÅ\u0301\u0338東京🙂१½\u3000\xa0\x1c\x85\u2028\x01\x7f"), max_size=50)  # fmt: skip
+hard = st.text(st.sampled_from("/abst'STLle12 \n\r\t!?.-_<|>\u017fÅ\u0301\u0338東京🙂१½\u3000\xa0\x1c\x85\u2028\x01\x7f"), max_size=50)  # fmt: skip
 BYTES = [bytes([i]) for i in range(256)]
 
 
@@ -35,10 +43,27 @@ def tokenizer(pattern: str, **more: Any) -> BPETokenizer:
         ("llama3", "I'M don't 12345!\n\n  x", ["I", "'M", " don", "'t", " ", "123", "45", "!\n\n", " ", " x"]),
         ("llama3", "(yes) _id\t東  \n z", ["(yes", ")", " _", "id", "\t東", "  \n", " z"]),
         ("qwen2", "I'Ll 12 !", ["I", "'Ll", " ", "1", "2", " !"]),
+        (
+            "cl100k",
+            "I'M don't 12345!\n\n  x \n ",
+            ["I", "'M", " don", "'t", " ", "123", "45", "!\n\n", " ", " x", " \n "],
+        ),
+        (
+            "o200k",
+            "I'M don't aBc ABc 1234 x\n/!\n//\r \n y",
+            ["I'M", " don't", " a", "Bc", " ABc", " ", "123", "4", " x", "\n", "/!\n//\r", " \n", " y"],
+        ),
     ],
 )
 def test_pieces(pattern: str, text: str, pieces: list[str]) -> None:
     assert list(split_pieces(text, pattern)) == pieces
+
+
+def test_the_patterns_of_tiktoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published ones, whose ranks are not needed to see them."""
+    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: {})
+    assert openai_public.cl100k_base()["pat_str"] == CL100K_PATTERN
+    assert openai_public.o200k_base()["pat_str"] == O200K_PATTERN
 
 
 @pytest.mark.parametrize("absent", [b"", b"\x01\x85\xe6z\xf0"])

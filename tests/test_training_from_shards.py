@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxllm.data.preparing.PART", 300)
         patch.setattr("jaxllm.data.preparing.STRETCH", 1)
-        patch.setattr("jaxllm.data.documents.cut", lambda text: [text[i : i + 300] for i in range(0, len(text), 300)])
+        patch.setattr("jaxllm.tokenizers.parts.PART", 300)
         prepare_shards([str(folder / "text.txt")], CharTokenizer.train(TEXT), folder / "chars", validation=0)
     (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))
     (folder / "docs.txt").write_text("".join(DOCUMENTS))

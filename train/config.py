@@ -19,7 +19,7 @@ from msgspec import Meta
 from jaxllm.config import GPTConfig
 from jaxllm.data.sources import NAMED, PYTHON_DOCS, PYTHON_STDLIB
 from jaxllm.errors import InputError
-from jaxllm.files import read_file
+from jaxllm.files import read_file, without_mark
 from jaxllm.validate import (
     Fraction,
     NonNegative,
@@ -218,9 +218,11 @@ SECTIONS: dict[str, Any] = {section.name: section.default_factory for section in
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """The config of a TOML file, with `section.key=value` overrides. Raises InputError for anything wrong."""
     try:
-        sections = tomllib.loads(read_file(path).decode())
+        sections = tomllib.loads(without_mark(read_file(path), path).decode())
     except OSError as error:
         raise InputError(f"cannot read the config {path}: {error.strerror}.") from None
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a TOML file: {printable(str(error))}.") from None
     return build_config(sections, overrides)

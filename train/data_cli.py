@@ -89,9 +89,18 @@ def _add_exchange(kinds: "argparse._SubParsersAction[Parser]") -> None:
         "jaxllm tokenizer import theirs.tiktoken --out tok.json",
     )  # fmt: skip
     brought.add_argument("path", metavar="FILE", help="Hugging Face's tokenizer.json, or tiktoken's ranks")
+    brought.add_argument(
+        "--pattern", metavar="PATTERN",
+        help="how a tiktoken file's text is cut: gpt2, cl100k, o200k, llama3, smollm, qwen2 or a regular expression; "
+        "published files and those of `export` are known",
+    )  # fmt: skip
     for parser in (export, brought):
         parser.add_argument("--out", required=True, metavar="FILE")
-        parser.add_argument("--format", choices=formats, help="default: tiktoken for FILE.tiktoken, else huggingface")
+        parser.add_argument(
+            "--format",
+            choices=formats,
+            help="default: tiktoken for FILE.tiktoken, else huggingface; Llama 3's tokenizer.model is tiktoken",
+        )
 
 
 # The commands import what they need when they run.
@@ -131,7 +140,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _import(arguments: argparse.Namespace) -> None:
     from train.tokenizer import import_command
 
-    import_command(arguments.path, arguments.out, arguments.format)
+    import_command(arguments.path, arguments.out, arguments.format, arguments.pattern)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

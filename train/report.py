@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jaxllm.errors import InputError
-from jaxllm.files import read_file, replace_file
+from jaxllm.files import read_file, replace_file, without_mark
 
 Record = dict[str, Any]
 
@@ -101,7 +101,7 @@ def read_metrics(path: Path) -> list[Record]:
 
     Raises InputError for any other line that is not a record.
     """
-    lines = read_file(path).split(b"\n") if path.exists() else [b""]
+    lines = without_mark(read_file(path), path).split(b"\n") if path.exists() else [b""]
     records: list[Record] = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was cut short
         try:

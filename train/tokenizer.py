@@ -7,13 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jaxllm.data import read_documents
-from jaxllm.data.documents import Document, not_utf8
+from jaxllm.data.documents import Document
 from jaxllm.errors import InputError
-from jaxllm.files import replace_file
+from jaxllm.files import decoded, replace_file
 from jaxllm.pretrained.chat import ChatFormat
-from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+from jaxllm.tokenizers import (
+    BPETokenizer,
+    CharTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    load_tokenizer,
+)
 from jaxllm.tokenizers.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
-from jaxllm.tokenizers.pieces import count_pieces, cut, uncut
+from jaxllm.tokenizers.pieces import count_pieces
+from jaxllm.tokenizers.tiktoken_files import beside
 from jaxllm.tokenizers.vocabulary import vocabulary_text
 from jaxllm.tokenizers.workers import check_processes, usable_cores
 from train.report import counted, notes
@@ -97,10 +105,10 @@ def _told(documents: Iterable[Document], tell: Callable[[int], None]) -> Iterato
 
 def encode_command(path: str, file: str | None) -> None:
     """Prints the ids, separated by spaces."""
-    tokenizer, text, before = open_tokenizer(path), read_text(file), ""
-    for part in uncut(cut(text), tokenizer.added):
-        if ids := " ".join(map(str, tokenizer.encode(part))):
-            sys.stdout.write(before + ids)
+    tokenizer, before = open_tokenizer(path), ""
+    for ids in tokenizer.encode_stream([read_text(file)]):
+        if ids:
+            sys.stdout.write(before + " ".join(map(str, ids)))
             before = " "
     print()
 
@@ -116,7 +124,7 @@ def decode_command(path: str, file: str | None) -> None:
         if not 0 <= ids[-1] < tokenizer.vocab_size:
             raise InputError(f"id {word}, number {place:,}, is outside the vocabulary of {tokenizer.vocab_size:,} ids.")
     sys.stdout.flush()
-    sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
+    sys.stdout.buffer.write(tokenizer.text_bytes(ids))
     sys.stdout.buffer.flush()
 
 
@@ -126,34 +134,44 @@ def read_text(file: str | None) -> str:
         content = Path(file).read_bytes() if file else sys.stdin.buffer.read()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}.") from None
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise not_utf8(file or "standard input", error) from None
+    return decoded(content, file or "standard input")
 
 
 def export_command(path: str, out: str, format: str | None) -> None:
-    """Writes the file."""
+    """Writes the file; for tiktoken two."""
     tokenizer = open_tokenizer(path)
     check_new(Path(out))
     if _format(out, format) != "tiktoken":
         to_hugging_face(tokenizer, out)
-    elif isinstance(tokenizer, BPETokenizer):
-        to_tiktoken(tokenizer, out)
-    else:
+        print(f"{out}: {tokenizer.vocab_size:,} ids for {_format(out, format)}")
+        return
+    if not isinstance(tokenizer, BPETokenizer):
         raise InputError(f"{path} is a {tokenizer.kind} tokenizer, but tiktoken's files hold byte pairs of bytes only.")
-    print(f"{out}: {tokenizer.vocab_size:,} ids for {_format(out, format)}")
+    check_new(beside(out))
+    to_tiktoken(tokenizer, out)
+    print(f"{out}: {len(tokenizer.tokens):,} ranks; {beside(out)}: the pattern and {_special(tokenizer)}")
 
 
-def import_command(path: str, out: str, format: str | None) -> None:
+def import_command(path: str, out: str, format: str | None, pattern: str | None) -> None:
     """Reads the other program's file and writes ours, with the vocabulary beside it."""
-    tokenizer = from_tiktoken(path) if _format(path, format) == "tiktoken" else from_hugging_face(path)
+    theirs = _format(path, format)
+    if pattern is not None and theirs != "tiktoken":
+        raise InputError("--pattern is for tiktoken's files; a tokenizer.json has its own pattern, so leave it out.")
+    tokenizer = from_tiktoken(path, pattern=pattern) if theirs == "tiktoken" else from_hugging_face(path)
     vocabulary = Path(out).with_suffix(".vocab.txt")
     for file in (Path(out), vocabulary):
         check_new(file)
     tokenizer.save(out)
     replace_file(vocabulary, vocabulary_text(tokenizer).encode())
-    print(f"{out}: {tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} ids; to read: {vocabulary}")
+    made = f", {len(tokenizer.tokens):,} ranks and {_special(tokenizer)}" if theirs == "tiktoken" else ""
+    print(f"{out}: {tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} ids{made}; to read: {vocabulary}")
+
+
+def _special(tokenizer: BPETokenizer | SentencePieceTokenizer) -> str:
+    """How many special tokens there are, and the first of them."""
+    names = list(tokenizer.special_tokens)
+    shown = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+    return f"{len(names)} special token{'s' * (len(names) != 1)}{shown}"
 
 
 def _format(path: str, given: str | None) -> str:

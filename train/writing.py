@@ -16,6 +16,7 @@ import jax
 
 from jaxllm import GPT
 from jaxllm.errors import InputError, NonFiniteError
+from jaxllm.files import without_mark
 from jaxllm.generate import Generation, Sampling, begin, stream
 from jaxllm.packed import pack
 from jaxllm.pretrained.chat import encode_chat
@@ -214,9 +215,12 @@ def _fitting(writer: Writer, messages: list[dict[str, str]], first: int, path: s
 def _lines() -> Iterator[str]:
     """What is typed, line by line, without lines that hold nothing."""
     interactive = sys.stdin.isatty()
+    mark = "\ufeff"  # at the beginning of a text from a pipe: a byte-order mark
+    if isinstance(buffer := getattr(sys.stdin, "buffer", None), io.BufferedReader) and not interactive:
+        without_mark(buffer.peek(4)[:4], "standard input")
     while True:
         try:
-            line = input("> " if interactive else "")
+            line, mark = input("> " if interactive else "").removeprefix(mark), ""
         except EOFError:
             if interactive:
                 print()

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -25,13 +25,12 @@ from jaxllm.data.sources import (
     unknown_source,
 )
 from jaxllm.errors import InputError
-from jaxllm.files import open_file
+from jaxllm.files import not_utf8, open_file, without_mark
 from jaxllm.tokenizers.base import to_utf8
-from jaxllm.tokenizers.pieces import cut
+from jaxllm.tokenizers.parts import LONGEST, cut, in_parts
 from jaxllm.validate import printable
 
 BLOCK = 2**20  # bytes read at once
-LONGEST = 2**24  # characters without white space; a longer stretch is cut there all the same
 LONGEST_LINE = 2**28  # bytes of a line of JSON
 
 
@@ -120,7 +119,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _of_text(file: BinaryIO, name: str) -> Iterator[Document]:
-    parts = in_parts(_decoded(file, name))
+    parts = in_parts(_decoded(file, name), cut, LONGEST)
     first = next(parts, None)
     if first is not None:
         yield Document(name, _and_then(first, parts))
@@ -132,9 +131,10 @@ def _and_then(first: str, rest: Iterator[str]) -> Iterator[str]:
 
 
 def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
-    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+    first = file.read(BLOCK)
+    block = without_mark(first, name)
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), len(first) - len(block)
     while True:
-        block = file.read(BLOCK)
         pending = len(decoder.getstate()[0])  # bytes of a character that the last block cut
         try:
             yield decoder.decode(block, final=not block)
@@ -143,27 +143,7 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
         if not block:
             return
         offset += len(block)
-
-
-def not_utf8(name: str, error: UnicodeDecodeError, offset: int = 0) -> InputError:
-    """What to say of a text whose bytes from `offset` on could not be decoded."""
-    return InputError(
-        f"{name} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {offset + error.start}; convert it "
-        f"first, for example with iconv."
-    )
-
-
-def in_parts(texts: Iterable[str]) -> Iterator[str]:
-    """The texts joined, and cut again as `cut` does; or after LONGEST characters without white space."""
-    rest = ""
-    for text in texts:
-        *whole, rest = cut(rest + text)
-        yield from whole
-        if len(rest) >= LONGEST:
-            yield rest
-            rest = ""
-    if rest:
-        yield rest
+        block = file.read(BLOCK)
 
 
 def _of_lines(file: BinaryIO, name: str, field: str) -> Iterator[Document]:
@@ -173,6 +153,8 @@ def _of_lines(file: BinaryIO, name: str, field: str) -> Iterator[Document]:
         where = f"line {number:,} of {name}"
         if len(line) > LONGEST_LINE:
             raise InputError(f"{where} is longer than {LONGEST_LINE:,} bytes; is it a file of JSON lines?")
+        if number == 1:
+            line = without_mark(line, name)
         if line.strip():
             text = _field(line, where, field)
             if text:

@@ -7,7 +7,7 @@ comes out is the same for any number of processes and of interruptions.
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,10 +30,10 @@ from jaxllm.data.shards import (
     read_index,
 )
 from jaxllm.errors import InputError
-from jaxllm.files import read_file, replace_file
+from jaxllm.files import read_file, replace_file, without_mark
 from jaxllm.tokenizers import KINDS, CharTokenizer, Tokenizer
 from jaxllm.tokenizers.base import END_OF_TEXT
-from jaxllm.tokenizers.pieces import PART, uncut
+from jaxllm.tokenizers.parts import PART, in_parts
 from jaxllm.tokenizers.workers import check_processes, in_processes
 from jaxllm.validate import printable, shown
 
@@ -68,7 +68,7 @@ class Piece(NamedTuple):
     """A part of a document."""
 
     split: str
-    begins: bool  # whether the document does
+    start: int  # characters of the document before it
     text: str
 
 
@@ -108,7 +108,7 @@ def prepare_shards(
     )
     done = _begin(out, settings)
     tokenizer.save(out / TOKENIZER)
-    loads = _loads(read_documents(sources, field), validation, tokenizer.added)
+    loads = _loads(read_documents(sources, field), tokenizer, validation)
     _skip(loads, done, out)
     encoded = in_processes(_encode, loads, processes, _take, (tokenizer.kind, tokenizer.to_dict()))
     encoded = _told(encoded, progress, done.characters)
@@ -155,7 +155,7 @@ def _begin(out: Path, settings: Settings) -> Progress:
 
 def _taken_up(path: Path, settings: Settings) -> Progress:
     try:
-        done = msgspec.json.decode(read_file(path), type=Progress)
+        done = msgspec.json.decode(without_mark(read_file(path), path), type=Progress)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({printable(str(error))}); delete the folder and begin anew.") from None
     for name in Settings.__struct_fields__:
@@ -168,16 +168,16 @@ def _taken_up(path: Path, settings: Settings) -> Progress:
     return done
 
 
-def _loads(documents: Iterable[Document], validation: float, added: Collection[str]) -> Iterator[Load]:
-    """The corpus in loads of about PART characters, cut in the same places every time and in no added token."""
+def _loads(documents: Iterable[Document], tokenizer: Tokenizer, validation: float) -> Iterator[Load]:
+    """The corpus in loads of about PART characters, cut in the same places every time by the same tokenizer."""
     load: Load = []
     length = 0
     for document in documents:
-        split = ""
-        for i, part in enumerate(uncut(document.parts, added)):
+        split, start = "", 0
+        for part in in_parts(document.parts, tokenizer.cut):
             split = split or _split_of(part, validation)
-            load.append(Piece(split, i == 0, part))
-            length += len(part)
+            load.append(Piece(split, start, part))
+            start, length = start + len(part), length + len(part)
             if length >= PART:
                 yield load
                 load, length = [], 0
@@ -231,12 +231,12 @@ def _encode(load: Load) -> Encoded:
     ids: dict[str, Ids] = {}
     for split in (TRAIN, VALIDATION):
         parts = [
-            np.array(separator * piece.begins + _tokenizer.encode(piece.text), dtype)
+            np.array(separator * (piece.start == 0) + _tokenizer.encode_part(piece.text, piece.start), dtype)
             for piece in load
             if piece.split == split
         ]
         ids[split] = np.concatenate([np.empty(0, dtype), *parts])
-    documents = {split: sum(piece.begins for piece in load if piece.split == split) for split in ids}
+    documents = {split: sum(piece.start == 0 for piece in load if piece.split == split) for split in ids}
     return Encoded(ids, documents, sum(len(piece.text) for piece in load), _digest(load))
 
 
@@ -248,7 +248,7 @@ def separator_of(tokenizer: Tokenizer) -> list[int]:
     if tokenizer.end_of_text is not None:
         return [tokenizer.end_of_text]
     newline = isinstance(tokenizer, CharTokenizer) and "\n" not in tokenizer.characters
-    return [] if newline else tokenizer.encode("\n")
+    return [] if newline else tokenizer.encode_part("\n", 1)
 
 
 def dtype_for(vocab_size: int) -> Literal["uint16", "uint32"]:

@@ -23,7 +23,7 @@ from msgspec import Meta
 from jaxllm.data.pairs import Ids
 from jaxllm.data.rows import Joined
 from jaxllm.errors import InputError
-from jaxllm.files import read_file
+from jaxllm.files import read_file, without_mark
 from jaxllm.tokenizers.workers import usable_cores
 from jaxllm.validate import printable, shown
 
@@ -73,7 +73,7 @@ def read_index(folder: str | Path) -> Index:
     folder = Path(folder)
     path = folder / INDEX
     try:
-        index = msgspec.json.decode(read_file(path), type=Index)
+        index = msgspec.json.decode(without_mark(read_file(path), path), type=Index)
     except FileNotFoundError:
         unfinished = (folder / PROGRESS).exists()
         raise InputError(

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from jaxllm.errors import InputError
-from jaxllm.files import read_file
+from jaxllm.files import decoded, read_file
 from jaxllm.tokenizers.base import FORMAT, VERSION, Tokenizer
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.char import CharTokenizer
@@ -29,9 +29,11 @@ KINDS: dict[str, type[Tokenizer]] = {
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer that `save` wrote. Raises InputError for a missing, damaged or foreign file."""
     try:
-        content = json.loads(read_file(path).decode())
+        content = json.loads(decoded(read_file(path), path))
     except OSError as error:
         raise InputError(f"cannot read the tokenizer {path}: {error.strerror}.") from None
+    except InputError:
+        raise
     except (ValueError, RecursionError):
         raise InputError(f"{path} is not a tokenizer file: it is not JSON.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -17,8 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
+import regex
+
 from jaxllm.errors import InputError
 from jaxllm.files import replace_file
+from jaxllm.tokenizers.parts import ENDS, cut, in_parts
 from jaxllm.validate import shown
 
 FORMAT = "jaxllm tokenizer"
@@ -50,6 +53,33 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """The ids of the text."""
 
+    def encode_part(self, text: str, start: int) -> list[int]:
+        """The ids of the part of a text that begins at character `start`, as `cut` made it.
+
+        The ids of all parts, one after another, are those of the whole text.
+        """
+        return self.encode(text)
+
+    def cut(self, text: str, size: int | None = None) -> Iterator[str]:
+        """The text in parts for `encode_part`, of `size` characters (2**20 by default) or a little more.
+
+        The last part may be continued by more text. A text without a place to cut stays whole.
+        """
+        return cut(text, size, self._ends, self.added)
+
+    @property
+    def _ends(self) -> "regex.Pattern[str]":
+        """Where parts may end."""
+        return ENDS
+
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[list[int]]:
+        """The ids of the texts joined, some at a time: those of `encode`, but of a text without white space for over
+        2**24 characters, which is cut within words."""
+        start = 0
+        for part in in_parts(texts, self.cut):
+            yield self.encode_part(part, start)
+            start += len(part)
+
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids. Raises InputError for an id outside the vocabulary."""
@@ -57,6 +87,10 @@ class Tokenizer(ABC):
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The text of the ids in UTF-8, exact even where the ids begin or end within a character."""
         return self.decode(ids).encode()
+
+    def text_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of the text whose ids they are: those of `decode`, but exact where they are no UTF-8."""
+        return self.decode_bytes(ids)
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """`decode`, piece by piece as the ids come: never a part of a character, together the whole text.

@@ -2,7 +2,7 @@
 
 import unicodedata
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property, partial
@@ -28,8 +28,10 @@ from jaxllm.tokenizers.base import (
     vocabulary_from,
 )
 from jaxllm.tokenizers.merges import learn_merges
+from jaxllm.tokenizers.own_pattern import check_pattern, encode_whole, matched
+from jaxllm.tokenizers.parts import LONGEST
 from jaxllm.tokenizers.patterns import PATTERNS
-from jaxllm.tokenizers.pieces import count_pieces, cut, split_pieces
+from jaxllm.tokenizers.pieces import count_pieces, split_pieces
 from jaxllm.tokenizers.workers import check_processes, usable_cores
 from jaxllm.validate import shown
 
@@ -43,8 +45,9 @@ class BPETokenizer(Tokenizer):
     leaves out, as Hugging Face tokenizers do. The special tokens' ids follow the last token, or are those of the
     mapping; the tokens have the other ids, in order.
 
-    `pattern` is the name in PATTERNS of the cut into pieces. With `normalization` "NFC" a text is brought into that
-    form of Unicode first, and `decode` gives it in that form.
+    `pattern` is the name in PATTERNS of the cut into pieces, or a regular expression that matches every character, for
+    a vocabulary with all bytes. With `normalization` "NFC" a text is brought into that form of Unicode first, and
+    `decode` gives it in that form.
 
     `added` tokens are no special tokens: they are found in any text, before it is cut into pieces. Those that are also
     in `normalized` are found last, in the normalized text. `end` names the special token that separates documents,
@@ -65,8 +68,7 @@ class BPETokenizer(Tokenizer):
         normalized: Collection[str] = (),
         end: str | None = None,
     ) -> None:
-        if not isinstance(pattern, str) or pattern not in PATTERNS:
-            raise InputError(f"pattern is {shown(pattern)}, but it must be one of {', '.join(PATTERNS)}.")
+        check_pattern(pattern)
         if normalization not in (None, "NFC"):
             raise InputError(f"normalization is {shown(normalization)}, but it must be 'NFC' or left out.")
         self.pattern, self.normalization = pattern, normalization
@@ -89,6 +91,8 @@ class BPETokenizer(Tokenizer):
             )
         ids = (i for i in range(self.vocab_size) if i not in taken)
         self.ranks = dict(zip(self.tokens, ids, strict=True))  # token to id, without special and added tokens
+        if pattern not in PATTERNS and self._absent:
+            raise InputError(f"pattern is {shown(pattern)}, a regular expression, which needs a token for each byte.")
 
     @classmethod
     def train(
@@ -174,7 +178,7 @@ class BPETokenizer(Tokenizer):
         absent = {bytes([b]): self.vocab_size + i for i, b in enumerate(self._absent)}  # it wants every byte
         return tiktoken.Encoding(
             "jaxllm",
-            pat_str=PATTERNS[self.pattern].regex,
+            pat_str=matched(self.pattern),
             mergeable_ranks=self.ranks | absent,
             special_tokens=self.special_tokens,
         )
@@ -228,13 +232,26 @@ class BPETokenizer(Tokenizer):
             ids += encode(part) if isinstance(part, str) else [part]
         return ids
 
+    def encode_part(self, text: str, start: int) -> list[int]:
+        if start >= LONGEST and self.pattern not in PATTERNS:
+            raise InputError(
+                f"a text of over {LONGEST:,} characters has to be cut, but where the tokenizer's own pattern allows it "
+                "is not known; give the text in several documents."
+            )
+        return self.encode(text)
+
+    def cut(self, text: str, size: int | None = None) -> Iterator[str]:
+        return super().cut(text, size) if self.pattern in PATTERNS else iter([text])
+
     def _encode_long(self, text: str) -> list[int]:
         if len(text) <= PARALLEL:
             return self._encode(text)
         with ThreadPoolExecutor(usable_cores()) as pool:  # tiktoken works without Python's lock
-            return list(chain.from_iterable(pool.map(self._encode, cut(text, PARALLEL))))
+            return list(chain.from_iterable(pool.map(self._encode, self.cut(text, PARALLEL))))
 
     def _encode(self, text: str) -> list[int]:
+        if self.pattern not in PATTERNS:
+            return encode_whole(self._tiktoken, text)
         if not self._absent or (raw := text.encode()).translate(None, self._absent) == raw:
             with suppress(ValueError):  # tiktoken's regex gives up on white space by the million; its merging does not
                 return self._tiktoken.encode(text, disallowed_special=())  # `encode_ordinary` panics where this raises

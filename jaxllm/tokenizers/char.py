@@ -31,12 +31,16 @@ class CharTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """The ids. Raises InputError naming the first unknown character and its position."""
+        return self.encode_part(text, 0)
+
+    def encode_part(self, text: str, start: int) -> list[int]:
         try:
             return [self._ids[character] for character in text]
         except KeyError as error:
             character = error.args[0]
             raise InputError(
-                f"character {character!r} (U+{ord(character):04X}) at position {text.index(character)} is not among "
+                f"character {character!r} (U+{ord(character):04X}) at position "
+                f"{start + text.index(character)} is not among "
                 f"the {self.vocab_size} characters of the tokenizer; remove it or train on text that has it."
             ) from None
 

@@ -3,54 +3,20 @@
 What would give other ids than the program that wrote the file is refused, by name.
 """
 
-import base64
-import binascii
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxllm.errors import InputError
-from jaxllm.files import open_file, replace_file
-from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer
+from jaxllm.files import read_text, replace_file
+from jaxllm.tokenizers.base import Tokenizer
 from jaxllm.tokenizers.bpe import BPETokenizer
-from jaxllm.tokenizers.byte_level import check_bytes
 from jaxllm.tokenizers.read_tokenizer_json import tokenizer_of
 from jaxllm.tokenizers.sentencepiece import SentencePieceTokenizer
+from jaxllm.tokenizers.tiktoken_files import from_tiktoken, to_tiktoken
 from jaxllm.tokenizers.write_tokenizer_json import content_of
-from jaxllm.validate import shown
 
-MOST_BYTES = 2**28  # of a file; a tokenizer.json of 262,144 tokens has 33 MB
-
-
-def to_tiktoken(tokenizer: BPETokenizer, path: str | Path) -> None:
-    """Write tiktoken's ranks: a line `BASE64 RANK` for each token. Neither special tokens nor the pattern are there."""
-    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in tokenizer.ranks.items())
-    replace_file(Path(path), "".join(lines).encode())
-
-
-def from_tiktoken(
-    path: str | Path, special_tokens: Sequence[str] = (END_OF_TEXT,), pattern: str = "gpt2"
-) -> BPETokenizer:
-    """The tokenizer of tiktoken's ranks under a pattern of PATTERNS; special tokens take the next ids.
-
-    Raises InputError naming the line that is wrong, or what is missing.
-    """
-    tokens: list[bytes] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        parts = line.split()
-        try:
-            token, rank = base64.b64decode(parts[0], validate=True), int(parts[1])
-        except (IndexError, ValueError, binascii.Error):
-            raise InputError(f"line {number:,} of {path} is not a token in base64 and its rank.") from None
-        if rank != len(tokens) or not token:
-            raise InputError(f"line {number:,} of {path} has rank {shown(rank)}, where {len(tokens)} would follow.")
-        tokens.append(token)
-    check_bytes(tokens, path)
-    if sum(len(token) == 1 for token in tokens) < 256:
-        raise InputError(f"{path} must hold each of the 256 bytes.")
-    return BPETokenizer(tokens, special_tokens, pattern)
+__all__ = ["from_hugging_face", "from_tiktoken", "read_json", "read_text", "to_hugging_face", "to_tiktoken"]
 
 
 def to_hugging_face(tokenizer: Tokenizer, path: str | Path, begin_token: int | None = None) -> None:
@@ -84,18 +50,3 @@ def read_json(path: str | Path, what: str = "tokenizer.json") -> Any:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is not a {what}: it is not JSON.") from None
-
-
-def read_text(path: str | Path) -> str:
-    """A file in UTF-8. Raises InputError for one that is not, cannot be read or has over MOST_BYTES."""
-    try:
-        with open_file(path) as file:
-            if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
-                raise InputError(f"{path} has {size:,} bytes, more than the {MOST_BYTES:,} of any such file.")
-            return file.read().decode()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}."
-        ) from None

@@ -9,6 +9,9 @@ from typing import Any
 
 from tiktoken_ext.openai_public import r50k_pat_str  # GPT2_PATTERN, written to match faster
 
+from jaxllm.errors import InputError
+from jaxllm.validate import shown
+
 # GPT-2's split: contractions, a word, number or run of marks with the space before it, white space.
 # Merges never cross a piece. (openai/gpt-2, src/encoder.py)
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -20,6 +23,19 @@ LLAMA3_PATTERN = (
     r"|\s+(?!\S)|\s+"
 )
 QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")  # digits singly
+# As Llama 3's, but the white space at the end of a text stays together, with new lines in it. (tiktoken 0.14,
+# openai_public.py; before 0.8 it had Llama 3's.)
+CL100K_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
+    r"|\s+(?!\S)|\s"
+)
+# Words end where capitals follow small letters, contractions stay with them, slashes follow new lines. (tiktoken,
+# openai_public.py)
+O200K_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 Step = tuple[str, Any]  # of Hugging Face's sequence of pre_tokenizers: its type, and what matters of it
 DIGITS: Step = ("Digits", None)
@@ -55,7 +71,28 @@ PATTERNS = {
         ("llama-bpe", "llama3", "llama-v3", "smaug-bpe"),
     ),
     "qwen2": Pattern(QWEN2_PATTERN, ((("Split", QWEN2_PATTERN), BYTES_ONLY),), ("qwen2",)),
+    # Hugging Face's regular expressions have no possessive {1,3}+, and $ is the end of a line there.
+    "cl100k": Pattern(
+        CL100K_PATTERN,
+        ((("Split", LLAMA3_PATTERN.replace(r"|\s*[\r\n]+", r"|\s+\z|\s*[\r\n]+")), BYTES_ONLY),),
+        (),
+    ),
+    "o200k": Pattern(O200K_PATTERN, ((("Split", O200K_PATTERN), BYTES_ONLY),), ()),
 }
+
+
+def regex_of(pattern: str) -> str:
+    """The regular expression of a name in PATTERNS; any other pattern is one itself."""
+    return PATTERNS[pattern].regex if pattern in PATTERNS else pattern
+
+
+def name_of(regex: str) -> str:
+    """The name in PATTERNS of a regular expression, in any of the ways to write it; others stay as they are."""
+    return next((name for name, pattern in PATTERNS.items() if regex in _written_as(pattern)), regex)
+
+
+def _written_as(pattern: Pattern) -> list[str]:
+    return [pattern.regex, *(what for steps in pattern.steps for kind, what in steps if kind == "Split")]
 
 
 def pattern_of(pre_tokenizer: Any) -> str | None:
@@ -66,7 +103,12 @@ def pattern_of(pre_tokenizer: Any) -> str | None:
 
 
 def pre_tokenizer_of(name: str) -> dict[str, Any]:
-    """The pattern as a tokenizer.json's pre_tokenizer."""
+    """The pattern as a tokenizer.json's pre_tokenizer. Raises InputError for a regular expression of the user's own."""
+    if name not in PATTERNS:
+        raise InputError(
+            f"the tokenizer's pattern {shown(name)} is a regular expression that Hugging Face's may read in another "
+            "way; export the tokenizer as FILE.tiktoken."
+        )
     steps = [_written(kind, what) for kind, what in PATTERNS[name].steps[0]]
     return steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
 

@@ -66,7 +66,7 @@ class SentencePieceTokenizer(Tokenizer):
                 f"{what}, but a SentencePiece tokenizer needs 256 bytes and a prefix of {', '.join(PREFIXES)}."
             )
         self.special_tokens = {name: self._ids[name] for name in special_tokens}
-        self.added = {name: self._ids[name] for name in added}
+        self.added: dict[str, int] = {name: self._ids[name] for name in added}
         # Of a pair: its place in the list, and what it becomes. Special tokens never come of merging.
         self._ranks: dict[tuple[int, int], tuple[int, int]] = {}
         for rank, (left, right) in enumerate(self.merges):
@@ -95,19 +95,33 @@ class SentencePieceTokenizer(Tokenizer):
         """The ids of texts, each merged by itself, and of special tokens given as ids."""
         return self._of_parts(parted_again(parts, self.added))
 
-    def _of_parts(self, parts: Iterable[str | int]) -> list[int]:
+    def encode_part(self, text: str, start: int) -> list[int]:
+        return self._of_parts(parted_again([text], self.added), goes_on=start > 0)
+
+    def _of_parts(self, parts: Iterable[str | int], goes_on: bool = False) -> list[int]:
+        """As `encode_parts`, without looking for added tokens; no space is put before a first text that goes on."""
         ids: list[int] = []
         for piece in parts:
             if isinstance(piece, str):
-                for word in self._cut.split(self._prefixed(piece, first=not ids)):
+                written = piece.replace(" ", SPACE)
+                for word in self._cut.split(written if goes_on else self._prefixed(written, first=not ids)):
                     ids += self._merge(word) if len(word) > LONGEST_WORD else self._kept(word)
             else:
                 ids.append(piece)
+            goes_on = False
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of the ids, with the space that `encode` may have put before the first."""
         return b"".join(self.table[i] for i in self.check_ids(ids))
+
+    def text_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of the text, without the space that `encode` may have put before it.
+
+        By the prefixes "always" and "first" a text that begins with a space has the ids of the text without it, and
+        comes back so, as in tokenizers.
+        """
+        return self.decode_bytes(ids).removeprefix(b"" if self.prefix == "none" else b" ")
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text, without the space that `encode` may have put before it; what is no UTF-8 becomes U+FFFD."""
@@ -127,18 +141,28 @@ class SentencePieceTokenizer(Tokenizer):
         return tuple(bytes_of.get(token) or token.replace(SPACE, " ").encode() for token in self.tokens)
 
     def _prefixed(self, text: str, first: bool) -> str:
-        text = text.replace(" ", SPACE)
         wanted = self.prefix != "none" and (first or self.prefix != "first")
         return SPACE + text if wanted and (self.prefix == "part" or not text.startswith(SPACE)) else text
 
     @cached_property
     def _cut(self) -> "regex.Pattern[str]":
-        """Before a space, but for the characters after which one stands within a token."""
-        made = (self.tokens[i] for _, i in self._ranks.values())
-        before = {a for token in made if SPACE in token for a, b in pairwise(token) if b == SPACE}
+        """Before a space, unless one stands after that character within a token."""
+        before = self._before_spaces
         return regex.compile(
             f"(?<=[^{regex.escape(''.join(sorted(before)))}])(?={SPACE})" if before else f"(?={SPACE})"
         )
+
+    @cached_property
+    def _ends(self) -> "regex.Pattern[str]":
+        """As `_cut`, in a text as it is given."""
+        before = self._before_spaces | ({" "} if SPACE in self._before_spaces else set())
+        return regex.compile(f"[^{regex.escape(''.join(sorted(before)))}](?= )" if before else "(?s:.)(?= )")
+
+    @cached_property
+    def _before_spaces(self) -> set[str]:
+        """The characters after which a space stands within a token."""
+        made = (self.tokens[i] for _, i in self._ranks.values())
+        return {a for token in made if SPACE in token for a, b in pairwise(token) if b == SPACE}
 
     @cached_property
     def _kept(self) -> Any:
