@@ -43,6 +43,7 @@ class DataConfig:
     """
 
     source: str | dict[str, PositiveFloat] = "python-docs"
+    field: str = "text"  # of JSON lines, that holds their text
     attend_across: bool = True  # from one document to those before it in a window
     sha256: str | None = None
     characters: Positive | None = None

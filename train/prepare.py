@@ -42,7 +42,7 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepared:
 
     Raises InputError for everything about config and data that would stop the run later.
     """
-    sources = {name: _open(name) for name in config.data.sources}
+    sources = {name: _open(name, config.data.field) for name in config.data.sources}
     digest, length = _identity(list(sources.values()))
     _check_text(config, digest, length)
     chosen, tokenizer = _tokenizer(config.tokenizer, sources, tokenizer)
@@ -65,8 +65,8 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepared:
 Source = str | Index  # a text, or the index of prepared data
 
 
-def _open(name: str) -> Source:
-    return read_index(name) if is_prepared(name) else read_source(name)
+def _open(name: str, field: str) -> Source:
+    return read_index(name) if is_prepared(name) else read_source(name, field)
 
 
 def _identity(sources: list[Source]) -> tuple[str, int]:

@@ -33,6 +33,7 @@ from jaxllm.validate import printable
 BLOCK = 2**20  # bytes read at once
 LONGEST = 2**24  # characters without white space; a longer stretch is cut there all the same
 LONGEST_LINE = 2**28  # bytes of a line of JSON
+JSON_LINES = (".jsonl", ".ndjson")
 
 
 class Document(NamedTuple):
@@ -47,8 +48,8 @@ def read_documents(sources: Sequence[str], field: str = "text") -> Iterator[Docu
 
     A source is "python-docs" (a document is a topic), "python-stdlib" (a document is a module), a named corpus, a file
     or a folder (all its files but hidden ones, in the order of their paths). A file is a document; of one that ends in
-    .jsonl or .jsonl.gz each line is, and `field` names the text in it. Files that end in .gz are unpacked. Empty
-    documents are left out. Raises InputError for what is missing, damaged or no UTF-8.
+    .jsonl or .ndjson each line is, and `field` names the text in it. Files that end in .gz are unpacked first. Endings
+    may be in capitals. Empty documents are left out. Raises InputError for what is missing, damaged or no UTF-8.
     """
     check_sources(sources)
     for source in sources:
@@ -101,7 +102,7 @@ def _of_file(path: Path, field: str) -> Iterator[Document]:
     name = str(path)
     try:
         with _opened(path) as file:
-            if name.removesuffix(".gz").endswith(".jsonl"):
+            if name.lower().removesuffix(".gz").endswith(JSON_LINES):
                 yield from _of_lines(file, name, field)
             else:
                 yield from _of_text(file, name)
@@ -113,7 +114,7 @@ def _of_file(path: Path, field: str) -> Iterator[Document]:
 
 def _opened(path: Path) -> BinaryIO:
     file = open_file(path)  # which refuses pipes and devices
-    if path.suffix != ".gz":
+    if path.suffix.lower() != ".gz":
         return file
     file.close()
     return io.BufferedReader(gzip.open(path, "rb"))
@@ -201,17 +202,18 @@ def _others(content: Any) -> str:
     """The fields that do hold text, for a sentence's end."""
     fields = content.items() if isinstance(content, dict) else ()
     found = [printable(key, 40) for key, value in fields if isinstance(value, str)]
-    return f"; its texts are {', '.join(found[:8])}, name one with --field" if found else ""
+    names = ", ".join(found[:8])
+    return f"; its texts are {names}: name one with --field, or in a config with data.field" if found else ""
 
 
-def read_source(source: str) -> str:
+def read_source(source: str, field: str = "text") -> str:
     """All of a source's documents in memory, joined by newlines (the topics of "python-docs" by two).
 
     Raises InputError as `read_documents` does, and where there is no text.
     """
     if source == PYTHON_DOCS:
         return "\n\n".join(text for _, text in python_topics()) + "\n"
-    text = "\n".join("".join(document.parts) for document in read_documents([source]))
+    text = "\n".join("".join(document.parts) for document in read_documents([source], field))
     if not text:
         raise InputError(f"data.source {source!r} holds no text.")
     return text

@@ -149,6 +149,8 @@ def _taken_up(path: Path, settings: Settings) -> Progress:
         done = msgspec.json.decode(read_file(path), type=Progress)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({printable(str(error))}); delete the folder and begin anew.") from None
+    if not done.loads:  # nothing is in the shards yet that other settings would change
+        return msgspec.structs.replace(done, settings=settings)
     for name in Settings.__struct_fields__:
         before, now = getattr(done.settings, name), getattr(settings, name)
         if before != now:
