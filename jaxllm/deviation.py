@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -78,13 +79,16 @@ def failed_row(stage: str, name: str, shape: tuple[int, ...], tolerance: float, 
 
 
 def named_leaves(tree: Any, root: str = "") -> dict[str, Any]:
-    """The leaves of nested dicts, lists and tuples by path, `block_0/norm_1/scale`, in their own order."""
+    """The leaves of a pytree by path, `block_0/norm_1/scale`; those of dicts, lists and tuples in their own order."""
     if isinstance(tree, Mapping):
         items: Iterable[tuple[Any, Any]] = tree.items()
     elif isinstance(tree, list | tuple):
         items = enumerate(tree)
-    else:
-        return {} if tree is None else {root: tree}
+    elif jax.tree_util.all_leaves([tree]):
+        return {root: tree}
+    else:  # one level of whatever else JAX knows
+        inside, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)
+        items = ((jax.tree_util.keystr(key, simple=True), node) for key, node in inside)
     return {path: x for key, inner in items for path, x in named_leaves(inner, f"{root}/{key}".lstrip("/")).items()}
 
 

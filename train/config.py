@@ -265,8 +265,8 @@ def parse_override(text: str) -> tuple[str, str, Any]:
     except (ValueError, RecursionError):
         return section, key, value
     kinds = _kinds(section, key)
-    text = len(parsed) > 1 or (str in kinds and type(parsed["value"]) not in kinds)
-    return section, key, value if text else parsed["value"]
+    bare = len(parsed) > 1 or (str in kinds and type(parsed["value"]) not in kinds)
+    return section, key, value if bare else parsed["value"]
 
 
 def _kinds(section: str, key: str) -> list[Any]:
