@@ -23,3 +23,7 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message, MOST_CHARACTERS))
+
+
+class Note(UserWarning):
+    """What a user should know of and nothing stops for; the command line prints it as `note: ...`."""

@@ -99,6 +99,8 @@ def test_the_fields_type_decides_what_an_override_is() -> None:
     ):
         with pytest.raises(InputError, match=message):
             build_config({}, [override])
+    with pytest.raises(InputError, match="data.source is 3, but it must be a string or a table of numbers"):
+        build_config({"data": {"source": 3}})  # in a file, what is text stands in quotes
 
 
 def test_every_section_stands_for_a_dataclass() -> None:

@@ -149,8 +149,8 @@ def test_where_it_may_not_write(corpus: str, tmp_path: Path) -> None:
         prepare_shards([corpus], BPE, tmp_path / "out")
     with pytest.raises(InputError, match="is not empty"):
         prepare_shards([corpus], BPE, tmp_path)
-    with pytest.raises(InputError, match="lies within"):
-        prepare_shards([str(tmp_path)], BPE, tmp_path / "inside")
+    with pytest.raises(InputError, match="is the source itself; choose another folder"):
+        prepare_shards([str(tmp_path)], BPE, tmp_path / "out" / "..")
     with pytest.raises(InputError, match="is a file"):
         prepare_shards([corpus], BPE, corpus)
     (tmp_path / "empty.txt").touch()

@@ -142,7 +142,7 @@ WRONG = {
     "tokenizer import text.txt --out x.json": "text.txt is not a tokenizer.json: it is not JSON",
     "data prepare corpus --tokenizer missing.json --out d": "cannot read the tokenizer missing.json",
     "data prepare text.txt --tokenizer tok.json --out corpus": "corpus is not empty; choose another folder",
-    "data prepare corpus --tokenizer tok.json --out corpus/shards": "corpus/shards lies within corpus",
+    "data prepare corpus --tokenizer tok.json --out ./corpus": "corpus is the source itself; choose another folder with --out",
     "data prepare corpus missing --tokenizer tok.json --out d": "'missing' is no file or folder",
     "data prepare corpus --tokenizer tok.json --out d --validation 1": "validation is 1.0, but it must be a share",
     "data prepare corpus --tokenizer tok.json --out d --processes -1": "processes is -1",

@@ -16,6 +16,7 @@ from train.bench.generate_cli import add_bench_generate
 from train.data_cli import add_data_commands, add_field
 from train.errors import RunError, Stopped
 from train.look_cli import add_look_commands
+from train.notes import notes_printed
 from train.parser import Parser, add_command, add_overrides
 from train.pretrained_cli import add_writing_commands
 from train.startup import compute_in_this_thread, restart_with_allocator
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command not in WITHOUT_JAX:
             _prepare_jax(arguments.command)
-        code = arguments.run(arguments) or 0
+        with notes_printed():
+            code = arguments.run(arguments) or 0
         sys.stdout.flush()
         return code
     except InputError as error:

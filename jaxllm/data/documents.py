@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from jaxllm.data.folders import files
 from jaxllm.data.sources import (
     NAMED,
     PYTHON_DOCS,
@@ -47,7 +48,7 @@ def read_documents(sources: Sequence[str], field: str = "text") -> Iterator[Docu
     """The documents of all sources, in order.
 
     A source is "python-docs" (a document is a topic), "python-stdlib" (a document is a module), a named corpus, a file
-    or a folder (all its files but hidden ones, in the order of their paths). A file is a document; of one that ends in
+    or a folder (see `jaxllm.data.folders.files`). A file is a document; of one that ends in
     .jsonl or .ndjson each line is, and `field` names the text in it. Files that end in .gz are unpacked first. Endings
     may be in capitals. Empty documents are left out. Raises InputError for what is missing, damaged or no UTF-8.
     """
@@ -78,24 +79,6 @@ def check_sources(sources: Sequence[str]) -> None:
             raise unknown_source(source) from None
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read data.source {source!r}: {error}.") from None
-
-
-def files(source: str) -> Iterator[Path]:
-    """The file itself, or those of the folder as they are asked for."""
-    try:
-        yield from _inside(source) if os.path.isdir(source) else [Path(source)]
-    except OSError as error:
-        raise InputError(f"cannot read data.source {source!r}: {error}.") from None
-
-
-def _inside(folder: str) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        ordered = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _inside(entry.path)
-        elif entry.is_file():
-            yield Path(entry.path)
 
 
 def _of_file(path: Path, field: str) -> Iterator[Document]:

@@ -97,10 +97,8 @@ def prepare_shards(
     out = Path(out)
     check_sources(sources)
     for source in sources:
-        if os.path.isdir(source) and out.resolve().is_relative_to(Path(source).resolve()):
-            raise InputError(
-                f"{out} lies within {source}, and would be read as text itself; choose another with --out."
-            )
+        if os.path.isdir(source) and out.resolve() == Path(source).resolve():
+            raise InputError(f"{out} is the source itself; choose another folder with --out.")
     settings = Settings([_absolute(s) for s in sources], field, validation, tokenizer.fingerprint())
     done = _begin(out, settings)
     tokenizer.save(out / TOKENIZER)
