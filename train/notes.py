@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TextIO
 
 from jaxllm.errors import Note
 
@@ -16,11 +16,14 @@ def notes_printed() -> Iterator[None]:
         warnings.simplefilter("always", Note)
         usual = warnings.showwarning
 
-        def show(message: Any, category: type[Warning], *rest: Any) -> None:
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int,
+            file: TextIO | None = None, line: str | None = None,
+        ) -> None:  # fmt: skip
             if issubclass(category, Note):
                 print(f"note: {message}", file=sys.stderr)
             else:
-                usual(message, category, *rest)
+                usual(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield
