@@ -4,11 +4,13 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jaxllm import InputError
 from jaxllm.data import read_documents, read_source
+from jaxllm.data.own_files import HEADLINE
 from jaxllm.data.preparing import prepare_shards
 from jaxllm.data.shards import is_prepared
 from jaxllm.errors import Note
@@ -41,6 +43,7 @@ def read(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def test_a_folder_without_links_says_nothing(corpus: Path) -> None:
+    (corpus / "empty.txt").touch()
     assert read(corpus) == (["corpus/a.txt", "corpus/m/b.txt"], [])
     (corpus.parent / "link").symlink_to(corpus)
     assert read(corpus.parent / "link") == (["corpus/a.txt", "corpus/m/b.txt"], [])
@@ -54,7 +57,10 @@ def test_links_to_folders_and_files_are_followed(corpus: Path) -> None:
     (hidden / "h").mkdir(parents=True)
     (hidden / "h" / "h.txt").write_text("hidden")
     (corpus / "z").symlink_to(".hidden")
-    assert read(corpus)[0][-1] == "hidden"  # by a name that is not
+    (corpus / ".h.txt").write_text("hidden, too")
+    (corpus / "z.txt").symlink_to(".h.txt")
+    texts, notes = read(corpus)
+    assert texts[-2:] == ["hidden", "hidden, too"] and not notes  # by names that are not
 
 
 @pytest.mark.parametrize("target", [".", "..", "../corpus", "m", "/absolute"])
@@ -129,16 +135,25 @@ def test_a_pipe_is_named(corpus: Path) -> None:
     assert notes == [f"left out of {corpus}, because it is no regular file: {corpus}/pipe, {corpus}/to-pipe."]
 
 
-def test_what_cannot_be_looked_at_is_an_error(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "error"), [
+    ("l", PermissionError(13, "Permission denied")),
+    ("a.txt", FileNotFoundError(2, "No such file or directory")),  # one that has gone, and no link
+])  # fmt: skip
+def test_what_cannot_be_looked_at_is_an_error(
+    corpus: Path, name: str, error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (corpus / "l").symlink_to("../outside")
+    look = os.stat
 
-    def refuse(path: object) -> None:
-        raise PermissionError(13, "Permission denied", path)
+    def refuse(path: object, **options: Any) -> object:
+        if str(path) == str(corpus / name):
+            raise error
+        return look(path, **options)  # type: ignore[call-overload]
 
-    (corpus / "m" / "b.txt").unlink()
-    monkeypatch.setattr("jaxllm.data.folders.os.stat", refuse)
-    with pytest.raises(InputError, match="cannot read data.source '.*corpus': .*Permission denied"):
-        read_source(str(corpus))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        with pytest.raises(InputError, match=f"cannot read data.source '.*corpus': .*{error.strerror}"):
+            read_source(str(corpus))
 
 
 def make_run(path: Path) -> None:
@@ -164,6 +179,15 @@ def make_damaged(path: Path) -> None:
     (path / "index.json").write_text("")
 
 
+def make_begun(path: Path) -> None:
+    path.mkdir()
+    (path / "progress.json").write_text('{"format":"jaxllm shards in progress","version":1}')
+
+
+def make_half_a_config(path: Path) -> None:
+    path.write_text(HEADLINE.format("0.1.0", "3.12.1", "0.12.0") + "[data]")
+
+
 def make_tokenizer(tokenizer: Tokenizer) -> Callable[[Path], None]:
     return tokenizer.save
 
@@ -175,6 +199,7 @@ def make_vocabulary(tokenizer: Tokenizer) -> Callable[[Path], None]:
 TOKENIZERS = (CHARS, WordTokenizer.train(TEXT), BPETokenizer.train(TEXT + "\n é", 265), CharTokenizer("[]\n1 "))
 OWN = {
     "a run": make_run, "prepared": make_prepared, "unfinished": make_unfinished, "a damaged index": make_damaged,
+    "just begun": make_begun, "half a config": make_half_a_config,
     **{f"tokenizer {i} {t.kind}": make_tokenizer(t) for i, t in enumerate(TOKENIZERS)},
     **{f"vocabulary {i} {t.kind}": make_vocabulary(t) for i, t in enumerate(TOKENIZERS)},
 }  # fmt: skip
@@ -196,7 +221,7 @@ FOREIGN = {
     "index.json": '{"format": "other", "pages": 3}', "progress.json": "not JSON", "tokenizer.json": '{"version": "1.0"}',
     "config.toml": "# jaxllm is what I train with\n[data]\n", "x.vocab.txt": "[a] 0\n[b] 2\n", "y.vocab.txt": "[a] 1\n",
     "formats.json": '{"formats": ["jaxllm tokenizer"]}', "one.json": '["format", "jaxllm tokenizer"]', "notes.txt": "[1] 0 or not",
-    "checkpoints": "a file",
+    "z.txt": "x] 0\n", "checkpoints": "a file",
 }  # fmt: skip
 
 
@@ -206,6 +231,18 @@ def test_what_others_wrote_is_text_by_whatever_name(corpus: Path) -> None:
     texts, notes = read(corpus)
     assert not notes and set(texts) == {"corpus/a.txt", "corpus/m/b.txt", *FOREIGN.values()}
     assert not is_prepared(str(corpus))
+
+
+def test_a_tokenizer_beside_texts_makes_no_prepared_data(corpus: Path) -> None:
+    before = read(corpus)[0]
+    CHARS.save(corpus / "tokenizer.json")
+    assert not is_prepared(str(corpus)) and read(corpus)[0] == before
+
+
+def test_a_config_copied_from_a_run_makes_no_run(corpus: Path) -> None:
+    before = read(corpus)[0]
+    make_half_a_config(corpus / "m" / "config.toml")
+    assert read(corpus)[0] == before
 
 
 @pytest.mark.parametrize("kind", ["a run", "prepared", "unfinished", "a damaged index"])
