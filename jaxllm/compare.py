@@ -5,7 +5,7 @@ their own, values and gradients, and the command `jaxllm compare` calls on a con
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,10 +19,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from jaxllm import reference
+from jaxllm.calling import by_position, cast, cotangent, in_float64, vjp_in_float64
 from jaxllm.cancellation import gradient_scales, loss_scale
 from jaxllm.config import GPTConfig
 from jaxllm.deviation import Report, Row, compare_trees, measure, named_leaves, scales_of_vanishing
-from jaxllm.differences import along_directions, is_float, to_numpy
+from jaxllm.differences import NUMERICAL, along_directions, is_float, to_numpy
 from jaxllm.errors import InputError
 from jaxllm.gpt import GPT, apply_with_intermediates
 from jaxllm.loss import cross_entropy
@@ -48,6 +49,7 @@ def assert_close_to_reference(
     reference_fn: Callable[..., Any],
     args: Sequence[Any],
     *,
+    kwargs: Mapping[str, Any] | None = None,
     reference_vjp: Callable[..., Any] | None = None,
     dtype: str = "float32",
     tolerance: float | None = None,
@@ -57,20 +59,22 @@ def assert_close_to_reference(
     """Raises AssertionError, with the table, unless value and gradients of `fn` agree with the NumPy reference.
 
     `fn` is a JAX function, or a Linen module whose first argument then is its parameters. `args` is the list of
-    arguments: arrays, nested dicts and lists of arrays, and anything else that both take as it is. Arrays of floats
-    are cast to `dtype` for `fn`, and `reference_fn` gets the very same numbers in float64. They are what gradients
-    are taken of; a Python number is a constant (`np.asarray(0.7)` is an array). Results that are no floats must be
-    equal. Gradients are those of the sum of the result times random numbers: against
-    `reference_vjp(*args) -> (out, pullback)`, shaped like `jax.vjp` with None where there is no derivative, or else
-    against differences of `reference_fn` along a few random directions, good to 1e-8 where it is smooth.
+    arguments: arrays, pytrees of arrays, and anything else that both take as it is; `kwargs` those by name. Arrays of
+    floats are cast to `dtype` for `fn`, and `reference_fn` gets the very same numbers in float64, in which it computes
+    if it is a function of JAX. They are what gradients are taken of; a Python number is a constant (`np.asarray(0.7)`
+    is an array). A result may be a pytree; a dataclass that JAX does not know counts as the dict of its fields. Results
+    that are no floats must be equal. Gradients are those of the sum of the result times random numbers: against
+    `reference_vjp(*args, **kwargs) -> (out, pullback)`, shaped like `jax.vjp` with None where there is no derivative
+    and the gradients of `kwargs` last, or else against differences of `reference_fn` along a few random directions,
+    good to 1e-8 where it is smooth.
 
     Errors are relative to the largest value of each tensor; a parameter's gradient that vanishes but for rounding
     (that of a key's bias) is measured on the scale of its module. `tolerance` and `gradient_tolerance` are
-    `TOLERANCES[dtype]` unless given. Returns the report where all is well. Raises InputError or ValueError where the
-    two cannot be compared.
+    `TOLERANCES[dtype]` unless given, and against differences at least 1e-8. Returns the report where all is well.
+    Raises InputError or ValueError where the two cannot be compared.
     """
     report = compare_function(
-        fn, reference_fn, args, reference_vjp=reference_vjp, dtype=dtype, tolerance=tolerance,
+        fn, reference_fn, args, kwargs=kwargs, reference_vjp=reference_vjp, dtype=dtype, tolerance=tolerance,
         gradient_tolerance=gradient_tolerance, seed=seed,
     )  # fmt: skip
     if not report.passed:
@@ -83,6 +87,7 @@ def compare_function(
     reference_fn: Callable[..., Any],
     args: Sequence[Any],
     *,
+    kwargs: Mapping[str, Any] | None = None,
     reference_vjp: Callable[..., Any] | None = None,
     dtype: str = "float32",
     tolerance: float | None = None,
@@ -92,39 +97,33 @@ def compare_function(
     """The report of `assert_close_to_reference`, whatever it says."""
     if not isinstance(args, list | tuple):
         raise InputError(f"args is one {type(args).__name__}, but it must be the list of arguments: write [x].")
+    names = list(kwargs or {})
+    labels = [*map(str, range(len(args))), *names]
     with arithmetic(dtype):
-        ours = [jax.tree.map(lambda x: _cast(x, dtype), a) for a in args]
-        got, pullback = _vjp(_as_function(fn), ours)
-        cotangents = jax.tree.map(partial(_cotangent, rng=np.random.default_rng(seed)), got)
+        ours = [jax.tree.map(lambda x: cast(x, dtype), a) for a in (*args, *(kwargs or {}).values())]
+        got, pullback = _vjp(by_position(fn, names), ours)
+        cotangents = jax.tree.map(partial(cotangent, rng=np.random.default_rng(seed)), got)
         gradients = pullback(cotangents)
-    bounds = TOLERANCES[dtype]
-    bound = bounds[0] if tolerance is None else tolerance
-    gradient_bound = bounds[1] if gradient_tolerance is None else gradient_tolerance
-    rows = _compare_values(got, reference_fn(*to_numpy(ours)), bound, dtype)
+    bound, gradient_bound = TOLERANCES[dtype]
+    bound = bound if tolerance is None else tolerance
+    exact = in_float64(reference_fn, names)
+    rows = _compare_values(got, exact(*to_numpy(ours)), bound, dtype)
     if not any(map(is_float, jax.tree.leaves(got))) or not all(math.isfinite(row.relative) for row in rows):
         return Report.of(dtype, rows)  # nothing to differentiate, or no sense in it
     if reference_vjp is None:
+        gradient_bound = max(gradient_bound, NUMERICAL) if gradient_tolerance is None else gradient_tolerance
         for i, gradient in gradients.items():
-            rows.append(along_directions(reference_fn, ours, i, gradient, cotangents, gradient_bound, dtype, seed))
+            root = f"argument {labels[i]}"
+            rows.append(along_directions(exact, ours, i, root, gradient, cotangents, gradient_bound, dtype, seed))
     else:
-        wanted = _reference_gradients(reference_vjp, reference_fn, ours, cotangents, set(gradients))
+        gradient_bound = gradient_bound if gradient_tolerance is None else gradient_tolerance
+        backward = vjp_in_float64(reference_vjp, names)
+        wanted = _reference_gradients(backward, exact, ours, cotangents, labels, set(gradients))
         for i, gradient in gradients.items():
-            root = f"argument {i}"
+            root = f"argument {labels[i]}"
             scales = scales_of_vanishing(wanted[i], root)
             rows += compare_trees("gradient", gradient, wanted[i], gradient_bound, dtype, root, scales)
     return Report.of(dtype, rows)
-
-
-def _as_function(fn: Callable[..., Any] | nn.Module) -> Callable[..., Any]:
-    if isinstance(fn, nn.Module):
-        return lambda params, *args: fn.apply({"params": params}, *args)
-    return fn
-
-
-def _cast(x: Any, dtype: str) -> Any:
-    if is_float(x):
-        return jnp.asarray(x, dtype)
-    return jnp.asarray(x) if isinstance(x, np.ndarray) else x
 
 
 def _vjp(function: Callable[..., Any], args: list[Any]) -> tuple[Any, Callable[[Any], dict[int, Any]]]:
@@ -154,12 +153,6 @@ def _vjp(function: Callable[..., Any], args: list[Any]) -> tuple[Any, Callable[[
     return out, gradients
 
 
-def _cotangent(y: Array, rng: np.random.Generator) -> Any:
-    if not is_float(y):
-        return np.zeros(np.shape(y), jax.dtypes.float0)
-    return jnp.asarray(rng.normal(size=y.shape), y.dtype)
-
-
 def _compare_values(got: Any, want: Any, tolerance: float, dtype: str) -> list[Row]:
     """Floats within tolerance, everything else equal."""
     floats = {name for name, y in named_leaves(got, "result").items() if is_float(y)}
@@ -168,8 +161,9 @@ def _compare_values(got: Any, want: Any, tolerance: float, dtype: str) -> list[R
 
 
 def _reference_gradients(
-    reference_vjp: Callable[..., Any], reference_fn: Callable[..., Any], args: Any, cotangents: Any, compared: set[int]
-) -> Any:
+    reference_vjp: Callable[..., Any], reference_fn: Callable[..., Any], args: Any, cotangents: Any,
+    labels: list[str], compared: set[int],
+) -> Any:  # fmt: skip
     out, pullback = reference_vjp(*to_numpy(args))
     for row in compare_trees("", out, reference_fn(*to_numpy(args)), TOLERANCES["float64"][0], "float64", "result"):
         if not row.passed:
@@ -180,16 +174,16 @@ def _reference_gradients(
     gradients = pullback(to_numpy(cotangents))
     if not isinstance(gradients, list | tuple) or len(gradients) != len(args):
         raise ValueError(
-            f"the pullback of reference_vjp must return a tuple of {len(args)} gradients, one for each argument and "
-            f"None where there is none, but it returned {_how_many(gradients)}."
+            f"the pullback of reference_vjp must return a tuple of {len(args)} gradients, one for each argument, "
+            f"those by name last, and None where there is none, but it returned {_how_many(gradients)}."
         )
     for i, gradient in enumerate(gradients):
         if gradient is None and i in compared:
-            raise ValueError(f"reference_vjp gives None for argument {i}, which holds an array of floats.")
+            raise ValueError(f"reference_vjp gives None for argument {labels[i]}, which holds an array of floats.")
         if i not in compared and jax.tree.leaves(gradient):
             raise ValueError(
-                f"reference_vjp gives a gradient for argument {i}, which is no array of floats; pass it as one, for "
-                "example np.asarray(0.7), or return None."
+                f"reference_vjp gives a gradient for argument {labels[i]}, which is no array of floats; pass it as "
+                "one, for example np.asarray(0.7), or return None."
             )
     return gradients
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -78,13 +79,16 @@ def failed_row(stage: str, name: str, shape: tuple[int, ...], tolerance: float, 
 
 
 def named_leaves(tree: Any, root: str = "") -> dict[str, Any]:
-    """The leaves of nested dicts, lists and tuples by path, `block_0/norm_1/scale`, in their own order."""
+    """The leaves of a pytree by path, `block_0/norm_1/scale`; those of dicts, lists and tuples in their own order."""
     if isinstance(tree, Mapping):
         items: Iterable[tuple[Any, Any]] = tree.items()
     elif isinstance(tree, list | tuple):
         items = enumerate(tree)
-    else:
-        return {} if tree is None else {root: tree}
+    elif jax.tree_util.all_leaves([tree]):
+        return {root: tree}
+    else:  # one level of whatever else JAX knows
+        inside, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)
+        items = ((jax.tree_util.keystr(key, simple=True), node) for key, node in inside)
     return {path: x for key, inner in items for path, x in named_leaves(inner, f"{root}/{key}".lstrip("/")).items()}
 
 
@@ -175,7 +179,7 @@ class Report:
         worst = max(self.rows, key=lambda row: row.share)
         return (
             f"{self.dtype}: all {len(self.rows)} comparisons within tolerance; closest to it is {worst.stage} "
-            f"{worst.name} with {worst.relative:.1e} of {worst.tolerance:.0e}"
+            f"{worst.name} with {error_text(worst.relative, worst.tolerance)} of {bound_text(worst.tolerance)}"
         )
 
     def __str__(self) -> str:
@@ -195,10 +199,30 @@ def table(rows: Iterable[Row]) -> list[str]:
         verdict = "ok" if row.passed else "BEYOND"
         remark = "  <- the error jumps here" * row.jump + f"  ({row.note})" * bool(row.note)
         lines.append(
-            f"  {row.name:{width - 2}}{_shape(row.shape):>18}{row.max_abs:>10.1e}{row.relative:>10.1e}{row.ulp:>10.3g}"
-            f"{row.tolerance:>11.0e}  {verdict}{remark}"
+            f"  {row.name:{width - 2}}{_shape(row.shape):>18}{row.max_abs:>10.1e}"
+            f" {error_text(row.relative, row.tolerance):>9}{row.ulp:>10.3g} {bound_text(row.tolerance):>10}"
+            f"  {verdict}{remark}"
         )
     return lines
+
+
+def bound_text(tolerance: float) -> str:
+    """All digits of a tolerance.
+
+    >>> bound_text(0.15)
+    '1.5e-01'
+    """
+    return np.format_float_scientific(tolerance, trim="-", exp_digits=2)
+
+
+def error_text(error: float, tolerance: float) -> str:
+    """An error in two digits, or in as many as show on which side of the tolerance it is.
+
+    >>> error_text(0.1504, 0.15)
+    '1.504e-01'
+    """
+    texts = (f"{error:.{digits}e}" for digits in range(1, 17))
+    return next(text for text in texts if (float(text) <= tolerance) == (error <= tolerance))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

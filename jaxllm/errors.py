@@ -27,3 +27,7 @@ class InputError(ValueError):
 
 class NonFiniteError(ArithmeticError):
     """A model computed NaN or infinity. The message is one sentence; the command line prints it and exits with 1."""
+
+
+class Note(UserWarning):
+    """What a user should know of and nothing stops for; the command line prints it as `note: ...`."""

@@ -62,6 +62,7 @@ def json_or_bytes(rng: Rng, seeds: tuple[bytes, ...]) -> bytes:
 CONFIG = """
 [data]
 source = "python-docs"
+field = "text"
 attend_across = true
 sha256 = "0"
 characters = 100

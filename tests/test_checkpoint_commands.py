@@ -151,6 +151,21 @@ def test_format_1_is_read_for_ever(old: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.newest
+def test_a_run_from_before_a_field_was_there_goes_on(mine: Path) -> None:
+    """Neither its config nor its checkpoints know of `data.field`."""
+    (mine / "config.toml").write_text((mine / "config.toml").read_text().replace('field = "text"\n', ""))
+    for step in Checkpoints(mine / "checkpoints").steps():
+        folder = mine / "checkpoints" / str(step)
+        manifest = read_manifest(folder)
+        config = manifest.config | {"data": {k: v for k, v in manifest.config["data"].items() if k != "field"}}
+        assert config != manifest.config
+        rewrite(folder, msgspec.structs.replace(manifest, config=config))
+    assert main(["evaluate", str(mine)]) == 0
+    assert main(["train", "--out", str(mine), "--resume", "--set", "train.steps=13"]) == 0
+    assert load_run(mine).config.data.field == "text"
+
+
+@pytest.mark.newest
 def test_a_run_of_format_1_goes_on_in_format_2(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--out", str(old), "--resume", "--set", "train.steps=6", "--set", "checkpoint.keep=2"]) == 0
     assert Checkpoints(old / "checkpoints").steps() == [4, 6]

@@ -23,6 +23,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "ok.toml").write_text(OK)
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "lines.JSONL").write_text('{"body": "some words"}')
     (tmp_path / "broken.toml").write_text("[data\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious.txt").write_text("mine")
@@ -38,6 +39,9 @@ FEW_STEPS = ["--set", "train.steps=2", "--set", "optimizer.warmup_steps=1", "--s
 WRONG_SET = {
     "data.source=missing.txt": "'missing.txt' is no file or folder",
     "data.source=empty.txt": "holds no text",
+    "data.source=2024": "data.source '2024' is no file or folder",
+    "data.sha256=10": "not the same number and 10 that the config states",
+    "data.source=lines.JSONL": "line 1 of lines.JSONL has no text under 'text'; its texts are body: name one with --field, or in a config with data.field",
     "data.source=latin.txt": "not UTF-8: byte 0xe9 at offset 3",
     "data.source=tinyshakespear": "did you mean tinyshakespeare?",
     "model.context_length=1000": "the text has 306 tokens, 275 to train on and 31 to validate on, but model.context_length = 1000",

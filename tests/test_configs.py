@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
 from train.config import RunConfig, build_config, load_config, parse_override, to_toml
@@ -67,6 +68,39 @@ def test_overrides() -> None:
     assert parse_override('eval.prompt="10"') == ("eval", "prompt", "10")
     assert parse_override("eval.prompt=1\nx = 2") == ("eval", "prompt", "1\nx = 2")
     assert build_config({}, ["model.n_layers=3", "model.n_layers=5"]).model.n_layers == 5
+
+
+@pytest.mark.parametrize("text", [
+    "2024", "-7", "1.50", "1e3", "0x10", "1_000", "true", "false", "nan", "inf", "1979-05-27", "07:32:00",
+    "1979-05-27T07:32:00Z", "[1, 2]", "9" * 5000, "'not closed", "5 # no comment",
+])  # fmt: skip
+@pytest.mark.parametrize("field", ["data.source", "data.sha256", "tokenizer.path", "eval.prompt"])
+def test_a_text_field_takes_any_text_as_it_is(field: str, text: str) -> None:
+    section, key = field.split(".")
+    assert parse_override(f"{field}={text}") == (section, key, text)
+
+
+def test_the_fields_type_decides_what_an_override_is() -> None:
+    for quoted in ('"2024"', "'2024'"):
+        assert build_config({}, [f"data.source={quoted}"]).data.source == "2024"
+    assert build_config({}, ["data.source=2024"]).data.source == "2024"
+    assert build_config({}, ["eval.prompt={a = 1}"]).eval.prompt == "{a = 1}"  # a table only where a table may stand
+    mixture = build_config({}, ["data.source={a = 1, 2024 = 0.5}"]).data
+    assert mixture.source == {"a": 1.0, "2024": 0.5} and isinstance(mixture.source["a"], float)
+    assert build_config({}, ["data.characters=10"]).data.characters == 10
+    assert build_config({}, ["optimizer.beta1=0"]).optimizer.beta1 == 0
+    for override, message in (
+        ('train.steps="5"', "train.steps is '5', but it must be an integer"),
+        ("train.steps=true", "train.steps is True, but it must be an integer"),
+        ("train.remat=1", "train.remat is 1, but it must be true or false"),
+        ("data.source={a = -1}", "data.source is .*, but it must be a number > 0"),
+        ("data.sauce=1", "data.sauce is no config field; did you mean source"),
+        ("date.source=1", r"\[date\] is no section of a config; did you mean data"),
+    ):
+        with pytest.raises(InputError, match=message):
+            build_config({}, [override])
+    with pytest.raises(InputError, match="data.source is 3, but it must be a string or a table of numbers"):
+        build_config({"data": {"source": 3}})  # in a file, what is text stands in quotes
 
 
 def test_every_section_stands_for_a_dataclass() -> None:

@@ -40,6 +40,27 @@ def test_every_kind_of_source(tmp_path: Path) -> None:
     assert texts(write(tmp_path / "other.jsonl", lines({"body": "x"})), field="body") == ["x"]
 
 
+@pytest.mark.parametrize("name", [
+    "a.jsonl", "a.JSONL", "a.JsonL", "a.ndjson", "a.NDJSON", "a.jsonl.gz", "a.JSONL.GZ", "a.jsonl.Gz", "a.ndjson.gz",
+])  # fmt: skip
+def test_json_lines_by_any_ending(name: str, tmp_path: Path) -> None:
+    content = lines({"text": "first"}, {"text": "second"}).encode()
+    path = write(tmp_path / name, gzip.compress(content) if name.lower().endswith("gz") else content)
+    assert texts(path) == texts(tmp_path) == ["first", "second"]
+
+
+@pytest.mark.parametrize("name", ["a.GZ", "a.txt.Gz", "jsonl.gz", "ndjson"])
+def test_texts_by_any_ending(name: str, tmp_path: Path) -> None:
+    content = lines({"text": "no lines of JSON"})
+    write(tmp_path / name, gzip.compress(content.encode()) if name.lower().endswith("gz") else content)
+    assert texts(tmp_path) == [content]
+
+
+def test_read_source_takes_a_field(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", lines({"text": "no", "body": "a"}, {"text": "no", "body": "b"}))
+    assert read_source(str(path), "body") == "a\nb"
+
+
 def test_a_long_document_comes_in_parts_that_are_together_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +89,7 @@ def test_named_corpora() -> None:
 WRONG = {
     "nested.jsonl": ("[" * 100_000, "line 1 of .*nested.jsonl is not JSON: "),
     "broken.jsonl": (lines({"text": "a"}) + '{"text": "b",}\n', r"line 2 of .*broken.jsonl is not JSON: .*, column"),
-    "number.jsonl": (lines({"text": "a"}, {"text": 5, "body": "b"}), "line 2 of .* has no text under 'text'; its texts are body, name"),
+    "number.jsonl": (lines({"text": "a"}, {"text": 5, "body": "b"}), "line 2 of .* has no text under 'text'; its texts are body: name one with --field, or in a config with data.field[.]"),
     "list.jsonl": (lines(["a"]), "line 1 of .* has no text under 'text'[.]"),
     "half.jsonl": ('{"text": "\\ud800"}\n', "line 1 of .*half.jsonl: the text holds a lone surrogate"),
     "latin.jsonl": (b'{"text": "ok"}\n{"text": "caf\xe9"}\n', "line 2 of .* is not UTF-8: byte 0xe9 at offset 13"),

@@ -106,6 +106,20 @@ def test_prepare_and_verify(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no document is for validation" in ran("data prepare text.txt --tokenizer tok.json --out e", capsys)
 
 
+def test_json_lines_whose_text_has_another_name(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("lines.ndjson").write_text("".join(json.dumps({"body": TEXT}) + "\n" for _ in range(20)))
+    for command, made in (
+        ("tokenizer train lines.ndjson --vocab-size 290 --out lines.json --processes 1", "lines.json"),
+        ("data prepare lines.ndjson --tokenizer tok.json --out d --processes 1", "index.json"),
+        ("bench tokenizer lines.ndjson --vocab-size 290 --against tiktoken --rounds 1 --json bench.json", "bench.json"),
+    ):
+        assert main(shlex.split(command)) == 2
+        assert "its texts are body: name one with --field" in capsys.readouterr().err
+        ran(f"{command} --field body", capsys)
+        assert list(Path().rglob(made))
+    assert json.loads(Path("bench.json").read_text())["sizes"]["bytes"] == 20 * len(TEXT.encode()) + 19
+
+
 WRONG = {
     "tokenizer train text.txt --out x.json": "--vocab-size is missing",
     "tokenizer train text.txt --kind char --vocab-size 9 --out x.json": "characters are as many as they are",
@@ -128,7 +142,7 @@ WRONG = {
     "tokenizer import text.txt --out x.json": "text.txt is not a tokenizer.json: it is not JSON",
     "data prepare corpus --tokenizer missing.json --out d": "cannot read the tokenizer missing.json",
     "data prepare text.txt --tokenizer tok.json --out corpus": "corpus is not empty; choose another folder",
-    "data prepare corpus --tokenizer tok.json --out corpus/shards": "corpus/shards lies within corpus",
+    "data prepare corpus --tokenizer tok.json --out ./corpus": "corpus is the source itself; choose another folder with --out",
     "data prepare corpus missing --tokenizer tok.json --out d": "'missing' is no file or folder",
     "data prepare corpus --tokenizer tok.json --out d --validation 1": "validation is 1.0, but it must be a share",
     "data prepare corpus --tokenizer tok.json --out d --processes -1": "processes is -1",

@@ -1,5 +1,6 @@
 """The program end to end on a tiny model: run folder, resume, and the commands that read a run."""
 
+import json
 import shutil
 import tomllib
 from pathlib import Path
@@ -185,6 +186,34 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "other.txt").write_text("the mat sat on the cat.")
     assert main(["evaluate", str(folder / "run"), "--data", str(folder / "other.txt")]) == 0
     assert "tokens           22" in capsys.readouterr().out
+
+
+@pytest.mark.newest
+def test_json_lines_whose_text_has_another_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`data.field` is written down: what reads the run's data again reads the same text."""
+    corpus, run, new = tmp_path / "corpus.NDJSON", tmp_path / "run", ["--set", "train.steps=4"]
+    half = TEXT[: len(TEXT) // 2]
+    corpus.write_text("".join(json.dumps({"text": "no", "body": half}) + "\n" for _ in range(2)))
+    sets = ["--set", f"data.source={corpus}", "--set", "data.field=body", "--set", "train.steps=3"]
+    assert main(["train", str(folder / "tiny.toml"), "--out", str(run), *sets]) == 0
+    assert tomllib.loads((run / "config.toml").read_text())["data"]["field"] == "body"
+    assert f"({2 * len(half) + 1:,} characters" in capsys.readouterr().out
+    assert main(["evaluate", str(run)]) == 0
+    assert main(["train", "--out", str(run), "--resume", *new]) == 0
+    capsys.readouterr()
+    assert main(["train", "--out", str(run), "--resume", *new, "--set", "data.field=text"]) == 2
+    assert "data.field was 'body' in this run and cannot become 'text'" in capsys.readouterr().err
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"body": "the cat", "content": "the mat."}))
+    for more, tokens in ([], 6), (["--field", "content"], 7):
+        assert main(["evaluate", str(run), "--data", str(other), *more]) == 0
+        assert f"tokens           {tokens}" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--data", str(other), "--field", "text"]) == 2
+    assert "has no text under 'text'; its texts are body, content: name one with" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--field", "content"]) == 2
+    assert "--field is 'content', but there is no --data whose text it names; give both" in capsys.readouterr().err
 
 
 @pytest.mark.newest

@@ -136,7 +136,7 @@ def damaged(folder: Path, place: Path, change: str) -> Path:
         (["tokenizer.path=x"], "tokenizer.path and tokenizer.kind = \"file\" go together"),
         (["data.source={}"], "data.source names no source"),
         (["data.source={'FOLDER/text.txt' = 0}"], "data.source is {"),
-        (["data.source=3"], "data.source is 3, but it must be a string or a table of numbers"),
+        (["data.source=3"], "data.source '3' is no file or folder"),
         (["data.source={'FOLDER/text.txt' = 1, 'FOLDER/docs.txt' = 1e-9}"], "the smallest is below 1/1,024 of all"),
     ],
     ids=lambda value: str(value)[:60],

@@ -13,9 +13,10 @@ from jaxllm import __version__
 from jaxllm.config import WEIGHTS
 from jaxllm.errors import InputError, NonFiniteError
 from train.bench.generate_cli import add_bench_generate
-from train.data_cli import add_data_commands
+from train.data_cli import add_data_commands, add_field
 from train.errors import RunError, Stopped
 from train.look_cli import add_look_commands
+from train.notes import notes_printed
 from train.parser import Parser, add_command, add_overrides
 from train.pretrained_cli import add_writing_commands
 from train.startup import compute_in_this_thread, restart_with_allocator
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command not in WITHOUT_JAX:
             _prepare_jax(arguments.command)
-        code = arguments.run(arguments) or 0
+        with notes_printed():
+            code = arguments.run(arguments) or 0
         sys.stdout.flush()
         return code
     except InputError as error:
@@ -108,6 +110,7 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "--data", metavar="PATH", help="all of this text, or the validation split of prepared data, not the run's"
     )
+    evaluate.add_argument("--field", metavar="NAME", help="of the text in JSON lines; default: the run's data.field")
     evaluate.add_argument("--weights", choices=WEIGHTS, help="of the model packed as for generating; default: as it is")
 
     compare = add_command(
@@ -178,6 +181,7 @@ def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
     tokenizer.add_argument(
         "sources", nargs="*", default=["python-stdlib"], metavar="SOURCE", help="default python-stdlib"
     )
+    add_field(tokenizer)
     tokenizer.add_argument("--vocab-size", type=int, default=32768, metavar="N", help="default 32768")
     tokenizer.add_argument(
         "--against", nargs="+", choices=("tiktoken", "hf", "rustbpe"), help="default: those that are installed"
@@ -224,7 +228,8 @@ def _train(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from train.commands import evaluate_command
 
-    evaluate_command(arguments.path, arguments.step, arguments.data, arguments.weights)
+    a = arguments
+    evaluate_command(a.path, a.step, a.data, a.field, a.weights)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -269,7 +274,7 @@ def _bench_tokenizer(arguments: argparse.Namespace) -> int:
     from train.bench.tokenizer import bench_tokenizer_command
 
     a = arguments
-    return 0 if bench_tokenizer_command(a.sources, a.vocab_size, a.against, a.rounds, a.json) else 1
+    return 0 if bench_tokenizer_command(a.sources, a.field, a.vocab_size, a.against, a.rounds, a.json) else 1
 
 
 def _bench_growth(arguments: argparse.Namespace) -> None:

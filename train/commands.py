@@ -171,12 +171,16 @@ def _conclude(run: Prepared, folder: RunFolder) -> None:
     print(SAMPLE + sample.rstrip())
 
 
-def evaluate_command(path: str, step: str | None, data: str | None, weights: str | None) -> None:
+def evaluate_command(
+    path: str, step: str | None, data: str | None, field: str | None, weights: str | None
+) -> None:  # fmt: skip
     """`jaxllm evaluate`: prints the scores."""
+    if field is not None and data is None:
+        raise InputError(f"--field is {field!r}, but there is no --data whose text it names; give both.")
     run = load_run(path, step)
     if data is None and run.chat is not None:
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
-    ids = _evaluation_ids(run.config, run.tokenizer, data)
+    ids = _evaluation_ids(run.config, run.tokenizer, data, field or run.config.data.field)
     params = run.params if weights is None else pack(run.params, weights)
     loss = evaluator(run.model, run.config)(params, ids)
     check_computed(loss, path, run.params)
@@ -189,13 +193,13 @@ def evaluate_command(path: str, step: str | None, data: str | None, weights: str
     print(f"bits per byte    {bits}")
 
 
-def _evaluation_ids(config: RunConfig, tokenizer: Tokenizer, data: str | None) -> Row:
+def _evaluation_ids(config: RunConfig, tokenizer: Tokenizer, data: str | None, field: str) -> Row:
     """The run's validation split; or all ids of a text; or the validation split of prepared data."""
     if data is None:
         return prepare(config, tokenizer).validation_ids
     if is_prepared(data):
         return prepare(replace(config, data=DataConfig(data)), tokenizer).validation_ids
-    ids = np.asarray(tokenizer.encode(read_source(data)), np.int32)
+    ids = np.asarray(tokenizer.encode(read_source(data, field)), np.int32)
     if len(ids) < 2:
         raise InputError(
             f"{data} holds {len(ids)} tokens, but the loss of one needs a token before it; give more text."

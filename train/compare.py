@@ -15,7 +15,7 @@ import optax
 from jaxllm import GPT, GPTConfig, __version__, reference
 from jaxllm.compare import TOLERANCES, arithmetic, compare_model, random_parameters, to_numpy
 from jaxllm.data import input_target_pairs
-from jaxllm.deviation import Report, Row, compare_trees, fold, table
+from jaxllm.deviation import Report, Row, bound_text, compare_trees, fold, table
 from jaxllm.errors import InputError
 from train.config import ModelConfig, RunConfig, TrainConfig, load_config
 from train.prepare import known_vocabulary, prepare
@@ -237,7 +237,7 @@ def draw_errors(report: Report, path: Path) -> None:
         at = [depth.index(row.name) for row in rows]
         errors = [min(row.relative, 1e6) or math.nan for row in rows]  # no error has no place on this axis
         axes.semilogy(at, errors, "o-", color=colour, markersize=3, linewidth=0.8, label=stage)
-        axes.axhline(rows[0].tolerance, color=colour, linestyle=":", label=f"tolerance {rows[0].tolerance:.0e}")
+        axes.axhline(rows[0].tolerance, color=colour, linestyle=":", label=f"tolerance {bound_text(rows[0].tolerance)}")
         for x, y, row in zip(at, errors, rows, strict=True):
             if row.jump:
                 axes.annotate(f"jumps at {row.name}", (x, y), xytext=(5, 5), textcoords="offset points")

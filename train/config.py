@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 from msgspec import Meta
@@ -43,6 +43,7 @@ class DataConfig:
     """
 
     source: str | dict[str, PositiveFloat] = "python-docs"
+    field: str = "text"  # of JSON lines, that holds their text
     attend_across: bool = True  # from one document to those before it in a window
     sha256: str | None = None
     characters: Positive | None = None
@@ -253,16 +254,27 @@ def _table(name: str, values: Any) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[str, str, Any]:
-    """`"train.steps=100"` -> ("train", "steps", 100): the value as in TOML, or else a bare string."""
+    """`"train.steps=100"` -> ("train", "steps", 100): the value as in TOML, or else a bare string.
+
+    A field for text takes a number, a boolean or a date as the text that it is: `data.source=2024`.
+    """
     place, equals, value = text.partition("=")
     section, dot, key = place.strip().partition(".")
     if not (equals and dot and section and key):
         raise InputError(f"--set {shown(text)} is not understood; write --set section.key=value.")
     try:
         parsed = tomllib.loads(f"value = {value}")
-        return section, key, parsed["value"] if len(parsed) == 1 else value
     except (ValueError, RecursionError):
         return section, key, value
+    kinds = _kinds(section, key)
+    bare = len(parsed) > 1 or (str in kinds and type(parsed["value"]) not in kinds)
+    return section, key, value if bare else parsed["value"]
+
+
+def _kinds(section: str, key: str) -> list[Any]:
+    """The types that a field takes, without their limits; none where there is no such field."""
+    hint = get_type_hints(SECTIONS[section]).get(key) if section in SECTIONS else None
+    return [get_origin(kind) or kind for kind in get_args(hint) or (hint,)]
 
 
 def to_toml(config: RunConfig) -> str:

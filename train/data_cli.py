@@ -4,7 +4,7 @@ import argparse
 
 from train.parser import Parser, add_command
 
-SOURCES = "text files, folders, .jsonl, any of them .gz, or named corpora"
+SOURCES = "text files, folders, .jsonl or .ndjson, any of them .gz, or named corpora"
 TOKENIZER = "a tokenizer.json, a run folder, or gpt2"
 
 
@@ -72,8 +72,13 @@ def _add_prepare(kinds: "argparse._SubParsersAction[Parser]") -> None:
     _add_reading(prepare)
 
 
-def _add_reading(parser: argparse.ArgumentParser) -> None:
+def add_field(parser: argparse.ArgumentParser) -> None:
+    """`--field` for a command that reads sources."""
     parser.add_argument("--field", default="text", metavar="NAME", help="of the text in JSON lines; default text")
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    add_field(parser)
     parser.add_argument("--processes", type=int, metavar="N", help="default: one for each core")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from jaxllm import __version__
+from jaxllm.data.own_files import HEADLINE
 from jaxllm.errors import InputError
 from jaxllm.tokenizers import Tokenizer
 from train.config import RunConfig, load_config, to_toml
@@ -88,8 +89,8 @@ class RunFolder:
 
     def write_config(self, config: RunConfig) -> None:
         """Write the resolved config and the versions it ran with, by rename."""
-        versions = f"# jaxllm {__version__}, Python {platform.python_version()}, jax {jax.__version__}\n"
-        replace_text(self.config, versions + to_toml(config))
+        versions = (__version__, platform.python_version(), jax.__version__)
+        replace_text(self.config, HEADLINE.format(*versions) + to_toml(config))
 
     def read_config(self, overrides: list[str] | None = None) -> RunConfig:
         """The run's config. Raises InputError where the folder holds no run."""

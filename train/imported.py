@@ -26,7 +26,6 @@ from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokeniz
 from jaxllm.tokenizers import Tokenizer
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.folder import RunFolder
-from train.report import notes
 from train.trained import load_run
 from train.weights import write_weights
 
@@ -38,8 +37,7 @@ def import_command(source: str, out: str) -> None:
     opened = open_pretrained(path)
     config = opened.config
     opened.check()  # before a tokenizer is made for as many ids as it claims to have
-    with notes():
-        tokenizer, chat = _tokenizer(path, config.vocab_size)
+    tokenizer, chat = _tokenizer(path, config.vocab_size)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"the tokenizer of {source} has {tokenizer.vocab_size:,} ids, but its model only {config.vocab_size:,}; "

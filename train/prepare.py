@@ -16,7 +16,7 @@ from jaxllm.data.shards import TOKENIZER, TRAIN, VALIDATION, Index, is_prepared,
 from jaxllm.errors import InputError
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from train.config import RunConfig, TokenizerConfig
-from train.report import counted, notes
+from train.report import counted
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepared:
 
     Raises InputError for everything about config and data that would stop the run later.
     """
-    sources = {name: _open(name) for name in config.data.sources}
+    sources = {name: _open(name, config.data.field) for name in config.data.sources}
     digest, length = _identity(list(sources.values()))
     _check_text(config, digest, length)
     chosen, tokenizer = _tokenizer(config.tokenizer, sources, tokenizer)
@@ -64,8 +64,8 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepared:
 Source = str | Index  # a text, or the index of prepared data
 
 
-def _open(name: str) -> Source:
-    return read_index(name) if is_prepared(name) else read_source(name)
+def _open(name: str, field: str) -> Source:
+    return read_index(name) if is_prepared(name) else read_source(name, field)
 
 
 def _identity(sources: list[Source]) -> tuple[str, int]:
@@ -115,7 +115,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         return BPETokenizer.gpt2()
     if config.kind == "bpe":
         assert config.vocab_size is not None  # TokenizerConfig has checked it
-        with notes(), counted("learning byte pairs", config.vocab_size) as tell:
+        with counted("learning byte pairs", config.vocab_size) as tell:
             return BPETokenizer.train(texts, config.vocab_size, progress=tell)
     if config.kind == "word":
         return WordTokenizer.train(texts, config.vocab_size)

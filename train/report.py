@@ -5,7 +5,6 @@ import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,16 +29,6 @@ class Line(msgspec.Struct):
     tokens_per_s: float
     val_loss: float = 0.0
     data_wait_s: float = 0.0
-
-
-@contextmanager
-def notes() -> Iterator[None]:
-    """Whatever is warned of within, printed as a note when all is done."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        print(f"note: {warning.message}")
 
 
 class MetricsFile:

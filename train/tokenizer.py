@@ -24,7 +24,7 @@ from jaxllm.tokenizers.pieces import count_pieces
 from jaxllm.tokenizers.tiktoken_files import beside
 from jaxllm.tokenizers.vocabulary import vocabulary_text
 from jaxllm.tokenizers.workers import check_processes, usable_cores
-from train.report import counted, notes
+from train.report import counted
 
 
 def open_tokenizer(path: str) -> Tokenizer:
@@ -80,7 +80,7 @@ def _learn_pairs(
     BPETokenizer.check_size(vocab_size)
     with _texts(sources, field) as texts:
         pieces = count_pieces(texts, processes)
-    with notes(), counted("learning byte pairs", vocab_size) as tell:
+    with counted("learning byte pairs", vocab_size) as tell:
         tokenizer = BPETokenizer.from_pieces(pieces, vocab_size, progress=tell)
     n_bytes = sum(len(piece) * times for piece, times in pieces.items())
     tokens = sum(len(tokenizer.encode(piece.decode())) * times for piece, times in pieces.items())

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from jaxllm.data.folders import files
 from jaxllm.data.sources import (
     NAMED,
     PYTHON_DOCS,
@@ -32,6 +33,7 @@ from jaxllm.validate import printable
 
 BLOCK = 2**20  # bytes read at once
 LONGEST_LINE = 2**28  # bytes of a line of JSON
+JSON_LINES = (".jsonl", ".ndjson")
 
 
 class Document(NamedTuple):
@@ -45,9 +47,9 @@ def read_documents(sources: Sequence[str], field: str = "text") -> Iterator[Docu
     """The documents of all sources, in order.
 
     A source is "python-docs" (a document is a topic), "python-stdlib" (a document is a module), a named corpus, a file
-    or a folder (all its files but hidden ones, in the order of their paths). A file is a document; of one that ends in
-    .jsonl or .jsonl.gz each line is, and `field` names the text in it. Files that end in .gz are unpacked. Empty
-    documents are left out. Raises InputError for what is missing, damaged or no UTF-8.
+    or a folder (see `jaxllm.data.folders.files`). A file is a document; of one that ends in
+    .jsonl or .ndjson each line is, and `field` names the text in it. Files that end in .gz are unpacked first. Endings
+    may be in capitals. Empty documents are left out. Raises InputError for what is missing, damaged or no UTF-8.
     """
     check_sources(sources)
     for source in sources:
@@ -78,29 +80,11 @@ def check_sources(sources: Sequence[str]) -> None:
             raise InputError(f"cannot read data.source {source!r}: {error}.") from None
 
 
-def files(source: str) -> Iterator[Path]:
-    """The file itself, or those of the folder as they are asked for."""
-    try:
-        yield from _inside(source) if os.path.isdir(source) else [Path(source)]
-    except OSError as error:
-        raise InputError(f"cannot read data.source {source!r}: {error}.") from None
-
-
-def _inside(folder: str) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        ordered = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _inside(entry.path)
-        elif entry.is_file():
-            yield Path(entry.path)
-
-
 def _of_file(path: Path, field: str) -> Iterator[Document]:
     name = str(path)
     try:
         with _opened(path) as file:
-            if name.removesuffix(".gz").endswith(".jsonl"):
+            if name.lower().removesuffix(".gz").endswith(JSON_LINES):
                 yield from _of_lines(file, name, field)
             else:
                 yield from _of_text(file, name)
@@ -112,7 +96,7 @@ def _of_file(path: Path, field: str) -> Iterator[Document]:
 
 def _opened(path: Path) -> BinaryIO:
     file = open_file(path)  # which refuses pipes and devices
-    if path.suffix != ".gz":
+    if path.suffix.lower() != ".gz":
         return file
     file.close()
     return io.BufferedReader(gzip.open(path, "rb"))
@@ -183,17 +167,18 @@ def _others(content: Any) -> str:
     """The fields that do hold text, for a sentence's end."""
     fields = content.items() if isinstance(content, dict) else ()
     found = [printable(key, 40) for key, value in fields if isinstance(value, str)]
-    return f"; its texts are {', '.join(found[:8])}, name one with --field" if found else ""
+    names = ", ".join(found[:8])
+    return f"; its texts are {names}: name one with --field, or in a config with data.field" if found else ""
 
 
-def read_source(source: str) -> str:
+def read_source(source: str, field: str = "text") -> str:
     """All of a source's documents in memory, joined by newlines (the topics of "python-docs" by two).
 
     Raises InputError as `read_documents` does, and where there is no text.
     """
     if source == PYTHON_DOCS:
         return "\n\n".join(text for _, text in python_topics()) + "\n"
-    text = "\n".join("".join(document.parts) for document in read_documents([source]))
+    text = "\n".join("".join(document.parts) for document in read_documents([source], field))
     if not text:
         raise InputError(f"data.source {source!r} holds no text.")
     return text

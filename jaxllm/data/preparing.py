@@ -99,10 +99,8 @@ def prepare_shards(
     out = Path(out)
     check_sources(sources)
     for source in sources:
-        if os.path.isdir(source) and out.resolve().is_relative_to(Path(source).resolve()):
-            raise InputError(
-                f"{out} lies within {source}, and would be read as text itself; choose another with --out."
-            )
+        if os.path.isdir(source) and out.resolve() == Path(source).resolve():
+            raise InputError(f"{out} is the source itself; choose another folder with --out.")
     settings = Settings(
         [_absolute(s) for s in sources], field, validation, tokenizer.fingerprint(), _other_end_token(tokenizer)
     )
@@ -158,6 +156,8 @@ def _taken_up(path: Path, settings: Settings) -> Progress:
         done = msgspec.json.decode(without_mark(read_file(path), path), type=Progress)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({printable(str(error))}); delete the folder and begin anew.") from None
+    if not done.loads:  # nothing is in the shards yet that other settings would change
+        return msgspec.structs.replace(done, settings=settings)
     for name in Settings.__struct_fields__:
         before, now = getattr(done.settings, name), getattr(settings, name)
         if before != now:

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from jaxllm.data.own_files import TOKENIZER_FORMAT, format_of
 from jaxllm.data.pairs import Ids
 from jaxllm.data.rows import Joined
 from jaxllm.errors import InputError
@@ -64,8 +65,12 @@ class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def is_prepared(source: str) -> bool:
-    """Whether it is a folder of shards, finished or not."""
-    return any(os.path.isfile(os.path.join(source, name)) for name in (INDEX, PROGRESS))
+    """Whether it is a folder of shards, finished or not, also where its index is damaged."""
+    found = [path for name in (INDEX, PROGRESS) if os.path.isfile(path := os.path.join(source, name))]
+    named = (FORMAT, f"{FORMAT} in progress")
+    return any(format_of(path) in named for path in found) or (
+        bool(found) and format_of(os.path.join(source, TOKENIZER)) == TOKENIZER_FORMAT
+    )
 
 
 def read_index(folder: str | Path) -> Index:

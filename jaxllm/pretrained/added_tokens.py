@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxllm.errors import Note
 from jaxllm.tokenizers.base import END_OF_TEXT
 from jaxllm.tokenizers.exchange import read_json
 from jaxllm.validate import shown
@@ -82,11 +83,9 @@ def tell_missing(
     for key, given in named.items():
         if missing := [name for name in given if name not in tokens]:
             unending = key == "eos_token" and not ends
-            warnings.warn(
-                f"{key} names {', '.join(map(shown, missing[:5]))}, but the tokenizer has no such token"
-                + ("; nothing else ends an answer, so it goes on to --max-new-tokens." if unending else "."),
-                stacklevel=2,
-            )
+            note = f"{key} names {', '.join(map(shown, missing[:5]))}, but the tokenizer has no such token"
+            end = "; nothing else ends an answer, so it goes on to --max-new-tokens." if unending else "."
+            warnings.warn(Note(note + end), stacklevel=2)
 
 
 def tell_ids(file: str, fields: Mapping[str, Any], vocab_size: int) -> None:
@@ -94,11 +93,8 @@ def tell_ids(file: str, fields: Mapping[str, Any], vocab_size: int) -> None:
     for key in IDS:
         given = fields.get(key)
         if outside := [i for i in (given if isinstance(given, list) else [given]) if is_outside(i, vocab_size)]:
-            warnings.warn(
-                f"{key} {', '.join(map(shown, outside[:5]))} of {file} is outside the vocabulary of {vocab_size:,} ids "
-                "and is ignored.",
-                stacklevel=2,
-            )
+            note = f"{key} {', '.join(map(shown, outside[:5]))} of {file} is outside the vocabulary of"
+            warnings.warn(Note(f"{note} {vocab_size:,} ids and is ignored."), stacklevel=2)
 
 
 def is_outside(i: Any, vocab_size: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.errors import InputError
+from jaxllm.errors import InputError, Note
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.byte_level import from_vocabulary
@@ -124,9 +124,8 @@ def _token_ids(metadata: Mapping[str, Any], n_tokens: int) -> dict[str, int]:
         if 0 <= given < n_tokens:
             ids[role] = int(given)
         else:
-            warnings.warn(
-                f"{key} is {given}, outside the {n_tokens:,} ids of the tokenizer; it is ignored.", stacklevel=2
-            )
+            note = Note(f"{key} is {given}, outside the {n_tokens:,} ids of the tokenizer; it is ignored.")
+            warnings.warn(note, stacklevel=2)
     return ids
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import tiktoken
 
-from jaxllm.errors import InputError
+from jaxllm.errors import InputError, Note
 from jaxllm.tokenizers import gpt2_files, textbook
 from jaxllm.tokenizers.base import (
     END_OF_TEXT,
@@ -132,11 +132,8 @@ class BPETokenizer(Tokenizer):
         for left, right in merges:
             tokens.append(tokens[left] + tokens[right])
         if len(merges) < n_merges:
-            warnings.warn(
-                f"the text has no more pairs after {len(merges)} merges: the vocabulary has "
-                f"{len(tokens) + len(special_tokens)} ids, not {vocab_size}.",
-                stacklevel=3,
-            )
+            note = f"the text has no more pairs after {len(merges)} merges: the vocabulary has"
+            warnings.warn(Note(f"{note} {len(tokens) + len(special_tokens)} ids, not {vocab_size}."), stacklevel=3)
         return cls(tokens, special_tokens)
 
     @staticmethod

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from jaxllm.deviation import bound_text, error_text
 from jaxllm.errors import InputError
 from train.bench.pairing import Against, record
 from train.bench.processes import check_python
@@ -45,8 +46,8 @@ def bench_train_command(
         replace_text(Path(json_file), json.dumps(report, indent=1, allow_nan=False) + "\n")
     if not losses_agree(report):
         print(
-            f"the losses differ by {report['loss_difference']:.1e} of themselves, more than "
-            f"{report['loss_tolerance']:.0e}: the two do not compute the same"
+            f"the losses differ by {error_text(report['loss_difference'], report['loss_tolerance'])} of themselves, "
+            f"more than {bound_text(report['loss_tolerance'])}: the two do not compute the same"
         )
     return losses_agree(report)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxllm.deviation import bound_text, error_text
 from train.bench.measures import Spread, speed_ratio
 from train.bench.report import processor, ran
 
@@ -125,15 +126,16 @@ def _comparison(report: Report) -> list[str]:
     compared, name = report["compared"], report["against"]
     if compared is None:
         return [f"tokens not compared: weights are {report['sizes']['weights']} in jaxllm, float32 in {name}"]
-    lines = [f"logits of the first token differ by at most {compared['logits_difference']:.1e}"]
+    difference = error_text(compared["logits_difference"], report["tolerance"])
+    lines = [f"logits of the first token differ by at most {difference}"]
     for part in compared["parted"]:
         what = "a near-tie" if part["gap"] <= report["tolerance"] else "no near-tie"
         lines.append(
-            f"text {part['row'] + 1} parts at token {part['token'] + 1}: jaxllm prefers its own by {part['gap']:.1e}, "
-            f"{what}"
+            f"text {part['row'] + 1} parts at token {part['token'] + 1}: jaxllm prefers its own by "
+            f"{error_text(part['gap'], report['tolerance'])}, {what}"
         )
     if not same_tokens(report):
-        lines.append(f"more than {report['tolerance']:.0e} apart: the two do not compute the same")
+        lines.append(f"more than {bound_text(report['tolerance'])} apart: the two do not compute the same")
     elif not compared["parted"]:
         lines.append("all tokens are the same")
     if compared["tokens"] < report["sizes"]["new_tokens"]:

@@ -34,7 +34,7 @@ PACKAGES = {"tiktoken": "tiktoken", "hf": "tokenizers", "rustbpe": "rustbpe"}  #
 
 
 def bench_tokenizer_command(
-    sources: list[str], vocab_size: int, against: list[str] | None, rounds: int, json_file: str | None
+    sources: list[str], field: str, vocab_size: int, against: list[str] | None, rounds: int, json_file: str | None
 ) -> bool:
     """Prints the table and writes the JSON; returns whether all came to our ids."""
     if not 1 <= rounds <= 1000:
@@ -42,7 +42,7 @@ def bench_tokenizer_command(
     check_output("--json", json_file, (".json",))
     BPETokenizer.check_size(vocab_size)
     peers = _present(against)
-    texts = ["".join(document.parts) for document in read_documents(sources)]
+    texts = ["".join(document.parts) for document in read_documents(sources, field)]
     whole = "\n".join(texts)
     print(
         f"{' and '.join(sources)}: {len(texts):,} documents, {len(whole.encode()):,} bytes; {vocab_size:,} ids",

@@ -1,0 +1,63 @@
+"""What jaxllm itself writes, known by its content and not by its name.
+
+Where a corpus is also the place of its runs and tokenizers, those are no text: without them the next reading finds the
+same text as the first.
+"""
+
+import os
+import re
+from io import BufferedReader
+from itertools import count
+from pathlib import Path
+
+from jaxllm.files import open_file
+from jaxllm.tokenizers.base import FORMAT as TOKENIZER_FORMAT
+
+HEADLINE = "# jaxllm {}, Python {}, jax {}\n"  # begins the config.toml of a run
+_HEADLINE = re.compile(HEADLINE.format(*[r"\S+"] * 3).encode())
+_FORMAT = re.compile(rb'\s*\{\s*"format"\s*:\s*"(jaxllm [a-z ]+)"')
+HEAD = 256  # bytes in which these stand
+LONGEST = 2**16  # bytes of a line of a vocabulary
+
+
+def is_own_file(path: str | Path) -> bool:
+    """Whether it is a tokenizer, its vocabulary for reading, or another file that names a format of jaxllm."""
+    try:
+        with open_file(path) as file:
+            head = file.peek(HEAD)[:HEAD]
+            return bool(_FORMAT.match(head) or _HEADLINE.match(head)) or _is_vocabulary(file)
+    except OSError:
+        return False  # reading it says what is wrong
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether it is a run folder."""
+    return bool(_HEADLINE.match(_head(os.path.join(folder, "config.toml")))) and (
+        format_of(os.path.join(folder, "tokenizer.json")) == TOKENIZER_FORMAT
+    )
+
+
+def format_of(path: str | Path) -> str | None:
+    """The format that a file of jaxllm names at its beginning, also one that is damaged behind it; None for others."""
+    found = _FORMAT.match(_head(path))
+    return found[1].decode() if found else None
+
+
+def _head(path: str | Path) -> bytes:
+    try:
+        with open_file(path) as file:
+            return file.read(HEAD)
+    except OSError:
+        return b""
+
+
+def _is_vocabulary(file: BufferedReader) -> bool:
+    """Whether each line is a token of `jaxllm.tokenizers.vocabulary` with the number of the line."""
+    for number in count():
+        line = file.readline(LONGEST)
+        if not line:
+            return number > 0
+        token, _, i = line.removesuffix(b"\n").removesuffix(b" special").rpartition(b"] ")
+        if not token.startswith(b"[") or i != str(number).encode():
+            return False
+    return False
