@@ -63,7 +63,7 @@ def model_without_text(config: RunConfig) -> GPTConfig:
 
 def from_run(path: str, step: str | None, batch_size: int, length: int | None) -> Subject:
     """The newest checkpoint of a run folder, or that of a step, on the first windows of its validation split."""
-    run = load_run(path, step)
+    run = load_run(path, step, with_optimizer=True)
     ids = prepare(run.config, run.tokenizer).validation_ids
     length = min(_length(length, run.model.config), len(ids) - 1)
     inputs, targets = input_target_pairs(ids[: batch_size * length + 1], length, length)

@@ -20,12 +20,13 @@ def write_arrays(place: Path, tree: Any) -> None:
 
 
 def read_arrays(place: Path, like: Any) -> Any:
-    """The inverse, as JAX arrays of the shapes and dtypes of `like`. Raises DamagedError."""
+    """The arrays of `like`, as JAX arrays of its shapes and dtypes; others there are not read. Raises DamagedError."""
     ocp = _orbax()
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    how = ocp.checkpoint_utils.construct_restore_args(shapes)
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(place, args=ocp.args.StandardRestore(shapes))
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(place, args=ocp.args.PyTreeRestore(shapes, how, partial_restore=True))
     except Exception as error:  # whatever Orbax and its storage make of a damaged file
         raise DamagedError(f"{place} cannot be read: {reason(error)}") from None
 
