@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxllm.errors import InputError
 from jaxllm.files import sync_folder
-from train.errors import DamagedError, DroppedError, NotSavedError
+from train.errors import DamagedError, DroppedError, NotSavedError, reason
 from train.manifest import (
     Manifest,
     check_arrays,
@@ -34,7 +34,7 @@ from train.manifest import (
     seal,
 )
 from train.step import TrainState
-from train.storage import read_arrays, read_shapes, reason, shapes, write_arrays
+from train.storage import read_arrays, read_shapes, shapes, write_arrays
 
 STATE = "state"  # the folder of the arrays in that of a step
 STATE_1 = "default"  # its name in format 1, which had no manifest

@@ -8,8 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxllm.validate import printable
-from train.errors import DamagedError
+from train.errors import DamagedError, reason
 
 
 def write_arrays(place: Path, tree: Any) -> None:
@@ -50,12 +49,6 @@ def named(tree: Any) -> list[tuple[str, Any]]:
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """The shape of each leaf, by its name."""
     return {name: tuple(leaf.shape) for name, leaf in named(tree)}
-
-
-def reason(error: BaseException) -> str:
-    """An error's text on one line, of bounded length; a storage's cause stands at its end."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return printable(" ".join(text.split()))
 
 
 @cache
