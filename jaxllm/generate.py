@@ -20,7 +20,7 @@ from jax import Array
 
 from jaxllm.cache import Cache
 from jaxllm.errors import NonFiniteError
-from jaxllm.gpt import GPT
+from jaxllm.gpt import GPT, interceptors
 from jaxllm.sampling import min_p, repetition_penalty, scale_temperature, top_k, top_p
 
 # Lengths are rounded up to a power of two from the first on, beyond the second to multiples of it.
@@ -94,6 +94,7 @@ class _Plan(NamedTuple):
     vocab_size: int | None
     greedy: bool
     k: int | None
+    interceptors: tuple[Any, ...]  # active when it is traced: other ones make another program
 
 
 class Generation(NamedTuple):
@@ -109,7 +110,8 @@ class Generation(NamedTuple):
 
     def advance(self, n: int) -> "Generation":
         """With up to n more tokens in each row; the old state is given up."""
-        fixed = (self.model, self.plan, self.params, self.sampling, self.stop, self.key)
+        plan = self.plan._replace(interceptors=interceptors())
+        fixed = (self.model, plan, self.params, self.sampling, self.stop, self.key)
         return self._replace(state=_advance(*fixed, self.state, jnp.asarray(n, jnp.int32)))
 
     def tokens(self) -> np.ndarray:
@@ -169,7 +171,8 @@ def begin(
     start = jnp.asarray([prompt - len(row) for row in rows], jnp.int32)
     slides = longest + max_new_tokens - 1 > context
     greedy = sampling.temperature == 0
-    plan = _Plan(_rounded(prompt + max_new_tokens), slides, vocab_size, greedy, sampling.top_k)
+    width = _rounded(prompt + max_new_tokens)
+    plan = _Plan(width, slides, vocab_size, greedy, sampling.top_k, interceptors())
     sampling = sampling._replace(top_k=None, temperature=1.0 if greedy else sampling.temperature)
     stop = jnp.asarray(stop_tokens, jnp.int32)
     state = _begin(model, plan, params, sampling, stop, key, jnp.asarray(text), start)

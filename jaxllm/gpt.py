@@ -8,11 +8,12 @@ nothing.
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen import module as linen
 from flax.traverse_util import flatten_dict
 from jax import Array
 
@@ -67,8 +68,7 @@ class Head(nn.Module):
             logits = at_least_float32(packed_linear(x, self.get_variable("params", "packed")))
             if targets is None:
                 return logits
-            losses = token_losses(logits, targets)
-            return (losses if weights is None else losses * weights).sum()
+            return _sum(token_losses(logits, targets), weights)
         kernel = self.param("kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
         if targets is None:
             return at_least_float32(linear(x, kernel))
@@ -86,7 +86,7 @@ class GPT(nn.Module):
     sees to it that no row grows beyond the context.
 
     With `targets` [B, T]: the sum of the token losses, times `weights` [B, T] where given, by `head_loss`, which needs
-    far less memory than the logits.
+    far less memory than the logits; with interceptors active, by the logits that they may change (`summed_loss`).
 
     `init(key, tokens)["params"]` is a plain nested dict; `apply({"params": params}, tokens)` is a pure
     function. `dtype` is that of the computation, None for the parameters' own; the parameters stay as they are,
@@ -100,8 +100,8 @@ class GPT(nn.Module):
     config: GPTConfig
     dtype: str | None = None
     remat: bool = False  # the backward computes each block a second time instead of keeping what it saw
-    # Every block from one trace: starts sooner, but `nn.intercept_methods` cannot tell blocks apart, and dropout draws
-    # other masks than without.
+    # Every block from one trace: starts sooner, but dropout draws other masks than without. Interceptors, which could
+    # not tell the blocks apart, turn it off.
     trace_once: bool = False
 
     @nn.compact
@@ -110,7 +110,8 @@ class GPT(nn.Module):
     ) -> Any:
         c = self.config
         block = nn.remat(Block) if self.remat else Block
-        if self.trace_once and not self.is_initializing():  # which would draw other numbers
+        intercepted = bool(interceptors())
+        if self.trace_once and not intercepted and not self.is_initializing():  # which would draw other numbers
             block = nn.jit(block)
         _check_tokens(tokens, c.context_length, cache)
         place = None if cache is None else cache.place(tokens, c.separator)
@@ -133,10 +134,37 @@ class GPT(nn.Module):
             x, cache = x[:, -1], cache.read(layers, place)
         x = Norm(c.norm, c.use_bias, c.norm_epsilon, name="norm_final")(x)
         if not c.tie_embeddings or "head" in self.variables.get("params", {}):  # the table, packed
-            out = Head(c.vocab_size, name="head")(x, targets, weights)
+            out = Head(c.vocab_size, name="head")(x, None if intercepted else targets, weights)
+        elif targets is None or intercepted:
+            out = embedding.logits(x)
         else:
-            out = embedding.logits(x) if targets is None else head_loss(embedding.table, x, targets, weights)
+            out = head_loss(embedding.table, x, targets, weights)
+        if targets is not None and intercepted:
+            out = _sum(token_losses(out, targets), weights)
         return out if cache is None else (out, cache)
+
+
+def _sum(losses: Array, weights: Array | None) -> Array:
+    return (losses if weights is None else losses * weights).sum()
+
+
+def interceptors() -> tuple[Any, ...]:
+    """The functions given to `nn.intercept_methods` that are active in this thread; flax tells it nowhere else."""
+    return tuple(linen._global_interceptor_stack)
+
+
+def summed_loss(
+    model: GPT, params: Any, tokens: Array, targets: Array, weights: Array | None = None, rngs: Any = None
+) -> Array:
+    """The sum of the token losses, times `weights` [B, T] where given: tokens and targets [B, T] int -> scalar.
+
+    As `model.apply` with targets, but with interceptors active of the logits that `model.apply` returns without, so
+    that one that changes them at the model itself is honoured too. `rngs` are those of `apply`.
+    """
+    if not interceptors():
+        return cast(Array, model.apply({"params": params}, tokens, targets, weights, rngs=rngs))
+    logits = cast(Array, model.apply({"params": params}, tokens, rngs=rngs))
+    return _sum(token_losses(logits, targets), weights)
 
 
 def _check_tokens(tokens: Array, context_length: int, cache: Cache | None) -> None:

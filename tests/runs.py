@@ -69,7 +69,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     """Metrics, samples, parameters and optimizer, to the bit."""
     assert without_times(a) == without_times(b)
     assert (a / "samples.txt").read_text() == (b / "samples.txt").read_text()
-    ours, theirs = load_run(a), load_run(b)
+    ours, theirs = (load_run(folder, with_optimizer=True) for folder in (a, b))
     assert ours.step == theirs.step
     states = ((r.params, r.opt_state) for r in (ours, theirs))
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), *states)

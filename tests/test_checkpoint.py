@@ -56,6 +56,36 @@ def test_what_was_saved_is_read_and_the_newest_first(two: Path) -> None:
         jax.tree.map(np.testing.assert_array_equal, got, state(want))
 
 
+def test_the_parameters_are_read_without_the_optimizer(two: Path) -> None:
+    got = Checkpoints(two).restore(state(0)._replace(opt_state=None), 10)
+    assert got.opt_state is None
+    jax.tree.map(np.testing.assert_array_equal, got, state(10)._replace(opt_state=None))
+
+
+def test_damage_is_noticed_where_the_parameters_alone_are_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums of all files are compared, and the sums of the arrays that were read."""
+    import train.checkpoint
+
+    params_alone = state(0)._replace(opt_state=None)
+    for path in every_file(copy):
+        whole = path.read_bytes()
+        path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        with pytest.raises(DamagedError, match=path.name):
+            Checkpoints(copy).check(20, params_alone)
+        path.write_bytes(whole)
+
+    def one_bit_off(*arguments: object) -> dict[str, object]:
+        tree = read_arrays(*arguments)
+        scale = np.array(tree["params"]["norm_final"]["scale"])
+        scale.view(np.uint8)[0] ^= 1
+        return tree | {"params": tree["params"] | {"norm_final": tree["params"]["norm_final"] | {"scale": scale}}}
+
+    read_arrays = train.checkpoint.read_arrays
+    monkeypatch.setattr(train.checkpoint, "read_arrays", one_bit_off)
+    with pytest.raises(DamagedError, match="array params/norm_final/scale"):
+        Checkpoints(copy).check(20, params_alone)
+
+
 def test_the_state_saved_is_that_of_the_call(tmp_path: Path) -> None:
     """Its buffers are given to the next step, which overwrites them, while the writing goes on."""
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)

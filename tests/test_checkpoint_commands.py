@@ -5,7 +5,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax.numpy as jnp
 import msgspec
+import optax
 import pytest
 from runs import write_config
 
@@ -13,6 +15,8 @@ from train.checkpoint import Checkpoints
 from train.cli import main
 from train.folder import RunFolder
 from train.manifest import read_manifest, rewrite
+from train.step import TrainState
+from train.storage import named, read_arrays
 from train.trained import load_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -219,6 +223,62 @@ def test_a_finished_run_without_its_metrics_or_picture(mine: Path, capsys: pytes
     (mine / "metrics.jsonl").unlink()
     assert main(["train", "--out", str(mine), "--resume"]) == 0
     assert "has all its 12 steps" in capsys.readouterr().out
+
+
+BY_PARAMETERS = [  # {run} and {out} are filled in
+    "generate {run} --prompt sea --max-new-tokens 1", "evaluate {run} --data {out}/sea.txt",
+    "inspect {run} --prompt sea", "attention {run} --prompt sea --out {out}/map.png",
+    "export {run} --out {out}/exported",
+]  # fmt: skip
+
+
+def words(command: str, run: Path, out: Path) -> list[str]:
+    (out / "sea.txt").write_text("sea ")
+    return command.format(run=run, out=out).split()
+
+
+@pytest.mark.parametrize("command", BY_PARAMETERS)
+@pytest.mark.parametrize("earlier_format", [False, True])
+def test_what_needs_the_parameters_alone_reads_nothing_else(
+    command: str, earlier_format: bool, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def spy(place: Path, like: object) -> object:
+        tree = read_arrays(place, like)
+        read.extend(name for name, _ in named(tree))
+        return tree
+
+    monkeypatch.setattr("train.checkpoint.read_arrays", spy)
+    assert main(words(command, OLD if earlier_format else run, tmp_path)) == 0
+    assert [name for name in read if name.startswith("params/")]
+    assert [name for name in read if name.startswith("opt_state")] == []
+
+
+@pytest.fixture
+def another_optimizer(mine: Path) -> Path:
+    """A run of an optimizer that keeps other arrays than this program's."""
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    params = load_run(mine).params
+    there = TrainState(jnp.asarray(16, jnp.int32), params, optimizer.init(params))
+    manifest = read_manifest(mine / "checkpoints" / "12")
+    with Checkpoints(mine / "checkpoints") as checkpoints:
+        checkpoints.save(there, manifest.config, manifest.tokenizer)
+    return mine
+
+
+@pytest.mark.parametrize("command", BY_PARAMETERS)
+def test_a_run_of_another_optimizer_is_read(command: str, another_optimizer: Path, tmp_path: Path) -> None:
+    assert main(words(command, another_optimizer, tmp_path)) == 0
+
+
+@pytest.mark.parametrize("command", ["train --resume --set train.steps=20 --out", "compare", "checkpoint verify"])
+def test_a_run_of_another_optimizer_cannot_go_on(
+    command: str, another_optimizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), str(another_optimizer)]) == 2
+    error = capsys.readouterr().err
+    assert "opt_state/" in error and "optimizer" in error and "[model]" not in error and error.count("\n") == 1
 
 
 def test_a_manifest_that_a_terminal_would_obey(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

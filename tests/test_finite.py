@@ -162,7 +162,7 @@ def test_as_many_as_allowed_are_left_out(config: Path, tmp_path: Path, capsys: p
     want = [learning_rate(optimizer, 12, step) for step in range(12)]
     assert [r["learning_rate"] for r in records] == pytest.approx(want, rel=1e-5)
 
-    checkpoints, trained = Checkpoints(run / "checkpoints"), load_run(run)
+    checkpoints, trained = Checkpoints(run / "checkpoints"), load_run(run, with_optimizer=True)
     like = abstract_state(trained.config, trained.tokenizer)
     states = {step: checkpoints.restore(like, step) for step in (5, 6, 7)}
     jax.tree.map(np.testing.assert_array_equal, states[5].params, states[6].params)

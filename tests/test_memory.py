@@ -9,6 +9,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.stages import Compiled
 
@@ -83,6 +84,26 @@ def test_the_estimate_is_near_what_xla_plans(model: GPTConfig, train: TrainConfi
     assert planned is not None
     gradients = state_bytes(model, train, OPTIMIZER) - bytes_of(state)
     assert planned - gradients == pytest.approx(activation_bytes(model, train), rel=0.35)
+
+
+def test_an_optimizer_may_look_at_names_and_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factored moments for matrices, none for the embeddings: its state follows the true tree of parameters."""
+
+    def labels(params: Any) -> Any:
+        return {name: "frozen" if "embedding" in name else "trained" for name in params}
+
+    optimizer = optax.partition(
+        {"frozen": optax.set_to_zero(), "trained": optax.scale_by_factored_rms(min_dim_size_to_factor=8)}, labels
+    )
+    monkeypatch.setattr(memory, "make_optimizer", lambda *_, **__: optimizer)
+    monkeypatch.setattr(memory, "_parameters_and_moments", memory._parameters_and_moments.__wrapped__)
+    model = replace(SMALL, n_layers=3)
+    state = jax.eval_shape(partial(first_state, GPT(model), optimizer), jax.random.key(0))
+    moments = bytes_of(state.opt_state)
+    assert 0 < moments < bytes_of(state.params) // 5
+    train = TrainConfig(batch_size=4)
+    assert state_bytes(model, train, OPTIMIZER) == bytes_of(state) + bytes_of(state.params)
+    assert estimate(model, train, OPTIMIZER).checkpoint == 2 * (bytes_of(state.params) + moments)
 
 
 def test_a_steps_bytes_are_what_lies_beside_its_arguments() -> None:

@@ -31,7 +31,7 @@ WITHOUT_TWIN = {
     "init.normal", "init.init_params",  # random: test_speed.py
     "causal.attention_path",  # a choice
     "cache.extend",  # the cache as a whole: test_cache.py
-    "gpt.apply_with_intermediates", "gpt.count_parameters",  # the model as a whole: test_gpt.py
+    "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss",  # the model as a whole: test_gpt.py
 }  # fmt: skip
 
 

@@ -4,10 +4,12 @@ BertViz's model view draws lines between two columns of tokens; in a map no line
 square root of the weight, or a token that looks at twenty others would seem to look at none.
 """
 
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from train.errors import RunError, reason
+from train.pictures import content, import_matplotlib, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,30 +28,32 @@ COLUMNS = 4  # of large maps
 
 
 def attention_picture(name: str, weights: np.ndarray, labels: list[str], layer: int | None, suffix: str) -> bytes:
-    """The content of a file of that kind, such as ".png", for weights [L, H, T, T]: all heads, or those of a layer."""
-    import matplotlib
+    """The content of a file of that kind, such as ".png", for weights [L, H, T, T]: all heads, or those of a layer.
 
-    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar is a dollar
-        if layer is None:
-            figure = draw_layers(weights, labels, f"Attention in {name}")
-        else:
-            figure = draw_layer(weights[layer], labels, f"Attention in {name}, layer {layer}")
-        out = BytesIO()
-        figure.savefig(out, format=suffix.removeprefix("."), dpi=1 / PIXEL, bbox_inches="tight", pad_inches=0.15)
-    return out.getvalue()
+    Raises RunError where matplotlib cannot draw it.
+    """
+    try:
+        with import_matplotlib().rc_context({"text.parse_math": False}):  # a dollar is a dollar
+            if layer is None:
+                figure = draw_layers(weights, labels, f"Attention in {name}")
+            else:
+                figure = draw_layer(weights[layer], labels, f"Attention in {name}, layer {layer}")
+            return content(figure, suffix, dpi=1 / PIXEL, bbox_inches="tight", pad_inches=0.15)
+    except Exception as error:  # whatever matplotlib, its settings and the fonts of a machine lead to
+        raise RunError(
+            f"the picture cannot be drawn ({reason(error)}); write a page instead, with --out FILE.html."
+        ) from None
 
 
 def draw_layer(weights: np.ndarray, labels: list[str], title: str) -> "Figure":
     """The heads of one layer, [H, T, T], each a large map with the tokens on its axes."""
-    from matplotlib.figure import Figure
-
     heads, length, names = len(weights), len(labels), _names(labels)
     columns = min(COLUMNS, heads)
     rows = -(-heads // columns)
     side = max(SIDE, CELL * length)
     size = _font_size(side / length)
     below = 0.6 * size / 72 * max(map(len, names)) + 2 * SPACE  # labels, and the title of the next map
-    figure = Figure((columns * (side + SPACE) - SPACE, rows * (side + below) - below))
+    figure = new_figure(columns * (side + SPACE) - SPACE, rows * (side + below) - below)
     for head, map_ in enumerate(weights):
         row, column = divmod(head, columns)
         axes = _axes(figure, column * (side + SPACE), row * (side + below), side, side)
@@ -64,14 +68,12 @@ def draw_layer(weights: np.ndarray, labels: list[str], title: str) -> "Figure":
 
 def draw_layers(weights: np.ndarray, labels: list[str], title: str) -> "Figure":
     """Every head of every layer, [L, H, T, T], as small maps: a row for each layer, a column for each head."""
-    from matplotlib.figure import Figure
-
     layers, heads, length, _ = weights.shape
     names = _names(labels) if length <= LABELLED else []
     cell = max(SMALL_SIDE / length, CELL if names else PIXEL)
     gap = max(1, length // 12)
     stride = length + gap  # in cells
-    figure = Figure((heads * stride * cell, layers * stride * cell))
+    figure = new_figure(heads * stride * cell, layers * stride * cell)
     axes = _axes(figure, 0, 0, *figure.get_size_inches())
     image = _show(axes, _mosaic(weights, gap))
     size = _font_size(cell)

@@ -10,11 +10,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import msgspec
@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxllm.errors import InputError
 from jaxllm.files import sync_folder
-from train.errors import DamagedError, DroppedError, NotSavedError
+from train.errors import DamagedError, DroppedError, NotSavedError, reason
 from train.manifest import (
     Manifest,
     check_arrays,
@@ -34,10 +34,11 @@ from train.manifest import (
     seal,
 )
 from train.step import TrainState
-from train.storage import read_arrays, read_shapes, reason, shapes, write_arrays
+from train.storage import read_arrays, read_shapes, shapes, write_arrays
 
 STATE = "state"  # the folder of the arrays in that of a step
 STATE_1 = "default"  # its name in format 1, which had no manifest
+T = TypeVar("T")
 ASIDE, DAMAGED = ".tmp", ".damaged"  # after the step in names of folders that are no checkpoints
 
 
@@ -162,6 +163,7 @@ class Checkpoints:
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """The state of that step, or of the newest, with the shapes and dtypes of `like`; every byte is checked.
 
+        Where the `opt_state` of `like` is None, the optimizer's arrays are not read, whichever optimizer it was.
         Raises InputError where there is none or its arrays have other shapes; DamagedError, which names the file and
         the newest step that is whole, where it is not what was written; DroppedError where a run has dropped it.
         """
@@ -220,24 +222,36 @@ class Checkpoints:
     def _read(self, step: int, like: TrainState) -> TrainState:
         folder, manifest = self.folder / str(step), self.manifest(step)
         place = folder / (STATE if manifest else STATE_1)
+        wanted = {part: tree for part, tree in like._asdict().items() if tree is not None}
         if manifest:
             check_files(folder, manifest)
+            manifest = msgspec.structs.replace(manifest, arrays=_within(manifest.arrays, wanted))
         stored = {name: a.shape for name, a in manifest.arrays.items()} if manifest else read_shapes(place)
-        self._check_shapes(stored, like)
-        state = TrainState(**read_arrays(place, like._asdict()))
+        self._check_shapes(_within(stored, wanted), shapes(wanted))
+        tree = read_arrays(place, wanted)
         if manifest:
-            check_arrays(state._asdict(), manifest)
-        return state
+            check_arrays(tree, manifest)
+        return like._replace(**tree)
 
-    def _check_shapes(self, there: Mapping[str, tuple[int, ...]], like: TrainState) -> None:
+    def _check_shapes(self, there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]]) -> None:
         """Orbax would report the first shape that differs while others are still being read; this names it first."""
-        here = shapes(like._asdict())
         for name in sorted(there.keys() | here, key=lambda name: (not name.startswith("params/"), name)):
-            if there.get(name) != here.get(name):
+            found, wanted = there.get(name, "missing"), here.get(name, "missing")
+            if found != wanted and name.startswith("params/"):
                 raise InputError(
-                    f"parameter {name.removeprefix('params/')} is {there.get(name, 'missing')} in {self.folder} but "
-                    f"{here.get(name, 'missing')} by config.toml; undo the change of its [model] section."
+                    f"parameter {name.removeprefix('params/')} is {found} in {self.folder} but {wanted} by "
+                    "config.toml; undo the change of its [model] section."
                 )
+            if found != wanted:
+                raise InputError(
+                    f"{name} is {found} in {self.folder} but {wanted} in this program's optimizer: the run was trained "
+                    "with another optimizer; use the program that trained it, or start a new run."
+                )
+
+
+def _within(arrays: Mapping[str, T], parts: Iterable[str]) -> dict[str, T]:
+    """Those of the arrays that belong to one of the parts of a state."""
+    return {name: array for name, array in arrays.items() if name.partition("/")[0] in parts}
 
 
 def remove(aside: Path) -> None:

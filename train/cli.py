@@ -5,6 +5,7 @@ output went away.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ LONG = ("train", "bench", "generate", "chat")  # worth a new start with memory i
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    _let_all_characters_through()
     arguments = build_parser().parse_args(argv)
     if argv is None and arguments.command in LONG:  # the program itself, not a call of this
         restart_with_allocator()
@@ -61,6 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         print(f"jaxllm {arguments.command}: {error.filename or 'output'}: {error.strerror or error}.", file=sys.stderr)
         return 1
+
+
+def _let_all_characters_through() -> None:
+    """What an output's encoding lacks is escaped, as are the bytes of a file's name that are no UTF-8; what is typed in
+    another encoding than the terminal's is replaced. An error handler that the user chose stays."""
+    for file, errors in ((sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace"), (sys.stdin, "replace")):
+        if isinstance(file, io.TextIOWrapper) and file.errors in ("strict", "surrogateescape"):
+            file.reconfigure(errors=errors)
 
 
 def _out_of_memory(error: BaseException) -> str | None:

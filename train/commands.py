@@ -162,10 +162,11 @@ def _attention(config: RunConfig, model: GPTConfig) -> str:
 def _conclude(run: Prepared, folder: RunFolder) -> None:
     records = read_metrics(folder.metrics)
     last = records[-1]
+    picture = f"picture {folder.loss_picture}, " if folder.loss_picture.exists() else ""
     waited = sum(record.get("data_wait_s", 0) for record in records) / max(last["elapsed_s"], 1e-9)
     print(
         f"validation loss {last['val_loss']:.4f} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, of which "
-        f"{waited:.1%} went by waiting for data; picture {folder.loss_picture}, samples {folder.samples}"
+        f"{waited:.1%} went by waiting for data; {picture}samples {folder.samples}"
     )
     sample = read_file(folder.samples).decode(errors="replace").rpartition(SAMPLE)[2]
     print(SAMPLE + sample.rstrip())

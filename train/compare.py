@@ -17,7 +17,9 @@ from jaxllm.compare import TOLERANCES, arithmetic, compare_model, random_paramet
 from jaxllm.data import input_target_pairs
 from jaxllm.deviation import Report, Row, bound_text, compare_trees, fold, table
 from jaxllm.errors import InputError
+from jaxllm.files import replace_file
 from train.config import ModelConfig, RunConfig, TrainConfig, load_config
+from train.pictures import content, new_figure, noted
 from train.prepare import known_vocabulary, prepare
 from train.report import replace_text
 from train.step import learning_rate_schedule, make_optimizer
@@ -63,7 +65,7 @@ def model_without_text(config: RunConfig) -> GPTConfig:
 
 def from_run(path: str, step: str | None, batch_size: int, length: int | None) -> Subject:
     """The newest checkpoint of a run folder, or that of a step, on the first windows of its validation split."""
-    run = load_run(path, step)
+    run = load_run(path, step, with_optimizer=True)
     ids = prepare(run.config, run.tokenizer).validation_ids
     length = min(_length(length, run.model.config), len(ids) - 1)
     inputs, targets = input_target_pairs(ids[: batch_size * length + 1], length, length)
@@ -224,14 +226,18 @@ def check_output(option: str, path: str | None, endings: tuple[str, ...]) -> Non
 
 
 def draw_errors(report: Report, path: Path) -> None:
-    """Relative error of every intermediate against depth, forward and backward, on a logarithmic axis."""
-    import matplotlib
+    """Relative error of every intermediate against depth, forward and backward, on a logarithmic axis.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    Where that fails a note says why: the comparison itself stands.
+    """
+    with noted(path):
+        replace_file(path, _picture_of_errors(report, path.suffix))
 
+
+def _picture_of_errors(report: Report, suffix: str) -> bytes:
     depth = [row.name for row in report.rows if row.stage == "forward"]
-    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    figure = new_figure(9, 4.5, layout="constrained")
+    axes = figure.subplots()
     for stage, colour in (("forward", "tab:blue"), ("backward", "tab:orange")):
         rows = sorted((row for row in report.rows if row.stage == stage), key=lambda row: depth.index(row.name))
         at = [depth.index(row.name) for row in rows]
@@ -249,5 +255,4 @@ def draw_errors(report: Report, path: Path) -> None:
     axes.set(ylabel="relative error", title=f"{report.dtype} against float64 NumPy, by depth")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return content(figure, suffix, dpi=120)

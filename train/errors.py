@@ -2,7 +2,7 @@
 
 import signal
 
-from jaxllm.errors import InputError
+from jaxllm.errors import InputError, printable
 
 
 class RunError(RuntimeError):
@@ -31,3 +31,9 @@ class Stopped(Exception):
     def __init__(self, message: str, signal_: signal.Signals) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_
+
+
+def reason(error: BaseException) -> str:
+    """An error's text on one line, of bounded length; a storage's cause stands at its end."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return printable(" ".join(text.split()))

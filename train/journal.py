@@ -1,7 +1,6 @@
 """What a run writes down of each step, once the device has it."""
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -119,7 +118,4 @@ class Journal:
         """Draw the losses, also after an interruption."""
         self._progress.close()
         self._file.close()
-        try:
-            draw_losses(self._file.records, self._folder.loss_picture)
-        except OSError as error:  # no reason to fail, or to hide one
-            print(f"note: {self._folder.loss_picture} was not drawn: {error.strerror or error}", file=sys.stderr)
+        draw_losses(self._file.records, self._folder.loss_picture)

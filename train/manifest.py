@@ -21,8 +21,8 @@ from jaxllm import __version__
 from jaxllm.files import open_file, read_file, replace_file, sync_folder
 from jaxllm.tokenizers.workers import usable_cores
 from jaxllm.validate import shown
-from train.errors import DamagedError
-from train.storage import named, reason
+from train.errors import DamagedError, reason
+from train.storage import named
 
 MANIFEST = "manifest.json"
 FORMAT: Literal["jaxllm checkpoint"] = "jaxllm checkpoint"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ from jax.stages import Compiled
 
 from jaxllm.causal import GROUPS, KEPT, LONGEST
 from jaxllm.config import GPTConfig
-from jaxllm.gpt import count_parameters
 from jaxllm.loss import MOST_LOGITS
+from jaxllm.pretrained.places import nested, parameter_shapes
 from train.config import OptimizerConfig, RunConfig, TrainConfig
 from train.step import make_optimizer
 
@@ -58,11 +58,14 @@ def state_bytes(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig
 
 @cache  # the loop of `fitting` asks again and again
 def _parameters_and_moments(model: GPTConfig, optimizer: OptimizerConfig) -> tuple[int, int]:
-    """Bytes; the optimizer's do not depend on how the parameters are cut into arrays, so here they are one."""
-    parameters = jax.ShapeDtypeStruct((count_parameters(model),), jnp.float32)
-    state = jax.eval_shape(make_optimizer(optimizer, steps=1).init, parameters)
-    parameter_bytes, *moments = (x.size * x.dtype.itemsize for x in (parameters, *jax.tree.leaves(state)))
-    return parameter_bytes, sum(moments)
+    """Bytes, by the whole tree of parameters: an optimizer may look at their names and dimensions."""
+    params = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in parameter_shapes(model).items()}
+    state = jax.eval_shape(make_optimizer(optimizer, steps=1).init, nested(params))
+    return _bytes(params), _bytes(state)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def activation_bytes(model: GPTConfig, train: TrainConfig) -> int:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jaxllm.errors import InputError
 from jaxllm.files import read_file, replace_file, without_mark
+from train.pictures import content, new_figure, noted
 
 Record = dict[str, Any]
 
@@ -205,16 +206,16 @@ def progress(steps: int, done: int) -> Lines | Bar:
 
 
 def draw_losses(records: Iterable[Record], path: Path) -> None:
-    """Training loss of every step, its running mean, and the validation losses, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """Training loss of every step, its running mean, and the validation losses, as a PNG; a note where that fails."""
     records = [record for record in records if record["train_loss"] is not None]
-    if not records:
-        return
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    if records:
+        with noted(path):
+            replace_file(path, _picture_of_losses(records))
+
+
+def _picture_of_losses(records: list[Record]) -> bytes:
+    figure = new_figure(7, 4, layout="constrained")
+    axes = figure.subplots()
     steps, losses = [r["step"] for r in records], [r["train_loss"] for r in records]
     axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
     axes.plot(steps, _running_mean(losses), color="tab:blue", label="training (running mean)")
@@ -228,10 +229,7 @@ def draw_losses(records: Iterable[Record], path: Path) -> None:
     axes.set(xlabel="step", ylabel="cross-entropy (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    aside = path.with_name(path.name + ".tmp")
-    figure.savefig(aside, dpi=120, format="png")
-    os.replace(aside, path)
-    plt.close(figure)
+    return content(figure, ".png", dpi=120)
 
 
 def _running_mean(values: list[float], weight: float = 0.95) -> list[float]:

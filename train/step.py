@@ -16,7 +16,8 @@ from jax import Array
 from jax.stages import Compiled
 from jax.typing import ArrayLike
 
-from jaxllm.gpt import GPT
+from jaxllm.errors import InputError
+from jaxllm.gpt import GPT, summed_loss
 from jaxllm.init import init_params
 from train.config import OptimizerConfig, TrainConfig
 from train.finite import apply_if, first_not_finite
@@ -116,14 +117,18 @@ def make_train_step(
     number of all, and not the sum of gradients: that would be one more pass over the parameters. Metrics: train_loss,
     grad_norm (before clipping), learning_rate, not_finite: where the loss or the gradient is not finite, the place of
     the first such part in `parts_backward`, else -1. Such a step is counted and changes nothing else.
+
+    `nn.intercept_methods` that is active when the step is traced, at its first call, is honoured. Raises InputError for
+    a subclass with a `__call__` of its own.
     """
     dropout_keys = dropout_key(config.seed)
+    _check_call(model)
     model = model.clone(trace_once=True)  # 3 s less to the first step of GPT-2 124M
 
     def train_step(state: TrainState, inputs: Array, targets: Array) -> tuple[TrainState, Metrics]:
         def share(params: Any, inputs: Array, wanted: Array, key: Array) -> Array:
             rngs = {"dropout": key} if model.config.dropout else {}
-            return cast(Array, model.apply({"params": params}, inputs, wanted, rngs=rngs)) / targets.size
+            return summed_loss(model, params, inputs, wanted, rngs=rngs) / targets.size
 
         def add(total: tuple[Array, Any], micro: Any) -> tuple[tuple[Array, Any], None]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(share)(state.params, *micro)), None
@@ -177,11 +182,25 @@ def dropout_key(seed: int) -> Array:
 
 
 def make_eval_step(model: GPT) -> EvalStep:
-    """Jitted: params, inputs, targets, weights [B, T] -> the sum of weighted token losses, without dropout."""
+    """Jitted: params, inputs, targets, weights [B, T] -> the sum of weighted token losses, without dropout.
+
+    Interceptors and subclasses as in `make_train_step`.
+    """
+    _check_call(model)
     model = model.clone(trace_once=True)
 
     @jax.jit
     def eval_step(params: Any, inputs: Array, targets: Array, weights: Array) -> Array:
-        return cast(Array, model.apply({"params": params}, inputs, targets, weights))
+        return summed_loss(model, params, inputs, targets, weights)
 
     return eval_step
+
+
+def _check_call(model: GPT) -> None:
+    """Raises InputError for a subclass that may change the logits, of which the loss by `head_loss` knows nothing."""
+    if type(model).__call__ is not GPT.__call__:
+        raise InputError(
+            f"{type(model).__name__} has a __call__ of its own, but the loss of a training step is computed without "
+            "the logits that it may change; change them by flax's nn.intercept_methods, or take the gradient of "
+            "jaxllm.loss.cross_entropy of the model's logits in a step of your own."
+        )

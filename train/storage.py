@@ -8,8 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxllm.validate import printable
-from train.errors import DamagedError
+from train.errors import DamagedError, reason
 
 
 def write_arrays(place: Path, tree: Any) -> None:
@@ -20,12 +19,13 @@ def write_arrays(place: Path, tree: Any) -> None:
 
 
 def read_arrays(place: Path, like: Any) -> Any:
-    """The inverse, as JAX arrays of the shapes and dtypes of `like`. Raises DamagedError."""
+    """The arrays of `like`, as JAX arrays of its shapes and dtypes; others there are not read. Raises DamagedError."""
     ocp = _orbax()
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    how = ocp.checkpoint_utils.construct_restore_args(shapes)
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(place, args=ocp.args.StandardRestore(shapes))
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(place, args=ocp.args.PyTreeRestore(shapes, how, partial_restore=True))
     except Exception as error:  # whatever Orbax and its storage make of a damaged file
         raise DamagedError(f"{place} cannot be read: {reason(error)}") from None
 
@@ -49,12 +49,6 @@ def named(tree: Any) -> list[tuple[str, Any]]:
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """The shape of each leaf, by its name."""
     return {name: tuple(leaf.shape) for name, leaf in named(tree)}
-
-
-def reason(error: BaseException) -> str:
-    """An error's text on one line, of bounded length; a storage's cause stands at its end."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return printable(" ".join(text.split()))
 
 
 @cache

@@ -32,14 +32,15 @@ class TrainedRun:
     tokenizer: Tokenizer
     model: GPT
     params: Any
-    opt_state: Any
+    opt_state: Any  # None where it was not asked for
     step: int
     chat: ChatFormat | None = None  # how conversations go, where the model was imported
 
 
-def load_run(path: str | Path, step: str | None = None) -> TrainedRun:
+def load_run(path: str | Path, step: str | None = None, with_optimizer: bool = False) -> TrainedRun:
     """The parameters of a run folder: the newest, those of a step ("100"), or the "best" by validation loss.
 
+    The optimizer's state, twice as large as AdamW's parameters, is read `with_optimizer` alone.
     Raises InputError where there are none, or they are damaged or of another config or tokenizer.
     """
     folder = RunFolder(path)
@@ -51,11 +52,12 @@ def load_run(path: str | Path, step: str | None = None) -> TrainedRun:
         checkpoints = Checkpoints(folder.checkpoints)
         chosen = choose_step(checkpoints, step)
         check_unchanged(checkpoints, chosen, config, tokenizer, of=("model.",))
-        state = checkpoints.restore(abstract_state(config, tokenizer), chosen)
+        like = abstract_state(config, tokenizer)
+        state = checkpoints.restore(like if with_optimizer else like._replace(opt_state=None), chosen)
     except DroppedError:
         if step is not None and step != "best":
             raise
-        return load_run(path, step)  # a newer one has taken its place
+        return load_run(path, step, with_optimizer)  # a newer one has taken its place
     except OSError as error:
         raise InputError(f"cannot read {folder.checkpoints}: {error.strerror or error}.") from None
     return TrainedRun(config, tokenizer, _model(config, tokenizer), state.params, state.opt_state, int(state.step))

@@ -4,7 +4,6 @@ llama.cpp's and transformers' streamers guess from spaces where a word is comple
 are a whole character, and text until it cannot be the beginning of a stop string.
 """
 
-import io
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -133,7 +132,6 @@ def generate_command(path: str, step: str | None, prompt: str, chat: bool, optio
             f"--prompt has {len(prompt):,} characters, but it must have at most {MOST_CHARACTERS:,}; the model sees "
             "only the last model.context_length tokens, so give the end of the text."
         )
-    _let_all_characters_through()
     writer = Writer(path, step, options)
     shown: list[int] = []
     if chat:
@@ -144,13 +142,6 @@ def generate_command(path: str, step: str | None, prompt: str, chat: bool, optio
     for piece in writer.text(ids, options.seed, shown):
         _say(piece)
     _say("\n")
-
-
-def _let_all_characters_through() -> None:
-    """What the terminal's encoding has not is escaped, and bytes that are none of it are replaced."""
-    for file, errors in ((sys.stdout, "backslashreplace"), (sys.stdin, "replace")):
-        if isinstance(file, io.TextIOWrapper):  # not where somebody has put another in its place
-            file.reconfigure(errors=errors)
 
 
 def _say(text: str) -> None:
@@ -177,7 +168,6 @@ def _chat_ids(run: TrainedRun, messages: list[dict[str, str]], path: str) -> lis
 
 def chat_command(path: str, system: str | None, options: Options) -> None:
     """`jaxllm chat`: answers line after line, until the end of the input or /exit; /reset forgets what was said."""
-    _let_all_characters_through()
     writer = Writer(path, None, options)
     first = [] if system is None else [{"role": "system", "content": system}]
     _chat_ids(writer.run, [*first, {"role": "user", "content": "?"}], path)  # said before anything is asked
