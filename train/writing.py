@@ -4,6 +4,7 @@ llama.cpp's and transformers' streamers guess from spaces where a word is comple
 are a whole character, and text until it cannot be the beginning of a stop string.
 """
 
+import io
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
