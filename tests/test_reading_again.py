@@ -85,3 +85,15 @@ def test_a_source_and_the_folder_for_its_shards_are_not_one(capsys: pytest.Captu
         assert main(shlex.split(f"data prepare {folder} --tokenizer tok.json --out ./{folder}/../{folder}")) == 2
         assert "is the source itself; choose another folder with --out" in capsys.readouterr().err
     assert not any(Path("none").iterdir())
+
+
+def test_what_failed_before_its_first_shard_may_begin_with_other_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    ran("tokenizer train texts --vocab-size 290 --out tok.json --processes 1", capsys)
+    Path("other.jsonl").write_text("".join(json.dumps({"body": TEXT.format(i)}) + "\n" for i in range(9)))
+    command = "data prepare other.jsonl --tokenizer tok.json --processes 1 --out"
+    assert main(shlex.split(f"{command} d")) == 2
+    assert "has no text under 'text'; its texts are body: name one with --field" in capsys.readouterr().err
+    ran(f"{command} d --field body", capsys)
+    ran(f"{command} whole --field body", capsys)
+    d, whole = ({path.name: path.read_bytes() for path in Path(name).iterdir()} for name in ("d", "whole"))
+    assert d == whole and "index.json" in d

@@ -133,16 +133,6 @@ def test_what_was_begun_goes_on_only_with_the_same_settings_and_text(
         prepare_shards([corpus], BPE, out)
 
 
-def test_what_failed_before_its_first_shard_may_begin_with_other_settings(tmp_path: Path) -> None:
-    corpus, out = tmp_path / "other.jsonl", tmp_path / "out"
-    corpus.write_text("".join(json.dumps({"body": text}) + "\n" for text in TEXTS))
-    with pytest.raises(InputError, match="has no text under 'text'; its texts are body: name one with --field"):
-        prepare_shards([str(corpus)], BPE, out)
-    prepare_shards([str(corpus)], BPE, out, field="body")
-    prepare_shards([str(corpus)], BPE, tmp_path / "whole", field="body")
-    assert contents(out) == contents(tmp_path / "whole")
-
-
 def test_where_it_may_not_write(corpus: str, tmp_path: Path) -> None:
     prepare_shards([corpus], BPE, tmp_path / "out")
     with pytest.raises(InputError, match="holds prepared data already"):
