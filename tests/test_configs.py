@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
-from train.config import RunConfig, build_config, load_config, parse_override, to_toml
+from train.config import ModelConfig, RunConfig, build_config, load_config, parse_override, to_toml
 
 pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
 
@@ -67,6 +68,94 @@ def test_overrides() -> None:
     assert parse_override('eval.prompt="10"') == ("eval", "prompt", "10")
     assert parse_override("eval.prompt=1\nx = 2") == ("eval", "prompt", "1\nx = 2")
     assert build_config({}, ["model.n_layers=3", "model.n_layers=5"]).model.n_layers == 5
+
+
+RULES = {  # of two fields: settings that are right, up to the limit; and beyond it, with what is said
+    "checkpoint.keep_best": (
+        ["checkpoint.keep_best=1", "checkpoint.every=6", "eval.every=3"],
+        ["checkpoint.keep_best=1", "checkpoint.every=3", "eval.every=6"],
+        "make checkpoint.every = 3 a multiple of eval.every = 6",
+    ),
+    "checkpoint.keep_best of one in four": (
+        ["checkpoint.keep_best=0", "checkpoint.every=3", "eval.every=6"],
+        ["checkpoint.keep_best=2", "checkpoint.every=7", "eval.every=6"],
+        "checkpoint.keep_best is 2, but most checkpoints would have no validation loss",
+    ),
+    "optimizer.warmup_steps": (
+        ["optimizer.warmup_steps=9", "train.steps=10"], ["optimizer.warmup_steps=10", "train.steps=10"],
+        "optimizer.warmup_steps is 10, but there are only train.steps = 10",
+    ),
+    "optimizer.min_learning_rate": (
+        ["optimizer.min_learning_rate=0.5", "optimizer.learning_rate=0.5"],
+        ["optimizer.min_learning_rate=0.6", "optimizer.learning_rate=0.5"],
+        "optimizer.min_learning_rate is 0.6, above optimizer.learning_rate = 0.5",
+    ),
+    "train.grad_accumulation": (
+        ["train.batch_size=6", "train.grad_accumulation=3"], ["train.batch_size=3", "train.grad_accumulation=6"],
+        "train.batch_size is 3, which is not divisible by train.grad_accumulation = 6",
+    ),
+    "model.n_heads": (
+        ["model.d_model=8", "model.n_heads=4"], ["model.d_model=4", "model.n_heads=8"],
+        "model.d_model is 4, which is not divisible by model.n_heads = 8",
+    ),
+    "model.d_head": (
+        ["model.d_model=9", "model.n_heads=4", "model.d_head=3"], ["model.d_model=9", "model.n_heads=4"],
+        "or give model.d_head",
+    ),
+    "model.n_kv_heads": (
+        ["model.d_model=12", "model.n_heads=6", "model.n_kv_heads=3"],
+        ["model.d_model=12", "model.n_heads=3", "model.n_kv_heads=6"],
+        "model.n_heads is 3, which is not divisible by model.n_kv_heads = 6",
+    ),
+    "model.separator": (
+        ["model.vocab_size=5", "model.separator=4"], ["model.vocab_size=5", "model.separator=5"],
+        "model.separator is 5, but the ids are 0 to 4",
+    ),
+    "model.separator of 0": (
+        ["model.vocab_size=1", "model.separator=0"], ["model.vocab_size=1", "model.separator=1"],
+        "model.separator is 1, but the ids are 0 to 0",
+    ),
+    "model.rope_low_frequency": (
+        ["model.rope_low_frequency=2.0", "model.rope_high_frequency=2.5"],
+        ["model.rope_low_frequency=2.5", "model.rope_high_frequency=2.5"],
+        "model.rope_low_frequency is 2.5, but it must be below model.rope_high_frequency = 2.5",
+    ),
+    "sinusoidal": (
+        ["model.position='sinusoidal'", "model.d_model=6", "model.n_heads=2"],
+        ["model.position='sinusoidal'", "model.d_model=5", "model.n_heads=1"],
+        "sinusoidal positions come in pairs",
+    ),
+    "rotary": (
+        ["model.position='rotary'", "model.d_model=9", "model.n_heads=3", "model.d_head=4"],
+        ["model.position='rotary'", "model.d_model=9", "model.n_heads=3"],
+        "a head is 3 wide, but rotary positions turn pairs",
+    ),
+    "tokenizer.path": (
+        ["tokenizer.kind='file'", "tokenizer.path='t.json'"], ["tokenizer.path='t.json'"],
+        "tokenizer.path and tokenizer.kind = \"file\" go together",
+    ),
+    "tokenizer.vocab_size": (
+        ["tokenizer.kind='word'", "tokenizer.vocab_size=9"], ["tokenizer.kind='gpt2'", "tokenizer.vocab_size=9"],
+        "kind = 'gpt2' has a size of its own",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round(name: str) -> None:
+    right, wrong, message = RULES[name]
+    settings = [] if any(one.startswith("optimizer.warmup") for one in right) else ["optimizer.warmup_steps=0"]
+    build_config({}, [*settings, *right])
+    with pytest.raises(InputError) as error:
+        build_config({}, [*settings, *wrong])
+    assert message in str(error.value)
+
+
+def test_the_vocabulary_may_be_as_small_as_the_tokenizers() -> None:
+    assert ModelConfig(vocab_size=9).with_vocabulary(9).vocab_size == 9
+    assert ModelConfig(vocab_size=0).with_vocabulary(9).vocab_size == 9  # left out
+    with pytest.raises(InputError, match="model.vocab_size is 8, smaller than the tokenizer's 9"):
+        ModelConfig(vocab_size=8).with_vocabulary(9)
 
 
 def test_every_section_stands_for_a_dataclass() -> None:

@@ -138,6 +138,13 @@ def test_word_keeps_the_most_frequent() -> None:
         WordTokenizer.train("a b", vocab_size=2)
 
 
+def test_of_equally_frequent_words_those_stay_that_come_first_in_code_point_order() -> None:
+    """Whatever the order of the text."""
+    for text in ("d b c", "c d b", "b c d"):
+        assert WordTokenizer.train(f"a {text} a", vocab_size=4).tokens[:2] == ("a", "b")
+        assert WordTokenizer.train(text, vocab_size=3).tokens == ("b", END, "<|unk|>")
+
+
 ALL = [BPE, BPETokenizer.train("abab", 257), CharTokenizer.train(TEXT), WordTokenizer.train(TEXT)]
 
 
