@@ -16,7 +16,7 @@ import train.writing
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
 from jaxllm.files import replacing
-from jaxllm.generate import Sampling, generate
+from jaxllm.generate import Generation, Sampling, begin, generate
 from jaxllm.packed import pack
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
@@ -139,6 +139,31 @@ def test_chat_remembers_forgets_and_ends(
     assert again[0] == again[1] == twice[0] != twice[1]  # the second question comes after the first and its answer
     _, forgotten = talk("a" * 30, "b" * 30)
     assert "no longer fit" in forgotten
+
+
+def test_the_system_prompt_outlasts_what_is_forgotten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the oldest question and answer were dropped, and after /reset, the model reads what it would have read if
+    they had never been, its instructions among it."""
+    run, read = str(imported(tmp_path / "run", replace(CONFIG, context_length=96))), []
+
+    def spied(model: GPT, params: object, prompts: list[list[int]], *rest: object) -> Generation:
+        read.append(TOKENIZER.decode(prompts[0]))
+        return begin(model, params, prompts, *rest)
+
+    def texts(*lines: str) -> list[str]:
+        read.clear()
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+        assert main(["chat", run, "--max-new-tokens", "4", "--temperature", "0", "--system", "be brief"]) == 0
+        return [*read]
+
+    monkeypatch.setattr(train.writing, "begin", spied)
+    first, second = "a" * 40, "b" * 40
+    (fresh,) = texts(second)
+    assert fresh == f"<s>system:be brief</s><s>user:{second}</s><s>"
+    assert texts(first, second)[1] == texts(first, "/reset", second)[1] == fresh
+    assert texts("hi", "ho")[1].startswith("<s>system:be brief</s><s>user:hi</s>")  # where there is room nothing goes
 
 
 @pytest.mark.parametrize(
