@@ -5,6 +5,7 @@ names of tokens; so it is here, for the names whose pattern is known to be exact
 """
 
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def read_gguf_tokenizer(
 
 
 def _sentencepiece(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int]) -> SentencePieceTokenizer:
-    """Scores as the list of merges that transformers makes of them: the best first, then the longest left part."""
+    """Scores as the list of merges that transformers makes of them: the best first, then the longest left part; of
+    different tokens with the same score and lengths, that of the lower id."""
     scores = np.asarray(metadata[KEY + "scores"]).tolist()
     merges = [
         (scores[i], split, len(name) - split, ids[name[:split]], ids[name[split:]])
@@ -78,7 +80,7 @@ def _sentencepiece(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list
     ]
     return SentencePieceTokenizer(
         list(ids),
-        [(left, right) for *_, left, right in sorted(merges, reverse=True)],
+        [(left, right) for *_, left, right in sorted(merges, key=itemgetter(0, 1, 2), reverse=True)],
         [name for name, i in ids.items() if kinds[i] not in (NORMAL, USER_DEFINED, BYTE)],
         [name for name, i in ids.items() if kinds[i] == USER_DEFINED],
         "part" if metadata.get(KEY + "add_space_prefix", True) else "none",
