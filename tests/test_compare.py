@@ -292,6 +292,12 @@ def test_where_differences_are_of_no_use_it_says_so(fn: Any, twin: Any, x: np.nd
     assert compare_function(fn, twin, [x + 3]).passed
 
 
+def test_a_wrong_gradient_of_a_smooth_reference_is_not_excused() -> None:
+    with pytest.raises(AssertionError, match="look at gradient argument 0") as error:
+        assert_close_to_reference(sloped(2.5), lambda x: x**2, [X])
+    assert "not smooth" not in str(error.value)
+
+
 def test_differences_step_as_far_as_the_numbers_are_large() -> None:
     assert_close_to_reference(lambda x: jnp.sin(1e4 * x), lambda x: np.sin(1e4 * x), [1e-4 * X], tolerance=1e-4)
 

@@ -12,9 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxllm import InputError
-from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+from jaxllm.tokenizers import (
+    BPETokenizer,
+    CharTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    load_tokenizer,
+)
 from jaxllm.tokenizers.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from jaxllm.tokenizers.pieces import FAST_PATTERN
+from jaxllm.tokenizers.sentencepiece import BYTES
 from jaxllm.tokenizers.vocabulary import merges_of, visible, vocabulary_text
 
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."
@@ -258,3 +266,18 @@ def test_fingerprints(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "t.json").read_text())
     (tmp_path / "t.json").write_text(json.dumps(dict(reversed(content.items())), indent=3))
     assert load_tokenizer(tmp_path / "t.json").fingerprint() == BPE.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "begin"),
+    [
+        (CharTokenizer("abc"), "b00c2bec24e0b048"),
+        (WordTokenizer(["a", "b"]), "613da43c5c5257ab"),
+        (BPETokenizer([*(bytes([i]) for i in range(256)), b"ab"], ["<|endoftext|>"]), "11474de8884bdcb7"),
+        (SentencePieceTokenizer([*BYTES, "<s>", "a"], [], ["<s>"]), "1e349efb6aa1dfa9"),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_fingerprints_stay_as_they_are(tokenizer: Tokenizer, begin: str) -> None:
+    """Checkpoints and prepared data hold them: with another one they are refused."""
+    assert tokenizer.fingerprint().startswith(begin)

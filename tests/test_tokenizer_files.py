@@ -30,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 def change(folder: Path, name: str, **fields: Any) -> None:
     """Other fields of a JSON file, which may be new; of a field that is None, none."""
+    folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
     content = (json.loads(path.read_text()) if path.exists() else {}) | fields
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
@@ -197,7 +198,9 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
             load_tokenizer_files(folder)
         (folder / name).write_bytes(before)
     (folder / "tokenizer.json").unlink()
-    for nothing in (folder, folder / "none"):
+    half = folder / "half"  # a vocabulary without its merges
+    change(half, "vocab", a=0)
+    for nothing in (folder, half, folder / "none"):
         with pytest.raises(InputError, match="has no tokenizer.json, nor vocab.json and merges.txt; save it"):
             load_tokenizer_files(nothing)
 
