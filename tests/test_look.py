@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from models import TINY
 
-from jaxllm import GPT, reference
+from jaxllm import GPT, InputError, reference
 from jaxllm.compare import random_parameters
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
@@ -18,7 +18,7 @@ from train.attention_map import attention_picture, draw_layer, draw_layers
 from train.cli import main
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.folder import RunFolder
-from train.inspection import lens_probabilities
+from train.inspection import _likeliest, lens_probabilities
 from train.look import attention_weights, label, read_prompt
 from train.weights import write_weights
 
@@ -184,6 +184,20 @@ def test_wrong_input_is_one_sentence(
 def test_the_token_with_which_a_models_texts_begin_is_seen(tmp_path: Path) -> None:
     looked = read_prompt(make_run(tmp_path / "run", ChatFormat(begin_token=65)), None, PROMPT)
     assert looked.ids == [65, *TOKENIZER.encode(PROMPT)] and looked.labels[0] == "A"
+
+
+def test_a_prompt_may_fill_the_context_and_begin_with_the_id_0(tmp_path: Path) -> None:
+    """The token that begins a text takes a place of it, whatever its id."""
+    run = make_run(tmp_path / "run", ChatFormat(begin_token=0))
+    assert read_prompt(run, None, "\0" * 15).ids == [0, *TOKENIZER.encode("\0" * 15)]
+    with pytest.raises(InputError, match="--prompt has 17 tokens, more than the model's context of 16"):
+        read_prompt(run, None, "\0" * 16)
+    assert len(read_prompt(run, None, "\0" * 3, most=4).ids) == 4
+
+
+def test_of_equally_likely_tokens_the_first_ids_are_shown() -> None:
+    probabilities = np.array([0.1, 0.3, 0.1, 0.3, 0.2])
+    assert _likeliest(probabilities, 5) == [1, 3, 4, 0, 2] and _likeliest(probabilities, 1) == [1]
 
 
 def test_a_prompt_of_more_tokens_than_can_be_shown(run: str) -> None:

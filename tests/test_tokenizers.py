@@ -165,6 +165,14 @@ def test_decoding_checks_ids(tok: Tokenizer, bad: int) -> None:
         tok.decode([0, bad])
 
 
+@pytest.mark.parametrize("tok", ALL, ids=lambda tok: tok.kind)
+def test_the_last_id_is_the_size_less_one(tok: Tokenizer) -> None:
+    assert tok.decode([tok.vocab_size - 1]) and tok.decode([0]) is not None
+    for bad in (-1, tok.vocab_size):
+        with pytest.raises(InputError, match=f"id {bad} is outside the vocabulary of {tok.vocab_size} ids, 0 to"):
+            tok.decode([bad])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
