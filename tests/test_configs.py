@@ -3,13 +3,14 @@
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
-from train.config import ModelConfig, RunConfig, build_config, load_config, parse_override, to_toml
+from train.config import SECTIONS, ModelConfig, RunConfig, build_config, load_config, parse_override, to_toml
 
 pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
 
@@ -149,6 +150,45 @@ def test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round(
     with pytest.raises(InputError) as error:
         build_config({}, [*settings, *wrong])
     assert message in str(error.value)
+
+
+LIMITS = {  # of a field: the least and the most, both allowed; None: there is none
+    "data.characters": (1, 2**31 - 1), "tokenizer.vocab_size": (1, 2**31 - 1), "model.vocab_size": (0, 2**24),
+    "model.context_length": (1, 2**24), "model.d_model": (1, 2**17), "model.n_layers": (1, 1000),
+    "model.n_heads": (1, 1024), "model.n_kv_heads": (1, 1024), "model.d_head": (1, 2**14), "model.d_ff": (1, 2**20),
+    "model.rope_original_context": (1, 2**24), "model.sliding_window": (1, 2**24), "model.separator": (0, 2**31 - 1),
+    "train.steps": (1, 2**31 - 1), "train.batch_size": (1, 2**20), "train.seed": (0, 2**31 - 1),
+    "train.max_skipped": (0, 2**31 - 1), "optimizer.warmup_steps": (0, 2**31 - 1), "eval.every": (1, 2**31 - 1),
+    "eval.sample_tokens": (1, 100_000), "checkpoint.every": (1, 2**31 - 1), "checkpoint.keep": (1, 2**31 - 1),
+    "checkpoint.keep_best": (0, 2**31 - 1),
+}  # fmt: skip
+TOGETHER = {"tokenizer.vocab_size": {"kind": "word"}, "model.n_kv_heads": {"n_heads": 1024, "d_head": 2}}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_are_allowed_and_what_is_beyond_is_not(name: str) -> None:
+    section, field = name.split(".")
+    with_it = {"d_head": 2} if field in ("d_model", "n_heads") else {}
+    for limit, beyond in zip(LIMITS[name], (-1, 1), strict=True):
+        given = {**with_it, **TOGETHER.get(name, {})}
+        if field == "n_heads":
+            given["n_kv_heads"] = 1
+        if field == "d_model":
+            given["n_heads"] = 1
+        assert getattr(SECTIONS[section](**given, **{field: limit}), field) == limit
+        with pytest.raises(InputError, match=f"{name} is {limit + beyond}, but it must be an integer"):
+            SECTIONS[section](**given, **{field: limit + beyond})
+
+
+def test_every_whole_number_has_its_limits_here() -> None:
+    """But how many parts a batch is cut into, which must divide it."""
+    numbers = {
+        f"{name}.{field}"
+        for name, section in SECTIONS.items()
+        for field, hint in get_type_hints(section, include_extras=True).items()
+        if int in (get_args(hint) or (hint,)) or any(get_args(part)[:1] == (int,) for part in get_args(hint))
+    }
+    assert numbers - {"train.grad_accumulation"} == set(LIMITS)
 
 
 def test_the_vocabulary_may_be_as_small_as_the_tokenizers() -> None:

@@ -276,7 +276,7 @@ def test_fingerprints(tmp_path: Path) -> None:
         (BPETokenizer([*(bytes([i]) for i in range(256)), b"ab"], ["<|endoftext|>"]), "11474de8884bdcb7"),
         (SentencePieceTokenizer([*BYTES, "<s>", "a"], [], ["<s>"]), "1e349efb6aa1dfa9"),
     ],
-    ids=lambda value: getattr(value, "kind", ""),
+    ids=["char", "word", "bpe", "sentencepiece"],
 )
 def test_fingerprints_stay_as_they_are(tokenizer: Tokenizer, begin: str) -> None:
     """Checkpoints and prepared data hold them: with another one they are refused."""
