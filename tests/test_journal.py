@@ -1,8 +1,6 @@
 """What is written of a run's steps while it runs, and which step each figure belongs to."""
 
-import io
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import lines
+from runs import lines, piped
 
 import train.journal
 import train.report
@@ -54,15 +52,6 @@ def metrics(loss: float = 2.0, not_finite: int = -1) -> Any:
 def journal(folder: Path, done: int = 0) -> Iterator[Journal]:
     with closing(Journal(RUN, RunFolder(folder), done, lambda step, _: f"step {step} explained")) as one:
         yield one
-
-
-@contextmanager
-def piped(path: Path) -> Iterator[None]:
-    """Standard output as it is into a pipe: what is written stays in the process until it is flushed."""
-    with open(path, "wb") as file, io.TextIOWrapper(io.BufferedWriter(file.raw, 2**16)) as stream:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "stdout", stream)
-            yield
 
 
 def test_each_line_of_metrics_is_in_the_file_as_soon_as_it_is_written(tmp_path: Path) -> None:

@@ -115,6 +115,18 @@ def test_a_dollar_in_a_token_is_no_formula() -> None:
     assert b"<svg" in attention_picture("$\\frac$", weights_of(2, 1, 1), ["$\\frac$", "$^$"], 0, ".svg")
 
 
+def test_layer_0_is_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not what is drawn where none is named."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "train.attention_map.draw_layer", lambda w, *_: (drawn.append(w), draw_layer(w, ["a", "b"], ""))[1]
+    )
+    weights = weights_of(2)
+    for layer in (0, 1, None):
+        attention_picture("x", weights, ["a", "b"], layer, ".svg")
+    assert len(drawn) == 2 and np.array_equal(drawn[0], weights[0]) and np.array_equal(drawn[1], weights[1])
+
+
 @pytest.mark.parametrize("layer", [[], ["--layer", "2"]])
 def test_pictures_are_written(run: str, layer: list[str], tmp_path: Path) -> None:
     out = tmp_path / "map.png"

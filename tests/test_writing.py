@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from models import TINY
+from runs import piped
 
 import train.writing
 from jaxllm import GPT, GPTConfig
@@ -164,6 +166,21 @@ def test_the_system_prompt_outlasts_what_is_forgotten(
     assert fresh == f"<s>system:be brief</s><s>user:{second}</s><s>"
     assert texts(first, second)[1] == texts(first, "/reset", second)[1] == fresh
     assert texts("hi", "ho")[1].startswith("<s>system:be brief</s><s>user:hi</s>")  # where there is room nothing goes
+
+
+def test_text_is_on_its_way_as_soon_as_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into a pipe too, piece by piece."""
+    run, seen = str(imported(tmp_path / "run")), []
+
+    def tokens(*_: object) -> Iterator[int]:
+        for token in b"xyz":
+            yield token
+            seen.append((tmp_path / "out").read_text())
+
+    monkeypatch.setattr(train.writing.Writer, "tokens", tokens)
+    with piped(tmp_path / "out"):
+        assert main(["generate", run, "--prompt", "hi"]) == 0
+    assert seen == ["hix", "hixy", "hixyz"]
 
 
 @pytest.mark.parametrize(
