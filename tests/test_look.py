@@ -15,6 +15,7 @@ from jaxllm.compare import random_parameters
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
 from train.attention_map import attention_picture, draw_layer, draw_layers
+from train.attention_page import attention_page
 from train.cli import main
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.folder import RunFolder
@@ -82,6 +83,12 @@ def test_a_page_holds_the_models_weights(run: str, tmp_path: Path, capsys: pytes
     stored = np.frombuffer(b64decode(data["weights"]), "<u2").reshape(3, 2, -1) / data["steps"]
     want = true_weights(ids)[..., *np.tril_indices(len(ids))]
     np.testing.assert_allclose(stored, want, atol=2e-5)
+
+
+def test_no_token_ends_the_data_of_a_page() -> None:
+    """Its names come from a text that anybody may have written."""
+    marks = [attention_page(name, weights_of(1), [name]).count("</script") for name in ("a", "</script><b>")]
+    assert marks[0] == marks[1] > 0
 
 
 def picture(axes: Any) -> np.ndarray:
