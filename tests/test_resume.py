@@ -191,6 +191,7 @@ def test_after_a_run_signals_do_what_they_did_before() -> None:
     """Handlers, and where the C handler writes."""
     came: list[int] = []
     reader, writer = os.pipe()
+    os.set_blocking(reader, False)  # or the test would wait for what does not come
     os.set_blocking(writer, False)
     signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     before = signal.set_wakeup_fd(writer)
