@@ -4,7 +4,7 @@ from slips.mutation import Mutation
 
 MUTATIONS = [
     Mutation("a reader that went away is a failure", "train/cli.py", "        return 141", "        return 1", "test_cli.py::test_output_that_goes_nowhere"),
-    Mutation("steps to profile that are not there", "train/commands.py", "1 <= n_steps <= left - WARM_UP:", "1 <= n_steps <= left:", "test_profile.py::test_a_wrong_number_of_steps[5]"),
+    Mutation("a run to go on with that has no name", "train/commands.py", "if config is None and not (resume and out):", "if config is None and not resume:", "test_cli.py::test_wrong_commands[train --resume]"),
     Mutation("moments of one step more", "train/compare.py", "twin.Moments(int(adam.count),", "twin.Moments(int(adam.count) + 1,", "test_step.py::test_the_optimizer_agrees_with_its_twin"),
     Mutation("the newest compiled programs go first", "train/compilation.py", "in sorted(files):", "in sorted(files, reverse=True):", "test_compilation.py::test_the_oldest_go_first"),
     Mutation("documents of the other split", "train/data.py", "index.documents[split]:>12,}", "index.documents['train']:>12,}", "test_tokenizer_commands.py::test_prepare_and_verify"),

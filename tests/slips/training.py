@@ -48,7 +48,7 @@ MUTATIONS = [
     Mutation("evaluation at the whole batch", "train/evaluate.py", "config.train.batch_size // config.train.grad_accumulation", "config.train.batch_size", "test_evaluate.py::test_a_batch_is_no_larger_than_a_micro_batch[6-3-2]"),
     Mutation("the first token is a target", "train/evaluate.py", "for start in range(1, len(ids), CHUNK)", "for start in range(0, len(ids), CHUNK)", "test_evaluate.py::test_bits_are_of_the_bytes_behind_the_targets"),
     Mutation("batches not prepared ahead", "train/feed.py", "islice(rest, AHEAD + 1 - len(ahead))", "islice(rest, 1)", "test_feed.py::test_it_prepares_ahead_but_not_all"),
-    Mutation("a folder that is not empty taken for a run's", "train/folder.py", "if self.path.is_dir() and any(", "if False and any(", "test_cli.py::test_wrong_commands[train ok.toml --out full]"),
+    Mutation("a file taken for a run's folder", "train/folder.py", "if self.path.exists() and not self.path.is_dir():", "if False:", "test_cli.py::test_wrong_commands[train ok.toml --out text.txt]"),
     Mutation("a run that fits exactly warns", "train/memory.py", "need.total <= available:", "need.total < available:", "test_memory.py::test_no_warning_where_it_fits_or_nothing_is_known"),
     Mutation("a cgroup's limit above not heeded", "train/memory.py", "for folder in (group, *group.parents):", "for folder in (group,):", "test_memory.py::test_what_is_free_on_a_cpu[limit-above]"),
     Mutation("the time to the last begun, not the last ended", "train/profile.py", "total = max((s.end for s in spans), default=0.0)", "total = (spans[-1].end if spans else 0.0)", "test_profile.py::test_the_time_is_that_to_the_last_end"),
