@@ -223,17 +223,6 @@ def test_other_tokenizers(tok: Tokenizer, separator: str, tmp_path: Path) -> Non
     assert not len(open_split(tmp_path, index, "validation"))
 
 
-def test_documents_may_be_told_apart_by_the_id_0(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for name, text in (("1.txt", "it's more"), ("2.txt", "it")):
-        (tmp_path / "in" / name).write_text(text)
-    tok = BPETokenizer(BPE.tokens, {"<|endoftext|>": 0})
-    index = prepare_shards([str(tmp_path / "in")], tok, tmp_path / "out", validation=0)
-    assert index.separator == tok.end_of_text == 0 and read_index(tmp_path / "out").separator == 0
-    stored = open_split(tmp_path / "out", index, "train")[:].tolist()
-    assert stored == [*tok.encode("it's more"), 0, *tok.encode("it")]
-
-
 def test_large_vocabularies_take_four_bytes() -> None:
     assert [preparing.dtype_for(n) for n in (2**16, 2**16 + 1)] == ["uint16", "uint32"]
 

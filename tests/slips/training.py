@@ -33,7 +33,7 @@ MUTATIONS = [
     Mutation("the best checkpoint goes with the old", "train/checkpoint.py", " - set(best)", "", "test_checkpoint.py::test_the_newest_stay_and_the_best"),
     Mutation("of equal losses the older is the best", "train/checkpoint.py", "return min(losses, key=lambda step: (losses[step], -step), default=None)", "return min(losses, key=lambda step: losses[step], default=None)", "test_checkpoint.py::test_of_equal_losses_the_newer_is_the_best"),
     Mutation("a step that is not finite applied", "train/finite.py", "jnp.where(finite, n, o)", "jnp.where(True, n, o)", f"{NOT_FINITE}[both]"),
-    Mutation("a step that is not finite not counted by the schedule", "train/finite.py", "lambda n, o: n if is_count(n) else", "lambda n, o:", f"{NOT_FINITE}[both]"),
+    Mutation("a step that is not finite not counted by the schedule", "train/finite.py", "lambda n, o: n if is_count(n) else", "lambda n, o: o if is_count(n) else", f"{NOT_FINITE}[both]"),
     Mutation("the last part that is not finite, not the first", "train/finite.py", "wrong.argmax()", "len(wrong) - 1 - wrong[::-1].argmax()", "test_finite.py::test_the_first_part_backward_is_found[nan]"),
     Mutation("a signal not heeded", "train/loop.py", "ending = bool(stop)", "ending = False", "test_resume.py::test_a_run_ended_by_signals_goes_on_to_the_same_bits[float32-(7,)]"),
     Mutation("metrics beyond the checkpoint kept", "train/report.py", 'if record["step"] <= last_step]', "]", "test_train.py::test_a_run_that_broke_off_resumes_to_the_same_result"),
