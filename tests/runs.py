@@ -1,12 +1,16 @@
 """A run small enough to be trained within a test."""
 
+import io
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from train.trained import load_run
 
@@ -73,3 +77,12 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert ours.step == theirs.step
     states = ((r.params, r.opt_state) for r in (ours, theirs))
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), *states)
+
+
+@contextmanager
+def piped(path: Path) -> Iterator[None]:
+    """Standard output as it is into a pipe: what is written stays in the process until it is flushed."""
+    with open(path, "wb") as file, io.TextIOWrapper(io.BufferedWriter(file.raw, 2**16)) as stream:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            yield

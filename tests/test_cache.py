@@ -60,6 +60,17 @@ def test_more_than_the_cache_holds_is_refused() -> None:
         model.apply({"params": params}, np.zeros((1, 5), np.int32), cache=cache)
 
 
+def _one_thread() -> str:
+    """A program whose loop XLA makes one function of, for one thread."""
+    loop = jax.jit(lambda x: jax.lax.while_loop(lambda s: s[0] < 9, lambda s: (s[0] + 1, jnp.sin(s[1])), (0, x)))
+    return loop.lower(jnp.ones(4)).compile().as_text() or ""
+
+
+def _one_copy() -> str:
+    """A program that does nothing but copy."""
+    return jax.jit(lambda x: x).lower(jnp.ones(4)).compile().as_text() or ""
+
+
 @pytest.mark.newest
 def test_the_loop_is_neither_one_thread_nor_copies_its_cache() -> None:
     """What XLA 0.12 made of it at first: one function for one thread, and two copies of each layer's values a token."""
@@ -68,6 +79,9 @@ def test_the_loop_is_neither_one_thread_nor_copies_its_cache() -> None:
     begun = begin(GPT(config), params, [[1, 2]], jax.random.key(0), 6, Sampling(0))
     fixed = (begun.model, begun.plan, begun.params, begun.sampling, begun.stop, begun.key)
     program = _advance.lower(*fixed, begun.state, jnp.asarray(2)).compile().as_text()
+    for mark, has_it in (("small_call", _one_thread), (" copy(", _one_copy)):
+        if mark not in has_it():
+            pytest.skip(f"this XLA has another name for {mark!r}")  # which would pass whatever it made of the loop
     assert "small_call" not in program
     shapes = [f"f32[{','.join(map(str, x.shape))}]" for x in begun.state.cache.layers[0]]
     assert "while" in program and all(shape in program for shape in shapes)

@@ -91,6 +91,21 @@ def test_a_template_that_fails_is_one_sentence(template: str, message: str, monk
     assert "\n" not in str(error.value)
 
 
+def test_a_template_may_take_as_many_steps_and_write_as_much_as_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "MOST_STEPS", 10)
+    monkeypatch.setattr(templates, "MOST_TEXT", 10)
+    monkeypatch.setattr(templates, "MOST_TEMPLATE", 60)
+    assert render("{% for i in range(10) %}x{% endfor %}") == "x" * 10
+    assert render("0123456789{#" + "c" * 46 + "#}") == "0123456789"
+    for template, message in (
+        ("{% for i in range(11) %}{% endfor %}", "takes more than 10 steps"),
+        ("0123456789{{ 1 }}", "writes more than 10 characters"),
+        ("0123456789{#" + "c" * 47 + "#}", "has 61 characters, more than 60"),
+    ):
+        with pytest.raises(InputError, match=message):
+            render(template)
+
+
 @pytest.mark.parametrize(
     "messages",
     [[{"role": "user"}], [{"content": "x"}], [{"role": "user", "content": None}], [{"role": 1, "content": "x"}]],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import msgspec
 import optax
 import pytest
-from runs import write_config
+from runs import piped, write_config
 
 from train.checkpoint import Checkpoints
 from train.cli import main
@@ -60,7 +60,8 @@ def test_listing_and_verifying(mine: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["checkpoint", "list", str(mine)]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == ["step", "4", "8", "12"]
-    assert sum(line.endswith("best") for line in listed) == 1
+    losses = {line.split()[0]: float(line.split()[1]) for line in listed[1:]}
+    assert [line.split()[0] for line in listed if line.endswith("best")] == [min(losses, key=losses.__getitem__)]
     assert main(["checkpoint", "verify", str(mine)]) == 0
     assert capsys.readouterr().out.count("every byte is as it was written") == 3
     (mine / "checkpoints" / "8" / "state" / "manifest.ocdbt").write_bytes(b"x")
@@ -71,6 +72,22 @@ def test_listing_and_verifying(mine: Path, capsys: pytest.CaptureFixture[str]) -
     for command in ("list", "verify"):
         assert main(["checkpoint", command, str(mine)]) == 2
         assert "holds no checkpoint yet" in capsys.readouterr().err
+
+
+@pytest.mark.newest
+def test_verifying_prints_each_line_when_it_is_known(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a pipe too: reading a large checkpoint takes minutes."""
+
+    def check(checkpoints: Checkpoints, step: int, like: object) -> None:
+        printed.append(len((tmp_path / "out").read_text().splitlines()))
+
+    printed: list[int] = []
+    monkeypatch.setattr(Checkpoints, "check", check)
+    with piped(tmp_path / "out"):
+        assert main(["checkpoint", "verify", str(mine)]) == 0
+    assert printed == [0, 1, 2]
 
 
 @pytest.mark.newest

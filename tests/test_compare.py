@@ -116,7 +116,7 @@ def test_a_users_function(backward: Any, dtype: str) -> None:
 
 
 def test_a_wrong_value_or_gradient_is_found() -> None:
-    with pytest.raises(AssertionError, match=r"value result|look at value result first"):
+    with pytest.raises(AssertionError, match="look at value result first"):
         assert_close_to_reference(lambda x: mish(x) * 1.001, mish_twin, [X])
     with pytest.raises(AssertionError, match="look at gradient argument 0 first"):
         assert_close_to_reference(mish, mish_twin, [X], reference_vjp=partial(mish_vjp, factor=1.001))

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.newest
-@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(0)])])
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(rounds: int, tmp_path: Path) -> None:
     """Every second time within the first quarter of a second of a checkpoint's writing, else as it starts or after some
     steps; each time what is there can be read."""

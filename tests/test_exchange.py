@@ -12,10 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxllm import InputError
-from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+from jaxllm.tokenizers import (
+    BPETokenizer,
+    CharTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    load_tokenizer,
+)
 from jaxllm.tokenizers.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from jaxllm.tokenizers.pieces import FAST_PATTERN
 from jaxllm.tokenizers.read_tokenizer_json import begin_token_of
+from jaxllm.tokenizers.sentencepiece import BYTES
 from jaxllm.tokenizers.vocabulary import merges_of, visible, vocabulary_text
 
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."
@@ -187,6 +195,11 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "roberta": (lambda c: changed(c, post_processor={"type": "RobertaProcessing"}), "a post_processor that adds"),
     "stripping token": (lambda c: changed(c, added_tokens=[c["added_tokens"][0] | {"rstrip": True}, c["added_tokens"][1]]), r"a token '<\|endoftext\|>' with rstrip"),
     "dropout": (lambda c: changed(c, model=c["model"] | {"dropout": 0.1}), "has model.dropout"),
+    "truncation": (lambda c: changed(c, truncation={"max_length": 5}), "has truncation, which"),
+    "padding": (lambda c: changed(c, padding={"length": 5}), "has padding, which"),
+    "prefix of subwords": (lambda c: changed(c, model=c["model"] | {"continuing_subword_prefix": "##"}), "has model.continuing_subword_prefix, which"),
+    "token stripped on the left": (lambda c: changed(c, added_tokens=[c["added_tokens"][0] | {"lstrip": True}, c["added_tokens"][1]]), "with lstrip"),
+    "token that is a word": (lambda c: changed(c, added_tokens=[c["added_tokens"][0], c["added_tokens"][1] | {"single_word": True}]), "with single_word"),
     "unknown": (lambda c: changed(c, model=c["model"] | {"unk_token": "<unk>", "end_of_word_suffix": "x"}), "model.unk_token and model.end_of_word_suffix"),
     "bytes of characters": (lambda c: changed(c, model=c["model"] | {"byte_fallback": True}), "a normalizer and a pre_tokenizer that do more than write spaces"),
     "unigram": (lambda c: changed(c, model=c["model"] | {"type": "Unigram"}), "model.type 'Unigram'"),
@@ -310,3 +323,18 @@ def test_fingerprints(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "t.json").read_text())
     (tmp_path / "t.json").write_text(json.dumps(dict(reversed(content.items())), indent=3))
     assert load_tokenizer(tmp_path / "t.json").fingerprint() == BPE.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "begin"),
+    [
+        (CharTokenizer("abc"), "b00c2bec24e0b048"),
+        (WordTokenizer(["a", "b"]), "613da43c5c5257ab"),
+        (BPETokenizer([*(bytes([i]) for i in range(256)), b"ab"], ["<|endoftext|>"]), "11474de8884bdcb7"),
+        (SentencePieceTokenizer([*BYTES, "<s>", "a"], [], ["<s>"]), "1e349efb6aa1dfa9"),
+    ],
+    ids=["char", "word", "bpe", "sentencepiece"],
+)
+def test_fingerprints_stay_as_they_are(tokenizer: Tokenizer, begin: str) -> None:
+    """Checkpoints and prepared data hold them: with another one they are refused."""
+    assert tokenizer.fingerprint().startswith(begin)

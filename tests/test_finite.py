@@ -67,27 +67,38 @@ def test_the_first_part_backward_is_found(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("poison", "where"), [(("norm_final", "scale", np.inf), "head"), (("block_3", "mlp", 1e24), "block_3/mlp")]
+    ("poison", "where"),
+    [
+        (("norm_final", "scale", np.inf), "head"),
+        (("block_3", "mlp", 1e24), "block_3/mlp"),
+        (("targets", "", np.nan), "head"),
+    ],
+    ids=["both", "gradient", "loss"],
 )
 def test_such_a_step_is_counted_and_changes_nothing_else(poison: tuple[str, str, float], where: str) -> None:
-    """An infinite loss; and a gradient too large while the loss is fine: what goes up by 1e24 and down again."""
+    """Loss and gradient are not finite; a gradient too large while the loss is fine: what goes up by 1e24 and down
+    again; and a loss alone, of a target outside the vocabulary, which has no gradient."""
     shallow = replace(MODEL, n_layers=4)
     state = init_state(GPT(shallow), make_optimizer(OPTIMIZER, TRAINING.steps), seed=0)
     name, inner, value = poison
-    changed = state.params[name][inner]
-    if inner == "mlp":
-        up, down = changed["up"]["kernel"] * value, changed["down"]["kernel"] / value
-        changed = {"up": changed["up"] | {"kernel": up}, "down": changed["down"] | {"kernel": down}}
+    targets = tokens = np.arange(8).reshape(2, 4) % 7
+    if name == "targets":
+        targets = np.where(np.arange(8).reshape(2, 4) == 5, 7, tokens)
     else:
-        changed = changed.at[0].set(value)
-    state = state._replace(params=state.params | {name: state.params[name] | {inner: changed}})
+        changed = state.params[name][inner]
+        if inner == "mlp":
+            up, down = changed["up"]["kernel"] * value, changed["down"]["kernel"] / value
+            changed = {"up": changed["up"] | {"kernel": up}, "down": changed["down"] | {"kernel": down}}
+        else:
+            changed = changed.at[0].set(value)
+        state = state._replace(params=state.params | {name: state.params[name] | {inner: changed}})
     before = jax.device_get(state)
     schedule = learning_rate_schedule(OPTIMIZER, TRAINING.steps)
     step = make_train_step(GPT(shallow), make_optimizer(OPTIMIZER, TRAINING.steps), TRAINING, schedule)
-    tokens = np.arange(8).reshape(2, 4) % 7
-    after, metrics = step(state, tokens, tokens)
+    after, metrics = step(state, tokens, targets)
     assert parts_backward(before.params)[int(metrics["not_finite"])] == where
-    assert bool(jnp.isfinite(metrics["train_loss"])) == (where != "head")
+    finite = tuple(bool(jnp.isfinite(metrics[name])) for name in ("train_loss", "grad_norm"))
+    assert finite == {"norm_final": (False, False), "block_3": (True, False), "targets": (False, True)}[name]
     assert int(after.step) == 1
     same = jax.tree.map(np.array_equal, (before.params, before.opt_state), (after.params, after.opt_state))
     changed_leaves = [jax.tree_util.keystr(path) for path, equal in jax.tree.leaves_with_path(same) if not equal]
@@ -95,9 +106,27 @@ def test_such_a_step_is_counted_and_changes_nothing_else(poison: tuple[str, str,
     if where == "head":
         with np.errstate(all="ignore"):
             twin, want = reference_step.train_step(
-                shallow, OPTIMIZER, TRAINING.steps, reference_step.start(before.params), tokens, tokens
+                shallow, OPTIMIZER, TRAINING.steps, reference_step.start(before.params), tokens, targets
             )
         assert want["not_finite"] == int(metrics["not_finite"]) and twin.step == 1 and twin.moments.updates == 0
+        jax.tree.map(np.testing.assert_array_equal, twin.params, before.params)
+
+
+@pytest.mark.parametrize(
+    ("loss", "gradient", "where"),
+    [(np.inf, 1.0, 0), (np.nan, 1.0, 0), (1.0, np.inf, 1), (1.0, np.nan, 1), (np.nan, np.inf, 1), (1.0, 1.0, -1)],
+    ids=str,
+)
+def test_the_reference_leaves_out_what_is_not_finite_in_either(
+    loss: float, gradient: float, where: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = {"head": {"kernel": np.ones((2, 3))}, "norm_final": {"scale": np.ones(2)}}
+    gradients = {"head": {"kernel": np.ones((2, 3))}, "norm_final": {"scale": np.array([1.0, gradient])}}
+    monkeypatch.setattr(reference_step, "accumulate", lambda *_: (loss, gradients))
+    after, metrics = reference_step.train_step(None, OPTIMIZER, 10, reference_step.start(params), [], [])
+    assert metrics["not_finite"] == where and after.step == 1
+    assert after.moments.updates == (where < 0)
+    assert np.array_equal(after.params["head"]["kernel"], params["head"]["kernel"]) == (where >= 0)
 
 
 @pytest.fixture

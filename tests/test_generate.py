@@ -77,7 +77,18 @@ def test_greedy_continues_as_the_reference_does(variant: str) -> None:
     assert generate(model, params, PROMPTS[1:2], KEY, 25, sampling).tolist() == want[1:2]
 
 
-@pytest.mark.newest
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(("prompt", "n"), [(6, 2), (6, 3), (6, 4), (6, 5), (8, 1), (8, 2), (9, 1), (9, 2)])
+def test_where_the_context_ends(prompt: int, n: int) -> None:
+    """Of a context of 8 the model reads 7, all, one more and two more: it is dropped from the first one more on."""
+    config = replace(SMALL, tie_embeddings=False)
+    model, params = GPT(config), random_parameters(GPT(config), seed=4)
+    row = PROMPTS[2][:prompt]
+    want = plain_loop(config, params, row, n, penalty=1.5)
+    sampling = Sampling(temperature=0, repetition_penalty=1.5)
+    assert generate(model, params, [row], KEY, n, sampling).tolist() == [want]
+
+
 @pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("window", [None, 9])
@@ -135,6 +146,11 @@ def test_ids_beyond_the_vocabulary_are_never_drawn(temperature: float) -> None:
     tokens = generate(model, params, [[0]] * 3, KEY, 200, Sampling(temperature, None, None, None, 1.1), vocab_size=5)
     assert tokens.max() < 5
     assert temperature == 0 or set(np.unique(tokens)) == {0, 1, 2, 3, 4}
+
+
+def test_of_equal_logits_the_first_is_the_most_likely() -> None:
+    logits = jnp.array([[1.0, 3.0, 3.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
+    assert draw(logits, jax.random.split(KEY, 2), Sampling(0)).tolist() == [1, 0]
 
 
 def test_a_tiny_temperature_is_greedy() -> None:

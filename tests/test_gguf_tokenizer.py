@@ -9,7 +9,7 @@ from jaxllm import InputError
 from jaxllm.pretrained.chat import encode_chat
 from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
 from jaxllm.tokenizers import BPETokenizer
-from jaxllm.tokenizers.byte_level import listed_merges, to_characters
+from jaxllm.tokenizers.byte_level import check_ids, listed_merges, to_characters
 
 pytestmark = pytest.mark.newest
 
@@ -43,6 +43,16 @@ def test_the_same_tokenizer(pre: str, pattern: str, normalization: str | None) -
     assert tokenizer == first
     assert tokenizer.encode(TEXT + "<|b|>", ["<|b|>"]) == first.encode(TEXT) + [3]
     assert chat_format.to_dict() == dict.fromkeys(chat_format.to_dict()) | {"end_tokens": ()}
+
+
+@pytest.mark.parametrize(
+    "ids", [{"a": 0.0, "b": 1.0}, {"a": False, "b": True}, {"a": 0, "b": "1"}, {"a": 1, "b": 2}, {"a": 0, "b": 0}]
+)
+def test_ids_are_whole_numbers_from_0_on(ids: Any) -> None:
+    """What JSON has for a number may be 1.0 or true, which Python takes for 1."""
+    with pytest.raises(InputError, match="the ids in x.json are not 0 to 1, each once"):
+        check_ids(ids.values(), "x.json")
+    check_ids([1, 0], "x.json")
 
 
 def test_tokens_that_no_merge_makes_are_whole_pieces_of_llama_3() -> None:

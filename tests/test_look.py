@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from models import TINY
 
-from jaxllm import GPT, reference
+from jaxllm import GPT, InputError, reference
 from jaxllm.compare import random_parameters
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
 from train.attention_map import attention_picture, draw_layer, draw_layers
+from train.attention_page import attention_page
 from train.cli import main
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.folder import RunFolder
-from train.inspection import lens_probabilities
+from train.inspection import _likeliest, lens_probabilities
 from train.look import attention_weights, label, read_prompt
 from train.weights import write_weights
 
@@ -84,6 +85,12 @@ def test_a_page_holds_the_models_weights(run: str, tmp_path: Path, capsys: pytes
     np.testing.assert_allclose(stored, want, atol=2e-5)
 
 
+def test_no_token_ends_the_data_of_a_page() -> None:
+    """Its names come from a text that anybody may have written."""
+    marks = [attention_page(name, weights_of(1), [name]).count("</script") for name in ("a", "</script><b>")]
+    assert marks[0] == marks[1] > 0
+
+
 def picture(axes: Any) -> np.ndarray:
     """What is drawn there, NaN where it stays white."""
     return np.ma.filled(axes.images[0].get_array(), np.nan)
@@ -113,6 +120,18 @@ def test_pictures_show_the_weights_and_the_tokens() -> None:
 
 def test_a_dollar_in_a_token_is_no_formula() -> None:
     assert b"<svg" in attention_picture("$\\frac$", weights_of(2, 1, 1), ["$\\frac$", "$^$"], 0, ".svg")
+
+
+def test_layer_0_is_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not what is drawn where none is named."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "train.attention_map.draw_layer", lambda w, *_: (drawn.append(w), draw_layer(w, ["a", "b"], ""))[1]
+    )
+    weights = weights_of(2)
+    for layer in (0, 1, None):
+        attention_picture("x", weights, ["a", "b"], layer, ".svg")
+    assert len(drawn) == 2 and np.array_equal(drawn[0], weights[0]) and np.array_equal(drawn[1], weights[1])
 
 
 @pytest.mark.parametrize("layer", [[], ["--layer", "2"]])
@@ -184,6 +203,20 @@ def test_wrong_input_is_one_sentence(
 def test_the_token_with_which_a_models_texts_begin_is_seen(tmp_path: Path) -> None:
     looked = read_prompt(make_run(tmp_path / "run", ChatFormat(begin_token=65)), None, PROMPT)
     assert looked.ids == [65, *TOKENIZER.encode(PROMPT)] and looked.labels[0] == "A"
+
+
+def test_a_prompt_may_fill_the_context_and_begin_with_the_id_0(tmp_path: Path) -> None:
+    """The token that begins a text takes a place of it, whatever its id."""
+    run = make_run(tmp_path / "run", ChatFormat(begin_token=0))
+    assert read_prompt(run, None, "\0" * 15).ids == [0, *TOKENIZER.encode("\0" * 15)]
+    with pytest.raises(InputError, match="--prompt has 17 tokens, more than the model's context of 16"):
+        read_prompt(run, None, "\0" * 16)
+    assert len(read_prompt(run, None, "\0" * 3, most=4).ids) == 4
+
+
+def test_of_equally_likely_tokens_the_first_ids_are_shown() -> None:
+    probabilities = np.array([0.1, 0.3, 0.1, 0.3, 0.2])
+    assert _likeliest(probabilities, 5) == [1, 3, 4, 0, 2] and _likeliest(probabilities, 1) == [1]
 
 
 def test_a_prompt_of_more_tokens_than_can_be_shown(run: str) -> None:

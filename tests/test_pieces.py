@@ -14,7 +14,7 @@ from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer, WordTokenizer, bpe
 from jaxllm.tokenizers.pieces import GPT2_PATTERN, count_pieces, cut, split_pieces
 from jaxllm.tokenizers.word import split_words
-from jaxllm.tokenizers.workers import in_processes
+from jaxllm.tokenizers.workers import check_processes, in_processes
 
 TEXT = "Two  words, it's\n\n  \x1c \x1d more\x1c than\u00a0one\u3000 東京 12 123 !? \t\r\n it'll  do\x85 now. "
 mixed = st.text(st.sampled_from(list("ab'st12!? \n\n\t\x1c\x85\u00a0\u3000é東")), max_size=60)
@@ -81,8 +81,10 @@ def test_an_error_in_a_worker_arrives() -> None:
         count_pieces(["fine", "a\ud800"], processes=2)
 
 
-@pytest.mark.parametrize("processes", [0, -1, 10**6])
+@pytest.mark.parametrize("processes", [0, -1, 1025])
 def test_the_number_of_processes_is_checked(processes: int) -> None:
+    check_processes(1)
+    check_processes(1024)
     with pytest.raises(InputError, match=f"processes is {processes}, but it must be from 1"):
         BPETokenizer.train("text", 300, processes=processes)
 

@@ -75,6 +75,30 @@ SETTINGS = {
         {**QWEN3_4, "use_sliding_window": True},
         replace(ROTARY, qk_norm=True, d_head=16, rope_base=1e6, tie_embeddings=True),
     ),
+    # Where two names say the same thing otherwise: the layout of 4 comes first, as in 5.
+    "llama with a base in both layouts": (
+        {**LLAMA_4, "rope_theta": 7.0, "rope_parameters": {"rope_theta": 8.0, "rope_type": "default"}},
+        replace(ROTARY, rope_base=8.0),
+    ),
+    "llama with a scaling in both layouts": (
+        {**LLAMA_4, "tie_word_embeddings": True, "rope_theta": 5e5, "rope_scaling": SCALING,
+         "rope_parameters": {"rope_theta": 7.0, "rope_type": "default"}}, SCALED,
+    ),
+    "llama with an empty scaling": (
+        {**LLAMA_4, "rope_scaling": {}, "rope_parameters": {"rope_theta": 8.0}}, replace(ROTARY, rope_base=8.0),
+    ),
+    "llama with two names of a type": (
+        {**LLAMA_4, "rope_scaling": {"rope_type": "default", "type": "linear"}}, ROTARY,
+    ),
+    "qwen 3 whose layers and first layer disagree": (
+        {**QWEN3_4, "use_sliding_window": True, "max_window_layers": 0, "sliding_window": 5,
+         "layer_types": ["full_attention", "full_attention"]},
+        replace(ROTARY, qk_norm=True, d_head=16, rope_base=1e6, tie_embeddings=True),
+    ),
+    "qwen 3 whose window begins with the last layer": (
+        {**QWEN3_4, "use_sliding_window": True, "num_hidden_layers": 1, "max_window_layers": 0, "sliding_window": 5},
+        replace(ROTARY, n_layers=1, qk_norm=True, d_head=16, rope_base=1e6, tie_embeddings=True, sliding_window=5),
+    ),
     "gemma": (GEMMA_4, GEGLU),
     "gemma of today": ({**GEMMA_4, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"}, GEGLU),
 }  # fmt: skip
@@ -116,6 +140,8 @@ def test_settings_are_read(name: str) -> None:
         (MISTRAL_4, {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is ['full_attention'"),
         (QWEN3_4, {"use_sliding_window": True, "max_window_layers": 1}, "only some layers have a sliding window"),
         (QWEN3_4, {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"]}, "only some"),
+        (QWEN3_4, {"use_sliding_window": True, "num_hidden_layers": "two"}, "only some layers have a sliding window"),
+        (QWEN3_4, {"use_sliding_window": True, "max_window_layers": "two"}, "only some layers have a sliding window"),
         (GEMMA_4, {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
         (GEMMA_4, {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
     ],

@@ -13,7 +13,7 @@ from runs import TEXT, TINY, lines
 
 import train.loop
 from train.cli import main
-from train.profile import NOWHERE, Row, describe_table, profile_table, profiled
+from train.profile import NOWHERE, Row, Span, describe_table, profile_table, profiled, shared_time
 
 pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
 
@@ -104,6 +104,27 @@ def test_time_adds_up() -> None:
         ("copy", ""): (2, 0.2, 1),
         (NOWHERE, ""): (2, 0.2, 0),
     }
+
+
+def test_the_time_is_that_to_the_last_end() -> None:
+    """The operation that begins first may end last, and one that ends first may have begun last."""
+    assert rows([event("dot.3", 0, 10_000), event("copy.7", 2000, 4000)]) == {
+        ("dot", DOT): (9, 0.9, 1), ("copy", ""): (1, 0.1, 1), (NOWHERE, ""): (0, 0, 0),
+    }  # fmt: skip
+    assert rows([event("dot.3", 1000, 3000), event("copy.7", 0, 10_000)]) == {
+        ("copy", ""): (9, 0.9, 1), ("dot", DOT): (1, 0.1, 1), (NOWHERE, ""): (0, 0, 0),
+    }  # fmt: skip
+
+
+def test_operations_of_no_length_have_no_time() -> None:
+    """They are recorded, as what is done in less than the clock's unit; the others share what they always shared."""
+    spans = [Span(begin, end, "", "") for begin, end in ((5, 5), (0, 10), (20, 30), (0, 0), (30, 30))]
+    assert shared_time(spans) == [0, 10, 10, 0, 0]
+    assert shared_time([Span(5, 5, "", "")] * 2) == [0, 0]
+    assert rows([event("copy.7", 500, 500), event("dot.3", 0, 1000)]) == {
+        ("dot", DOT): (1, 1, 1), ("copy", ""): (0, 0, 1), (NOWHERE, ""): (0, 0, 0),
+    }  # fmt: skip
+    assert profile_table([event("copy.7", 500, 500)], HLO, 1) == []  # no time at all, of which there are no shares
 
 
 def test_another_program_between_two_steps_has_a_row() -> None:

@@ -106,6 +106,16 @@ def difference(function: Callable[..., Any], arguments: list[Any], i: int, v: An
     return (8 * (at(H) - at(-H)) - (at(2 * H) - at(-2 * H))) / (12 * H)
 
 
+@pytest.mark.parametrize("width", [1, 4, 5])
+def test_differences_are_taken_far_from_kinks(width: int) -> None:
+    """Of ReLU and of the repetition penalty, at 0, and of samplers, where two logits are equal; a step is 2 H."""
+    draw = object.__new__(Draw)
+    draw.rng = np.random.default_rng(0)
+    x = draw.spread(20_000, width)
+    assert np.abs(x).min() >= 0.049 and np.diff(np.sort(x), axis=-1).min(initial=1) >= 0.69
+    assert len(np.unique(x)) > 19_000 and 10 * 2 * H < 0.049  # ten standard deviations of a direction
+
+
 def test_relu_has_half_a_slope_at_its_kink() -> None:
     (dx,) = layers.relu_vjp(np.array([-1.0, 0.0, 1.0]))[1](np.array([2.0, 2.0, 2.0]))
     np.testing.assert_array_equal(dx, [0, 1, 2])

@@ -17,7 +17,7 @@ import train.evaluate
 import train.loop
 from train.checkpoint import Checkpoints
 from train.cli import main
-from train.stopping import Stop, stoppable
+from train.stopping import HANDLED, Stop, stoppable
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -155,8 +155,80 @@ def spy(monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
 def send(stop: Stop, number: int) -> None:
     """The signal, and the moment until it has been noticed."""
     os.kill(os.getpid(), number)
-    while not stop:
+    for _ in range(30_000):
+        if stop:
+            return
         time.sleep(0.001)
+    pytest.fail(f"signal {number} was not noticed; it is handled by {signal.getsignal(number)}")
+
+
+@pytest.fixture(autouse=True)
+def default_handlers() -> Iterator[None]:
+    """Those of a program in the foreground, also where the tests run in the background and SIGINT is ignored."""
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("ignored", HANDLED, ids=lambda number: number.name)
+def test_a_signal_that_was_ignored_stays_ignored(ignored: signal.Signals) -> None:
+    """As SIGINT is in a background job of a shell, SIGTERM under some supervisors: the other one still ends the run."""
+    (other,) = set(HANDLED) - {ignored}
+    signal.signal(ignored, signal.SIG_IGN)
+    with stoppable() as stop:
+        os.kill(os.getpid(), ignored)
+        time.sleep(0.05)
+        assert not stop
+        send(stop, other)
+        assert stop.by == other
+    assert signal.getsignal(ignored) is signal.SIG_IGN
+
+
+def test_after_a_run_signals_do_what_they_did_before() -> None:
+    """Handlers, and where the C handler writes."""
+    came: list[int] = []
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)  # or the test would wait for what does not come
+    os.set_blocking(writer, False)
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    before = signal.set_wakeup_fd(writer)
+    try:
+        with pytest.raises(KeyError), stoppable() as stop:
+            send(stop, signal.SIGTERM)
+            raise KeyError
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert os.read(reader, 9) == bytes([signal.SIGTERM])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)
+    assert came == [signal.SIGTERM]
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("undisturbed", ["float32"], indirect=True)
+def test_a_background_job_goes_on_after_an_interruption(undisturbed: Path, tmp_path: Path) -> None:
+    """`(jaxllm train ... &)`: the shell has SIGINT ignored, and the terminal sends it to all that belong to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the process inherits
+    program = """
+import os, signal, sys
+import train.loop
+from train.cli import main
+def batch(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    return drawn(*arguments)
+drawn, train.loop.batch = train.loop.batch, batch
+sys.exit(main(sys.argv[1:]))
+"""
+    words = ["train", str(undisturbed.parent / "tiny.toml"), "--out", str(tmp_path / "run")]
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert lines(tmp_path / "run")[-1]["step"] == 12
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:

@@ -183,10 +183,22 @@ def test_scores_of_gguf() -> None:
         ("scores", [0.0], "tokenizer.ggml.scores has 1 values for 322 tokens"),
         ("scores", "x", "tokenizer.ggml.scores has 1 values for 322 tokens"),
         ("scores", 5, "is no GGUF file with a tokenizer of byte pairs"),
-        ("tokens", TOKENS[3:], "not a type for each|holds a token twice"),
+        ("tokens", TOKENS[3:], "or not a type for each of its"),
+        ("tokens", [*TOKENS[:-1], TOKENS[0]], "holds a token twice"),
     ):
         with pytest.raises(InputError, match=message):
             read_gguf_tokenizer(metadata(**{key: value}), "x.gguf")
+
+
+def test_equal_scores_of_gguf() -> None:
+    """As transformers sorts them: by score, by the length of the left part, and then as they stand in the file."""
+    tokens = [*BYTES, "a", "b", "c", "ab", "bc", "abc"]
+    scores = np.array([0.0] * 259 + [-2, -2, -1], "<f4")
+    keys = {"model": "llama", "tokens": tokens, "scores": scores, "token_type": np.array([6] * 256 + [1] * 6)}
+    tok, _ = read_gguf_tokenizer({f"tokenizer.ggml.{key}": value for key, value in keys.items()}, "x.gguf")
+    assert isinstance(tok, SentencePieceTokenizer)
+    pairs = [(tokens[left], tokens[right]) for left, right in tok.merges]
+    assert pairs == [("ab", "c"), ("a", "bc"), ("a", "b"), ("b", "c")]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

@@ -30,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 def change(folder: Path, name: str, **fields: Any) -> None:
     """Other fields of a JSON file, which may be new; of a field that is None, none."""
+    folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
     content = (json.loads(path.read_text()) if path.exists() else {}) | fields
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
@@ -68,6 +69,40 @@ def test_where_answers_end(folder: Path) -> None:
     assert ends() == (7, 300)  # of <|endoftext|>
     change(folder, "special_tokens_map", eos_token="<|end|>")
     assert ends() == (7, 302)
+
+
+def test_of_two_files_that_name_a_token_tokenizer_config_has_the_word(folder: Path) -> None:
+    """As in transformers, where special_tokens_map.json is of an older time."""
+    change(folder, "generation_config", eos_token_id=None)
+    change(folder, "special_tokens_map", eos_token="<|endoftext|>", bos_token="<|end|>")
+    change(folder, "tokenizer_config", eos_token="<|begin|>", bos_token=None)
+    chat = load_tokenizer_files(folder)[1]
+    assert (chat.eos_token, chat.end_tokens) == ("<|begin|>", (301,))
+    assert chat.bos_token == "<|end|>"  # what one alone says holds
+    change(folder, "special_tokens_map", chat_template="of the map")
+    change(folder, "tokenizer_config", chat_template="of the config")
+    (folder / "chat_template.jinja").unlink()
+    assert load_tokenizer_files(folder)[1].chat_template == "of the config"
+
+
+def test_tokenizer_json_is_read_where_there_are_also_vocabulary_and_merges(folder: Path) -> None:
+    change(folder, "vocab", **{"a": 0, "b": 1})
+    (folder / "merges.txt").write_text("a b\n")
+    assert load_tokenizer_files(folder)[0] == TOKENIZER
+
+
+def test_the_id_0_ends_answers_and_begins_texts(tmp_path: Path) -> None:
+    """It is an id like any other, also where nothing given would mean another one."""
+    tokens = [t for t in TOKENS if t != b"\xff"]
+    save_tokenizer_files(
+        tmp_path, BPETokenizer(tokens, {"<|a|>": 0, "<|b|>": len(tokens) + 1}), ChatFormat(0, (0,), "<|a|>", "<|b|>")
+    )
+    change(tmp_path, "config", eos_token_id=5)
+    chat = load_tokenizer_files(tmp_path)[1]
+    assert (chat.begin_token, chat.end_tokens) == (0, (0, len(tokens) + 1))
+    change(tmp_path, "generation_config", eos_token_id=0)
+    change(tmp_path, "tokenizer_config", eos_token="<|a|>")
+    assert load_tokenizer_files(tmp_path)[1].end_tokens == (0,)
 
 
 def test_where_texts_begin(folder: Path) -> None:
@@ -171,9 +206,9 @@ def test_a_vocabulary_and_its_merges(kind: str | None, pattern: str, normalizati
             {"add_bos_token": True, "bos_token": "<none>"},
             "puts bos_token '<none>' before each text, but the tokenizer has no such token; correct it in tokenizer_config.json",
         ),
-        ("tokenizer_config", {"chat_template": 5}, "chat_template.jinja|pretrained.chat_template is 5"),
+        ("tokenizer_config", {"chat_template": 5}, "pretrained.chat_template is 5"),
         ("generation_config", {"eos_token_id": "x"}, "pretrained.end_tokens is"),
-        ("tokenizer", {"model": 5}, "is no tokenizer.json|is no folder"),
+        ("tokenizer", {"model": 5}, "is no folder with a tokenizer"),
         ("tokenizer", {"added_tokens": 5}, "is no folder with a tokenizer"),
     ],
 )
@@ -198,7 +233,9 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
             load_tokenizer_files(folder)
         (folder / name).write_bytes(before)
     (folder / "tokenizer.json").unlink()
-    for nothing in (folder, folder / "none"):
+    half = folder / "half"  # a vocabulary without its merges
+    change(half, "vocab", a=0)
+    for nothing in (folder, half, folder / "none"):
         with pytest.raises(InputError, match="has no tokenizer.json, nor vocab.json and merges.txt; save it"):
             load_tokenizer_files(nothing)
 

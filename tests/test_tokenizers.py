@@ -138,6 +138,13 @@ def test_word_keeps_the_most_frequent() -> None:
         WordTokenizer.train("a b", vocab_size=2)
 
 
+def test_of_equally_frequent_words_those_stay_that_come_first_in_code_point_order() -> None:
+    """Whatever the order of the text."""
+    for text in ("d b c", "c d b", "b c d"):
+        assert WordTokenizer.train(f"a {text} a", vocab_size=4).tokens[:2] == ("a", "b")
+        assert WordTokenizer.train(text, vocab_size=3).tokens == ("b", END, "<|unk|>")
+
+
 ALL = [BPE, BPETokenizer.train("abab", 257), CharTokenizer.train(TEXT), WordTokenizer.train(TEXT)]
 
 
@@ -148,7 +155,7 @@ def test_save_and_load(tok: Tokenizer, tmp_path: Path) -> None:
     assert again == tok and hash(again) == hash(tok) and type(again) is type(tok)
     assert again.encode(TEXT) == tok.encode(TEXT)
     assert again.decode(range(tok.vocab_size)) == tok.decode(range(tok.vocab_size))
-    assert again != CharTokenizer.train("another")
+    assert again != CharTokenizer.train("another") and again != tok.kind and again is not None
 
 
 @pytest.mark.parametrize("tok", ALL, ids=lambda tok: tok.kind)
@@ -156,6 +163,14 @@ def test_save_and_load(tok: Tokenizer, tmp_path: Path) -> None:
 def test_decoding_checks_ids(tok: Tokenizer, bad: int) -> None:
     with pytest.raises(InputError, match=f"id {bad} is outside the vocabulary of {tok.vocab_size} ids"):
         tok.decode([0, bad])
+
+
+@pytest.mark.parametrize("tok", ALL, ids=lambda tok: tok.kind)
+def test_the_last_id_is_the_size_less_one(tok: Tokenizer) -> None:
+    assert tok.decode([tok.vocab_size - 1]) and tok.decode([0]) is not None
+    for bad in (-1, tok.vocab_size):
+        with pytest.raises(InputError, match=f"id {bad} is outside the vocabulary of {tok.vocab_size} ids, 0 to"):
+            tok.decode([bad])
 
 
 @pytest.mark.parametrize(

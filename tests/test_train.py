@@ -10,6 +10,7 @@ import pytest
 from runs import TEXT, assert_same_run, lines, write_config
 
 from jaxllm.tokenizers import load_tokenizer
+from train.checkpoint import Checkpoints
 from train.cli import main
 from train.evaluate import evaluator
 from train.prepare import prepare
@@ -34,6 +35,15 @@ def test_the_run_folder_holds_what_it_should(folder: Path) -> None:
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert load_tokenizer(run / "tokenizer.json").vocab_size == 11
     assert sorted(int(p.name) for p in (run / "checkpoints").iterdir()) == [10, 12]  # keep = 2
+
+
+def test_a_checkpoint_has_the_loss_of_its_own_step(folder: Path) -> None:
+    """Step 10 was not evaluated: that of step 8 is not its own."""
+    checkpoints = Checkpoints(folder / "run" / "checkpoints")
+    ten, twelve = checkpoints.manifest(10), checkpoints.manifest(12)
+    assert ten and ten.val_loss is None
+    assert twelve and twelve.val_loss == lines(folder / "run")[-1]["val_loss"]
+    assert checkpoints.best_step() == 12
 
 
 def test_metrics(folder: Path) -> None:

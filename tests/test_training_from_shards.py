@@ -12,6 +12,7 @@ from runs import TEXT, lines, write_config
 from jaxllm.data import shards
 from jaxllm.data.mixture import Mixture
 from jaxllm.data.preparing import prepare_shards
+from jaxllm.data.shards import open_split, read_index
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer
 from train.cli import main
 from train.compare import model_without_text
@@ -162,3 +163,14 @@ def test_evaluate_on_prepared_data(folder: Path, run: Path, capsys: pytest.Captu
     assert f"validation loss  {lines(run)[-1]['val_loss']:.4f}" in out and "tokens           143" in out
     assert main(["evaluate", str(run), "--data", str(folder / "pairs")]) == 2
     assert "was prepared with another tokenizer" in capsys.readouterr().err
+
+
+def test_documents_may_be_told_apart_by_the_id_0(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, text in (("1.txt", "it's more"), ("2.txt", "it")):
+        (tmp_path / "in" / name).write_text(text)
+    tok = BPETokenizer([bytes([i]) for i in range(256)], {"<|endoftext|>": 0})
+    index = prepare_shards([str(tmp_path / "in")], tok, tmp_path / "out", validation=0)
+    assert index.separator == tok.end_of_text == 0 and read_index(tmp_path / "out").separator == 0
+    stored = open_split(tmp_path / "out", index, "train")[:].tolist()
+    assert stored == [*tok.encode("it's more"), 0, *tok.encode("it")]

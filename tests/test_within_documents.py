@@ -13,6 +13,7 @@ from jaxllm import GPT, GPTConfig, InputError, reference
 from jaxllm.attention import MultiHeadAttention
 from jaxllm.compare import compare_model, random_parameters
 from jaxllm.deviation import Report
+from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import apply_with_intermediates
 
 CONFIG = replace(TINY, separator=3, context_length=12, **VARIANTS["grouped"])
@@ -42,6 +43,26 @@ def test_the_reference_attends_within_documents() -> None:
     np.testing.assert_array_equal(weights > 0, np.broadcast_to((SAME & np.tri(12, dtype=bool))[:, None], weights.shape))
     ours = apply_with_intermediates(GPT(CONFIG), params, TOKENS)[1]["block_1/attention/weights"]
     np.testing.assert_array_equal(np.asarray(ours) > 0, weights > 0)
+
+
+@pytest.mark.newest
+@pytest.mark.usefixtures("quick_compilation")
+def test_documents_may_begin_with_the_id_0() -> None:
+    """As those of GPT-2's relatives do whose end of text is their first token."""
+    config = replace(CONFIG, separator=0)
+    tokens = np.where(TOKENS == 3, 0, np.where(TOKENS == 0, 3, TOKENS))
+    model, params = random_gpt(config)
+    got, seen = apply_with_intermediates(model, params, tokens)
+    hidden = ~(SAME & np.tri(12, dtype=bool))[:, None] & np.ones_like(
+        np.asarray(seen["block_1/attention/weights"]), bool
+    )
+    for weights in (seen, reference.gpt.forward_with_intermediates(config, params, tokens)[1]):
+        assert not np.asarray(weights["block_1/attention/weights"])[hidden].any()
+    for row, logits in zip(tokens, got, strict=True):
+        last = int(np.flatnonzero(row == 0)[-1])
+        drawn = generate(model, params, [row[:11]], jax.random.key(0), 1, Sampling(0)).tolist()
+        if last < 11:  # of a document that began before
+            np.testing.assert_array_equal(drawn, [[int(logits[10].argmax())]])
 
 
 @pytest.mark.newest

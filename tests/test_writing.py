@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import jax
 import numpy as np
 import pytest
 from models import TINY
+from runs import piped
 
 import train.writing
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
 from jaxllm.files import replacing
-from jaxllm.generate import Sampling, generate
+from jaxllm.generate import Generation, Sampling, begin, generate
 from jaxllm.packed import pack
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
@@ -139,6 +141,46 @@ def test_chat_remembers_forgets_and_ends(
     assert again[0] == again[1] == twice[0] != twice[1]  # the second question comes after the first and its answer
     _, forgotten = talk("a" * 30, "b" * 30)
     assert "no longer fit" in forgotten
+
+
+def test_the_system_prompt_outlasts_what_is_forgotten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the oldest question and answer were dropped, and after /reset, the model reads what it would have read if
+    they had never been, its instructions among it."""
+    run, read = str(imported(tmp_path / "run", replace(CONFIG, context_length=96))), []
+
+    def spied(model: GPT, params: object, prompts: list[list[int]], *rest: object) -> Generation:
+        read.append(TOKENIZER.decode(prompts[0]))
+        return begin(model, params, prompts, *rest)
+
+    def texts(*lines: str) -> list[str]:
+        read.clear()
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+        assert main(["chat", run, "--max-new-tokens", "4", "--temperature", "0", "--system", "be brief"]) == 0
+        return [*read]
+
+    monkeypatch.setattr(train.writing, "begin", spied)
+    first, second = "a" * 40, "b" * 40
+    (fresh,) = texts(second)
+    assert fresh == f"<s>system:be brief</s><s>user:{second}</s><s>"
+    assert texts(first, second)[1] == texts(first, "/reset", second)[1] == fresh
+    assert texts("hi", "ho")[1].startswith("<s>system:be brief</s><s>user:hi</s>")  # where there is room nothing goes
+
+
+def test_text_is_on_its_way_as_soon_as_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into a pipe too, piece by piece."""
+    run, seen = str(imported(tmp_path / "run")), []
+
+    def tokens(*_: object) -> Iterator[int]:
+        for token in b"xyz":
+            yield token
+            seen.append((tmp_path / "out").read_text())
+
+    monkeypatch.setattr(train.writing.Writer, "tokens", tokens)
+    with piped(tmp_path / "out"):
+        assert main(["generate", run, "--prompt", "hi"]) == 0
+    assert seen == ["hix", "hixy", "hixyz"]
 
 
 @pytest.mark.parametrize(

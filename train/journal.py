@@ -52,7 +52,7 @@ class Journal:
             "tokens": step * self._tokens_per_step,
             "elapsed_s": round(self._before + now - self._start, 4),
             **self._finite(step, metrics, values),
-            "tokens_per_s": round(self._tokens_per_step / (now - self._clock), 1),
+            "tokens_per_s": round(self._tokens_per_step / max(now - self._clock, 1e-9), 1),
             "data_wait_s": round(data_wait_s, 6),
         }
         measured = measure()

@@ -54,13 +54,14 @@ def profile_table(trace_events: Sequence[Event], hlo_text: str, n_steps: int) ->
 
     Operations overlap: while several run, each is given an equal part of the time, so the rows add up to the time from
     the begin of the first operation to the end of the last. Programs other than that of the text (an evaluation that
-    fell between two steps) get a row each. Empty if no operation was recorded.
+    fell between two steps) get a row each. Empty if no operation was recorded, or none that took any time.
     """
     operations = read_operations(hlo_text)
     program = re.sub(r"HloModule ([^\s,]+).*", r"\1", hlo_text.split("\n", 1)[0])
     containers = {name for name, (opcode, _) in operations.items() if opcode in CONTAINERS}
     spans = [s for s in recorded(trace_events) if s.program != program or s.name not in containers]
-    if not spans:
+    total = max((s.end for s in spans), default=0.0) - min((s.begin for s in spans), default=0.0)
+    if total <= 0:
         return []
 
     def row_of(span: Span) -> tuple[str, str]:
@@ -73,7 +74,6 @@ def profile_table(trace_events: Sequence[Event], hlo_text: str, n_steps: int) ->
     for span, us in zip(spans, shared_time(spans), strict=True):
         time[row_of(span)] += us
         calls[row_of(span)] += 1
-    total = max(s.end for s in spans) - min(s.begin for s in spans)
     rows = [Row(us / 1e3 / n_steps, us / total, calls[key] / n_steps, *key) for key, us in time.items()]
     idle = total - sum(time.values())
     return sorted(rows, key=lambda row: -row.ms) + [Row(idle / 1e3 / n_steps, idle / total, 0, NOWHERE, "")]
@@ -109,8 +109,12 @@ def _span(event: Event) -> Span:
 
 
 def shared_time(spans: Sequence[Span]) -> list[float]:
-    """Microseconds of each span, where every moment is divided evenly among the spans that it lies in."""
-    edges = sorted([(s.begin, 1, i) for i, s in enumerate(spans)] + [(s.end, 0, i) for i, s in enumerate(spans)])
+    """Microseconds of each span, where every moment is divided evenly among the spans that it lies in.
+
+    No moment lies in a span of no length.
+    """
+    lasting = [(i, s) for i, s in enumerate(spans) if s.end > s.begin]
+    edges = sorted(edge for i, s in lasting for edge in ((s.begin, 1, i), (s.end, 0, i)))
     time, running, before = [0.0] * len(spans), set[int](), 0.0
     for now, begins, i in edges:
         for other in running:

@@ -6,6 +6,7 @@ names of tokens; so it is here, for the names whose pattern is known to be exact
 
 import warnings
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def _added(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int]) -
 def _sentencepiece(
     metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int], added: dict[str, int]
 ) -> SentencePieceTokenizer:
-    """Scores as the list of merges that transformers makes of them: the best first, then the longest left part."""
+    """Scores as the list of merges that transformers makes of them: the best first, then the longest left part; of
+    different tokens with the same score and lengths, that of the lower id."""
     scores = np.asarray(metadata[KEY + "scores"]).tolist()
     if len(scores) != len(ids):
         raise InputError(f"{KEY}scores has {len(scores):,} values for {len(ids):,} tokens; convert the model again.")
@@ -100,7 +102,7 @@ def _sentencepiece(
     ]
     return SentencePieceTokenizer(
         list(ids),
-        [(left, right) for *_, left, right in sorted(merges, reverse=True)],
+        [(left, right) for *_, left, right in sorted(merges, key=itemgetter(0, 1, 2), reverse=True)],
         [name for name, i in ids.items() if kinds[i] not in (NORMAL, BYTE) and name not in added],
         list(added),
         "part" if metadata.get(KEY + "add_space_prefix", True) else "none",

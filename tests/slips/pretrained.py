@@ -1,0 +1,31 @@
+"""Files of other programs: weights, settings, tokenizers, conversations."""
+
+from slips.mutation import Mutation
+
+PLACES = "jaxllm/pretrained/places.py"
+
+MUTATIONS = [
+    Mutation("the rows of GGUF's Llamas left interleaved", PLACES, "if layout.interleaved and any(", "if False and any(", "test_pretrained_gguf.py::test_a_gguf_file_is_the_folder[float32-llama]"),
+    Mutation("interleaved heads go out as they are", PLACES, 'if config.position == "rotary_interleaved" and any', 'if False and any', "test_pretrained.py::test_interleaved_positions_go_out_half_split"),
+    Mutation("Gemma's norms without their 1", PLACES, "x = x + np.asarray(layout.offset, x.dtype)", "pass", "test_pretrained.py::test_what_goes_out_comes_in[GemmaForCausalLM]"),
+    Mutation("shapes of tensors not compared", PLACES, "elif shape != wanted[name]:", "elif False:", "test_pretrained.py::test_all_that_does_not_fit_is_said_at_once"),
+    Mutation("another head taken for the table", "jaxllm/pretrained/loading.py", "or not np.array_equal(self.read(head), self.read(table))", "", "test_pretrained.py::test_a_tied_table_may_be_there_twice_or_as_the_head"),
+    Mutation("Q6_K's zero one lower", "jaxllm/pretrained/quantised.py", "return _signed(q, 32), _float32(x", "return _signed(q, 31), _float32(x", "test_quantised.py::test_number_by_number[Q6_K]"),
+    Mutation("an unknown field of pretrained.json", "jaxllm/pretrained/chat.py", "(unknown := sorted(set(fields) - set(cls.__dataclass_fields__)))", "(unknown := [])", "test_chat.py::test_a_file_keeps_the_format", "TypeError"),
+    Mutation("an epsilon of another family", "jaxllm/pretrained/families.py", '"rms_norm_eps": 1e-6,', '"rms_norm_eps": 1e-5,', "test_pretrained_settings.py::test_settings_are_read[llama, nothing said]"),
+    Mutation("a shard that lacks its tensor", "jaxllm/pretrained/folder.py", "if missing := [name for name in shards if name not in tensors]:", "if missing := []:", "test_pretrained.py::test_shards"),
+    Mutation("data of GGUF where its header ends", "jaxllm/pretrained/gguf.py", "data = -(-self.file.tell() // alignment) * alignment", "data = self.file.tell()", "test_headers.py::test_gguf_is_read"),
+    Mutation("a name of GGUF a byte too long refused", "jaxllm/pretrained/gguf.py", "if length > most:", "if length >= most:", "test_header_limits.py::test_limits_of_gguf_are_within", "InputError"),
+    Mutation("sizes of GGUF that contradict each other", "jaxllm/pretrained/gguf_settings.py", "make_config(fields, _contradictions(header.metadata, family, config), path)", "pass", "test_pretrained_gguf.py::test_keys_that_would_change_numbers_are_refused"),
+    Mutation("merges of equal scores by their ids", "jaxllm/pretrained/gguf_tokenizer.py", "sorted(merges, key=itemgetter(0, 1, 2), reverse=True)", "sorted(merges, reverse=True)", "test_sentencepiece.py::test_equal_scores_of_gguf"),
+    Mutation("a name tried before the path", "jaxllm/pretrained/hub.py", "if os.path.exists(source):", "if False:", "test_hub.py::test_a_local_path_wins", "InputError"),
+    Mutation("data of safetensors where its header ends", "jaxllm/pretrained/safetensors.py", "(-len(encoded) % 8)", "0", "test_header_limits.py::test_data_of_safetensors_begin_at_a_multiple_of_8[3]"),
+    Mutation("a hole in safetensors", "jaxllm/pretrained/safetensors.py", "if start != end:", "if start < end:", "test_headers.py::test_every_rule_of_safetensors"),
+    Mutation("a folder with something in it", "jaxllm/pretrained/saving.py", "(not path.is_dir() or any(path.iterdir()))", "not path.is_dir()", "test_pretrained.py::test_parameters_of_another_model_do_not_go_out"),
+    Mutation("the layout of transformers 5 before that of 4", "jaxllm/pretrained/settings.py", 'content.get("rope_scaling") or content.get("rope_parameters")', 'content.get("rope_parameters") or content.get("rope_scaling")', "test_pretrained_settings.py::test_settings_are_read[llama with a scaling in both layouts]"),
+    Mutation("a template's text without a bound", "jaxllm/pretrained/templates.py", "        if left < 0:", "        if False:", "test_chat.py::test_a_template_that_fails_is_one_sentence"),
+    Mutation("a file cut short read beyond its end", "jaxllm/pretrained/tensors.py", "if size < tensor.stop:", "if False:", "test_headers.py::test_a_file_cut_short_after_its_header_was_read", "ValueError"),
+    Mutation("special_tokens_map.json over tokenizer_config.json", "jaxllm/pretrained/tokenizer_files.py", '_optional(folder / "special_tokens_map.json") | _optional(folder / CONFIG)', '_optional(folder / CONFIG) | _optional(folder / "special_tokens_map.json")', "test_tokenizer_files.py::test_of_two_files_that_name_a_token_tokenizer_config_has_the_word"),
+    Mutation("the id 0 ends no answer", "jaxllm/pretrained/tokenizer_files.py", "for i in (*ids, eos_token) if i is not None", "for i in (*ids, eos_token) if i", "test_tokenizer_files.py::test_the_id_0_ends_answers_and_begins_texts"),
+    Mutation("a vocabulary without its merges", "jaxllm/pretrained/tokenizer_files.py", "if not all((folder / name)", "if not any((folder / name)", "test_tokenizer_files.py::test_files_that_cannot_be_read", "Regex pattern did not match"),
+]  # fmt: skip

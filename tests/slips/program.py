@@ -1,0 +1,32 @@
+"""The commands, and the programs that time, draw and print."""
+
+from slips.mutation import Mutation
+
+MUTATIONS = [
+    Mutation("a reader that went away is a failure", "train/cli.py", "        return 141", "        return 1", "test_cli.py::test_output_that_goes_nowhere"),
+    Mutation("a run to go on with that has no name", "train/commands.py", "if config is None and not (resume and out):", "if config is None and not resume:", "test_cli.py::test_wrong_commands[train --resume]"),
+    Mutation("moments of one step more", "train/compare.py", "twin.Moments(int(adam.count),", "twin.Moments(int(adam.count) + 1,", "test_step.py::test_the_optimizer_agrees_with_its_twin"),
+    Mutation("the newest compiled programs go first", "train/compilation.py", "in sorted(files):", "in sorted(files, reverse=True):", "test_compilation.py::test_the_oldest_go_first"),
+    Mutation("documents of the other split", "train/data.py", "index.documents[split]:>12,}", "index.documents['train']:>12,}", "test_tokenizer_commands.py::test_prepare_and_verify"),
+    Mutation("a map of what is hidden", "train/attention_map.py", "np.where(np.tri(length, dtype=bool), weights, np.nan)", "weights", "test_look.py::test_pictures_show_the_weights_and_the_tokens"),
+    Mutation("a page that a token can end", "train/attention_page.py", 'written = json.dumps(data).replace("<", "\\\\u003c")', 'written = json.dumps(data)', "test_look.py::test_no_token_ends_the_data_of_a_page"),
+    Mutation("rights of a temporary folder", "train/imported.py", "aside.chmod(0o777 & ~_umask())", "pass", "test_imported.py::test_a_folder_has_the_rights_that_mkdir_would_give[0o22]"),
+    Mutation("the last of equally likely tokens", "train/inspection.py", 'np.argsort(-probabilities, kind="stable")[:n]', "np.argsort(probabilities)[::-1][:n]", "test_look.py::test_of_equally_likely_tokens_the_first_ids_are_shown"),
+    Mutation("a prompt that fills the context refused", "train/look.py", "if len(ids) > context:", "if len(ids) >= context:", "test_look.py::test_a_prompt_may_fill_the_context_and_begin_with_the_id_0", "InputError"),
+    Mutation("every checkpoint is the best", "train/saved.py", "'  best' if step == best else ''", "'  best'", "test_checkpoint_commands.py::test_listing_and_verifying"),
+    Mutation("a wrong sum found in the first call only", "train/selfcheck.py", "for _ in range(CALLS):", "for _ in range(1):", "test_selfcheck.py::test_a_number_that_is_wrong_now_and_then_is_found"),
+    Mutation("the user's allocator overruled", "train/startup.py", ' or "glibc.malloc." in present', "", "test_speed.py::test_the_allocator_is_asked_for_once_and_never_against_the_user"),
+    Mutation("tokens of a byte", "train/tokenizer.py", "{n_bytes / tokens:.3f}", "{tokens / n_bytes:.3f}", "test_tokenizer_commands.py::test_train_writes_the_tokenizer_and_its_vocabulary"),
+    Mutation("merges shown without their parts", "train/tokenizer_show.py", "if len(parts) > 1 else", "if False else", "test_tokenizer_commands.py::test_show"),
+    Mutation("the tokenizer of a run may be another", "train/trained.py", "if tokenizer.fingerprint() != manifest.tokenizer:", "if False:", "test_checkpoint_commands.py::test_a_changed_config_or_tokenizer_is_named"),
+    Mutation("the system prompt forgotten with the oldest answer", "train/writing.py", "del messages[first : first + 2]", "del messages[:2]", "test_writing.py::test_the_system_prompt_outlasts_what_is_forgotten"),
+    Mutation("what may begin a stop string not held back", "train/writing.py", "if held.endswith(stop[:n])), default=0)", "if False), default=0)", "test_writing.py::test_text_ends_before_a_stop_string"),
+    Mutation("the peer's speed over ours", "train/bench/measures.py", "np.median(p) / np.median(o)", "np.median(o) / np.median(p)", "test_bench.py::test_the_ratio_is_above_1_where_we_are_faster"),
+    Mutation("a turn of one step", "train/bench/pairing.py", "LEAST = 2", "LEAST = 1", "test_bench.py::test_a_turn_fills_a_second_and_has_two_timed_steps_at_least"),
+    Mutation("an MLP that the peer does not have", "train/bench/subject.py", '("d_ff", model.hidden_dim, 4 * model.d_model)', '("d_ff", model.hidden_dim, model.hidden_dim)', "test_bench.py::test_what_a_peer_cannot_do[nanogpt model.d_ff=9]"),
+    Mutation("a folder without nanoGPT", "train/bench/command.py", 'if path and not (Path(path) / "model.py").is_file():', "if False:", "test_bench.py::test_wrong_input[tiny.toml --against nanogpt --peer no]"),
+    Mutation("a table read by rows counted", "train/bench/generate_worker.py", '{"position_embedding"} | ', 'set() | ', "test_bench_generate.py::test_bytes_that_a_step_reads"),
+    Mutation("a plain way however large", "train/bench/growth.py", "if i == 0 or way.memory_bytes <= MOST_BYTES}", "}", "test_speed.py::test_growth_of_attention_and_loss"),
+    Mutation("last words with a dot of their own", "train/bench/processes.py", '.rstrip(".")', "", "test_bench.py::test_a_peer_that_dies[0]"),
+    Mutation("losses that part agree", "train/bench/report.py", 'report["loss_difference"] <= report["loss_tolerance"]', "True", "test_bench.py::test_losses_that_part"),
+]  # fmt: skip
