@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from chat_templates import HOSTILE, PLAIN, SPECIAL, TEMPLATES, histories
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -15,6 +15,7 @@ from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.tokenizers import BPETokenizer
 
 TOKENIZER = BPETokenizer([bytes([i]) for i in range(256)], SPECIAL)
+SOME = settings(max_examples=40)
 KINDS = pytest.mark.parametrize("kind", TEMPLATES)
 
 
@@ -43,6 +44,7 @@ def between(ids: list[int]) -> list[bytes]:
 
 
 @KINDS
+@SOME
 @given(histories(), st.booleans())
 def test_the_text_is_jinjas_and_the_ids_are_the_texts(kind: str, messages: Any, prompt: bool) -> None:
     chat = chat_format(TEMPLATES[kind])
@@ -54,6 +56,7 @@ def test_the_text_is_jinjas_and_the_ids_are_the_texts(kind: str, messages: Any, 
 
 
 @KINDS
+@SOME
 @given(histories([*HOSTILE, *PLAIN]), st.booleans())
 def test_the_text_is_jinjas_whatever_is_in_it(kind: str, messages: Any, prompt: bool) -> None:
     chat = chat_format(TEMPLATES[kind])
@@ -63,6 +66,7 @@ def test_the_text_is_jinjas_whatever_is_in_it(kind: str, messages: Any, prompt: 
 
 
 @KINDS
+@SOME
 @given(histories([chr(0xE000 + i) for i in range(len(HOSTILE))]), st.booleans())
 def test_what_a_user_wrote_is_never_a_special_token(kind: str, messages: Any, prompt: bool) -> None:
     """The special tokens, and the text between them, are those of harmless messages with the same parts."""
@@ -145,7 +149,7 @@ def test_what_comes_of_a_message_is_the_users(template: str) -> None:
     "template",
     [
         "{{ ''.split.__globals__.x }}", "{{ ''.replace.__func__.x }}", "{{ x.join.__self__.x }}", "{{ x.__init__.x }}",
-        "{{ x.lower.__wrapped__.x }}", "{{ x.__class__.of_template.x }}", "{{ '{0.__class__.__mro__}'.format(x) }}",
+        "{{ x.lower.__wrapped__.x }}", "{{ x.__class__.replace.x }}", "{{ '{0.__class__.__mro__}'.format(x) }}",
         "{{ '{a.__class__.__mro__}'.format_map({'a': x}) }}", "{{ x._users.x }}", "{{ x.__slots__.x }}",
     ],
 )  # fmt: skip

@@ -31,11 +31,6 @@ class Followed(str):
         self._users = USERS * len(self) if users is None else users
         return self
 
-    @classmethod
-    def of_template(cls, text: str) -> "Followed":
-        """A text that the template wrote."""
-        return cls(text, bytes(len(text)))
-
     def __str__(self) -> str:
         return self
 
@@ -129,6 +124,11 @@ class Followed(str):
         return [self[start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
 
+def by_template(text: str) -> Followed:
+    """The text as one that the template wrote."""
+    return Followed(text, bytes(len(text)))
+
+
 def followed(text: str) -> Followed:
     """The text; of unknown origin it is a user's."""
     return text if isinstance(text, Followed) else Followed(text)
@@ -147,7 +147,7 @@ def users_of(text: Followed) -> bytes:
 def together(text: str, *sources: Any) -> Followed:
     """A text made of the sources in a way that is not followed: the template's where all of them are, else a user's."""
     ours = all(isinstance(one, Followed) and USERS not in users_of(one) for one in sources)
-    return Followed.of_template(text) if ours else Followed(text)
+    return by_template(text) if ours else Followed(text)
 
 
 def formatted(text: str, form: Followed, values: tuple[Any, ...], named: Mapping[str, Any]) -> Followed:

@@ -2,9 +2,9 @@
 
 transformers and llama.cpp run them as they come, the first in Jinja's sandbox and the second in an interpreter of its
 own; neither bounds what they do. Here they run in the same sandbox as in transformers, with the same functions at hand,
-and with an end: so many steps, so much text. Each character of that text is followed to where it comes from, template or
-message (`provenance`). What one expression may use up in memory has no bound, so a template that was written to do harm
-can still fill it; it cannot reach files, the network or the program.
+and with an end: so many steps, so much text. Each character of that text is followed to where it comes from, the
+template or a message (`provenance`). What one expression may use up in memory has no bound, so a template that was
+written to do harm can still fill it; it cannot reach files, the network or the program.
 """
 
 import json
@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from jaxllm.errors import InputError, printable
-from jaxllm.pretrained.provenance import Followed, followed, following, formatted, text_of
+from jaxllm.pretrained.provenance import Followed, by_template, followed, following, formatted, text_of
 
 ROLE = re.compile(r"[\w-]+")
 MOST_TEMPLATE = 2**18  # characters; the longest in use have 30,000
@@ -45,7 +45,7 @@ def render_template(template: str, messages: Sequence[Mapping[str, Any]], variab
         raise InputError(f"the chat template has {len(template):,} characters, more than {MOST_TEMPLATE:,}.")
     try:
         compiled = _Environment(MOST_STEPS).from_string(template)
-        named = {name: Followed.of_template(x) if isinstance(x, str) else x for name, x in variables.items()}
+        named = {name: by_template(x) if isinstance(x, str) else x for name, x in variables.items()}
         written = compiled.generate(messages=[*map(_of_caller, messages)], tools=None, documents=None, **named)
         return _joined(_bounded(written))
     except Refused as error:
@@ -60,7 +60,7 @@ def render_template(template: str, messages: Sequence[Mapping[str, Any]], variab
 def _of_caller(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message whose texts are a user's. A role that is one word is the template's, which may write `<|role|>`."""
     role = message.get("role")
-    ours = {"role": Followed.of_template(role)} if isinstance(role, str) and ROLE.fullmatch(role) else {}
+    ours = {"role": by_template(role)} if isinstance(role, str) and ROLE.fullmatch(role) else {}
     return _of_user(message) | ours
 
 
@@ -118,7 +118,7 @@ def _call(name: str, *arguments: nodes.Expr) -> nodes.Call:
 class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**"})  # which could take for ever, or all memory, at once
     concat = staticmethod(_joined)  # what blocks and macros write
-    own = staticmethod(Followed.of_template)
+    own = staticmethod(by_template)
 
     def __init__(self, steps: int) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], finalize=text_of)
