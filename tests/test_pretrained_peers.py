@@ -220,6 +220,28 @@ def test_an_exported_run_is_theirs(tmp_path: Path) -> None:
         assert_near(their_logits(model, TOKENS), our_logits(config, load_run(run).params, TOKENS), 1e-5)
 
 
+def test_the_loss_of_a_text_is_theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each window begins with the token that their tokenizer puts before a text."""
+    config, text = replace(ROTARY, vocab_size=260), "0123456789" * 13
+    run = imported(tmp_path / "run", config)
+    (tmp_path / "text.txt").write_text(text)
+    assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--data", str(tmp_path / "text.txt")]) == 0
+    loss = next(line.split()[2] for line in capsys.readouterr().out.splitlines() if line.startswith("validation loss"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    begin, *ids = tokenizer(text).input_ids
+    assert begin == 256
+    total = 0.0
+    for start in range(0, len(ids), config.context_length):
+        labels = [-100, *ids[start : start + config.context_length]]
+        tokens = torch.tensor([[begin, *labels[1:]]])
+        with torch.no_grad():
+            total += float(model(tokens, labels=torch.tensor([labels])).loss) * (len(labels) - 1)
+    assert float(loss) == pytest.approx(total / len(ids), abs=1e-4)
+
+
 @pytest.mark.parametrize("kind", TEMPLATES)
 @settings(max_examples=25)
 @given(histories(), st.booleans())

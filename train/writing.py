@@ -156,8 +156,7 @@ def _say(text: str) -> None:
 def prompt_ids(run: TrainedRun, prompt: str) -> list[int]:
     """Its tokens, after the one with which an imported model's texts begin. Raises InputError where there are none."""
     ids = run.tokenizer.encode(prompt)
-    first = run.chat.begin_token if run.chat else None
-    ids = ids if first is None else [first, *ids]
+    ids = ids if run.begin_token is None else [run.begin_token, *ids]
     if not ids:
         raise InputError(f"--prompt {prompt!r} holds no token; give at least one character or word.")
     return ids
