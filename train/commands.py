@@ -31,6 +31,7 @@ from train.report import SAMPLE, changed, draw_losses, read_metrics
 from train.selfcheck import check_jax
 from train.startup import compute_deterministically
 from train.trained import FREE, abstract_state, check_unchanged, load_run
+from train.writing import left_out
 
 
 def train_command(
@@ -146,6 +147,9 @@ def _introduce(run: Prepared, done: int) -> None:
     print(memory_line(need, free))
     if too_much := warning(need, free, c, model):
         print(f"warning: {too_much}", file=sys.stderr)
+    prompt, context = len(run.tokenizer.encode(c.eval.prompt)), model.context_length
+    if prompt > context:
+        print(f"note: {left_out('eval.prompt', prompt, context, context)}", file=sys.stderr)
     if done:
         print(f"resuming after step {done:,} of {c.train.steps:,}")
 
