@@ -13,7 +13,7 @@ import pytest
 from models import TINY
 
 import train.writing
-from jaxllm import GPT, GPTConfig, reference
+from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
 from jaxllm.files import replacing
 from jaxllm.generate import Sampling, generate
@@ -22,9 +22,7 @@ from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
 from jaxllm.tokenizers.sentencepiece import BYTES, SentencePieceTokenizer
 from train.cli import main
-from train.compare import from_run
 from train.config import ModelConfig, RunConfig, TrainConfig
-from train.evaluate import score
 from train.folder import RunFolder
 from train.trained import load_run
 from train.weights import read_weights, write_weights
@@ -141,182 +139,6 @@ def test_chat_remembers_forgets_and_ends(
     assert again[0] == again[1] == twice[0] != twice[1]  # the second question comes after the first and its answer
     _, forgotten = talk("a" * 30, "b" * 30)
     assert "no longer fit" in forgotten
-
-
-def greedy(run: Path, ids: list[int], n: int) -> str:
-    """What the model says after these ids, without room to spare for a window that slides."""
-    loaded = load_run(run)
-    drawn = generate(loaded.model, pack(loaded.params), [ids], jax.random.key(0), n, Sampling(0), 258, (257,))[0]
-    tokens = drawn.tolist()
-    return TOKENIZER.decode(tokens[: tokens.index(257)] if 257 in tokens else tokens)
-
-
-@pytest.mark.parametrize(("chat", "begin"), [(None, [256]), (ChatFormat(), [])])
-def test_a_prompt_beyond_the_context_is_said_and_keeps_its_begin_token(
-    chat: ChatFormat | None, begin: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, most = imported(tmp_path / "run", chat=chat), 64 - len(begin)
-    for n in (most, most + 1, 200):
-        prompt = "".join(chr(ord("a") + i % 26) for i in range(n))
-        options = ["--max-new-tokens", "1", "--temperature", "0"]
-        assert main(["generate", str(run), "--prompt", prompt, *options]) == 0
-        said = capsys.readouterr()
-        assert said.out == prompt + greedy(run, [*begin, *prompt.encode()[-most:]], 1) + "\n"
-        note = (
-            f"note: --prompt has {n} tokens, of which the model reads the last {most}; its context of 64 holds no more"
-        )
-        assert said.err.startswith(note) if n > most else said.err == ""
-        assert said.err.count("\n") == (n > most)
-
-
-def test_a_question_beyond_the_context_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without its head a template says something else. (It takes 8 tokens here.)"""
-    run = imported(tmp_path / "run")
-    for n, code in ((56, 0), (57, 2)):
-        assert main(["generate", str(run), "--chat", "--prompt", "a" * n, "--temperature", "0"]) == code
-        said = capsys.readouterr()
-        if code == 0:
-            assert said.out == greedy(run, [256, *b"user:", *b"a" * n, 257, 256], 1) + "\n"
-    assert said.err == (
-        "jaxllm generate: --prompt takes 65 tokens in the model's chat template, but its context holds 64; shorten it.\n"
-    )
-
-
-def test_an_answer_ends_where_the_context_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The question and the template's head stay in sight to its last token."""
-    run = imported(tmp_path / "run", chat=ChatFormat(256, (), "<s>", "</s>", TEMPLATE))
-    ids = [256, *b"user:hi", 257, 256]
-    loaded = load_run(run)
-    whole = generate(loaded.model, pack(loaded.params), [ids], jax.random.key(0), 55, Sampling(0), 258)[0].tolist()
-    for n, full in ((55, False), (56, True)):
-        options = ["--max-new-tokens", str(n), "--temperature", "0"]
-        assert main(["generate", str(run), "--chat", "--prompt", "hi", *options]) == 0
-        said = capsys.readouterr()
-        assert said.out == TOKENIZER.decode(whole) + "\n"
-        assert said.err == (
-            "\nnote: the answer ends here, where the model's context of 64 tokens is full\n" if full else ""
-        )
-
-
-def test_chat_goes_on_after_a_question_that_does_not_fit(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And what was said before it is still known; the system message always is."""
-    run, asked = str(imported(tmp_path / "run")), []
-    encode = train.writing.encode_chat
-
-    def remember(tokenizer: BPETokenizer, chat: ChatFormat, messages: list[dict[str, str]]) -> list[int]:
-        asked.append([message["content"] for message in messages])
-        return encode(tokenizer, chat, messages)
-
-    monkeypatch.setattr(train.writing, "encode_chat", remember)
-    monkeypatch.setattr(train.writing, "MOST_CHARACTERS", 500)
-
-    def talk(*lines: str, system: str = "sys") -> tuple[int, str]:
-        asked.clear()
-        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
-        code = main(["chat", run, "--system", system, "--max-new-tokens", "1", "--temperature", "0"])
-        return code, capsys.readouterr().err
-
-    code, said = talk("one", "b" * 60, "c" * 501, "two")
-    assert code == 0
-    assert said == (
-        "note: the question takes 80 tokens in the model's chat template, but its context holds 64; shorten it.\n"
-        "note: the question has 501 characters, but it must have at most 500; shorten it.\n"
-    )
-    assert asked[-1][:2] == ["sys", "one"] and asked[-1][-1] == "two" and len(asked[-1]) == 4
-    code, said = talk("one", "two" * 12)
-    assert (code, said) == (0, "note: the oldest question and answer no longer fit and are forgotten\n")
-    assert asked[-1] == ["sys", "two" * 12]
-    code, said = talk("1", "2", "3" * 40)
-    assert (code, said) == (0, "note: the oldest 2 questions and answers no longer fit and are forgotten\n")
-    assert asked[-1] == ["sys", "3" * 40]
-    code, said = talk("one", system="s" * 60)
-    assert code == 2
-    assert said.startswith(
-        "jaxllm chat: --system takes 78 tokens in the model's chat template, but its context holds 64"
-    )
-
-
-def test_an_answer_has_room(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A quarter of the context, or as much as it may have: the oldest question is forgotten before."""
-    run = str(imported(tmp_path / "run", chat=ChatFormat(256, (), "<s>", "</s>", TEMPLATE)))
-    for most, length, forgotten in (("1", 31, False), ("1", 32, True), ("99", 16, False), ("99", 17, True)):
-        monkeypatch.setattr("sys.stdin", io.StringIO("a\n" + "b" * length))
-        monkeypatch.setattr(train.writing.Writer, "answer", lambda self, ids, seed: iter(["12345"]))
-        assert main(["chat", run, "--max-new-tokens", most]) == 0
-        assert ("no longer fit" in capsys.readouterr().err) == forgotten, (most, length)
-
-
-def reference_losses(run: Path, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The loss of each target [B, T], by NumPy."""
-    loaded = load_run(run)
-    logits = reference.gpt.forward(CONFIG, jax.device_get(loaded.params), inputs)
-    logits -= logits.max(-1, keepdims=True)
-    chosen = np.take_along_axis(logits, targets[..., None], -1)[..., 0]
-    return np.log(np.exp(logits).sum(-1)) - chosen
-
-
-@pytest.mark.parametrize("prepared", [False, True])
-def test_evaluation_begins_each_window_as_the_model_has_learned(
-    prepared: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With the begin token, which is no text; and every token of the text is predicted once."""
-    run, text, data = imported(tmp_path / "run"), tmp_path / "text.txt", tmp_path / "data"
-    text.write_text("0123456789" * 13)  # two windows and two tokens
-    ids = np.frombuffer(text.read_bytes(), np.uint8).astype(np.int32)
-    if prepared:
-        tokenizer = str(RunFolder(run).tokenizer)
-        assert main(["data", "prepare", str(text), "--tokenizer", tokenizer, "--out", str(data)]) == 0
-        ids = ids[117:]  # the last tenth
-    windows = [ids[start : start + 64] for start in range(0, len(ids), 64)]
-    losses = [reference_losses(run, np.array([[256, *w[:-1]]]), w[None]) for w in windows]
-    loss = np.concatenate(losses, 1).mean()
-    capsys.readouterr()
-    assert main(["evaluate", str(run), "--data", str(data if prepared else text)]) == 0
-    said = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
-    assert said["tokens"].strip() == str(len(ids))
-    assert float(said["validation loss"].split()[0]) == pytest.approx(loss, abs=1e-4)
-    assert float(said["bits per byte"]) == pytest.approx(loss / np.log(2), abs=1e-4)
-    assert said["each window"].strip() == "begins with <s>"
-
-
-def test_evaluation_without_a_begin_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Windows begin with the text, of which the first token is not predicted."""
-    run, text = imported(tmp_path / "run", chat=ChatFormat()), tmp_path / "text.txt"
-    text.write_text("0123456789")
-    ids = np.array([[*b"0123456789"]], np.int32)
-    loss = reference_losses(run, ids[:, :-1], ids[:, 1:]).mean()
-    assert main(["evaluate", str(run), "--data", str(text)]) == 0
-    said = capsys.readouterr().out
-    assert f"validation loss  {loss:.4f}" in said and "tokens           9\n" in said
-    assert "each window      begins with the text itself\n" in said
-
-
-def test_one_token_is_enough_behind_a_begin_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "one.txt").write_text("a")
-    for chat, code in ((None, 0), (ChatFormat(), 2)):
-        run = imported(tmp_path / f"run{code}", chat=chat)
-        assert main(["evaluate", str(run), "--data", str(tmp_path / "one.txt")]) == code
-    assert "holds 1 tokens, but the loss of one needs a token before it" in capsys.readouterr().err
-
-
-def test_the_space_before_a_text_is_no_byte_of_it() -> None:
-    tokenizer = SentencePieceTokenizer([*BYTES, "\u2581", "o", "\u2581on", "e", "<s>"], [], ["<s>"])
-    ids = np.array([258, 259, 256, 257])  # "one o"
-    assert tokenizer.decode(ids) == "one o"
-    assert score(1.0, ids, tokenizer, begin=260).n_bytes == 5
-    assert score(1.0, ids, tokenizer).n_bytes == 3
-
-
-def test_a_comparison_begins_each_window_alike(tmp_path: Path) -> None:
-    subject = from_run(str(imported(tmp_path / "run")), None, 2, 8)
-    np.testing.assert_array_equal(subject.inputs[:, 0], 256)
-    np.testing.assert_array_equal(subject.inputs[:, 1:], subject.targets[:, :-1])
-    bare = from_run(str(imported(tmp_path / "bare", chat=ChatFormat())), None, 2, 8)
-    np.testing.assert_array_equal(bare.inputs.ravel()[1:], bare.targets.ravel()[:-1])
 
 
 @pytest.mark.parametrize(
