@@ -44,6 +44,22 @@ def test_a_prompt_beyond_the_context_is_said_and_keeps_its_begin_token(
         assert said.err.count("\n") == (n > most)
 
 
+def test_a_begin_token_stays_in_sight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, prompt = imported(tmp_path / "run", chat=ChatFormat(256)), "ab" * 40
+    loaded = load_run(run)
+    arguments = (loaded.model, pack(loaded.params), [[256, *prompt.encode()]], jax.random.key(0), 70, Sampling(0), 258)
+    want, forgotten = (generate(*arguments, begin_token=begin)[0].tolist() for begin in (256, None))
+    assert want != forgotten
+    assert main(["generate", str(run), "--prompt", prompt, "--max-new-tokens", "70", "--temperature", "0"]) == 0
+    assert capsys.readouterr().out == TOKENIZER.decode([*prompt.encode(), *want]) + "\n"
+
+
+def test_a_conversation_begins_as_its_template_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = imported(tmp_path / "run", chat=ChatFormat(256, (257,), chat_template="{{ messages[0].content }}</s>"))
+    assert main(["generate", str(run), "--chat", "--prompt", "hi", "--temperature", "0", "--max-new-tokens", "9"]) == 0
+    assert capsys.readouterr().out == greedy(run, [*b"hi", 257], 9) + "\n"
+
+
 def test_a_question_beyond_the_context_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without its head a template says something else. (It takes 8 tokens here.)"""
     run = imported(tmp_path / "run")

@@ -76,8 +76,9 @@ class Writer:
         return self.model.config.context_length
 
     def begin(self, ids: Sequence[int], seed: int, most: int) -> Generation:
-        key, vocab_size = jax.random.key(seed), self.run.tokenizer.vocab_size
-        return begin(self.model, self.params, [ids], key, most, self.options.sampling, vocab_size, self.ends)
+        key, run, sampling = jax.random.key(seed), self.run, self.options.sampling
+        size = run.tokenizer.vocab_size
+        return begin(self.model, self.params, [ids], key, most, sampling, size, self.ends, run.begin_token)
 
     def tokens(self, ids: Sequence[int], seed: int, most: int) -> Iterator[int]:
         """At most so many ids that follow, up to one that ends an answer."""
@@ -153,7 +154,10 @@ def generate_command(path: str, step: str | None, prompt: str, chat: bool, optio
         _, ids = _fitting(writer, [{"role": "user", "content": prompt}], 0, path, "--prompt")
         pieces = writer.answer(ids, options.seed)
     else:
-        ids, shown = _end_of(prompt_ids(writer.run, prompt), writer.run), writer.run.tokenizer.encode(prompt)
+        ids, shown = prompt_ids(writer.run, prompt), writer.run.tokenizer.encode(prompt)
+        if len(ids) > writer.context:
+            read = writer.context - (len(ids) - len(shown))
+            _note(left_out("--prompt", len(shown), read, writer.context))
         _say(writer.run.tokenizer.decode(shown))
         pieces = writer.text(ids, options.seed, shown)
     for piece in pieces:
@@ -166,16 +170,6 @@ def _check_length(what: str, text: str) -> None:
         raise InputError(
             f"{what} has {len(text):,} characters, but it must have at most {MOST_CHARACTERS:,}; shorten it."
         )
-
-
-def _end_of(ids: list[int], run: TrainedRun) -> list[int]:
-    """A prompt's ids, or where they are more than the context holds, its last ones behind the begin token."""
-    begin = [] if run.begin_token is None else [run.begin_token]
-    context = run.model.config.context_length
-    if len(ids) <= context:
-        return ids
-    _note(left_out("--prompt", len(ids) - len(begin), context - len(begin), context))
-    return [*begin, *ids[len(ids) - context + len(begin) :]]
 
 
 def left_out(what: str, n_tokens: int, read: int, context: int) -> str:
