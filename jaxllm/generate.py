@@ -6,7 +6,8 @@ dispatches each step; nanoGPT's keeps no cache.
 
 A row's tokens do not depend on the rows beside it: prompts of unequal lengths are aligned at their ends, and each row
 draws with a key of its own. Where a row has filled the model's context, its older half is dropped and the other half
-read anew, so the model always sees between the last half and the last whole context.
+read anew, so the model always sees between the last half and the last whole context. Where texts begin with a certain
+token, it stays the first that the model sees.
 """
 
 from collections.abc import Iterator, Sequence
@@ -90,6 +91,7 @@ class _Plan(NamedTuple):
     """The shapes of a generation, and what else is a constant of its program."""
 
     width: int  # columns of the text
+    begin_token: int | None  # what the model sees first, also where it sees only the end of a text
     slides: bool  # whether a row may outgrow the context
     vocab_size: int | None
     greedy: bool
@@ -127,16 +129,17 @@ class Generation(NamedTuple):
 
 def generate(
     model: GPT, params: Any, prompts: Any, key: Array, max_new_tokens: int, sampling: Sampling = PLAIN,
-    vocab_size: int | None = None, stop_tokens: Sequence[int] = (),
+    vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Continue prompts, an array [B, P] or a list of lists of ids, by at most `max_new_tokens`: -> [B, tokens] int32.
 
     Ends early where every row has drawn a stop token, which is repeated to the end of its row. Ids from `vocab_size`
     on, with which a model's vocabulary may be padded, are never drawn. The same key gives the same tokens, for a row
-    the same whatever other rows there are. Raises ValueError for an empty prompt and for no token at all to be drawn,
-    and NonFiniteError as `Generation.tokens` does.
+    the same whatever other rows there are. Of a prompt longer than the context the end is read. A `begin_token`, with
+    which the prompts begin, stays the first token that the model sees, in place of the oldest one in sight. Raises
+    ValueError for an empty prompt and for no token at all to be drawn, and NonFiniteError as `Generation.tokens` does.
     """
-    begun = begin(model, params, prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens)
+    begun = begin(model, params, prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens, begin_token)
     return begun.advance(max_new_tokens - 1).tokens()
 
 
@@ -154,11 +157,11 @@ def stream(generation: Generation, max_new_tokens: int, at_a_time: int = 1) -> I
 
 def begin(
     model: GPT, params: Any, prompts: Any, key: Array, max_new_tokens: int, sampling: Sampling = PLAIN,
-    vocab_size: int | None = None, stop_tokens: Sequence[int] = (),
+    vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
 ) -> Generation:  # fmt: skip
     """Reads the prompts and draws the first token of each row; see `generate`."""
     context = model.config.context_length
-    rows = [np.asarray(row, np.int32)[-context:] for row in prompts]
+    rows = [_end_of(np.asarray(row, np.int32), context, begin_token) for row in prompts]
     longest = max(len(row) for row in rows)
     if min(len(row) for row in rows) < 1:
         raise ValueError("a prompt holds no token; give each at least one.")
@@ -172,11 +175,20 @@ def begin(
     slides = longest + max_new_tokens - 1 > context
     greedy = sampling.temperature == 0
     width = _rounded(prompt + max_new_tokens)
-    plan = _Plan(width, slides, vocab_size, greedy, sampling.top_k, interceptors())
+    plan = _Plan(width, begin_token, slides, vocab_size, greedy, sampling.top_k, interceptors())
     sampling = sampling._replace(top_k=None, temperature=1.0 if greedy else sampling.temperature)
     stop = jnp.asarray(stop_tokens, jnp.int32)
     state = _begin(model, plan, params, sampling, stop, key, jnp.asarray(text), start)
     return Generation(model, params, plan, sampling, stop, key, state)
+
+
+def _end_of(row: np.ndarray, context: int, begin_token: int | None) -> np.ndarray:
+    """What the context holds of a prompt [N]: its end, behind the begin token."""
+    if len(row) <= context:
+        return row
+    kept = row[-context:].copy()
+    kept[0] = kept[0] if begin_token is None else begin_token
+    return kept
 
 
 def _rounded(length: int) -> int:
@@ -246,7 +258,7 @@ def _advance(
 
     def one_token(state: State) -> State:
         if plan.slides:
-            state = _within_context(model, params, state)
+            state = _within_context(model, plan, params, state)
         token = jax.lax.dynamic_slice_in_dim(state.text, state.length - 1, 1, 1)
         logits, cache = _read(model, params, token, state.cache)
         return _draw_next(plan, sampling, stop, key, state._replace(cache=cache), logits)
@@ -254,7 +266,7 @@ def _advance(
     return jax.lax.while_loop(unfinished, one_token, state)
 
 
-def _within_context(model: GPT, params: Any, state: State) -> State:
+def _within_context(model: GPT, plan: _Plan, params: Any, state: State) -> State:
     """Where a row has filled the context, the state with that row's older half dropped and all rows read anew."""
     context = model.config.context_length
     column = state.length - 1  # of the token that is to be read next
@@ -264,6 +276,9 @@ def _within_context(model: GPT, params: Any, state: State) -> State:
         start = jnp.where(full, column - context // 2, state.start)
         first = column - context  # at least 0, for a row is full
         window = jax.lax.dynamic_slice_in_dim(state.text, first, context, 1)
+        if plan.begin_token is not None:
+            oldest = jnp.arange(context)[None] == (start - first)[:, None]
+            window = jnp.where(oldest, plan.begin_token, window)
         capacity = state.cache.layers[0].capacity
         _, cache = _read_prompt(model, params, window, start - first, capacity)
         return state._replace(start=start, cache=cache)

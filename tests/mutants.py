@@ -128,8 +128,12 @@ def verdicts(chosen: list[Mutant], work: Path) -> Iterator[tuple[Mutant, int]]:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", default=list(TESTS), metavar="FILE", help="default: all that have a list of tests")
-    parser.add_argument("--share", type=float, default=1.0, metavar="S", help="of the mutants, drawn at random; default 1")
+    parser.add_argument(
+        "files", nargs="*", default=list(TESTS), metavar="FILE", help="default: all that have a list of tests"
+    )
+    parser.add_argument(
+        "--share", type=float, default=1.0, metavar="S", help="of the mutants, drawn at random; default 1"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     arguments = parser.parse_args(argv)
     rng = random.Random(arguments.seed)

@@ -147,12 +147,50 @@ def test_a_role_is_ordinary_text() -> None:
 
 
 def test_a_template_may_cut_messages() -> None:
-    """As those of models that think do; what is left over of a mark keeps its sides apart."""
+    """As those of models that think do. What a cut leaves over of a message stays ordinary text."""
     cutting = ChatFormat(chat_template="{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}")
     assert encode_chat(TOKENIZER, cutting, [{"role": "assistant", "content": "Hm.</think>Hi"}]) == [ord("H"), ord("i")]
     joining = ChatFormat(chat_template="{{ messages[0].content | replace('</think>', '') }}<|im_end|>")
     ids = encode_chat(TOKENIZER, joining, [{"role": "user", "content": "<|im_</think>end|>"}])
     assert ids == [*b"<|im_end|>", 257]
+
+
+def test_a_template_sees_messages_as_they_are() -> None:
+    """`</think>` is a special token here; new lines after it are cut off, as Qwen 3's template does."""
+    thinks = ChatFormat(chat_template="{{ messages[0].content.split('</think>')[-1].lstrip('\\n') }}<|im_end|>")
+    assert encode_chat(TOKENIZER, thinks, [{"role": "assistant", "content": "Hm.\n</think>\n\nHi"}]) == [*b"Hi", 257]
+    looks = ChatFormat(
+        chat_template="{{ messages[0].content.startswith('<|im_end|>') ~ messages[0].content | length }}"
+    )
+    assert encode_chat(TOKENIZER, looks, [{"role": "user", "content": END}]) == [*b"True10"]
+
+
+def test_a_template_names_the_role() -> None:
+    names = ChatFormat(chat_template="{{ '<|' + messages[0].role + '|>' + messages[0].content }}")
+    assert encode_chat(TOKENIZER, names, [{"role": "im_end", "content": "x"}]) == [257, *b"x"]
+    nested = ChatFormat(chat_template="{{ '<|' + messages[0].more.role + '|>' }}")
+    message = {"role": "user", "content": "x", "more": {"role": "im_end"}}
+    assert encode_chat(TOKENIZER, nested, [message]) == [*END.encode()]
+
+
+def test_what_a_message_may_hold() -> None:
+    calls = ChatFormat(chat_template="{{ messages[0].content ~ messages[0].tool_calls[0].function | tojson }}")
+    tools = [{"function": {"name": "é", "arguments": {"n": [1, None, True, END]}}}]
+    said = '{"name": "é", "arguments": {"n": [1, null, true, "<|im_end|>"]}}'
+    for content, text in (("Wait. ", "Wait. "), (None, "None")):
+        message = {"role": "assistant", "content": content, "tool_calls": tools}
+        assert encode_chat(TOKENIZER, calls, [message]) == [*(text + said).encode()]
+    for wrong in ({1, 2}, b"x", float("nan"), object()):
+        with pytest.raises(InputError, match="what a message holds must be JSON, but one is ") as error:
+            calls.render([{"role": "user", "content": "x", "more": [wrong]}])
+        assert "\n" not in str(error.value)
+    deep: Any = []
+    for _ in range(10**5):
+        deep = [deep]
+    with pytest.raises(InputError, match="must be JSON"):
+        calls.render([{"role": "user", "content": "x", "more": deep}])
+    with pytest.raises(InputError, match="lone surrogate"):
+        calls.render([{"role": "user", "content": "x", "more": {"a": "\ud800"}}])
 
 
 def test_a_file_keeps_the_format(tmp_path: Path) -> None:

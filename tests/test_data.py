@@ -182,3 +182,15 @@ def test_a_damaged_cache_is_noticed(corpus: Path) -> None:
     (sources.cache_folder() / "small.txt").write_bytes(b"a small texT")
     with pytest.raises(InputError, match="is not small .* delete it"):
         read_source("small")
+
+
+@pytest.mark.parametrize(("n", "length", "size"), [(1, 3, 2), (6, 3, 2), (7, 3, 2), (13, 4, 1)])
+def test_evaluation_windows_that_begin_with_a_token(n: int, length: int, size: int) -> None:
+    """Each window of targets is read behind that token, and the first id is a target like the others."""
+    ids, predicted = np.arange(10, 10 + n), []
+    for inputs, targets, weights in evaluation_batches(ids, length, size, begin=7):
+        assert inputs.shape == targets.shape == weights.shape == (size, length)
+        np.testing.assert_array_equal(inputs[:, 0], 7)
+        np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
+        predicted += targets[weights == 1].tolist()
+    assert predicted == ids.tolist()

@@ -42,13 +42,18 @@ def test_draws_follow_the_probabilities(options: dict[str, float], expected: obj
     np.testing.assert_allclose(frequencies(LOGITS, **options), expected, atol=0.015)
 
 
-def plain_loop(config: GPTConfig, params: Any, row: list[int], n: int, penalty: float) -> list[int]:
+def plain_loop(
+    config: GPTConfig, params: Any, row: list[int], n: int, penalty: float, begin: int | None = None
+) -> list[int]:
     """Most likely token after token by the reference, which reads everything anew; a full context loses its half."""
     text, start = list(row[-config.context_length :]), 0
+    if begin is not None:
+        text[0] = begin
     for i in range(n):
         if i and len(text) - 1 - start >= config.context_length:
             start = len(text) - 1 - config.context_length // 2
-        logits = reference.gpt.forward(config, params, np.array([text[start:]]))[0, -1]
+        read = text[start:] if begin is None else [begin, *text[start + 1 :]]
+        logits = reference.gpt.forward(config, params, np.array([read]))[0, -1]
         seen = np.isin(np.arange(config.vocab_size), text)
         text.append(int(reference.sampling.repetition_penalty(logits, seen, penalty).argmax()))
     return text[-n:]
@@ -166,6 +171,20 @@ def test_other_lengths_and_other_numbers_do_not_compile_anew() -> None:
     for row, n, temperature, p in (([4], 9, 0.7, 0.8), ([5] * 16, 16, 1.3, 0.5), ([1, 2], 2, 0.1, 0.9)):
         generate(model, params, [row], jax.random.key(n), n, Sampling(temperature, 3, p))
     assert _advance._cache_size() == before
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+def test_a_begin_token_stays_the_first_that_the_model_sees(variant: str) -> None:
+    """Of a prompt longer than the context, and each time a row has filled it, whatever row is beside it."""
+    config = replace(TINY, **VARIANTS[variant], tie_embeddings=False)
+    model, params = GPT(config), random_parameters(GPT(config), seed=4)
+    prompts = [[6, *row] for row in PROMPTS]
+    want = [plain_loop(config, params, row, 25, penalty=1.5, begin=6) for row in prompts]
+    assert want != [plain_loop(config, params, row, 25, penalty=1.5) for row in prompts]
+    sampling = Sampling(temperature=0, repetition_penalty=1.5)
+    assert generate(model, params, prompts, KEY, 25, sampling, begin_token=6).tolist() == want
+    assert generate(model, params, prompts[2:], KEY, 25, sampling, begin_token=6).tolist() == want[2:]
 
 
 def test_a_prompt_without_a_token_is_refused() -> None:

@@ -7,21 +7,29 @@ parameter is random: a scale of 1 or a bias of 0 would hide a fault.
 
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from chat_templates import SPECIAL, TEMPLATES, histories
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_writing import TOKENIZER, imported
 
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.compare import arithmetic, random_parameters
+from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.settings import resolved
+from jaxllm.pretrained.tokenizer_files import save_tokenizer_files
+from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
 from train.compare import in_dtype
 from train.trained import load_run
@@ -36,6 +44,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.usefixtures("quick_compilation"),
 ]
+CHATS = BPETokenizer([bytes([i]) for i in range(256)], SPECIAL)
 TOKENS = np.random.default_rng(0).integers(61, size=(2, 24)).astype(np.int32)
 SIZES = {
     "vocab_size": 61, "max_position_embeddings": 40, "hidden_size": 32, "intermediate_size": 48,
@@ -210,3 +219,45 @@ def test_an_exported_run_is_theirs(tmp_path: Path) -> None:
         assert ids == [256, *b"user:Why?", 257, 256]
         assert model.generation_config.eos_token_id == [257]
         assert_near(their_logits(model, TOKENS), our_logits(config, load_run(run).params, TOKENS), 1e-5)
+
+
+def test_the_loss_of_a_text_is_theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each window begins with the token that their tokenizer puts before a text."""
+    config, text = replace(ROTARY, vocab_size=260), "0123456789" * 13
+    run = imported(tmp_path / "run", config)
+    (tmp_path / "text.txt").write_text(text)
+    assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--data", str(tmp_path / "text.txt")]) == 0
+    loss = next(line.split()[2] for line in capsys.readouterr().out.splitlines() if line.startswith("validation loss"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    begin, *ids = tokenizer(text).input_ids
+    assert begin == 256
+    total = 0.0
+    for start in range(0, len(ids), config.context_length):
+        labels = [-100, *ids[start : start + config.context_length]]
+        tokens = torch.tensor([[begin, *labels[1:]]])
+        with torch.no_grad():
+            total += float(model(tokens, labels=torch.tensor([labels])).loss) * (len(labels) - 1)
+    assert float(loss) == pytest.approx(total / len(ids), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+@settings(max_examples=25)
+@given(histories(), st.booleans())
+def test_conversations_are_theirs(kind: str, messages: Any, prompt: bool) -> None:
+    """With reasoning and results of tools, in templates of several kinds."""
+    chat = ChatFormat(None, (), "<s>", "</s>", TEMPLATES[kind])
+    theirs = their_tokenizer(kind)
+    text = theirs.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
+    assert chat.render(messages, prompt) == text
+    ids = theirs.apply_chat_template(messages, add_generation_prompt=prompt, return_dict=False)
+    assert encode_chat(CHATS, chat, messages, prompt) == ids
+
+
+@cache
+def their_tokenizer(kind: str) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        save_tokenizer_files(folder, CHATS, ChatFormat(None, (), "<s>", "</s>", TEMPLATES[kind]))
+        return transformers.AutoTokenizer.from_pretrained(folder)

@@ -286,3 +286,13 @@ def test_samples_of_any_text_are_kept(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     drop_samples(path, 3)
     assert path.read_bytes() == b""
+
+
+def test_an_evaluation_prompt_beyond_the_context_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(write_config(tmp_path))
+    options = ["--set", "train.steps=1", "--set", "eval.sample_tokens=1", "--set", "optimizer.warmup_steps=0"]
+    for prompt, said in (("the cat ", False), ("the cat s", True)):
+        run = str(tmp_path / f"run{said}")
+        assert main(["train", config, "--out", run, *options, "--set", f"eval.prompt={prompt}"]) == 0
+        note = "note: eval.prompt has 9 tokens, of which the model reads the last 8; its context of 8 holds no more"
+        assert (note in capsys.readouterr().err) == said

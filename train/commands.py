@@ -18,6 +18,7 @@ from jaxllm.files import read_file
 from jaxllm.gpt import count_parameters
 from jaxllm.packed import pack
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
+from jaxllm.tokenizers.vocabulary import visible
 from train.checkpoint import Checkpoints
 from train.config import DataConfig, RunConfig, differences, load_config, with_absolute_paths
 from train.evaluate import evaluator, score
@@ -31,6 +32,7 @@ from train.report import SAMPLE, changed, draw_losses, read_metrics
 from train.selfcheck import check_jax
 from train.startup import compute_deterministically
 from train.trained import FREE, abstract_state, check_unchanged, load_run
+from train.writing import left_out
 
 
 def train_command(
@@ -146,6 +148,9 @@ def _introduce(run: Prepared, done: int) -> None:
     print(memory_line(need, free))
     if too_much := warning(need, free, c, model):
         print(f"warning: {too_much}", file=sys.stderr)
+    prompt, context = len(run.tokenizer.encode(c.eval.prompt)), model.context_length
+    if prompt > context:
+        print(f"note: {left_out('eval.prompt', prompt, context, context)}", file=sys.stderr)
     if done:
         print(f"resuming after step {done:,} of {c.train.steps:,}")
 
@@ -181,27 +186,32 @@ def evaluate_command(
     run = load_run(path, step)
     if data is None and run.chat is not None:
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
-    ids = _evaluation_ids(run.config, run.tokenizer, data, field or run.config.data.field)
+    begin = run.begin_token
+    field = field or run.config.data.field
+    ids = _evaluation_ids(run.config, run.tokenizer, data, field, 2 if begin is None else 1)
     params = run.params if weights is None else pack(run.params, weights)
-    loss = evaluator(run.model, run.config)(params, ids)
+    loss = evaluator(run.model, run.config, begin=begin)(params, ids)
     check_computed(loss, path, run.params)
-    scores = score(loss, ids, run.tokenizer)
+    scores = score(loss, ids, run.tokenizer, begin)
     bits = "not defined for a word tokenizer" if scores.bits_per_byte is None else f"{scores.bits_per_byte:.4f}"
     print(f"step             {run.step:,}")
     print(f"tokens           {scores.n_targets:,}")
+    if run.chat is not None:
+        first = "the text itself" if begin is None else visible(run.tokenizer.decode_bytes([begin]))
+        print(f"each window      begins with {first}")
     print(f"validation loss  {scores.loss:.4f} nats per token")
     print(f"perplexity       {scores.perplexity:.4f}")
     print(f"bits per byte    {bits}")
 
 
-def _evaluation_ids(config: RunConfig, tokenizer: Tokenizer, data: str | None, field: str) -> Row:
+def _evaluation_ids(config: RunConfig, tokenizer: Tokenizer, data: str | None, field: str, fewest: int) -> Row:
     """The run's validation split; or all ids of a text; or the validation split of prepared data."""
     if data is None:
         return prepare(config, tokenizer).validation_ids
     if is_prepared(data):
         return prepare(replace(config, data=DataConfig(data)), tokenizer).validation_ids
     ids = np.asarray(tokenizer.encode(read_source(data, field)), np.int32)
-    if len(ids) < 2:
+    if len(ids) < fewest:
         raise InputError(
             f"{data} holds {len(ids)} tokens, but the loss of one needs a token before it; give more text."
         )

@@ -14,7 +14,7 @@ import optax
 
 from jaxllm import GPT, GPTConfig, __version__, reference
 from jaxllm.compare import TOLERANCES, arithmetic, compare_model, random_parameters, to_numpy
-from jaxllm.data import input_target_pairs
+from jaxllm.data.batches import evaluation_batches, n_targets
 from jaxllm.deviation import Report, Row, bound_text, compare_trees, fold, table
 from jaxllm.errors import InputError
 from jaxllm.files import replace_file
@@ -64,15 +64,19 @@ def model_without_text(config: RunConfig) -> GPTConfig:
 
 
 def from_run(path: str, step: str | None, batch_size: int, length: int | None) -> Subject:
-    """The newest checkpoint of a run folder, or that of a step, on the first windows of its validation split."""
+    """The newest checkpoint of a run folder, or that of a step, on the first windows of its validation split.
+
+    The windows of an imported model begin with its begin token.
+    """
     run = load_run(path, step, with_optimizer=True)
     ids = prepare(run.config, run.tokenizer).validation_ids
-    length = min(_length(length, run.model.config), len(ids) - 1)
-    inputs, targets = input_target_pairs(ids[: batch_size * length + 1], length, length)
-    if batch_size > len(inputs):
+    n = n_targets(ids, run.begin_token)
+    length = min(_length(length, run.model.config), n)
+    if batch_size > n // length:
         raise InputError(
-            f"--batch-size is {batch_size}, but the validation split has {len(inputs)} windows of {length} tokens."
+            f"--batch-size is {batch_size}, but the validation split has {n // length} windows of {length} tokens."
         )
+    inputs, targets, _ = next(evaluation_batches(ids, length, batch_size, run.begin_token))
     return Subject(
         f"{path}, step {run.step:,}", run.model.config, run.config, run.params, run.opt_state, run.step, inputs, targets
     )

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from jaxllm.data import evaluation_batches
+from jaxllm.data.batches import evaluation_batches, n_targets
 from jaxllm.data.rows import Row
 from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import GPT
@@ -26,11 +26,12 @@ class Abandoned(Exception):
 
 
 def evaluator(
-    model: GPT, config: RunConfig, abandon: Callable[[], bool] = lambda: False
+    model: GPT, config: RunConfig, abandon: Callable[[], bool] = lambda: False, begin: int | None = None
 ) -> Callable[[Any, Row], float]:
     """A function params, ids -> mean cross-entropy in nats per token over all ids but the first.
 
-    It raises Abandoned as soon as `abandon` says so, which it asks before each batch.
+    With `begin`, the id that each window begins with, it is over all ids. The function raises Abandoned as soon as
+    `abandon` says so, which it asks before each batch.
     """
     eval_step = make_eval_step(model)
     batch_size = config.train.batch_size // config.train.grad_accumulation  # what fits in training fits here
@@ -38,14 +39,15 @@ def evaluator(
     def evaluate(params: Any, ids: Row) -> float:
         sums: list[float] = []
         under_way: deque[Array] = deque()  # each is fetched when others are under way, so that the device never waits
-        length = min(model.config.context_length, len(ids) - 1)  # a short text is no reason for thousands of blanks
-        for batch in evaluation_batches(ids, length, batch_size):
+        n = n_targets(ids, begin)
+        length = min(model.config.context_length, n)  # a short text is no reason for thousands of blanks
+        for batch in evaluation_batches(ids, length, batch_size, begin):
             if abandon():
                 raise Abandoned
             under_way.append(eval_step(params, *batch))
             if len(under_way) > AHEAD:
                 sums.append(float(under_way.popleft()))
-        return math.fsum([*sums, *map(float, under_way)]) / (len(ids) - 1)
+        return math.fsum([*sums, *map(float, under_way)]) / n
 
     return evaluate
 
@@ -68,12 +70,23 @@ class Scores:
         return self.loss * self.n_targets / math.log(2) / self.n_bytes if self.n_bytes else None
 
 
-def score(loss: float, ids: Row, tokenizer: Tokenizer) -> Scores:
-    """The loss over ids[1:] with its text's length in bytes. A word tokenizer does not keep the text."""
+def score(loss: float, ids: Row, tokenizer: Tokenizer, begin: int | None = None) -> Scores:
+    """The loss over the targets, ids[1:] or with a `begin` all ids, with their text's length in bytes.
+
+    A word tokenizer does not keep the text.
+    """
+    n = n_targets(ids, begin)
     if isinstance(tokenizer, WordTokenizer):
-        return Scores(loss, len(ids) - 1, None)
-    chunks = (ids[start : min(start + CHUNK, len(ids))].tolist() for start in range(1, len(ids), CHUNK))
-    return Scores(loss, len(ids) - 1, sum(len(tokenizer.decode_bytes(chunk)) for chunk in chunks))
+        return Scores(loss, n, None)
+    chunks = (ids[i : min(i + CHUNK, len(ids))].tolist() for i in range(len(ids) - n, len(ids), CHUNK))
+    n_bytes = sum(len(tokenizer.decode_bytes(chunk)) for chunk in chunks)
+    return Scores(loss, n, n_bytes if begin is None else n_bytes - _space_before(ids[:1].tolist(), tokenizer))
+
+
+def _space_before(first: list[int], tokenizer: Tokenizer) -> int:
+    """Bytes of the space that SentencePiece puts before a text, whose first token this is."""
+    raw = tokenizer.decode_bytes(first)
+    return len(raw) - len(tokenizer.decode(first).encode()) if raw.startswith(b" ") else 0
 
 
 def sample_text(model: GPT, params: Any, tokenizer: Tokenizer, config: EvalConfig, first: int, seed: int) -> str:

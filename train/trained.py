@@ -36,6 +36,11 @@ class TrainedRun:
     step: int
     chat: ChatFormat | None = None  # how conversations go, where the model was imported
 
+    @property
+    def begin_token(self) -> int | None:
+        """The id that an imported model has learned to see before any text; None where there is none."""
+        return self.chat.begin_token if self.chat else None
+
 
 def load_run(path: str | Path, step: str | None = None, with_optimizer: bool = False) -> TrainedRun:
     """The parameters of a run folder: the newest, those of a step ("100"), or the "best" by validation loss.

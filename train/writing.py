@@ -25,6 +25,7 @@ from train.finite import non_finite
 from train.trained import TrainedRun, load_run
 
 MOST_CHARACTERS = 1_000_000  # of a prompt, of which a model sees the end
+LEAST_ROOM = 4  # what part of the context is left for an answer that may be so long
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,19 @@ class Writer:
         self.model = GPT(run.model.config, run.model.dtype, trace_once=True)  # 30 layers start in half the time
         self.ends = run.chat.end_tokens if run.chat else ()
 
-    def begin(self, ids: Sequence[int], seed: int) -> Generation:
-        o = self.options
-        key = jax.random.key(seed)
-        run = self.run
-        return begin(
-            self.model, self.params, [ids], key, o.max_new_tokens, o.sampling, run.tokenizer.vocab_size, self.ends
-        )
+    @property
+    def context(self) -> int:
+        return self.model.config.context_length
 
-    def tokens(self, ids: Sequence[int], seed: int) -> Iterator[int]:
-        """The ids that follow, up to one that ends an answer. Raises NonFiniteError."""
+    def begin(self, ids: Sequence[int], seed: int, most: int) -> Generation:
+        key, run, sampling = jax.random.key(seed), self.run, self.options.sampling
+        size = run.tokenizer.vocab_size
+        return begin(self.model, self.params, [ids], key, most, sampling, size, self.ends, run.begin_token)
+
+    def tokens(self, ids: Sequence[int], seed: int, most: int) -> Iterator[int]:
+        """At most so many ids that follow, up to one that ends an answer. Raises NonFiniteError."""
         try:
-            for row in stream(self.begin(ids, seed), self.options.max_new_tokens):
+            for row in stream(self.begin(ids, seed, most), most):
                 for token in row[0].tolist():
                     if token in self.ends:
                         return
@@ -97,8 +99,30 @@ class Writer:
         It goes on from the ids `shown`: SentencePiece leaves the first space of a text out, and only of a text.
         """
         tokenizer = self.run.tokenizer
-        whole = tokenizer.decode_stream(chain(shown, self.tokens(ids, seed)))
+        whole = tokenizer.decode_stream(chain(shown, self.tokens(ids, seed, self.options.max_new_tokens)))
         return until(behind(whole, len(tokenizer.decode(shown))), self.options.stop)
+
+    def room(self, ids: Sequence[int]) -> int:
+        """How many tokens may follow until the first one is no longer in sight; less than 1 where they do not fit."""
+        return self.context - len(ids) + 1
+
+    def answer(self, ids: Sequence[int], seed: int) -> Iterator[str]:
+        """As `text`, after a conversation that fits; it ends where the context is full, and a note says so.
+
+        To go on, it would have to leave out the template's head and the system message.
+        """
+        room, n = self.room(ids), 0
+
+        def counted() -> Iterator[int]:
+            nonlocal n
+            for token in self.tokens(ids, seed, min(room, self.options.max_new_tokens)):
+                n += 1
+                yield token
+
+        yield from until(self.run.tokenizer.decode_stream(counted()), self.options.stop)
+        if n == room < self.options.max_new_tokens:
+            print(file=sys.stderr)
+            _note(f"the answer ends here, where the model's context of {self.context:,} tokens is full")
 
 
 def behind(pieces: Iterable[str], n: int) -> Iterator[str]:
@@ -128,21 +152,40 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 def generate_command(path: str, step: str | None, prompt: str, chat: bool, options: Options) -> None:
     """`jaxllm generate`: prints the prompt and its continuation, or with --chat the answer alone."""
-    if len(prompt) > MOST_CHARACTERS:
-        raise InputError(
-            f"--prompt has {len(prompt):,} characters, but it must have at most {MOST_CHARACTERS:,}; the model sees "
-            "only the last model.context_length tokens, so give the end of the text."
-        )
+    _check_length("--prompt", prompt)
     writer = Writer(path, step, options)
-    shown: list[int] = []
     if chat:
-        ids = _chat_ids(writer.run, [{"role": "user", "content": prompt}], path)
+        _, ids = _fitting(writer, [{"role": "user", "content": prompt}], 0, path, "--prompt")
+        pieces = writer.answer(ids, options.seed)
     else:
         ids, shown = prompt_ids(writer.run, prompt), writer.run.tokenizer.encode(prompt)
+        if len(ids) > writer.context:
+            read = writer.context - (len(ids) - len(shown))
+            _note(left_out("--prompt", len(shown), read, writer.context))
         _say(writer.run.tokenizer.decode(shown))
-    for piece in writer.text(ids, options.seed, shown):
+        pieces = writer.text(ids, options.seed, shown)
+    for piece in pieces:
         _say(piece)
     _say("\n")
+
+
+def _check_length(what: str, text: str) -> None:
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(
+            f"{what} has {len(text):,} characters, but it must have at most {MOST_CHARACTERS:,}; shorten it."
+        )
+
+
+def left_out(what: str, n_tokens: int, read: int, context: int) -> str:
+    """The note on a prompt of which a model reads only the end."""
+    return (
+        f"{what} has {n_tokens:,} tokens, of which the model reads the last {read:,}; its context of {context:,} holds "
+        "no more, so shorten it to choose what is read"
+    )
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _say(text: str) -> None:
@@ -153,8 +196,7 @@ def _say(text: str) -> None:
 def prompt_ids(run: TrainedRun, prompt: str) -> list[int]:
     """Its tokens, after the one with which an imported model's texts begin. Raises InputError where there are none."""
     ids = run.tokenizer.encode(prompt)
-    first = run.chat.begin_token if run.chat else None
-    ids = ids if first is None else [first, *ids]
+    ids = ids if run.begin_token is None else [run.begin_token, *ids]
     if not ids:
         raise InputError(f"--prompt {prompt!r} holds no token; give at least one character or word.")
     return ids
@@ -171,10 +213,10 @@ def chat_command(path: str, system: str | None, options: Options) -> None:
     """`jaxllm chat`: answers line after line, until the end of the input or /exit; /reset forgets what was said."""
     writer = Writer(path, None, options)
     first = [] if system is None else [{"role": "system", "content": system}]
-    _chat_ids(writer.run, [*first, {"role": "user", "content": "?"}], path)  # said before anything is asked
-    context = writer.run.model.config.context_length
+    what = "a question" if system is None else "--system"
+    _fitting(writer, [*first, {"role": "user", "content": "?"}], len(first), path, what)  # said before one is asked
     if sys.stdin.isatty():
-        print(f"{path}: a context of {context:,} tokens. /reset begins anew, /exit or Ctrl-D ends.")
+        print(f"{path}: a context of {writer.context:,} tokens. /reset begins anew, /exit or Ctrl-D ends.")
     messages = list(first)
     for turn, line in enumerate(_lines()):
         if line == "/exit":
@@ -182,25 +224,44 @@ def chat_command(path: str, system: str | None, options: Options) -> None:
         if line == "/reset":
             messages = list(first)
             continue
-        messages.append({"role": "user", "content": line})
-        ids = _fitting(writer, messages, len(first), path)
+        try:
+            _check_length("the question", line)
+            asked = [*messages, {"role": "user", "content": line}]
+            asked, ids = _fitting(writer, asked, len(first), path, "the question")
+        except InputError as error:
+            _note(str(error))
+            continue
         answer = ""
-        for piece in writer.text(ids, (options.seed + turn) % 2**32):
+        for piece in writer.answer(ids, (options.seed + turn) % 2**32):
             _say(piece)
             answer += piece
         _say("\n")
-        messages.append({"role": "assistant", "content": answer})
+        messages = [*asked, {"role": "assistant", "content": answer}]
 
 
-def _fitting(writer: Writer, messages: list[dict[str, str]], first: int, path: str) -> list[int]:
-    """The conversation's ids; where it has filled the context, its oldest question and answer are dropped."""
+def _fitting(
+    writer: Writer, messages: list[dict[str, str]], first: int, path: str, what: str
+) -> tuple[list[dict[str, str]], list[int]]:
+    """The conversation and its ids, without the oldest questions and answers where an answer would have no room.
+
+    The `first` messages stay. Raises InputError where they and the last one do not fit in the context.
+    """
     ids = _chat_ids(writer.run, messages, path)
-    context = writer.run.model.config.context_length
-    while len(ids) + 1 >= context and len(messages) > first + 1:
-        del messages[first : first + 2]
-        print("(the oldest question and answer no longer fit and are forgotten)", file=sys.stderr)
+    wanted = min(writer.options.max_new_tokens, writer.context // LEAST_ROOM)
+    forgotten = 0
+    while writer.room(ids) < wanted and len(messages) > first + 1:
+        messages = [*messages[:first], *messages[first + 2 :]]
         ids = _chat_ids(writer.run, messages, path)
-    return ids
+        forgotten += 1
+    if writer.room(ids) < 1:
+        raise InputError(
+            f"{what} takes {len(ids):,} tokens in the model's chat template, but its context holds "
+            f"{writer.context:,}; shorten it."
+        )
+    if forgotten:
+        pairs = "question and answer" if forgotten == 1 else f"{forgotten} questions and answers"
+        _note(f"the oldest {pairs} no longer fit and are forgotten")
+    return messages, ids
 
 
 def _lines() -> Iterator[str]:
@@ -217,4 +278,4 @@ def _lines() -> Iterator[str]:
                 print()
             return
         if line.strip():
-            yield line.strip()[:MOST_CHARACTERS]
+            yield line.strip()

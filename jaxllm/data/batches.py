@@ -85,15 +85,28 @@ def _windows(ids: Row, places: Ids, context_length: int, seed: tuple[int, ...]) 
     return np.array(rows, np.int32).reshape(-1, context_length + 1)
 
 
-def evaluation_batches(ids: Row, context_length: int, batch_size: int) -> Iterator[tuple[Ids, Ids, Ids]]:
+def evaluation_batches(
+    ids: Row, context_length: int, batch_size: int, begin: int | None = None
+) -> Iterator[tuple[Ids, Ids, Ids]]:
     """All ids once, in order: inputs, targets [B, T] int32 and weights [B, T] float32, 0 where padded.
 
-    Every id but the first is a target exactly once; all batches have one shape, and are read one at a time.
+    Every id but the first is a target exactly once. With `begin`, the id that each window begins with in place of the
+    one before its targets, the first id is a target as well. All batches have one shape, and are read one at a time.
     """
-    size = batch_size * context_length
-    for start in range(0, len(ids) - 1, size):
+    shape, size = (batch_size, context_length), batch_size * context_length
+    n = n_targets(ids, begin)
+    before = len(ids) - n  # 1 where the first id is only read
+    for start in range(0, n, size):
+        read = ids[start : start + size + before]
         part = np.zeros(size + 1, np.int32)
-        read = ids[start : start + size + 1]
-        part[: len(read)] = read
-        weights = (np.arange(size) < len(read) - 1).astype(np.float32)
-        yield tuple(x.reshape(batch_size, context_length) for x in (part[:-1], part[1:], weights))  # type: ignore[misc]
+        part[1 - before : 1 - before + len(read)] = read
+        inputs, targets = part[:-1].reshape(shape), part[1:].reshape(shape)
+        if begin is not None:
+            inputs = np.concatenate([np.full((batch_size, 1), begin, np.int32), inputs[:, 1:]], axis=1)
+        weights = np.arange(size) < n - start
+        yield inputs, targets, weights.reshape(shape).astype(np.float32)
+
+
+def n_targets(ids: Row, begin: int | None) -> int:
+    """How many of the ids an evaluation predicts: all but the first, and with a `begin` the first, too."""
+    return len(ids) - (begin is None)

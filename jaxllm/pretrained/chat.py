@@ -7,20 +7,22 @@ to; here a message is always ordinary text.
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from jaxllm.errors import InputError
 from jaxllm.files import replace_file
+from jaxllm.pretrained.provenance import Followed, users_of
 from jaxllm.pretrained.templates import render_template
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.base import any_of, to_utf8
 from jaxllm.tokenizers.exchange import read_json
 from jaxllm.validate import NonNegative, check_fields, shown
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,14 @@ class ChatFormat:
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The conversation as one text, by the model's own template; then what comes before an answer.
 
-        A message has a `role`, such as "system", "user" or "assistant", and a `content`. Raises InputError where the
+        A message has a `role`, such as "system", "user" or "assistant", and a `content`, both text; a template may look
+        at more, such as `reasoning_content` or `tool_calls`, which may be any JSON value. Raises InputError where the
         model has no template, and as `render_template` does.
         """
+        return str.__str__(self.follow(messages, add_generation_prompt))
+
+    def follow(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> Followed:
+        """As `render`, a text that knows which of its characters the template wrote."""
         if self.chat_template is None:
             raise InputError("this model has no chat template; give it a text to go on with instead.")
         _check(messages)
@@ -79,41 +86,35 @@ def encode_chat(
     messages: Sequence[Message],
     add_generation_prompt: bool = True,
 ) -> list[int]:
-    """The ids of the conversation, in which special tokens are those that the template writes.
+    """The ids of the conversation's text, in which special tokens are those that the template writes.
 
     Whatever is in a message is ordinary text, also the name of a special token, and also in what an assistant said: a
     model that was made to spell `<|im_end|>` must not end its turn by it one turn later. Raises InputError as `render`.
     """
-    _check(messages)
-    # Names in messages are put between two characters that stand nowhere else, so that a template sees the message as
-    # it is, and may cut it; where it cuts a mark in two, either half still keeps the sides apart.
-    start, end = _unused(
-        {c for one in messages for value in one.values() for c in value} | set(chat_format.chat_template or "")
-    )
-    names = any_of(tokenizer.special_tokens)
-    name = re.compile(names)
-    marked = [{key: name.sub(rf"{start}\g<0>{end}", value) for key, value in one.items()} for one in messages]
+    text = chat_format.follow(messages, add_generation_prompt)
+    names = tokenizer.special_tokens
+    blank = next(c for c in map(chr, range(sys.maxunicode)) if c not in "".join(names))
+    own = "".join(blank if users else c for c, users in zip(str.__str__(text), users_of(text), strict=True))
     parts: list[str | int] = []
-    ordinary = ""
-    for piece in re.split(f"({start}{names}{end}|{names})", chat_format.render(marked, add_generation_prompt)):
-        if piece in tokenizer.special_tokens:
-            parts += [ordinary, tokenizer.special_tokens[piece]]
-            ordinary = ""
-        else:
-            ordinary += piece.replace(start, "").replace(end, "")
-    return tokenizer.encode_parts(part for part in (*parts, ordinary) if part != "")
-
-
-def _unused(used: Collection[str]) -> list[str]:
-    """Two characters for private use that stand nowhere."""
-    free = [character for character in map(chr, range(0xF0000, 0x110000)) if character not in used][:2]
-    if len(free) < 2:
-        raise InputError("the messages hold every character that Unicode has for private use; leave some out.")
-    return free
+    end = 0
+    for found in re.finditer(any_of(names), own):
+        parts += [text[end : found.start()], names[found.group()]]
+        end = found.end()
+    return tokenizer.encode_parts(part for part in (*parts, text[end:]) if part != "")
 
 
 def _check(messages: Sequence[Message]) -> None:
     for one in messages:
-        if not {"role", "content"} <= set(one) or not all(isinstance(value, str) for value in one.values()):
+        if not isinstance(one.get("role"), str) or not _has_content(one):
             raise InputError(f"a message must have a role and a content, both text, but one is {shown(one)}.")
-        to_utf8("".join(one.values()))
+        try:
+            text = json.dumps(dict(one), ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise InputError(f"what a message holds must be JSON, but one is {shown(one)}.") from None
+        to_utf8(text)
+
+
+def _has_content(message: Message) -> bool:
+    """A message that calls tools need not say anything."""
+    content = message.get("content")
+    return isinstance(content, str) or (content is None and bool(message.get("tool_calls")))

@@ -2,23 +2,29 @@
 
 transformers and llama.cpp run them as they come, the first in Jinja's sandbox and the second in an interpreter of its
 own; neither bounds what they do. Here they run in the same sandbox as in transformers, with the same functions at hand,
-and with an end: so many steps, so much text. What one expression may use up in memory has no bound, so a template that
-was written to do harm can still fill it; it cannot reach files, the network or the program.
+and with an end: so many steps, so much text. Each character of that text is followed to where it comes from, the
+template or a message (`provenance`). What one expression may use up in memory has no bound, so a template that was
+written to do harm can still fill it; it cannot reach files, the network or the program.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, nodes, pass_environment
 from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from jaxllm.errors import InputError, printable
+from jaxllm.pretrained.provenance import Followed, by_template, followed, following, formatted, text_of
 
+ROLE = re.compile(r"[\w-]+")
 MOST_TEMPLATE = 2**18  # characters; the longest in use have 30,000
 MOST_STEPS = 10**6  # rounds of all loops, and calls of macros
 MOST_TEXT = 2**24  # characters of a conversation
@@ -29,17 +35,19 @@ class Refused(TemplateError):
     """What a template itself says of the messages, by `raise_exception`."""
 
 
-def render_template(template: str, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]) -> str:
+def render_template(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> Followed:
     """The text that the template makes of the messages, as transformers' `apply_chat_template` does.
 
-    Raises InputError for a template that is too long, damaged, fails, refuses the messages or comes to no end.
+    It knows which of its characters the template wrote; texts among the variables count as the template's. Raises
+    InputError for a template that is too long, damaged, fails, refuses the messages or comes to no end.
     """
     if len(template) > MOST_TEMPLATE:
         raise InputError(f"the chat template has {len(template):,} characters, more than {MOST_TEMPLATE:,}.")
     try:
         compiled = _Environment(MOST_STEPS).from_string(template)
-        written = compiled.generate(messages=[dict(one) for one in messages], tools=None, documents=None, **variables)
-        return "".join(_bounded(written))
+        named = {name: by_template(x) if isinstance(x, str) else x for name, x in variables.items()}
+        written = compiled.generate(messages=[*map(_of_caller, messages)], tools=None, documents=None, **named)
+        return _joined(_bounded(written))
     except Refused as error:
         raise InputError(f"the chat template refuses the messages: {printable(str(error)).rstrip('.!')}.") from None
     except Exception as error:  # it is a program, which can raise anything
@@ -49,13 +57,32 @@ def render_template(template: str, messages: Sequence[Mapping[str, str]], variab
         ) from None
 
 
-def _bounded(parts: Any) -> Any:
+def _of_caller(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose texts are a user's. A role that is one word is the template's, which may write `<|role|>`."""
+    role = message.get("role")
+    ours = {"role": by_template(role)} if isinstance(role, str) and ROLE.fullmatch(role) else {}
+    return _of_user(message) | ours
+
+
+def _of_user(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _of_user(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_of_user(one) for one in value]
+    return Followed(value) if isinstance(value, str) else value
+
+
+def _bounded(parts: Iterable[str]) -> Iterator[str]:
     left = MOST_TEXT
     for part in parts:
         left -= len(part)
         if left < 0:
             raise TemplateError(f"it writes more than {MOST_TEXT:,} characters")
         yield part
+
+
+def _joined(parts: Iterable[str]) -> Followed:
+    return Followed("").join(parts)
 
 
 class _Generation(Extension):
@@ -68,21 +95,43 @@ class _Generation(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
 
+class _OwnText(NodeTransformer):
+    """Marks what the template itself says, and joins texts by the environment."""
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Expr:
+        return _call("own", node) if isinstance(node.value, str) else node
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Expr:
+        return _call("own", nodes.Const(node.data, lineno=node.lineno))
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
+        self.generic_visit(node)
+        return _call("concatenated", *node.nodes)
+
+
+def _call(name: str, *arguments: nodes.Expr) -> nodes.Call:
+    """The expression that calls a method of the environment."""
+    line = arguments[0].lineno if arguments else None
+    return nodes.Call(nodes.EnvironmentAttribute(name), list(arguments), [], None, None, lineno=line)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**"})  # which could take for ever, or all memory, at once
+    concat = staticmethod(_joined)  # what blocks and macros write
+    own = staticmethod(by_template)
 
     def __init__(self, steps: int) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], finalize=text_of)
         self.steps = steps
-        self.filters["tojson"] = _to_json
+        self.filters |= {"tojson": _to_json, "join": _join}
+        self.filters = {name: _followed_filter(one) for name, one in self.filters.items()}
         self.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         """The template, with a call of `step` at the beginning of all that can run more than once."""
-        template = super()._parse(source, name, filename)
+        template = _OwnText().visit(super()._parse(source, name, filename))
         for node in template.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
-            step = nodes.Call(nodes.EnvironmentAttribute("step"), [], [], None, None)
-            node.body.insert(0, nodes.ExprStmt(step).set_lineno(node.lineno))  # type: ignore[attr-defined]
+            node.body.insert(0, nodes.ExprStmt(_call("step")).set_lineno(node.lineno))
         return template
 
     def step(self) -> None:
@@ -90,11 +139,40 @@ class _Environment(ImmutableSandboxedEnvironment):
         if self.steps < 0:
             raise TemplateError(f"it takes more than {MOST_STEPS:,} steps")
 
+    @staticmethod
+    def concatenated(*values: Any) -> Followed:
+        """`a ~ b`."""
+        return _joined(map(text_of, values))
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         size, times = (len(one) if isinstance(one, str | list | tuple) else abs(one) for one in (left, right))
         if operator == "**" or size * times > MOST_PRODUCT:
             raise TemplateError(f"it computes {printable(f'{left!r} {operator} {right!r}')}, which no chat needs")
         return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """`format` in the sandbox, its result followed from all that it is given."""
+        safe = super().wrap_str_format(value)
+        if safe is None:
+            return None
+        form, takes_mapping = followed(value.__self__), value.__name__ == "format_map"
+
+        def wrapper(*args: Any, **named: Any) -> str:
+            text = safe(*args, **named)
+            return formatted(text, form, () if takes_mapping else args, args[0] if takes_mapping else named)
+
+        return wrapper
+
+
+def _followed_filter(function: Callable[..., Any]) -> Callable[..., Any]:
+    return following(function, skipped=hasattr(function, "jinja_pass_arg"))
+
+
+@pass_environment
+def _join(environment: Any, value: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> Followed:
+    """Jinja's own, which makes plain texts of all."""
+    items = value if attribute is None else map(make_attrgetter(environment, attribute), value)
+    return text_of(d).join(map(text_of, items))
 
 
 def _refuse(message: Any) -> NoReturn:
