@@ -44,6 +44,17 @@ def test_the_order_is_well_mixed() -> None:
     assert ((counts - 100) ** 2 / 100).sum() < 58  # chi-squared, 23 degrees of freedom: one in 10,000
 
 
+def test_the_order_is_the_same_in_every_version() -> None:
+    """Of numbers, of windows and of a mixture: a run goes on with its own batches when a later version resumes it."""
+    assert permute(np.arange(12), 12, np.arange(1, ROUNDS + 1, dtype=np.uint64)).tolist() == [
+        3, 5, 1, 6, 7, 0, 9, 10, 8, 2, 4, 11,
+    ]  # fmt: skip
+    for step, starts in ((2, [30, 6, 34]), (9, [7, 3, 19])):
+        assert batch(np.arange(50), 4, 3, 7, step)[0][:, 0].tolist() == starts
+    both = mixture([np.arange(50), np.arange(100, 160)], [1, 3])
+    assert batch(both, 4, 6, 7, 2)[0][:, 0].tolist() == [38, 119, 14, 155, 22, 2]
+
+
 def test_processes_share_a_batch() -> None:
     ids = np.arange(1000)
     for step in (0, 7, 31):

@@ -1,6 +1,7 @@
 """The fast paths of attention and loss: every way of cutting up, how memory grows, and who takes which path."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -114,6 +115,22 @@ def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> 
         want = reference.causal.causal_attention(*(np.asarray(x, np.float64) for x in (q, k, v)), *within)
         got = causal.causal_attention(q, k, v, *within)
         np.testing.assert_allclose(np.asarray(got, np.float64), want, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability", "has"),
+    [
+        ("gpu", "9.0", True), ("gpu", "8.0", True), ("gpu", "12.0", True), ("gpu", "7.5", False),
+        ("gpu", "gfx90a", False), ("gpu", None, False), ("tpu", "9.0", False), ("cpu", None, False),
+    ],
+)  # fmt: skip
+def test_which_devices_have_cudnn(
+    backend: str, capability: str | None, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {} if capability is None else {"compute_capability": capability}
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(**named)])
+    assert causal._has_cudnn() == has
 
 
 def test_shapes_that_do_not_fit() -> None:

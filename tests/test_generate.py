@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from models import TINY, VARIANTS, random_gpt
 
-from jaxllm import GPT, GPTConfig, reference
+from jaxllm import GPT, GPTConfig, reference, sampling
 from jaxllm.compare import random_parameters
-from jaxllm.generate import Sampling, _advance, begin, draw, generate, stream
+from jaxllm.generate import Sampling, _advance, _rounded, begin, draw, generate, stream
 
 KEY = jax.random.key(0)
 SMALL = replace(TINY, n_layers=1)
@@ -156,6 +156,18 @@ def test_ids_beyond_the_vocabulary_are_never_drawn(temperature: float) -> None:
 def test_of_equal_logits_the_first_is_the_most_likely() -> None:
     logits = jnp.array([[1.0, 3.0, 3.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
     assert draw(logits, jax.random.split(KEY, 2), Sampling(0)).tolist() == [1, 0]
+
+
+def test_top_p_ends_where_p_is_reached_exactly() -> None:
+    """Two tokens make up all of the probability, to the last digit; the others come after p = 1."""
+    logits = np.array([-200.0, 0.0, -300.0, 0.0], np.float32)
+    for top_p in (sampling.top_p, reference.sampling.top_p):
+        np.testing.assert_array_equal(top_p(logits, 1.0), [-np.inf, 0, -np.inf, 0])
+
+
+def test_lengths_are_rounded_to_a_few_sizes() -> None:
+    for length, rounded in ((1, 16), (16, 16), (17, 32), (255, 256), (256, 256), (257, 512), (513, 768), (1024, 1024)):
+        assert _rounded(length) == rounded
 
 
 def test_a_tiny_temperature_is_greedy() -> None:
