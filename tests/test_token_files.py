@@ -181,10 +181,11 @@ def test_import_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     saved(folder, replace(LLAMA, vocab_size=260))
     with_json(folder, {STOP: True}, tokenizer_config={"eos_token": "<x>"})
     assert main(["import", str(folder), "--out", str(tmp_path / "run")]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith(
+    error = capsys.readouterr().err
+    assert error.startswith(
         "note: eos_token names '<x>', but the tokenizer has no such token; nothing else ends an answer"
     )
+    assert error.count("\n") == 1
 
 
 def test_what_begins_a_text_is_no_token(tmp_path: Path) -> None:

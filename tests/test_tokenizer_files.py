@@ -71,18 +71,19 @@ def test_where_answers_end(folder: Path) -> None:
     assert ends() == (7, 302)
 
 
-def test_of_two_files_that_name_a_token_tokenizer_config_has_the_word(folder: Path) -> None:
-    """As in transformers, where special_tokens_map.json is of an older time."""
+def test_special_tokens_map_wins_where_it_is_read(folder: Path) -> None:
+    """As in transformers, which reads it only where tokenizer_config.json has no added_tokens_decoder."""
     change(folder, "generation_config", eos_token_id=None)
-    change(folder, "special_tokens_map", eos_token="<|endoftext|>", bos_token="<|end|>")
-    change(folder, "tokenizer_config", eos_token="<|begin|>", bos_token=None)
+    change(folder, "special_tokens_map", eos_token="<|endoftext|>", chat_template="of the map")
+    change(folder, "tokenizer_config", eos_token="<|begin|>", bos_token="<|end|>", chat_template="of the config")
+    (folder / "chat_template.jinja").unlink()
+    chat = load_tokenizer_files(folder)[1]
+    assert (chat.eos_token, chat.end_tokens) == ("<|endoftext|>", (300,))
+    assert (chat.bos_token, chat.chat_template) == ("<|end|>", "of the map")  # what one file alone says holds
+    change(folder, "tokenizer_config", added_tokens_decoder={})
     chat = load_tokenizer_files(folder)[1]
     assert (chat.eos_token, chat.end_tokens) == ("<|begin|>", (301,))
-    assert chat.bos_token == "<|end|>"  # what one alone says holds
-    change(folder, "special_tokens_map", chat_template="of the map")
-    change(folder, "tokenizer_config", chat_template="of the config")
-    (folder / "chat_template.jinja").unlink()
-    assert load_tokenizer_files(folder)[1].chat_template == "of the config"
+    assert (chat.bos_token, chat.chat_template) == ("<|end|>", "of the config")
 
 
 def test_tokenizer_json_is_read_where_there_are_also_vocabulary_and_merges(folder: Path) -> None:

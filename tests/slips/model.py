@@ -5,6 +5,7 @@ from slips.mutation import Mutation, module, twin
 MODEL = "test_compare_model.py::test_the_model_agrees_and_every_intermediate_is_there"
 GREEDY = "test_generate.py::test_greedy_continues_as_the_reference_does[gpt2]"
 WITHIN = "test_within_documents.py::test_the_model_agrees_with_the_reference"
+INTERCEPTED = "test_interceptors.py::test_training_and_evaluating_see_what_is_intercepted"
 CHUNKS = "test_causal.py::test_every_plan_gives_the_same_numbers[25-0]"
 LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
 CAUSAL, ROTARY = "jaxllm/causal.py", "jaxllm/rotary.py"
@@ -76,15 +77,19 @@ MUTATIONS = [
     Mutation("a penalty for what was not said", SAMPLING, "jnp.where(seen, jnp.where", "jnp.where(~seen, jnp.where", twin("sampling.repetition_penalty")),
     Mutation("int8 with the scale of another row", "jaxllm/packed.py", "product * row_scale *", "product * row_scale[::-1] *", "test_packed.py::test_quantised_functions_agree_with_their_twins[shape2]"),
     Mutation("padding is seen", "jaxllm/cache.py", "slots[None] >= self.visible[:, None]", "slots[None] >= 0 * self.visible[:, None]", GREEDY),
-    Mutation("positions count the padding", "jaxllm/cache.py", "positions = slots - self.start[:, None]", "positions = slots + 0 * self.start[:, None]", GREEDY),
+    Mutation("positions count the padding", "jaxllm/cache.py", "positions = slots - self.start[:, None]", "positions = slots + 0 * self.start[:, None]", GREEDY, "NonFiniteError"),
     Mutation("a full context keeps one token more", "jaxllm/generate.py", "column - context // 2", "column - context // 2 - 1", GREEDY),
     Mutation("top-k keeps one more", SAMPLING, "min(k, logits.shape[-1])", "min(k + 1, logits.shape[-1])", twin("sampling.top_k", 1)),
     Mutation("top-p leaves out the token that reaches p", SAMPLING, "jnp.where(reached - probability < p,", "jnp.where(reached < p,", twin("sampling.top_p")),
     Mutation("a cache with no room for what a row grows by", "jaxllm/generate.py", "context + max(prompt, context - context // 2) if", "context + prompt if", "test_generate.py::test_a_context_longer_than_its_prompts_is_outgrown_twice[None]"),
-    Mutation("a row outgrows the context by a token", "jaxllm/generate.py", "slides = longest + max_new_tokens - 1 > context", "slides = longest + max_new_tokens - 2 > context", "test_generate.py::test_where_the_context_ends[6-4]"),
-    Mutation("the older half dropped a token late", "jaxllm/generate.py", "full = column - state.start >= context", "full = column - state.start > context", "test_generate.py::test_where_the_context_ends[6-4]"),
+    Mutation("a row outgrows the context by a token", "jaxllm/generate.py", "slides = longest + max_new_tokens - 1 > context", "slides = longest + max_new_tokens - 2 > context", "test_generate.py::test_where_the_context_ends[6-4]", "NonFiniteError"),
+    Mutation("the older half dropped a token late", "jaxllm/generate.py", "full = column - state.start >= context", "full = column - state.start > context", "test_generate.py::test_where_the_context_ends[6-4]", "NonFiniteError"),
     Mutation("a separator that is no id", "jaxllm/config.py", "0 < self.vocab_size <= self.separator", "0 < self.vocab_size < self.separator", "test_configs.py::test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round[model.separator]"),
     Mutation("key heads divided by heads", "jaxllm/config.py", "if self.n_heads % self.kv_heads:", "if self.kv_heads % self.n_heads:", "test_configs.py::test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round[model.n_kv_heads]", "InputError: model.n_heads is 6, which is not divisible by model.n_kv_heads = 3"),
     Mutation("no name near a mistyped one", "jaxllm/validate.py", "cutoff=0.6", "cutoff=0.99", "test_cli.py::test_wrong_settings[model.d_modle=8]"),
     Mutation("half a file stays", "jaxllm/files.py", "            aside.unlink()", "            pass", "test_writing.py::test_weights_half_written_are_gone"),
+    Mutation("a token left out by -inf taken for damage", "jaxllm/generate.py", "jnp.isfinite(logits.max(-1))", "jnp.isfinite(logits).all(-1)", "test_finite_weights.py::test_a_logit_of_minus_infinity_is_a_token_that_is_never_drawn", "NonFiniteError"),
+    Mutation("a row behind its end counts", "jaxllm/generate.py", "(jnp.isfinite(logits.max(-1)) | state.done).all()", "jnp.isfinite(logits.max(-1)).all()", "test_finite_weights.py::test_what_a_row_computes_behind_its_end_does_not_count", "NonFiniteError"),
+    Mutation("interceptors of the model forgotten in its loss", GPT, "if not interceptors():", "if True:", f"{INTERCEPTED}[False-logits of the model]"),
+    Mutation("interceptors of the logits forgotten in the loss", GPT, "intercepted = bool(interceptors())", "intercepted = False", "test_interceptors.py::test_the_loss_of_the_model_sees_what_is_intercepted_in_it[logits of the table]"),
 ]  # fmt: skip

@@ -2,13 +2,14 @@
 
 from slips.mutation import Mutation
 
-PLACES = "jaxllm/pretrained/places.py"
+PLACES, ADDED = "jaxllm/pretrained/places.py", "jaxllm/pretrained/added_tokens.py"
+TWO_FILES = "test_token_files.py::test_which_of_two_files_names_the_end"
 
 MUTATIONS = [
     Mutation("the rows of GGUF's Llamas left interleaved", PLACES, "if layout.interleaved and any(", "if False and any(", "test_pretrained_gguf.py::test_a_gguf_file_is_the_folder[float32-llama]"),
     Mutation("interleaved heads go out as they are", PLACES, 'if config.position == "rotary_interleaved" and any', 'if False and any', "test_pretrained.py::test_interleaved_positions_go_out_half_split"),
     Mutation("Gemma's norms without their 1", PLACES, "x = x + np.asarray(layout.offset, x.dtype)", "pass", "test_pretrained.py::test_what_goes_out_comes_in[GemmaForCausalLM]"),
-    Mutation("shapes of tensors not compared", PLACES, "elif shape != wanted[name]:", "elif False:", "test_pretrained.py::test_all_that_does_not_fit_is_said_at_once"),
+    Mutation("shapes of tensors not compared", PLACES, "if wanted.get(name, shape) != shape", "if False", "test_pretrained.py::test_all_that_does_not_fit_is_said_at_once"),
     Mutation("another head taken for the table", "jaxllm/pretrained/loading.py", "or not np.array_equal(self.read(head), self.read(table))", "", "test_pretrained.py::test_a_tied_table_may_be_there_twice_or_as_the_head"),
     Mutation("Q6_K's zero one lower", "jaxllm/pretrained/quantised.py", "return _signed(q, 32), _float32(x", "return _signed(q, 31), _float32(x", "test_quantised.py::test_number_by_number[Q6_K]"),
     Mutation("an unknown field of pretrained.json", "jaxllm/pretrained/chat.py", "(unknown := sorted(set(fields) - set(cls.__dataclass_fields__)))", "(unknown := [])", "test_chat.py::test_a_file_keeps_the_format", "TypeError"),
@@ -25,7 +26,10 @@ MUTATIONS = [
     Mutation("the layout of transformers 5 before that of 4", "jaxllm/pretrained/settings.py", 'content.get("rope_scaling") or content.get("rope_parameters")', 'content.get("rope_parameters") or content.get("rope_scaling")', "test_pretrained_settings.py::test_settings_are_read[llama with a scaling in both layouts]"),
     Mutation("a template's text without a bound", "jaxllm/pretrained/templates.py", "        if left < 0:", "        if False:", "test_chat.py::test_a_template_that_fails_is_one_sentence"),
     Mutation("a file cut short read beyond its end", "jaxllm/pretrained/tensors.py", "if size < tensor.stop:", "if False:", "test_headers.py::test_a_file_cut_short_after_its_header_was_read", "ValueError"),
-    Mutation("special_tokens_map.json over tokenizer_config.json", "jaxllm/pretrained/tokenizer_files.py", '_optional(folder / "special_tokens_map.json") | _optional(folder / CONFIG)', '_optional(folder / CONFIG) | _optional(folder / "special_tokens_map.json")', "test_tokenizer_files.py::test_of_two_files_that_name_a_token_tokenizer_config_has_the_word"),
+    Mutation("tokenizer_config.json over special_tokens_map.json", ADDED, "config | optional_json(folder / SPECIAL)", "optional_json(folder / SPECIAL) | config", f"{TWO_FILES}[fields0-257]"),
+    Mutation("special_tokens_map.json where it is not read", ADDED, "return config if DECODER in config else", "return config if False else", f"{TWO_FILES}[fields2-256]"),
+    Mutation("a token with a role found in any text", ADDED, 'one | {"special": True} if one["content"] in roles else one', "one", "test_token_files.py::test_which_file_says_what_is_special"),
     Mutation("the id 0 ends no answer", "jaxllm/pretrained/tokenizer_files.py", "for i in (*ids, eos_token) if i is not None", "for i in (*ids, eos_token) if i", "test_tokenizer_files.py::test_the_id_0_ends_answers_and_begins_texts"),
     Mutation("a vocabulary without its merges", "jaxllm/pretrained/tokenizer_files.py", "if not all((folder / name)", "if not any((folder / name)", "test_tokenizer_files.py::test_files_that_cannot_be_read", "Regex pattern did not match"),
+    Mutation("an infinite weight below 0", "jaxllm/pretrained/tensors.py", "-most <= x.min(initial=0) and ", "", "test_finite_weights.py::test_a_gguf_file_with_them_is_refused"),
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from slips.mutation import Mutation
 
+BACKEND = "test_pictures.py::test_the_environment_may_name_any_backend"
+
 MUTATIONS = [
     Mutation("a reader that went away is a failure", "train/cli.py", "        return 141", "        return 1", "test_cli.py::test_output_that_goes_nowhere"),
     Mutation("a run to go on with that has no name", "train/commands.py", "if config is None and not (resume and out):", "if config is None and not resume:", "test_cli.py::test_wrong_commands[train --resume]"),
@@ -29,4 +31,11 @@ MUTATIONS = [
     Mutation("a plain way however large", "train/bench/growth.py", "if i == 0 or way.memory_bytes <= MOST_BYTES}", "}", "test_speed.py::test_growth_of_attention_and_loss"),
     Mutation("last words with a dot of their own", "train/bench/processes.py", '.rstrip(".")', "", "test_bench.py::test_a_peer_that_dies[0]"),
     Mutation("losses that part agree", "train/bench/report.py", 'report["loss_difference"] <= report["loss_tolerance"]', "True", "test_bench.py::test_losses_that_part"),
+    Mutation("characters that the output lacks", "train/cli.py", "    _let_all_characters_through()\n    arguments", "    arguments", "test_output.py::test_a_character_that_the_encoding_lacks_is_escaped[ascii-4-tokenizer show {run}]", "UnicodeEncodeError"),
+    Mutation("the user's error handler overruled", "train/cli.py", 'file.errors in ("strict", "surrogateescape")', "True", "test_output.py::test_what_has_the_characters_writes_them"),
+    Mutation("a note once", "train/notes.py", 'simplefilter("always", Note)', 'simplefilter("default", Note)', "test_notes.py::test_a_note_is_printed_as_often_as_it_comes"),
+    Mutation("any warning a note", "train/notes.py", "if issubclass(category, Note):", "if True:", "test_notes.py::test_other_warnings_are_what_they_were"),
+    Mutation("a backend that is not there ends the drawing", "train/pictures.py", 'os.environ.pop("MPLBACKEND", None)', 'os.environ.get("MPLBACKEND")', f"{BACKEND}[nonsense-None]"),
+    Mutation("the environment's backend forgotten", "train/pictures.py", "        if named is not None:", "        if False:", f"{BACKEND}[svg-svg]"),
+    Mutation("a picture that fails ends its command", "train/pictures.py", "except Exception as error:", "except OSError as error:", "test_pictures.py::test_a_comparison_does_not_depend_on_its_picture[True]", "RuntimeError: latex was not"),
 ]  # fmt: skip

@@ -56,7 +56,11 @@ MUTATIONS = [
     Mutation("an ignored signal ends the run", "train/stopping.py", "for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]", "for number in HANDLED]", "test_resume.py::test_a_signal_that_was_ignored_stays_ignored[SIGINT]"),
     Mutation("the wake-up of others forgotten", "train/stopping.py", "signal.set_wakeup_fd(wakeup)", "signal.set_wakeup_fd(-1)", "test_resume.py::test_after_a_run_signals_do_what_they_did_before", "BlockingIOError"),
     Mutation("a checkpoint with the loss of another step", "train/loop.py", 'journal.last.get("val_loss"))', 'next((r["val_loss"] for r in reversed(journal._file.records) if "val_loss" in r), None))', "test_train.py::test_a_checkpoint_has_the_loss_of_its_own_step"),
-    Mutation("an error's text over lines", "train/storage.py", 'printable(" ".join(text.split()))', "printable(text)", "test_storage.py::test_an_error_is_one_line"),
+    Mutation("an error's text over lines", "train/errors.py", 'printable(" ".join(text.split()))', "printable(text)", "test_storage.py::test_an_error_is_one_line"),
+    Mutation("arrays by the last name of their path", "train/storage.py", 'jax.tree_util.keystr(path, simple=True, separator="/")', "jax.tree_util.keystr(path[-1:], simple=True)", "test_storage.py::test_arrays_are_named_by_their_path"),
     Mutation("a text that has changed trained on", "train/prepare.py", "if (expected and expected != digest)", "if (False)", "test_cli.py::test_wrong_settings[data.sha256=00]"),
     Mutation("weights narrowed that lose by it", "train/weights.py", "if np.array_equal(narrow.astype(x.dtype), x):", "if True:", "test_writing.py::test_weights_come_back"),
+    Mutation("parameters alone not read alone", "train/checkpoint.py", "like._asdict().items() if tree is not None", "like._asdict().items()", "test_checkpoint.py::test_the_parameters_are_read_without_the_optimizer", "InputError"),
+    Mutation("a number where a text stands", "train/config.py", '(str in kinds and type(parsed["value"]) not in kinds)', "False", "test_configs.py::test_a_text_field_takes_any_text_as_it_is[data.source-2024]"),
+    Mutation("AdamW's moments for any optimizer", "train/memory.py", "return _bytes(params), _bytes(state)", "return _bytes(params), 2 * _bytes(params)", "test_memory.py::test_an_optimizer_may_look_at_names_and_dimensions"),
 ]  # fmt: skip
