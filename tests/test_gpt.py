@@ -3,18 +3,22 @@
 import dataclasses
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from models import TINY, VARIANTS, random_gpt, random_tokens
 
 from jaxllm import GPT, GPTConfig, InputError, reference
+from jaxllm.attention import MultiHeadAttention
 from jaxllm.compare import compare_model, random_parameters
 from jaxllm.deviation import Report
 from jaxllm.gpt import apply_with_intermediates, count_parameters
 from jaxllm.init import init_params
+from jaxllm.layers import MLP, Linear, Norm
 from jaxllm.loss import token_losses
 
 
@@ -92,6 +96,19 @@ def test_initialisation_is_gpt2s() -> None:
 
 
 @pytest.mark.newest
+def test_what_modules_have_by_default() -> None:
+    """Each linear map and each norm a bias, as in GPT-2."""
+
+    def shapes(module: nn.Module) -> Any:
+        return jax.tree.map(jnp.shape, module.init(jax.random.key(0), jnp.ones((3, 4)))["params"])
+
+    assert shapes(Norm()) == {"scale": (4,), "bias": (4,)}
+    assert shapes(Linear(5)) == {"kernel": (4, 5), "bias": (5,)}
+    assert shapes(MLP(8)) == {"up": {"kernel": (4, 8), "bias": (8,)}, "down": {"kernel": (8, 4), "bias": (4,)}}
+    square = {"kernel": (4, 4), "bias": (4,)}
+    assert shapes(MultiHeadAttention(2)) == dict.fromkeys(("query", "key", "value", "output"), square)
+
+
 def test_an_untrained_model_knows_nothing() -> None:
     config = replace(TINY, vocab_size=300, d_model=32)
     params = jax.jit(partial(init_params, GPT(config)))(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))

@@ -6,6 +6,9 @@ PLACES, ADDED = "jaxllm/pretrained/places.py", "jaxllm/pretrained/added_tokens.p
 TWO_FILES = "test_token_files.py::test_which_of_two_files_names_the_end"
 
 MUTATIONS = [
+    Mutation("what a user wrote taken for the template's", "jaxllm/pretrained/provenance.py", "self._users = USERS * len(self) if users is None else users", "self._users = bytes(len(self)) if users is None else users", "test_chat_templates.py::test_what_a_user_wrote_is_never_a_special_token"),
+    Mutation("a replaced text keeps the origin of what it replaces", "jaxllm/pretrained/provenance.py", "followed(new)._users.join(", "by_template(new)._users.join(", "test_chat_templates.py::test_what_comes_of_a_message_is_the_users"),
+    Mutation("a role in several words counts as the template's", "jaxllm/pretrained/templates.py", "ROLE.fullmatch(role)", "ROLE.match(role)", "test_chat_templates.py::test_what_comes_of_a_message_is_the_users"),
     Mutation("the rows of GGUF's Llamas left interleaved", PLACES, "if layout.interleaved and any(", "if False and any(", "test_pretrained_gguf.py::test_a_gguf_file_is_the_folder[float32-llama]"),
     Mutation("interleaved heads go out as they are", PLACES, 'if config.position == "rotary_interleaved" and any', 'if False and any', "test_pretrained.py::test_interleaved_positions_go_out_half_split"),
     Mutation("Gemma's norms without their 1", PLACES, "x = x + np.asarray(layout.offset, x.dtype)", "pass", "test_pretrained.py::test_what_goes_out_comes_in[GemmaForCausalLM]"),

@@ -46,7 +46,7 @@ MUTATIONS = [
     Mutation("the two names in the rule of keep_best swapped", "train/config.py", "self.checkpoint.every % self.eval.every", "self.eval.every % self.checkpoint.every", rule("checkpoint.keep_best"), "InputError: checkpoint.keep_best is 1"),
     Mutation("warm-up up to the last step", "train/config.py", "self.optimizer.warmup_steps >= self.train.steps", "self.optimizer.warmup_steps > self.train.steps", rule("optimizer.warmup_steps")),
     Mutation("evaluation at the whole batch", "train/evaluate.py", "config.train.batch_size // config.train.grad_accumulation", "config.train.batch_size", "test_evaluate.py::test_a_batch_is_no_larger_than_a_micro_batch[6-3-2]"),
-    Mutation("the first token is a target", "train/evaluate.py", "for start in range(1, len(ids), CHUNK)", "for start in range(0, len(ids), CHUNK)", "test_evaluate.py::test_bits_are_of_the_bytes_behind_the_targets"),
+    Mutation("the first token is a target", "train/evaluate.py", "for i in range(len(ids) - n, len(ids), CHUNK)", "for i in range(0, len(ids), CHUNK)", "test_evaluate.py::test_bits_are_of_the_bytes_behind_the_targets"),
     Mutation("batches not prepared ahead", "train/feed.py", "islice(rest, AHEAD + 1 - len(ahead))", "islice(rest, 1)", "test_feed.py::test_it_prepares_ahead_but_not_all"),
     Mutation("a file taken for a run's folder", "train/folder.py", "if self.path.exists() and not self.path.is_dir():", "if False:", "test_cli.py::test_wrong_commands[train ok.toml --out text.txt]"),
     Mutation("a run that fits exactly warns", "train/memory.py", "need.total <= available:", "need.total < available:", "test_memory.py::test_no_warning_where_it_fits_or_nothing_is_known"),
