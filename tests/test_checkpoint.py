@@ -205,6 +205,15 @@ def test_of_equal_losses_the_newer_is_the_best(tmp_path: Path) -> None:
     assert saved(tmp_path, {1: 2.0, 2: 2.0, 3: 2.5}).best_step() == 2
 
 
+def test_a_loss_measured_later_is_added(copy: Path) -> None:
+    checkpoints = Checkpoints(copy)
+    checkpoints.add_losses(20, {"seconds": 1.0})  # nothing was evaluated
+    assert checkpoints.best_step() == 10
+    checkpoints.add_losses(20, {"val_loss": 2.25})
+    assert checkpoints.best_step() == 20 and read_manifest(copy / "20").val_loss == 2.25
+    jax.tree.map(np.testing.assert_array_equal, Checkpoints(copy).restore(state(0), 20), state(20))
+
+
 def test_nothing_goes_before_what_replaces_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import train.checkpoint
 
