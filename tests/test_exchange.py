@@ -15,7 +15,6 @@ from jaxllm import InputError
 from jaxllm.tokenizers import (
     BPETokenizer,
     CharTokenizer,
-    SentencePieceTokenizer,
     Tokenizer,
     WordTokenizer,
     load_tokenizer,
@@ -23,7 +22,6 @@ from jaxllm.tokenizers import (
 from jaxllm.tokenizers.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from jaxllm.tokenizers.pieces import FAST_PATTERN
 from jaxllm.tokenizers.read_tokenizer_json import begin_token_of
-from jaxllm.tokenizers.sentencepiece import BYTES
 from jaxllm.tokenizers.vocabulary import merges_of, visible, vocabulary_text
 
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."
@@ -314,27 +312,3 @@ def test_a_stream_waits_for_a_whole_character() -> None:
 
     seen = [(len(given_out), text) for text in BPETokenizer([bytes([i]) for i in range(256)]).decode_stream(ids())]
     assert seen == [(2, "é"), (6, "🙂"), (7, "x")]
-
-
-def test_fingerprints(tmp_path: Path) -> None:
-    prints = {tok.fingerprint() for tok in ALL}
-    assert len(prints) == 4 and all(len(p) == 64 for p in prints)
-    BPE.save(tmp_path / "t.json")
-    content = json.loads((tmp_path / "t.json").read_text())
-    (tmp_path / "t.json").write_text(json.dumps(dict(reversed(content.items())), indent=3))
-    assert load_tokenizer(tmp_path / "t.json").fingerprint() == BPE.fingerprint()
-
-
-@pytest.mark.parametrize(
-    ("tokenizer", "begin"),
-    [
-        (CharTokenizer("abc"), "b00c2bec24e0b048"),
-        (WordTokenizer(["a", "b"]), "613da43c5c5257ab"),
-        (BPETokenizer([*(bytes([i]) for i in range(256)), b"ab"], ["<|endoftext|>"]), "11474de8884bdcb7"),
-        (SentencePieceTokenizer([*BYTES, "<s>", "a"], [], ["<s>"]), "1e349efb6aa1dfa9"),
-    ],
-    ids=["char", "word", "bpe", "sentencepiece"],
-)
-def test_fingerprints_stay_as_they_are(tokenizer: Tokenizer, begin: str) -> None:
-    """Checkpoints and prepared data hold them: with another one they are refused."""
-    assert tokenizer.fingerprint().startswith(begin)
