@@ -2,7 +2,7 @@
 
 transformers 5.24 reads special_tokens_map.json and added_tokens.json only where tokenizer_config.json has no
 added_tokens_decoder, and lets them win there; so it is here. A token that is named and does not exist gets a new id
-from transformers, which the model's table may have no row for. Here it gets none, and a warning says so.
+from transformers, which the model's table may have no row for. Here it gets none, and a Note says so.
 """
 
 import warnings
