@@ -97,6 +97,11 @@ def compare_function(
     """The report of `assert_close_to_reference`, whatever it says."""
     if not isinstance(args, list | tuple):
         raise InputError(f"args is one {type(args).__name__}, but it must be the list of arguments: write [x].")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise InputError(f"kwargs is a {type(kwargs).__name__}, but it must be a dict of arguments by name.")
+    for name, given in (("tolerance", tolerance), ("gradient_tolerance", gradient_tolerance)):
+        if given is not None and not given >= 0:
+            raise InputError(f"{name} is {given}, but it must be 0 or more.")
     names = list(kwargs or {})
     labels = [*map(str, range(len(args))), *names]
     with arithmetic(dtype):

@@ -50,6 +50,9 @@ def test_evaluation_begins_each_window_as_the_model_has_learned(
     assert float(said["validation loss"].split()[0]) == pytest.approx(loss, abs=1e-4)
     assert float(said["bits per byte"]) == pytest.approx(loss / np.log(2), abs=1e-4)
     assert said["each window"].strip() == "begins with <s>"
+    if prepared:
+        assert main(["evaluate", str(run), "--data", str(data), "--field", "text"]) == 2
+        assert "is prepared data, which holds tokens; leave it out." in capsys.readouterr().err
 
 
 def test_evaluation_without_a_begin_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

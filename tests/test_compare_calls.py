@@ -212,3 +212,14 @@ def test_a_step_is_no_rounding(fn: Any, twin: Any) -> None:
     """Whole numbers are float32, whatever computed them."""
     report = compare_function(lambda x: fn(x) + 0.0 * x, lambda x: twin(x) + 0.0, [np.linspace(-1e-3, 1.0, 99)])
     assert "float32 or less" not in str(report)
+
+
+def test_wrong_settings_are_said() -> None:
+    x = np.ones(3)
+    for settings, message in (
+        ({"kwargs": [1]}, "kwargs is a list, but it must be a dict of arguments by name"),
+        ({"tolerance": -1.0}, "tolerance is -1.0, but it must be 0 or more"),
+        ({"gradient_tolerance": float("nan")}, "gradient_tolerance is nan, but it must be 0 or more"),
+    ):
+        with pytest.raises(InputError, match=message):
+            compare_function(jnp.tanh, np.tanh, [x], **settings)  # type: ignore[arg-type]

@@ -196,7 +196,10 @@ def make_vocabulary(tokenizer: Tokenizer) -> Callable[[Path], None]:
     return lambda path: None if path.write_text(vocabulary_text(tokenizer)) else None
 
 
-TOKENIZERS = (CHARS, WordTokenizer.train(TEXT), BPETokenizer.train(TEXT + "\n é", 265), CharTokenizer("[]\n1 "))
+WITH_ADDED = BPETokenizer([bytes([i]) for i in range(256)], ["<s>"], added={"<a>": 257})
+TOKENIZERS = (
+    CHARS, WordTokenizer.train(TEXT), BPETokenizer.train(TEXT + "\n é", 265), CharTokenizer("[]\n1 "), WITH_ADDED,
+)  # fmt: skip
 OWN = {
     "a run": make_run, "prepared": make_prepared, "unfinished": make_unfinished, "a damaged index": make_damaged,
     "just begun": make_begun, "half a config": make_half_a_config,

@@ -258,7 +258,9 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     for wrong, message in (
         ("tokenizer import u.tiktoken --out x.json", "give --pattern, one of gpt2"),
         ("tokenizer import u.tiktoken --out x.json --pattern gpt5", "pattern is 'gpt5', but it must be one of gpt2"),
+        ("tokenizer import u.tiktoken --out x.json --pattern ''", "pattern is '', but it must be one of gpt2"),
         ("tokenizer import tok.json --out x.json --pattern gpt2", "--pattern is for tiktoken's files"),
+        ("tokenizer import tok.json --out x.json --pattern gpt2", "leave it out, or give --format tiktoken."),
         ("tokenizer export tok.json --out t.tiktoken", "t.tiktoken exists already"),
     ):
         assert main(shlex.split(wrong)) == 2

@@ -114,6 +114,10 @@ def test_damaged_added_tokens_json(content: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         load_tokenizer_files(tmp_path)
     assert "\n" not in str(error.value)
+    if content == {"<x>": 3}:
+        assert "added_tokens.json gives '<x>' the id 3, which '" in str(error.value)
+    elif content != {"\ud800": 257}:
+        assert "added_tokens.json must hold names with ids" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,8 @@ def evaluate_command(
     """`jaxllm evaluate`: prints the scores."""
     if field is not None and data is None:
         raise InputError(f"--field is {field!r}, but there is no --data whose text it names; give both.")
+    if field is not None and data is not None and is_prepared(data):
+        raise InputError(f"--field is {field!r}, but {data} is prepared data, which holds tokens; leave it out.")
     run = load_run(path, step)
     if data is None and run.chat is not None:
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")

@@ -22,9 +22,12 @@ DAMAGED = "Error reading persistent compilation cache entry"  # as JAX begins it
 
 
 def keep_compiled() -> None:
-    """Have JAX keep what it compiles, unless VARIABLE is "off"; where JAX has been given a folder, that one is used."""
+    """Have JAX keep what it compiles, unless VARIABLE is "off"; where JAX has been given a folder, that one is used.
+
+    Nothing is kept where JAX would print errors about it (`doubts_its_own`).
+    """
     place = os.environ.get(VARIABLE) or default_place()
-    if place == "off" or jax.config.jax_compilation_cache_dir:
+    if place == "off" or jax.config.jax_compilation_cache_dir or doubts_its_own():
         return
     folder = Path(place, machine_key()).absolute()
     reason = make_private(folder.parent) or make_private(folder)
@@ -48,6 +51,15 @@ def machine_key() -> str:
     """Different wherever compiled code may not run: another JAX, system or processor."""
     machine = [jax.__version__, jaxlib.__version__, platform.system(), platform.machine(), *_processor()]
     return hashlib.sha256("\n".join(machine).encode()).hexdigest()[:16]
+
+
+def doubts_its_own() -> bool:
+    """Whether this JAX takes what it has compiled on this processor for another one's.
+
+    Before 0.11 it looks for LLVM's +prefer-no-gather, which is a choice for Intel's processors, among the processor's
+    features, and prints an error of several lines for each program that it reads (jax-ml/jax#38445).
+    """
+    return jax.__version_info__ < (0, 11) and any("GenuineIntel" in line for line in _processor())
 
 
 def _processor() -> list[str]:

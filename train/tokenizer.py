@@ -156,7 +156,10 @@ def import_command(path: str, out: str, format: str | None, pattern: str | None)
     """Reads the other program's file and writes ours, with the vocabulary beside it."""
     theirs = _format(path, format)
     if pattern is not None and theirs != "tiktoken":
-        raise InputError("--pattern is for tiktoken's files; a tokenizer.json has its own pattern, so leave it out.")
+        raise InputError(
+            "--pattern is for tiktoken's files, and a tokenizer.json has its own pattern; leave it out, or give "
+            "--format tiktoken."
+        )
     tokenizer = from_tiktoken(path, pattern=pattern) if theirs == "tiktoken" else from_hugging_face(path)
     vocabulary = Path(out).with_suffix(".vocab.txt")
     for file in (Path(out), vocabulary):

@@ -164,9 +164,11 @@ def generate_command(path: str, step: str | None, prompt: str, chat: bool, optio
             _note(left_out("--prompt", len(shown), read, writer.context))
         _say(writer.run.tokenizer.decode(shown))
         pieces = writer.text(ids, options.seed, shown)
-    for piece in pieces:
-        _say(piece)
-    _say("\n")
+    try:
+        for piece in pieces:
+            _say(piece)
+    finally:  # an error begins a line of its own
+        _say("\n")
 
 
 def _check_length(what: str, text: str) -> None:

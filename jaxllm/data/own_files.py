@@ -57,7 +57,7 @@ def _is_vocabulary(file: BufferedReader) -> bool:
         line = file.readline(LONGEST)
         if not line:
             return number > 0
-        token, _, i = line.removesuffix(b"\n").removesuffix(b" special").rpartition(b"] ")
+        token, _, i = line.removesuffix(b"\n").removesuffix(b" special").removesuffix(b" added").rpartition(b"] ")
         if not token.startswith(b"[") or i != str(number).encode():
             return False
     return False

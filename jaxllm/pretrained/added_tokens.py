@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxllm.errors import Note
+from jaxllm.errors import InputError, Note
 from jaxllm.tokenizers.base import END_OF_TEXT
 from jaxllm.tokenizers.exchange import read_json
 from jaxllm.validate import shown
@@ -64,7 +64,7 @@ def add_tokens(folder: Path, content: Any, config: Mapping[str, Any], names: Map
         listed[name] = {"normalized": not special, **one, "special": special, "id": ids.get(name, int(i))}
     roles = dict.fromkeys(name for name in names.values() if name is not None)
     named = roles | dict.fromkeys([END_OF_TEXT, *_more(config)])
-    for name, i in (optional_json(folder / ADDED) if DECODER not in config else {}).items():
+    for name, i in (_read_added(folder / ADDED, vocabulary) if DECODER not in config else {}).items():
         special = name in named
         listed.setdefault(
             name, {"content": name, "id": ids.get(name, i), "special": special, "normalized": not special}
@@ -73,6 +73,20 @@ def add_tokens(folder: Path, content: Any, config: Mapping[str, Any], names: Map
         if name in vocabulary:
             listed.setdefault(name, {"content": name, "id": vocabulary[name], "special": True})
     content["added_tokens"] = [one | {"special": True} if one["content"] in roles else one for one in listed.values()]
+
+
+def _read_added(path: Path, vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """The ids of tokens by their names. Raises InputError for what is none, and for an id that another token has."""
+    added = read_json(path, path.name) if path.exists() else {}
+    if not isinstance(added, dict) or not all(type(i) is int for i in added.values()):
+        raise InputError(f'{path} must hold names with ids, such as {{"<|end|>": 50257}}; correct or delete it.')
+    others = {i: name for name, i in vocabulary.items()}
+    for name, i in added.items():
+        if name not in vocabulary and i in others:
+            raise InputError(
+                f"{path} gives {shown(name)} the id {i}, which {shown(others[i])} has in the vocabulary; correct it."
+            )
+    return added
 
 
 def tell_missing(

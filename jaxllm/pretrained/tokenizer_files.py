@@ -42,8 +42,8 @@ def load_tokenizer_files(
     """The tokenizer of a folder with tokenizer.json, or vocab.json and merges.txt, and how its conversations go.
 
     A model may have a larger `vocab_size` than its tokenizer; the ids that are left get special tokens that no text
-    has, `[PAD151669]`, as in llama.cpp's files. Warns with a Note of a token that a file names, or whose id it gives, and
-    that the tokenizer does not have. Raises InputError for files that are missing or damaged, and for what is not
+    has, `[PAD151669]`, as in llama.cpp's files. Warns with a Note of a token that a file names, or whose id it gives,
+    and that the tokenizer does not have. Raises InputError for files that are missing or damaged, and for what is not
     supported.
     """
     folder = Path(folder)

@@ -133,7 +133,7 @@ def _agreed(pattern: str | None, stated: str | None, known: Published | None, pa
     if pattern is not None and stated is not None and pattern != stated:
         where = f"{path} has the ranks of {known.name}" if known else f"{beside(path)} is there"
         raise InputError(f"--pattern is {shown(pattern)}, but {where}, with the pattern {shown(stated)}; leave it out.")
-    return str(pattern or stated)
+    return str(stated if pattern is None else pattern)
 
 
 def _written(ranks: Iterable[tuple[bytes, int]]) -> bytes:
