@@ -122,7 +122,7 @@ class Generation(NamedTuple):
         Raises NonFiniteError where a token was drawn from logits that hold NaN or infinity; -inf is a token left out.
         """
         if not bool(self.state.finite):
-            raise NonFiniteError("the model computes logits that are not finite; look for NaN in its parameters.")
+            raise NonFiniteError("the model computes non-finite logits; look for NaN in its parameters.")
         end = int(self.state.length)
         return np.asarray(self.state.text)[:, end - int(self.state.drawn) : end]
 

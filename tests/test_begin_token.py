@@ -89,3 +89,10 @@ def test_a_comparison_begins_each_window_alike(tmp_path: Path) -> None:
     np.testing.assert_array_equal(subject.inputs[:, 1:], subject.targets[:, :-1])
     bare = from_run(str(imported(tmp_path / "bare", chat=ChatFormat())), None, 2, 8)
     np.testing.assert_array_equal(bare.inputs.ravel()[1:], bare.targets.ravel()[:-1])
+
+
+def test_an_empty_field_is_a_name_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, text = imported(tmp_path / "run"), tmp_path / "text.jsonl"
+    text.write_text('{"text": "0123456789"}\n')
+    assert main(["evaluate", str(run), "--data", str(text), "--field", ""]) == 2
+    assert "has no text under ''" in capsys.readouterr().err

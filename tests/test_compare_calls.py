@@ -152,7 +152,7 @@ def test_results_that_are_dataclasses(ours: Any, dtype: str) -> None:
 
 
 def test_dataclasses_beside_what_they_stand_for() -> None:
-    """A reference in NumPy need not know the class; one field more or less is told by name."""
+    """A reference in NumPy need not know the class; the report names a field that only one of them has."""
     as_dict = lambda x: {"logits": mish_twin(x)}  # noqa: E731
     for ours in (Plain, Registered):
         assert_close_to_reference(lambda x, ours=ours: ours(mish(x)), as_dict, [X])

@@ -192,7 +192,7 @@ def test_a_logit_of_minus_infinity_is_a_token_that_is_never_drawn() -> None:
     params, key = random_parameters(GPT(CONFIG)), jax.random.key(0)
     for sampling in (Sampling(), Sampling(0.0)):
         assert (generate(Masked(CONFIG), params, [[1, 2]], key, 12, sampling) > 0).all()
-        with pytest.raises(NonFiniteError, match="the model computes logits that are not finite"):
+        with pytest.raises(NonFiniteError, match="the model computes non-finite logits"):
             generate(GPT(CONFIG), poisoned(params, "norm_final/scale", np.inf, 0), [[1, 2]], key, 12, sampling)
 
 

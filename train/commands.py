@@ -177,9 +177,7 @@ def _conclude(run: Prepared, folder: RunFolder) -> None:
     print(SAMPLE + sample.rstrip())
 
 
-def evaluate_command(
-    path: str, step: str | None, data: str | None, field: str | None, weights: str | None
-) -> None:  # fmt: skip
+def evaluate_command(path: str, step: str | None, data: str | None, field: str | None, weights: str | None) -> None:
     """`jaxllm evaluate`: prints the scores."""
     if field is not None and data is None:
         raise InputError(f"--field is {field!r}, but there is no --data whose text it names; give both.")
@@ -189,7 +187,7 @@ def evaluate_command(
     if data is None and run.chat is not None:
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
     begin = run.begin_token
-    field = field or run.config.data.field
+    field = run.config.data.field if field is None else field
     ids = _evaluation_ids(run.config, run.tokenizer, data, field, 2 if begin is None else 1)
     params = run.params if weights is None else pack(run.params, weights)
     loss = evaluator(run.model, run.config, begin=begin)(params, ids)

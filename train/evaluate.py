@@ -80,13 +80,10 @@ def score(loss: float, ids: Row, tokenizer: Tokenizer, begin: int | None = None)
         return Scores(loss, n, None)
     chunks = (ids[i : min(i + CHUNK, len(ids))].tolist() for i in range(len(ids) - n, len(ids), CHUNK))
     n_bytes = sum(len(tokenizer.decode_bytes(chunk)) for chunk in chunks)
-    return Scores(loss, n, n_bytes if begin is None else n_bytes - _space_before(ids[:1].tolist(), tokenizer))
-
-
-def _space_before(first: list[int], tokenizer: Tokenizer) -> int:
-    """Bytes of the space that SentencePiece puts before a text, whose first token this is."""
-    raw = tokenizer.decode_bytes(first)
-    return len(raw) - len(tokenizer.decode(first).encode()) if raw.startswith(b" ") else 0
+    if begin is not None:  # then the text's first token counts, but not the space that SentencePiece puts before it
+        first = ids[:1].tolist()
+        n_bytes -= len(tokenizer.decode_bytes(first)) - len(tokenizer.text_bytes(first))
+    return Scores(loss, n, n_bytes)
 
 
 def sample_text(model: GPT, params: Any, tokenizer: Tokenizer, config: EvalConfig, first: int, seed: int) -> str:

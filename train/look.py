@@ -21,7 +21,7 @@ from train.attention_page import attention_page
 from train.compare import check_output
 from train.finite import check_computed
 from train.trained import TrainedRun, load_run
-from train.writing import MOST_CHARACTERS, prompt_ids
+from train.writing import check_length, prompt_ids
 
 MOST_TOKENS = {".html": 256, ".png": 128, ".svg": 128, ".pdf": 128}  # a page of so many has 13 MB for each 144 heads
 
@@ -36,8 +36,7 @@ class Prompt(NamedTuple):
 
 def read_prompt(path: str, step: str | None, prompt: str, most: int | None = None) -> Prompt:
     """Raises InputError for a prompt without tokens, or with more than `most` or than the model's context holds."""
-    if len(prompt) > MOST_CHARACTERS:  # which would take long to tokenize
-        raise InputError(f"--prompt has {len(prompt):,} characters, but it must have at most {MOST_CHARACTERS:,}.")
+    check_length("--prompt", prompt)
     run = load_run(path, step)
     ids = prompt_ids(run, prompt)
     context = run.model.config.context_length

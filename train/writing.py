@@ -152,7 +152,7 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 def generate_command(path: str, step: str | None, prompt: str, chat: bool, options: Options) -> None:
     """`jaxllm generate`: prints the prompt and its continuation, or with --chat the answer alone."""
-    _check_length("--prompt", prompt)
+    check_length("--prompt", prompt)
     writer = Writer(path, step, options)
     if chat:
         _, ids = _fitting(writer, [{"role": "user", "content": prompt}], 0, path, "--prompt")
@@ -171,7 +171,8 @@ def generate_command(path: str, step: str | None, prompt: str, chat: bool, optio
         _say("\n")
 
 
-def _check_length(what: str, text: str) -> None:
+def check_length(what: str, text: str) -> None:
+    """Raises InputError for a text that would take long to tokenize."""
     if len(text) > MOST_CHARACTERS:
         raise InputError(
             f"{what} has {len(text):,} characters, but it must have at most {MOST_CHARACTERS:,}; shorten it."
@@ -227,7 +228,7 @@ def chat_command(path: str, system: str | None, options: Options) -> None:
             messages = list(first)
             continue
         try:
-            _check_length("the question", line)
+            check_length("the question", line)
             asked = [*messages, {"role": "user", "content": line}]
             asked, ids = _fitting(writer, asked, len(first), path, "the question")
         except InputError as error:

@@ -108,5 +108,5 @@ def evaluation_batches(
 
 
 def n_targets(ids: Row, begin: int | None) -> int:
-    """How many of the ids an evaluation predicts: all but the first, and with a `begin` the first, too."""
+    """How many of the ids an evaluation predicts: those after the first, and with a `begin` the first as well."""
     return len(ids) - (begin is None)

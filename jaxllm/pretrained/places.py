@@ -112,7 +112,7 @@ def half_split(x: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def check_shapes(wanted: Mapping[str, Shape], there: Mapping[str, Shape], what: str, remedy: str) -> None:
-    """Raises InputError with what is missing, what has another shape and what is not known, a few of each kind."""
+    """Raises InputError that names missing tensors, those of another shape and unknown ones, a few of each kind."""
     faults = [
         [f"{shown(name)} is missing" for name in wanted if name not in there],
         [
