@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxllm.config import GPTConfig as GPTConfig
-    from jaxllm.errors import InputError as InputError
+    from jaxllm.utils.errors import InputError as InputError
     from jaxllm.gpt import GPT as GPT
-    from jaxllm.pretrained.loading import load_pretrained as load_pretrained
-    from jaxllm.pretrained.saving import save_pretrained as save_pretrained
+    from jaxllm.pretrained.load import load_pretrained as load_pretrained
+    from jaxllm.pretrained.save import save_pretrained as save_pretrained
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "GPT": "jaxllm.gpt", "GPTConfig": "jaxllm.config", "InputError": "jaxllm.errors",
-    "load_pretrained": "jaxllm.pretrained.loading", "save_pretrained": "jaxllm.pretrained.saving",
+    "GPT": "jaxllm.gpt", "GPTConfig": "jaxllm.config", "InputError": "jaxllm.utils.errors",
+    "load_pretrained": "jaxllm.pretrained.load", "save_pretrained": "jaxllm.pretrained.save",
 }  # fmt: skip
 _MODULES = (
     "attention", "compare", "data", "embeddings", "generate", "layers", "loss", "reference", "sampling", "tokenizers",

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
 
-from jaxllm.errors import InputError
-from jaxllm.validate import Fraction, NonNegative, PositiveFloat, check_fields
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.validate import Fraction, NonNegative, PositiveFloat, check_fields
 
 WEIGHTS = ("float32", "bfloat16", "int8")  # what a model's maps can be packed in for generating
 

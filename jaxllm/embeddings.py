@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxllm.init import normal
+from jaxllm.fast.init import normal
 from jaxllm.layers import INIT_STD, at_least_float32
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from jaxllm.cache import Cache
-from jaxllm.errors import NonFiniteError
+from jaxllm.utils.errors import NonFiniteError
 from jaxllm.gpt import GPT, interceptors
 from jaxllm.sampling import min_p, repetition_penalty, scale_temperature, top_k, top_p
 

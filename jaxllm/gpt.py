@@ -21,11 +21,11 @@ from jaxllm.attention import MultiHeadAttention, document_numbers
 from jaxllm.cache import Cache, LayerCache, Place
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
-from jaxllm.errors import InputError
-from jaxllm.init import normal
+from jaxllm.utils.errors import InputError
+from jaxllm.fast.init import normal
 from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, at_least_float32, linear
 from jaxllm.loss import head_loss, token_losses
-from jaxllm.packed import packed_linear
+from jaxllm.fast.quantised_weights import packed_linear
 
 
 class Block(nn.Module):

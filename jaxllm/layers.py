@@ -15,8 +15,8 @@ from flax import linen as nn
 from jax import Array
 from jax.lax import optimization_barrier
 
-from jaxllm.init import normal
-from jaxllm.packed import packed_linear
+from jaxllm.fast.init import normal
+from jaxllm.fast.quantised_weights import packed_linear
 
 EPSILON = 1e-5  # of the norms, as in GPT-2 (flax's own default is 1e-6)
 INIT_STD = 0.02  # of every weight matrix, as in GPT-2

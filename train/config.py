@@ -18,9 +18,9 @@ from msgspec import Meta
 
 from jaxllm.config import GPTConfig
 from jaxllm.data.sources import NAMED, PYTHON_DOCS, PYTHON_STDLIB
-from jaxllm.errors import InputError
-from jaxllm.files import read_file, without_mark
-from jaxllm.validate import (
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import read_file, without_mark
+from jaxllm.utils.validate import (
     Fraction,
     NonNegative,
     NonNegativeFloat,

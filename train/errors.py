@@ -2,7 +2,7 @@
 
 import signal
 
-from jaxllm.errors import InputError, printable
+from jaxllm.utils.errors import InputError, printable
 
 
 class RunError(RuntimeError):

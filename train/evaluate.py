@@ -10,7 +10,7 @@ import jax
 from jax import Array
 
 from jaxllm.data.batches import evaluation_batches, n_targets
-from jaxllm.data.rows import Row
+from jaxllm.data.id_sequences import Row
 from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import GPT
 from jaxllm.tokenizers import Tokenizer, WordTokenizer

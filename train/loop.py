@@ -1,6 +1,6 @@
 """The training loop: dispatch a step, then look at the one before, so that an accelerator never waits.
 
-nanodo's order of things; what a step computes is in `train.step`, what is shown in `train.report`. A run may end after
+nanodo's order of things; what a step computes is in `train.step`, what is shown in `train.progress`. A run may end after
 any step: what it then saves, and what is in its files, is what a run without the interruption had at that step.
 """
 
@@ -16,21 +16,21 @@ import optax
 from jax.stages import Compiled
 
 from jaxllm.data import batch
-from jaxllm.data.pairs import Ids
+from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
-from train.checkpoint import Checkpoints, saved_steps
+from train.runs.checkpoint import Checkpoints, saved_steps
 from train.errors import NotSavedError, Stopped
 from train.evaluate import Abandoned, evaluator, sample_text
-from train.feed import feed
-from train.finite import first_forward, parts_backward
-from train.folder import RunFolder
-from train.journal import Journal
-from train.memory import Need, available_bytes, step_bytes, warning
-from train.prepare import Prepared
-from train.profile import profiled
-from train.report import add_sample, drop_samples
+from train.prefetch import feed
+from train.nonfinite import first_forward, parts_backward
+from train.runs.folder import RunFolder
+from train.runs.step_log import Journal
+from train.runtime.memory import Need, available_bytes, step_bytes, warning
+from train.inputs import Prepared
+from train.runtime.profile import profiled
+from train.progress import add_sample, drop_samples
 from train.step import Metrics, TrainState, begin, learning_rate_schedule, make_optimizer
-from train.stopping import Stop, stoppable
+from train.runtime.signals import Stop, stoppable
 
 
 def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> TrainState:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from jaxllm.errors import Note
+from jaxllm.utils.errors import Note
 
 
 @contextmanager

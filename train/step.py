@@ -16,11 +16,11 @@ from jax import Array
 from jax.stages import Compiled
 from jax.typing import ArrayLike
 
-from jaxllm.errors import InputError
+from jaxllm.utils.errors import InputError
 from jaxllm.gpt import GPT, summed_loss
-from jaxllm.init import init_params
+from jaxllm.fast.init import init_params
 from train.config import OptimizerConfig, TrainConfig
-from train.finite import apply_if, first_not_finite
+from train.nonfinite import apply_if, first_not_finite
 
 Metrics = dict[str, Array]
 Step = Callable[["TrainState", ArrayLike, ArrayLike], tuple["TrainState", Metrics]]

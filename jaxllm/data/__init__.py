@@ -3,7 +3,7 @@
 from jaxllm.data.batches import batch, evaluation_batches, split_ids, windows_per_epoch
 from jaxllm.data.documents import read_documents, read_source
 from jaxllm.data.mixture import mixture
-from jaxllm.data.pairs import input_target_pairs
+from jaxllm.data.windows import input_target_pairs
 from jaxllm.data.sources import NAMED
 
 __all__ = [

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxllm.data.mixture import Mixture
-from jaxllm.data.pairs import Ids
+from jaxllm.data.windows import Ids
 from jaxllm.data.permutation import ROUNDS, permute
-from jaxllm.data.rows import Row, part
-from jaxllm.errors import InputError
+from jaxllm.data.id_sequences import Row, part
+from jaxllm.utils.errors import InputError
 
 VALIDATION_SHARE = 0.1
 

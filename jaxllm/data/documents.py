@@ -25,11 +25,11 @@ from jaxllm.data.sources import (
     stdlib_files,
     unknown_source,
 )
-from jaxllm.errors import InputError
-from jaxllm.files import not_utf8, open_file, without_mark
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import not_utf8, open_file, without_mark
 from jaxllm.tokenizers.base import to_utf8
 from jaxllm.tokenizers.parts import LONGEST, cut, in_parts
-from jaxllm.validate import printable
+from jaxllm.utils.validate import printable
 
 BLOCK = 2**20  # bytes read at once
 LONGEST_LINE = 2**28  # bytes of a line of JSON

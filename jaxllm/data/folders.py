@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jaxllm.data.own_files import is_own_file, is_run
 from jaxllm.data.shards import is_prepared
-from jaxllm.errors import InputError, Note, printable
+from jaxllm.utils.errors import InputError, Note, printable
 
 NAMED = 5  # of those left out for a reason; the others are counted
 FOLDER, TEXT = "folder", "text"

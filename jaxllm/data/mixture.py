@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from jaxllm.data.pairs import Ids
+from jaxllm.data.windows import Ids
 from jaxllm.data.permutation import ROUNDS, permute
-from jaxllm.data.rows import Row
-from jaxllm.errors import InputError
+from jaxllm.data.id_sequences import Row
+from jaxllm.utils.errors import InputError
 
 BLOCK = 1024  # rows, within which the shares are exact
 

@@ -10,7 +10,7 @@ from io import BufferedReader
 from itertools import count
 from pathlib import Path
 
-from jaxllm.files import open_file
+from jaxllm.utils.files import open_file
 from jaxllm.tokenizers.base import FORMAT as TOKENIZER_FORMAT
 
 HEADLINE = "# jaxllm {}, Python {}, jax {}\n"  # begins the config.toml of a run
@@ -52,7 +52,7 @@ def _head(path: str | Path) -> bytes:
 
 
 def _is_vocabulary(file: BufferedReader) -> bool:
-    """Whether each line is a token of `jaxllm.tokenizers.vocabulary` with the number of the line."""
+    """Whether each line is a token of `jaxllm.tokenizers.listing` with the number of the line."""
     for number in count():
         line = file.readline(LONGEST)
         if not line:

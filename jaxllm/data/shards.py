@@ -21,12 +21,12 @@ import numpy as np
 from msgspec import Meta
 
 from jaxllm.data.own_files import TOKENIZER_FORMAT, format_of
-from jaxllm.data.pairs import Ids
-from jaxllm.data.rows import Joined
-from jaxllm.errors import InputError
-from jaxllm.files import read_file, without_mark
-from jaxllm.tokenizers.workers import usable_cores
-from jaxllm.validate import printable, shown
+from jaxllm.data.windows import Ids
+from jaxllm.data.id_sequences import Joined
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import read_file, without_mark
+from jaxllm.utils.processes import usable_cores
+from jaxllm.utils.validate import printable, shown
 
 FORMAT: Literal["jaxllm shards"] = "jaxllm shards"
 VERSION: Literal[1] = 1

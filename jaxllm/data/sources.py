@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxllm.errors import InputError
-from jaxllm.validate import nearest
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.validate import nearest
 
 PYTHON_DOCS, PYTHON_STDLIB = "python-docs", "python-stdlib"
 NO_MODULES = {"test", "tests", "idle_test", "site-packages", "dist-packages"}

@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxllm.errors import InputError, Note
+from jaxllm.utils.errors import InputError, Note
 from jaxllm.tokenizers.base import END_OF_TEXT
-from jaxllm.tokenizers.exchange import read_json
-from jaxllm.validate import shown
+from jaxllm.tokenizers.formats.exchange import read_json
+from jaxllm.utils.validate import shown
 
 CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 DECODER = "added_tokens_decoder"  # of tokenizer_config.json: tokens by id

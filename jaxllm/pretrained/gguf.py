@@ -14,10 +14,10 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
-from jaxllm.errors import InputError
-from jaxllm.files import open_file
-from jaxllm.pretrained.tensors import Tensor, addressable, damaged, map_tensor
-from jaxllm.validate import shown
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import open_file
+from jaxllm.pretrained.tensor_file import Tensor, addressable, damaged, map_tensor
+from jaxllm.utils.validate import shown
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 MOST_HEADER = 2**26  # bytes; 260,000 tokens and 500,000 merges of 10 bytes each make 16 MB

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from jaxllm.config import GPTConfig
-from jaxllm.errors import InputError
+from jaxllm.utils.errors import InputError
 from jaxllm.pretrained.families import EMBEDDING, FAMILIES, HEAD, Family, Layout
 from jaxllm.pretrained.gguf import Header, read_tensor
-from jaxllm.pretrained.places import name_of
-from jaxllm.pretrained.quantised import read_float
-from jaxllm.pretrained.settings import make_config
-from jaxllm.pretrained.tensors import Tensor
+from jaxllm.pretrained.parameter_map import name_of
+from jaxllm.pretrained.gguf_quantised import read_float
+from jaxllm.pretrained.hf_config import make_config
+from jaxllm.pretrained.tensor_file import Tensor
 from jaxllm.rotary import rotary_frequencies
-from jaxllm.validate import shown
+from jaxllm.utils.validate import shown
 
 ARCHITECTURE, FREQUENCIES = "general.architecture", "rope_freqs.weight"
 SPLIT = ("split.no", "split.count")  # the first counts from 0 (ggml-org/llama.cpp, tools/gguf-split)

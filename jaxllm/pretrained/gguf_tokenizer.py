@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.errors import InputError, Note
+from jaxllm.utils.errors import InputError, Note
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
-from jaxllm.tokenizers.byte_level import from_vocabulary
+from jaxllm.tokenizers.formats.byte_level import from_vocabulary
 from jaxllm.tokenizers.patterns import PATTERNS
-from jaxllm.tokenizers.read_tokenizer_json import as_input_error
-from jaxllm.validate import shown
+from jaxllm.tokenizers.formats.read_tokenizer_json import as_input_error
+from jaxllm.utils.validate import shown
 
 KEY = "tokenizer.ggml."
 MOST_CHARACTERS = 1024  # of a token; the longest of the vocabularies in use have a few hundred

@@ -21,7 +21,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from jaxllm.errors import InputError, printable
+from jaxllm.utils.errors import InputError, printable
 from jaxllm.pretrained.provenance import Followed, by_template, followed, following, formatted, text_of
 
 ROLE = re.compile(r"[\w-]+")

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxllm.errors import InputError
-from jaxllm.files import replace_file
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
 from jaxllm.pretrained.added_tokens import (
     CONFIG,
     add_tokens,
@@ -25,10 +25,10 @@ from jaxllm.pretrained.added_tokens import (
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
 from jaxllm.tokenizers.base import END_OF_TEXT
-from jaxllm.tokenizers.exchange import read_json, read_text, to_hugging_face
+from jaxllm.tokenizers.formats.exchange import read_json, read_text, to_hugging_face
 from jaxllm.tokenizers.patterns import pre_tokenizer_of
-from jaxllm.tokenizers.read_tokenizer_json import as_input_error, begin_token_of, tokenizer_of
-from jaxllm.validate import shown
+from jaxllm.tokenizers.formats.read_tokenizer_json import as_input_error, begin_token_of, tokenizer_of
+from jaxllm.utils.validate import shown
 
 TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
 GENERATION, MODEL = "generation_config.json", "config.json"

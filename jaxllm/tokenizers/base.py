@@ -19,10 +19,10 @@ from typing import Any, ClassVar, Self
 
 import regex
 
-from jaxllm.errors import InputError
-from jaxllm.files import replace_file
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
 from jaxllm.tokenizers.parts import ENDS, cut, in_parts
-from jaxllm.validate import shown
+from jaxllm.utils.validate import shown
 
 FORMAT = "jaxllm tokenizer"
 VERSION = 1

@@ -12,8 +12,9 @@ from typing import Any, Self
 
 import tiktoken
 
-from jaxllm.errors import InputError, Note
-from jaxllm.tokenizers import gpt2_files, textbook
+from jaxllm.utils.errors import InputError, Note
+from jaxllm.tokenizers import textbook
+from jaxllm.tokenizers.formats import gpt2_files
 from jaxllm.tokenizers.base import (
     END_OF_TEXT,
     NOTHING,
@@ -27,13 +28,13 @@ from jaxllm.tokenizers.base import (
     to_utf8,
     vocabulary_from,
 )
-from jaxllm.tokenizers.merges import learn_merges
+from jaxllm.tokenizers.bpe_training import learn_merges
 from jaxllm.tokenizers.own_pattern import check_pattern, encode_whole, matched
 from jaxllm.tokenizers.parts import LONGEST
 from jaxllm.tokenizers.patterns import PATTERNS
-from jaxllm.tokenizers.pieces import count_pieces, split_pieces
-from jaxllm.tokenizers.workers import check_processes, usable_cores
-from jaxllm.validate import shown
+from jaxllm.tokenizers.splitting import count_pieces, split_pieces
+from jaxllm.utils.processes import check_processes, usable_cores
+from jaxllm.utils.validate import shown
 
 PARALLEL = 2**17  # characters: longer texts are encoded in parts of this length, on all cores
 

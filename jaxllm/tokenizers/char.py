@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Self
 
-from jaxllm.errors import InputError
+from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.base import Tokenizer, index, join, to_utf8, vocabulary_from
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import tiktoken
 
-from jaxllm.errors import InputError
+from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.patterns import PATTERNS
-from jaxllm.validate import shown
+from jaxllm.utils.validate import shown
 
 # Of a pattern, so that what is compiled of it stays small: its characters, and its {counts} multiplied.
 MOST_CHARACTERS, MOST_REPEATED = 1000, 1000

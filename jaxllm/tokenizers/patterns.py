@@ -9,8 +9,8 @@ from typing import Any
 
 from tiktoken_ext.openai_public import r50k_pat_str  # GPT2_PATTERN, written to match faster
 
-from jaxllm.errors import InputError
-from jaxllm.validate import shown
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.validate import shown
 
 # GPT-2's split: contractions, a word, number or run of marks with the space before it, white space.
 # Merges never cross a piece. (openai/gpt-2, src/encoder.py)

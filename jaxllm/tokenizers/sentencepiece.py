@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import regex
 
-from jaxllm.errors import InputError
+from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.base import (
     Tokenizer,
     document_end,
@@ -24,7 +24,7 @@ from jaxllm.tokenizers.base import (
     to_utf8,
     vocabulary_from,
 )
-from jaxllm.validate import shown
+from jaxllm.utils.validate import shown
 
 SPACE = "▁"  # stands for a space in tokens
 # What is put before a text: nothing; a space before each part between special tokens; and, where it does not begin

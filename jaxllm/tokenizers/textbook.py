@@ -1,6 +1,6 @@
 """Byte-pair encoding as one would explain it: the same ids as the fast path, in a few plain lines.
 
-Read this first. `jaxllm.tokenizers.merges` learns the same merges without recounting, and tiktoken encodes;
+Read this first. `jaxllm.tokenizers.bpe_training` learns the same merges without recounting, and tiktoken encodes;
 the tests hold them to this page. Gage 1994; Sennrich et al. 2016; on bytes, Radford et al. 2019.
 """
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Self
 
-from jaxllm.errors import InputError
+from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, index, join, to_utf8, vocabulary_from
 
 UNKNOWN = "<|unk|>"

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.errors import InputError
-from train.bench import pairing
-from train.bench.command import check_rounds, peer_for, status
+from jaxllm.utils.errors import InputError
+from train.bench import alternate as pairing
+from train.bench.train import check_rounds, peer_for, status
 from train.bench.generate_report import headline, make_report, same_tokens, table
-from train.bench.pairing import Against, Tell
-from train.bench.processes import Worker
-from train.bench.subject import FOLDER, subject_for
-from train.compare import check_output
+from train.bench.alternate import Against, Tell
+from train.bench.process import Worker
+from train.bench.generate_recording import FOLDER, subject_for
+from train.commands.compare import check_output
 from train.config import MOST_NEW_TOKENS, load_config
 from train.errors import DivergedError
-from train.report import replace_text
+from train.progress import replace_text
 
 OURS = [sys.executable, "-m", "train.bench.generate_worker"]
 SCRIPTS = {name: FOLDER / f"{name}_writer.py" for name in ("nanogpt", "hf")}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxllm.deviation import bound_text, error_text
-from train.bench.measures import Spread, speed_ratio
-from train.bench.report import processor, ran
+from jaxllm.compare.report import bound_text, error_text
+from train.bench.statistics import Spread, speed_ratio
+from train.bench.train_report import processor, ran
 
 if TYPE_CHECKING:
     from train.bench.generate import Recording

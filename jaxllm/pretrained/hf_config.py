@@ -1,0 +1,177 @@
+"""config.json of transformers to a GPTConfig and back.
+
+transformers gives each family a class whose defaults fill what a file leaves out, and takes no offence at what it does
+not know. Here a setting is read, or known to change no number, or the model is refused with all its reasons at once.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jaxllm.config import GPTConfig
+from jaxllm.utils.errors import InputError
+from jaxllm.pretrained.families import FAMILIES, Family
+from jaxllm.utils.validate import shown
+
+ROPE = {  # of Llama 3's scaling: field of GPTConfig, name in rope_parameters
+    "rope_factor": "factor", "rope_low_frequency": "low_freq_factor", "rope_high_frequency": "high_freq_factor",
+    "rope_original_context": "original_max_position_embeddings",
+}  # fmt: skip
+SLIDING, FULL = "sliding_attention", "full_attention"
+Read = tuple[dict[str, Any], list[str]]  # fields of GPTConfig, and what stands in the way
+
+
+def read_settings(content: Any, path: str | Path) -> tuple[Family, GPTConfig]:
+    """The family and the GPTConfig of a config.json, in the layout of transformers 4 or 5.
+
+    Dropout is left at 0. Raises InputError for a family that is not supported, and for settings that are missing, out
+    of range or ask for what a GPT of this jaxllm does not compute, all of them at once.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is {shown(content)}, but must be a table of settings; download it again.")
+    family = _family(content, path)
+    given = dict(family.defaults) | content
+    fields = {field: given[name] for field, name in family.settings.items() if name in given}
+    obstacles = [f"{name} is missing" for name in family.settings.values() if name not in given]
+    for name, values in family.harmless.items():
+        if (value := content.get(name, values[0])) not in values:
+            obstacles.append(f"{name} is {shown(value)}")
+    activation = given[family.settings["activation"]]
+    fields["activation"] = family.activations.get(activation) if isinstance(activation, str) else None
+    if fields["activation"] is None:
+        obstacles.append(f"{family.settings['activation']} is {shown(activation)}")
+    for more, why in (_read_rope(family, content), _read_window(family, content)):
+        fields, obstacles = fields | more, obstacles + why
+    return family, make_config(fields | dict(family.fixed), obstacles, path)
+
+
+def make_config(fields: Mapping[str, Any], obstacles: Iterable[str], path: str | Path) -> GPTConfig:
+    """The GPTConfig of the fields. Raises InputError where there are obstacles, or a field is out of range."""
+    if obstacles := list(obstacles):
+        raise InputError(f"{path} describes a model that this jaxllm cannot compute: {', '.join(obstacles)}.")
+    try:
+        return GPTConfig(**fields)
+    except InputError as error:
+        raise InputError(f"{path} describes a model that this jaxllm cannot compute: {error}") from None
+
+
+def _family(content: dict[str, Any], path: str | Path) -> Family:
+    architectures = content.get("architectures") or []
+    for family in FAMILIES:
+        if architectures == [family.architecture] or (
+            not architectures and content.get("model_type") == family.model_type
+        ):
+            return family
+    named = architectures[0] if isinstance(architectures, list) and architectures else content.get("model_type")
+    raise InputError(
+        f"{path} is of the architecture {shown(named)}, but this jaxllm reads "
+        f"{', '.join(family.architecture for family in FAMILIES)}."
+    )
+
+
+def _read_rope(family: Family, content: dict[str, Any]) -> Read:
+    if family.fixed["position"] != "rotary":
+        return {}, []
+    # The one of transformers 4, where there are both, comes first in 5 as well.
+    given = content.get("rope_scaling") or content.get("rope_parameters") or {}
+    if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
+        return {}, [f"the rope parameters are {shown(given)}"]
+    fields = {"rope_base": given.get("rope_theta", content.get("rope_theta", 10000.0))}
+    obstacles = []
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind == "llama3":
+        fields |= {field: given[name] for field, name in ROPE.items() if name in given}
+        obstacles += [f"{name} is missing" for name in ROPE.values() if name not in given]
+    elif kind != "default":
+        obstacles.append(f"rope_type is {shown(kind)}")
+    part = given.get("partial_rotary_factor", content.get("partial_rotary_factor"))
+    if part not in (None, 1):
+        obstacles.append(f"partial_rotary_factor is {shown(part)}")
+    return fields, obstacles
+
+
+def _read_window(family: Family, content: dict[str, Any]) -> Read:
+    """The sliding window, where a family may give some layers none: those before max_window_layers."""
+    window = content.get("sliding_window", 4096) if content.get("use_sliding_window") else None
+    if not family.layer_types or window is None:
+        return {}, []
+    types, first, n_layers = (content.get(name) for name in ("layer_types", "max_window_layers", "num_hidden_layers"))
+    first, kinds = 28 if first is None else first, set()
+    if isinstance(types, list):
+        kinds = {str(one) for one in types}
+    elif isinstance(first, int) and isinstance(n_layers, int):
+        kinds = {SLIDING if i >= first else FULL for i in (0, n_layers - 1)}
+    if kinds not in ({SLIDING}, {FULL}):
+        return {}, ["only some layers have a sliding window"]
+    return {"sliding_window": window if kinds == {SLIDING} else None}, []
+
+
+def write_settings(family: Family, config: GPTConfig, dtype: str) -> dict[str, Any]:
+    """A config.json for transformers 5 that 4 reads too; what the family cannot say is left as it always is there."""
+    values = resolved(config)
+    content: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.model_type, "dtype": dtype}
+    content |= {name: values[field] for field, name in family.settings.items()}
+    names = [name for name, ours in family.activations.items() if ours == config.activation]
+    content[family.settings["activation"]] = (names or list(family.activations))[0]
+    content |= {name: values[0] for name, values in family.harmless.items() if values[0] is not None}
+    if family.layer_types:
+        slides = config.sliding_window is not None
+        content |= {
+            "sliding_window": config.sliding_window,
+            "use_sliding_window": slides,
+            "max_window_layers": 0 if slides else config.n_layers,
+        }
+    if family.fixed["position"] == "rotary":
+        content |= _write_rope(config)
+    return content
+
+
+def _write_rope(config: GPTConfig) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"rope_theta": config.rope_base, "rope_type": "default"}
+    content = {"rope_theta": config.rope_base, "rope_parameters": parameters}
+    if config.rope_factor != 1:
+        scaling = {"rope_type": "llama3", **{name: getattr(config, field) for field, name in ROPE.items()}}
+        parameters |= scaling
+        content["rope_scaling"] = scaling
+    return content
+
+
+def resolved(config: GPTConfig) -> dict[str, Any]:
+    """The fields that make the numbers of a forward pass over one document, sizes left to others worked out."""
+    fields = asdict(config)
+    for field in ("dropout", "separator"):
+        del fields[field]
+    fields |= {"n_kv_heads": config.kv_heads, "d_head": config.head_dim, "d_ff": config.hidden_dim}
+    rope = [field for field in fields if field.startswith("rope_")]
+    if config.rotary is None or config.rope_factor == 1:
+        for field in rope if config.rotary is None else ROPE:
+            del fields[field]
+    if config.rotary is not None:  # the other order is written in this one
+        fields["position"] = "rotary"
+    return fields
+
+
+def family_for(config: GPTConfig) -> Family:
+    """The first family that can be that model. Raises InputError naming the fields that keep it from the nearest."""
+    families = [family for family in FAMILIES if not family.whole_heads or config.d_model % config.n_heads == 0]
+    nearest, obstacles = min(((one, _obstacles(one, config)) for one in families), key=lambda pair: len(pair[1]))
+    if not obstacles:
+        return nearest
+    fields = " and ".join(f"model.{field} = {shown(getattr(config, field))}" for field in obstacles)
+    raise InputError(
+        f"no architecture of transformers that this jaxllm writes is like this model: {nearest.architecture} is "
+        f"nearest, but has no {fields}."
+    )
+
+
+def _obstacles(family: Family, config: GPTConfig) -> list[str]:
+    """The fields that come back otherwise when the family's config.json is read, or those that the family fixes."""
+    ours, theirs = resolved(config), {**family.fixed}
+    try:
+        theirs = resolved(read_settings(write_settings(family, config, "float32"), "config.json")[1])
+    except InputError:  # a rule for what this family uses and the config does not, as that of rotary heads
+        if all(ours[field] == value for field, value in theirs.items()):
+            raise
+        ours = {field: ours[field] for field in theirs}
+    return [field for field, value in ours.items() if theirs.get(field) != value]

@@ -1,0 +1,1 @@
+"""Files, validation, processes and errors: nothing about models."""

@@ -1,0 +1,83 @@
+"""Layering and imports: no side effects, arrows one way, the reference on NumPy alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_a_new_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def imported(file: Path) -> set[str]:
+    """Modules a file imports, in full, wherever in it the import stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or ".")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_importing_jaxllm_has_no_side_effects() -> None:
+    code = """
+import logging, os, socket, sys
+before, handlers = dict(os.environ), list(logging.root.handlers)
+def refuse(*_): raise RuntimeError("network at import")
+socket.socket.connect = refuse
+import jaxllm
+assert "jax" not in sys.modules
+import jaxllm.gpt, jaxllm.attention, jaxllm.compare, jaxllm.data, jaxllm.generate, jaxllm.loss, jaxllm.sampling, jaxllm.tokenizers
+import train.cli
+import jax
+from jax._src import xla_bridge
+assert not xla_bridge._backends, "a device was opened at import"
+assert dict(os.environ) == before and logging.root.handlers == handlers
+"""
+    in_a_new_python(code)
+
+
+def test_the_reference_needs_only_numpy() -> None:
+    code = """
+import sys
+import jaxllm.reference
+third = {m.split(".")[0] for m in sys.modules} - set(sys.stdlib_module_names)
+print(sorted(m for m in third if not m.startswith("_")))
+"""
+    loaded = set(ast.literal_eval(in_a_new_python(code)))
+    assert not loaded & {"jax", "jaxlib", "flax", "optax", "msgspec"}
+    for file in (ROOT / "jaxllm" / "reference").glob("*.py"):
+        for name in imported(file):
+            assert name.split(".")[0] in {"numpy", *sys.stdlib_module_names} or name.startswith("jaxllm.reference")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "jaxllm").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_library_does_not_import_the_program(file: Path) -> None:
+    assert not any(name.split(".")[0] == "train" for name in imported(file))
+
+
+def test_nothing_loads_what_it_should_not() -> None:
+    for file in [*(ROOT / "jaxllm").rglob("*.py"), *(ROOT / "train").rglob("*.py")]:
+        assert not imported(file) & {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}, file
+        calls = {
+            n.func.id
+            for n in ast.walk(ast.parse(file.read_text()))
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        }
+        assert not calls & {"exec", "eval"}, file
+
+
+def test_lazy_names() -> None:
+    import jaxllm
+
+    for name in dir(jaxllm):
+        getattr(jaxllm, name)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = jaxllm.nonsense

@@ -1,0 +1,195 @@
+"""The fast paths of attention and loss: every way of cutting up, how memory grows, and who takes which path."""
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxllm import GPT, GPTConfig, loss, reference
+from jaxllm.fast import attention as causal
+from jaxllm.attention import MultiHeadAttention, causal_mask, scaled_dot_product_attention
+from jaxllm.loss import cross_entropy
+
+
+def qkv(length: int, *lead: int, width: int = 4, dtype: str = "float64") -> list[Any]:
+    return [np.random.default_rng(i).normal(size=(*lead, length, width)).astype(dtype) for i in range(4)]
+
+
+def value_and_pullback(function: Any, q: Any, k: Any, v: Any, dout: Any) -> Any:
+    out, pullback = jax.vjp(function, q, k, v)
+    return out, pullback(dout)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("kept", [0, 64])
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 24, 25, 29])
+def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of at most three rows: one group and several, one chunk in each and several, full and filled up; with
+    the exponentials kept for the backward and without."""
+    monkeypatch.setattr(causal, "KEPT", kept)
+    monkeypatch.setattr(causal, "SHORTEST", 2)
+    monkeypatch.setattr(causal, "LONGEST", 3)
+    q, k, v, dout = qkv(length, 2)
+    documents = np.arange(2 * length).reshape(2, length) // 5  # those of the second row begin elsewhere
+    for within in ([], [documents]) if length in (7, 25) else ([],):
+        attend = partial(causal.causal_attention, documents=within[0]) if within else causal.causal_attention
+        with jax.enable_x64(True):
+            out, gradients = jax.jit(partial(value_and_pullback, attend))(q, k, v, dout)
+        want, want_back = reference.causal.causal_attention_vjp(q, k, v, *within)
+        np.testing.assert_allclose(out, want, rtol=0, atol=1e-13)
+        for got, wanted in zip(gradients, want_back(dout)[:3], strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_the_plan_wastes_little() -> None:
+    """Whole chunks of at most 256 rows, fewer rows of padding than there are chunks."""
+    for length in (*range(1, 300), 1000, 1024, 1025, 5000, 8192):
+        groups, chunks, size = plan = causal._plan(length)
+        assert size <= 256 and groups <= 4
+        assert 0 <= groups * plan.rows - length < groups * chunks
+    assert causal._plan(256) == (4, 1, 64)
+    assert causal._plan(8192) == (4, 8, 256)
+
+
+def temporary_bytes(function: Any, *shapes: tuple[int, ...]) -> int:
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.newest
+def test_memory_grows_with_the_length_not_its_square() -> None:
+    """From 1024 to 4096 positions four times as much, where holding the weights takes sixteen times."""
+
+    def growth(attention: Any) -> float:
+        def total(q: Any, k: Any, v: Any) -> Any:
+            return attention(q, k, v).sum()
+
+        short, long = (temporary_bytes(jax.grad(total, (0, 1, 2)), *[(2, t, 16)] * 3) for t in (1024, 4096))
+        return long / short
+
+    plain = growth(lambda q, k, v: scaled_dot_product_attention(q, k, v, causal_mask(q.shape[-2])))
+    assert growth(causal.causal_attention) < 5 < 12 < plain
+
+
+@pytest.mark.newest
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="XLA of JAX 0.10 keeps more than it needs: 25 of 11.5 MB")
+def test_the_backward_does_not_keep_the_forwards_scores() -> None:
+    """Of eight attentions in a row, a few times the scores of one are in memory, not those of all."""
+
+    def chain(q: Any, k: Any, v: Any) -> Any:
+        for _ in range(8):
+            q = causal.causal_attention(q, k, v)
+        return q.sum()
+
+    one = 1024 * 1024 * 5 // 8 * 4  # bytes of the scores of one
+    arrays = 8 * 2 * 1024 * 16 * 4  # queries and results of all
+    assert temporary_bytes(jax.grad(chain), *[(1, 1024, 16)] * 3) < arrays + 4 * one
+
+
+@pytest.mark.newest
+def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN on a GPU that has it, for the shapes that it takes; its operands are [B, T, H, K]."""
+
+    def path(shape: tuple[int, ...], dtype: str = "bfloat16", width: int | None = None) -> str:
+        x = jax.ShapeDtypeStruct(shape, dtype)
+        return causal.attention_path(x, jax.ShapeDtypeStruct((*shape[:-1], width or shape[-1]), dtype))
+
+    fits = (2, 3, 16, 8)
+    assert path(fits) == "chunked"
+    monkeypatch.setattr(causal, "_has_cudnn", lambda: True)
+    assert path(fits) == "cuDNN"
+    others = [path(fits, "float32"), path((2, 3, 16, 136)), path((2, 3, 16, 12)), path((2, 3, 15, 8)), path((3, 16, 8))]
+    assert others + [path(fits, width=16)] == ["chunked"] * 6
+
+    def as_cudnn(q: Any, k: Any, v: Any, is_causal: bool, implementation: str) -> Any:
+        assert (q.shape, is_causal, implementation) == ((2, 16, 3, 8), True, "cudnn")
+        return jax_attention(q, k, v, is_causal=True)
+
+    jax_attention = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", as_cudnn)
+    q, k, v, _ = (jnp.asarray(x, jnp.bfloat16) for x in qkv(16, 2, 3, width=8))
+    for within in ([], [np.arange(16) // 5]):  # documents, of which cuDNN is not told, take the other path
+        want = reference.causal.causal_attention(*(np.asarray(x, np.float64) for x in (q, k, v)), *within)
+        got = causal.causal_attention(q, k, v, *within)
+        np.testing.assert_allclose(np.asarray(got, np.float64), want, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability", "has"),
+    [
+        ("gpu", "9.0", True), ("gpu", "8.0", True), ("gpu", "12.0", True), ("gpu", "7.5", False),
+        ("gpu", "gfx90a", False), ("gpu", None, False), ("tpu", "9.0", False), ("cpu", None, False),
+    ],
+)  # fmt: skip
+def test_which_devices_have_cudnn(
+    backend: str, capability: str | None, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {} if capability is None else {"compute_capability": capability}
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(**named)])
+    assert causal._has_cudnn() == has
+
+
+def test_shapes_that_do_not_fit() -> None:
+    q, k, v, _ = qkv(5)
+    with pytest.raises(ValueError, match=r"q \(5, 4\), k \(4, 4\) and v \(5, 4\) must agree"):
+        causal.causal_attention(q, k[1:], v)
+
+
+def test_attention_with_dropout_is_the_plain_one() -> None:
+    """With every weight kept (rate of almost 0) it must be what the fast path gives."""
+    x = jnp.asarray(qkv(9, 2, width=8, dtype="float32")[0])
+    module = MultiHeadAttention(2, dropout=1e-9)
+    params = module.init(jax.random.key(0), x)
+    np.testing.assert_allclose(
+        module.apply(params, x, rngs={"dropout": jax.random.key(1)}), module.apply(params, x), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("most", [1, 21, 50, 1000])
+@pytest.mark.parametrize("ids", [3, 7])
+def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten tokens, seven logits each: one token a chunk, three (the last chunk filled up), seven, all; ids by parts."""
+    monkeypatch.setattr(loss, "MOST_LOGITS", most)
+    monkeypatch.setattr(loss, "MOST_IDS", ids)
+    rng = np.random.default_rng(0)
+    table, x, weights = rng.normal(size=(7, 4)), rng.normal(size=(2, 5, 4)), rng.random((2, 5))
+    targets = rng.integers(7, size=(2, 5))
+    with jax.enable_x64(True):
+        value, pullback = jax.vjp(lambda t, x, w: loss.head_loss(t, x, targets, w), table, x, weights)
+        gradients = pullback(jnp.asarray(1.7))
+        assert loss.head_loss(table, x, targets, weights) == pytest.approx(float(value), rel=1e-14)
+    want, want_back = reference.loss.head_loss_vjp(table, x, targets, weights)
+    assert float(value) == pytest.approx(float(want), rel=1e-13)
+    dtable, dx, _, dweights = want_back(np.asarray(1.7))
+    for got, wanted in zip(gradients, (dtable, dx, dweights), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_the_loss_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "MOST_LOGITS", 2**16)
+    targets = jnp.zeros(1024, jnp.int32)
+    bytes_of_all = 1024 * 1024 * 4
+    assert (
+        temporary_bytes(jax.grad(lambda t, x: loss.head_loss(t, x, targets)), (1024, 8), (1024, 8)) < bytes_of_all / 3
+    )
+    assert temporary_bytes(lambda t, x: loss.head_loss(t, x, targets), (1024, 8), (1024, 8)) < bytes_of_all / 3
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_given_targets_returns_the_sum_of_their_losses(tied: bool) -> None:
+    config = GPTConfig(vocab_size=11, context_length=6, d_model=8, n_layers=1, n_heads=2, tie_embeddings=tied)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(11, size=(2, 7)))
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    params = GPT(config).init(jax.random.key(0), inputs)
+    logits = GPT(config).apply(params, inputs)
+    assert GPT(config).apply(params, inputs, targets) / 12 == pytest.approx(
+        float(cross_entropy(logits, targets)), rel=1e-6
+    )
+    weights = jnp.asarray(np.random.default_rng(1).random((2, 6)), jnp.float32)
+    weighted = GPT(config).apply(params, inputs, targets, weights) / weights.sum()
+    assert weighted == pytest.approx(float(cross_entropy(logits, targets, weights)), rel=1e-6)

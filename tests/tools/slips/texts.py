@@ -1,0 +1,67 @@
+"""Tokenizers and data."""
+
+from slips.mutation import Mutation
+
+FAST_TRAINER = "tokenizers/test_tokenizers.py::test_bpe_fast_trainer_learns_the_textbooks_merges"
+MERGES, PARTS = "jaxllm/tokenizers/bpe_training.py", "jaxllm/tokenizers/parts.py"
+RANKS, OWN_PATTERN = "jaxllm/tokenizers/formats/tiktoken_files.py", "jaxllm/tokenizers/own_pattern.py"
+FILES, FOLDERS, OWN_FILES = "jaxllm/utils/files.py", "jaxllm/data/folders.py", "jaxllm/data/own_files.py"
+FOREIGN = "data/test_folders.py::test_what_others_wrote_is_text_by_whatever_name"
+
+MUTATIONS = [
+    Mutation("pairs of a doubled token counted twice", MERGES, "count - doubled if x == a else count", "count", FAST_TRAINER),
+    Mutation("a token that another has taken in still stands", MERGES, "ids[middle] = INSIDE", "pass", FAST_TRAINER),
+    Mutation("text cut within a run of white space", PARTS, '_MARK = r"[^\\s\\x1c-\\x1f]"', '_MARK = r"."', "tokenizers/test_splitting.py::test_parts_have_the_pieces_of_the_whole"),
+    Mutation("one place too many in a permutation", "jaxllm/data/permutation.py", "outside &= which >= n", "outside &= which > n", "data/test_batches.py::test_every_number_comes_once"),
+    Mutation("every epoch in the same order", "jaxllm/data/batches.py", "[*seed, int(epoch)]", "[*seed, 0]", "data/test_data.py::test_a_batch_is_a_pure_function_of_seed_and_step"),
+    Mutation("processes draw the same rows", "jaxllm/data/batches.py", "step * batch_size + process * rows", "step * batch_size", "data/test_batches.py::test_processes_share_a_batch"),
+    Mutation("a mixture's sources at the wrong place", "jaxllm/data/mixture.py", "blocks * np.array(self.quotas)[which] + inside", "blocks + inside", "data/test_batches.py::test_a_mixture_visits_each_sources_windows_once_an_epoch"),
+    Mutation("a separator before the first document", "jaxllm/data/shard_writer.py", "if not documents[split]:", "if False:", "data/test_shards.py::test_all_documents_are_there_in_order_each_in_one_split"),
+    Mutation("the split by the document's place", "jaxllm/data/shard_writer.py", "hashlib.sha256(first[:DECIDING].encode())", "hashlib.sha256(str(globals().__setitem__('n', globals().get('n', 0) + 1) or n).encode())", "data/test_shards.py::test_adding_data_moves_no_document"),
+    Mutation("progress counts a shard that is not there", "jaxllm/data/shard_writer.py", "replace_file(out / shard.file, content)", "pass", "data/test_shards.py::test_all_documents_are_there_in_order_each_in_one_split", "InputError: cannot read the shard"),
+    Mutation("sha256 of shards not compared", "jaxllm/data/shards.py", "if digest != shard.sha256:", "if False:", "data/test_shards.py::test_damage_is_noticed"),
+    Mutation("a stream that breaks characters", "jaxllm/tokenizers/base.py", "if text := decoder.decode(self.decode_bytes([i])):", "if text := self.decode_bytes([i]).decode(errors='replace'):", "tokenizers/test_exchange.py::test_a_stream_waits_for_a_whole_character"),
+    Mutation("equally frequent words by first occurrence", "jaxllm/tokenizers/word.py", "(-counts[word], word))", "-counts[word])", "tokenizers/test_tokenizers.py::test_of_equally_frequent_words_those_stay_that_come_first_in_code_point_order"),
+    Mutation("characters in reverse", "jaxllm/tokenizers/char.py", "for part in join(text) for character in part})", "for part in join(text) for character in part}, reverse=True)", "tokenizers/test_tokenizers.py::test_char_round_trip"),
+    Mutation("an id more than there are", "jaxllm/tokenizers/base.py", "if not 0 <= i < self.vocab_size:", "if not 0 <= i <= self.vocab_size:", "tokenizers/test_tokenizers.py::test_the_last_id_is_the_size_less_one[char]", "IndexError"),
+    Mutation("another fingerprint", "jaxllm/tokenizers/base.py", "sort_keys=True, separators", "separators", "tokenizers/test_fingerprints.py::test_fingerprints_stay_as_they_are[char]"),
+    Mutation("the list of merges not in order", "jaxllm/tokenizers/formats/byte_level.py", "if order != sorted(order) or -1 in order or", "if -1 in order or", "tokenizers/test_exchange.py::test_what_would_give_other_ids_is_refused[merges]"),
+    Mutation("a gap in tiktoken's ranks", RANKS, "if rank != expected:", "if False:", "tokenizers/test_tiktoken_files.py::test_gaps_without_special_tokens"),
+    Mutation("any file is GPT-2's", "jaxllm/tokenizers/formats/gpt2_files.py", "if not check_hash(content, digest):", "if False:", "tokenizers/test_tokenizers.py::test_gpt2_refuses_other_files", "Error"),
+    Mutation("a split that is left out", "jaxllm/tokenizers/patterns.py", '("Removed", True))', '("Removed", False))', "tokenizers/test_patterns.py::test_the_forms_of_hugging_face"),
+    Mutation("truncation not refused", "jaxllm/tokenizers/formats/read_tokenizer_json.py", '("truncation", "padding")', '("padding",)', "tokenizers/test_exchange.py::test_what_would_give_other_ids_is_refused[truncation]"),
+    Mutation("a space before other parts than said", "jaxllm/tokenizers/sentencepiece.py", '(first or self.prefix != "first")', '(first or self.prefix == "first")', "tokenizers/test_sentencepiece.py::test_what_is_put_before"),
+    Mutation("equally frequent pairs by first occurrence", "jaxllm/tokenizers/textbook.py", "key=lambda pair: (-counts[pair], pair)", "key=lambda pair: -counts[pair]", FAST_TRAINER),
+    Mutation("special tokens not marked", "jaxllm/tokenizers/listing.py", '" special"', '""', "tokenizers/test_exchange.py::test_a_vocabulary_to_read"),
+    Mutation("no process at all", "jaxllm/utils/processes.py", "if not 1 <= processes <= 1024:", "if not 0 <= processes <= 1024:", "tokenizers/test_splitting.py::test_the_number_of_processes_is_checked[0]", "ValueError"),
+    Mutation("no normal form in tokenizer.json", "jaxllm/tokenizers/formats/write_tokenizer_json.py", '{"type": tokenizer.normalization} if tokenizer.normalization else None', "None", "pretrained/test_tokenizer_files.py::test_a_folder_written_and_read"),
+    Mutation("files of a folder in reverse", FOLDERS, "key=lambda entry: entry.name)", "key=lambda entry: entry.name, reverse=True)", "data/test_data.py::test_a_file_and_a_folder"),
+    Mutation("targets that are the inputs", "jaxllm/data/windows.py", "ids[positions + 1]", "ids[positions]", "data/test_data.py::test_pairs_are_windows_and_their_successors"),
+    Mutation("a part from the beginning of its row", "jaxllm/data/id_sequences.py", "self.row[self.start + start : self.start + stop]", "self.row[start:stop]", "data/test_shards.py::test_slices_across_shards"),
+    Mutation("a corpus downloaded each time", "jaxllm/data/sources.py", "        if not path.exists():\n            _download", "        if True:\n            _download", "data/test_data.py::test_a_named_corpus_is_downloaded_once", "InputError: cannot download small"),
+    Mutation("a vocabulary smaller than asked for, and no word of it", "jaxllm/tokenizers/bpe.py", "if len(merges) < n_merges:", "if False:", "tokenizers/test_tokenizers.py::test_bpe_says_when_the_text_has_no_more_pairs"),
+    Mutation("the last small texts not counted", "jaxllm/tokenizers/splitting.py", "    if together:\n        yield together", "    pass", "tokenizers/test_splitting.py::test_counts_are_the_same_for_any_number_of_processes"),
+    Mutation("a part that ends right after a name", PARTS, "name.end() >= at", "name.end() > at", "tokenizers/test_parts.py::test_no_part_ends_in_a_name"),
+    Mutation("a part that ends where a name may begin", PARTS, "if at + longest > len(text):", "if False:", "tokenizers/test_parts.py::test_no_part_ends_in_a_name"),
+    Mutation("a published file known by its bytes", RANKS, "hashlib.sha256(_written(ranks))", "hashlib.sha256(Path(path).read_bytes())", "tokenizers/test_tiktoken_files.py::test_a_published_file_is_known_by_its_ranks", "InputError"),
+    Mutation("holes above the ranks left", RANKS, 'return dict(special) | {f"<|reserved_{i}|>": i for i in free}', "return dict(special)", "tokenizers/test_tiktoken_files.py::test_a_published_file_is_known_by_its_ranks", "InputError: ids of special and added tokens"),
+    Mutation("a pattern that is not the file's", RANKS, "pattern is not None and stated is not None and pattern != stated", "False", "tokenizers/test_tiktoken_files.py::test_a_pattern_that_is_not_the_files"),
+    Mutation("pieces that need not follow each other", OWN_PATTERN, 'rf"\\G(?:{pattern})(?!\\G)"', 'rf"(?:{pattern})(?!\\G)"', "tokenizers/test_own_pattern.py::test_a_pattern_that_leaves_characters_out_of_a_text"),
+    Mutation("what a pattern leaves out is left out", OWN_PATTERN, "    if rest:", "    if False:", "tokenizers/test_own_pattern.py::test_a_pattern_that_leaves_characters_out_of_a_text"),
+    Mutation("counts of a pattern added and not multiplied", OWN_PATTERN, "math.prod(max(", "sum(max(", "tokenizers/test_own_pattern.py::test_patterns_that_cannot_be_used"),
+    Mutation("tokens of the normalized text found before", "jaxllm/tokenizers/bpe.py", "self.added.keys() - set(self.normalized)", "self.added.keys()", "tokenizers/test_added_tokens.py::test_the_ids_of_tokenizers"),
+    Mutation("tokens of any text not found between special ones", "jaxllm/tokenizers/bpe.py", "parted_again(parts, self._found_first)", "parts", "tokenizers/test_added_tokens.py::test_a_special_token_is_text_unless_it_is_allowed"),
+    Mutation("a usual end over the model's own", "jaxllm/tokenizers/base.py", "(end, *DOCUMENT_ENDS)", "(*DOCUMENT_ENDS, end)", "data/test_end_token.py::test_the_end_token_that_a_model_names"),
+    Mutation("every mark at the beginning dropped", FILES, "content.removeprefix(codecs.BOM_UTF8)", "content.lstrip(codecs.BOM_UTF8)", "data/test_byte_order_marks.py::test_only_the_first_mark_is_dropped"),
+    Mutation("UTF-32 taken for UTF-16", FILES, '    codecs.BOM_UTF32_LE: "UTF-32",\n', "", "data/test_byte_order_marks.py::test_a_mark_is_no_part_of_the_text[text]"),
+    Mutation("a link to a file of the folder read again", FOLDERS, 'real in self.linked or (folder in self.folders and not name.startswith("."))', "real in self.linked", "data/test_folders.py::test_no_file_is_read_twice[{'c.txt': 'a.txt'}]"),
+    Mutation("a hidden file not read by the name of a link", FOLDERS, ' and not name.startswith("."))', ")", "data/test_folders.py::test_links_to_folders_and_files_are_followed"),
+    Mutation("the fifth that is left out not named", FOLDERS, "number < NAMED", "number < NAMED - 1", "data/test_folders.py::test_many_are_counted"),
+    Mutation("any numbered lines are a vocabulary", OWN_FILES, "or i != str(number).encode()", "or not i.isdigit()", FOREIGN),
+    Mutation("an empty file is a vocabulary", OWN_FILES, "return number > 0", "return True", "data/test_folders.py::test_a_folder_without_links_says_nothing"),
+    Mutation("a config makes a run", OWN_FILES, '(\n        format_of(os.path.join(folder, "tokenizer.json")) == TOKENIZER_FORMAT\n    )', "True", "data/test_folders.py::test_a_config_copied_from_a_run_makes_no_run"),
+    Mutation("wrong bytes named where their block ends", "jaxllm/data/documents.py", "offset - pending", "offset", "data/test_documents.py::test_what_is_wrong_is_named[latin.txt]"),
+    Mutation("a character cut by the file's end", "jaxllm/data/documents.py", "final=not block", "final=False", "data/test_documents.py::test_what_is_wrong_is_named[cut.txt]"),
+    Mutation("every text of an export begins with nothing", "jaxllm/tokenizers/formats/exchange.py", "content_of(tokenizer, begin_token)", "content_of(tokenizer, None)", "tokenizers/test_added_tokens.py::test_a_token_that_begins_texts_may_be_one"),
+    Mutation("text in another encoding called no JSON", "jaxllm/tokenizers/formats/exchange.py", "if isinstance(error, InputError):", "if False:", "data/test_byte_order_marks.py::test_a_mark_is_no_part_of_the_text[tokenizer.json]"),
+]  # fmt: skip

@@ -1,0 +1,101 @@
+"""What is timed: the model of a config, and what a peer demands of it."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import train.bench.peers
+from jaxllm.config import GPTConfig
+from jaxllm.utils.errors import InputError
+from jaxllm.reference.optimizer import learning_rate
+from train.commands.compare import model_without_text
+from train.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another program that trains a GPT-2."""
+
+    script: Path
+    needs: tuple[str, ...]  # modules of its Python
+    activation: Literal["gelu_tanh", "gelu"]  # what it computes
+    instead_of: tuple[str, ...]  # activations of a config for which that may stand in
+    without_biases: bool  # it can be
+    from_path: bool  # it is a folder that the user names
+
+
+FOLDER = Path(train.bench.peers.__path__[0])
+PEERS = {
+    "nanogpt": Peer(FOLDER / "nanogpt.py", ("torch", "numpy"), "gelu", ("gelu_tanh",), True, from_path=True),
+    "hf": Peer(FOLDER / "hf.py", ("torch", "transformers", "numpy"), "gelu_tanh", (), False, from_path=False),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and how it is trained, on random tokens: no text is read."""
+
+    model: GPTConfig
+    config: RunConfig
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.config.train.batch_size * self.model.context_length
+
+    def job(self) -> dict[str, Any]:
+        """What a process must know to take the first step (`train.bench.peers.protocol`)."""
+        return {
+            "model": asdict(self.model),
+            "train": asdict(self.config.train),
+            "optimizer": asdict(self.config.optimizer),
+            "rates": self.rates(0, 1),
+        }
+
+    def rates(self, first: int, n: int) -> list[float]:
+        """Learning rates of n steps; after the last step of the config it stays at its minimum."""
+        c = self.config
+        return [learning_rate(c.optimizer, c.train.steps, step) for step in range(first, first + n)]
+
+
+def subject_for(config: RunConfig, against: str | None) -> Subject:
+    """The config's model as both sides compute it. Raises InputError for what a bench or the peer cannot do."""
+    model = model_without_text(config)
+    if model.dropout:
+        raise InputError(
+            f"model.dropout is {model.dropout}, but a bench is without: its two sides would drop differently; give "
+            "--set model.dropout=0."
+        )
+    if against is None:
+        return Subject(model, config)
+    peer = PEERS[against]
+    for field, value, wanted in _demands(model, peer):
+        if value != wanted:
+            only = f"only {_toml(wanted)}; give --set model.{field}={_toml(wanted)}"
+            has = "none; leave it out" if wanted is None else only
+            raise InputError(f"model.{field} is {_toml(value)}, but {against} has {has}.")
+    return Subject(replace(model, activation=peer.activation), config)
+
+
+def _demands(model: GPTConfig, peer: Peer) -> list[tuple[str, Any, Any]]:
+    """(field, its value, the value that the peer needs)."""
+    context = model.context_length
+    stands_in = model.activation in peer.instead_of
+    return [
+        ("norm", model.norm, "layer_norm"),
+        ("norm_epsilon", model.norm_epsilon, 1e-5),
+        ("qk_norm", model.qk_norm, False),
+        ("position", model.position, "learned"),
+        ("scale_embeddings", model.scale_embeddings, False),
+        ("sliding_window", min(model.sliding_window or context, context), context),
+        ("separator", model.separator, None),
+        ("tie_embeddings", model.tie_embeddings, True),
+        ("d_head", model.head_dim, model.d_model // model.n_heads),
+        ("n_kv_heads", model.kv_heads, model.n_heads),
+        ("d_ff", model.hidden_dim, 4 * model.d_model),
+        ("use_bias", model.use_bias, model.use_bias if peer.without_biases else True),
+        ("activation", model.activation, model.activation if stands_in else peer.activation),
+    ]
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

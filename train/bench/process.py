@@ -1,0 +1,87 @@
+"""A process for each side, so that memory, compilation and the first step are its own."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from jaxllm.utils.errors import InputError
+from train.runtime.allocator import with_allocator
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of each side's process; both get our memory allocator, which helps the other a little too."""
+    # JAX takes three quarters of a GPU's memory in advance, of which the other side needs its part.
+    return with_allocator({"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ})
+
+
+def check_python(python: str, modules: tuple[str, ...], name: str) -> None:
+    """Before the work. Raises InputError where `python` cannot be started or lacks a module."""
+    search = f"import sys, importlib.util as u; sys.exit(any(u.find_spec(m) is None for m in {modules}))"
+    try:
+        found = subprocess.run([python, "-c", search], capture_output=True)
+    except OSError as error:
+        raise InputError(f"--peer-python {python} cannot be started: {error.strerror}.") from None
+    if found.returncode:
+        raise InputError(
+            f"{name} needs a Python with {', '.join(modules)}, which {python} is not; give --peer-python EXE."
+        )
+
+
+class Worker:
+    """A process that takes steps when asked (`train.bench.peers.protocol`). It ends with the block that it is used in.
+
+    Raises InputError, with the last words of a process that ends before it has answered.
+    """
+
+    def __init__(self, name: str, command: list[str], job: dict[str, Any], folder: Path | None = None) -> None:
+        """`folder`: where it runs, if not here."""
+        self.name = name
+        self._errors = tempfile.TemporaryFile()
+        self._job = job | {"spawned": time.time()}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+            env=worker_environment(), cwd=folder, start_new_session=True,  # Ctrl-C is for the parent alone
+        )  # fmt: skip
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # with the processes that a compiler has started
+        self._process.wait()
+        assert self._process.stdin and self._process.stdout
+        self._process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):  # of a job that was never read
+            self._process.stdin.close()
+        self._errors.close()
+
+    def begin(self) -> dict[str, Any]:
+        """Build the model and take the first step."""
+        return self.ask(self._job)
+
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a message and wait for its answer; other lines, which a library may print as it loads, are none."""
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return dict(json.loads(line))
+        raise InputError(f"the process of {self.name} ended: {self._last_words()}.")
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return "it was killed, as one is that asks for more memory than there is"
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {code}").rstrip(".")

@@ -1,0 +1,145 @@
+"""A bench as JSON and as text."""
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from train.bench.statistics import Spread, datasheet_peak, flops_per_token, speed_ratio
+from train.bench.alternate import Recording
+from train.bench.generate_recording import Subject
+
+AGREEMENT = {"float32": 1e-3, "bfloat16": 2e-2}  # of the losses after the last step, relative
+
+Report = dict[str, Any]
+
+
+def make_report(subject: Subject, recordings: list[Recording], against: str | None) -> Report:
+    """All figures; `peer` and what compares with it are None where ours was alone."""
+    first, peer, train = recordings[0], recordings[-1], subject.config.train
+    product = first.ended["product_flops_per_s"]
+    sides = [_side(subject, recording, product, first.begun["device"]) for recording in recordings]
+    ratio = speed_ratio(first.seconds, peer.seconds) if against else None
+    return {
+        "against": against,
+        "ratio": ratio and ratio.median,
+        "ratio_spread": ratio and [ratio.low, ratio.high],
+        "loss_difference": abs(sides[0]["loss"] - sides[1]["loss"]) / abs(sides[1]["loss"]) if against else None,
+        "loss_tolerance": AGREEMENT[train.dtype] if against else None,
+        "ours": sides[0],
+        "peer": sides[1] if against else None,
+        "sizes": asdict(subject.model) | {
+            "parameters": first.begun["n_parameters"], "batch_size": train.batch_size,
+            "grad_accumulation": train.grad_accumulation, "dtype": train.dtype,
+            "rounds": len(first.turns), "steps": sum(map(len, first.seconds)),
+        },
+        "machine": {
+            "processor": processor(), "cores": os.cpu_count(), "system": platform.system(),
+            "device": first.begun["device"], "product_flops_per_s": product,
+            "datasheet_flops_per_s": datasheet_peak(first.begun["device"], train.dtype),
+        },
+        "versions": first.begun["versions"] | ({against: peer.begun["versions"]} if against else {}),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def _side(subject: Subject, recording: Recording, product_flops_per_s: float, device: str) -> Report:
+    """The figures of one side. Step times are those of all steps of all rounds."""
+    step = Spread.of([s for seconds in recording.seconds for s in seconds])
+    flops_per_s = subject.tokens_per_step * flops_per_token(subject.model) / step.median
+    datasheet = datasheet_peak(device, subject.config.train.dtype)
+    return {
+        "tokens_per_s": subject.tokens_per_step / step.median,
+        "step_ms": 1e3 * step.median,
+        "spread": [1e3 * step.low, 1e3 * step.high],
+        "round_ms": [1e3 * float(np.median(seconds)) for seconds in recording.seconds],
+        "mfu": flops_per_s / product_flops_per_s,
+        "datasheet_mfu": datasheet and flops_per_s / datasheet,
+        "compile_s": recording.begun["compile_s"],
+        "first_step_s": recording.begun["first_step_s"],
+        "peak_bytes": recording.ended["peak_bytes"],
+        "first_loss": recording.begun["loss"],
+        "loss": recording.turns[-1]["losses"][-1],
+    }
+
+
+def losses_agree(report: Report) -> bool:
+    """Whether both sides have computed the same; true where ours was alone."""
+    return report["peer"] is None or report["loss_difference"] <= report["loss_tolerance"]
+
+
+def processor() -> str:
+    """The name of the machine's processor."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def headline(subject: Subject) -> list[str]:
+    """What is timed and where, as far as it is known before the work."""
+    m, t = subject.model, subject.config.train
+    parts = f" in {t.grad_accumulation} parts" if t.grad_accumulation > 1 else ""
+    return [
+        f"{m.n_layers} layers, {m.n_heads} heads, {m.d_model} wide, {m.vocab_size:,} ids, {t.dtype}",
+        f"a step is {t.batch_size} x {m.context_length} tokens{parts}; {processor()}, {os.cpu_count()} cores, "
+        f"{platform.system()}; {datetime.now():%Y-%m-%d}",
+    ]
+
+
+def table(report: Report) -> list[str]:
+    """The figures, ours and the peer's side by side, then their ratio and what ran where."""
+    names = ["jaxllm", report["against"]] if report["peer"] else ["jaxllm"]
+    sides = [report["ours"], report["peer"]][: len(names)]
+    rows = [("", names)] + [
+        (label, [write(s) for s in sides]) for label, write in _rows(report["machine"], report["sizes"]["steps"])
+    ]
+    lines = [f"{label:<36}" + "".join(f"{cell:>24}" for cell in cells) for label, cells in rows]
+    if report["peer"]:
+        low, high = report["ratio_spread"]
+        lines.append(
+            f"jaxllm is {report['ratio']:.3f} times as fast as {report['against']} ({low:.3f} to {high:.3f} over "
+            f"{report['sizes']['rounds']} rounds)"
+        )
+    return lines + ran(report)
+
+
+def _rows(machine: dict[str, Any], steps: int) -> list[tuple[str, Callable[[Report], str]]]:
+    """Label and what to write of a side."""
+    rows: list[tuple[str, Callable[[Report], str]]] = [
+        (f"step, median of {steps:,}", lambda s: f"{s['step_ms']:,.1f} ms"),
+        ("10th to 90th percentile", lambda s: "{:,.1f} to {:,.1f} ms".format(*s["spread"])),
+        ("tokens a second", lambda s: f"{s['tokens_per_s']:,.0f}"),
+        (f"MFU, of {_speed(machine['product_flops_per_s'])} measured", lambda s: f"{s['mfu']:.1%}"),
+    ]
+    if machine["datasheet_flops_per_s"]:
+        label = f"MFU, of {_speed(machine['datasheet_flops_per_s'])} stated"
+        rows.append((label, lambda s: f"{s['datasheet_mfu']:.1%}"))
+    return rows + [
+        ("compilation", lambda s: f"{s['compile_s']:.1f} s"),
+        ("from start to first step done", lambda s: f"{s['first_step_s']:.1f} s"),
+        ("peak memory", lambda s: f"{s['peak_bytes'] / 2**20:,.0f} MiB"),
+        ("loss of the first step", lambda s: f"{s['first_loss']:.6f}"),
+        ("loss of the last", lambda s: f"{s['loss']:.6f}"),
+    ]
+
+
+def _speed(flops_per_s: float) -> str:
+    scale, unit = (1e12, "TFLOP/s") if flops_per_s >= 1e12 else (1e9, "GFLOP/s")
+    return f"{flops_per_s / scale:,.0f} {unit}"
+
+
+def ran(report: Report) -> list[str]:
+    """`jaxllm 0.1.0, python 3.12.1, ... on cpu`, and a line of the peer's."""
+    ours = {name: version for name, version in report["versions"].items() if name != report["against"]}
+    lines = [f"{_list(ours)} on {report['machine']['device']}"]
+    return lines + ([f"{report['against']}: {_list(report['versions'][report['against']])}"] if report["peer"] else [])
+
+
+def _list(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

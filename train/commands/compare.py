@@ -1,0 +1,262 @@
+"""`jaxllm compare`: model, gradients and optimizer step of a config or a run against the NumPy reference."""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxllm import GPT, GPTConfig, __version__, reference
+from jaxllm.compare import TOLERANCES, arithmetic, compare_model, random_parameters, to_numpy
+from jaxllm.data.batches import evaluation_batches, n_targets
+from jaxllm.compare.report import Report, Row, bound_text, compare_trees, fold, table
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
+from train.config import ModelConfig, RunConfig, TrainConfig, load_config
+from train.plotting import content, new_figure, noted
+from train.inputs import known_vocabulary, prepare
+from train.progress import replace_text
+from train.step import learning_rate_schedule, make_optimizer
+from train.runs.load import load_run
+
+LONGEST = 128  # tokens of a window, unless asked for more: the reference takes its time
+MOST_WINDOWS = 1024
+STAND_IN = 256  # vocabulary where the tokenizer's size depends on the text, which a comparison does not need
+SMALL = RunConfig(
+    model=ModelConfig(vocab_size=STAND_IN, context_length=64, d_model=64, n_layers=4, n_heads=4),
+    train=TrainConfig(steps=1000),
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is compared."""
+
+    name: str
+    model: GPTConfig
+    config: RunConfig
+    params: Any
+    opt_state: Any  # None: to be made up
+    step: int
+    inputs: np.ndarray  # [B, T]
+    targets: np.ndarray
+
+
+def from_config(config: RunConfig, name: str, batch_size: int, length: int | None) -> Subject:
+    """Random parameters and tokens, and the fourth optimizer step, where bias correction still matters."""
+    model = model_without_text(config)
+    shape = (batch_size, _length(length, model) + 1)
+    tokens = np.random.default_rng(0).integers(model.vocab_size, size=shape).astype(np.int32)
+    params = random_parameters(GPT(model))
+    return Subject(f"{name}, random weights", model, config, params, None, 3, tokens[:, :-1], tokens[:, 1:])
+
+
+def model_without_text(config: RunConfig) -> GPTConfig:
+    """The model of a config whose text is not read: the vocabulary is the one that is written down, or a stand-in."""
+    written = config.model.vocab_size or config.tokenizer.vocab_size or known_vocabulary(config)
+    return config.model.with_vocabulary(written or (50257 if config.tokenizer.kind == "gpt2" else STAND_IN))
+
+
+def from_run(path: str, step: str | None, batch_size: int, length: int | None) -> Subject:
+    """The newest checkpoint of a run folder, or that of a step, on the first windows of its validation split.
+
+    The windows of an imported model begin with its begin token.
+    """
+    run = load_run(path, step, with_optimizer=True)
+    ids = prepare(run.config, run.tokenizer).validation_ids
+    n = n_targets(ids, run.begin_token)
+    length = min(_length(length, run.model.config), n)
+    if batch_size > n // length:
+        raise InputError(
+            f"--batch-size is {batch_size}, but the validation split has {n // length} windows of {length} tokens."
+        )
+    inputs, targets, _ = next(evaluation_batches(ids, length, batch_size, run.begin_token))
+    return Subject(
+        f"{path}, step {run.step:,}", run.model.config, run.config, run.params, run.opt_state, run.step, inputs, targets
+    )
+
+
+def _length(length: int | None, model: GPTConfig) -> int:
+    if length is not None and length > model.context_length:
+        raise InputError(f"--length is {length}, more than model.context_length = {model.context_length}.")
+    return length or min(LONGEST, model.context_length)
+
+
+def compare(subject: Subject, dtype: str) -> Report:
+    """Forward, backward, gradients of the parameters, then the optimizer step made from those gradients."""
+    rows, gradients = compare_model(subject.model, subject.params, subject.inputs, subject.targets, dtype)
+    compared_in: Literal["float64", "float32"] = "float64" if dtype == "float64" else "float32"
+    return Report.of(dtype, rows + compare_optimizer(subject, gradients, compared_in))
+
+
+def compare_optimizer(subject: Subject, gradients: Any, dtype: str) -> list[Row]:
+    """Schedule, clipping and AdamW by Optax against the reference, both given the same gradients.
+
+    So a row that is off speaks of the optimizer alone. Parameters stay in `dtype` whatever the model computes in.
+    """
+    config, steps, step = subject.config.optimizer, subject.config.train.steps, subject.step
+    sampled = np.unique(np.linspace(0, steps, 1000).astype(np.int32))
+    with arithmetic(dtype):
+        optimizer, schedule = make_optimizer(config, steps), learning_rate_schedule(config, steps)
+        params, gradients = in_dtype(subject.params, dtype), in_dtype(gradients, dtype)
+        state = subject.opt_state
+        state = in_dtype(_some_moments(optimizer.init(params), gradients, step) if state is None else state, dtype)
+        updates, new_state = jax.jit(optimizer.update)(gradients, state, params)
+        got = {
+            "learning_rate": schedule(step),
+            "learning_rate, whole schedule": schedule(jnp.asarray(sampled)),
+            "gradient norm": optax.tree.norm(gradients),
+            "parameters after it": optax.apply_updates(params, updates),
+            "update": updates,
+            "first moment": optax.tree.get(new_state, "mu"),
+            "second moment": optax.tree.get(new_state, "nu"),
+        }
+    want = _by_numpy(subject, sampled, *to_numpy([params, gradients, state]))
+    rows: list[Row] = []
+    for name, value in want.items():
+        tree = isinstance(value, dict)  # of parameters: block_10 after block_9
+        ordered = {k: value[k] for k in sorted(value, key=lambda k: (len(k), k))} if tree else value
+        stage, root = (f"optimizer step: {name}", "") if tree else ("optimizer step", name)
+        rows += compare_trees(stage, got[name], ordered, TOLERANCES[dtype][1], dtype, root)
+    return rows
+
+
+def _by_numpy(subject: Subject, sampled: Any, params: Any, gradients: Any, state: Any) -> dict[str, Any]:
+    twin, config, steps, step = reference.optimizer, subject.config.optimizer, subject.config.train.steps, subject.step
+    adam = next(node for node in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(node))
+    moments = twin.Moments(int(adam.count), adam.mu, adam.nu)  # fewer updates than steps where some were left out
+    updates, moments = twin.update(config, steps, step, gradients, moments, params)
+    return {
+        "learning_rate": twin.learning_rate(config, steps, step),
+        "learning_rate, whole schedule": np.array([twin.learning_rate(config, steps, int(s)) for s in sampled]),
+        "gradient norm": twin.global_norm(gradients),
+        "parameters after it": jax.tree.map(np.add, params, updates),
+        "update": updates,
+        "first moment": moments.mu,
+        "second moment": moments.nu,
+    }
+
+
+def in_dtype(tree: Any, dtype: str) -> Any:
+    """The tree with floats in `dtype`; for float64 counters become int64, or Optax computes beta^t in float32."""
+
+    def convert(x: Any) -> Any:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return jnp.asarray(x, dtype)
+        return jnp.asarray(x, "int64" if dtype == "float64" else x.dtype)
+
+    return jax.tree.map(convert, tree)
+
+
+def _some_moments(state: Any, gradients: Any, step: int) -> Any:
+    """Adam's state as after `step` updates: with moments of 0 its first step would not show its betas."""
+    rng = np.random.default_rng(1)
+    size = float(optax.tree.norm(gradients)) / math.sqrt(optax.tree.size(gradients))
+    mu = jax.tree.map(lambda g: jnp.asarray(size * rng.standard_normal(g.shape), g.dtype), gradients)
+    nu = jax.tree.map(lambda g: jnp.asarray(size**2 * rng.chisquare(3, g.shape), g.dtype), gradients)
+    return optax.tree.set(state, count=jnp.asarray(step, jnp.int32), mu=mu, nu=nu)
+
+
+def _is_adam(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByAdamState)
+
+
+def compare_command(
+    source: str | None, step: str | None, dtype: str | None, batch_size: int, length: int | None,
+    json_file: str | None, out: str | None,
+) -> bool:  # fmt: skip
+    """`jaxllm compare`: prints the table, writes JSON and picture; returns whether all is within tolerance."""
+    if not 1 <= batch_size <= MOST_WINDOWS:
+        raise InputError(f"--batch-size is {batch_size}, but it must be from 1 to {MOST_WINDOWS}.")
+    if length is not None and length < 1:
+        raise InputError(f"--length is {length}, but it must be at least 1.")
+    print_json = json_file == "-"
+    check_output("--json", None if print_json else json_file, (".json",))
+    check_output("--out", out, (".png", ".svg", ".pdf"))
+    if step is not None and not (source and Path(source).is_dir()):
+        raise InputError(f"--step is {step!r}, but only a run folder has steps; leave it out or name one.")
+    if source is None:
+        subject = from_config(SMALL, "a small GPT", batch_size, length)
+    elif Path(source).is_dir():
+        subject = from_run(source, step, batch_size, length)
+    else:
+        subject = from_config(load_config(source), source, batch_size, length)
+    dtype = dtype or subject.config.train.dtype
+    if not print_json:
+        print(
+            f"{subject.name}, {' x '.join(map(str, subject.inputs.shape))} tokens, {dtype} on "
+            f"{jax.devices()[0].platform}, against NumPy in float64; errors relative to the largest value of each "
+            "tensor, or of its terms where they cancel",
+            flush=True,
+        )
+    report = compare(subject, dtype)
+    about = {
+        "subject": subject.name, "model": asdict(subject.model), "shape": list(subject.inputs.shape),
+        "device": jax.devices()[0].device_kind, "jaxllm": __version__, "jax": jax.__version__, "numpy": np.__version__,
+    }  # fmt: skip
+    text = json.dumps(about | report.as_dict(), indent=1, allow_nan=False)
+    if print_json:
+        print(text)
+    else:
+        parameters = [row for row in report.rows if row.stage not in ("forward", "backward")]
+        print("\n".join([*table([r for r in report.rows if r not in parameters] + fold(parameters)), report.summary()]))
+    if json_file and not print_json:
+        replace_text(Path(json_file), text + "\n")
+    if out:
+        draw_errors(report, Path(out))
+    return report.passed
+
+
+def check_output(option: str, path: str | None, endings: tuple[str, ...]) -> None:
+    """Before the work; the ending, so that `--json CONFIG.toml`, a FILE forgotten, does not overwrite the config."""
+    if path is None:
+        return
+    if Path(path).suffix.lower() not in endings:
+        raise InputError(f"{option} {path}: the name of the file must end in {' or '.join(endings)}.")
+    if (Path(path).parent / "config.toml").exists():
+        raise InputError(f"{option} {path}: {Path(path).parent} is a run folder, whose files stay as they are.")
+    if Path(path).is_dir():
+        raise InputError(f"{option} {path}: {path} is a folder.")
+    if not Path(path).parent.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {Path(path).parent}.")
+    if not os.access(Path(path).parent, os.W_OK | os.X_OK):
+        raise InputError(f"{option} {path}: its folder cannot be written into.")
+
+
+def draw_errors(report: Report, path: Path) -> None:
+    """Relative error of every intermediate against depth, forward and backward, on a logarithmic axis.
+
+    Where that fails a note says why: the comparison itself stands.
+    """
+    with noted(path):
+        replace_file(path, _picture_of_errors(report, path.suffix))
+
+
+def _picture_of_errors(report: Report, suffix: str) -> bytes:
+    depth = [row.name for row in report.rows if row.stage == "forward"]
+    figure = new_figure(9, 4.5, layout="constrained")
+    axes = figure.subplots()
+    for stage, colour in (("forward", "tab:blue"), ("backward", "tab:orange")):
+        rows = sorted((row for row in report.rows if row.stage == stage), key=lambda row: depth.index(row.name))
+        at = [depth.index(row.name) for row in rows]
+        errors = [min(row.relative, 1e6) or math.nan for row in rows]  # no error has no place on this axis
+        axes.semilogy(at, errors, "o-", color=colour, markersize=3, linewidth=0.8, label=stage)
+        axes.axhline(rows[0].tolerance, color=colour, linestyle=":", label=f"tolerance {bound_text(rows[0].tolerance)}")
+        for x, y, row in zip(at, errors, rows, strict=True):
+            if row.jump:
+                axes.annotate(f"jumps at {row.name}", (x, y), xytext=(5, 5), textcoords="offset points")
+    ticks: list[int] = []
+    for i, name in enumerate(depth):  # modules of the first level, where there is room
+        if "/" not in name and (not ticks or i - ticks[-1] > len(depth) / 40):
+            ticks.append(i)
+    axes.set_xticks(ticks, [depth[i] for i in ticks], rotation=60, ha="right", fontsize=8)
+    axes.set(ylabel="relative error", title=f"{report.dtype} against float64 NumPy, by depth")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return content(figure, suffix, dpi=120)

@@ -1,0 +1,165 @@
+"""From a config to everything a run needs: tokenizer, model shape, ids, in memory or in shards. Nothing is written."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from jaxllm.config import GPTConfig
+from jaxllm.data import mixture, read_source, split_ids
+from jaxllm.data.batches import check_splits
+from jaxllm.data.mixture import Mixture
+from jaxllm.data.id_sequences import Joined, Row
+from jaxllm.data.shards import TOKENIZER, TRAIN, VALIDATION, Index, is_prepared, open_split, read_index, verify
+from jaxllm.utils.errors import InputError
+from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+from train.config import RunConfig, TokenizerConfig
+from train.progress import counted
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked config and what follows from its data."""
+
+    config: RunConfig  # resolved
+    tokenizer: Tokenizer
+    model: GPTConfig
+    train_ids: Row | Mixture
+    validation_ids: Row
+
+    @property
+    def first_id(self) -> int:
+        """The first of all to train on."""
+        row = self.train_ids.sources[0] if isinstance(self.train_ids, Mixture) else self.train_ids
+        return int(row[:1][0])
+
+
+def prepare(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepared:
+    """Open the sources, train (or take) the tokenizer, encode what is text, and split.
+
+    Raises InputError for everything about config and data that would stop the run later.
+    """
+    sources = {name: _open(name, config.data.field) for name in config.data.sources}
+    digest, length = _identity(list(sources.values()))
+    _check_text(config, digest, length)
+    chosen, tokenizer = _tokenizer(config.tokenizer, sources, tokenizer)
+    model = config.model.with_vocabulary(tokenizer.vocab_size)
+    if not config.data.attend_across:
+        model = replace(model, separator=_separator(sources))
+    splits = [_splits(name, source, tokenizer, model.context_length) for name, source in sources.items()]
+    trains, validations = zip(*splits, strict=True)
+    alone = len(sources) == 1
+    _check_prompt(config.eval.prompt, tokenizer)
+    return Prepared(
+        config.resolved(model, chosen, digest, length),
+        tokenizer,
+        model,
+        trains[0] if alone else mixture(trains, list(config.data.sources.values())),
+        validations[0] if alone else Joined(validations),
+    )
+
+
+Source = str | Index  # a text, or the index of prepared data
+
+
+def _open(name: str, field: str) -> Source:
+    return read_index(name) if is_prepared(name) else read_source(name, field)
+
+
+def _identity(sources: list[Source]) -> tuple[str, int]:
+    """sha256 and length in characters, of all sources together."""
+    digests = [s.sha256 if isinstance(s, Index) else hashlib.sha256(s.encode()).hexdigest() for s in sources]
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digest, sum(s.characters if isinstance(s, Index) else len(s) for s in sources)
+
+
+def _tokenizer(
+    config: TokenizerConfig, sources: dict[str, Source], given: Tokenizer | None
+) -> tuple[TokenizerConfig, Tokenizer]:
+    """The tokenizer and how it was come by. Raises InputError where prepared data are of another one."""
+    prepared = {name: source for name, source in sources.items() if isinstance(source, Index)}
+    if prepared and config.kind in ("char", "word", "bpe"):
+        raise InputError(
+            f"tokenizer.kind is {config.kind!r}, which would be learned anew, but {next(iter(prepared))} was prepared "
+            "with a tokenizer of its own; leave [tokenizer] out."
+        )
+    if config.kind is None:
+        path = next((str(Path(name) / TOKENIZER) for name in prepared), None)
+        config = TokenizerConfig("file", path=path) if path else TokenizerConfig("char")
+    tokenizer = given or train_tokenizer(config, [text for text in sources.values() if isinstance(text, str)])
+    fingerprint = tokenizer.fingerprint()
+    for name, index in prepared.items():
+        if index.tokenizer != fingerprint:
+            raise InputError(
+                f"{name} was prepared with another tokenizer, of {index.vocab_size:,} ids and fingerprint "
+                f"{index.tokenizer[:12]}, than this one of {tokenizer.vocab_size:,} and {fingerprint[:12]}; "
+                "leave [tokenizer] out, or prepare it again with --tokenizer."
+            )
+    return config, tokenizer
+
+
+def known_vocabulary(config: RunConfig) -> int | None:
+    """The number of ids where a tokenizer's file or prepared data tell it."""
+    if config.tokenizer.path:
+        return load_tokenizer(config.tokenizer.path).vocab_size
+    return next((read_index(name).vocab_size for name in config.data.sources if is_prepared(name)), None)
+
+
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer of that kind, learned from the texts where it is not there already."""
+    if config.kind == "file":
+        return load_tokenizer(str(config.path))
+    if config.kind == "gpt2":
+        return BPETokenizer.gpt2()
+    if config.kind == "bpe":
+        assert config.vocab_size is not None  # TokenizerConfig has checked it
+        with counted("learning byte pairs", config.vocab_size) as tell:
+            return BPETokenizer.train(texts, config.vocab_size, progress=tell)
+    if config.kind == "word":
+        return WordTokenizer.train(texts, config.vocab_size)
+    return CharTokenizer.train(texts)
+
+
+def _splits(name: str, source: Source, tokenizer: Tokenizer, context_length: int) -> tuple[Row, Row]:
+    """To train on and to validate on; the last tenth where no whole document was set aside for the latter."""
+    if isinstance(source, str):
+        return split_ids(np.asarray(tokenizer.encode(source), np.int32), context_length)
+    with counted(f"checking {name}", sum(shard.count for split in source.splits.values() for shard in split)) as tell:
+        verify(name, source, tell)
+    train, validation = (open_split(name, source, split) for split in (TRAIN, VALIDATION))
+    if not len(validation):
+        return split_ids(train, context_length)
+    check_splits(train, validation, context_length)
+    return train, validation
+
+
+def _separator(sources: dict[str, Source]) -> int:
+    """With which token a document begins. Raises InputError where that cannot be told."""
+    found = 0
+    for name, source in sources.items():
+        if isinstance(source, str) or source.separator is None:
+            raise InputError(
+                f"data.attend_across is false, but in {name} no token tells one document from the next; use "
+                "`jaxllm data prepare` with a tokenizer that has an end token."
+            )
+        found = source.separator  # the same in all, which have one tokenizer
+    return found
+
+
+def _check_text(config: RunConfig, digest: str, length: int) -> None:
+    expected, characters = config.data.sha256, config.data.characters
+    if (expected and expected != digest) or (characters and characters != length):
+        raise InputError(
+            f"data.source {config.data.source!r} has {length} characters and sha256 {digest}, not the "
+            f"{characters or 'same number'} and {expected or 'same digest'} that the config states; the text has "
+            "changed (the Python docs differ between Python versions): bring the old one back or start a new run."
+        )
+
+
+def _check_prompt(prompt: str, tokenizer: Tokenizer) -> None:
+    try:
+        tokenizer.encode(prompt)
+    except InputError as error:
+        raise InputError(f"eval.prompt: {error}") from None

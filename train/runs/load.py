@@ -1,0 +1,150 @@
+"""What is read back from a run folder, and only where it belongs together: config, tokenizer and checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+
+from jaxllm import GPT
+from jaxllm.utils.errors import InputError
+from jaxllm.pretrained.chat import ChatFormat
+from jaxllm.tokenizers import Tokenizer, load_tokenizer
+from jaxllm.utils.validate import shown
+from train.runs.checkpoint import Checkpoints
+from train.config import RunConfig, build_config, differences
+from train.errors import DamagedError, DroppedError
+from train.runs.folder import RunFolder
+from train.runs.manifest import Manifest
+from train.step import TrainState, first_state, make_optimizer
+from train.runs.imported_weights import read_weights
+
+FREE = ("train.steps", "train.max_skipped", "eval.", "checkpoint.")  # what may change on the way of a run
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What generating, evaluating and comparing need."""
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    model: GPT
+    params: Any
+    opt_state: Any  # None where it was not asked for
+    step: int
+    chat: ChatFormat | None = None  # how conversations go, where the model was imported
+
+    @property
+    def begin_token(self) -> int | None:
+        """The id that an imported model has learned to see before any text; None where there is none."""
+        return self.chat.begin_token if self.chat else None
+
+
+def load_run(path: str | Path, step: str | None = None, with_optimizer: bool = False) -> TrainedRun:
+    """The parameters of a run folder: the newest, those of a step ("100"), or the "best" by validation loss.
+
+    The optimizer's state, twice as large as AdamW's parameters, is read `with_optimizer` alone.
+    Raises InputError where there are none, or they are damaged or of another config or tokenizer.
+    """
+    folder = RunFolder(path)
+    config = folder.read_config()
+    tokenizer = load_tokenizer(folder.tokenizer)
+    if folder.weights.exists():
+        return _load_imported(folder, config, tokenizer, step)
+    try:
+        checkpoints = Checkpoints(folder.checkpoints)
+        chosen = choose_step(checkpoints, step)
+        check_unchanged(checkpoints, chosen, config, tokenizer, of=("model.",))
+        like = abstract_state(config, tokenizer)
+        state = checkpoints.restore(like if with_optimizer else like._replace(opt_state=None), chosen)
+    except DroppedError:
+        if step is not None and step != "best":
+            raise
+        return load_run(path, step, with_optimizer)  # a newer one has taken its place
+    except OSError as error:
+        raise InputError(f"cannot read {folder.checkpoints}: {error.strerror or error}.") from None
+    return TrainedRun(config, tokenizer, _model(config, tokenizer), state.params, state.opt_state, int(state.step))
+
+
+def _load_imported(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, step: str | None) -> TrainedRun:
+    if step is not None:
+        raise InputError(f"--step is {shown(step)}, but {folder.path} was imported and has no steps; leave it out.")
+    model, chat = _model(config, tokenizer), ChatFormat.load(folder.pretrained)
+    tokenizer = tokenizer.ending_documents_with(chat.eos_token)  # which older versions did not write down
+    if chat.begin_token is not None and chat.begin_token >= tokenizer.vocab_size:
+        raise InputError(
+            f"{folder.pretrained} puts the id {chat.begin_token} before each text, but the tokenizer has the ids 0 to "
+            f"{tokenizer.vocab_size - 1}; import it again."
+        )
+    return TrainedRun(config, tokenizer, model, read_weights(folder.weights, model.config), None, 0, chat)
+
+
+def choose_step(checkpoints: Checkpoints, wanted: str | None) -> int:
+    """The step that is meant by None (the newest), "best", or a number. Raises InputError where there is none."""
+    steps = checkpoints.steps()
+    if not steps:
+        raise checkpoints.none_yet()
+    if wanted is None:
+        return steps[-1]
+    if wanted in map(str, steps):
+        return int(wanted)
+    best = checkpoints.best_step()
+    if wanted == "best" and best is not None:
+        return best
+    choices = ", ".join(map(str, steps)) + (", and best" if best is not None else ", none with a validation loss")
+    raise InputError(f"--step is {shown(wanted)}, but {checkpoints.folder} holds {choices}.")
+
+
+def abstract_state(config: RunConfig, tokenizer: Tokenizer) -> TrainState:
+    """Shapes and dtypes of the run's state."""
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    first = partial(first_state, _model(config, tokenizer), optimizer)
+    return cast(TrainState, jax.eval_shape(first, jax.random.key(0)))
+
+
+def _model(config: RunConfig, tokenizer: Tokenizer) -> GPT:
+    return GPT(config.model.with_vocabulary(tokenizer.vocab_size), config.train.dtype)
+
+
+def check_unchanged(
+    checkpoints: Checkpoints, step: int, config: RunConfig, tokenizer: Tokenizer, of: Sequence[str] = ("",)
+) -> None:
+    """Compare the fields whose names begin so, and the tokenizer, with those that the checkpoint was written with.
+
+    The data may lie elsewhere now: their sha256 says whether they are the same. Raises InputError that names the first
+    that differs; checkpoints of format 1 cannot tell.
+    """
+    try:
+        manifest = checkpoints.manifest(step)
+    except DamagedError:
+        return  # as reading its arrays will tell, with a remedy
+    if manifest is None:
+        return
+    for name, then, now in differences(_moved(manifest, config), config):
+        if name.startswith(tuple(of)) and not name.startswith(FREE):
+            raise InputError(
+                f"{name} was {shown(then)} when step {step:,} was saved, but is {shown(now)} in config.toml of "
+                f"{checkpoints.folder.parent}; undo that change, or start a new run in another folder."
+            )
+    if tokenizer.fingerprint() != manifest.tokenizer:
+        raise InputError(
+            f"tokenizer.json of {checkpoints.folder.parent} is not the one that step {step:,} was trained with: its "
+            f"fingerprint is {tokenizer.fingerprint()[:12]}, not {manifest.tokenizer[:12]}; bring the old one back."
+        )
+
+
+def _moved(manifest: Manifest, config: RunConfig) -> RunConfig:
+    """The config of then, with today's places of the data where there are as many, as often used."""
+    try:
+        stored = build_config(manifest.config)
+    except InputError as error:
+        raise InputError(
+            f"step {manifest.step:,} was saved by jaxllm {manifest.versions.get('jaxllm')}, whose config this one "
+            f"cannot read: {error}"
+        ) from None
+    now, then = config.data.sources.values(), stored.data.sources.values()
+    data = asdict(stored)["data"] | ({"source": config.data.source} if list(now) == list(then) else {})
+    moved = {"data": data, "tokenizer": asdict(stored.tokenizer) | {"path": config.tokenizer.path}}
+    return build_config(asdict(stored) | moved)
