@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxllm.config import GPTConfig as GPTConfig
-    from jaxllm.utils.errors import InputError as InputError
     from jaxllm.gpt import GPT as GPT
     from jaxllm.pretrained.load import load_pretrained as load_pretrained
     from jaxllm.pretrained.save import save_pretrained as save_pretrained
+    from jaxllm.utils.errors import InputError as InputError
 
 __version__ = "0.1.0"
 

@@ -19,8 +19,8 @@ from jax import Array
 from jax.lax import optimization_barrier
 
 from jaxllm.cache import LayerCache, Place, extend
-from jaxllm.fast.attention import causal_attention
 from jaxllm.config import Rotary
+from jaxllm.fast.attention import causal_attention
 from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, at_least_float32, dropout, linear_maps, softmax
 from jaxllm.rotary import rotary_frequencies, rotate
 

@@ -20,9 +20,9 @@ import numpy as np
 from jax import Array
 
 from jaxllm.cache import Cache
-from jaxllm.utils.errors import NonFiniteError
 from jaxllm.gpt import GPT, interceptors
 from jaxllm.sampling import min_p, repetition_penalty, scale_temperature, top_k, top_p
+from jaxllm.utils.errors import NonFiniteError
 
 # Lengths are rounded up to a power of two from the first on, beyond the second to multiples of it.
 SHORTEST, STEP = 16, 256

@@ -21,11 +21,11 @@ from jaxllm.attention import MultiHeadAttention, document_numbers
 from jaxllm.cache import Cache, LayerCache, Place
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
-from jaxllm.utils.errors import InputError
 from jaxllm.fast.init import normal
+from jaxllm.fast.quantised_weights import packed_linear
 from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, at_least_float32, linear
 from jaxllm.loss import head_loss, token_losses
-from jaxllm.fast.quantised_weights import packed_linear
+from jaxllm.utils.errors import InputError
 
 
 class Block(nn.Module):

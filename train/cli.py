@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from jaxllm import __version__
 from jaxllm.config import WEIGHTS
 from jaxllm.utils.errors import InputError, NonFiniteError
-from train.commands.bench import add_bench_generate
-from train.commands.data_cli import add_data_commands, add_field
-from train.errors import RunError, Stopped
-from train.commands.look_cli import add_look_commands
-from train.notes import notes_printed
-from train.commands.options import Parser, add_command, add_overrides
-from train.commands.pretrained_cli import add_writing_commands
-from train.runtime.allocator import compute_in_this_thread, restart_with_allocator
+
+from .commands.bench import add_bench_generate
+from .commands.data_cli import add_data_commands, add_field
+from .commands.look_cli import add_look_commands
+from .commands.options import Parser, add_command, add_overrides
+from .commands.pretrained_cli import add_writing_commands
+from .errors import RunError, Stopped
+from .notes import notes_printed
+from .runtime.allocator import compute_in_this_thread, restart_with_allocator
 
 WITHOUT_JAX = ("tokenizer", "data")
 LONG = ("train", "bench", "generate", "chat")  # worth a new start with memory in large pages
@@ -76,7 +77,7 @@ def _let_all_characters_through() -> None:
 def _out_of_memory(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and "jax" not in sys.modules:
         return None
-    from train.runtime.memory import describe_out_of_memory
+    from .runtime.memory import describe_out_of_memory
 
     return describe_out_of_memory(error)
 
@@ -218,25 +219,25 @@ def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def _prepare_jax(command: str) -> None:
     if command != "bench":  # which times compiling, in processes of its own
-        from train.runtime.compile_cache import keep_compiled
+        from .runtime.compile_cache import keep_compiled
 
         keep_compiled()
     compute_in_this_thread()
     if command not in ("train", "bench"):  # the one may have more to say to JAX, the other times its first computation
-        from train.runtime.jax_check import check_jax
+        from .runtime.jax_check import check_jax
 
         check_jax()
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from train.commands.train import train_command
+    from .commands.train import train_command
 
     a = arguments
     train_command(a.config, a.out, a.overrides, a.resume, a.fall_back, a.profile)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from train.commands.train import evaluate_command
+    from .commands.train import evaluate_command
 
     a = arguments
     evaluate_command(a.path, a.step, a.data, a.field, a.weights)
@@ -244,7 +245,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> int:
 
-    from train.commands.compare import compare_command
+    from .commands.compare import compare_command
 
     within = compare_command(
         arguments.path,
@@ -259,19 +260,19 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _list_checkpoints(arguments: argparse.Namespace) -> None:
-    from train.commands.checkpoint import list_command
+    from .commands.checkpoint import list_command
 
     list_command(arguments.path)
 
 
 def _verify_checkpoints(arguments: argparse.Namespace) -> int:
-    from train.commands.checkpoint import verify_command
+    from .commands.checkpoint import verify_command
 
     return 0 if verify_command(arguments.path) else 1
 
 
 def _bench_train(arguments: argparse.Namespace) -> int:
-    from train.bench.train import bench_train_command
+    from .bench.train import bench_train_command
 
     agree = bench_train_command(
         arguments.config, arguments.overrides, arguments.against, arguments.peer, arguments.peer_python,
@@ -281,7 +282,7 @@ def _bench_train(arguments: argparse.Namespace) -> int:
 
 
 def _bench_tokenizer(arguments: argparse.Namespace) -> int:
-    from train.bench.tokenizer import bench_tokenizer_command
+    from .bench.tokenizer import bench_tokenizer_command
 
     a = arguments
     return 0 if bench_tokenizer_command(a.sources, a.field, a.vocab_size, a.against, a.rounds, a.json) else 1
@@ -289,7 +290,7 @@ def _bench_tokenizer(arguments: argparse.Namespace) -> int:
 
 def _bench_growth(arguments: argparse.Namespace) -> None:
 
-    from train.bench.scaling import growth_command
+    from .bench.scaling import growth_command
 
     given = vars(arguments)
     growth_command(

@@ -14,8 +14,9 @@ from jaxllm.data.id_sequences import Row
 from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import GPT
 from jaxllm.tokenizers import Tokenizer, WordTokenizer
-from train.config import EvalConfig, RunConfig
-from train.step import make_eval_step
+
+from .config import EvalConfig, RunConfig
+from .step import make_eval_step
 
 AHEAD = 16  # batches dispatched before the first one's loss is fetched
 CHUNK = 2**20  # ids turned to text at a time

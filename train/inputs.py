@@ -10,13 +10,14 @@ import numpy as np
 from jaxllm.config import GPTConfig
 from jaxllm.data import mixture, read_source, split_ids
 from jaxllm.data.batches import check_splits
-from jaxllm.data.mixture import Mixture
 from jaxllm.data.id_sequences import Joined, Row
+from jaxllm.data.mixture import Mixture
 from jaxllm.data.shards import TOKENIZER, TRAIN, VALIDATION, Index, is_prepared, open_split, read_index, verify
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
-from train.config import RunConfig, TokenizerConfig
-from train.progress import counted
+from jaxllm.utils.errors import InputError
+
+from .config import RunConfig, TokenizerConfig
+from .progress import counted
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The training loop: dispatch a step, then look at the one before, so that an accelerator never waits.
 
-nanodo's order of things; what a step computes is in `train.step`, what is shown in `train.progress`. A run may end after
-any step: what it then saves, and what is in its files, is what a run without the interruption had at that step.
+nanodo's order of things; what a step computes is in `train.step`, what is shown in `train.progress`. A run may end
+after any step: what it then saves, and what is in its files, is what a run without the interruption had at that step.
 """
 
 import math
@@ -18,19 +18,20 @@ from jax.stages import Compiled
 from jaxllm.data import batch
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
-from train.runs.checkpoint import Checkpoints, saved_steps
-from train.errors import NotSavedError, Stopped
-from train.evaluate import Abandoned, evaluator, sample_text
-from train.prefetch import feed
-from train.nonfinite import first_forward, parts_backward
-from train.runs.folder import RunFolder
-from train.runs.step_log import Journal
-from train.runtime.memory import Need, available_bytes, step_bytes, warning
-from train.inputs import Prepared
-from train.runtime.profile import profiled
-from train.progress import add_sample, drop_samples
-from train.step import Metrics, TrainState, begin, learning_rate_schedule, make_optimizer
-from train.runtime.signals import Stop, stoppable
+
+from .errors import NotSavedError, Stopped
+from .evaluate import Abandoned, evaluator, sample_text
+from .inputs import Prepared
+from .nonfinite import first_forward, parts_backward
+from .prefetch import feed
+from .progress import add_sample, drop_samples
+from .runs.checkpoint import Checkpoints, saved_steps
+from .runs.folder import RunFolder
+from .runs.step_log import Journal
+from .runtime.memory import Need, available_bytes, step_bytes, warning
+from .runtime.profile import profiled
+from .runtime.signals import Stop, stoppable
+from .step import Metrics, TrainState, begin, learning_rate_schedule, make_optimizer
 
 
 def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> TrainState:

@@ -15,8 +15,8 @@ import optax
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from jaxllm.utils.errors import NonFiniteError
 from jaxllm.gpt import GPT, apply_with_intermediates
+from jaxllm.utils.errors import NonFiniteError
 
 WITHIN_BLOCK = ("mlp", "norm_2", "attention", "norm_1")  # as the gradient comes by
 

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.errors import reason
+from .errors import reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file, replace_file, without_mark
-from train.plotting import content, new_figure, noted
+
+from .plotting import content, new_figure, noted
 
 Record = dict[str, Any]
 

@@ -16,11 +16,12 @@ from jax import Array
 from jax.stages import Compiled
 from jax.typing import ArrayLike
 
-from jaxllm.utils.errors import InputError
-from jaxllm.gpt import GPT, summed_loss
 from jaxllm.fast.init import init_params
-from train.config import OptimizerConfig, TrainConfig
-from train.nonfinite import apply_if, first_not_finite
+from jaxllm.gpt import GPT, summed_loss
+from jaxllm.utils.errors import InputError
+
+from .config import OptimizerConfig, TrainConfig
+from .nonfinite import apply_if, first_not_finite
 
 Metrics = dict[str, Array]
 Step = Callable[["TrainState", ArrayLike, ArrayLike], tuple["TrainState", Metrics]]

@@ -15,14 +15,15 @@ from typing import Any
 import jax
 
 from jaxllm import GPT
+from jaxllm.fast.quantised_weights import pack
+from jaxllm.generate import Generation, Sampling, begin, stream
+from jaxllm.pretrained.chat import encode_chat
 from jaxllm.utils.errors import InputError, NonFiniteError
 from jaxllm.utils.files import without_mark
-from jaxllm.generate import Generation, Sampling, begin, stream
-from jaxllm.fast.quantised_weights import pack
-from jaxllm.pretrained.chat import encode_chat
-from train.config import MOST_NEW_TOKENS
-from train.nonfinite import non_finite
-from train.runs.load import TrainedRun, load_run
+
+from .config import MOST_NEW_TOKENS
+from .nonfinite import non_finite
+from .runs.load import TrainedRun, load_run
 
 MOST_CHARACTERS = 1_000_000  # of a prompt, of which a model sees the end
 LEAST_ROOM = 4  # what part of the context is left for an answer that may be so long

@@ -20,13 +20,13 @@ from jax import Array
 
 from jaxllm import reference
 from jaxllm.compare.calls import by_position, cast, cotangent, in_float64, vjp_in_float64
+from jaxllm.compare.finite_differences import NUMERICAL, along_directions, is_float, to_numpy
+from jaxllm.compare.report import Report, Row, compare_trees, measure, named_leaves, scales_of_vanishing
 from jaxllm.compare.scales import gradient_scales, loss_scale
 from jaxllm.config import GPTConfig
-from jaxllm.compare.report import Report, Row, compare_trees, measure, named_leaves, scales_of_vanishing
-from jaxllm.compare.finite_differences import NUMERICAL, along_directions, is_float, to_numpy
-from jaxllm.utils.errors import InputError
 from jaxllm.gpt import GPT, apply_with_intermediates
 from jaxllm.loss import cross_entropy
+from jaxllm.utils.errors import InputError
 
 # Of a function or layer (value, gradient), relative to the largest value of each tensor.
 TOLERANCES = {"float64": (1e-12, 1e-10), "float32": (1e-5, 1e-5), "bfloat16": (3e-2, 3e-2)}
@@ -231,7 +231,7 @@ def compare_model(
     the loss at the intermediates, from the top down (attention weights are left out, because the model need not hold
     them, and `residual_1`, whose gradient is that of the attention's result); `gradient`, that of each parameter.
     Tolerances are `MODEL_TOLERANCES[dtype]`, relative to the largest value of each tensor or, where it cancels, of its
-    terms (`jaxllm.compare.scales`). The reference gets the very same parameters. Where rounding puts a ReLU on the other
+    terms (`jaxllm.compare.scales`). The reference gets the same parameters. Where rounding puts a ReLU on the other
     side of zero, a note says so and gradients from there on down are held to `KINK_TOLERANCE` only. Raises
     InputError for a layer norm of two features, which passes nothing back but rounding.
     """

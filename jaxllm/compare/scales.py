@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.config import GPTConfig
 from jaxllm.compare.report import largest, named_leaves, scales_of_vanishing
+from jaxllm.config import GPTConfig
 from jaxllm.reference.attention import merge_heads, repeat_heads, split_heads
 
 Named = Mapping[str, Any]

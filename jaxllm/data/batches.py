@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxllm.data.mixture import Mixture
-from jaxllm.data.windows import Ids
-from jaxllm.data.permutation import ROUNDS, permute
 from jaxllm.data.id_sequences import Row, part
+from jaxllm.data.mixture import Mixture
+from jaxllm.data.permutation import ROUNDS, permute
+from jaxllm.data.windows import Ids
 from jaxllm.utils.errors import InputError
 
 VALIDATION_SHARE = 0.1

@@ -25,10 +25,10 @@ from jaxllm.data.sources import (
     stdlib_files,
     unknown_source,
 )
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import not_utf8, open_file, without_mark
 from jaxllm.tokenizers.base import to_utf8
 from jaxllm.tokenizers.parts import LONGEST, cut, in_parts
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import not_utf8, open_file, without_mark
 from jaxllm.utils.validate import printable
 
 BLOCK = 2**20  # bytes read at once

@@ -10,9 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from jaxllm.data.windows import Ids
-from jaxllm.data.permutation import ROUNDS, permute
 from jaxllm.data.id_sequences import Row
+from jaxllm.data.permutation import ROUNDS, permute
+from jaxllm.data.windows import Ids
 from jaxllm.utils.errors import InputError
 
 BLOCK = 1024  # rows, within which the shares are exact

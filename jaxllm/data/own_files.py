@@ -10,8 +10,8 @@ from io import BufferedReader
 from itertools import count
 from pathlib import Path
 
-from jaxllm.utils.files import open_file
 from jaxllm.tokenizers.base import FORMAT as TOKENIZER_FORMAT
+from jaxllm.utils.files import open_file
 
 HEADLINE = "# jaxllm {}, Python {}, jax {}\n"  # begins the config.toml of a run
 _HEADLINE = re.compile(HEADLINE.format(*[r"\S+"] * 3).encode())

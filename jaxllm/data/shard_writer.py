@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 
 from jaxllm.data.documents import Document, check_sources, read_documents
-from jaxllm.data.windows import Ids
 from jaxllm.data.shards import (
     FORMAT,
     INDEX,
@@ -29,11 +28,12 @@ from jaxllm.data.shards import (
     Shard,
     read_index,
 )
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import read_file, replace_file, without_mark
+from jaxllm.data.windows import Ids
 from jaxllm.tokenizers import KINDS, CharTokenizer, Tokenizer
 from jaxllm.tokenizers.base import END_OF_TEXT
 from jaxllm.tokenizers.parts import PART, in_parts
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import read_file, replace_file, without_mark
 from jaxllm.utils.processes import check_processes, in_processes
 from jaxllm.utils.validate import printable, shown
 

@@ -20,9 +20,9 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from jaxllm.data.id_sequences import Joined
 from jaxllm.data.own_files import TOKENIZER_FORMAT, format_of
 from jaxllm.data.windows import Ids
-from jaxllm.data.id_sequences import Joined
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file, without_mark
 from jaxllm.utils.processes import usable_cores

@@ -14,9 +14,9 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
+from jaxllm.pretrained.tensor_file import Tensor, addressable, damaged, map_tensor
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import open_file
-from jaxllm.pretrained.tensor_file import Tensor, addressable, damaged, map_tensor
 from jaxllm.utils.validate import shown
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)

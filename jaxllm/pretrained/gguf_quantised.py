@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.utils.errors import InputError
 from jaxllm.pretrained.gguf import BY_NAME, read_tensor
 from jaxllm.pretrained.tensor_file import Tensor
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
 AT_ONCE = 2**16  # numbers; what is computed on the way then stays in the processor's cache

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from jaxllm.config import GPTConfig
-from jaxllm.utils.errors import InputError
 from jaxllm.pretrained.families import EMBEDDING, FAMILIES, HEAD, Family, Layout
 from jaxllm.pretrained.gguf import Header, read_tensor
-from jaxllm.pretrained.parameter_map import name_of
 from jaxllm.pretrained.gguf_quantised import read_float
 from jaxllm.pretrained.hf_config import make_config
+from jaxllm.pretrained.parameter_map import name_of
 from jaxllm.pretrained.tensor_file import Tensor
 from jaxllm.rotary import rotary_frequencies
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
 ARCHITECTURE, FREQUENCIES = "general.architecture", "rope_freqs.weight"

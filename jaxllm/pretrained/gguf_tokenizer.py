@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.utils.errors import InputError, Note
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.formats.byte_level import from_vocabulary
-from jaxllm.tokenizers.patterns import PATTERNS
 from jaxllm.tokenizers.formats.read_tokenizer_json import as_input_error
+from jaxllm.tokenizers.patterns import PATTERNS
+from jaxllm.utils.errors import InputError, Note
 from jaxllm.utils.validate import shown
 
 KEY = "tokenizer.ggml."

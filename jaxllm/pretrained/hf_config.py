@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.config import GPTConfig
-from jaxllm.utils.errors import InputError
 from jaxllm.pretrained.families import FAMILIES, Family
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
 ROPE = {  # of Llama 3's scaling: field of GPTConfig, name in rope_parameters

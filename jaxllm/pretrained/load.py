@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxllm.config import GPTConfig
-from jaxllm.utils.errors import InputError
 from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
-from jaxllm.pretrained.hf_folder import CONFIG, check_is_model, open_folder
 from jaxllm.pretrained.gguf import read_header
-from jaxllm.pretrained.gguf_settings import read_gguf_settings
-from jaxllm.pretrained.parameter_map import Place, Shape, check_shapes, is_ignored, name_of, nested, places_of, to_ours
 from jaxllm.pretrained.gguf_quantised import read_float
+from jaxllm.pretrained.gguf_settings import read_gguf_settings
 from jaxllm.pretrained.hf_config import read_settings
+from jaxllm.pretrained.hf_folder import CONFIG, check_is_model, open_folder
+from jaxllm.pretrained.parameter_map import Place, Shape, check_shapes, is_ignored, name_of, nested, places_of, to_ours
 from jaxllm.pretrained.tensor_file import Tensor, is_finite
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxllm.config import GPTConfig
-from jaxllm.utils.errors import InputError
 from jaxllm.gpt import GPT
 from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
 MOST_NAMED = 8  # of what does not fit

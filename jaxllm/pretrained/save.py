@@ -10,14 +10,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxllm.config import GPTConfig
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import replace_file
+from jaxllm.pretrained.hf_config import family_for, write_settings
 from jaxllm.pretrained.hf_folder import CONFIG, DTYPES, WEIGHTS
 from jaxllm.pretrained.parameter_map import check_shapes, parameter_shapes, places_of, to_theirs
 from jaxllm.pretrained.safetensors import DTYPES as NUMPY
 from jaxllm.pretrained.safetensors import write_tensors
-from jaxllm.pretrained.hf_config import family_for, write_settings
 from jaxllm.pretrained.tensor_file import is_finite
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
 from jaxllm.utils.validate import shown
 
 GENERATION = "generation_config.json"

@@ -21,8 +21,8 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from jaxllm.utils.errors import InputError, printable
 from jaxllm.pretrained.provenance import Followed, by_template, followed, following, formatted, text_of
+from jaxllm.utils.errors import InputError, printable
 
 ROLE = re.compile(r"[\w-]+")
 MOST_TEMPLATE = 2**18  # characters; the longest in use have 30,000

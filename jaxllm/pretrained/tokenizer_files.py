@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import replace_file
 from jaxllm.pretrained.added_tokens import (
     CONFIG,
     add_tokens,
@@ -26,8 +24,10 @@ from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
 from jaxllm.tokenizers.base import END_OF_TEXT
 from jaxllm.tokenizers.formats.exchange import read_json, read_text, to_hugging_face
-from jaxllm.tokenizers.patterns import pre_tokenizer_of
 from jaxllm.tokenizers.formats.read_tokenizer_json import as_input_error, begin_token_of, tokenizer_of
+from jaxllm.tokenizers.patterns import pre_tokenizer_of
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
 from jaxllm.utils.validate import shown
 
 TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"

@@ -10,12 +10,22 @@ a pullback closes over what it needs. Nothing here imports more than NumPy, so a
 in our use of them cannot hide in both.
 """
 
-from jaxllm.reference import attention, embeddings, gpt, layers, loss, multi_head, optimizer, rotary, sampling, step
-from jaxllm.reference.fast import attention as causal
-from jaxllm.reference import logit_lens as lens
-from jaxllm.reference.fast import quantised_weights as packed
+from jaxllm.reference import (
+    attention,
+    embeddings,
+    fast,
+    gpt,
+    layers,
+    logit_lens,
+    loss,
+    multi_head,
+    optimizer,
+    rotary,
+    sampling,
+    step,
+)
 
 __all__ = [
-    "attention", "causal", "embeddings", "gpt", "layers", "lens", "loss", "multi_head", "optimizer", "packed", "rotary",
+    "attention", "embeddings", "fast", "gpt", "layers", "logit_lens", "loss", "multi_head", "optimizer", "rotary",
     "sampling", "step",
 ]  # fmt: skip

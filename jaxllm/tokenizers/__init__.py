@@ -10,13 +10,13 @@ tok == load_tokenizer("tokenizer.json")
 import json
 from pathlib import Path
 
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import decoded, read_file
 from jaxllm.tokenizers.base import FORMAT, VERSION, Tokenizer
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.char import CharTokenizer
 from jaxllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from jaxllm.tokenizers.word import WordTokenizer
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import decoded, read_file
 from jaxllm.utils.validate import shown
 
 __all__ = ["BPETokenizer", "CharTokenizer", "SentencePieceTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer"]

@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Self
 
 import regex
 
+from jaxllm.tokenizers.parts import ENDS, cut, in_parts
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
-from jaxllm.tokenizers.parts import ENDS, cut, in_parts
 from jaxllm.utils.validate import shown
 
 FORMAT = "jaxllm tokenizer"

@@ -12,9 +12,7 @@ from typing import Any, Self
 
 import tiktoken
 
-from jaxllm.utils.errors import InputError, Note
 from jaxllm.tokenizers import textbook
-from jaxllm.tokenizers.formats import gpt2_files
 from jaxllm.tokenizers.base import (
     END_OF_TEXT,
     NOTHING,
@@ -29,10 +27,12 @@ from jaxllm.tokenizers.base import (
     vocabulary_from,
 )
 from jaxllm.tokenizers.bpe_training import learn_merges
+from jaxllm.tokenizers.formats import gpt2_files
 from jaxllm.tokenizers.own_pattern import check_pattern, encode_whole, matched
 from jaxllm.tokenizers.parts import LONGEST
 from jaxllm.tokenizers.patterns import PATTERNS
 from jaxllm.tokenizers.splitting import count_pieces, split_pieces
+from jaxllm.utils.errors import InputError, Note
 from jaxllm.utils.processes import check_processes, usable_cores
 from jaxllm.utils.validate import shown
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, Self
 
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.base import Tokenizer, index, join, to_utf8, vocabulary_from
+from jaxllm.utils.errors import InputError
 
 
 class CharTokenizer(Tokenizer):

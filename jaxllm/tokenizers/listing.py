@@ -5,9 +5,9 @@ minbpe writes such a file beside its model; there a line break in a token breaks
 
 from collections.abc import Mapping
 
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.base import Tokenizer
 from jaxllm.tokenizers.bpe import BPETokenizer
+from jaxllm.utils.errors import InputError
 
 
 def visible(content: bytes) -> str:

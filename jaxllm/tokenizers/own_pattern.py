@@ -12,8 +12,8 @@ from typing import Any
 
 import tiktoken
 
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.patterns import PATTERNS
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
 # Of a pattern, so that what is compiled of it stays small: its characters, and its {counts} multiplied.

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import regex
 
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.base import (
     Tokenizer,
     document_end,
@@ -24,6 +23,7 @@ from jaxllm.tokenizers.base import (
     to_utf8,
     vocabulary_from,
 )
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
 SPACE = "▁"  # stands for a space in tokens

@@ -6,10 +6,10 @@ from functools import cache
 
 import regex
 
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.base import to_utf8
 from jaxllm.tokenizers.parts import PART, cut
 from jaxllm.tokenizers.patterns import GPT2_PATTERN, PATTERNS, regex_of
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.processes import in_processes
 
 __all__ = ["FAST_PATTERN", "GPT2_PATTERN", "PART", "count_pieces", "cut", "split_pieces"]

@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Self
 
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, index, join, to_utf8, vocabulary_from
+from jaxllm.utils.errors import InputError
 
 UNKNOWN = "<|unk|>"
 # White space parts words; each of these marks, and a double dash, is a token of its own.

@@ -13,8 +13,8 @@ import pytest
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
 from jaxllm.fast.quantised_weights import pack
-from train.bench import generate
 from train.bench import alternate as pairing
+from train.bench import generate
 from train.bench import generate_recording as subject
 from train.bench.generate_worker import weight_bytes
 from train.cli import main

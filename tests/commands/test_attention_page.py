@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from models import TINY, random_gpt, random_tokens
 
-from train.commands.attention_page import attention_page
 from train.commands.attention import attention_weights
+from train.commands.attention_page import attention_page
 
 # Run in the page: what it shows at first, and after each of these.
 SCRIPT = """

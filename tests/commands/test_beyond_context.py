@@ -8,8 +8,8 @@ import pytest
 from test_writer import TEMPLATE, TOKENIZER, imported
 
 import train.writer
-from jaxllm.generate import Sampling, generate
 from jaxllm.fast.quantised_weights import pack
+from jaxllm.generate import Sampling, generate
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
 from train.cli import main

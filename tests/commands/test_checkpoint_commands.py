@@ -11,17 +11,17 @@ import optax
 import pytest
 from runs import piped, write_config
 
-from train.runs.checkpoint import Checkpoints
 from train.cli import main
+from train.runs.arrays import named, read_arrays
+from train.runs.checkpoint import Checkpoints
 from train.runs.folder import RunFolder
+from train.runs.load import load_run
 from train.runs.manifest import read_manifest, rewrite
 from train.step import TrainState
-from train.runs.arrays import named, read_arrays
-from train.runs.load import load_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-OLD = Path(__file__).parent / "golden" / "run-v1"
+OLD = Path(__file__).parents[1] / "golden" / "run-v1"
 
 
 @pytest.fixture(scope="module")

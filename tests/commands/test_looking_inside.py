@@ -14,13 +14,13 @@ from jaxllm import GPT, InputError, reference
 from jaxllm.compare import random_parameters
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
-from train.commands.attention_plot import attention_picture, draw_layer, draw_layers
-from train.commands.attention_page import attention_page
 from train.cli import main
+from train.commands.attention import attention_weights, label, read_prompt
+from train.commands.attention_page import attention_page
+from train.commands.attention_plot import attention_picture, draw_layer, draw_layers
+from train.commands.inspect import _likeliest, lens_probabilities
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.runs.folder import RunFolder
-from train.commands.inspect import _likeliest, lens_probabilities
-from train.commands.attention import attention_weights, label, read_prompt
 from train.runs.imported_weights import write_weights
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
@@ -146,7 +146,7 @@ def test_the_lens_reads_each_block_and_ends_at_the_models_answer(run: str) -> No
     got = lens_probabilities(looked.run.model, looked.run.params, looked.ids, TOKENIZER.vocab_size)
     inside = seen(looked.ids)
     streams = np.stack([inside[f"block_{i}"][0, -1] for i in range(3)])
-    logits = reference.lens.logit_lens(CONFIG, PARAMS, streams)
+    logits = reference.logit_lens.logit_lens(CONFIG, PARAMS, streams)
     np.testing.assert_allclose(logits[-1], inside["logits"][0, -1], rtol=1e-12)
     np.testing.assert_allclose(got, reference.layers.softmax(logits[:, : TOKENIZER.vocab_size]), atol=1e-5)
     np.testing.assert_allclose(attention_weights(looked.run.model, looked.run.params, looked.ids)[0], true_weights(looked.ids), atol=1e-5)  # fmt: skip
@@ -158,7 +158,7 @@ def test_inspect_prints_next_tokens_and_the_lens(run: str, capsys: pytest.Captur
     ids = TOKENIZER.encode(PROMPT)
     inside, n = seen(ids), TOKENIZER.vocab_size
     streams = np.stack([inside[f"block_{i}"][0, -1] for i in range(3)])
-    by_block = reference.layers.softmax(reference.lens.logit_lens(CONFIG, PARAMS, streams)[:, :n])
+    by_block = reference.layers.softmax(reference.logit_lens.logit_lens(CONFIG, PARAMS, streams)[:, :n])
     best = np.argsort(-by_block[-1])[:4]
     for rank, (line, i) in enumerate(zip(out[2:6], best, strict=True), start=1):
         assert line.split(maxsplit=3)[:3] == [str(rank), f"{100 * by_block[-1, i]:.1f}", "%"]

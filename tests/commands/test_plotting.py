@@ -12,8 +12,8 @@ from runs import lines, write_config
 
 import train.commands.compare
 from jaxllm.compare.report import Report, Row
-from train.commands.attention_plot import attention_picture
 from train.cli import main
+from train.commands.attention_plot import attention_picture
 from train.commands.compare import draw_errors
 from train.progress import draw_losses
 

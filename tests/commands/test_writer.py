@@ -17,17 +17,17 @@ from runs import piped
 import train.writer
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
-from jaxllm.utils.files import replacing
-from jaxllm.generate import Generation, Sampling, begin, generate
 from jaxllm.fast.quantised_weights import pack
+from jaxllm.generate import Generation, Sampling, begin, generate
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
 from jaxllm.tokenizers.sentencepiece import BYTES, SentencePieceTokenizer
+from jaxllm.utils.files import replacing
 from train.cli import main
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.runs.folder import RunFolder
-from train.runs.load import load_run
 from train.runs.imported_weights import read_weights, write_weights
+from train.runs.load import load_run
 from train.writer import behind, until
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]

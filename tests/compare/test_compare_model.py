@@ -147,7 +147,9 @@ def test_a_fault_in_the_optimizer_is_found(
     fault: dict[str, float], stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = random_like({"map": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}})
-    subject = train.commands.compare.Subject("", TINY, TINY_RUN, params, None, 3, random_tokens(TINY, 1), random_tokens(TINY, 1))
+    subject = train.commands.compare.Subject(
+        "", TINY, TINY_RUN, params, None, 3, random_tokens(TINY, 1), random_tokens(TINY, 1)
+    )
     gradients = random_like(params, seed=1)
     assert all(row.passed for row in train.commands.compare.compare_optimizer(subject, gradients, "float32"))
     for name in ("make_optimizer", "learning_rate_schedule"):

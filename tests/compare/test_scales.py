@@ -8,9 +8,9 @@ import pytest
 from models import TINY, VARIANTS, random_tokens
 
 from jaxllm import GPT, InputError, reference
-from jaxllm.compare.scales import gradient_scales, loss_scale
 from jaxllm.compare import compare_model, random_parameters
 from jaxllm.compare.report import Report, largest, named_leaves
+from jaxllm.compare.scales import gradient_scales, loss_scale
 
 pytestmark = pytest.mark.newest
 

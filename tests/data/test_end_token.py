@@ -19,8 +19,8 @@ from jaxllm.tokenizers.sentencepiece import BYTES
 from train.cli import main
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.runs.folder import RunFolder
-from train.runs.load import load_run
 from train.runs.imported_weights import write_weights
+from train.runs.load import load_run
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 

@@ -13,9 +13,9 @@ from jaxllm.data import read_documents, read_source
 from jaxllm.data.own_files import HEADLINE
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import is_prepared
-from jaxllm.utils.errors import Note
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer
 from jaxllm.tokenizers.listing import vocabulary_text
+from jaxllm.utils.errors import Note
 from train.config import RunConfig
 from train.runs.folder import RunFolder
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from jaxllm import InputError
-from jaxllm.data import shards
 from jaxllm.data import shard_writer as preparing
-from jaxllm.data.shard_writer import prepare_shards
+from jaxllm.data import shards
 from jaxllm.data.id_sequences import Joined, Part
+from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import is_prepared, open_split, read_index, verify
-from jaxllm.utils.files import replace_file
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+from jaxllm.utils.files import replace_file
 
 TEXTS = [f"document {i}: it's number {i * i}, and\n\n{'more ' * (i % 7)} é東🙂" for i in range(300)]
 BPE = BPETokenizer.train(TEXTS, 300)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.newest
-TESTS = Path(__file__).parent
+TOOLS = Path(__file__).parents[1] / "tools"
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """In a new Python: forks of this one would have its threads' locks."""
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=TESTS, env=os.environ)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=TOOLS, env=os.environ)
 
 
 def test_no_loader_fails_on_hostile_files() -> None:

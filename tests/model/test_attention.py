@@ -21,7 +21,7 @@ from jaxllm.attention import (
     simple_attention,
 )
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "attention_golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "attention_golden.json").read_text())
 INPUTS = jnp.asarray(GOLDEN["inputs"])  # "Your journey starts with one step"
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jaxllm import GPT, GPTConfig, loss, reference
-from jaxllm.fast import attention as causal
 from jaxllm.attention import MultiHeadAttention, causal_mask, scaled_dot_product_attention
+from jaxllm.fast import attention as causal
 from jaxllm.loss import cross_entropy
 
 
@@ -39,7 +39,7 @@ def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: 
         attend = partial(causal.causal_attention, documents=within[0]) if within else causal.causal_attention
         with jax.enable_x64(True):
             out, gradients = jax.jit(partial(value_and_pullback, attend))(q, k, v, dout)
-        want, want_back = reference.causal.causal_attention_vjp(q, k, v, *within)
+        want, want_back = reference.fast.attention.causal_attention_vjp(q, k, v, *within)
         np.testing.assert_allclose(out, want, rtol=0, atol=1e-13)
         for got, wanted in zip(gradients, want_back(dout)[:3], strict=True):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
@@ -113,7 +113,7 @@ def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(jax.nn, "dot_product_attention", as_cudnn)
     q, k, v, _ = (jnp.asarray(x, jnp.bfloat16) for x in qkv(16, 2, 3, width=8))
     for within in ([], [np.arange(16) // 5]):  # documents, of which cuDNN is not told, take the other path
-        want = reference.causal.causal_attention(*(np.asarray(x, np.float64) for x in (q, k, v)), *within)
+        want = reference.fast.attention.causal_attention(*(np.asarray(x, np.float64) for x in (q, k, v)), *within)
         got = causal.causal_attention(q, k, v, *within)
         np.testing.assert_allclose(np.asarray(got, np.float64), want, atol=0.03)
 

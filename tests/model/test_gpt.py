@@ -16,8 +16,8 @@ from jaxllm import GPT, GPTConfig, InputError, reference
 from jaxllm.attention import MultiHeadAttention
 from jaxllm.compare import compare_model, random_parameters
 from jaxllm.compare.report import Report
-from jaxllm.gpt import apply_with_intermediates, count_parameters
 from jaxllm.fast.init import init_params
+from jaxllm.gpt import apply_with_intermediates, count_parameters
 from jaxllm.layers import MLP, Linear, Norm
 from jaxllm.loss import token_losses
 

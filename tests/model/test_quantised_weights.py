@@ -19,16 +19,16 @@ def test_quantised_functions_agree_with_their_twins(shape: tuple[int, ...], rng:
         x = rng.normal(size=shape)
         x[..., 0] = 0.5 / 127 * np.abs(x).max(-1)  # a half, up to rounding
         weights, scale = quantise_rows(jnp.asarray(rng.normal(size=(9, shape[-1]))))
-        want_rows, want_scale = reference.packed.quantise_rows(x)
+        want_rows, want_scale = reference.fast.quantised_weights.quantise_rows(x)
         rows, row_scale = quantise_rows(jnp.asarray(x))
         assert rows.dtype == jnp.int8
         np.testing.assert_array_equal(rows, want_rows)
         np.testing.assert_allclose(row_scale, want_scale, rtol=1e-15)
-        want = reference.packed.quantised_product(x, weights, scale[:, 0])
+        want = reference.fast.quantised_weights.quantised_product(x, weights, scale[:, 0])
         np.testing.assert_allclose(quantised_product(jnp.asarray(x), weights, scale[:, 0]), want, rtol=1e-13)
         bias = rng.normal(size=9)
         for packed in (Packed(weights, scale[:, 0], None), Packed(weights.astype(float), None, jnp.asarray(bias))):
-            want = reference.packed.packed_linear(x, packed)
+            want = reference.fast.quantised_weights.packed_linear(x, packed)
             np.testing.assert_allclose(packed_linear(jnp.asarray(x), packed), want, rtol=1e-12, atol=1e-14)
 
 

@@ -1,6 +1,7 @@
 """The reference by itself, without JAX: every hand-written derivative against differences of its function."""
 
 from collections.abc import Callable
+from functools import reduce
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,15 +13,26 @@ from hypothesis import strategies as st
 from twins import functions
 
 from jaxllm import reference
-from jaxllm.reference import attention, embeddings, gpt, layers, loss, multi_head, optimizer, rotary, sampling, step
-from jaxllm.reference.fast import attention as causal
-from jaxllm.reference import logit_lens as lens
+from jaxllm.reference import (
+    attention,
+    embeddings,
+    gpt,
+    layers,
+    logit_lens,
+    loss,
+    multi_head,
+    optimizer,
+    rotary,
+    sampling,
+    step,
+)
 from jaxllm.reference.arrays import leaves, tree_map
+from jaxllm.reference.fast import attention as causal
 from jaxllm.reference.layers import linear_map_vjp
 
 pytestmark = pytest.mark.newest
 
-MODULES = (attention, causal, embeddings, gpt, layers, lens, loss, multi_head, rotary, sampling)
+MODULES = (attention, causal, embeddings, gpt, layers, logit_lens, loss, multi_head, rotary, sampling)
 WITHOUT_BACKWARD = {  # helpers, and the model with its intermediates, whose backward is forward_vjp
     "named", "forward_with_intermediates",
 }  # fmt: skip
@@ -28,14 +40,14 @@ H = 2e-4  # of the differences
 
 
 def find(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    module, function = name.split(".")
-    home = getattr(reference, module)
+    module, _, function = name.rpartition(".")
+    home = reduce(getattr, module.split("."), reference)
     return getattr(home, function), getattr(home, f"{function}_vjp")
 
 
 def test_every_function_has_a_backward_and_arguments() -> None:
     there = {
-        f"{m.__name__.rpartition('.')[2]}.{f}"
+        f"{m.__name__.removeprefix('jaxllm.reference.')}.{f}"
         for m in MODULES
         for f in functions(m)
         if not f.endswith("_vjp") and f not in WITHOUT_BACKWARD

@@ -19,15 +19,15 @@ from test_writer import CONFIG, imported
 
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.compare import random_parameters
-from jaxllm.utils.errors import NonFiniteError
 from jaxllm.generate import Sampling, generate
 from jaxllm.pretrained.parameter_map import nested
 from jaxllm.pretrained.safetensors import write_tensors
-from train.runs.checkpoint import Checkpoints
+from jaxllm.utils.errors import NonFiniteError
 from train.cli import main
+from train.runs.checkpoint import Checkpoints
 from train.runs.folder import RunFolder
-from train.runs.load import abstract_state, load_run
 from train.runs.imported_weights import write_weights
+from train.runs.load import abstract_state, load_run
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 

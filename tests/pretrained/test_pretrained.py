@@ -21,8 +21,8 @@ import jaxllm.reference as reference
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.families import FAMILIES
-from jaxllm.pretrained.safetensors import read_header
 from jaxllm.pretrained.hf_config import family_for, resolved
+from jaxllm.pretrained.safetensors import read_header
 from jaxllm.pretrained.tokenizer_files import save_tokenizer_files
 from train.cli import main
 from train.config import RunConfig, TrainConfig

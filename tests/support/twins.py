@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 import jaxllm
+import jaxllm.fast
 from jaxllm import reference
 from jaxllm.attention import CausalAttention, MultiHeadAttention, SelfAttention
 from jaxllm.config import Rotary
@@ -21,15 +22,15 @@ from jaxllm.gpt import Head
 from jaxllm.layers import MLP, Linear, Norm
 
 NOT_NUMERIC = {
-    "config", "errors", "files", "validate", "compare", "calling", "cancellation", "deviation", "differences",
-    "packed",  # rounds, so it has no slope: test_quantised_weights.py
+    "config",
+    "fast.quantised_weights",  # rounds, so it has no slope: test_quantised_weights.py
 }  # fmt: skip
 WITHOUT_TWIN = {
     "layers.at_least_float32",  # a cast
     "layers.linear_maps",  # linear, several times: test_quantised_weights.py
     "layers.dropout_mask", "generate.draw", "generate.generate", "generate.begin", "generate.stream",  # random: test_step.py, test_generate.py
-    "init.normal", "init.init_params",  # random: test_speed.py
-    "causal.attention_path",  # a choice
+    "fast.init.normal", "fast.init.init_params",  # random: test_speed.py
+    "fast.attention.attention_path",  # a choice
     "cache.extend",  # the cache as a whole: test_cache.py
     "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss",  # the model as a whole: test_gpt.py
 }  # fmt: skip
@@ -49,7 +50,9 @@ def functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
 
 def numeric_functions() -> set[str]:
     """The functions of jaxllm that need a twin, as `module.function`."""
-    modules = {m.name for m in pkgutil.iter_modules(jaxllm.__path__) if not m.ispkg} - NOT_NUMERIC
+    modules = {m.name for m in pkgutil.iter_modules(jaxllm.__path__) if not m.ispkg}
+    modules |= {f"fast.{m.name}" for m in pkgutil.iter_modules(jaxllm.fast.__path__)}
+    modules -= NOT_NUMERIC
     return {f"{m}.{f}" for m in modules for f in functions(importlib.import_module(f"jaxllm.{m}"))} - WITHOUT_TWIN
 
 
@@ -67,7 +70,7 @@ def modules() -> set[str]:
 
 
 def find(name: str, package: str) -> Callable[..., Any]:
-    module, function = name.split(".")
+    module, _, function = name.rpartition(".")
     return getattr(importlib.import_module(f"{package}.{module}"), function)
 
 
@@ -163,7 +166,7 @@ CASES: dict[str, list[list[Any]]] = {
     "attention.split_heads": [[normal(2, 5, 6), 3], [normal(5, 6), 1]],
     "attention.merge_heads": [[normal(2, 3, 5, 2)], [normal(1, 5, 2)]],
     "attention.repeat_heads": [[normal(2, 2, 5, 3), 6], [normal(1, 5, 3), 4], [normal(4, 5, 3), 4]],
-    "causal.causal_attention": [
+    "fast.attention.causal_attention": [
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4)],
         [normal(2, 130, 3), normal(2, 130, 3), normal(2, 130, 2)],  # three chunks, the last one padded
         [normal(1, 1, 4), normal(1, 1, 4), normal(1, 1, 4)],
@@ -172,7 +175,7 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(2, 130, 3), normal(2, 130, 3), normal(2, 130, 2), None, 40],
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4), documents(5, 0, 3), 2],
     ],
-    "lens.logit_lens": [
+    "logit_lens.logit_lens": [
         [Reading(), read_by("token_embedding", table=(7, 4)), normal(2, 3, 4)],
         [Reading("rms_norm", 0.1, False), read_by("head", kernel=(4, 7)), normal(3, 4)],
     ],

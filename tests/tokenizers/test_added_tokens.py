@@ -20,10 +20,10 @@ from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokeniz
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, bpe, load_tokenizer, parts
 from jaxllm.tokenizers.formats.byte_level import to_characters
 from jaxllm.tokenizers.formats.exchange import from_hugging_face, to_hugging_face
-from jaxllm.tokenizers.parts import in_parts
 from jaxllm.tokenizers.formats.read_tokenizer_json import begin_token_of
-from jaxllm.tokenizers.sentencepiece import BYTES
 from jaxllm.tokenizers.listing import vocabulary_text
+from jaxllm.tokenizers.parts import in_parts
+from jaxllm.tokenizers.sentencepiece import BYTES
 from train.cli import main
 
 pytestmark = pytest.mark.newest

@@ -20,9 +20,9 @@ from jaxllm.tokenizers import (
     load_tokenizer,
 )
 from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
-from jaxllm.tokenizers.splitting import FAST_PATTERN
 from jaxllm.tokenizers.formats.read_tokenizer_json import begin_token_of
 from jaxllm.tokenizers.listing import merges_of, visible, vocabulary_text
+from jaxllm.tokenizers.splitting import FAST_PATTERN
 
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."
 END = "<|endoftext|>"

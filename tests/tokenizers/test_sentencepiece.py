@@ -16,8 +16,8 @@ from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
 from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import SentencePieceTokenizer, load_tokenizer, textbook
 from jaxllm.tokenizers.formats.read_tokenizer_json import tokenizer_of
-from jaxllm.tokenizers.sentencepiece import BYTES, PREFIXES, SPACE
 from jaxllm.tokenizers.listing import vocabulary_text
+from jaxllm.tokenizers.sentencepiece import BYTES, PREFIXES, SPACE
 
 pytestmark = pytest.mark.newest
 

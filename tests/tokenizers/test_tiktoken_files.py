@@ -17,8 +17,8 @@ from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer, load_tokenizer
 from jaxllm.tokenizers.formats import tiktoken_files
 from jaxllm.tokenizers.formats.exchange import from_tiktoken, to_tiktoken
-from jaxllm.tokenizers.patterns import GPT2_PATTERN, LLAMA3_PATTERN, PATTERNS, name_of, regex_of
 from jaxllm.tokenizers.formats.tiktoken_files import PUBLISHED, Published
+from jaxllm.tokenizers.patterns import GPT2_PATTERN, LLAMA3_PATTERN, PATTERNS, name_of, regex_of
 from train.cli import main
 
 pytestmark = pytest.mark.newest

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer, textbook
+from jaxllm.tokenizers.bpe_training import learn_merges
 from jaxllm.tokenizers.formats import gpt2_files
 from jaxllm.tokenizers.formats.gpt2_files import read_tokens
-from jaxllm.tokenizers.bpe_training import learn_merges
 from jaxllm.tokenizers.splitting import split_pieces
 
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."

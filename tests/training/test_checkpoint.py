@@ -12,9 +12,9 @@ import pytest
 
 from jaxllm import GPT, GPTConfig, InputError
 from jaxllm.tokenizers import CharTokenizer
-from train.runs.checkpoint import Checkpoints
 from train.config import OptimizerConfig
 from train.errors import DamagedError, DroppedError
+from train.runs.checkpoint import Checkpoints
 from train.runs.manifest import read_manifest, rewrite
 from train.step import TrainState, first_state, make_optimizer
 

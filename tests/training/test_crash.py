@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from runs import TINY, assert_same_run, write_config
 
-from train.runs.checkpoint import Checkpoints
 from train.progress import read_metrics
+from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
 
 ROOT = Path(__file__).parents[2]

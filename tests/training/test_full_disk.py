@@ -12,8 +12,8 @@ import pytest
 from runs import Step, lines, write_config
 
 import train.loop
-from train.runs.checkpoint import Checkpoints
 from train.cli import main
+from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
 
 pytestmark = [

@@ -9,8 +9,8 @@ import pytest
 from runs import Step, lines, write_config
 
 import train.loop
-from train.runs.checkpoint import Checkpoints
 from train.cli import main
+from train.runs.checkpoint import Checkpoints
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 

@@ -18,12 +18,12 @@ import train.loop
 from jaxllm import GPT, GPTConfig
 from jaxllm.reference import step as reference_step
 from jaxllm.reference.optimizer import learning_rate
-from train.runs.checkpoint import Checkpoints
 from train.cli import main
 from train.config import OptimizerConfig, TrainConfig
 from train.nonfinite import first_not_finite, parts_backward
-from train.step import init_state, learning_rate_schedule, make_optimizer, make_train_step
+from train.runs.checkpoint import Checkpoints
 from train.runs.load import abstract_state, load_run
+from train.step import init_state, learning_rate_schedule, make_optimizer, make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

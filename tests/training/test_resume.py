@@ -15,8 +15,8 @@ from runs import Step, assert_same_run, lines, write_config
 
 import train.evaluate
 import train.loop
-from train.runs.checkpoint import Checkpoints
 from train.cli import main
+from train.runs.checkpoint import Checkpoints
 from train.runtime.signals import HANDLED, Stop, stoppable
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -19,9 +19,9 @@ from models import TINY, random_like, random_tokens
 
 from jaxllm import GPT
 from jaxllm.fast.init import init_params
-from train.runtime import allocator as startup
 from train.bench import scaling as growth
 from train.cli import main
+from train.runtime import allocator as startup
 from train.step import init_state
 
 CONFIG = (

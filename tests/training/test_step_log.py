@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from runs import lines, piped
 
-import train.runs.step_log
 import train.progress
+import train.runs.step_log
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.errors import DivergedError
+from train.progress import Lines, MetricsFile, _running_mean, add_sample, counted, describe
 from train.runs.folder import RunFolder
 from train.runs.step_log import Journal
-from train.progress import Lines, MetricsFile, _running_mean, add_sample, counted, describe
 
 pytestmark = pytest.mark.newest
 

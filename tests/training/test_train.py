@@ -10,11 +10,11 @@ import pytest
 from runs import TEXT, assert_same_run, lines, write_config
 
 from jaxllm.tokenizers import load_tokenizer
-from train.runs.checkpoint import Checkpoints
 from train.cli import main
 from train.evaluate import evaluator
 from train.inputs import prepare
 from train.progress import add_sample, drop_samples
+from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-import train
 from jaxllm.utils.errors import InputError
-from train.bench.process import Worker
-from train.bench.generate_recording import PEERS, Subject
 
-OURS = [sys.executable, "-m", "train.bench.train_worker"]
-ROOT = Path(train.__path__[0]).parent  # where ours runs: nanoGPT's folder, for one, has another train.py
+from .generate_recording import PEERS, Subject
+from .process import Worker
+
+OURS = [sys.executable, "-m", f"{__package__}.train_worker"]
+ROOT = Path(__file__).parents[2]  # where ours runs: in a checkout it is found there
 TURN_S = 1.0  # the mean of both sides, which take equally many steps
 LEAST = 2  # steps of a turn: after a pause of seconds, one alone would tell more of the pause
 WARM_UP = 2  # steps

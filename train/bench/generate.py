@@ -16,18 +16,19 @@ from typing import Any
 import numpy as np
 
 from jaxllm.utils.errors import InputError
-from train.bench import alternate as pairing
-from train.bench.train import check_rounds, peer_for, status
-from train.bench.generate_report import headline, make_report, same_tokens, table
-from train.bench.alternate import Against, Tell
-from train.bench.process import Worker
-from train.bench.generate_recording import FOLDER, subject_for
-from train.commands.compare import check_output
-from train.config import MOST_NEW_TOKENS, load_config
-from train.errors import DivergedError
-from train.progress import replace_text
 
-OURS = [sys.executable, "-m", "train.bench.generate_worker"]
+from ..commands.compare import check_output
+from ..config import MOST_NEW_TOKENS, load_config
+from ..errors import DivergedError
+from ..progress import replace_text
+from . import alternate as pairing
+from .alternate import Against, Tell
+from .generate_recording import FOLDER, subject_for
+from .generate_report import headline, make_report, same_tokens, table
+from .process import Worker
+from .train import check_rounds, peer_for, status
+
+OURS = [sys.executable, "-m", f"{__package__}.generate_worker"]
 SCRIPTS = {name: FOLDER / f"{name}_writer.py" for name in ("nanogpt", "hf")}
 MOST_TEXTS = 1024
 BANDWIDTH_BYTES = 2**29  # read to learn the memory's speed: far more than any cache holds

@@ -4,12 +4,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import train.bench.peers
 from jaxllm.config import GPTConfig
-from jaxllm.utils.errors import InputError
 from jaxllm.reference.optimizer import learning_rate
-from train.commands.compare import model_without_text
-from train.config import RunConfig
+from jaxllm.utils.errors import InputError
+
+from ..commands.compare import model_without_text
+from ..config import RunConfig
+from . import peers
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Peer:
     from_path: bool  # it is a folder that the user names
 
 
-FOLDER = Path(train.bench.peers.__path__[0])
+FOLDER = Path(peers.__path__[0])
 PEERS = {
     "nanogpt": Peer(FOLDER / "nanogpt.py", ("torch", "numpy"), "gelu", ("gelu_tanh",), True, from_path=True),
     "hf": Peer(FOLDER / "hf.py", ("torch", "transformers", "numpy"), "gelu_tanh", (), False, from_path=False),

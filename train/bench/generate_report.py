@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxllm.compare.report import bound_text, error_text
-from train.bench.statistics import Spread, speed_ratio
-from train.bench.train_report import processor, ran
+
+from .statistics import Spread, speed_ratio
+from .train_report import processor, ran
 
 if TYPE_CHECKING:
-    from train.bench.generate import Recording
+    from .generate import Recording
 
 TOLERANCE = 1e-3  # of logits of about unit size; where a choice between two is closer, either is right
 

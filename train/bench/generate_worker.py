@@ -12,17 +12,18 @@ from flax.traverse_util import flatten_dict
 
 from jaxllm import GPT, GPTConfig, __version__
 from jaxllm.compare import random_parameters
-from jaxllm.generate import Sampling, begin
 from jaxllm.fast.quantised_weights import pack
-from train.bench.peers.protocol import Job, draw_prompts, peak_memory, serve_writer
-from train.runtime.allocator import compute_in_this_thread
+from jaxllm.generate import Sampling, begin
+
+from ..runtime.allocator import compute_in_this_thread
+from .peers.protocol import Job, draw_prompts, peak_memory, serve_writer
 
 GREEDY = Sampling(temperature=0)
 TRIES = 3
 
 
 class Ours:
-    """A `train.bench.peers.protocol.Writer`, which is told what the peer wrote and asked for the memory's speed besides."""
+    """A `train.bench.peers.protocol.Writer`, told what the peer wrote, and asked for the memory's speed."""
 
     def __init__(self, job: Job) -> None:
         self._job, self._model = job, GPT(GPTConfig(**job["model"]))

@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from jaxllm.utils.errors import InputError
-from train.runtime.allocator import with_allocator
+
+from ..runtime.allocator import with_allocator
 
 
 def worker_environment() -> dict[str, str]:

@@ -16,14 +16,15 @@ import numpy as np
 
 from jaxllm import GPT
 from jaxllm.attention import causal_mask, scaled_dot_product_attention
-from jaxllm.fast.attention import attention_path, causal_attention
 from jaxllm.embeddings import token_logits
+from jaxllm.fast.attention import attention_path, causal_attention
 from jaxllm.loss import head_loss, token_losses
-from train.bench.generate_recording import subject_for
-from train.commands.compare import check_output, model_without_text
-from train.config import RunConfig, load_config
-from train.progress import replace_text
-from train.step import compiler_options, init_state, learning_rate_schedule, make_optimizer, make_train_step
+
+from ..commands.compare import check_output, model_without_text
+from ..config import RunConfig, load_config
+from ..progress import replace_text
+from ..step import compiler_options, init_state, learning_rate_schedule, make_optimizer, make_train_step
+from .generate_recording import subject_for
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 VOCABULARIES = (256, 1024, 4096, 16384, 50304, 131072)

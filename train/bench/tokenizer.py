@@ -18,15 +18,16 @@ from typing import Any
 
 from jaxllm import __version__
 from jaxllm.data import read_documents
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers import BPETokenizer
 from jaxllm.tokenizers.formats.exchange import to_hugging_face
 from jaxllm.tokenizers.splitting import FAST_PATTERN
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.processes import usable_cores
-from train.bench.statistics import Spread, speed_ratio
-from train.bench.train_report import processor
-from train.commands.compare import check_output
-from train.progress import replace_text
+
+from ..commands.compare import check_output
+from ..progress import replace_text
+from .statistics import Spread, speed_ratio
+from .train_report import processor
 
 Train = Callable[[list[str], int], Any]
 Encode = Callable[[str], Sequence[int]]

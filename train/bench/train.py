@@ -12,14 +12,15 @@ from rich.console import Console
 
 from jaxllm.compare.report import bound_text, error_text
 from jaxllm.utils.errors import InputError
-from train.bench.alternate import Against, record
-from train.bench.process import check_python
-from train.bench.train_report import Report, headline, losses_agree, make_report, table
-from train.bench.generate_recording import PEERS, subject_for
-from train.commands.compare import check_output
-from train.config import load_config
-from train.errors import DivergedError
-from train.progress import replace_text
+
+from ..commands.compare import check_output
+from ..config import load_config
+from ..errors import DivergedError
+from ..progress import replace_text
+from .alternate import Against, record
+from .generate_recording import PEERS, subject_for
+from .process import check_python
+from .train_report import Report, headline, losses_agree, make_report, table
 
 MOST_ROUNDS = 10_000
 

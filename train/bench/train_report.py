@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from train.bench.statistics import Spread, datasheet_peak, flops_per_token, speed_ratio
-from train.bench.alternate import Recording
-from train.bench.generate_recording import Subject
+from .alternate import Recording
+from .generate_recording import Subject
+from .statistics import Spread, datasheet_peak, flops_per_token, speed_ratio
 
 AGREEMENT = {"float32": 1e-3, "bfloat16": 2e-2}  # of the losses after the last step, relative
 

@@ -10,10 +10,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxllm import GPT, GPTConfig, __version__
-from train.config import OptimizerConfig, TrainConfig
-from train.bench.peers.protocol import Job, peak_memory, serve
-from train.runtime.allocator import compute_in_this_thread
-from train.step import begin, compiler_options, learning_rate_schedule, make_optimizer
+
+from ..config import OptimizerConfig, TrainConfig
+from ..runtime.allocator import compute_in_this_thread
+from ..step import begin, compiler_options, learning_rate_schedule, make_optimizer
+from .peers.protocol import Job, peak_memory, serve
 
 
 class Ours:

@@ -11,17 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import replace_file
 from jaxllm.gpt import GPT, apply_with_intermediates
 from jaxllm.tokenizers import Tokenizer
 from jaxllm.tokenizers.listing import visible
-from train.commands.attention_plot import attention_picture
-from train.commands.attention_page import attention_page
-from train.commands.compare import check_output
-from train.nonfinite import check_computed
-from train.runs.load import TrainedRun, load_run
-from train.writer import check_length, prompt_ids
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
+
+from ..nonfinite import check_computed
+from ..runs.load import TrainedRun, load_run
+from ..writer import check_length, prompt_ids
+from .attention_page import attention_page
+from .attention_plot import attention_picture
+from .compare import check_output
 
 MOST_TOKENS = {".html": 256, ".png": 128, ".svg": 128, ".pdf": 128}  # a page of so many has 13 MB for each 144 heads
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train.errors import RunError, reason
-from train.plotting import content, import_matplotlib, new_figure
+from ..errors import RunError, reason
+from ..plotting import content, import_matplotlib, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,7 +3,8 @@
 import argparse
 
 from jaxllm.config import WEIGHTS
-from train.commands.options import Parser, add_command, add_overrides
+
+from .options import Parser, add_command, add_overrides
 
 
 def add_bench_generate(kinds: "argparse._SubParsersAction[Parser]") -> None:
@@ -28,7 +29,7 @@ def add_bench_generate(kinds: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _bench_generate(arguments: argparse.Namespace) -> int:
-    from train.bench.generate import Lengths, bench_generate_command
+    from ..bench.generate import Lengths, bench_generate_command
 
     a = arguments
     lengths = Lengths(a.batch_size, a.prompt_tokens, a.new_tokens)

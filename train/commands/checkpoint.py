@@ -5,10 +5,11 @@ from pathlib import Path
 
 from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.validate import printable
-from train.runs.checkpoint import DAMAGED, Checkpoints
-from train.errors import DamagedError, DroppedError
-from train.runs.folder import RunFolder
-from train.runs.load import abstract_state
+
+from ..errors import DamagedError, DroppedError
+from ..runs.checkpoint import DAMAGED, Checkpoints
+from ..runs.folder import RunFolder
+from ..runs.load import abstract_state
 
 
 def list_command(path: str) -> None:

@@ -14,16 +14,17 @@ import optax
 
 from jaxllm import GPT, GPTConfig, __version__, reference
 from jaxllm.compare import TOLERANCES, arithmetic, compare_model, random_parameters, to_numpy
-from jaxllm.data.batches import evaluation_batches, n_targets
 from jaxllm.compare.report import Report, Row, bound_text, compare_trees, fold, table
+from jaxllm.data.batches import evaluation_batches, n_targets
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
-from train.config import ModelConfig, RunConfig, TrainConfig, load_config
-from train.plotting import content, new_figure, noted
-from train.inputs import known_vocabulary, prepare
-from train.progress import replace_text
-from train.step import learning_rate_schedule, make_optimizer
-from train.runs.load import load_run
+
+from ..config import ModelConfig, RunConfig, TrainConfig, load_config
+from ..inputs import known_vocabulary, prepare
+from ..plotting import content, new_figure, noted
+from ..progress import replace_text
+from ..runs.load import load_run
+from ..step import learning_rate_schedule, make_optimizer
 
 LONGEST = 128  # tokens of a window, unless asked for more: the reference takes its time
 MOST_WINDOWS = 1024

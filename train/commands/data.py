@@ -10,8 +10,9 @@ from jaxllm.data.shards import Index, read_index, verify
 from jaxllm.tokenizers import Tokenizer
 from jaxllm.tokenizers.listing import visible
 from jaxllm.utils.processes import usable_cores
-from train.progress import counted
-from train.commands.tokenizer import open_tokenizer
+
+from ..progress import counted
+from .tokenizer import open_tokenizer
 
 
 def prepare_command(

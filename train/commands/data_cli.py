@@ -2,7 +2,7 @@
 
 import argparse
 
-from train.commands.options import Parser, add_command
+from .options import Parser, add_command
 
 SOURCES = "text files, folders, .jsonl or .ndjson, any of them .gz, or named corpora"
 TOKENIZER = "a tokenizer.json, a run folder, or gpt2"
@@ -112,51 +112,51 @@ def _add_exchange(kinds: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from train.commands.tokenizer import train_command
+    from .tokenizer import train_command
 
     a = arguments
     train_command(a.sources, a.kind, a.vocab_size, a.out, a.field, a.processes)
 
 
 def _encode(arguments: argparse.Namespace) -> None:
-    from train.commands.tokenizer import encode_command
+    from .tokenizer import encode_command
 
     encode_command(arguments.path, arguments.file)
 
 
 def _decode(arguments: argparse.Namespace) -> None:
-    from train.commands.tokenizer import decode_command
+    from .tokenizer import decode_command
 
     decode_command(arguments.path, arguments.file)
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from train.commands.tokenizer_show import show_command
+    from .tokenizer_show import show_command
 
     show_command(arguments.path, arguments.text, arguments.file, arguments.top)
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from train.commands.tokenizer import export_command
+    from .tokenizer import export_command
 
     export_command(arguments.path, arguments.out, arguments.format)
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from train.commands.tokenizer import import_command
+    from .tokenizer import import_command
 
     import_command(arguments.path, arguments.out, arguments.format, arguments.pattern)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from train.commands.data import prepare_command
+    from .data import prepare_command
 
     a = arguments
     prepare_command(a.sources, a.tokenizer, a.out, a.field, a.validation, a.processes)
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from train.commands.data import verify_command
+    from .data import verify_command
 
     verify_command(arguments.folder)
 

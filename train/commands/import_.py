@@ -13,21 +13,22 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from jaxllm.utils.errors import InputError
 from jaxllm.gpt import count_parameters
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.gguf import read_header as read_gguf
 from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
+from jaxllm.pretrained.hf_config import family_for
 from jaxllm.pretrained.hub import fetch
 from jaxllm.pretrained.load import open_pretrained
 from jaxllm.pretrained.save import save_pretrained
-from jaxllm.pretrained.hf_config import family_for
 from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import Tokenizer
-from train.config import ModelConfig, RunConfig, TrainConfig
-from train.runs.folder import RunFolder
-from train.runs.load import load_run
-from train.runs.imported_weights import write_weights
+from jaxllm.utils.errors import InputError
+
+from ..config import ModelConfig, RunConfig, TrainConfig
+from ..runs.folder import RunFolder
+from ..runs.imported_weights import write_weights
+from ..runs.load import load_run
 
 
 def import_command(source: str, out: str) -> None:

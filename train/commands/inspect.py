@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxllm.utils.errors import InputError
 from jaxllm.gpt import GPT, apply_with_intermediates
 from jaxllm.layers import softmax
 from jaxllm.logit_lens import logit_lens
 from jaxllm.tokenizers import Tokenizer
 from jaxllm.tokenizers.listing import visible
-from train.nonfinite import check_computed
-from train.commands.attention import read_prompt
+from jaxllm.utils.errors import InputError
+
+from ..nonfinite import check_computed
+from .attention import read_prompt
 
 SHOWN = 3  # tokens a block
 WIDE = 200  # columns where the output is no terminal

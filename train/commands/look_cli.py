@@ -2,7 +2,7 @@
 
 import argparse
 
-from train.commands.options import Parser, add_command
+from .options import Parser, add_command
 
 
 def add_look_commands(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -38,13 +38,13 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
 
 
 def _attention(arguments: argparse.Namespace) -> None:
-    from train.commands.attention import attention_command
+    from .attention import attention_command
 
     a = arguments
     attention_command(a.path, a.step, a.prompt, a.out, a.layer)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from train.commands.inspect import inspect_command
+    from .inspect import inspect_command
 
     inspect_command(arguments.path, arguments.step, arguments.prompt, arguments.top)

@@ -5,10 +5,11 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from jaxllm.config import WEIGHTS
-from train.commands.options import Parser, add_command
+
+from .options import Parser, add_command
 
 if TYPE_CHECKING:
-    from train.writer import Options
+    from ..writer import Options
 
 CONTINUES = {"temperature": 0.8}
 ANSWERS = {"temperature": 0.2, "top_p": 0.9}  # what SmolLM2's model card asks with
@@ -69,7 +70,7 @@ def _add_options(parser: argparse.ArgumentParser, most: int) -> None:
 
 
 def _options(a: argparse.Namespace, answers: bool) -> "Options":
-    from train.writer import Options
+    from ..writer import Options
 
     given = {field.name: getattr(a, field.name) for field in fields(Options)}
     defaults = ANSWERS if answers else CONTINUES
@@ -77,24 +78,24 @@ def _options(a: argparse.Namespace, answers: bool) -> "Options":
 
 
 def _generate(a: argparse.Namespace) -> None:
-    from train.writer import generate_command
+    from ..writer import generate_command
 
     generate_command(a.path, a.step, a.prompt, a.chat, _options(a, answers=a.chat))
 
 
 def _chat(a: argparse.Namespace) -> None:
-    from train.writer import chat_command
+    from ..writer import chat_command
 
     chat_command(a.path, a.system, _options(a, answers=True))
 
 
 def _import(a: argparse.Namespace) -> None:
-    from train.commands.import_ import import_command
+    from .import_ import import_command
 
     import_command(a.source, a.out)
 
 
 def _export(a: argparse.Namespace) -> None:
-    from train.commands.import_ import export_command
+    from .import_ import export_command
 
     export_command(a.path, a.step, a.out)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from jaxllm.data import read_documents
 from jaxllm.data.documents import Document
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import decoded, replace_file
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import (
     BPETokenizer,
@@ -20,11 +18,14 @@ from jaxllm.tokenizers import (
     load_tokenizer,
 )
 from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
-from jaxllm.tokenizers.splitting import count_pieces
 from jaxllm.tokenizers.formats.tiktoken_files import beside
 from jaxllm.tokenizers.listing import vocabulary_text
+from jaxllm.tokenizers.splitting import count_pieces
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import decoded, replace_file
 from jaxllm.utils.processes import check_processes, usable_cores
-from train.progress import counted
+
+from ..progress import counted
 
 
 def open_tokenizer(path: str) -> Tokenizer:

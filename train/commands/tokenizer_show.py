@@ -6,10 +6,11 @@ from collections import Counter
 from rich.console import Console
 from rich.text import Text
 
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers import BPETokenizer, Tokenizer
 from jaxllm.tokenizers.listing import merged_from, visible
-from train.commands.tokenizer import open_tokenizer, read_text
+from jaxllm.utils.errors import InputError
+
+from .tokenizer import open_tokenizer, read_text
 
 COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
 

@@ -8,31 +8,32 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxllm.fast.attention import attention_path
 from jaxllm.config import GPTConfig
 from jaxllm.data import read_source
 from jaxllm.data.id_sequences import Row
 from jaxllm.data.shards import is_prepared
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import read_file
-from jaxllm.gpt import count_parameters
+from jaxllm.fast.attention import attention_path
 from jaxllm.fast.quantised_weights import pack
+from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from jaxllm.tokenizers.listing import visible
-from train.runs.checkpoint import Checkpoints
-from train.config import DataConfig, RunConfig, differences, load_config, with_absolute_paths
-from train.evaluate import evaluator, score
-from train.nonfinite import check_computed
-from train.runs.folder import RunFolder
-from train.loop import train
-from train.runtime.memory import available_bytes, estimate, memory_line, warning
-from train.inputs import Prepared, prepare
-from train.runtime.profile import WARM_UP
-from train.progress import SAMPLE, changed, draw_losses, read_metrics
-from train.runtime.jax_check import check_jax
-from train.runtime.allocator import compute_deterministically
-from train.runs.load import FREE, abstract_state, check_unchanged, load_run
-from train.writer import left_out
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import read_file
+
+from ..config import DataConfig, RunConfig, differences, load_config, with_absolute_paths
+from ..evaluate import evaluator, score
+from ..inputs import Prepared, prepare
+from ..loop import train
+from ..nonfinite import check_computed
+from ..progress import SAMPLE, changed, draw_losses, read_metrics
+from ..runs.checkpoint import Checkpoints
+from ..runs.folder import RunFolder
+from ..runs.load import FREE, abstract_state, check_unchanged, load_run
+from ..runtime.allocator import compute_deterministically
+from ..runtime.jax_check import check_jax
+from ..runtime.memory import available_bytes, estimate, memory_line, warning
+from ..runtime.profile import WARM_UP
+from ..writer import left_out
 
 
 def train_command(

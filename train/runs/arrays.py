@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from train.errors import DamagedError, reason
+from ..errors import DamagedError, reason
 
 
 def write_arrays(place: Path, tree: Any) -> None:

@@ -22,8 +22,8 @@ import numpy as np
 
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import sync_folder
-from train.errors import DamagedError, DroppedError, NotSavedError, reason
-from train.runs.manifest import (
+from ..errors import DamagedError, DroppedError, NotSavedError, reason
+from .manifest import (
     Manifest,
     check_arrays,
     check_files,
@@ -33,8 +33,8 @@ from train.runs.manifest import (
     rewrite,
     seal,
 )
-from train.step import TrainState
-from train.runs.arrays import read_arrays, read_shapes, shapes, write_arrays
+from ..step import TrainState
+from .arrays import read_arrays, read_shapes, shapes, write_arrays
 
 STATE = "state"  # the folder of the arrays in that of a step
 STATE_1 = "default"  # its name in format 1, which had no manifest

@@ -12,8 +12,8 @@ from jaxllm import __version__
 from jaxllm.data.own_files import HEADLINE
 from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers import Tokenizer
-from train.config import RunConfig, load_config, to_toml
-from train.progress import replace_text
+from ..config import RunConfig, load_config, to_toml
+from ..progress import replace_text
 
 UNFINISHED = ("tokenizer.json", "tokenizer.json.tmp", "config.toml.tmp")  # left where a run was killed as it began
 

@@ -13,13 +13,13 @@ from jaxllm.utils.errors import InputError
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from jaxllm.utils.validate import shown
-from train.runs.checkpoint import Checkpoints
-from train.config import RunConfig, build_config, differences
-from train.errors import DamagedError, DroppedError
-from train.runs.folder import RunFolder
-from train.runs.manifest import Manifest
-from train.step import TrainState, first_state, make_optimizer
-from train.runs.imported_weights import read_weights
+from .checkpoint import Checkpoints
+from ..config import RunConfig, build_config, differences
+from ..errors import DamagedError, DroppedError
+from .folder import RunFolder
+from .manifest import Manifest
+from ..step import TrainState, first_state, make_optimizer
+from .imported_weights import read_weights
 
 FREE = ("train.steps", "train.max_skipped", "eval.", "checkpoint.")  # what may change on the way of a run
 

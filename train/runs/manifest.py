@@ -21,8 +21,8 @@ from jaxllm import __version__
 from jaxllm.utils.files import open_file, read_file, replace_file, sync_folder
 from jaxllm.utils.processes import usable_cores
 from jaxllm.utils.validate import shown
-from train.errors import DamagedError, reason
-from train.runs.arrays import named
+from ..errors import DamagedError, reason
+from .arrays import named
 
 MANIFEST = "manifest.json"
 FORMAT: Literal["jaxllm checkpoint"] = "jaxllm checkpoint"

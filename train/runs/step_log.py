@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from train.runs.checkpoint import saved_steps
-from train.errors import DivergedError
-from train.runs.folder import RunFolder
-from train.inputs import Prepared
-from train.progress import MetricsFile, Record, draw_losses, progress
-from train.step import Metrics
+from .checkpoint import saved_steps
+from ..errors import DivergedError
+from .folder import RunFolder
+from ..inputs import Prepared
+from ..progress import MetricsFile, Record, draw_losses, progress
+from ..step import Metrics
 
 Explain = Callable[[int, Metrics], str]
 

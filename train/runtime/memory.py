@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax.stages import Compiled
 
-from jaxllm.fast.attention import GROUPS, KEPT, LONGEST
 from jaxllm.config import GPTConfig
+from jaxllm.fast.attention import GROUPS, KEPT, LONGEST
 from jaxllm.loss import MOST_LOGITS
 from jaxllm.pretrained.parameter_map import nested, parameter_shapes
-from train.config import OptimizerConfig, RunConfig, TrainConfig
-from train.step import make_optimizer
+
+from ..config import OptimizerConfig, RunConfig, TrainConfig
+from ..step import make_optimizer
 
 GIB = 2**30
 KNOBS = "raise train.grad_accumulation, set train.remat=true, or make model.context_length smaller"

@@ -18,7 +18,7 @@ import jax
 from jax.stages import Compiled
 from jax.typing import ArrayLike
 
-from train.step import Metrics, Step, TrainState
+from ..step import Metrics, Step, TrainState
 
 WARM_UP = 2  # steps before the first one recorded: they find memory cold
 ROWS = 20  # printed

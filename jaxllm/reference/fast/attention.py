@@ -1,4 +1,4 @@
-"""Twin of `jaxllm.fast.attention`, in float64: what it computes is attention under the causal mask, however it is cut up."""
+"""Twin of `jaxllm.fast.attention`, in float64: what it computes is attention under the causal mask, however cut up."""
 
 import numpy as np
 from numpy.typing import ArrayLike

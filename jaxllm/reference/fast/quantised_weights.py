@@ -1,4 +1,4 @@
-"""Twins of `jaxllm.fast.quantised_weights`, in float64. Rounding has no slope: what is rounded passes no gradient on."""
+"""Twins of `jaxllm.fast.quantised_weights`, in float64. Rounding has no slope: it passes no gradient on."""
 
 from typing import Any
 

@@ -7,10 +7,10 @@ the same for a vocabulary that was learned by merging, and that is checked here,
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.base import NOTHING
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.listing import merged_from, merges_of, visible
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
 # GPT-2 writes bytes as characters that can be seen: those that are printable in Latin-1 as themselves, the others, in

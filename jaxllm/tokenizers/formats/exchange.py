@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import read_text, replace_file
 from jaxllm.tokenizers.base import Tokenizer
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.formats.read_tokenizer_json import tokenizer_of
-from jaxllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from jaxllm.tokenizers.formats.tiktoken_files import from_tiktoken, to_tiktoken
 from jaxllm.tokenizers.formats.write_tokenizer_json import content_of
+from jaxllm.tokenizers.sentencepiece import SentencePieceTokenizer
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import read_text, replace_file
 
 __all__ = ["from_hugging_face", "from_tiktoken", "read_json", "read_text", "to_hugging_face", "to_tiktoken"]
 

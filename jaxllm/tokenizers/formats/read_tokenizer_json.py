@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jaxllm.utils.errors import InputError, printable
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.formats.byte_level import check_ids, from_vocabulary
 from jaxllm.tokenizers.patterns import PATTERNS, pattern_of
 from jaxllm.tokenizers.sentencepiece import SPACE, SentencePieceTokenizer
+from jaxllm.utils.errors import InputError, printable
 from jaxllm.utils.validate import shown
 
 # Ways to put a space before a text, by normalizers; or by a pre_tokenizer, with its prepend_scheme.

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from jaxllm.utils.errors import InputError, printable
-from jaxllm.utils.files import read_text, replace_file
 from jaxllm.tokenizers.base import END_OF_TEXT
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.formats.byte_level import check_bytes
 from jaxllm.tokenizers.patterns import PATTERNS, name_of, regex_of
+from jaxllm.utils.errors import InputError, printable
+from jaxllm.utils.files import read_text, replace_file
 from jaxllm.utils.validate import shown
 
 LARGEST = 2**24  # the ids of a model's vocabulary are below

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers.base import Tokenizer
 from jaxllm.tokenizers.bpe import BPETokenizer
-from jaxllm.tokenizers.formats.byte_level import listed_merges, to_characters
 from jaxllm.tokenizers.char import CharTokenizer
-from jaxllm.tokenizers.patterns import pre_tokenizer_of
+from jaxllm.tokenizers.formats.byte_level import listed_merges, to_characters
 from jaxllm.tokenizers.formats.read_tokenizer_json import PREPEND, SCHEMES, TO_SPACE
+from jaxllm.tokenizers.patterns import pre_tokenizer_of
 from jaxllm.tokenizers.sentencepiece import SPACE, SentencePieceTokenizer
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

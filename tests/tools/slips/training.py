@@ -9,7 +9,9 @@ STEP = "train/step.py"
 
 
 def rule(name: str) -> str:
-    return f"commands/test_configs.py::test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round[{name}]"
+    return (
+        f"commands/test_configs.py::test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round[{name}]"
+    )
 
 
 MUTATIONS = [
