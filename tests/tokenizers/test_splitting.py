@@ -20,6 +20,7 @@ TEXT = "Two  words, it's\n\n  \x1c \x1d more\x1c than\u00a0one\u3000 東京 12 1
 mixed = st.text(st.sampled_from(list("ab'st12!? \n\n\t\x1c\x85\u00a0\u3000é東")), max_size=60)
 
 
+@example("a   b", 2)  # a part must not end between spaces
 @example(TEXT * 3, 1)
 @given(mixed, st.integers(1, 20))
 def test_parts_have_the_pieces_of_the_whole(text: str, size: int) -> None:
