@@ -26,6 +26,9 @@ from pathlib import Path
 from types import FrameType
 
 import numpy as np
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]  # as pytest has them
 from fuzz_targets import TARGETS, Files, Target
 
 from jaxllm import InputError
