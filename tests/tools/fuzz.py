@@ -27,8 +27,8 @@ from types import FrameType
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]  # as pytest has them
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as pytest has them
+sys.path.insert(1, str(Path(__file__).parents[1] / "support"))
 from fuzz_targets import TARGETS, Files, Target
 
 from jaxllm import InputError
