@@ -21,7 +21,8 @@ from jax.lax import optimization_barrier
 from jaxllm.cache import LayerCache, Place, extend
 from jaxllm.config import Rotary
 from jaxllm.fast.attention import causal_attention
-from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, at_least_float32, dropout, linear_maps, softmax
+from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, dropout, linear_maps, softmax
+from jaxllm.precision import at_least_float32
 from jaxllm.rotary import rotary_frequencies, rotate
 
 

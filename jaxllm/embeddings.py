@@ -5,7 +5,8 @@ from flax import linen as nn
 from jax import Array
 
 from jaxllm.fast.init import normal
-from jaxllm.layers import INIT_STD, at_least_float32
+from jaxllm.layers import INIT_STD
+from jaxllm.precision import at_least_float32
 
 
 def token_embedding(table: Array, tokens: Array) -> Array:

@@ -23,8 +23,9 @@ from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.fast.init import normal
 from jaxllm.fast.quantised_weights import packed_linear
-from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, at_least_float32, linear
+from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear
 from jaxllm.loss import head_loss, token_losses
+from jaxllm.precision import at_least_float32
 from jaxllm.utils.errors import InputError
 
 

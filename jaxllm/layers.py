@@ -17,14 +17,10 @@ from jax.lax import optimization_barrier
 
 from jaxllm.fast.init import normal
 from jaxllm.fast.quantised_weights import packed_linear
+from jaxllm.precision import at_least_float32
 
 EPSILON = 1e-5  # of the norms, as in GPT-2 (flax's own default is 1e-6)
 INIT_STD = 0.02  # of every weight matrix, as in GPT-2
-
-
-def at_least_float32(x: Array) -> Array:
-    """`x` in float32, or in float64 if it is so already."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def linear(x: Array, kernel: Array, bias: Array | None = None) -> Array:

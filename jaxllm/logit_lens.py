@@ -10,7 +10,8 @@ from jax import Array
 
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import token_logits
-from jaxllm.layers import NORMS, at_least_float32, linear
+from jaxllm.layers import NORMS, linear
+from jaxllm.precision import at_least_float32
 
 
 def logit_lens(config: GPTConfig, params: Any, x: Array) -> Array:

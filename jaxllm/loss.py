@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxllm.embeddings import token_logits
-from jaxllm.layers import at_least_float32
+from jaxllm.precision import at_least_float32
 
 MOST_LOGITS = 2**26  # held at a time by `head_loss`, 256 MiB in float32: GPT-2's vocabulary for 1,334 tokens
 # Ids in one matrix product of `head_loss`. XLA on a CPU lays out 2 x 512 rows of a product's wider side anew, in one

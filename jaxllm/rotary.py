@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxllm.layers import at_least_float32
+from jaxllm.precision import at_least_float32
 
 
 def rotary_frequencies(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxllm.layers import at_least_float32
+from jaxllm.precision import at_least_float32
 
 FEW = 1024  # of the most likely tokens, which `top_p` tries first
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import optimization_barrier
 
-from jaxllm.layers import at_least_float32
+from jaxllm.precision import at_least_float32
 
 GROUPS = 4  # of chunks, each with keys up to its own end: 5/8 of the full square is computed
 # Up to this length the exponentials are kept for the backward: on a CPU, keeping the scores gained 4 to 6 % of a step

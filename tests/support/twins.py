@@ -26,7 +26,7 @@ NOT_NUMERIC = {
     "fast.quantised_weights",  # rounds, so it has no slope: test_quantised_weights.py
 }  # fmt: skip
 WITHOUT_TWIN = {
-    "layers.at_least_float32",  # a cast
+    "precision.at_least_float32",  # a cast
     "layers.linear_maps",  # linear, several times: test_quantised_weights.py
     "layers.dropout_mask", "generate.draw", "generate.generate", "generate.begin", "generate.stream",  # random: test_step.py, test_generate.py
     "fast.init.normal", "fast.init.init_params",  # random: test_speed.py
