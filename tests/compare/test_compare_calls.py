@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_compare import X, mish, mish_twin, mish_vjp, sloped
 
 from jaxllm import InputError, reference
 from jaxllm.attention import SelfAttention
 from jaxllm.compare import assert_close_to_reference, compare_function
 from jaxllm.compare.report import Report, Row
+from tests.compare.test_compare import X, mish, mish_twin, mish_vjp, sloped
 
 pytestmark = pytest.mark.newest
 

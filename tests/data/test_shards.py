@@ -156,7 +156,7 @@ def test_where_it_may_not_write(corpus: str, tmp_path: Path) -> None:
 CODE = """
 import json, resource, sys
 from jaxllm.data.shard_writer import prepare_shards
-from jaxllm.data import preparing
+from jaxllm.data import shard_writer as preparing
 from jaxllm.tokenizers import load_tokenizer
 preparing.PART, preparing.STRETCH = 500, 4
 {limit}

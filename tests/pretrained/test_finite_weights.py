@@ -13,9 +13,6 @@ import pytest
 from flax.traverse_util import flatten_dict
 from pretrained_files import GPT2, LLAMA, Tensors, contents, random_params, refusal, saved
 from runs import write_config
-from test_pretrained import hugging_face
-from test_pretrained_gguf import both, write_gguf
-from test_writer import CONFIG, imported
 
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.compare import random_parameters
@@ -23,6 +20,9 @@ from jaxllm.generate import Sampling, generate
 from jaxllm.pretrained.parameter_map import nested
 from jaxllm.pretrained.safetensors import write_tensors
 from jaxllm.utils.errors import NonFiniteError
+from tests.commands.test_writer import CONFIG, imported
+from tests.pretrained.test_pretrained import hugging_face
+from tests.pretrained.test_pretrained_gguf import both, write_gguf
 from train.cli import main
 from train.runs.checkpoint import Checkpoints
 from train.runs.folder import RunFolder

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from pretrained_files import LLAMA, Tensors, assert_same, contents, refusal, saved
-from test_pretrained import HEAD, TABLE, TIED
 
 from jaxllm import load_pretrained
 from jaxllm.pretrained.safetensors import write_tensors
+from tests.pretrained.test_pretrained import HEAD, TABLE, TIED
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from models import random_tokens
 from pretrained_files import CONFIGS, GPT2, LLAMA, Tensors, assert_same, contents, random_params, refusal, saved
-from test_writer import TOKENIZER, imported
 
 import jaxllm.reference as reference
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
@@ -24,6 +23,7 @@ from jaxllm.pretrained.families import FAMILIES
 from jaxllm.pretrained.hf_config import family_for, resolved
 from jaxllm.pretrained.safetensors import read_header
 from jaxllm.pretrained.tokenizer_files import save_tokenizer_files
+from tests.commands.test_writer import TOKENIZER, imported
 from train.cli import main
 from train.config import RunConfig, TrainConfig
 from train.evaluate import evaluator

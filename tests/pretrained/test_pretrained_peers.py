@@ -22,7 +22,6 @@ import pytest
 from chat_templates import SPECIAL, TEMPLATES, histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_writer import TOKENIZER, imported
 
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.compare import arithmetic, random_parameters
@@ -30,6 +29,7 @@ from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.hf_config import resolved
 from jaxllm.pretrained.tokenizer_files import save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer
+from tests.commands.test_writer import TOKENIZER, imported
 from train.cli import main
 from train.commands.compare import in_dtype
 from train.runs.load import load_run

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_exchange import BPE, END, HARD, TEXT, assigned
 
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
@@ -17,6 +16,7 @@ from jaxllm.tokenizers.formats.exchange import from_hugging_face, to_hugging_fac
 from jaxllm.tokenizers.formats.read_tokenizer_json import begin_token_of
 from jaxllm.tokenizers.listing import merges_of
 from jaxllm.tokenizers.patterns import pre_tokenizer_of
+from tests.tokenizers.test_exchange import BPE, END, HARD, TEXT, assigned
 
 HARDER = ["I'M we'LL 'ſ 1 12 123 1234 12.5 x1y", "(yes) _id --- ...\n\n!", "a \n b\r\n\r\n  \n c   ", "  1  2\n3", "Å e\u0301\u0338 <\u0338", "½\x1c\x85\x01\x7f", "camelCase PDFs I'M\n//\n/!\n/ \r\n/", "a \n \n  "]  # fmt: skip
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from test_exchange import ALL, BPE
 
 from jaxllm.tokenizers import (
     BPETokenizer,
@@ -15,6 +14,7 @@ from jaxllm.tokenizers import (
     load_tokenizer,
 )
 from jaxllm.tokenizers.sentencepiece import BYTES
+from tests.tokenizers.test_exchange import ALL, BPE
 
 
 def test_fingerprints(tmp_path: Path) -> None:

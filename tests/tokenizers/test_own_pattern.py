@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from test_tiktoken_files import OWN, TEXT, TOKENS, theirs
 
 from jaxllm import InputError
 from jaxllm.data.shard_writer import separator_of
 from jaxllm.tokenizers import BPETokenizer, load_tokenizer, own_pattern, parts
 from jaxllm.tokenizers.formats.exchange import to_hugging_face
 from jaxllm.tokenizers.own_pattern import PROBE
+from tests.tokenizers.test_tiktoken_files import OWN, TEXT, TOKENS, theirs
 
 pytestmark = pytest.mark.newest
 

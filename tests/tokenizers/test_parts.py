@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_sentencepiece import MERGES, SPECIAL, TEXT, TOKENS
 
 from jaxllm import InputError
 from jaxllm.data.shard_writer import prepare_shards
@@ -19,6 +18,7 @@ from jaxllm.tokenizers import BPETokenizer, CharTokenizer, SentencePieceTokenize
 from jaxllm.tokenizers.parts import cut, in_parts
 from jaxllm.tokenizers.patterns import PATTERNS
 from jaxllm.tokenizers.sentencepiece import PREFIXES
+from tests.tokenizers.test_sentencepiece import MERGES, SPECIAL, TEXT, TOKENS
 from train import evaluate
 from train.cli import main
 

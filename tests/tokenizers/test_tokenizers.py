@@ -7,7 +7,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import gpt2_paths
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from jaxllm.tokenizers.bpe_training import learn_merges
 from jaxllm.tokenizers.formats import gpt2_files
 from jaxllm.tokenizers.formats.gpt2_files import read_tokens
 from jaxllm.tokenizers.splitting import split_pieces
+from tests.conftest import gpt2_paths
 
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."
 BPE = BPETokenizer.train(TEXT, vocab_size=290)

@@ -81,10 +81,10 @@ import ctypes, os, sys, time
 if "again" not in sys.argv:
     ctypes.CDLL(None).prctl(24, 1)  # no process begun from here on has CAP_DAC_OVERRIDE
     os.execv(sys.executable, [*sys.orig_argv, "again"])
-sys.path.insert(0, "tests")
+sys.path[:0] = [".", "tests/support"]
 import pytest, train.cli
 from pathlib import Path
-from test_full_disk import before_step_6
+from tests.training.test_full_disk import before_step_6
 def forbid():
     while not Path(sys.argv[2], "checkpoints/5").exists():
         time.sleep(0.001)

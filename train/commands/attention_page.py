@@ -16,7 +16,7 @@ STEPS = 65535  # a weight is kept to so many parts of 1
 
 def attention_page(name: str, weights: np.ndarray, labels: list[str], layer: int = 0) -> str:
     """The page for weights [L, H, T, T] between tokens with these labels; it opens with that layer."""
-    template = files("train").joinpath("attention.html").read_text(encoding="utf-8")
+    template = files(__package__).joinpath("attention.html").read_text(encoding="utf-8")
     layers, heads, length, _ = weights.shape
     data = {
         "name": name, "layers": layers, "heads": heads, "tokens": labels, "layer": layer, "steps": STEPS,

@@ -12,7 +12,7 @@ def left_out(case: str) -> str:
 
 
 ARRAYS, REFERENCE = "jaxllm/reference/arrays.py", "jaxllm/reference/"
-COMPARE, CALLING = "jaxllm/compare.py", "jaxllm/compare/calls.py"
+COMPARE, CALLING = "jaxllm/compare/__init__.py", "jaxllm/compare/calls.py"
 DEVIATION, DIFFERENCES = "jaxllm/compare/report.py", "jaxllm/compare/finite_differences.py"
 
 MUTATIONS = [
