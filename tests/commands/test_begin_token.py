@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_writer import CONFIG, imported
+from imported_runs import CONFIG, imported
 
 from jaxllm import reference
 from jaxllm.pretrained.chat import ChatFormat

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from test_writer import TEMPLATE, TOKENIZER, imported
+from imported_runs import TEMPLATE, TOKENIZER, imported
 
 import train.writer
 from jaxllm.fast.quantised_weights import pack

@@ -8,17 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from imported_runs import TOKENIZER
 
 from jaxllm import GPTConfig, InputError, save_pretrained
+from jaxllm.pretrained.chat import ChatFormat
+from jaxllm.pretrained.hf_tokenizer import save_tokenizer_files
 from jaxllm.pretrained.parameter_map import nested, parameter_shapes
 from jaxllm.pretrained.safetensors import read_header, read_tensor, write_tensors
 
 Tensors = dict[str, np.ndarray]
+TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # of all families but GPT-2
 GPT2 = GPTConfig(vocab_size=13, context_length=12, d_model=8, n_layers=2, n_heads=2)
 LLAMA = replace(
     GPT2, n_heads=4, d_model=16, n_kv_heads=2, d_ff=12, position="rotary", rope_base=500.0, norm="rms_norm",
     norm_epsilon=1e-6, activation="swiglu", use_bias=False, tie_embeddings=False,
 )  # fmt: skip
+TIED = replace(LLAMA, tie_embeddings=True)
 LLAMA3 = replace(LLAMA, rope_factor=8.0, rope_base=500000.0, d_model=64, d_head=16, tie_embeddings=True)
 QWEN3 = replace(LLAMA, qk_norm=True, d_head=6)
 GEMMA = replace(LLAMA, activation="geglu", scale_embeddings=True, d_head=8, tie_embeddings=True)
@@ -63,4 +68,11 @@ def saved(folder: Path, config: GPTConfig, change: Callable[[Tensors], Any] = la
     tensors = contents(folder)
     change(tensors)
     write_tensors(folder / "model.safetensors", tensors, {})
+    return params
+
+
+def hugging_face(path: Path, config: GPTConfig) -> dict[str, Any]:
+    """A folder with its tokenizer, as one is downloaded; returns its parameters."""
+    params = saved(path, config)
+    save_tokenizer_files(path, TOKENIZER, ChatFormat(end_tokens=(257,), eos_token="</s>", chat_template="hi"))
     return params
