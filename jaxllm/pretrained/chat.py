@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from jaxllm.pretrained.provenance import Followed, users_of
-from jaxllm.pretrained.templates import render_template
+from jaxllm.pretrained.chat_template import render_template
+from jaxllm.pretrained.tracked_text import TrackedText, user_mask
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.base import any_of, to_utf8
 from jaxllm.tokenizers.formats.exchange import read_json
@@ -66,9 +66,9 @@ class ChatFormat:
         at more, such as `reasoning_content` or `tool_calls`, which may be any JSON value. Raises InputError where the
         model has no template, and as `render_template` does.
         """
-        return str.__str__(self.follow(messages, add_generation_prompt))
+        return str.__str__(self.render_tracked(messages, add_generation_prompt))
 
-    def follow(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> Followed:
+    def render_tracked(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TrackedText:
         """As `render`, a text that knows which of its characters the template wrote."""
         if self.chat_template is None:
             raise InputError("this model has no chat template; give it a text to go on with instead.")
@@ -91,10 +91,10 @@ def encode_chat(
     Whatever is in a message is ordinary text, also the name of a special token, and also in what an assistant said: a
     model that was made to spell `<|im_end|>` must not end its turn by it one turn later. Raises InputError as `render`.
     """
-    text = chat_format.follow(messages, add_generation_prompt)
+    text = chat_format.render_tracked(messages, add_generation_prompt)
     names = tokenizer.special_tokens
     blank = next(c for c in map(chr, range(sys.maxunicode)) if c not in "".join(names))
-    own = "".join(blank if users else c for c, users in zip(str.__str__(text), users_of(text), strict=True))
+    own = "".join(blank if users else c for c, users in zip(str.__str__(text), user_mask(text), strict=True))
     parts: list[str | int] = []
     end = 0
     for found in re.finditer(any_of(names), own):

@@ -21,7 +21,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from jaxllm.pretrained.provenance import Followed, by_template, followed, following, formatted, text_of
+from jaxllm.pretrained.tracked_text import TrackedText, by_template, to_tracked, tracked, tracked_format, tracking
 from jaxllm.utils.errors import InputError, printable
 
 ROLE = re.compile(r"[\w-]+")
@@ -35,7 +35,7 @@ class Refused(TemplateError):
     """What a template itself says of the messages, by `raise_exception`."""
 
 
-def render_template(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> Followed:
+def render_template(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> TrackedText:
     """The text that the template makes of the messages, as transformers' `apply_chat_template` does.
 
     It knows which of its characters the template wrote; texts among the variables count as the template's. Raises
@@ -69,7 +69,7 @@ def _of_user(value: Any) -> Any:
         return {key: _of_user(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_of_user(one) for one in value]
-    return Followed(value) if isinstance(value, str) else value
+    return TrackedText(value) if isinstance(value, str) else value
 
 
 def _bounded(parts: Iterable[str]) -> Iterator[str]:
@@ -81,8 +81,8 @@ def _bounded(parts: Iterable[str]) -> Iterator[str]:
         yield part
 
 
-def _joined(parts: Iterable[str]) -> Followed:
-    return Followed("").join(parts)
+def _joined(parts: Iterable[str]) -> TrackedText:
+    return TrackedText("").join(parts)
 
 
 class _Generation(Extension):
@@ -121,10 +121,12 @@ class _Environment(ImmutableSandboxedEnvironment):
     own = staticmethod(by_template)
 
     def __init__(self, steps: int) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], finalize=text_of)
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], finalize=to_tracked
+        )
         self.steps = steps
         self.filters |= {"tojson": _to_json, "join": _join}
-        self.filters = {name: _followed_filter(one) for name, one in self.filters.items()}
+        self.filters = {name: _tracked_filter(one) for name, one in self.filters.items()}
         self.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -140,9 +142,9 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise TemplateError(f"it takes more than {MOST_STEPS:,} steps")
 
     @staticmethod
-    def concatenated(*values: Any) -> Followed:
+    def concatenated(*values: Any) -> TrackedText:
         """`a ~ b`."""
-        return _joined(map(text_of, values))
+        return _joined(map(to_tracked, values))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         size, times = (len(one) if isinstance(one, str | list | tuple) else abs(one) for one in (left, right))
@@ -155,24 +157,24 @@ class _Environment(ImmutableSandboxedEnvironment):
         safe = super().wrap_str_format(value)
         if safe is None:
             return None
-        form, takes_mapping = followed(value.__self__), value.__name__ == "format_map"
+        form, takes_mapping = tracked(value.__self__), value.__name__ == "format_map"
 
         def wrapper(*args: Any, **named: Any) -> str:
             text = safe(*args, **named)
-            return formatted(text, form, () if takes_mapping else args, args[0] if takes_mapping else named)
+            return tracked_format(text, form, () if takes_mapping else args, args[0] if takes_mapping else named)
 
         return wrapper
 
 
-def _followed_filter(function: Callable[..., Any]) -> Callable[..., Any]:
-    return following(function, skipped=hasattr(function, "jinja_pass_arg"))
+def _tracked_filter(function: Callable[..., Any]) -> Callable[..., Any]:
+    return tracking(function, skipped=hasattr(function, "jinja_pass_arg"))
 
 
 @pass_environment
-def _join(environment: Any, value: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> Followed:
+def _join(environment: Any, value: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> TrackedText:
     """Jinja's own, which makes plain texts of all."""
     items = value if attribute is None else map(make_attrgetter(environment, attribute), value)
-    return text_of(d).join(map(text_of, items))
+    return to_tracked(d).join(map(to_tracked, items))
 
 
 def _refuse(message: Any) -> NoReturn:

@@ -14,7 +14,7 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
-from jaxllm.pretrained.tensor_file import Tensor, addressable, damaged, map_tensor
+from jaxllm.pretrained.tensor_file import StoredTensor, addressable, damaged, map_tensor
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import open_file
 from jaxllm.utils.validate import shown
@@ -43,15 +43,15 @@ TYPES: dict[int, tuple[str, int, int, Any]] = {
 BY_NAME = {name: (block, size, dtype) for name, block, size, dtype in TYPES.values()}
 
 
-class Header(msgspec.Struct, frozen=True):
+class GGUFHeader(msgspec.Struct, frozen=True):
     """What a file holds. Values are bool, int, float, str, arrays [N] of numbers, or lists of strings or arrays."""
 
     version: int
     metadata: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: dict[str, StoredTensor]
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path) -> GGUFHeader:
     """The header of a little-endian file of version 2 or 3, each tensor's place checked; the tensors are not read.
 
     Raises InputError for a file that cannot be read or breaks a rule of the format (ggml-org/ggml, docs/gguf.md).
@@ -64,7 +64,7 @@ def read_header(path: str | Path) -> Header:
         raise InputError(f"cannot read {path}: {error.strerror}.") from None
 
 
-def read_tensor(path: str | Path, tensor: Tensor) -> np.ndarray:
+def read_tensor(path: str | Path, tensor: StoredTensor) -> np.ndarray:
     """One of the header's tensors, as a read-only array mapped from the file.
 
     Of its shape and dtype (BF16 is that of ml_dtypes) or, where numbers are packed in blocks, uint8 with the blocks of
@@ -87,7 +87,7 @@ class _Reader:
     def damaged(self, what: str) -> InputError:
         return damaged(self.path, "GGUF", what)
 
-    def header(self) -> Header:
+    def header(self) -> GGUFHeader:
         if self.take(4, "its first word") != MAGIC:
             raise self.damaged("it does not begin with GGUF")
         version = self.integer(4, "the version")
@@ -112,7 +112,7 @@ class _Reader:
         described = dict(self.tensor() for _ in range(tensors))
         if len(described) != tensors:
             raise self.damaged(f"of its {tensors:,} tensors, only {len(described):,} have different names")
-        return Header(version, metadata, self.placed(described, alignment))
+        return GGUFHeader(version, metadata, self.placed(described, alignment))
 
     def alignment(self, kind: int, value: Any) -> int:
         if kind != UINT32 or not 8 <= value <= MOST_ALIGNMENT or value & (value - 1):
@@ -179,7 +179,7 @@ class _Reader:
             raise self.damaged(f"{what} is neither true nor false")
         return np.frombuffer(raw, SCALARS[kind])
 
-    def tensor(self) -> tuple[str, Tensor]:
+    def tensor(self) -> tuple[str, StoredTensor]:
         """The next tensor's name and, from the beginning of the data, its place."""
         name = self.string(MOST_NAME, "a tensor's name")
         what = f"the tensor {shown(name)}"
@@ -198,9 +198,9 @@ class _Reader:
         if row % block or not addressable(fastest_first, each):
             raise self.damaged(f"{what} of {dtype} has rows of {row:,}, no multiple of {block}, or is too large")
         stop = start + math.prod(fastest_first) // block * each
-        return name, Tensor(dtype, tuple(reversed(fastest_first)), start, stop)
+        return name, StoredTensor(dtype, tuple(reversed(fastest_first)), start, stop)
 
-    def placed(self, tensors: dict[str, Tensor], alignment: int) -> dict[str, Tensor]:
+    def placed(self, tensors: dict[str, StoredTensor], alignment: int) -> dict[str, StoredTensor]:
         """The tensors, in the header's order, counted from the beginning of the file."""
         data = -(-self.file.tell() // alignment) * alignment
         end = 0

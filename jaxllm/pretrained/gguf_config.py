@@ -15,11 +15,11 @@ import numpy as np
 
 from jaxllm.config import GPTConfig
 from jaxllm.pretrained.families import EMBEDDING, FAMILIES, HEAD, Family, Layout
-from jaxllm.pretrained.gguf import Header, read_tensor
+from jaxllm.pretrained.gguf import GGUFHeader, read_tensor
 from jaxllm.pretrained.gguf_quantised import read_float
 from jaxllm.pretrained.hf_config import make_config
-from jaxllm.pretrained.parameter_map import name_of
-from jaxllm.pretrained.tensor_file import Tensor
+from jaxllm.pretrained.parameter_map import tensor_name
+from jaxllm.pretrained.tensor_file import StoredTensor
 from jaxllm.rotary import rotary_frequencies
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
@@ -46,7 +46,7 @@ ROPE_SCALING, ROPE_FACTORS = "rope.scaling.type", ("rope.scaling.factor", "rope.
 NEAR = 1e-4  # two factors of frequencies, one of them computed in float32
 
 
-def read_gguf_settings(header: Header, path: str | Path) -> tuple[Layout, GPTConfig]:
+def read_gguf_config(header: GGUFHeader, path: str | Path) -> tuple[Layout, GPTConfig]:
     """How the file's family lays its tensors out, and the GPTConfig.
 
     Raises InputError for an architecture that is not supported, and for keys that are missing, out of range or ask for
@@ -55,9 +55,11 @@ def read_gguf_settings(header: Header, path: str | Path) -> tuple[Layout, GPTCon
     _check_whole(header.metadata, Path(path))
     family, layout = _family(header.metadata, path)
     fields, obstacles = _read_keys(header.metadata, family)
-    table, head = (header.tensors.get(name_of(layout, place)) for place in (EMBEDDING, HEAD))
+    table, head = (header.tensors.get(tensor_name(layout, place)) for place in (EMBEDDING, HEAD))
     if table is None or len(table.shape) != 2:
-        raise InputError(f"{path} has no table of token embeddings, {name_of(layout, EMBEDDING)}; download it again.")
+        raise InputError(
+            f"{path} has no table of token embeddings, {tensor_name(layout, EMBEDDING)}; download it again."
+        )
     fields |= {
         "vocab_size": table.shape[0],
         "tie_embeddings": head is None or _same(path, head, table),
@@ -136,7 +138,7 @@ def _differs(value: Any, allowed: tuple[Any, ...]) -> bool:
     return isinstance(value, np.ndarray) or value not in allowed
 
 
-def _same(path: str | Path, a: Tensor, b: Tensor) -> bool:
+def _same(path: str | Path, a: StoredTensor, b: StoredTensor) -> bool:
     """Whether the head is the table once more, as some converters have it."""
     return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(read_tensor(path, a), read_tensor(path, b))
 
@@ -149,7 +151,7 @@ def _contradictions(metadata: Mapping[str, Any], family: Family, config: GPTConf
     return [f"{key} is {shown(given[key])}, not {size}" for key, size in sizes.items() if _differs(given[key], (size,))]
 
 
-def _scaled(config: GPTConfig, header: Header, path: str | Path) -> GPTConfig:
+def _scaled(config: GPTConfig, header: GGUFHeader, path: str | Path) -> GPTConfig:
     """With Llama 3's scaling, where a tensor has what each frequency is divided by. Raises InputError for another."""
     tensor = header.tensors.get(FREQUENCIES)
     if tensor is None:

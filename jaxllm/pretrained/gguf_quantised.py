@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm.pretrained.gguf import BY_NAME, read_tensor
-from jaxllm.pretrained.tensor_file import Tensor
+from jaxllm.pretrained.tensor_file import StoredTensor
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
@@ -44,7 +44,7 @@ FIELDS: dict[str, Any] = {
 LAYOUTS = {kind: np.dtype(fields) for kind, fields in FIELDS.items()}
 
 
-def read_float(path: str | Path, tensor: Tensor) -> np.ndarray:
+def read_float(path: str | Path, tensor: StoredTensor) -> np.ndarray:
     """One of the tensors of `gguf.read_header`, float32 of its shape, in memory of its own.
 
     F64 is rounded, and becomes infinite beyond float32. Raises InputError where the type is none of FLOATS or LAYOUTS,

@@ -27,7 +27,7 @@ def optional_json(path: Path) -> dict[str, Any]:
     return dict(read_json(path, path.name)) if path.exists() else {}
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     """The fields of tokenizer_config.json, over which those of special_tokens_map.json win where it is read."""
     config = optional_json(folder / CONFIG)
     return config if DECODER in config else config | optional_json(folder / SPECIAL)
@@ -89,7 +89,7 @@ def _read_added(path: Path, vocabulary: Mapping[str, int]) -> dict[str, int]:
     return added
 
 
-def tell_missing(
+def warn_of_missing_tokens(
     config: Mapping[str, Any], names: Mapping[str, str | None], tokens: Collection[str], ends: bool
 ) -> None:
     """Warn of named tokens that are not among the tokenizer's; `ends` says that something ends an answer."""
@@ -102,7 +102,7 @@ def tell_missing(
             warnings.warn(Note(note + end), stacklevel=2)
 
 
-def tell_ids(file: str, fields: Mapping[str, Any], vocab_size: int) -> None:
+def warn_of_outside_ids(file: str, fields: Mapping[str, Any], vocab_size: int) -> None:
     """Warn of ids of a role that are outside the vocabulary."""
     for key in IDS:
         given = fields.get(key)

@@ -22,7 +22,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 Read = tuple[dict[str, Any], list[str]]  # fields of GPTConfig, and what stands in the way
 
 
-def read_settings(content: Any, path: str | Path) -> tuple[Family, GPTConfig]:
+def read_hf_config(content: Any, path: str | Path) -> tuple[Family, GPTConfig]:
     """The family and the GPTConfig of a config.json, in the layout of transformers 4 or 5.
 
     Dropout is left at 0. Raises InputError for a family that is not supported, and for settings that are missing, out
@@ -107,9 +107,9 @@ def _read_window(family: Family, content: dict[str, Any]) -> Read:
     return {"sliding_window": window if kinds == {SLIDING} else None}, []
 
 
-def write_settings(family: Family, config: GPTConfig, dtype: str) -> dict[str, Any]:
+def write_hf_config(family: Family, config: GPTConfig, dtype: str) -> dict[str, Any]:
     """A config.json for transformers 5 that 4 reads too; what the family cannot say is left as it always is there."""
-    values = resolved(config)
+    values = numeric_fields(config)
     content: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.model_type, "dtype": dtype}
     content |= {name: values[field] for field, name in family.settings.items()}
     names = [name for name, ours in family.activations.items() if ours == config.activation]
@@ -137,7 +137,7 @@ def _write_rope(config: GPTConfig) -> dict[str, Any]:
     return content
 
 
-def resolved(config: GPTConfig) -> dict[str, Any]:
+def numeric_fields(config: GPTConfig) -> dict[str, Any]:
     """The fields that make the numbers of a forward pass over one document, sizes left to others worked out."""
     fields = asdict(config)
     for field in ("dropout", "separator"):
@@ -167,9 +167,9 @@ def family_for(config: GPTConfig) -> Family:
 
 def _obstacles(family: Family, config: GPTConfig) -> list[str]:
     """The fields that come back otherwise when the family's config.json is read, or those that the family fixes."""
-    ours, theirs = resolved(config), {**family.fixed}
+    ours, theirs = numeric_fields(config), {**family.fixed}
     try:
-        theirs = resolved(read_settings(write_settings(family, config, "float32"), "config.json")[1])
+        theirs = numeric_fields(read_hf_config(write_hf_config(family, config, "float32"), "config.json")[1])
     except InputError:  # a rule for what this family uses and the config does not, as that of rotary heads
         if all(ours[field] == value for field, value in theirs.items()):
             raise

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxllm.pretrained.safetensors import read_header, read_tensor
-from jaxllm.pretrained.tensor_file import Tensor
+from jaxllm.pretrained.tensor_file import StoredTensor
 from jaxllm.tokenizers.formats.exchange import read_json
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
@@ -18,7 +18,7 @@ from jaxllm.utils.validate import shown
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("F32", "BF16", "F16", "F64")  # of weights
 PART = re.compile(r".*-(\d+)-of-(\d+)\.safetensors")
-Tensors = dict[str, tuple[Path, Tensor]]  # by name: the file, and where in it
+Tensors = dict[str, tuple[Path, StoredTensor]]  # by name: the file, and where in it
 
 
 class Folder(NamedTuple):

@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxllm.pretrained.added_tokens import (
+from jaxllm.pretrained.chat import ChatFormat
+from jaxllm.pretrained.hf_added_tokens import (
     CONFIG,
     add_tokens,
     is_outside,
     named_tokens,
     optional_json,
-    read_config,
-    tell_ids,
-    tell_missing,
+    read_tokenizer_config,
+    warn_of_missing_tokens,
+    warn_of_outside_ids,
 )
-from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
 from jaxllm.tokenizers.base import END_OF_TEXT
 from jaxllm.tokenizers.formats.exchange import read_json, read_text, to_hugging_face
@@ -48,7 +48,7 @@ def load_tokenizer_files(
     """
     folder = Path(folder)
     with as_input_error(folder, "folder with a tokenizer of Hugging Face's"):
-        config = read_config(folder)
+        config = read_tokenizer_config(folder)
         content = read_json(folder / TOKENIZER) if (folder / TOKENIZER).exists() else _of_two_files(folder, config)
         names = named_tokens(config)
         add_tokens(folder, content, config, names)
@@ -58,7 +58,7 @@ def load_tokenizer_files(
         if names["eos_token"] is None and END_OF_TEXT in tokenizer.special_tokens:
             names["eos_token"] = END_OF_TEXT
         end_tokens = _end_tokens(folder, tokenizer, tokenizer.special_tokens.get(names["eos_token"] or ""))
-        tell_missing(config, names, {**tokenizer.special_tokens, **tokenizer.added}, ends=bool(end_tokens))
+        warn_of_missing_tokens(config, names, {**tokenizer.special_tokens, **tokenizer.added}, ends=bool(end_tokens))
         return tokenizer, ChatFormat(
             begin_token, end_tokens, names["bos_token"], names["eos_token"], _template(folder, config)
         )
@@ -141,7 +141,7 @@ def _end_tokens(folder: Path, tokenizer: Tokenizer, eos_token: int | None) -> tu
     """The ids that end an answer: those of generation_config.json or else of config.json, and the tokenizer's."""
     files = {name: optional_json(folder / name) for name in (GENERATION, MODEL)}
     for name, fields in files.items():
-        tell_ids(name, fields, tokenizer.vocab_size)
+        warn_of_outside_ids(name, fields, tokenizer.vocab_size)
     given = next((ids for fields in files.values() if (ids := fields.get("eos_token_id")) is not None), None)
     ids = [i for i in (given if isinstance(given, list) else [given]) if not is_outside(i, tokenizer.vocab_size)]
     return tuple(dict.fromkeys(i for i in (*ids, eos_token) if i is not None))

@@ -14,12 +14,21 @@ import numpy as np
 from jaxllm.config import GPTConfig
 from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
 from jaxllm.pretrained.gguf import read_header
+from jaxllm.pretrained.gguf_config import read_gguf_config
 from jaxllm.pretrained.gguf_quantised import read_float
-from jaxllm.pretrained.gguf_settings import read_gguf_settings
-from jaxllm.pretrained.hf_config import read_settings
+from jaxllm.pretrained.hf_config import read_hf_config
 from jaxllm.pretrained.hf_folder import CONFIG, check_is_model, open_folder
-from jaxllm.pretrained.parameter_map import Place, Shape, check_shapes, is_ignored, name_of, nested, places_of, to_ours
-from jaxllm.pretrained.tensor_file import Tensor, is_finite
+from jaxllm.pretrained.parameter_map import (
+    Placement,
+    Shape,
+    check_shapes,
+    is_ignored,
+    nested,
+    tensor_name,
+    tensor_placements,
+    to_params,
+)
+from jaxllm.pretrained.tensor_file import StoredTensor, is_finite
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
@@ -30,14 +39,14 @@ class Pretrained(NamedTuple):
     path: Path
     config: GPTConfig
     layout: Layout
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, StoredTensor]
     read: Callable[[str], np.ndarray]
 
     def parameters(self) -> dict[str, Any]:
         """All parameters, as a nested dict of arrays; see `load_pretrained`. Raises InputError."""
         params: dict[str, np.ndarray] = {}
         for name, place in self.check().items():
-            ours = to_ours(self.layout, self.config, place, self.read(name))
+            ours = to_params(self.layout, self.config, place, self.read(name))
             if not all(map(is_finite, ours.values())):
                 raise InputError(
                     f"{self.path} holds NaN or an infinite number in the tensor {shown(name)}; download it again, or "
@@ -46,9 +55,9 @@ class Pretrained(NamedTuple):
             params |= ours
         return nested(params)
 
-    def check(self) -> dict[str, Place]:
+    def check(self) -> dict[str, Placement]:
         """Where the parameters are. Raises InputError where the tensors do not fit the settings."""
-        places = places_of(self.layout, self.config, self.tensors)
+        places = tensor_placements(self.layout, self.config, self.tensors)
         there = {name: tensor.shape for name, tensor in self.tensors.items() if not is_ignored(self.layout, name)}
         if self.config.tie_embeddings:
             self._leave_out_second_table(places, there)
@@ -56,9 +65,9 @@ class Pretrained(NamedTuple):
         check_shapes(wanted, there, str(self.path), "download it again, or use another model")
         return places
 
-    def _leave_out_second_table(self, places: Mapping[str, Place], there: dict[str, Shape]) -> None:
+    def _leave_out_second_table(self, places: Mapping[str, Placement], there: dict[str, Shape]) -> None:
         """Some files of a tied model hold its table twice. Raises InputError where the two differ."""
-        table, head = name_of(self.layout, EMBEDDING), name_of(self.layout, HEAD)
+        table, head = tensor_name(self.layout, EMBEDDING), tensor_name(self.layout, HEAD)
         if head in places or head not in there or table not in there:
             return
         if there.pop(head) != there[table] or not np.array_equal(self.read(head), self.read(table)):
@@ -89,12 +98,12 @@ def open_pretrained(path: str | Path) -> Pretrained:
     path = Path(path)
     if os.path.isdir(path):
         folder = open_folder(path)
-        family, config = read_settings(folder.config, path / CONFIG)
+        family, config = read_hf_config(folder.config, path / CONFIG)
         tensors = {name: tensor for name, (_, tensor) in folder.tensors.items()}
         return Pretrained(path, config, family.folder, tensors, folder.read)
     if not os.path.exists(path):
         raise InputError(f"{path} does not exist; give a Hugging Face folder or a GGUF file.")
     check_is_model(path)
     header = read_header(path)
-    layout, config = read_gguf_settings(header, path)
+    layout, config = read_gguf_config(header, path)
     return Pretrained(path, config, layout, header.tensors, lambda name: read_float(path, header.tensors[name]))

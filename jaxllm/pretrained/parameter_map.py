@@ -23,10 +23,10 @@ from jaxllm.utils.validate import shown
 
 MOST_NAMED = 8  # of what does not fit
 Shape = tuple[int, ...]
-TURNED = ("/attention/query", "/attention/key")  # what rotary positions act on: maps, and norms of heads
+ROTATED = ("/attention/query", "/attention/key")  # what rotary positions act on: maps, and norms of heads
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """A tensor of a file: our parameters that it holds, and its shape."""
 
     paths: tuple[str, ...]
@@ -46,28 +46,28 @@ def parameter_shapes(config: GPTConfig) -> Mapping[str, Shape]:
     }
 
 
-def places_of(layout: Layout, config: GPTConfig, there: Iterable[str] | None = None) -> dict[str, Place]:
+def tensor_placements(layout: Layout, config: GPTConfig, there: Iterable[str] | None = None) -> dict[str, Placement]:
     """Each tensor that a file of such a model holds, by its name; named as in a file where names are `there`.
 
     A model without its head has names without a prefix; of a tied one the head may be there in place of the table.
     """
     there = None if there is None else set(there)
     prefix = layout.prefix
-    bare = there is not None and name_of(layout, EMBEDDING).removeprefix(prefix) in there
+    bare = there is not None and tensor_name(layout, EMBEDDING).removeprefix(prefix) in there
     shapes, places = parameter_shapes(config), {}
     for pattern, paths in layout.names.items():
         for i in range(config.n_layers if "{i}" in pattern else 1):
             name = (pattern.removeprefix(prefix) if bare else pattern).format(i=i)
             held = tuple(path.format(i=i) for path in ((paths,) if isinstance(paths, str) else paths))
             if held[0] in shapes:
-                places[name] = Place(held, _their_shape(layout, held, [shapes[path] for path in held]))
-    table, head = (name_of(layout, path) for path in (EMBEDDING, HEAD))
+                places[name] = Placement(held, _their_shape(layout, held, [shapes[path] for path in held]))
+    table, head = (tensor_name(layout, path) for path in (EMBEDDING, HEAD))
     if config.tie_embeddings and there is not None and head in there and table not in there and table in places:
         places[head] = places.pop(table)
     return places
 
 
-def name_of(layout: Layout, path: str) -> str:
+def tensor_name(layout: Layout, path: str) -> str:
     """The tensor that holds a parameter alone."""
     return next(name for name, held in layout.names.items() if held == path)
 
@@ -81,9 +81,9 @@ def _is_out_in(layout: Layout, paths: tuple[str, ...]) -> bool:
     return paths[0] == HEAD or (layout.out_in and paths[0].endswith("/kernel"))
 
 
-def to_ours(layout: Layout, config: GPTConfig, place: Place, x: np.ndarray) -> dict[str, np.ndarray]:
+def to_params(layout: Layout, config: GPTConfig, place: Placement, x: np.ndarray) -> dict[str, np.ndarray]:
     """Our parameters out of a tensor of a file, in memory of their own."""
-    if layout.interleaved and any(part in place.paths[0] for part in TURNED):
+    if layout.interleaved and any(part in place.paths[0] for part in ROTATED):
         x = half_split(x, config.head_dim)
     if _is_out_in(layout, place.paths):
         x = x.T
@@ -93,7 +93,7 @@ def to_ours(layout: Layout, config: GPTConfig, place: Place, x: np.ndarray) -> d
     return {path: np.array(part, order="C") for path, part in zip(place.paths, parts, strict=True)}
 
 
-def to_theirs(layout: Layout, config: GPTConfig, place: Place, params: Mapping[str, Any]) -> np.ndarray:
+def to_tensor(layout: Layout, config: GPTConfig, place: Placement, params: Mapping[str, Any]) -> np.ndarray:
     """A tensor of a file out of our parameters, by path, mostly in their memory; rotary ones in half-split order."""
     parts = [np.asarray(params[path]) for path in place.paths]
     x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
@@ -101,7 +101,7 @@ def to_theirs(layout: Layout, config: GPTConfig, place: Place, params: Mapping[s
         x = x - np.asarray(layout.offset, x.dtype)
     if _is_out_in(layout, place.paths):
         x = x.T
-    if config.position == "rotary_interleaved" and any(part in place.paths[0] for part in TURNED):
+    if config.position == "rotary_interleaved" and any(part in place.paths[0] for part in ROTATED):
         x = half_split(x, config.head_dim)
     return x
 

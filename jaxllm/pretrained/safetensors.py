@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from jaxllm.pretrained.tensor_file import Tensor, addressable, damaged, map_tensor
+from jaxllm.pretrained.tensor_file import StoredTensor, addressable, damaged, map_tensor
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import open_file, replacing
 from jaxllm.utils.validate import printable, shown
@@ -41,14 +41,14 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
     data_offsets: tuple[Size, Size]  # from the end of the header
 
 
-class Header(msgspec.Struct, frozen=True):
+class SafetensorsHeader(msgspec.Struct, frozen=True):
     """What a file holds, in the order of its bytes."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, StoredTensor]
     metadata: dict[str, str]
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path) -> SafetensorsHeader:
     """The header of a file, each tensor's place checked; the tensors are not read.
 
     Raises InputError for a file that cannot be read or breaks a rule of the format
@@ -66,10 +66,10 @@ def read_header(path: str | Path) -> Header:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise damaged(path, "safetensors", f"its header is not what it should be, {printable(str(error))}") from None
     metadata = entries.pop(METADATA, {})
-    return Header(_placed(entries, 8 + length, size, path), metadata)
+    return SafetensorsHeader(_placed(entries, 8 + length, size, path), metadata)
 
 
-def read_tensor(path: str | Path, tensor: Tensor) -> np.ndarray:
+def read_tensor(path: str | Path, tensor: StoredTensor) -> np.ndarray:
     """One of the header's tensors, as a read-only array of its shape and dtype, mapped from the file.
 
     BF16 and the two F8 have the dtypes of ml_dtypes, which JAX takes. Raises InputError where the file has changed.
@@ -108,7 +108,7 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
         seen.add(name)
 
 
-def _placed(entries: dict[str, Entry], data: int, size: int, path: str | Path) -> dict[str, Tensor]:
+def _placed(entries: dict[str, Entry], data: int, size: int, path: str | Path) -> dict[str, StoredTensor]:
     """The tensors in the order of their bytes, which must fill the file from `data` to its `size`."""
     tensors, end = {}, 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
@@ -124,7 +124,7 @@ def _placed(entries: dict[str, Entry], data: int, size: int, path: str | Path) -
             raise damaged(path, "safetensors", f"{what} has {stop - start:,} bytes")
         if start != end:
             raise damaged(path, "safetensors", f"tensor {shown(name)} begins at {start:,}, where {end:,} would follow")
-        tensors[name] = Tensor(entry.dtype, tuple(entry.shape), data + start, data + stop)
+        tensors[name] = StoredTensor(entry.dtype, tuple(entry.shape), data + start, data + stop)
         end = stop
     if data + end != size:
         raise damaged(path, "safetensors", f"its tensors end at byte {data + end:,}, but it has {size:,}")

@@ -10,9 +10,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxllm.config import GPTConfig
-from jaxllm.pretrained.hf_config import family_for, write_settings
+from jaxllm.pretrained.hf_config import family_for, write_hf_config
 from jaxllm.pretrained.hf_folder import CONFIG, DTYPES, WEIGHTS
-from jaxllm.pretrained.parameter_map import check_shapes, parameter_shapes, places_of, to_theirs
+from jaxllm.pretrained.parameter_map import check_shapes, parameter_shapes, tensor_placements, to_tensor
 from jaxllm.pretrained.safetensors import DTYPES as NUMPY
 from jaxllm.pretrained.safetensors import write_tensors
 from jaxllm.pretrained.tensor_file import is_finite
@@ -39,15 +39,15 @@ def save_pretrained(path: str | Path, config: GPTConfig, params: Any) -> None:
     path, family = Path(path), family_for(config)
     flat = _flat(params, config)
     dtype = np.result_type(*(leaf.dtype for leaf in flat.values())).name
-    places = places_of(family.folder, config)
-    tensors = {name: to_theirs(family.folder, config, place, flat) for name, place in places.items()}
+    places = tensor_placements(family.folder, config)
+    tensors = {name: to_tensor(family.folder, config, place, flat) for name, place in places.items()}
     try:
         if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} is there and not empty; choose another folder.")
         path.mkdir(parents=True, exist_ok=True)
         write_tensors(path / WEIGHTS, tensors, {"format": "pt"})  # without which transformers 4 refuses the file
         _write_json(path / GENERATION, NO_TOKENS)
-        _write_json(path / CONFIG, write_settings(family, config, dtype) | NO_TOKENS)
+        _write_json(path / CONFIG, write_hf_config(family, config, dtype) | NO_TOKENS)
     except OSError as error:
         raise InputError(f"cannot write into {path}: {error.strerror}; choose another folder.") from None
 

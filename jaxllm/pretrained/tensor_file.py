@@ -16,7 +16,7 @@ from jaxllm.utils.validate import shown
 MOST_BYTES = 2**63 - 1  # of a tensor, were each of its dimensions at least 1: no array can be longer
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class StoredTensor(msgspec.Struct, frozen=True):
     """Where a tensor lies in its file."""
 
     dtype: str  # as the file's format names it: "BF16", "Q4_K"
@@ -35,7 +35,7 @@ def addressable(shape: Iterable[int], bytes_each: int) -> bool:
     return math.prod(max(n, 1) for n in shape) * bytes_each <= MOST_BYTES
 
 
-def map_tensor(path: str | Path, tensor: Tensor, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+def map_tensor(path: str | Path, tensor: StoredTensor, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     """The tensor's bytes as an array of that dtype and shape: read-only, and read from the disk as they are used.
 
     Raises InputError where the file cannot be read or has become shorter than its header said.

@@ -17,16 +17,16 @@ CONVERSION = re.compile(r"%(?:%|(?:\((\w+)\))?s)")  # those of `%` that are foll
 USERS = b"\1"  # in the mask of a text; the template's characters have 0
 
 
-class Followed(str):
+class TrackedText(str):
     """A str with a mask of its characters' origins; a user's unless another mask is given.
 
-    The methods return what those of str return, as Followed.
+    The methods return what those of str return, as TrackedText.
     """
 
     __slots__ = ("_users",)
     _users: bytes  # as long as the text: 1 where a user wrote the character
 
-    def __new__(cls, text: str, users: bytes | None = None) -> "Followed":
+    def __new__(cls, text: str, users: bytes | None = None) -> "TrackedText":
         self = super().__new__(cls, text)
         self._users = USERS * len(self) if users is None else users
         return self
@@ -37,59 +37,59 @@ class Followed(str):
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, key: SupportsIndex | slice) -> "Followed":
+    def __getitem__(self, key: SupportsIndex | slice) -> "TrackedText":
         where = key if isinstance(key, slice) else slice(i := key.__index__(), i + 1 or None)
-        return Followed(super().__getitem__(key), self._users[where])
+        return TrackedText(super().__getitem__(key), self._users[where])
 
-    def __add__(self, other: str) -> "Followed":
+    def __add__(self, other: str) -> "TrackedText":
         if not isinstance(other, str) or hasattr(other, "__html__"):
             return NotImplemented  # Markup escapes what it is added to
-        return Followed(super().__add__(other), self._users + followed(other)._users)
+        return TrackedText(super().__add__(other), self._users + tracked(other)._users)
 
-    def __radd__(self, other: str) -> "Followed":
-        return followed(other) + self if isinstance(other, str) else NotImplemented
+    def __radd__(self, other: str) -> "TrackedText":
+        return tracked(other) + self if isinstance(other, str) else NotImplemented
 
-    def __mul__(self, times: SupportsIndex) -> "Followed":
-        return Followed(super().__mul__(times), self._users * times.__index__())
+    def __mul__(self, times: SupportsIndex) -> "TrackedText":
+        return TrackedText(super().__mul__(times), self._users * times.__index__())
 
     __rmul__ = __mul__
 
-    def __mod__(self, values: Any) -> "Followed":
+    def __mod__(self, values: Any) -> "TrackedText":
         sources = values if isinstance(values, tuple) else values.values() if isinstance(values, Mapping) else [values]
         left, named = iter(sources), values if isinstance(values, Mapping) else {}
         pieces, end = [], 0
         for found in CONVERSION.finditer(self):
             value = self[found.start()] if found[0] == "%%" else named.get(found[1]) if found[1] else next(left, None)
-            pieces += [self[end : found.start()], text_of(value)]
+            pieces += [self[end : found.start()], to_tracked(value)]
             end = found.end()
         return _checked([*pieces, self[end:]], super().__mod__(values), self, *sources)
 
-    def join(self, parts: Iterable[str]) -> "Followed":
+    def join(self, parts: Iterable[str]) -> "TrackedText":
         texts = list(parts)
-        users = self._users.join(followed(one)._users for one in texts if isinstance(one, str))
-        return Followed(super().join(texts), users)
+        users = self._users.join(tracked(one)._users for one in texts if isinstance(one, str))
+        return TrackedText(super().join(texts), users)
 
-    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> "Followed":
+    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> "TrackedText":
         text = super().replace(old, new, count)
         if not old:
-            return together(text, self, new)
+            return combined(text, self, new)
         lengths = [len(piece) for piece in super().split(old, count)]
         pieces = self._cut(lengths, len(old))
-        return Followed(text, followed(new)._users.join(piece._users for piece in pieces))
+        return TrackedText(text, tracked(new)._users.join(piece._users for piece in pieces))
 
-    def lstrip(self, chars: str | None = None) -> "Followed":
+    def lstrip(self, chars: str | None = None) -> "TrackedText":
         return self[len(self) - len(super().lstrip(chars)) :]
 
-    def rstrip(self, chars: str | None = None) -> "Followed":
+    def rstrip(self, chars: str | None = None) -> "TrackedText":
         return self[: len(super().rstrip(chars))]
 
-    def strip(self, chars: str | None = None) -> "Followed":
+    def strip(self, chars: str | None = None) -> "TrackedText":
         return self.lstrip(chars).rstrip(chars)
 
-    def removeprefix(self, prefix: str) -> "Followed":
+    def removeprefix(self, prefix: str) -> "TrackedText":
         return self[len(self) - len(super().removeprefix(prefix)) :]
 
-    def removesuffix(self, suffix: str) -> "Followed":
+    def removesuffix(self, suffix: str) -> "TrackedText":
         return self[: len(super().removesuffix(suffix))]
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> Any:
@@ -107,7 +107,7 @@ class Followed(str):
     def rpartition(self, sep: str) -> Any:
         return tuple(self._cut([len(part) for part in super().rpartition(sep)]))
 
-    def _pieces(self, pieces: list[str], sep: str | None) -> list["Followed"]:
+    def _pieces(self, pieces: list[str], sep: str | None) -> list["TrackedText"]:
         """Parts of the text in order; without `sep` none begins with what is left out between them."""
         if sep is not None:
             return self._cut([len(piece) for piece in pieces], len(sep))
@@ -118,56 +118,56 @@ class Followed(str):
             found.append(self[start:end])
         return found
 
-    def _cut(self, lengths: list[int], gap: int = 0) -> list["Followed"]:
+    def _cut(self, lengths: list[int], gap: int = 0) -> list["TrackedText"]:
         """The text cut into parts of these lengths, with a gap between each two."""
         starts = accumulate((length + gap for length in lengths[:-1]), initial=0)
         return [self[start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
 
-def by_template(text: str) -> Followed:
+def by_template(text: str) -> TrackedText:
     """The text as one that the template wrote."""
-    return Followed(text, bytes(len(text)))
+    return TrackedText(text, bytes(len(text)))
 
 
-def followed(text: str) -> Followed:
+def tracked(text: str) -> TrackedText:
     """The text; of unknown origin it is a user's."""
-    return text if isinstance(text, Followed) else Followed(text)
+    return text if isinstance(text, TrackedText) else TrackedText(text)
 
 
-def text_of(value: Any) -> Followed:
+def to_tracked(value: Any) -> TrackedText:
     """`str(value)`, followed."""
-    return followed(str(value))
+    return tracked(str(value))
 
 
-def users_of(text: Followed) -> bytes:
+def user_mask(text: TrackedText) -> bytes:
     """The mask: 1 for each character that a user wrote, 0 for the others."""
     return text._users
 
 
-def together(text: str, *sources: Any) -> Followed:
+def combined(text: str, *sources: Any) -> TrackedText:
     """A text made of the sources in a way that is not followed: the template's where all of them are, else a user's."""
-    ours = all(isinstance(one, Followed) and USERS not in users_of(one) for one in sources)
-    return by_template(text) if ours else Followed(text)
+    ours = all(isinstance(one, TrackedText) and USERS not in user_mask(one) for one in sources)
+    return by_template(text) if ours else TrackedText(text)
 
 
-def formatted(text: str, form: Followed, values: tuple[Any, ...], named: Mapping[str, Any]) -> Followed:
+def tracked_format(text: str, form: TrackedText, values: tuple[Any, ...], named: Mapping[str, Any]) -> TrackedText:
     """The text that `form.format(*values, **named)` returned, followed where its fields are plain, as in `{}{a}`."""
     numbers, given = count(), {**named, **{str(i): value for i, value in enumerate(values)}}
     pieces = []
     for literal, field, *_ in Formatter().parse(form):
-        pieces.append(together(literal, form))
+        pieces.append(combined(literal, form))
         if field is not None:
-            pieces.append(text_of(given.get(field or str(next(numbers)))))
+            pieces.append(to_tracked(given.get(field or str(next(numbers)))))
     return _checked(pieces, text, form, *values, *named.values())
 
 
-def _checked(pieces: Iterable[Followed], text: str, *sources: Any) -> Followed:
+def _checked(pieces: Iterable[TrackedText], text: str, *sources: Any) -> TrackedText:
     """The pieces joined, if they make that text; else what follows from the sources alone."""
-    joined = Followed("").join(pieces)
-    return joined if joined == text else together(text, *sources)
+    joined = TrackedText("").join(pieces)
+    return joined if joined == text else combined(text, *sources)
 
 
-def following(function: Callable[..., Any], skipped: int = 0) -> Callable[..., Any]:
+def tracking(function: Callable[..., Any], skipped: int = 0) -> Callable[..., Any]:
     """The function with its result, where that is a text, followed from its arguments but the first `skipped` ones.
 
     The first of these is what it works on. Numbers among the others say how, as a width does.
@@ -176,27 +176,27 @@ def following(function: Callable[..., Any], skipped: int = 0) -> Callable[..., A
     @wraps(function)
     def call(*args: Any, **named: Any) -> Any:
         result = function(*args, **named)
-        if not isinstance(result, str) or isinstance(result, Followed) or hasattr(result, "__html__"):
+        if not isinstance(result, str) or isinstance(result, TrackedText) or hasattr(result, "__html__"):
             return result
         value, *others = args[skipped:]
-        return together(result, value, *(one for one in (*others, *named.values()) if not isinstance(one, int | None)))
+        return combined(result, value, *(one for one in (*others, *named.values()) if not isinstance(one, int | None)))
 
     return call
 
 
-def _change_case(name: str) -> Callable[[Followed], Followed]:
+def _change_case(name: str) -> Callable[[TrackedText], TrackedText]:
     """One of str's methods. None makes a text shorter; where it is no longer, each character keeps its place."""
     change = getattr(str, name)
 
     @wraps(change)
-    def method(self: Followed) -> Followed:
+    def method(self: TrackedText) -> TrackedText:
         text = change(self)
-        return Followed(text, self._users) if len(text) == len(self) else together(text, self)
+        return TrackedText(text, self._users) if len(text) == len(self) else combined(text, self)
 
     return method
 
 
 for _name in ("capitalize", "casefold", "lower", "swapcase", "title", "upper"):
-    setattr(Followed, _name, _change_case(_name))
+    setattr(TrackedText, _name, _change_case(_name))
 for _name in ("center", "expandtabs", "ljust", "rjust", "translate", "zfill"):
-    setattr(Followed, _name, following(cast(Any, getattr(str, _name))))
+    setattr(TrackedText, _name, tracking(cast(Any, getattr(str, _name))))

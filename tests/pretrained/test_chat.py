@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jaxllm import InputError
-from jaxllm.pretrained import templates
+from jaxllm.pretrained import chat_template
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.tokenizers import BPETokenizer
 
@@ -84,17 +84,17 @@ ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% 
     ],
 )  # fmt: skip
 def test_a_template_that_fails_is_one_sentence(template: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "MOST_STEPS", 1000)
-    monkeypatch.setattr(templates, "MOST_TEXT", 100_000)
+    monkeypatch.setattr(chat_template, "MOST_STEPS", 1000)
+    monkeypatch.setattr(chat_template, "MOST_TEXT", 100_000)
     with pytest.raises(InputError, match=message) as error:
         render(template)
     assert "\n" not in str(error.value)
 
 
 def test_a_template_may_take_as_many_steps_and_write_as_much_as_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "MOST_STEPS", 10)
-    monkeypatch.setattr(templates, "MOST_TEXT", 10)
-    monkeypatch.setattr(templates, "MOST_TEMPLATE", 60)
+    monkeypatch.setattr(chat_template, "MOST_STEPS", 10)
+    monkeypatch.setattr(chat_template, "MOST_TEXT", 10)
+    monkeypatch.setattr(chat_template, "MOST_TEMPLATE", 60)
     assert render("{% for i in range(10) %}x{% endfor %}") == "x" * 10
     assert render("0123456789{#" + "c" * 46 + "#}") == "0123456789"
     for template, message in (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pretrained_files import refusal
 
-from jaxllm.pretrained.hub import fetch
+from jaxllm.pretrained.fetch import fetch
 
 pytestmark = pytest.mark.newest
 

@@ -11,11 +11,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from pretrained_files import GPT2, LLAMA, Tensors, contents, random_params, refusal, saved
+from gguf_files import both, write_gguf
+from imported_runs import CONFIG, imported
+from pretrained_files import GPT2, LLAMA, Tensors, contents, hugging_face, random_params, refusal, saved
 from runs import write_config
-from test_pretrained import hugging_face
-from test_pretrained_gguf import both, write_gguf
-from test_writer import CONFIG, imported
 
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.compare import random_parameters

@@ -14,7 +14,7 @@ from jaxllm import InputError
 from jaxllm.pretrained import gguf
 from jaxllm.pretrained import gguf_quantised as quantised
 from jaxllm.pretrained.gguf_quantised import FLOATS, LAYOUTS, dequantise, read_float
-from jaxllm.pretrained.tensor_file import Tensor
+from jaxllm.pretrained.tensor_file import StoredTensor
 
 F = np.float32
 
@@ -180,7 +180,7 @@ def test_floats_that_float32_has_not(tmp_path: Path) -> None:
 def test_other_types_are_refused(kind: str) -> None:
     supported = ", ".join((*FLOATS, *NUMBER))
     for read in (
-        lambda: read_float("model.gguf", Tensor(kind, (256,), 0, 256)),
+        lambda: read_float("model.gguf", StoredTensor(kind, (256,), 0, 256)),
         lambda: dequantise(np.zeros(256, np.uint8), kind, (256,)),
     ):
         with pytest.raises(InputError) as caught:

@@ -13,7 +13,7 @@ from pretrained_files import LLAMA, saved
 
 from jaxllm import InputError
 from jaxllm.pretrained.chat import ChatFormat
-from jaxllm.pretrained.tokenizer_files import load_tokenizer_files
+from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.formats.byte_level import TO_CHARACTER
 from jaxllm.tokenizers.formats.exchange import to_hugging_face

@@ -7,7 +7,7 @@ import pytest
 from pretrained_files import refusal
 
 from jaxllm import GPTConfig
-from jaxllm.pretrained.hf_config import read_settings
+from jaxllm.pretrained.hf_config import read_hf_config
 
 pytestmark = pytest.mark.newest
 
@@ -107,7 +107,7 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_are_read(name: str) -> None:
     content, config = SETTINGS[name]
-    assert read_settings(content, "config.json")[1] == config
+    assert read_hf_config(content, "config.json")[1] == config
 
 
 @pytest.mark.parametrize(
@@ -148,11 +148,11 @@ def test_settings_are_read(name: str) -> None:
     ids=str,
 )  # fmt: skip
 def test_settings_that_would_change_numbers_are_refused(content: Any, change: Any, words: str) -> None:
-    assert words in refusal(lambda: read_settings(content | change, "config.json"))
+    assert words in refusal(lambda: read_hf_config(content | change, "config.json"))
 
 
 def test_missing_settings_are_named_together() -> None:
-    message = refusal(lambda: read_settings({"architectures": ["LlamaForCausalLM"], "mlp_bias": True}, "config.json"))
+    message = refusal(lambda: read_hf_config({"architectures": ["LlamaForCausalLM"], "mlp_bias": True}, "config.json"))
     assert "vocab_size is missing, max_position_embeddings is missing, hidden_size is missing" in message
     assert "mlp_bias is True" in message
-    assert "must be a table of settings" in refusal(lambda: read_settings([1], "config.json"))
+    assert "must be a table of settings" in refusal(lambda: read_hf_config([1], "config.json"))

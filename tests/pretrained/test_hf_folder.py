@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pretrained_files import LLAMA, Tensors, assert_same, contents, refusal, saved
-from test_pretrained import HEAD, TABLE, TIED
+from pretrained_files import HEAD, LLAMA, TABLE, TIED, Tensors, assert_same, contents, refusal, saved
 
 from jaxllm import load_pretrained
 from jaxllm.pretrained.safetensors import write_tensors

@@ -8,7 +8,7 @@ import pytest
 
 from jaxllm import InputError
 from jaxllm.pretrained.chat import ChatFormat
-from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
+from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
 from jaxllm.tokenizers.formats.byte_level import to_characters
 from jaxllm.tokenizers.listing import merges_of
