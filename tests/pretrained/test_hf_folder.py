@@ -69,11 +69,11 @@ def test_shards(tmp_path: Path) -> None:
     right = json.loads(index.read_text())["weight_map"]
     for shard in ("../blob.safetensors", str(blob), "..", "", "a/../model-2.safetensors", "a\0.safetensors", "x.bin"):
         index.write_text(json.dumps({"weight_map": right | {HEAD: shard}}))
-        assert "which is no file of that folder" in refusal(lambda: load_pretrained(folder))
+        assert "which is not a file of that folder" in refusal(lambda: load_pretrained(folder))
     index.write_text(json.dumps({"weight_map": right | {HEAD: "model-1.safetensors"}}))
-    assert "puts 1 tensors, among them 'lm_head.weight', into shards" in refusal(lambda: load_pretrained(folder))
+    assert "assigns 1 tensors, among them 'lm_head.weight', to shards" in refusal(lambda: load_pretrained(folder))
     index.write_text(json.dumps({"weight_map": right | {TABLE: "model-2.safetensors"}}))
-    assert f"puts 1 tensors, among them '{TABLE}', into shards" in refusal(lambda: load_pretrained(folder))
+    assert f"assigns 1 tensors, among them '{TABLE}', to shards" in refusal(lambda: load_pretrained(folder))
     for content in ([], {}, {"weight_map": [1]}, {"weight_map": {"a": 1}}):
         index.write_text(json.dumps(content))
         assert "has no weight_map from tensors to files" in refusal(lambda: load_pretrained(folder))
@@ -94,10 +94,10 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     refused(tmp_path, "has neither model.safetensors nor model.safetensors.index.json; download it again")
     (tmp_path / "pytorch_model.bin").touch()
-    refused(tmp_path, "in pytorch_model.bin only, a pickle, which could run any code")
+    refused(tmp_path, "only in pytorch_model.bin, a pickle, which can run any code")
     write_tensors(tmp_path / "model.safetensors", {"a": np.zeros(2, np.int8)}, {})
     refused(tmp_path, "tensor 'a' of")
-    refused(tmp_path / "model.safetensors", "holds weights alone; give the folder with it and its config.json")
+    refused(tmp_path / "model.safetensors", "holds only weights; give the folder with it and its config.json")
 
 
 def test_one_part_of_the_weights_is_not_the_model(tmp_path: Path) -> None:
@@ -112,4 +112,4 @@ def test_one_part_of_the_weights_is_not_the_model(tmp_path: Path) -> None:
     refused(index, "model.safetensors.index.json holds no weights; give the folder with it")
     refused(tmp_path / "config.json", "config.json holds no weights; give the folder with it")
     index.unlink()
-    refused(tmp_path, "has 1 of the 3 parts of its weights, but no model.safetensors.index.json; download the rest too")
+    refused(tmp_path, "has 1 of the 3 parts of its weights, but no model.safetensors.index.json; download the missing files too")

@@ -150,7 +150,7 @@ def test_parameters_of_another_model_do_not_go_out(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     for place in ("full", "full/a"):
-        assert "is there and not empty" in refusal(
+        assert "exists and is not an empty folder" in refusal(
             lambda at=place: save_pretrained(tmp_path / at, LLAMA, random_params(LLAMA))
         )
 
@@ -173,7 +173,7 @@ def test_a_tied_table_may_be_there_twice_or_as_the_head(tmp_path: Path) -> None:
     params = saved(tmp_path / "head", TIED, lambda tensors: tensors.update({HEAD: tensors.pop(TABLE)}))
     assert_same(load_pretrained(tmp_path / "head")[1], params)
     saved(tmp_path / "differ", TIED, lambda tensors: tensors.update({HEAD: 2 * tensors[TABLE]}))
-    words = "has another lm_head.weight; if the head is right, set tie_word_embeddings to false"
+    words = "has a different lm_head.weight; if the head is right, set tie_word_embeddings to false"
     assert words in refusal(lambda: load_pretrained(tmp_path / "differ"))
 
 
