@@ -106,7 +106,7 @@ def _tensors_in_shards(path: Path) -> Tensors:
 
 
 def _check_shard(path: Path, shard: str) -> None:
-    """Raises InputError unless the name is that of a file directly in the folder; it may be a link, as in hub caches."""
+    """Raises InputError unless the name is that of a file in the folder; it may be a link, as in the hub's cache."""
     if shard != Path(shard).name or not shard.endswith(".safetensors") or "\0" in shard or "\\" in shard:
         raise InputError(f"{path / INDEX} names the shard {shown(shard)}, which is not a file of that folder.")
     if not (path / shard).exists():

@@ -88,7 +88,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     refused(tmp_path, "has no config.json; give the folder of a Hugging Face model")
     (tmp_path / "a.gguf").touch()
     refused(tmp_path, "has no config.json; give the GGUF file in it")
-    refused(tmp_path / "a.gguf", "is no GGUF file, or damaged")
+    refused(tmp_path / "a.gguf", "is not a valid GGUF file")
     (tmp_path / "config.json").write_text("{")
     refused(tmp_path, "config.json is not a config.json: it is not JSON")
     (tmp_path / "config.json").write_text("{}")
@@ -112,4 +112,7 @@ def test_one_part_of_the_weights_is_not_the_model(tmp_path: Path) -> None:
     refused(index, "model.safetensors.index.json holds no weights; give the folder with it")
     refused(tmp_path / "config.json", "config.json holds no weights; give the folder with it")
     index.unlink()
-    refused(tmp_path, "has 1 of the 3 parts of its weights, but no model.safetensors.index.json; download the missing files too")
+    refused(
+        tmp_path,
+        "has 1 of the 3 parts of its weights, but no model.safetensors.index.json; download the missing files too",
+    )

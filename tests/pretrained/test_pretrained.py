@@ -234,7 +234,7 @@ def test_import_and_export_leave_nothing_behind(
     refused("export", "run", "--out", "folder", words="folder is there already")
     refused("export", "folder", "--out", "new", words="is no run folder")
     (tmp_path / "run" / "weights.safetensors").write_bytes(b"")
-    refused("export", "run", "--out", "new", words="is no safetensors file")
+    refused("export", "run", "--out", "new", words="is not a valid safetensors file")
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
