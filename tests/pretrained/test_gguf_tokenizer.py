@@ -94,7 +94,7 @@ PLAIN = BPETokenizer(TOKENS, ["<|endoftext|>"])
         ({"token_type": np.array([1, 3])}, "not a type for each of its 301 tokens"),
         ({"token_type": "x"}, "is no GGUF file with a tokenizer of byte pairs: TypeError|not a type for each"),
         ({"tokens": np.arange(3)}, "x.gguf"),
-        ({"tokens": ["a", "b" * 1025], "token_type": np.array([1, 1])}, "holds a token of 1,025 characters, more than the 1,024"),
+        ({"tokens": ["a", "b" * 1025], "token_type": np.array([1, 1])}, "holds a token of 1,025 characters, more than the 1,024 allowed"),
         ({"merges": ["t h e"]}, "is no GGUF file with a tokenizer of byte pairs: ValueError"),
         ({"merges": 7}, "is no GGUF file with a tokenizer of byte pairs: TypeError"),
         ({"eos_token_id": True}, "tokenizer.ggml.eos_token_id is True, but it must be an integer"),
