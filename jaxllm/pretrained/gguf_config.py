@@ -1,7 +1,7 @@
 """The keys of a GGUF file to a GPTConfig.
 
-A file is refused if a key asks for what a GPT cannot compute. Llama 3's scaling of rotary frequencies, which a GGUF file
-holds as a tensor, is recognised by its numbers.
+A file is refused if a key asks for what a GPT cannot compute. Llama 3's scaling of rotary frequencies, stored as a
+tensor, is recognised by its numbers.
 """
 
 import re
@@ -25,10 +25,8 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
 ARCHITECTURE, FREQUENCIES = "general.architecture", "rope_freqs.weight"
-SPLIT = (
-    "split.no",
-    "split.count",
-)  # the number of a part from 0, and of all parts (ggml-org/llama.cpp, tools/gguf-split)
+# The index of a part and the number of parts. (ggml-org/llama.cpp, tools/gguf-split)
+SPLIT = ("split.no", "split.count")
 KEYS = {  # field of GPTConfig: key after the architecture (ggml-org/ggml, docs/gguf.md)
     "context_length": "context_length", "d_model": "embedding_length", "n_layers": "block_count",
     "n_heads": "attention.head_count", "n_kv_heads": "attention.head_count_kv", "d_ff": "feed_forward_length",

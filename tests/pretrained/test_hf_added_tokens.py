@@ -117,7 +117,7 @@ def test_damaged_added_tokens_json(content: Any, tmp_path: Path) -> None:
     if content == {"<x>": 3}:
         assert "added_tokens.json gives '<x>' the id 3, which '" in str(error.value)
     elif content != {"\ud800": 257}:
-        assert "added_tokens.json must hold names with ids" in str(error.value)
+        assert "added_tokens.json must be a table of ids by name" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_special_token_may_become_one_of_any_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "messages", "ends"),
     [
-        ({"tokenizer_config": {"eos_token": "<x>"}}, ["eos_token names '<x>', but the tokenizer has no such token; nothing else ends an answer, so it goes on to --max-new-tokens."], ()),
+        ({"tokenizer_config": {"eos_token": "<x>"}}, ["eos_token names '<x>', but the tokenizer has no such token; nothing else ends an answer, so it continues to --max-new-tokens."], ()),
         ({"tokenizer_config": {"eos_token": "<x>"}, "generation_config": {"eos_token_id": 256}}, ["eos_token names '<x>', but the tokenizer has no such token."], (256,)),
         ({"special_tokens_map": {"pad_token": {"content": "<p>"}, "bos_token": "<b>"}}, ["bos_token names '<b>', but", "pad_token names '<p>', but"], ()),
         ({"tokenizer_config": {"additional_special_tokens": [STOP, "<y>"]}}, ["additional_special_tokens names '<y>', but"], ()),

@@ -190,9 +190,7 @@ def test_a_vocabulary_and_its_merges(kind: str | None, pattern: str, normalizati
     assert tokenizer == BPETokenizer(TOKENS, NAMES[:1], pattern, normalization)
     assert chat == ChatFormat(end_tokens=(300,), eos_token="<|endoftext|>")
     change(tmp_path, "tokenizer_config", tokenizer_class="LlamaTokenizer")
-    with pytest.raises(
-        InputError, match="has no tokenizer.json, without which .* GPT2Tokenizer, Qwen2Tokenizer, not 'L"
-    ):
+    with pytest.raises(InputError, match="has no tokenizer.json; without it .* GPT2Tokenizer, Qwen2Tokenizer, not 'L"):
         load_tokenizer_files(tmp_path)
 
 
