@@ -1,10 +1,9 @@
-"""Chat templates: the small Jinja programs that pretrained models bring to write a conversation as one text.
+"""`render_template` runs a chat template, a small Jinja program of a model that writes a conversation as text.
 
-transformers and llama.cpp run them as they come, the first in Jinja's sandbox and the second in an interpreter of its
-own; neither bounds what they do. Here they run in the same sandbox as in transformers, with the same functions at hand,
-and with an end: so many steps, so much text. Each character of that text is followed to where it comes from, the
-template or a message (`provenance`). What one expression may use up in memory has no bound, so a template that was
-written to do harm can still fill it; it cannot reach files, the network or the program.
+A template is untrusted. It runs in Jinja's sandbox, with the functions that transformers gives it, and cannot reach
+files, the network or the program. Steps and text are limited; the memory of one expression is not, so a hostile
+template can still exhaust it. Each character of the text is tracked to its origin, the template or a message
+(`tracked_text`).
 """
 
 import json
@@ -25,54 +24,62 @@ from jaxllm.pretrained.tracked_text import TrackedText, by_template, to_tracked,
 from jaxllm.utils.errors import InputError, printable
 
 ROLE = re.compile(r"[\w-]+")
-MOST_TEMPLATE = 2**18  # characters; the longest in use have 30,000
-MOST_STEPS = 10**6  # rounds of all loops, and calls of macros
+MOST_TEMPLATE = 2**18  # characters; published ones have at most 30,000
+MOST_STEPS = 10**6  # iterations of all loops and calls of macros
 MOST_TEXT = 2**24  # characters of a conversation
-MOST_PRODUCT = 2**24  # of two numbers, or of a length and how often to repeat it
+MOST_PRODUCT = 2**24  # of two numbers, or of a length and a number of repetitions
 
 
-class Refused(TemplateError):
-    """What a template itself says of the messages, by `raise_exception`."""
+class TemplateRefusal(TemplateError):
+    """A template refuses the messages by calling `raise_exception`."""
 
 
 def render_template(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> TrackedText:
-    """The text that the template makes of the messages, as transformers' `apply_chat_template` does.
+    """The text that transformers' `apply_chat_template` makes of the messages, with the origin of each character.
 
-    It knows which of its characters the template wrote; texts among the variables count as the template's. Raises
-    InputError for a template that is too long, damaged, fails, refuses the messages or comes to no end.
+    Texts among the variables count as the template's. Raises InputError if the template is too long, is malformed,
+    fails, refuses the messages or exceeds a limit of steps or text.
     """
     if len(template) > MOST_TEMPLATE:
-        raise InputError(f"the chat template has {len(template):,} characters, more than {MOST_TEMPLATE:,}.")
+        raise InputError(
+            f"the chat template has {len(template):,} characters, more than {MOST_TEMPLATE:,}; give the prompt without "
+            "it."
+        )
     try:
         compiled = _Environment(MOST_STEPS).from_string(template)
         named = {name: by_template(x) if isinstance(x, str) else x for name, x in variables.items()}
-        written = compiled.generate(messages=[*map(_of_caller, messages)], tools=None, documents=None, **named)
+        written = compiled.generate(messages=[*map(_tracked_message, messages)], tools=None, documents=None, **named)
         return _joined(_bounded(written))
-    except Refused as error:
+    except TemplateRefusal as error:
         raise InputError(f"the chat template refuses the messages: {printable(str(error)).rstrip('.!')}.") from None
-    except Exception as error:  # it is a program, which can raise anything
+    except Exception as error:  # a program can raise anything
         what = printable(str(error)) or "no message"
         raise InputError(
-            f"the chat template failed: {type(error).__name__}, {what}; give the prompt without it, or mend it."
+            f"the chat template failed: {type(error).__name__}, {what}; give the prompt without it, or correct it."
         ) from None
 
 
-def _of_caller(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message whose texts are a user's. A role that is one word is the template's, which may write `<|role|>`."""
+def _tracked_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message with all texts tracked as a user's.
+
+    A role of one word counts as the template's, because templates make special tokens such as `<|user|>` of it.
+    """
     role = message.get("role")
-    ours = {"role": by_template(role)} if isinstance(role, str) and ROLE.fullmatch(role) else {}
-    return _of_user(message) | ours
+    safe_role = {"role": by_template(role)} if isinstance(role, str) and ROLE.fullmatch(role) else {}
+    return _by_user(message) | safe_role
 
 
-def _of_user(value: Any) -> Any:
+def _by_user(value: Any) -> Any:
+    """The JSON value with its texts tracked as a user's."""
     if isinstance(value, Mapping):
-        return {key: _of_user(one) for key, one in value.items()}
+        return {key: _by_user(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_of_user(one) for one in value]
+        return [_by_user(one) for one in value]
     return TrackedText(value) if isinstance(value, str) else value
 
 
 def _bounded(parts: Iterable[str]) -> Iterator[str]:
+    """The parts, as long as they have at most MOST_TEXT characters together. Raises TemplateError."""
     left = MOST_TEXT
     for part in parts:
         left -= len(part)
@@ -86,7 +93,7 @@ def _joined(parts: Iterable[str]) -> TrackedText:
 
 
 class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}` marks what to train on; here it stands for what is in it."""
+    """`{% generation %}...{% endgeneration %}` marks text to train on; here it is replaced by its content."""
 
     tags = {"generation"}
 
@@ -95,8 +102,8 @@ class _Generation(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
 
-class _OwnText(NodeTransformer):
-    """Marks what the template itself says, and joins texts by the environment."""
+class _TrackOwnText(NodeTransformer):
+    """Wraps texts of the template in calls of `_Environment.own`, and `~` in calls of `_Environment.concatenated`."""
 
     def visit_Const(self, node: nodes.Const) -> nodes.Expr:
         return _call("own", node) if isinstance(node.value, str) else node
@@ -116,8 +123,10 @@ def _call(name: str, *arguments: nodes.Expr) -> nodes.Call:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"*", "**"})  # which could take for ever, or all memory, at once
-    concat = staticmethod(_joined)  # what blocks and macros write
+    """Jinja's sandbox with tracked texts and a limit of steps. A template is compiled to calls of its methods."""
+
+    intercepted_binops = frozenset({"*", "**"})  # a single one could take all time or memory
+    concat = staticmethod(_joined)  # joins the texts of blocks and macros
     own = staticmethod(by_template)
 
     def __init__(self, steps: int) -> None:
@@ -130,13 +139,14 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """The template, with a call of `step` at the beginning of all that can run more than once."""
-        template = _OwnText().visit(super()._parse(source, name, filename))
+        """The syntax tree, with a call of `step` at the beginning of each loop and macro."""
+        template = _TrackOwnText().visit(super()._parse(source, name, filename))
         for node in template.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
             node.body.insert(0, nodes.ExprStmt(_call("step")).set_lineno(node.lineno))
         return template
 
     def step(self) -> None:
+        """Count a step. Raises TemplateError beyond the limit."""
         self.steps -= 1
         if self.steps < 0:
             raise TemplateError(f"it takes more than {MOST_STEPS:,} steps")
@@ -149,11 +159,11 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         size, times = (len(one) if isinstance(one, str | list | tuple) else abs(one) for one in (left, right))
         if operator == "**" or size * times > MOST_PRODUCT:
-            raise TemplateError(f"it computes {printable(f'{left!r} {operator} {right!r}')}, which no chat needs")
+            raise TemplateError(f"it computes {printable(f'{left!r} {operator} {right!r}')}, which is too large")
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`format` in the sandbox, its result followed from all that it is given."""
+        """The sandbox's `format`, with a tracked result."""
         safe = super().wrap_str_format(value)
         if safe is None:
             return None
@@ -172,17 +182,17 @@ def _tracked_filter(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pass_environment
 def _join(environment: Any, value: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> TrackedText:
-    """Jinja's own, which makes plain texts of all."""
+    """The `join` filter; Jinja's own converts its items to plain texts."""
     items = value if attribute is None else map(make_attrgetter(environment, attribute), value)
     return to_tracked(d).join(map(to_tracked, items))
 
 
 def _refuse(message: Any) -> NoReturn:
-    raise Refused(message)
+    raise TemplateRefusal(message)
 
 
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """Unlike Jinja's own, without escapes for HTML."""
+    """The `tojson` filter of transformers; Jinja's own escapes HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

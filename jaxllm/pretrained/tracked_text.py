@@ -1,9 +1,8 @@
-"""Text that knows of each of its characters whether a chat template wrote it or somebody who talks.
+"""A str that records for each character whether a chat template or a user wrote it.
 
-transformers puts two private-use characters around the names of special tokens in messages, so a template that looks at
-a message sees another text. Here a template sees each message as it is, and the origin follows the characters through
-what templates do to text. Where an operation is not followed, its result is the template's only if everything that went
-into it was.
+The record follows the characters through the operations that templates apply to text: slices, joins, splits, formats.
+The result of any other operation counts as the template's only if all its inputs do. A template sees each message
+unchanged.
 """
 
 import re
@@ -13,12 +12,12 @@ from itertools import accumulate, count
 from string import Formatter
 from typing import Any, SupportsIndex, cast
 
-CONVERSION = re.compile(r"%(?:%|(?:\((\w+)\))?s)")  # those of `%` that are followed
-USERS = b"\1"  # in the mask of a text; the template's characters have 0
+CONVERSION = re.compile(r"%(?:%|(?:\((\w+)\))?s)")  # the conversions of `%` that are tracked
+USERS = b"\1"  # a user's character in a mask; the template's characters are 0
 
 
 class TrackedText(str):
-    """A str with a mask of its characters' origins; a user's unless another mask is given.
+    """A str with a mask of the origins of its characters; without a mask all are a user's.
 
     The methods return what those of str return, as TrackedText.
     """
@@ -43,7 +42,7 @@ class TrackedText(str):
 
     def __add__(self, other: str) -> "TrackedText":
         if not isinstance(other, str) or hasattr(other, "__html__"):
-            return NotImplemented  # Markup escapes what it is added to
+            return NotImplemented  # Markup must escape the text
         return TrackedText(super().__add__(other), self._users + tracked(other)._users)
 
     def __radd__(self, other: str) -> "TrackedText":
@@ -108,7 +107,10 @@ class TrackedText(str):
         return tuple(self._cut([len(part) for part in super().rpartition(sep)]))
 
     def _pieces(self, pieces: list[str], sep: str | None) -> list["TrackedText"]:
-        """Parts of the text in order; without `sep` none begins with what is left out between them."""
+        """The pieces that str.split and similar methods return, as tracked slices of the text.
+
+        Without `sep` each piece is searched from the end of the one before, because the gaps have any length.
+        """
         if sep is not None:
             return self._cut([len(piece) for piece in pieces], len(sep))
         found, end = [], 0
@@ -119,39 +121,39 @@ class TrackedText(str):
         return found
 
     def _cut(self, lengths: list[int], gap: int = 0) -> list["TrackedText"]:
-        """The text cut into parts of these lengths, with a gap between each two."""
+        """Slices of these lengths, with `gap` characters between each two."""
         starts = accumulate((length + gap for length in lengths[:-1]), initial=0)
         return [self[start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
 
 def by_template(text: str) -> TrackedText:
-    """The text as one that the template wrote."""
+    """The text, written by the template."""
     return TrackedText(text, bytes(len(text)))
 
 
 def tracked(text: str) -> TrackedText:
-    """The text; of unknown origin it is a user's."""
+    """The text; if it is not tracked, it counts as a user's."""
     return text if isinstance(text, TrackedText) else TrackedText(text)
 
 
 def to_tracked(value: Any) -> TrackedText:
-    """`str(value)`, followed."""
+    """`str(value)`, tracked."""
     return tracked(str(value))
 
 
 def user_mask(text: TrackedText) -> bytes:
-    """The mask: 1 for each character that a user wrote, 0 for the others."""
+    """The mask of the text: 1 for each character that a user wrote, 0 for the others."""
     return text._users
 
 
 def combined(text: str, *sources: Any) -> TrackedText:
-    """A text made of the sources in a way that is not followed: the template's where all of them are, else a user's."""
+    """A text that an untracked operation made of the sources: the template's if all sources are, else a user's."""
     ours = all(isinstance(one, TrackedText) and USERS not in user_mask(one) for one in sources)
     return by_template(text) if ours else TrackedText(text)
 
 
 def tracked_format(text: str, form: TrackedText, values: tuple[Any, ...], named: Mapping[str, Any]) -> TrackedText:
-    """The text that `form.format(*values, **named)` returned, followed where its fields are plain, as in `{}{a}`."""
+    """The text that `form.format(*values, **named)` returned; tracked if its fields are plain, as in `{}{a}`."""
     numbers, given = count(), {**named, **{str(i): value for i, value in enumerate(values)}}
     pieces = []
     for literal, field, *_ in Formatter().parse(form):
@@ -162,15 +164,15 @@ def tracked_format(text: str, form: TrackedText, values: tuple[Any, ...], named:
 
 
 def _checked(pieces: Iterable[TrackedText], text: str, *sources: Any) -> TrackedText:
-    """The pieces joined, if they make that text; else what follows from the sources alone."""
+    """The pieces joined, if they make that text; else the text combined from the sources."""
     joined = TrackedText("").join(pieces)
     return joined if joined == text else combined(text, *sources)
 
 
 def tracking(function: Callable[..., Any], skipped: int = 0) -> Callable[..., Any]:
-    """The function with its result, where that is a text, followed from its arguments but the first `skipped` ones.
+    """The function, with a text that it returns combined from its arguments after the first `skipped` ones.
 
-    The first of these is what it works on. Numbers among the others say how, as a width does.
+    Integers among the arguments are parameters such as a width, and have no origin.
     """
 
     @wraps(function)
@@ -185,7 +187,7 @@ def tracking(function: Callable[..., Any], skipped: int = 0) -> Callable[..., An
 
 
 def _change_case(name: str) -> Callable[[TrackedText], TrackedText]:
-    """One of str's methods. None makes a text shorter; where it is no longer, each character keeps its place."""
+    """A method of str that changes case. No change shortens a text: at equal length each character keeps its place."""
     change = getattr(str, name)
 
     @wraps(change)

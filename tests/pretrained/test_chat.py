@@ -78,7 +78,7 @@ ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% 
         ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(30) }}", "more than 1,000 steps"),
         ("{% for i in range(900) %}{{ 'x' * 9999 }}{% endfor %}", "writes more than 100,000 characters"),
         ("{{ 9 ** 9 ** 9 }}", r"it computes 9 \*\* 9"),
-        ("{{ 'x' * 10000000000 }}", r"it computes 'x' \* 10000000000, which no chat needs"),
+        ("{{ 'x' * 10000000000 }}", r"it computes 'x' \* 10000000000, which is too large"),
         ("{{ [0] * 99999999 }}", r"it computes \[0\] \* "),
         ("x" * 300_000, "has 300,000 characters, more than 262,144"),
     ],
@@ -181,7 +181,7 @@ def test_what_a_message_may_hold() -> None:
         message = {"role": "assistant", "content": content, "tool_calls": tools}
         assert encode_chat(TOKENIZER, calls, [message]) == [*(text + said).encode()]
     for wrong in ({1, 2}, b"x", float("nan"), object()):
-        with pytest.raises(InputError, match="what a message holds must be JSON, but one is ") as error:
+        with pytest.raises(InputError, match="the values of a message must be JSON, but one is ") as error:
             calls.render([{"role": "user", "content": "x", "more": [wrong]}])
         assert "\n" not in str(error.value)
     deep: Any = []
@@ -203,7 +203,7 @@ def test_a_file_keeps_the_format(tmp_path: Path) -> None:
             ChatFormat.load(tmp_path / path)
     assert hash(FORMAT) == hash(ChatFormat.from_dict(FORMAT.to_dict()))
     for fields, message in (
-        ([1], "pretrained.json is no table; its fields are begin_token, end_tokens"),
+        ([1], "pretrained.json is not a table; its fields are begin_token, end_tokens"),
         ({"begin": 1}, "pretrained.json has the unknown field 'begin'"),
         ({"begin_token": -1}, "pretrained.begin_token is -1, but it must be an integer"),
         ({"end_tokens": [1.5]}, r"pretrained.end_tokens is \[1.5\]"),
