@@ -1,6 +1,6 @@
 """The config.json of a Hugging Face folder to a GPTConfig, and a GPTConfig to a config.json.
 
-Each setting is read, or is known to change no number, or the model is refused. All reasons are in one message.
+A model is refused if a setting asks for what a GPT cannot compute. All such settings are in one message.
 """
 
 from collections.abc import Iterable, Mapping
