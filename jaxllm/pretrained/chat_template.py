@@ -159,7 +159,9 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         size, times = (len(one) if isinstance(one, str | list | tuple) else abs(one) for one in (left, right))
         if operator == "**" or size * times > MOST_PRODUCT:
-            raise TemplateError(f"it computes {printable(f'{left!r} {operator} {right!r}')}, beyond the limits of a template")
+            raise TemplateError(
+                f"it computes {printable(f'{left!r} {operator} {right!r}')}, beyond the limits of a template"
+            )
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:

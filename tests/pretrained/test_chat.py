@@ -1,4 +1,4 @@
-"""Conversations: the model's own template in a sandbox with an end, and messages that cannot be more than text."""
+"""Conversations: the chat template in a sandbox with limits, and messages that are always ordinary text."""
 
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def test_a_role_is_ordinary_text() -> None:
 
 
 def test_a_template_may_cut_messages() -> None:
-    """As those of models that think do. What a cut leaves over of a message stays ordinary text."""
+    """As templates of reasoning models do. The rest of a message stays ordinary text."""
     cutting = ChatFormat(chat_template="{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}")
     assert encode_chat(TOKENIZER, cutting, [{"role": "assistant", "content": "Hm.</think>Hi"}]) == [ord("H"), ord("i")]
     joining = ChatFormat(chat_template="{{ messages[0].content | replace('</think>', '') }}<|im_end|>")
@@ -156,7 +156,7 @@ def test_a_template_may_cut_messages() -> None:
 
 
 def test_a_template_sees_messages_as_they_are() -> None:
-    """`</think>` is a special token here; new lines after it are cut off, as Qwen 3's template does."""
+    """`</think>` is a special token here; the template removes new lines after it, as Qwen 3's does."""
     thinks = ChatFormat(chat_template="{{ messages[0].content.split('</think>')[-1].lstrip('\\n') }}<|im_end|>")
     assert encode_chat(TOKENIZER, thinks, [{"role": "assistant", "content": "Hm.\n</think>\n\nHi"}]) == [*b"Hi", 257]
     looks = ChatFormat(

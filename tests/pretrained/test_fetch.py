@@ -1,4 +1,4 @@
-"""Where a pretrained model is looked for: paths, packages, names on Hugging Face."""
+"""Where `fetch` finds a model: paths, packages, names on Hugging Face."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights that hold NaN or infinity: refused where they come in or go out, reported by every command that computes."""
+"""Weights that hold NaN or infinity: loading and saving refuse them, every command that computes reports them."""
 
 import io
 from dataclasses import asdict, replace
@@ -135,9 +135,7 @@ def test_every_command_that_computes_reports_them(
     assert said.err.count("\n") == 1 and "nan" not in said.out and not picture.exists()
 
 
-def test_numbers_that_overflow_are_told_from_weights_that_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_overflow_in_a_computation_is_reported_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = imported(tmp_path / "run", LEARNED)
     params = poisoned(load_run(run).params, "head/kernel", 3e38, slice(None))
     write_weights(RunFolder(run).weights, params)
@@ -146,7 +144,7 @@ def test_numbers_that_overflow_are_told_from_weights_that_do(
 
 
 def test_they_are_reported_where_they_are_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first tokens are as good as ever: here only the sixth position is damaged."""
+    """The first tokens are right, because only the sixth position is damaged."""
     run = imported(tmp_path / "run", LEARNED)
     words = ["generate", str(run), "--prompt", "ab", "--seed", "3", "--max-new-tokens"]
     write_weights(RunFolder(run).weights, poisoned(load_run(run).params, "position_embedding/table", np.nan, 5))
@@ -180,7 +178,7 @@ def test_the_checkpoints_of_a_run_are_no_exception(tmp_path: Path, capsys: pytes
 
 
 class Masked(GPT):
-    """A GPT that never writes one id."""
+    """A GPT that never generates the id 0."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         logits, cache = super().__call__(*args, **options)

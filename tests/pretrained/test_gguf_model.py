@@ -1,4 +1,4 @@
-"""GGUF files against Hugging Face folders of the same weights, and what is refused of a GGUF file."""
+"""Models from GGUF files: the same as from Hugging Face folders with the same weights; files that are refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.newest
 
 
 def frequency_factors(config: GPTConfig) -> np.ndarray:
-    """What Llama 3's scaling divides each frequency by, as llama.cpp's converter writes it."""
+    """The divisor of each frequency in Llama 3's scaling, as llama.cpp's converter writes it."""
     factors = []
     for i in range(config.head_dim // 2):
         turns = config.rope_original_context * config.rope_base ** (-2 * i / config.head_dim) / (2 * np.pi)
@@ -42,7 +42,7 @@ def test_a_gguf_file_is_the_folder(architecture: str, dtype: str, tmp_path: Path
 def test_the_scaling_of_llama_3(tmp_path: Path) -> None:
     folder, keys, tensors = both(tmp_path, LLAMA3, "llama")
     factors = frequency_factors(LLAMA3)
-    assert {1, 8} < set(factors)  # and some between the two ends
+    assert {1, 8} < set(factors)  # and some in between
     path = write_gguf(tmp_path / "x.gguf", "llama", keys, {**tensors, "rope_freqs.weight": factors})
     config, params = load_pretrained(path)
     assert numeric_fields(config) == numeric_fields(LLAMA3)

@@ -1,4 +1,4 @@
-"""Headers of safetensors and GGUF: right files read, every rule broken once, each fault told in one sentence."""
+"""Headers of safetensors and GGUF: valid files are read, each broken rule is reported in one sentence."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ F32, F16, Q8_0, BF16 = 0, 1, 8, 30
 
 
 def refused(read: Any, path: Path, content: bytes) -> str:
-    """The sentence with which the file is refused."""
+    """The message that refuses the file."""
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
         read(path)
@@ -252,7 +252,7 @@ def test_what_cannot_be_read(tmp_path: Path, format: Any) -> None:
 
 
 def test_a_file_cut_short_after_its_header_was_read(tmp_path: Path) -> None:
-    """A map of bytes that are not there would end the process."""
+    """Reading mapped bytes beyond the end of a file would kill the process."""
     path = tmp_path / "x"
     path.write_bytes(headers.safetensors({"a": F}, bytes(8)))
     read = safetensors.read_header(path)
@@ -264,7 +264,7 @@ def test_a_file_cut_short_after_its_header_was_read(tmp_path: Path) -> None:
         safetensors.read_tensor(path, read.tensors["a"])
 
 
-SIZE = 2**17  # bytes, about
+SIZE = 2**17  # bytes of a file, approximately
 COSTLY: dict[str, tuple[Any, bytes]] = {
     "empty arrays": (gguf, headers.gguf([pair("k", headers.ARRAY, array(headers.ARRAY, [array(0, [])] * (SIZE // 12)))])),
     "empty lists": (gguf, headers.gguf([pair("k", headers.ARRAY, array(headers.ARRAY, [array(headers.STRING, [])] * (SIZE // 12)))])),

@@ -1,4 +1,4 @@
-"""config.json as transformers 4 and 5 write it: the GPTConfig that it means, and what is refused."""
+"""config.json as transformers 4 and 5 write it: its GPTConfig, and settings that are refused."""
 
 from dataclasses import replace
 from typing import Any
@@ -75,7 +75,7 @@ SETTINGS = {
         {**QWEN3_4, "use_sliding_window": True},
         replace(ROTARY, qk_norm=True, d_head=16, rope_base=1e6, tie_embeddings=True),
     ),
-    # Where two names say the same thing otherwise: the layout of 4 comes first, as in 5.
+    # Two names of one setting with different values: the layout of 4 takes precedence, as in transformers 5.
     "llama with a base in both layouts": (
         {**LLAMA_4, "rope_theta": 7.0, "rope_parameters": {"rope_theta": 8.0, "rope_type": "default"}},
         replace(ROTARY, rope_base=8.0),

@@ -1,4 +1,4 @@
-"""Folders with weights: several files of them, a part of them, and what is no model."""
+"""Folders with weights: shards, missing parts, and paths that are not a model."""
 
 import json
 from pathlib import Path
@@ -14,12 +14,12 @@ from jaxllm.pretrained.safetensors import write_tensors
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 
-def test_all_that_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
+def test_all_that_does_not_fit_is_reported_at_once(tmp_path: Path) -> None:
     def change(tensors: Tensors) -> None:
         del tensors["model.layers.1.mlp.up_proj.weight"]
         tensors["model.norm.weight"] = np.zeros(7, np.float32)
         tensors["model.layers.0.self_attn.q_proj.bias"] = np.zeros(16, np.float32)
-        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(2, np.float32)  # of old files; no weights
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(2, np.float32)  # in old files; not a weight
 
     saved(tmp_path / "a", LLAMA, change)
     assert (
@@ -63,7 +63,7 @@ def test_shards(tmp_path: Path) -> None:
     assert_same(load_pretrained(folder)[1], params)
     (folder / "model-2.safetensors").rename(blob)
     assert "lacks the shard 'model-2.safetensors' that" in refusal(lambda: load_pretrained(folder))
-    (folder / "model-2.safetensors").symlink_to(blob)  # as the hub's cache has it
+    (folder / "model-2.safetensors").symlink_to(blob)  # as in the hub's cache
     assert_same(load_pretrained(folder)[1], params)
     index = folder / "model.safetensors.index.json"
     right = json.loads(index.read_text())["weight_map"]

@@ -1,6 +1,6 @@
-"""Hugging Face folders in and out, without PyTorch, and the commands `import` and `export`.
+"""`load_pretrained` and `save_pretrained` of Hugging Face folders, and the commands `import` and `export`.
 
-That the numbers are those of transformers is in test_pretrained_peers.py, settings and GGUF have tests of their own.
+test_pretrained_peers.py compares the numbers with those of transformers.
 """
 
 import json
@@ -76,7 +76,7 @@ def test_types_are_kept_in_files_and_widened_out_of_them(dtype: Any, tmp_path: P
 
 
 def test_interleaved_positions_go_out_half_split(tmp_path: Path) -> None:
-    """The logits are the same in the other order, also of queries and keys that are normed: by the NumPy reference."""
+    """The NumPy reference gives the same logits in both orders, with normalised queries and keys too."""
     config = replace(LLAMA, position="rotary_interleaved", qk_norm=True)
     params = random_params(config)
     save_pretrained(tmp_path, config, params)
@@ -108,7 +108,7 @@ def test_what_no_family_is(config: GPTConfig, words: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("base", "change"),
     [
-        (GPT2, {"d_model": 6}),  # heads of 3, which rotary positions could not rotate
+        (GPT2, {"d_model": 6}),  # heads of width 3, which rotary positions cannot rotate
         (GPT2, {"rope_low_frequency": 4.0}),
         (GPT2, {"rope_low_frequency": 4.0, "rope_factor": 8.0}),
         (LLAMA, {"rope_low_frequency": 4.0}),  # without a factor there is no scaling
@@ -133,7 +133,7 @@ def test_a_model_that_no_family_is_has_a_nearest_one_whatever_its_widths() -> No
 
 
 def test_a_width_that_heads_do_not_divide_is_a_mistral() -> None:
-    """transformers opens no Llama of such a width."""
+    """transformers does not open a Llama of such a width."""
     config = replace(LLAMA, d_head=6)
     assert family_for(config).architecture == "LlamaForCausalLM"
     assert family_for(replace(config, d_model=18)).architecture == "MistralForCausalLM"
@@ -156,7 +156,7 @@ def test_parameters_of_another_model_do_not_go_out(tmp_path: Path) -> None:
 
 
 def test_gpt2_as_it_was_published(tmp_path: Path) -> None:
-    """Names without the model's, and masks among the weights."""
+    """Names without the prefix "transformer.", and masks among the weights."""
 
     def change(tensors: Tensors) -> None:
         bare = {name.removeprefix("transformer."): x for name, x in tensors.items()}
@@ -195,7 +195,7 @@ def test_import_makes_a_run_and_export_the_folder_again(tmp_path: Path, capsys: 
         assert (tmp_path / "out" / file).read_text() == (tmp_path / "folder" / file).read_text()
 
 
-def test_what_no_text_uses_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ids_that_no_text_uses_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = imported(tmp_path / "run", replace(GPT2, vocab_size=300, separator=256))
     assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
@@ -245,7 +245,7 @@ def test_import_and_export_leave_nothing_behind(
 
 
 def test_a_short_text_is_no_reason_for_a_long_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Imported models can look at many thousands of tokens."""
+    """An imported model may have a context of many thousands of tokens."""
     shapes = []
 
     def make_step(_: Any) -> Any:

@@ -9,7 +9,7 @@ from pretrained_files import Tensors, contents, random_params
 
 from jaxllm import GPTConfig, save_pretrained
 
-NAMES = {  # of transformers to those of llama.cpp
+NAMES = {  # of transformers: of llama.cpp
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "model.layers": "blk",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
@@ -43,7 +43,7 @@ def llama_cpp_name(name: str) -> str:
 
 
 def converted(folder: Path, config: GPTConfig, architecture: str) -> Tensors:
-    """A saved model's tensors as llama.cpp's converter names and arranges them."""
+    """The tensors of a saved model, as llama.cpp's converter names and stores them."""
     tensors = {llama_cpp_name(name): x for name, x in contents(folder).items()}
     for name, x in tensors.items():
         if architecture == "gpt2" and x.ndim == 2 and name.startswith("blk"):

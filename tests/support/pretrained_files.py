@@ -1,4 +1,4 @@
-"""Tiny models of every family in files, for the tests of pretrained weights."""
+"""Tiny models of each family in Hugging Face folders, for the tests of jaxllm/pretrained."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,7 +34,7 @@ CONFIGS = {
 
 
 def random_params(config: GPTConfig, dtype: Any = np.float32, seed: int = 0) -> dict[str, Any]:
-    """Every parameter random, of few enough bits that no type and no sum rounds it."""
+    """Random parameters of so few bits that no dtype and no sum rounds them."""
     rng = np.random.default_rng(seed)
     shapes = parameter_shapes(config)
     return nested({path: (rng.integers(-127, 128, shape) / 64).astype(dtype) for path, shape in shapes.items()})
@@ -62,7 +62,7 @@ def contents(folder: Path) -> Tensors:
 
 
 def saved(folder: Path, config: GPTConfig, change: Callable[[Tensors], Any] = lambda _: None) -> dict[str, Any]:
-    """Saves a random model, its tensors changed by name in place; returns its parameters."""
+    """Save a random model, whose tensors `change` may change in place; returns its parameters."""
     params = random_params(config)
     save_pretrained(folder, config, params)
     tensors = contents(folder)
@@ -72,7 +72,7 @@ def saved(folder: Path, config: GPTConfig, change: Callable[[Tensors], Any] = la
 
 
 def hugging_face(path: Path, config: GPTConfig) -> dict[str, Any]:
-    """A folder with its tokenizer, as one is downloaded; returns its parameters."""
+    """Save a random model with a tokenizer, as in a downloaded folder; returns its parameters."""
     params = saved(path, config)
     save_tokenizer_files(path, TOKENIZER, ChatFormat(end_tokens=(257,), eos_token="</s>", chat_template="hi"))
     return params

@@ -12,7 +12,7 @@ MUTATIONS = [
     Mutation("the rows of GGUF's Llamas left interleaved", PLACES, "if layout.interleaved and any(", "if False and any(", "pretrained/test_gguf_model.py::test_a_gguf_file_is_the_folder[float32-llama]"),
     Mutation("interleaved heads go out as they are", PLACES, 'if config.position == "rotary_interleaved" and any', 'if False and any', "pretrained/test_pretrained.py::test_interleaved_positions_go_out_half_split"),
     Mutation("Gemma's norms without their 1", PLACES, "x = x + np.asarray(layout.offset, x.dtype)", "pass", "pretrained/test_pretrained.py::test_what_goes_out_comes_in[GemmaForCausalLM]"),
-    Mutation("shapes of tensors not compared", PLACES, "if wanted.get(name, shape) != shape", "if False", "pretrained/test_hf_folder.py::test_all_that_does_not_fit_is_said_at_once"),
+    Mutation("shapes of tensors not compared", PLACES, "if wanted.get(name, shape) != shape", "if False", "pretrained/test_hf_folder.py::test_all_that_does_not_fit_is_reported_at_once"),
     Mutation("another head taken for the table", "jaxllm/pretrained/load.py", "or not np.array_equal(self.read(head), self.read(table))", "", "pretrained/test_pretrained.py::test_a_tied_table_may_be_there_twice_or_as_the_head"),
     Mutation("Q6_K's zero one lower", "jaxllm/pretrained/gguf_quantised.py", "return _signed(q, 32), _float32(x", "return _signed(q, 31), _float32(x", "pretrained/test_gguf_quantised.py::test_number_by_number[Q6_K]"),
     Mutation("an unknown field of pretrained.json", "jaxllm/pretrained/chat.py", "(unknown := sorted(set(fields) - set(cls.__dataclass_fields__)))", "(unknown := [])", "pretrained/test_chat.py::test_a_file_keeps_the_format", "TypeError"),
