@@ -60,20 +60,36 @@ def add_tokens(folder: Path, content: Any, config: Mapping[str, Any], names: Map
     """
     listed, vocabulary = {one["content"]: one for one in content.get("added_tokens") or []}, content["model"]["vocab"]
     ids = vocabulary | {name: one["id"] for name, one in listed.items()}
-    for i, one in (config.get(DECODER) or {}).items():
-        name, special = one["content"], bool(one.get("special"))
-        listed[name] = {"normalized": not special, **one, "special": special, "id": ids.get(name, int(i))}
     roles = dict.fromkeys(name for name in names.values() if name is not None)
-    named = roles | dict.fromkeys([END_OF_TEXT, *_more_tokens(config)])
-    for name, i in (_read_added(folder / ADDED_TOKENS, vocabulary) if DECODER not in config else {}).items():
-        special = name in named
-        listed.setdefault(
-            name, {"content": name, "id": ids.get(name, i), "special": special, "normalized": not special}
-        )
-    for name in named:
+    special = roles | dict.fromkeys([END_OF_TEXT, *_more_tokens(config)])
+    if DECODER in config:
+        listed |= _decoder_tokens(config[DECODER] or {}, ids)
+    else:
+        for name, one in _added_tokens(folder / ADDED_TOKENS, vocabulary, ids, special).items():
+            listed.setdefault(name, one)
+    for name in special:
         if name in vocabulary:
             listed.setdefault(name, {"content": name, "id": vocabulary[name], "special": True})
     content["added_tokens"] = [one | {"special": True} if one["content"] in roles else one for one in listed.values()]
+
+
+def _decoder_tokens(decoder: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, Any]:
+    """The tokens of added_tokens_decoder by name, with the ids of `ids` where it has them."""
+    tokens = {}
+    for i, one in decoder.items():
+        name, special = one["content"], bool(one.get("special"))
+        tokens[name] = {"normalized": not special, **one, "special": special, "id": ids.get(name, int(i))}
+    return tokens
+
+
+def _added_tokens(
+    path: Path, vocabulary: Mapping[str, int], ids: Mapping[str, int], special: Collection[str]
+) -> dict[str, Any]:
+    """The tokens of added_tokens.json by name, with the ids of `ids` where it has them."""
+    return {
+        name: {"content": name, "id": ids.get(name, i), "special": name in special, "normalized": name not in special}
+        for name, i in _read_added(path, vocabulary).items()
+    }
 
 
 def _read_added(path: Path, vocabulary: Mapping[str, int]) -> dict[str, int]:
