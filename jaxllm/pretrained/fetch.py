@@ -59,7 +59,7 @@ def _download(name: str) -> Path:
         import huggingface_hub as hub
     except ImportError:
         raise InputError(
-            f"{name} is no file or folder here; to download the model of that name install huggingface_hub "
+            f"{name} is not a file or folder here; to download the model of that name install huggingface_hub "
             f'(`pip install "jaxllm[hub]"`), {by_hand}.'
         ) from None
     try:
@@ -67,6 +67,6 @@ def _download(name: str) -> Path:
     except Exception as error:  # network errors come from several libraries
         first = printable(str(error).strip().partition("\n")[0])
         raise InputError(
-            f"{name} is no file or folder here, and could not be downloaded ({type(error).__name__}: {first}); check "
+            f"{name} is not a file or folder here, and could not be downloaded ({type(error).__name__}: {first}); check "
             f"the name and the network, {by_hand}."
         ) from None
