@@ -67,6 +67,6 @@ def _download(name: str) -> Path:
     except Exception as error:  # network errors come from several libraries
         first = printable(str(error).strip().partition("\n")[0])
         raise InputError(
-            f"{name} is not a file or folder here, and could not be downloaded ({type(error).__name__}: {first}); check "
-            f"the name and the network, {by_hand}."
+            f"{name} is not a file or folder here, and could not be downloaded ({type(error).__name__}: {first}); "
+            f"check the name and the network, {by_hand}."
         ) from None

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,62 +49,60 @@ def read_gguf_tokenizer(
         )
     tokenizer: BPETokenizer | SentencePieceTokenizer
     with as_input_error(path, "GGUF file with a tokenizer of byte pairs"):
-        names, kinds = _read_tokens(metadata, path)
-        ids = {name: i for i, name in enumerate(names)}
-        added = _added(metadata, ids, kinds)
+        vocabulary = _read_vocabulary(metadata, path)
         if model == "llama":
-            tokenizer, begins = _sentencepiece(metadata, ids, kinds, added), True
+            tokenizer, begins = _sentencepiece(metadata, vocabulary), True
         else:
             pattern = PRE_TOKENIZERS[pre]
-            tokenizer, begins = _byte_pairs(metadata, ids, kinds, added, pattern, path), pattern in BEGINS
-        chat = _chat_format(metadata, names, kinds, begins)
+            tokenizer, begins = _byte_pairs(metadata, vocabulary, pattern, path), pattern in BEGINS
+        chat = _chat_format(metadata, vocabulary, begins)
         return tokenizer.ending_documents_with(chat.eos_token), chat
 
 
-def _read_tokens(metadata: Mapping[str, Any], path: str | Path) -> tuple[list[str], list[int]]:
-    """The names and types of all tokens by id. Raises InputError if a name is repeated or too long."""
+class _Vocabulary(NamedTuple):
+    """The tokens of a file."""
+
+    names: list[str]  # by id
+    kinds: list[int]  # types by id
+    ids: dict[str, int]
+    added: dict[str, int]  # tokens that are not special and are found in any text
+
+
+def _read_vocabulary(metadata: Mapping[str, Any], path: str | Path) -> _Vocabulary:
+    """The tokens. Raises InputError if a name is repeated or too long, or a type is missing.
+
+    Tokens that have a role or end an answer are special whatever their type is; llama.cpp corrects their types too.
+    """
     names, kinds = metadata[KEY + "tokens"], np.asarray(metadata[KEY + "token_type"]).tolist()
-    if len(set(names)) != len(names) or len(kinds) != len(names):
+    ids = {name: i for i, name in enumerate(names)}
+    if len(ids) != len(names) or len(kinds) != len(names):
         raise InputError(f"{path} holds a token twice, or not a type for each of its {len(names):,} tokens.")
-    if (longest := max(map(len, names), default=0)) > MOST_CHARACTERS:
+    if (longest := max(map(len, ids), default=0)) > MOST_CHARACTERS:
         raise InputError(
             f"{path} holds a token of {longest:,} characters, more than the {MOST_CHARACTERS:,} allowed; convert the "
             "model again."
         )
-    return names, kinds
+    given = (metadata.get(f"{KEY}{role}_token_id") for role in (*ROLES, "unknown", "padding"))
+    special = {i for i in given if isinstance(i, int | np.integer)}
+    user_defined = {name: i for name, i in ids.items() if kinds[i] == USER_DEFINED}
+    added = {name: i for name, i in user_defined.items() if i not in special and name not in ENDS}
+    return _Vocabulary(names, kinds, ids, added)
 
 
-def _byte_pairs(
-    metadata: Mapping[str, Any],
-    ids: dict[str, int],
-    kinds: list[int],
-    added: dict[str, int],
-    pattern: str,
-    path: str | Path,
-) -> BPETokenizer:
+def _byte_pairs(metadata: Mapping[str, Any], vocabulary: _Vocabulary, pattern: str, path: str | Path) -> BPETokenizer:
+    _, kinds, ids, added = vocabulary
     special = {name: i for name, i in ids.items() if kinds[i] != NORMAL and name not in added}
     merges, normalization = metadata[KEY + "merges"], NORMALIZATION.get(pattern)
     return from_vocabulary(ids, merges, special, pattern, normalization, path, pattern in WHOLE_PIECES, added)
 
 
-def _added(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int]) -> dict[str, int]:
-    """Added tokens that are not special and are found in any text.
-
-    Tokens that have a role or end an answer are special whatever their type is; llama.cpp corrects their types too.
-    """
-    given = (metadata.get(f"{KEY}{role}_token_id") for role in ("bos", "eos", "eot", "eom", "unknown", "padding"))
-    roles = {i for i in given if isinstance(i, int | np.integer)}
-    return {name: i for name, i in ids.items() if kinds[i] == USER_DEFINED and i not in roles and name not in ENDS}
-
-
-def _sentencepiece(
-    metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int], added: dict[str, int]
-) -> SentencePieceTokenizer:
+def _sentencepiece(metadata: Mapping[str, Any], vocabulary: _Vocabulary) -> SentencePieceTokenizer:
     """The tokenizer, with scores converted to the list of merges that transformers makes of them.
 
     The merge with the highest score is first, then the one with the longest left part. Of different tokens with equal
     scores and lengths the one with the lower id is first.
     """
+    _, kinds, ids, added = vocabulary
     scores = np.asarray(metadata[KEY + "scores"]).tolist()
     if len(scores) != len(ids):
         raise InputError(f"{KEY}scores has {len(scores):,} values for {len(ids):,} tokens; convert the model again.")
@@ -146,8 +144,9 @@ def _token_ids(metadata: Mapping[str, Any], n_tokens: int) -> dict[str, int]:
     return ids
 
 
-def _chat_format(metadata: Mapping[str, Any], names: list[str], kinds: list[int], begins: bool) -> ChatFormat:
+def _chat_format(metadata: Mapping[str, Any], vocabulary: _Vocabulary, begins: bool) -> ChatFormat:
     """The chat format; `begins` is whether a text begins with the begin token if the file does not say."""
+    names, kinds, *_ = vocabulary
     ids = _token_ids(metadata, len(names))
     named = [i for i, name in enumerate(names) if name in ENDS and kinds[i] == CONTROL]
     return ChatFormat(

@@ -15,7 +15,8 @@ from jaxllm.tokenizers.formats.exchange import read_json
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHT_DTYPES = ("F32", "BF16", "F16", "F64")
 SHARD = re.compile(r".*-(\d+)-of-(\d+)\.safetensors")
 Tensors = dict[str, tuple[Path, StoredTensor]]  # name: the file, and the place in it

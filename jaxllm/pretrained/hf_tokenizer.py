@@ -20,6 +20,7 @@ from jaxllm.pretrained.hf_added_tokens import (
     warn_of_missing_tokens,
     warn_of_outside_ids,
 )
+from jaxllm.pretrained.hf_folder import CONFIG, GENERATION_CONFIG
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
 from jaxllm.tokenizers.base import END_OF_TEXT
 from jaxllm.tokenizers.formats.exchange import read_json, read_text, to_hugging_face
@@ -30,7 +31,6 @@ from jaxllm.utils.files import replace_file
 from jaxllm.utils.validate import shown
 
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
-GENERATION_CONFIG, MODEL_CONFIG = "generation_config.json", "config.json"
 # For folders without tokenizer.json: the pattern and the normalizer of each tokenizer_class.
 CLASSES: dict[str, tuple[str, Any]] = {"GPT2Tokenizer": ("gpt2", None), "Qwen2Tokenizer": ("qwen2", {"type": "NFC"})}
 
@@ -145,7 +145,7 @@ def _add_padding(content: Any, vocab_size: int) -> None:
 
 def _end_tokens(folder: Path, tokenizer: Tokenizer, eos_token: int | None) -> tuple[int, ...]:
     """The ids that end an answer: those of generation_config.json, or else of config.json; and `eos_token`."""
-    files = {name: optional_json(folder / name) for name in (GENERATION_CONFIG, MODEL_CONFIG)}
+    files = {name: optional_json(folder / name) for name in (GENERATION_CONFIG, CONFIG)}
     for name, fields in files.items():
         warn_of_outside_ids(name, fields, tokenizer.vocab_size)
     given = next((ids for fields in files.values() if (ids := fields.get("eos_token_id")) is not None), None)

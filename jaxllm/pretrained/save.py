@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxllm.config import GPTConfig
 from jaxllm.pretrained.hf_config import family_for, write_hf_config
-from jaxllm.pretrained.hf_folder import CONFIG, WEIGHT_DTYPES, WEIGHTS
+from jaxllm.pretrained.hf_folder import CONFIG, GENERATION_CONFIG, WEIGHT_DTYPES, WEIGHTS
 from jaxllm.pretrained.parameter_map import check_shapes, parameter_shapes, tensor_placements, to_tensor
 from jaxllm.pretrained.safetensors import DTYPES, write_tensors
 from jaxllm.pretrained.tensor_file import is_finite
@@ -19,7 +19,6 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 from jaxllm.utils.validate import shown
 
-GENERATION_CONFIG = "generation_config.json"
 # None, because a class of transformers has ids of its own as the default.
 NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
 
