@@ -176,10 +176,10 @@ def test_a_template_names_the_role() -> None:
 def test_what_a_message_may_hold() -> None:
     calls = ChatFormat(chat_template="{{ messages[0].content ~ messages[0].tool_calls[0].function | tojson }}")
     tools = [{"function": {"name": "é", "arguments": {"n": [1, None, True, END]}}}]
-    said = '{"name": "é", "arguments": {"n": [1, null, true, "<|im_end|>"]}}'
+    text_of_calls = '{"name": "é", "arguments": {"n": [1, null, true, "<|im_end|>"]}}'
     for content, text in (("Wait. ", "Wait. "), (None, "None")):
         message = {"role": "assistant", "content": content, "tool_calls": tools}
-        assert encode_chat(TOKENIZER, calls, [message]) == [*(text + said).encode()]
+        assert encode_chat(TOKENIZER, calls, [message]) == [*(text + text_of_calls).encode()]
     for wrong in ({1, 2}, b"x", float("nan"), object()):
         with pytest.raises(InputError, match="the values of a message must be JSON, but one is ") as error:
             calls.render([{"role": "user", "content": "x", "more": [wrong]}])

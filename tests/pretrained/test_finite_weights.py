@@ -92,7 +92,7 @@ def test_a_gguf_file_with_them_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_they_do_not_go_out(value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saving_refuses_them(value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = poisoned(random_params(LLAMA), "block_1/mlp/up/kernel", value)
     message = (
         "params holds NaN or an infinite number in 'block_1/mlp/up/kernel'; train it again, or use another checkpoint."
@@ -130,9 +130,9 @@ def test_every_command_that_computes_reports_them(
     text.write_text("abc abc abc")
     monkeypatch.setattr("sys.stdin", io.StringIO("ab\n"))
     assert main(command.format(run=run, text=text, picture=picture).split()) == 1
-    said = capsys.readouterr()
-    assert said.err.endswith(f"{run} computes non-finite numbers: its parameter {path} holds NaN or infinity; import the model again, or use another checkpoint.\n")  # fmt: skip
-    assert said.err.count("\n") == 1 and "nan" not in said.out and not picture.exists()
+    captured = capsys.readouterr()
+    assert captured.err.endswith(f"{run} computes non-finite numbers: its parameter {path} holds NaN or infinity; import the model again, or use another checkpoint.\n")  # fmt: skip
+    assert captured.err.count("\n") == 1 and "nan" not in captured.out and not picture.exists()
 
 
 def test_overflow_in_a_computation_is_reported_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +143,7 @@ def test_overflow_in_a_computation_is_reported_as_such(tmp_path: Path, capsys: p
     assert "its parameters are finite, but numbers computed from them are not" in capsys.readouterr().err
 
 
-def test_they_are_reported_where_they_are_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_they_are_reported_when_they_are_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first tokens are right, because only the sixth position is damaged."""
     run = imported(tmp_path / "run", LEARNED)
     words = ["generate", str(run), "--prompt", "ab", "--seed", "3", "--max-new-tokens"]
@@ -151,11 +151,11 @@ def test_they_are_reported_where_they_are_met(tmp_path: Path, capsys: pytest.Cap
     assert main([*words, "3"]) == 0
     three = capsys.readouterr().out.removesuffix("\n")
     assert main([*words, "9"]) == 1
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert (
-        said.out[:2] == "ab"
-        and three.startswith(said.out.removesuffix("\n"))
-        and "its parameter position_embedding/table holds NaN" in said.err
+        captured.out[:2] == "ab"
+        and three.startswith(captured.out.removesuffix("\n"))
+        and "its parameter position_embedding/table holds NaN" in captured.err
     )
 
 

@@ -93,7 +93,7 @@ def test_one_number_for_all_layers(tmp_path: Path) -> None:
     assert load_pretrained(path)[0].d_ff == 12
 
 
-def test_keys_of_positions_that_a_model_does_not_rotate_change_no_number(tmp_path: Path) -> None:
+def test_keys_of_unused_rotary_positions_are_ignored(tmp_path: Path) -> None:
     """A GPT-2 has no rotary positions, and a scaling of type "none" has no factor. (llama.cpp, src/llama-context.cpp)"""
     config = replace(GPT2, d_model=6)
     folder, keys, tensors = both(tmp_path, config, "gpt2")

@@ -175,9 +175,11 @@ def test_a_named_token_that_is_missing_is_reported(
     files: dict[str, Any], messages: list[str], ends: tuple[int, ...], tmp_path: Path
 ) -> None:
     with_json(tmp_path, {STOP: True}, **files)
-    with recorded_warnings() as said:
+    with recorded_warnings() as recorded:
         assert load_tokenizer_files(tmp_path)[1].end_tokens == ends
-    assert len(said) == len(messages) and all(a.startswith(b) for a, b in zip(said, messages, strict=True)), said
+    assert len(recorded) == len(messages) and all(a.startswith(b) for a, b in zip(recorded, messages, strict=True)), (
+        recorded
+    )
 
 
 def test_import_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ SETTINGS = {
         {**GPT2_4, "n_inner": 40, "activation_function": "relu", "layer_norm_epsilon": 1e-3, "tie_word_embeddings": 0 > 1},
         GPTConfig(99, 1024, 32, 2, 4, d_ff=40, activation="relu", norm_epsilon=1e-3, tie_embeddings=False),
     ),
-    "llama, nothing said": (LLAMA_4, ROTARY),
+    "llama with defaults": (LLAMA_4, ROTARY),
     "llama without its architecture": ({**LLAMA_4, "architectures": None}, ROTARY),
     "llama without grouped heads": ({**LLAMA_4, "num_key_value_heads": None}, replace(ROTARY, n_kv_heads=None)),
     "llama 3, layout of 4": (

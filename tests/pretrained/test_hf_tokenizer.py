@@ -108,8 +108,8 @@ def test_the_id_0_ends_answers_and_begins_texts(tmp_path: Path) -> None:
 
 def test_where_texts_begin(folder: Path) -> None:
     """tokenizer_config.json takes precedence, as in transformers 5."""
-    for said, begins in ((None, 301), (False, None), (True, 301)):
-        change(folder, "tokenizer_config", add_bos_token=said)
+    for value, begins in ((None, 301), (False, None), (True, 301)):
+        change(folder, "tokenizer_config", add_bos_token=value)
         assert load_tokenizer_files(folder)[1].begin_token == begins
     change(folder, "tokenizer", post_processor={"type": "ByteLevel"})
     assert load_tokenizer_files(folder)[1].begin_token == 301

@@ -52,7 +52,7 @@ SAVED = {
 
 
 @pytest.mark.parametrize("architecture", SAVED)
-def test_what_goes_out_comes_in(architecture: str, tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_again(architecture: str, tmp_path: Path) -> None:
     config, params = SAVED[architecture], random_params(SAVED[architecture])
     save_pretrained(tmp_path, config, params)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [architecture]
@@ -63,7 +63,7 @@ def test_what_goes_out_comes_in(architecture: str, tmp_path: Path) -> None:
     assert all(x.flags.owndata and x.flags.c_contiguous for x in jax.tree.leaves(again))
 
 
-def test_every_family_goes_out() -> None:
+def test_every_family_is_saved() -> None:
     assert set(SAVED) == {family.architecture for family in FAMILIES}
 
 
@@ -75,7 +75,7 @@ def test_types_are_kept_in_files_and_widened_out_of_them(dtype: Any, tmp_path: P
     assert_same(load_pretrained(tmp_path)[1], random_params(LLAMA), np.float64 if dtype is np.float64 else np.float32)
 
 
-def test_interleaved_positions_go_out_half_split(tmp_path: Path) -> None:
+def test_interleaved_positions_are_saved_half_split(tmp_path: Path) -> None:
     """The NumPy reference gives the same logits in both orders, with normalised queries and keys too."""
     config = replace(LLAMA, position="rotary_interleaved", qk_norm=True)
     params = random_params(config)
@@ -100,7 +100,7 @@ def test_interleaved_positions_go_out_half_split(tmp_path: Path) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_no_family_is(config: GPTConfig, words: str, tmp_path: Path) -> None:
+def test_models_that_no_family_can_express(config: GPTConfig, words: str, tmp_path: Path) -> None:
     assert words in refusal(lambda: save_pretrained(tmp_path / "out", config, {}))
     assert not (tmp_path / "out").exists()
 
@@ -115,7 +115,7 @@ def test_what_no_family_is(config: GPTConfig, words: str, tmp_path: Path) -> Non
     ],
     ids=str,
 )
-def test_rules_of_what_a_model_does_not_use_do_not_keep_it_in(
+def test_limits_of_unused_features_do_not_refuse_a_model(
     base: GPTConfig, change: dict[str, Any], tmp_path: Path
 ) -> None:
     config = replace(base, **change)
@@ -126,7 +126,7 @@ def test_rules_of_what_a_model_does_not_use_do_not_keep_it_in(
     assert_same(again, params)
 
 
-def test_a_model_that_no_family_is_has_a_nearest_one_whatever_its_widths() -> None:
+def test_a_model_without_a_family_has_a_nearest_one() -> None:
     config = replace(GPT2, d_model=6, norm="rms_norm", use_bias=False, activation="swiglu")
     words = "LlamaForCausalLM is nearest, but has no model.position = 'learned'"
     assert words in refusal(lambda: family_for(config))
@@ -139,7 +139,7 @@ def test_a_width_that_heads_do_not_divide_is_a_mistral() -> None:
     assert family_for(replace(config, d_model=18)).architecture == "MistralForCausalLM"
 
 
-def test_parameters_of_another_model_do_not_go_out(tmp_path: Path) -> None:
+def test_parameters_of_another_model_are_refused(tmp_path: Path) -> None:
     params = random_params(LLAMA)
     del params["block_1"]["mlp"]["up"]
     params["norm_final"]["bias"] = np.zeros(16, np.float32)
@@ -198,9 +198,9 @@ def test_import_makes_a_run_and_export_the_folder_again(tmp_path: Path, capsys: 
 def test_ids_that_no_text_uses_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = imported(tmp_path / "run", replace(GPT2, vocab_size=300, separator=256))
     assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert "the model has 300 ids, its tokenizer uses 258 of them" in said
-    assert "transformers lets a text attend to documents before it; this model was trained without" in said
+    printed = capsys.readouterr().out
+    assert "the model has 300 ids, its tokenizer uses 258 of them" in printed
+    assert "transformers lets a text attend to documents before it; this model was trained without" in printed
 
 
 def test_import_and_export_leave_nothing_behind(

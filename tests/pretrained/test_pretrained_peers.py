@@ -112,16 +112,16 @@ def in_float64() -> Iterator[None]:
 @contextmanager
 def silence() -> Iterator[None]:
     """Fails if transformers logs a warning."""
-    said: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     transformers.logging.add_handler(handler)
     transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers.logging.remove_handler(handler)
-    assert not said
+    assert not messages
 
 
 def their_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
@@ -152,7 +152,7 @@ def random_model(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_their_folders_come_in(name: str, tmp_path: Path) -> None:
+def test_folders_of_transformers_are_read(name: str, tmp_path: Path) -> None:
     with in_float64():
         model = random_model(name)
         model.save_pretrained(tmp_path, max_shard_size="20KB")
@@ -164,7 +164,7 @@ def test_their_folders_come_in(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama 3, tied, wide heads", "gemma"])
-def test_as_it_is_in_float32(name: str, tmp_path: Path) -> None:
+def test_logits_in_float32(name: str, tmp_path: Path) -> None:
     model = random_model(name)
     model.save_pretrained(tmp_path)
     config, params = load_pretrained(tmp_path)
@@ -187,7 +187,7 @@ def test_the_layout_of_transformers_4(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_our_folders_go_out(name: str, tmp_path: Path) -> None:
+def test_transformers_opens_our_folders(name: str, tmp_path: Path) -> None:
     config, architecture = OURS[name]
     tokens = np.where(TOKENS == config.separator, 0, TOKENS)  # transformers has no separator
     with arithmetic("float64"):
@@ -204,7 +204,7 @@ def test_our_folders_go_out(name: str, tmp_path: Path) -> None:
         jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(params))
 
 
-def test_an_exported_run_is_theirs(tmp_path: Path) -> None:
+def test_transformers_opens_an_exported_run(tmp_path: Path) -> None:
     """Model, tokenizer, chat template and end tokens, without a warning."""
     config = replace(ROTARY, vocab_size=260)
     run = imported(tmp_path / "run", config)
@@ -221,7 +221,7 @@ def test_an_exported_run_is_theirs(tmp_path: Path) -> None:
         assert_near(their_logits(model, TOKENS), our_logits(config, load_run(run).params, TOKENS), 1e-5)
 
 
-def test_the_loss_of_a_text_is_theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_loss_of_a_text_is_that_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each window begins with the token that their tokenizer puts before a text."""
     config, text = replace(ROTARY, vocab_size=260), "0123456789" * 13
     run = imported(tmp_path / "run", config)
@@ -246,7 +246,7 @@ def test_the_loss_of_a_text_is_theirs(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("kind", TEMPLATES)
 @settings(max_examples=25)
 @given(histories(), st.booleans())
-def test_conversations_are_theirs(kind: str, messages: Any, prompt: bool) -> None:
+def test_conversations_are_those_of_transformers(kind: str, messages: Any, prompt: bool) -> None:
     """With reasoning and results of tools, for several templates."""
     chat = ChatFormat(None, (), "<s>", "</s>", TEMPLATES[kind])
     theirs = their_tokenizer(kind)
