@@ -115,7 +115,7 @@ def _read_content(folder: Path, config: dict[str, Any]) -> Any:
     In the second case a bos_token that the tokenizer_class has by default is added to `config`.
     """
     if (folder / TOKENIZER).exists():
-        return read_json(folder / TOKENIZER)
+        return read_json(folder / TOKENIZER, TOKENIZER)
     if not all((folder / name).exists() for name in ("vocab.json", "merges.txt")):
         raise InputError(
             f"{folder} has no {TOKENIZER}, nor vocab.json and merges.txt; save it with transformers' AutoTokenizer "
