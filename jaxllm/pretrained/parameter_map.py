@@ -1,7 +1,7 @@
-"""Which tensor of a file holds which of our parameters, and how: from a family's names, for a config.
+"""Which tensor of a file holds which parameters of the GPT, in which layout: from a family's Layout and a config.
 
-llm converters rename and reshape tensor by tensor, each in a script of its own; here one function brings a tensor in
-and one takes it out, by what the file's layout says, and shapes are known before a byte is read.
+`to_params` converts a tensor of a file into parameters, `to_tensor` converts them back. The shapes of all tensors are
+known before any is read.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,13 +21,13 @@ from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
-MOST_NAMED = 8  # of what does not fit
+MOST_NAMED = 8  # tensors that do not fit, in a message
 Shape = tuple[int, ...]
-TURNED = ("/attention/query", "/attention/key")  # what rotary positions act on: maps, and norms of heads
+ROTATED = ("/attention/query", "/attention/key")  # kernels, and norms of heads, that rotary positions act on
 
 
-class Place(NamedTuple):
-    """A tensor of a file: our parameters that it holds, and its shape."""
+class Placement(NamedTuple):
+    """The parameters that a tensor of a file holds, by path, and the shape of the tensor."""
 
     paths: tuple[str, ...]
     shape: Shape
@@ -35,8 +35,8 @@ class Place(NamedTuple):
 
 @lru_cache
 def parameter_shapes(config: GPTConfig) -> Mapping[str, Shape]:
-    """The shapes of all parameters by their paths, "block_0/mlp/up/kernel"."""
-    one = replace(config, n_layers=1)  # the blocks are alike, and a thousand would take long
+    """The shapes of all parameters by their paths, such as "block_0/mlp/up/kernel"."""
+    one = replace(config, n_layers=1)  # all blocks have the same shapes
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     shapes = flatten_dict(jax.eval_shape(GPT(one).init, jax.random.key(0), tokens)["params"], sep="/")
     return {
@@ -46,33 +46,34 @@ def parameter_shapes(config: GPTConfig) -> Mapping[str, Shape]:
     }
 
 
-def places_of(layout: Layout, config: GPTConfig, there: Iterable[str] | None = None) -> dict[str, Place]:
-    """Each tensor that a file of such a model holds, by its name; named as in a file where names are `there`.
+def tensor_placements(layout: Layout, config: GPTConfig, found: Iterable[str] | None = None) -> dict[str, Placement]:
+    """The placement of each tensor of a model with that config, by the tensor's name.
 
-    A model without its head has names without a prefix; of a tied one the head may be there in place of the table.
+    `found` are the names of the tensors in a file. If given, they decide between two forms of a file: the names have no
+    prefix if the model was saved without its head, and a tied model may have a head in place of its table.
     """
-    there = None if there is None else set(there)
+    found = None if found is None else set(found)
     prefix = layout.prefix
-    bare = there is not None and name_of(layout, EMBEDDING).removeprefix(prefix) in there
-    shapes, places = parameter_shapes(config), {}
+    bare = found is not None and tensor_name(layout, EMBEDDING).removeprefix(prefix) in found
+    shapes, placements = parameter_shapes(config), {}
     for pattern, paths in layout.names.items():
         for i in range(config.n_layers if "{i}" in pattern else 1):
             name = (pattern.removeprefix(prefix) if bare else pattern).format(i=i)
             held = tuple(path.format(i=i) for path in ((paths,) if isinstance(paths, str) else paths))
             if held[0] in shapes:
-                places[name] = Place(held, _their_shape(layout, held, [shapes[path] for path in held]))
-    table, head = (name_of(layout, path) for path in (EMBEDDING, HEAD))
-    if config.tie_embeddings and there is not None and head in there and table not in there and table in places:
-        places[head] = places.pop(table)
-    return places
+                placements[name] = Placement(held, _stored_shape(layout, held, [shapes[path] for path in held]))
+    table, head = (tensor_name(layout, path) for path in (EMBEDDING, HEAD))
+    if config.tie_embeddings and found is not None and head in found and table not in found and table in placements:
+        placements[head] = placements.pop(table)
+    return placements
 
 
-def name_of(layout: Layout, path: str) -> str:
-    """The tensor that holds a parameter alone."""
+def tensor_name(layout: Layout, path: str) -> str:
+    """The name of the tensor that holds only the parameter `path`, which has no {i}."""
     return next(name for name, held in layout.names.items() if held == path)
 
 
-def _their_shape(layout: Layout, paths: tuple[str, ...], shapes: list[Shape]) -> Shape:
+def _stored_shape(layout: Layout, paths: tuple[str, ...], shapes: list[Shape]) -> Shape:
     joined = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
     return joined[::-1] if _is_out_in(layout, paths) else joined
 
@@ -81,52 +82,55 @@ def _is_out_in(layout: Layout, paths: tuple[str, ...]) -> bool:
     return paths[0] == HEAD or (layout.out_in and paths[0].endswith("/kernel"))
 
 
-def to_ours(layout: Layout, config: GPTConfig, place: Place, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Our parameters out of a tensor of a file, in memory of their own."""
-    if layout.interleaved and any(part in place.paths[0] for part in TURNED):
+def to_params(layout: Layout, config: GPTConfig, placement: Placement, x: np.ndarray) -> dict[str, np.ndarray]:
+    """The parameters in the tensor `x` of a file, by path, as new C-contiguous arrays."""
+    if layout.interleaved and any(part in placement.paths[0] for part in ROTATED):
         x = half_split(x, config.head_dim)
-    if _is_out_in(layout, place.paths):
+    if _is_out_in(layout, placement.paths):
         x = x.T
-    if place.paths[0].endswith("/scale"):
+    if placement.paths[0].endswith("/scale"):
         x = x + np.asarray(layout.offset, x.dtype)
-    parts = np.split(x, len(place.paths), axis=-1)
-    return {path: np.array(part, order="C") for path, part in zip(place.paths, parts, strict=True)}
+    parts = np.split(x, len(placement.paths), axis=-1)
+    return {path: np.array(part, order="C") for path, part in zip(placement.paths, parts, strict=True)}
 
 
-def to_theirs(layout: Layout, config: GPTConfig, place: Place, params: Mapping[str, Any]) -> np.ndarray:
-    """A tensor of a file out of our parameters, by path, mostly in their memory; rotary ones in half-split order."""
-    parts = [np.asarray(params[path]) for path in place.paths]
+def to_tensor(layout: Layout, config: GPTConfig, placement: Placement, params: Mapping[str, Any]) -> np.ndarray:
+    """The tensor of a placement from the parameters by path; rotary positions are put into half-split order.
+
+    The result is a view of the parameters where no copy is needed.
+    """
+    parts = [np.asarray(params[path]) for path in placement.paths]
     x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-    if place.paths[0].endswith("/scale"):
+    if placement.paths[0].endswith("/scale"):
         x = x - np.asarray(layout.offset, x.dtype)
-    if _is_out_in(layout, place.paths):
+    if _is_out_in(layout, placement.paths):
         x = x.T
-    if config.position == "rotary_interleaved" and any(part in place.paths[0] for part in TURNED):
+    if config.position == "rotary_interleaved" and any(part in placement.paths[0] for part in ROTATED):
         x = half_split(x, config.head_dim)
     return x
 
 
 def half_split(x: np.ndarray, head_dim: int) -> np.ndarray:
-    """Rows in the order of pairs 2i, 2i + 1 of each head, put into that of pairs i, i + K/2: [H K, ...] -> the same."""
+    """Rows of each head from the order of pairs (2i, 2i + 1) to that of pairs (i, i + K/2): [H K, ...] to the same."""
     return x.reshape(-1, head_dim // 2, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
-def check_shapes(wanted: Mapping[str, Shape], there: Mapping[str, Shape], what: str, remedy: str) -> None:
-    """Raises InputError that names missing tensors, those of another shape and unknown ones, a few of each kind."""
+def check_shapes(wanted: Mapping[str, Shape], found: Mapping[str, Shape], what: str, remedy: str) -> None:
+    """Raises InputError if `found` differs from `wanted`: it names some missing, misshapen and unknown tensors."""
     faults = [
-        [f"{shown(name)} is missing" for name in wanted if name not in there],
+        [f"{shown(name)} is missing" for name in wanted if name not in found],
         [
             f"{shown(name)} is {list(shape)}, not {list(wanted[name])}"
-            for name, shape in there.items()
+            for name, shape in found.items()
             if wanted.get(name, shape) != shape
         ],
-        [f"{shown(name)} is not known" for name in there if name not in wanted],
+        [f"{shown(name)} is not known" for name in found if name not in wanted],
     ]
     kinds = [kind for kind in faults if kind]
     if kinds:
         most = MOST_NAMED // len(kinds)
-        said = [", ".join(kind[:most]) + (f" and {len(kind) - most:,} more" if kind[most:] else "") for kind in kinds]
-        raise InputError(f"{what} does not fit its config: {', '.join(said)}; {remedy}.")
+        parts = [", ".join(kind[:most]) + (f" and {len(kind) - most:,} more" if kind[most:] else "") for kind in kinds]
+        raise InputError(f"{what} does not fit its config: {', '.join(parts)}; {remedy}.")
 
 
 def is_ignored(layout: Layout, name: str) -> bool:
@@ -136,5 +140,5 @@ def is_ignored(layout: Layout, name: str) -> bool:
 
 
 def nested(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters by path, as the nested dict that `GPT.apply` takes."""
+    """The nested dict that `GPT.apply` takes, from parameters by path."""
     return dict(unflatten_dict({tuple(path.split("/")): leaf for path, leaf in params.items()}))

@@ -5,11 +5,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from imported_runs import CONFIG, imported
 
 from jaxllm import reference
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers.sentencepiece import BYTES, SentencePieceTokenizer
-from tests.commands.test_writer import CONFIG, imported
 from train.cli import main
 from train.commands.compare import from_run
 from train.evaluate import score

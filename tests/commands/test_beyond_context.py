@@ -5,13 +5,13 @@ from pathlib import Path
 
 import jax
 import pytest
+from imported_runs import TEMPLATE, TOKENIZER, imported
 
 import train.writer
 from jaxllm.fast.quantised_weights import pack
 from jaxllm.generate import Sampling, generate
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
-from tests.commands.test_writer import TEMPLATE, TOKENIZER, imported
 from train.cli import main
 from train.runs.load import load_run
 

@@ -5,48 +5,29 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from models import TINY
+from imported_runs import CONFIG, TOKENIZER, imported
 from runs import piped
 
 import train.writer
-from jaxllm import GPT, GPTConfig
+from jaxllm import GPT
 from jaxllm.compare import random_parameters
 from jaxllm.fast.quantised_weights import pack
 from jaxllm.generate import Generation, Sampling, begin, generate
 from jaxllm.pretrained.chat import ChatFormat
-from jaxllm.tokenizers import BPETokenizer
 from jaxllm.tokenizers.sentencepiece import BYTES, SentencePieceTokenizer
 from jaxllm.utils.files import replacing
 from train.cli import main
-from train.config import ModelConfig, RunConfig, TrainConfig
-from train.runs.folder import RunFolder
 from train.runs.imported_weights import read_weights, write_weights
 from train.runs.load import load_run
 from train.writer import behind, until
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
-
-TEMPLATE = (
-    "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
-)
-TOKENIZER = BPETokenizer([bytes([i]) for i in range(256)], ["<s>", "</s>"])
-CONFIG = replace(TINY, vocab_size=260, context_length=64, n_layers=1, norm="rms_norm", position="rotary")
-
-
-def imported(path: Path, config: GPTConfig = CONFIG, chat: ChatFormat | None = None) -> Path:
-    """A run as `jaxllm import` leaves it, of a random model."""
-    folder = RunFolder(path)
-    path.mkdir()
-    (chat or ChatFormat(256, (257,), "<s>", "</s>", TEMPLATE)).save(folder.pretrained)
-    write_weights(folder.weights, random_parameters(GPT(config)))
-    folder.create(RunConfig(model=ModelConfig(**asdict(config)), train=TrainConfig(batch_size=1)), TOKENIZER)
-    return path
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jaxllm import InputError
 from jaxllm.data import documents, read_documents, read_source, shards
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.pretrained.chat import ChatFormat
-from jaxllm.pretrained.tokenizer_files import load_tokenizer_files
+from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, load_tokenizer
 from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken, read_json, to_hugging_face, to_tiktoken
 from jaxllm.utils.files import read_text, without_mark

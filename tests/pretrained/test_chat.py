@@ -1,4 +1,4 @@
-"""Conversations: the model's own template in a sandbox with an end, and messages that cannot be more than text."""
+"""Conversations: the chat template in a sandbox with limits, and messages that are always ordinary text."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jaxllm import InputError
-from jaxllm.pretrained import templates
+from jaxllm.pretrained import chat_template
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.tokenizers import BPETokenizer
 
@@ -78,23 +78,23 @@ ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% 
         ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(30) }}", "more than 1,000 steps"),
         ("{% for i in range(900) %}{{ 'x' * 9999 }}{% endfor %}", "writes more than 100,000 characters"),
         ("{{ 9 ** 9 ** 9 }}", r"it computes 9 \*\* 9"),
-        ("{{ 'x' * 10000000000 }}", r"it computes 'x' \* 10000000000, which no chat needs"),
+        ("{{ 'x' * 10000000000 }}", r"it computes 'x' \* 10000000000, beyond the limits of a template"),
         ("{{ [0] * 99999999 }}", r"it computes \[0\] \* "),
         ("x" * 300_000, "has 300,000 characters, more than 262,144"),
     ],
 )  # fmt: skip
 def test_a_template_that_fails_is_one_sentence(template: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "MOST_STEPS", 1000)
-    monkeypatch.setattr(templates, "MOST_TEXT", 100_000)
+    monkeypatch.setattr(chat_template, "MOST_STEPS", 1000)
+    monkeypatch.setattr(chat_template, "MOST_TEXT", 100_000)
     with pytest.raises(InputError, match=message) as error:
         render(template)
     assert "\n" not in str(error.value)
 
 
 def test_a_template_may_take_as_many_steps_and_write_as_much_as_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "MOST_STEPS", 10)
-    monkeypatch.setattr(templates, "MOST_TEXT", 10)
-    monkeypatch.setattr(templates, "MOST_TEMPLATE", 60)
+    monkeypatch.setattr(chat_template, "MOST_STEPS", 10)
+    monkeypatch.setattr(chat_template, "MOST_TEXT", 10)
+    monkeypatch.setattr(chat_template, "MOST_TEMPLATE", 60)
     assert render("{% for i in range(10) %}x{% endfor %}") == "x" * 10
     assert render("0123456789{#" + "c" * 46 + "#}") == "0123456789"
     for template, message in (
@@ -147,7 +147,7 @@ def test_a_role_is_ordinary_text() -> None:
 
 
 def test_a_template_may_cut_messages() -> None:
-    """As those of models that think do. What a cut leaves over of a message stays ordinary text."""
+    """As templates of reasoning models do. The rest of a message stays ordinary text."""
     cutting = ChatFormat(chat_template="{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}")
     assert encode_chat(TOKENIZER, cutting, [{"role": "assistant", "content": "Hm.</think>Hi"}]) == [ord("H"), ord("i")]
     joining = ChatFormat(chat_template="{{ messages[0].content | replace('</think>', '') }}<|im_end|>")
@@ -156,7 +156,7 @@ def test_a_template_may_cut_messages() -> None:
 
 
 def test_a_template_sees_messages_as_they_are() -> None:
-    """`</think>` is a special token here; new lines after it are cut off, as Qwen 3's template does."""
+    """`</think>` is a special token here; the template removes new lines after it, as Qwen 3's does."""
     thinks = ChatFormat(chat_template="{{ messages[0].content.split('</think>')[-1].lstrip('\\n') }}<|im_end|>")
     assert encode_chat(TOKENIZER, thinks, [{"role": "assistant", "content": "Hm.\n</think>\n\nHi"}]) == [*b"Hi", 257]
     looks = ChatFormat(
@@ -176,12 +176,12 @@ def test_a_template_names_the_role() -> None:
 def test_what_a_message_may_hold() -> None:
     calls = ChatFormat(chat_template="{{ messages[0].content ~ messages[0].tool_calls[0].function | tojson }}")
     tools = [{"function": {"name": "é", "arguments": {"n": [1, None, True, END]}}}]
-    said = '{"name": "é", "arguments": {"n": [1, null, true, "<|im_end|>"]}}'
+    text_of_calls = '{"name": "é", "arguments": {"n": [1, null, true, "<|im_end|>"]}}'
     for content, text in (("Wait. ", "Wait. "), (None, "None")):
         message = {"role": "assistant", "content": content, "tool_calls": tools}
-        assert encode_chat(TOKENIZER, calls, [message]) == [*(text + said).encode()]
+        assert encode_chat(TOKENIZER, calls, [message]) == [*(text + text_of_calls).encode()]
     for wrong in ({1, 2}, b"x", float("nan"), object()):
-        with pytest.raises(InputError, match="what a message holds must be JSON, but one is ") as error:
+        with pytest.raises(InputError, match="the values of a message must be JSON, but one is ") as error:
             calls.render([{"role": "user", "content": "x", "more": [wrong]}])
         assert "\n" not in str(error.value)
     deep: Any = []
@@ -203,7 +203,7 @@ def test_a_file_keeps_the_format(tmp_path: Path) -> None:
             ChatFormat.load(tmp_path / path)
     assert hash(FORMAT) == hash(ChatFormat.from_dict(FORMAT.to_dict()))
     for fields, message in (
-        ([1], "pretrained.json is no table; its fields are begin_token, end_tokens"),
+        ([1], "pretrained.json is not a table; its fields are begin_token, end_tokens"),
         ({"begin": 1}, "pretrained.json has the unknown field 'begin'"),
         ({"begin_token": -1}, "pretrained.begin_token is -1, but it must be an integer"),
         ({"end_tokens": [1.5]}, r"pretrained.end_tokens is \[1.5\]"),

@@ -1,4 +1,4 @@
-"""Any template sees the messages as they are; in what it writes, only its own characters are special tokens."""
+"""A template sees the messages unchanged; in the text that it writes, only its own characters are special tokens."""
 
 import json
 from typing import Any
@@ -24,7 +24,7 @@ def chat_format(template: str) -> ChatFormat:
 
 
 def by_jinja(template: str, messages: Any, prompt: bool) -> str:
-    """The text by Jinja alone, set up as transformers does it."""
+    """The text that Jinja alone writes, configured as in transformers."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     variables = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": prompt}
@@ -69,7 +69,7 @@ def test_the_text_is_jinjas_whatever_is_in_it(kind: str, messages: Any, prompt: 
 @SOME
 @given(histories([chr(0xE000 + i) for i in range(len(HOSTILE))]), st.booleans())
 def test_what_a_user_wrote_is_never_a_special_token(kind: str, messages: Any, prompt: bool) -> None:
-    """The special tokens, and the text between them, are those of harmless messages with the same parts."""
+    """Special tokens and the text between them are those of harmless messages with the same parts."""
     chat = chat_format(TEMPLATES[kind])
     parts = str.maketrans({chr(0xE000 + i): part for i, part in enumerate(HOSTILE)})
 
@@ -137,7 +137,7 @@ def test_what_a_template_makes_of_its_own_text_is_its_own(template: str, want: l
     ],
 )  # fmt: skip
 def test_what_comes_of_a_message_is_the_users(template: str) -> None:
-    """Also by ways on which the characters' origin is not followed."""
+    """Also if an operation does not track the origin of characters."""
     message = {"role": "us<s>er", "content": "<s>", "name": "<s", "more": [{"a": "<s>"}], "keyed": {"<s>": 1}}
     template = "{% set x = messages[0].content %}" + template
     text = chat_format(template).render([message])
@@ -153,6 +153,6 @@ def test_what_comes_of_a_message_is_the_users(template: str) -> None:
         "{{ '{a.__class__.__mro__}'.format_map({'a': x}) }}", "{{ x._users.x }}", "{{ x.__slots__.x }}",
     ],
 )  # fmt: skip
-def test_the_sandbox_holds_for_followed_text(template: str) -> None:
+def test_the_sandbox_holds_for_tracked_text(template: str) -> None:
     with pytest.raises(InputError, match="failed: SecurityError"):
         chat_format("{% set x = messages[0].content %}" + template).render([{"role": "user", "content": "x"}])

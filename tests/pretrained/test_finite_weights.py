@@ -1,4 +1,4 @@
-"""Weights that hold NaN or infinity: refused where they come in or go out, reported by every command that computes."""
+"""Weights that hold NaN or infinity: loading and saving refuse them, every command that computes reports them."""
 
 import io
 from dataclasses import asdict, replace
@@ -11,7 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from pretrained_files import GPT2, LLAMA, Tensors, contents, random_params, refusal, saved
+from gguf_files import both, write_gguf
+from imported_runs import CONFIG, imported
+from pretrained_files import GPT2, LLAMA, Tensors, contents, hugging_face, random_params, refusal, saved
 from runs import write_config
 
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
@@ -20,9 +22,6 @@ from jaxllm.generate import Sampling, generate
 from jaxllm.pretrained.parameter_map import nested
 from jaxllm.pretrained.safetensors import write_tensors
 from jaxllm.utils.errors import NonFiniteError
-from tests.commands.test_writer import CONFIG, imported
-from tests.pretrained.test_pretrained import hugging_face
-from tests.pretrained.test_pretrained_gguf import both, write_gguf
 from train.cli import main
 from train.runs.checkpoint import Checkpoints
 from train.runs.folder import RunFolder
@@ -93,7 +92,7 @@ def test_a_gguf_file_with_them_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_they_do_not_go_out(value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saving_refuses_them(value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = poisoned(random_params(LLAMA), "block_1/mlp/up/kernel", value)
     message = (
         "params holds NaN or an infinite number in 'block_1/mlp/up/kernel'; train it again, or use another checkpoint."
@@ -131,14 +130,12 @@ def test_every_command_that_computes_reports_them(
     text.write_text("abc abc abc")
     monkeypatch.setattr("sys.stdin", io.StringIO("ab\n"))
     assert main(command.format(run=run, text=text, picture=picture).split()) == 1
-    said = capsys.readouterr()
-    assert said.err.endswith(f"{run} computes non-finite numbers: its parameter {path} holds NaN or infinity; import the model again, or use another checkpoint.\n")  # fmt: skip
-    assert said.err.count("\n") == 1 and "nan" not in said.out and not picture.exists()
+    captured = capsys.readouterr()
+    assert captured.err.endswith(f"{run} computes non-finite numbers: its parameter {path} holds NaN or infinity; import the model again, or use another checkpoint.\n")  # fmt: skip
+    assert captured.err.count("\n") == 1 and "nan" not in captured.out and not picture.exists()
 
 
-def test_numbers_that_overflow_are_told_from_weights_that_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_overflow_in_a_computation_is_reported_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = imported(tmp_path / "run", LEARNED)
     params = poisoned(load_run(run).params, "head/kernel", 3e38, slice(None))
     write_weights(RunFolder(run).weights, params)
@@ -146,19 +143,19 @@ def test_numbers_that_overflow_are_told_from_weights_that_do(
     assert "its parameters are finite, but numbers computed from them are not" in capsys.readouterr().err
 
 
-def test_they_are_reported_where_they_are_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first tokens are as good as ever: here only the sixth position is damaged."""
+def test_they_are_reported_when_they_are_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first tokens are right, because only the sixth position is damaged."""
     run = imported(tmp_path / "run", LEARNED)
     words = ["generate", str(run), "--prompt", "ab", "--seed", "3", "--max-new-tokens"]
     write_weights(RunFolder(run).weights, poisoned(load_run(run).params, "position_embedding/table", np.nan, 5))
     assert main([*words, "3"]) == 0
     three = capsys.readouterr().out.removesuffix("\n")
     assert main([*words, "9"]) == 1
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert (
-        said.out[:2] == "ab"
-        and three.startswith(said.out.removesuffix("\n"))
-        and "its parameter position_embedding/table holds NaN" in said.err
+        captured.out[:2] == "ab"
+        and three.startswith(captured.out.removesuffix("\n"))
+        and "its parameter position_embedding/table holds NaN" in captured.err
     )
 
 
@@ -181,7 +178,7 @@ def test_the_checkpoints_of_a_run_are_no_exception(tmp_path: Path, capsys: pytes
 
 
 class Masked(GPT):
-    """A GPT that never writes one id."""
+    """A GPT that never generates the id 0."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         logits, cache = super().__call__(*args, **options)

@@ -1,4 +1,4 @@
-"""Quantised tensors: each type number by number in plain Python, then against gguf-py, from files that gguf-py writes."""
+"""Quantised tensors: each type against a decoder in plain Python, against gguf-py, and from files of gguf-py."""
 
 import struct
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jaxllm import InputError
 from jaxllm.pretrained import gguf
 from jaxllm.pretrained import gguf_quantised as quantised
 from jaxllm.pretrained.gguf_quantised import FLOATS, LAYOUTS, dequantise, read_float
-from jaxllm.pretrained.tensor_file import Tensor
+from jaxllm.pretrained.tensor_file import StoredTensor
 
 F = np.float32
 
@@ -40,12 +40,12 @@ def fifth_of_32(b: bytes, at: int, i: int) -> int:
 
 
 def of_256(b: bytes, at: int, i: int) -> int:
-    """Of two bits: 32 bytes hold 128 numbers."""
+    """The two bits of number i: 32 bytes hold those of 128 numbers."""
     return two_bits(b[at + 32 * (i // 128) + i % 32], i % 128 // 32)
 
 
 def six_bits(b: bytes, group: int) -> tuple[int, int]:
-    """Scale and minimum of one of eight groups, whose 12 bytes begin at 4."""
+    """Scale and minimum of one of eight groups; the 12 bytes of all begin at 4."""
     if group < 4:
         return b[4 + group] & 63, b[8 + group] & 63
     last = b[8 + group]
@@ -87,7 +87,7 @@ NUMBER: dict[str, Callable[[bytes, int], np.float32]] = {
 
 
 def assert_same_bits(found: np.ndarray, right: np.ndarray) -> None:
-    """And undefined where it should be, with whatever sign and bits."""
+    """Equal bits; a NaN may have any sign and payload."""
     np.testing.assert_array_equal(np.isnan(found), np.isnan(right), strict=True)
     defined = ~np.isnan(right)
     np.testing.assert_array_equal(found[defined].view("u4"), right[defined].view("u4"), strict=True)
@@ -101,7 +101,7 @@ def test_every_type_is_tried() -> None:
 
 @pytest.mark.parametrize("kind", NUMBER)
 def test_number_by_number(kind: str, rng: np.random.Generator) -> None:
-    """Random blocks, one of zeros and one of ones, whose halves are undefined."""
+    """Random blocks, one of zeros, and one of ones, whose scales are NaN."""
     block, size, _ = gguf.BY_NAME[kind]
     blocks = np.stack(
         [*rng.integers(0, 256, (3, size), np.uint8), np.full(size, 0, np.uint8), np.full(size, 255, np.uint8)]
@@ -115,7 +115,7 @@ def test_number_by_number(kind: str, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("kind", NUMBER)
 def test_the_numbers_of_gguf_py(kind: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of random bytes, a part at a time, the last part smaller; scales infinite and undefined among them."""
+    """Random bytes, decoded in parts of which the last is smaller; some scales are infinite or NaN."""
     block, size, _ = gguf.BY_NAME[kind]
     blocks = rng.integers(0, 256, (3, 7, 1024 // block * size), np.uint8)
     for field in {"d", "dmin", "m"} & set(LAYOUTS[kind].names or ()):
@@ -129,12 +129,12 @@ def test_the_numbers_of_gguf_py(kind: str, rng: np.random.Generator, monkeypatch
     found = dequantise(blocks, kind, (3, 7, 1024))
     assert found.dtype == F and found.shape == (3, 7, 1024)
     assert_same_bits(found, right)
-    apart = np.repeat(blocks.reshape(-1), 2)[::2]  # in memory
+    apart = np.repeat(blocks.reshape(-1), 2)[::2]  # not contiguous
     assert_same_bits(dequantise(apart, kind, found.shape), right)
 
 
 def written(path: Path, **tensors: tuple[np.ndarray, str]) -> None:
-    """A file by gguf-py of these arrays, each in a type."""
+    """Write a file of gguf-py with these arrays, each in a type."""
     writer = peer.GGUFWriter(path, "llama")
     for name, (array, kind) in tensors.items():
         raw = peer.GGMLQuantizationType[kind]
@@ -147,7 +147,7 @@ def written(path: Path, **tensors: tuple[np.ndarray, str]) -> None:
 
 
 def test_a_file_of_gguf_py(tmp_path: Path, rng: np.random.Generator) -> None:
-    """Every number comes back at its place, to within a step of its type, in memory of its own."""
+    """Each number is read to within one step of its type, into a new array."""
     path, x = tmp_path / "x.gguf", rng.uniform(-1, 1, (3, 5, 64)).astype(F)
     steps = {"Q4_0": 1 / 8, "Q4_1": 2 / 15, "Q5_0": 1 / 16, "Q5_1": 2 / 31, "Q8_0": 1 / 127}
     floats = {
@@ -166,7 +166,7 @@ def test_a_file_of_gguf_py(tmp_path: Path, rng: np.random.Generator) -> None:
 
 
 def test_floats_that_float32_has_not(tmp_path: Path) -> None:
-    """They are read without a warning."""
+    """They become infinite or 0, without a warning."""
     path, x = tmp_path / "x.gguf", np.array([1e300, -1e300, 1e-300, np.nan, np.inf])
     signalling = np.array([0x7C01, 0xFC00], "<u2")  # a NaN, and infinity
     tensors = [headers.tensor("x", [5], 28, 0), headers.tensor("y", [2], 1, 64)]
@@ -180,7 +180,7 @@ def test_floats_that_float32_has_not(tmp_path: Path) -> None:
 def test_other_types_are_refused(kind: str) -> None:
     supported = ", ".join((*FLOATS, *NUMBER))
     for read in (
-        lambda: read_float("model.gguf", Tensor(kind, (256,), 0, 256)),
+        lambda: read_float("model.gguf", StoredTensor(kind, (256,), 0, 256)),
         lambda: dequantise(np.zeros(256, np.uint8), kind, (256,)),
     ):
         with pytest.raises(InputError) as caught:

@@ -1,4 +1,4 @@
-"""Tokenizers out of GGUF files: the ids of the tokenizer that went in, and what llama.cpp settles by names."""
+"""Tokenizers from GGUF files: the ids of the original tokenizer, and what the names of tokens decide."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def test_the_same_tokenizer(pre: str, pattern: str, normalization: str | None) -
     "ids", [{"a": 0.0, "b": 1.0}, {"a": False, "b": True}, {"a": 0, "b": "1"}, {"a": 1, "b": 2}, {"a": 0, "b": 0}]
 )
 def test_ids_are_whole_numbers_from_0_on(ids: Any) -> None:
-    """What JSON has for a number may be 1.0 or true, which Python takes for 1."""
+    """A number in JSON may be 1.0 or true, which equal 1 in Python."""
     with pytest.raises(InputError, match="the ids in x.json are not 0 to 1, each once"):
         check_ids(ids.values(), "x.json")
     check_ids([1, 0], "x.json")
@@ -94,7 +94,7 @@ PLAIN = BPETokenizer(TOKENS, ["<|endoftext|>"])
         ({"token_type": np.array([1, 3])}, "not a type for each of its 301 tokens"),
         ({"token_type": "x"}, "is no GGUF file with a tokenizer of byte pairs: TypeError|not a type for each"),
         ({"tokens": np.arange(3)}, "x.gguf"),
-        ({"tokens": ["a", "b" * 1025], "token_type": np.array([1, 1])}, "holds a token of 1,025 characters, more than the 1,024"),
+        ({"tokens": ["a", "b" * 1025], "token_type": np.array([1, 1])}, "holds a token of 1,025 characters, more than the 1,024 allowed"),
         ({"merges": ["t h e"]}, "is no GGUF file with a tokenizer of byte pairs: ValueError"),
         ({"merges": 7}, "is no GGUF file with a tokenizer of byte pairs: TypeError"),
         ({"eos_token_id": True}, "tokenizer.ggml.eos_token_id is True, but it must be an integer"),
@@ -112,8 +112,8 @@ def test_what_is_not_supported_or_damaged_is_one_sentence(change: dict[str, Any]
 
 @pytest.mark.parametrize("outside", [-1, -301, 301, 999, 2**32 - 1])
 @pytest.mark.parametrize("key", ["bos", "eos", "eot", "eom"])
-def test_an_id_outside_the_table_is_left_out_and_said(key: str, outside: int) -> None:
-    """As in llama.cpp, whose converters write 4294967295 where there is none; and no id counts from the end."""
+def test_an_id_outside_the_table_is_left_out_and_reported(key: str, outside: int) -> None:
+    """As in llama.cpp, whose converters write 4294967295 for no token. A negative id does not count from the end."""
     name = f"tokenizer.ggml.{key}_token_id"
     right = metadata(PLAIN, "gpt-2", bos_token_id=300, eos_token_id=300, add_bos_token=True)
     with pytest.warns(

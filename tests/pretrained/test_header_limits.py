@@ -1,4 +1,4 @@
-"""Headers of safetensors and GGUF that are as long, as deep and as many as allowed, and where data begin."""
+"""Headers of safetensors and GGUF at their limits of length, depth and number, and the alignment of data."""
 
 import struct
 from pathlib import Path
@@ -20,7 +20,7 @@ def nested(depth: int) -> bytes:
 
 
 def test_limits_of_gguf_are_within(tmp_path: Path) -> None:
-    """What is as long, as deep or as many as allowed is read."""
+    """A header at every limit is read."""
     longest = [
         scalar("k" * (2**16 - 1), "u1", 7),
         pair("n", headers.ARRAY, nested(3)),
@@ -34,7 +34,7 @@ def test_limits_of_gguf_are_within(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", range(9))
 def test_data_of_safetensors_begin_at_a_multiple_of_8(n: int, tmp_path: Path) -> None:
-    """Whatever the length of the header, as the library writes it: tensors are mapped from there."""
+    """At any length of the header, as in files of the safetensors library, so that tensors can be mapped."""
     path = tmp_path / "x.safetensors"
     safetensors.write_tensors(path, {"x" * n: np.arange(3.0)}, {})
     tensor = safetensors.read_header(path).tensors["x" * n]

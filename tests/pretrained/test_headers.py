@@ -1,4 +1,4 @@
-"""Headers of safetensors and GGUF: right files read, every rule broken once, each fault told in one sentence."""
+"""Headers of safetensors and GGUF: valid files are read, each broken rule is reported in one sentence."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ F32, F16, Q8_0, BF16 = 0, 1, 8, 30
 
 
 def refused(read: Any, path: Path, content: bytes) -> str:
-    """The sentence with which the file is refused."""
+    """The message that refuses the file."""
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
         read(path)
@@ -76,13 +76,13 @@ TWICE = b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"F3
         (struct.pack("<Q", 2**64 - 1), "a header of 18,446,744,073,709,551,615 bytes does not fit"),
         (struct.pack("<Q", 3) + b"{}", "a header of 3 bytes does not fit into a file of 10"),
         (headers.safetensors(b"{}" + b" " * 2**23), "its header has 8,388,610 bytes, more than the 8,388,608"),
-        (headers.safetensors(b'{"\xff": {}}'), "not what it should be"),
-        (headers.safetensors(b"{"), "not what it should be"),
+        (headers.safetensors(b'{"\xff": {}}'), "its header is malformed"),
+        (headers.safetensors(b"{"), "its header is malformed"),
         (headers.safetensors(b"[]"), "does not begin with {"),
-        (headers.safetensors(b"[" * 100_000), "not what it should be"),
-        (headers.safetensors(b'{"a":' * 50_000), "not what it should be"),
-        (headers.safetensors(TWICE), "'a' is there twice"),
-        (headers.safetensors(b'{"__metadata__":{"k":"","k":""}}'), "'k' is there twice"),
+        (headers.safetensors(b"[" * 100_000), "its header is malformed"),
+        (headers.safetensors(b'{"a":' * 50_000), "its header is malformed"),
+        (headers.safetensors(TWICE), "'a' occurs twice"),
+        (headers.safetensors(b'{"__metadata__":{"k":"","k":""}}'), "'k' occurs twice"),
         (headers.safetensors({"__metadata__": {"k": 1}}), "Expected"),
         (headers.safetensors({"__metadata__": {"k": [1]}}), "Expected `str`"),
         (headers.safetensors({"a": F | {"more": "x"}}, bytes(8)), "unknown field `more`"),
@@ -97,13 +97,13 @@ TWICE = b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"F3
         (headers.safetensors({"a": entry("F32", [2**62, 4], 0, 0)}), "tensor 'a' of shape .* has 0 bytes"),
         (headers.safetensors({"a": entry("F32", [0, 2**62, 2**62], 0, 0)}), "tensor 'a' of shape .* has 0 bytes"),
         (headers.safetensors({"a": entry("F32", [2], 8, 0)}, bytes(8)), "has -8 bytes"),
-        (headers.safetensors({"a": entry("F32", [2], 4, 12)}, bytes(12)), "tensor 'a' begins at 4, where 0 would follow"),
-        (headers.safetensors({"a": F, "b": entry("F32", [2], 4, 12)}, bytes(12)), "'b' begins at 4, where 8 would"),
-        (headers.safetensors({"a": F, "b": entry("F32", [2], 12, 20)}, bytes(20)), "'b' begins at 12, where 8 would"),
-        (headers.safetensors({"a": F, "b": F}, bytes(8)), "begins at 0, where 8 would follow"),
+        (headers.safetensors({"a": entry("F32", [2], 4, 12)}, bytes(12)), "tensor 'a' begins at 4, but the one before ends at 0"),
+        (headers.safetensors({"a": F, "b": entry("F32", [2], 4, 12)}, bytes(12)), "'b' begins at 4, but the one before ends at 8"),
+        (headers.safetensors({"a": F, "b": entry("F32", [2], 12, 20)}, bytes(20)), "'b' begins at 12, but the one before ends at 8"),
+        (headers.safetensors({"a": F, "b": F}, bytes(8)), "begins at 0, but the one before ends at 8"),
         (headers.safetensors({"a": F}, bytes(7)), r"its tensors end at byte \d+, but it has"),
         (headers.safetensors({"a": F}, bytes(9)), r"its tensors end at byte \d+, but it has"),
-        (headers.safetensors(b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,0]}}'), "damaged"),
+        (headers.safetensors(b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,0]}}'), "header is malformed"),
     ],
     ids=by_message,
 )  # fmt: skip
@@ -179,11 +179,11 @@ HUGE = 2**63 + 1
         (headers.gguf(version=4), "is of version 4,"),
         (headers.gguf(version=3 << 24), "is of version 50,331,648,"),
         (headers.gguf()[:20], "goes beyond the end of the file"),
-        (headers.gguf(counts=(0, HUGE)), "the keys are said to be 9,223,372,036,854,775,809, for which the"),
-        (headers.gguf(counts=(HUGE, 0)), "the tensors are said to be 9,223,372,036,854,775,809, for which the"),
-        (headers.gguf(counts=(1, 0)) + bytes(15), "the tensors are said to be 1, for which the 23 bytes"),
-        (headers.gguf(counts=(0, 1)) + bytes(4), "the keys are said to be 1, for which the 12 bytes"),
-        (headers.gguf([scalar("k", "u1", 0)] * 2), "the key 'k' is empty or there twice"),
+        (headers.gguf(counts=(0, HUGE)), "it declares 9,223,372,036,854,775,809 keys, more than fit into the"),
+        (headers.gguf(counts=(HUGE, 0)), "it declares 9,223,372,036,854,775,809 tensors, more than fit into the"),
+        (headers.gguf(counts=(1, 0)) + bytes(15), "it declares 1 tensors, more than fit into the 23 bytes that follow"),
+        (headers.gguf(counts=(0, 1)) + bytes(4), "it declares 1 keys, more than fit into the 12 bytes that follow"),
+        (headers.gguf([scalar("k", "u1", 0)] * 2), "the key 'k' is empty or occurs twice"),
         (headers.gguf([scalar("", "u1", 0)]), "the key '' is empty"),
         (headers.gguf([scalar("k" * 2**16, "u1", 0)]), "a key has 65,536 bytes, more than 65,535"),
         (headers.gguf([pair(b"\xff", 0, b"\0")]), "a key is not UTF-8"),
@@ -194,9 +194,9 @@ HUGE = 2**63 + 1
         (headers.gguf([pair("k", 7, b"\2")]), "the value of 'k' is neither true nor false"),
         (headers.gguf([pair("k", headers.ARRAY, array(7, [b"\2"]))]), "the value of 'k' is neither true nor false"),
         (headers.gguf([pair("k", headers.ARRAY, array(13, []))]), "has elements of the unknown type 13"),
-        (headers.gguf([pair("k", headers.ARRAY, struct.pack("<IQ", 0, HUGE))]), "the elements of the value of 'k' are said"),
-        (headers.gguf([pair("k", headers.ARRAY, struct.pack("<IQ", headers.STRING, 9))]), "the elements .* to be 9,"),
-        (headers.gguf([pair("k", headers.ARRAY, struct.pack("<IQ", headers.ARRAY, 9))]), "the elements .* to be 9,"),
+        (headers.gguf([pair("k", headers.ARRAY, struct.pack("<IQ", 0, HUGE))]), "declares 9,.* elements of the value of 'k', more than"),
+        (headers.gguf([pair("k", headers.ARRAY, struct.pack("<IQ", headers.STRING, 9))]), "declares 9 elements of the value of 'k', more than"),
+        (headers.gguf([pair("k", headers.ARRAY, struct.pack("<IQ", headers.ARRAY, 9))]), "declares 9 elements of the value of 'k', more than"),
         (headers.gguf([pair("k", headers.ARRAY, nested(4))]), "nested more than 4 deep"),
         (headers.gguf([pair("k", headers.ARRAY, nested(5000))]), "nested more than 4 deep"),
         *(
@@ -205,19 +205,19 @@ HUGE = 2**63 + 1
         ),
         (headers.gguf([scalar("general.alignment", "i8", 32)]), "general.alignment is 32, but must be .* a uint32"),
         (headers.gguf([pair("general.alignment", headers.STRING, string("x"))]), "general.alignment is 'x', but must be"),
-        (one(A, tensor("a", [8], F32, 32)), "of its 2 tensors, only 1 have different names"),
+        (one(A, tensor("a", [8], F32, 32)), "only 1 of its 2 tensors have different names"),
         (one(tensor("n" * 65, [8], F32, 0)), "a tensor's name has 65 bytes, more than 64"),
         (one(tensor(b"\xff", [8], F32, 0)), "a tensor's name is not UTF-8"),
         (one(tensor("a", [1] * 5, F32, 0)), "the tensor 'a' has 5 dimensions, more than 4"),
-        (one(string("a") + struct.pack("<I", 2**32 - 1)), "the tensors are said to be 1|has 4,294,967,295 dimensions"),
+        (one(string("a") + struct.pack("<I", 2**32 - 1)), "it declares 1 tensors|has 4,294,967,295 dimensions"),
         (one(tensor("a", [8], 4, 0)), "the tensor 'a' of .* is of type 4, but this jaxllm reads F32, F16"),
-        (one(tensor("a", [33], Q8_0, 0)), "of Q8_0 has rows of 33, no multiple of 32"),
-        (one(tensor("a", [], Q8_0, 0)), "of Q8_0 has rows of 1, no multiple of 32"),
+        (one(tensor("a", [33], Q8_0, 0)), "of Q8_0 has rows of 33, not a multiple of 32"),
+        (one(tensor("a", [], Q8_0, 0)), "of Q8_0 has rows of 1, not a multiple of 32"),
         (one(tensor("a", [2**63, 2**63], F32, 0)), "is too large"),
         (one(tensor("a", [0, 2**63, 2**63], F32, 0)), "is too large"),
-        (one(tensor("a", [8], F32, 8)), "the tensor 'a' begins at 8, no multiple of 32"),
-        (one(A, tensor("b", [16], F32, 0)), "the tensor 'b' begins at 0, .* or within another"),
-        (one(tensor("a", [9], F32, 0), tensor("b", [7], F32, 32)), "the tensor 'b' begins at 32, .* or within another"),
+        (one(tensor("a", [8], F32, 8)), "the tensor 'a' begins at 8, which is not a multiple of 32"),
+        (one(A, tensor("b", [16], F32, 0)), "the tensor 'b' begins at 0, .* or is within another tensor"),
+        (one(tensor("a", [9], F32, 0), tensor("b", [7], F32, 32)), "the tensor 'b' begins at 32, .* or is within another tensor"),
         (one(tensor("a", [17], F32, 0)), r"the tensor 'a' ends at byte \d+, but the file has"),
         (one(tensor("a", [8], F32, 2**64 - 32)), "the tensor 'a' ends at byte"),
     ],
@@ -236,7 +236,7 @@ def test_a_header_of_gguf_has_a_bound(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_file_cut_short_while_it_is_read() -> None:
-    with pytest.raises(InputError, match="x is no GGUF file, or damaged: it was cut short while it was read"):
+    with pytest.raises(InputError, match="x is not a valid GGUF file: it was truncated while it was read"):
         gguf._Reader(io.BytesIO(headers.gguf()[:10]), 24, "x").header()
 
 
@@ -252,19 +252,19 @@ def test_what_cannot_be_read(tmp_path: Path, format: Any) -> None:
 
 
 def test_a_file_cut_short_after_its_header_was_read(tmp_path: Path) -> None:
-    """A map of bytes that are not there would end the process."""
+    """Reading mapped bytes beyond the end of a file would kill the process."""
     path = tmp_path / "x"
     path.write_bytes(headers.safetensors({"a": F}, bytes(8)))
     read = safetensors.read_header(path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match="was cut short since its header was read"):
+    with pytest.raises(InputError, match="was truncated after its header was read"):
         safetensors.read_tensor(path, read.tensors["a"])
     path.unlink()
     with pytest.raises(InputError, match="cannot read"):
         safetensors.read_tensor(path, read.tensors["a"])
 
 
-SIZE = 2**17  # bytes, about
+SIZE = 2**17  # bytes of a file, approximately
 COSTLY: dict[str, tuple[Any, bytes]] = {
     "empty arrays": (gguf, headers.gguf([pair("k", headers.ARRAY, array(headers.ARRAY, [array(0, [])] * (SIZE // 12)))])),
     "empty lists": (gguf, headers.gguf([pair("k", headers.ARRAY, array(headers.ARRAY, [array(headers.STRING, [])] * (SIZE // 12)))])),

@@ -1,4 +1,4 @@
-"""config.json as transformers 4 and 5 write it: the GPTConfig that it means, and what is refused."""
+"""config.json as transformers 4 and 5 write it: its GPTConfig, and settings that are refused."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from pretrained_files import refusal
 
 from jaxllm import GPTConfig
-from jaxllm.pretrained.hf_config import read_settings
+from jaxllm.pretrained.hf_config import read_hf_config
 
 pytestmark = pytest.mark.newest
 
@@ -45,7 +45,7 @@ SETTINGS = {
         {**GPT2_4, "n_inner": 40, "activation_function": "relu", "layer_norm_epsilon": 1e-3, "tie_word_embeddings": 0 > 1},
         GPTConfig(99, 1024, 32, 2, 4, d_ff=40, activation="relu", norm_epsilon=1e-3, tie_embeddings=False),
     ),
-    "llama, nothing said": (LLAMA_4, ROTARY),
+    "llama with defaults": (LLAMA_4, ROTARY),
     "llama without its architecture": ({**LLAMA_4, "architectures": None}, ROTARY),
     "llama without grouped heads": ({**LLAMA_4, "num_key_value_heads": None}, replace(ROTARY, n_kv_heads=None)),
     "llama 3, layout of 4": (
@@ -75,7 +75,7 @@ SETTINGS = {
         {**QWEN3_4, "use_sliding_window": True},
         replace(ROTARY, qk_norm=True, d_head=16, rope_base=1e6, tie_embeddings=True),
     ),
-    # Where two names say the same thing otherwise: the layout of 4 comes first, as in 5.
+    # Two names of one setting with different values: the layout of 4 takes precedence, as in transformers 5.
     "llama with a base in both layouts": (
         {**LLAMA_4, "rope_theta": 7.0, "rope_parameters": {"rope_theta": 8.0, "rope_type": "default"}},
         replace(ROTARY, rope_base=8.0),
@@ -107,7 +107,7 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_are_read(name: str) -> None:
     content, config = SETTINGS[name]
-    assert read_settings(content, "config.json")[1] == config
+    assert read_hf_config(content, "config.json")[1] == config
 
 
 @pytest.mark.parametrize(
@@ -148,11 +148,11 @@ def test_settings_are_read(name: str) -> None:
     ids=str,
 )  # fmt: skip
 def test_settings_that_would_change_numbers_are_refused(content: Any, change: Any, words: str) -> None:
-    assert words in refusal(lambda: read_settings(content | change, "config.json"))
+    assert words in refusal(lambda: read_hf_config(content | change, "config.json"))
 
 
 def test_missing_settings_are_named_together() -> None:
-    message = refusal(lambda: read_settings({"architectures": ["LlamaForCausalLM"], "mlp_bias": True}, "config.json"))
+    message = refusal(lambda: read_hf_config({"architectures": ["LlamaForCausalLM"], "mlp_bias": True}, "config.json"))
     assert "vocab_size is missing, max_position_embeddings is missing, hidden_size is missing" in message
     assert "mlp_bias is True" in message
-    assert "must be a table of settings" in refusal(lambda: read_settings([1], "config.json"))
+    assert "must be a table of settings" in refusal(lambda: read_hf_config([1], "config.json"))

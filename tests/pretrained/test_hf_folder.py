@@ -1,4 +1,4 @@
-"""Folders with weights: several files of them, a part of them, and what is no model."""
+"""Folders with weights: shards, missing parts, and paths that are not a model."""
 
 import json
 from pathlib import Path
@@ -6,21 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pretrained_files import LLAMA, Tensors, assert_same, contents, refusal, saved
+from pretrained_files import HEAD, LLAMA, TABLE, TIED, Tensors, assert_same, contents, refusal, saved
 
 from jaxllm import load_pretrained
 from jaxllm.pretrained.safetensors import write_tensors
-from tests.pretrained.test_pretrained import HEAD, TABLE, TIED
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 
-def test_all_that_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
+def test_all_that_does_not_fit_is_reported_at_once(tmp_path: Path) -> None:
     def change(tensors: Tensors) -> None:
         del tensors["model.layers.1.mlp.up_proj.weight"]
         tensors["model.norm.weight"] = np.zeros(7, np.float32)
         tensors["model.layers.0.self_attn.q_proj.bias"] = np.zeros(16, np.float32)
-        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(2, np.float32)  # of old files; no weights
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(2, np.float32)  # in old files; not a weight
 
     saved(tmp_path / "a", LLAMA, change)
     assert (
@@ -64,17 +63,17 @@ def test_shards(tmp_path: Path) -> None:
     assert_same(load_pretrained(folder)[1], params)
     (folder / "model-2.safetensors").rename(blob)
     assert "lacks the shard 'model-2.safetensors' that" in refusal(lambda: load_pretrained(folder))
-    (folder / "model-2.safetensors").symlink_to(blob)  # as the hub's cache has it
+    (folder / "model-2.safetensors").symlink_to(blob)  # as in the hub's cache
     assert_same(load_pretrained(folder)[1], params)
     index = folder / "model.safetensors.index.json"
     right = json.loads(index.read_text())["weight_map"]
     for shard in ("../blob.safetensors", str(blob), "..", "", "a/../model-2.safetensors", "a\0.safetensors", "x.bin"):
         index.write_text(json.dumps({"weight_map": right | {HEAD: shard}}))
-        assert "which is no file of that folder" in refusal(lambda: load_pretrained(folder))
+        assert "which is not a file of that folder" in refusal(lambda: load_pretrained(folder))
     index.write_text(json.dumps({"weight_map": right | {HEAD: "model-1.safetensors"}}))
-    assert "puts 1 tensors, among them 'lm_head.weight', into shards" in refusal(lambda: load_pretrained(folder))
+    assert "assigns 1 tensors, among them 'lm_head.weight', to shards" in refusal(lambda: load_pretrained(folder))
     index.write_text(json.dumps({"weight_map": right | {TABLE: "model-2.safetensors"}}))
-    assert f"puts 1 tensors, among them '{TABLE}', into shards" in refusal(lambda: load_pretrained(folder))
+    assert f"assigns 1 tensors, among them '{TABLE}', to shards" in refusal(lambda: load_pretrained(folder))
     for content in ([], {}, {"weight_map": [1]}, {"weight_map": {"a": 1}}):
         index.write_text(json.dumps(content))
         assert "has no weight_map from tensors to files" in refusal(lambda: load_pretrained(folder))
@@ -89,16 +88,16 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     refused(tmp_path, "has no config.json; give the folder of a Hugging Face model")
     (tmp_path / "a.gguf").touch()
     refused(tmp_path, "has no config.json; give the GGUF file in it")
-    refused(tmp_path / "a.gguf", "is no GGUF file, or damaged")
+    refused(tmp_path / "a.gguf", "is not a valid GGUF file")
     (tmp_path / "config.json").write_text("{")
     refused(tmp_path, "config.json is not a config.json: it is not JSON")
     (tmp_path / "config.json").write_text("{}")
     refused(tmp_path, "has neither model.safetensors nor model.safetensors.index.json; download it again")
     (tmp_path / "pytorch_model.bin").touch()
-    refused(tmp_path, "in pytorch_model.bin only, a pickle, which could run any code")
+    refused(tmp_path, "only in pytorch_model.bin, a pickle, which can run any code")
     write_tensors(tmp_path / "model.safetensors", {"a": np.zeros(2, np.int8)}, {})
     refused(tmp_path, "tensor 'a' of")
-    refused(tmp_path / "model.safetensors", "holds weights alone; give the folder with it and its config.json")
+    refused(tmp_path / "model.safetensors", "holds only weights; give the folder with it and its config.json")
 
 
 def test_one_part_of_the_weights_is_not_the_model(tmp_path: Path) -> None:
@@ -113,4 +112,7 @@ def test_one_part_of_the_weights_is_not_the_model(tmp_path: Path) -> None:
     refused(index, "model.safetensors.index.json holds no weights; give the folder with it")
     refused(tmp_path / "config.json", "config.json holds no weights; give the folder with it")
     index.unlink()
-    refused(tmp_path, "has 1 of the 3 parts of its weights, but no model.safetensors.index.json; download the rest too")
+    refused(
+        tmp_path,
+        "has 1 of the 3 parts of its weights, but no model.safetensors.index.json; download the missing files too",
+    )

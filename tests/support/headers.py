@@ -1,4 +1,4 @@
-"""Files of weights built by hand, for the tests of their readers and as seeds of the fuzzing."""
+"""safetensors and GGUF files built by hand, for tests of their readers and as seeds for fuzzing."""
 
 import json
 import struct
@@ -23,7 +23,7 @@ STRING, ARRAY = 8, 9
 
 
 def safetensors(header: Any, data: bytes = b"") -> bytes:
-    """A file of that header, in JSON unless it is bytes already."""
+    """A file with that header, which is encoded in JSON unless it is bytes."""
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(raw)) + raw + data
 
@@ -46,12 +46,12 @@ def scalar(key: str, kind: str, value: float) -> bytes:
 
 
 def array(kind: int, elements: Sequence[bytes]) -> bytes:
-    """The value of an array of elements that are bytes already."""
+    """The value of an array of encoded elements."""
     return struct.pack("<IQ", kind, len(elements)) + b"".join(elements)
 
 
 def tensor(name: str | bytes, dimensions: Sequence[int], kind: int, offset: int) -> bytes:
-    """A tensor's description; its dimensions begin with the one that runs fastest."""
+    """The description of a tensor; the first dimension varies fastest."""
     n = len(dimensions)
     return string(name) + struct.pack(f"<I{n}QIQ", n, *dimensions, kind, offset)
 
@@ -64,7 +64,7 @@ def gguf(
     version: int = 3,
     counts: tuple[int, int] | None = None,
 ) -> bytes:
-    """A file with its header padded to the alignment; `counts` of tensors and keys, unless they are those given."""
+    """A file with its header padded to the alignment; `counts` replaces the numbers of tensors and keys."""
     n_tensors, n_pairs = counts or (len(tensors), len(pairs))
     header = b"GGUF" + struct.pack("<IQQ", version, n_tensors, n_pairs) + b"".join(pairs) + b"".join(tensors)
     return header + bytes(-len(header) % alignment) + data

@@ -16,7 +16,7 @@ from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import open_split
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
-from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
+from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, bpe, load_tokenizer, parts
 from jaxllm.tokenizers.formats.byte_level import to_characters
 from jaxllm.tokenizers.formats.exchange import from_hugging_face, to_hugging_face

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
-from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
+from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer
 from jaxllm.tokenizers.formats.byte_level import to_characters
 from jaxllm.tokenizers.formats.exchange import from_hugging_face, to_hugging_face

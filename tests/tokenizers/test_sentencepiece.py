@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jaxllm import InputError
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
-from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
+from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import SentencePieceTokenizer, load_tokenizer, textbook
 from jaxllm.tokenizers.formats.read_tokenizer_json import tokenizer_of
 from jaxllm.tokenizers.listing import vocabulary_text

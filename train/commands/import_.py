@@ -15,13 +15,13 @@ from pathlib import Path
 
 from jaxllm.gpt import count_parameters
 from jaxllm.pretrained.chat import ChatFormat
+from jaxllm.pretrained.fetch import fetch
 from jaxllm.pretrained.gguf import read_header as read_gguf
 from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
 from jaxllm.pretrained.hf_config import family_for
-from jaxllm.pretrained.hub import fetch
+from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files, save_tokenizer_files
 from jaxllm.pretrained.load import open_pretrained
 from jaxllm.pretrained.save import save_pretrained
-from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face folder: which file has the word, and a folder written and read."""
+"""The tokenizer of a Hugging Face folder: which file takes precedence, and a folder written and read."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from jaxllm import InputError
 from jaxllm.pretrained.chat import ChatFormat
-from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
+from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
 from jaxllm.tokenizers.formats.byte_level import to_characters
 from jaxllm.tokenizers.listing import merges_of
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def change(folder: Path, name: str, **fields: Any) -> None:
-    """Other fields of a JSON file, which may be new; of a field that is None, none."""
+    """Change fields of a JSON file, which may be new; None removes a field."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
     content = (json.loads(path.read_text()) if path.exists() else {}) | fields
@@ -66,7 +66,7 @@ def test_where_answers_end(folder: Path) -> None:
     change(folder, "tokenizer_config", eos_token={"content": "<|begin|>", "special": True})
     assert ends() == (7, 301)
     change(folder, "tokenizer_config", eos_token=None)
-    assert ends() == (7, 300)  # of <|endoftext|>
+    assert ends() == (7, 300)  # 300 is <|endoftext|>
     change(folder, "special_tokens_map", eos_token="<|end|>")
     assert ends() == (7, 302)
 
@@ -79,7 +79,7 @@ def test_special_tokens_map_wins_where_it_is_read(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     chat = load_tokenizer_files(folder)[1]
     assert (chat.eos_token, chat.end_tokens) == ("<|endoftext|>", (300,))
-    assert (chat.bos_token, chat.chat_template) == ("<|end|>", "of the map")  # what one file alone says holds
+    assert (chat.bos_token, chat.chat_template) == ("<|end|>", "of the map")  # a field that only one file has is kept
     change(folder, "tokenizer_config", added_tokens_decoder={})
     chat = load_tokenizer_files(folder)[1]
     assert (chat.eos_token, chat.end_tokens) == ("<|begin|>", (301,))
@@ -93,7 +93,7 @@ def test_tokenizer_json_is_read_where_there_are_also_vocabulary_and_merges(folde
 
 
 def test_the_id_0_ends_answers_and_begins_texts(tmp_path: Path) -> None:
-    """It is an id like any other, also where nothing given would mean another one."""
+    """It is not confused with an id that is not given."""
     tokens = [t for t in TOKENS if t != b"\xff"]
     save_tokenizer_files(
         tmp_path, BPETokenizer(tokens, {"<|a|>": 0, "<|b|>": len(tokens) + 1}), ChatFormat(0, (0,), "<|a|>", "<|b|>")
@@ -107,9 +107,9 @@ def test_the_id_0_ends_answers_and_begins_texts(tmp_path: Path) -> None:
 
 
 def test_where_texts_begin(folder: Path) -> None:
-    """transformers 5 asks tokenizer_config.json first."""
-    for said, begins in ((None, 301), (False, None), (True, 301)):
-        change(folder, "tokenizer_config", add_bos_token=said)
+    """tokenizer_config.json takes precedence, as in transformers 5."""
+    for value, begins in ((None, 301), (False, None), (True, 301)):
+        change(folder, "tokenizer_config", add_bos_token=value)
         assert load_tokenizer_files(folder)[1].begin_token == begins
     change(folder, "tokenizer", post_processor={"type": "ByteLevel"})
     assert load_tokenizer_files(folder)[1].begin_token == 301
@@ -118,7 +118,7 @@ def test_where_texts_begin(folder: Path) -> None:
 
 
 def put_before(*ids: Any) -> dict[str, Any]:
-    """A post_processor that puts `<|begin|>` before each text, which stands for these ids."""
+    """A post_processor that puts `<|begin|>` before each text, with these ids."""
     return {
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": "<|begin|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
@@ -128,7 +128,7 @@ def put_before(*ids: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("ids", "begins"), [((301,), 301), ((302,), 302), ((7,), 7), ((), None)])
 def test_the_ids_of_the_post_processor_count_and_not_its_name(ids: Any, begins: int | None, folder: Path) -> None:
-    """As in tokenizers 0.23, which puts before `ab` what stands in `ids`."""
+    """As in tokenizers 0.23."""
     change(folder, "tokenizer", post_processor=put_before(*ids))
     assert load_tokenizer_files(folder)[1].begin_token == begins
 
@@ -190,9 +190,7 @@ def test_a_vocabulary_and_its_merges(kind: str | None, pattern: str, normalizati
     assert tokenizer == BPETokenizer(TOKENS, NAMES[:1], pattern, normalization)
     assert chat == ChatFormat(end_tokens=(300,), eos_token="<|endoftext|>")
     change(tmp_path, "tokenizer_config", tokenizer_class="LlamaTokenizer")
-    with pytest.raises(
-        InputError, match="has no tokenizer.json, without which .* GPT2Tokenizer, Qwen2Tokenizer, not 'L"
-    ):
+    with pytest.raises(InputError, match="has no tokenizer.json; without it .* GPT2Tokenizer, Qwen2Tokenizer, not 'L"):
         load_tokenizer_files(tmp_path)
 
 

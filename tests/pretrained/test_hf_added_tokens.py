@@ -1,4 +1,4 @@
-"""Tokens that only the small files of a Hugging Face folder speak of; the values are those of transformers 5.24."""
+"""Tokens that only the files beside tokenizer.json name; the expected values are those of transformers 5.24."""
 
 import json
 import warnings
@@ -13,7 +13,7 @@ from pretrained_files import LLAMA, saved
 
 from jaxllm import InputError
 from jaxllm.pretrained.chat import ChatFormat
-from jaxllm.pretrained.tokenizer_files import load_tokenizer_files
+from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.formats.byte_level import TO_CHARACTER
 from jaxllm.tokenizers.formats.exchange import to_hugging_face
@@ -34,13 +34,13 @@ def write(folder: Path, **files: Any) -> Path:
 
 
 def two_files(folder: Path, **files: Any) -> Path:
-    """vocab.json, of the 256 bytes and the end of text, and merges.txt; with others."""
+    """Write vocab.json, of the 256 bytes and the end of text, an empty merges.txt, and other files."""
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return write(folder, vocab={TO_CHARACTER[b]: b for b in range(256)} | {END: 256}, **files)
 
 
 def with_json(folder: Path, special: dict[str, bool], **files: Any) -> Path:
-    """tokenizer.json with these tokens from 256 on."""
+    """Write tokenizer.json with these tokens from the id 256 on, and other files."""
     to_hugging_face(BPETokenizer(SINGLE, list(special)), folder / "tokenizer.json")
     content = json.loads((folder / "tokenizer.json").read_text())
     for one in content["added_tokens"]:
@@ -49,8 +49,8 @@ def with_json(folder: Path, special: dict[str, bool], **files: Any) -> Path:
 
 
 @contextmanager
-def told() -> Iterator[list[str]]:
-    """What is warned of within."""
+def recorded_warnings() -> Iterator[list[str]]:
+    """The messages of all warnings in the block."""
     messages: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -60,7 +60,7 @@ def told() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("kind", ["GPT2Tokenizer", "Qwen2Tokenizer"])
 def test_added_tokens_json(kind: str, tmp_path: Path) -> None:
-    """A token of it is special where it has a role, or is among the additional special tokens."""
+    """Its token is special if it has a role or is among the additional special tokens."""
     config = {"tokenizer_class": kind, "eos_token": STOP, "additional_special_tokens": ["<more>"]}
     two_files(tmp_path, tokenizer_config=config, added_tokens={TOOL: 258, STOP: 257, "<more>": 259})
     tokenizer, chat = load_tokenizer_files(tmp_path)
@@ -117,15 +117,15 @@ def test_damaged_added_tokens_json(content: Any, tmp_path: Path) -> None:
     if content == {"<x>": 3}:
         assert "added_tokens.json gives '<x>' the id 3, which '" in str(error.value)
     elif content != {"\ud800": 257}:
-        assert "added_tokens.json must hold names with ids" in str(error.value)
+        assert "added_tokens.json must be a table of ids by name" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("fields", "end"),
     [
-        ({"eos_token": STOP}, 257),  # special_tokens_map.json wins
+        ({"eos_token": STOP}, 257),  # special_tokens_map.json takes precedence
         ({"eos_token": None}, 257),
-        ({"eos_token": STOP, "added_tokens_decoder": {}}, 256),  # and is not read here
+        ({"eos_token": STOP, "added_tokens_decoder": {}}, 256),  # and is not read
     ],
 )
 def test_which_of_two_files_names_the_end(fields: dict[str, Any], end: int, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_special_token_may_become_one_of_any_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "messages", "ends"),
     [
-        ({"tokenizer_config": {"eos_token": "<x>"}}, ["eos_token names '<x>', but the tokenizer has no such token; nothing else ends an answer, so it goes on to --max-new-tokens."], ()),
+        ({"tokenizer_config": {"eos_token": "<x>"}}, ["eos_token names '<x>', but the tokenizer has no such token; nothing else ends an answer, so it continues to --max-new-tokens."], ()),
         ({"tokenizer_config": {"eos_token": "<x>"}, "generation_config": {"eos_token_id": 256}}, ["eos_token names '<x>', but the tokenizer has no such token."], (256,)),
         ({"special_tokens_map": {"pad_token": {"content": "<p>"}, "bos_token": "<b>"}}, ["bos_token names '<b>', but", "pad_token names '<p>', but"], ()),
         ({"tokenizer_config": {"additional_special_tokens": [STOP, "<y>"]}}, ["additional_special_tokens names '<y>', but"], ()),
@@ -171,13 +171,15 @@ def test_a_special_token_may_become_one_of_any_text(tmp_path: Path) -> None:
         ({"tokenizer_config": {"eos_token": STOP, "pad_token": STOP}, "config": {"eos_token_id": 0, "pad_token_id": 256}}, [], (0, 256)),
     ],
 )  # fmt: skip
-def test_a_token_that_is_named_and_not_there_is_told(
+def test_a_named_token_that_is_missing_is_reported(
     files: dict[str, Any], messages: list[str], ends: tuple[int, ...], tmp_path: Path
 ) -> None:
     with_json(tmp_path, {STOP: True}, **files)
-    with told() as said:
+    with recorded_warnings() as recorded:
         assert load_tokenizer_files(tmp_path)[1].end_tokens == ends
-    assert len(said) == len(messages) and all(a.startswith(b) for a, b in zip(said, messages, strict=True)), said
+    assert len(recorded) == len(messages) and all(a.startswith(b) for a, b in zip(recorded, messages, strict=True)), (
+        recorded
+    )
 
 
 def test_import_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +195,7 @@ def test_import_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_what_begins_a_text_is_no_token(tmp_path: Path) -> None:
-    """transformers opens a folder whose add_bos_token has no token to add."""
+    """add_bos_token without a bos_token is ignored, as in transformers."""
     with_json(tmp_path, {STOP: True}, tokenizer_config={"add_bos_token": True, "bos_token": None})
     assert load_tokenizer_files(tmp_path)[1] == ChatFormat()
     write(tmp_path, tokenizer_config={"add_bos_token": True})

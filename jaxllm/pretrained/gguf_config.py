@@ -1,7 +1,7 @@
-"""The keys of a GGUF file as a GPTConfig.
+"""The keys of a GGUF file to a GPTConfig.
 
-llama.cpp reads for each architecture the keys that it expects and no others; here those that would change numbers are
-looked for, too. What is no key but a tensor, as Llama 3's scaling, is recognised.
+A file is refused if a key asks for what a GPT cannot compute. Llama 3's scaling of rotary frequencies, stored as a
+tensor, is recognised by its numbers.
 """
 
 import re
@@ -15,17 +15,18 @@ import numpy as np
 
 from jaxllm.config import GPTConfig
 from jaxllm.pretrained.families import EMBEDDING, FAMILIES, HEAD, Family, Layout
-from jaxllm.pretrained.gguf import Header, read_tensor
+from jaxllm.pretrained.gguf import GGUFHeader, read_tensor
 from jaxllm.pretrained.gguf_quantised import read_float
 from jaxllm.pretrained.hf_config import make_config
-from jaxllm.pretrained.parameter_map import name_of
-from jaxllm.pretrained.tensor_file import Tensor
+from jaxllm.pretrained.parameter_map import tensor_name
+from jaxllm.pretrained.tensor_file import StoredTensor
 from jaxllm.rotary import rotary_frequencies
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
 
 ARCHITECTURE, FREQUENCIES = "general.architecture", "rope_freqs.weight"
-SPLIT = ("split.no", "split.count")  # the first counts from 0 (ggml-org/llama.cpp, tools/gguf-split)
+# The index of a part and the number of parts. (ggml-org/llama.cpp, tools/gguf-split)
+SPLIT = ("split.no", "split.count")
 KEYS = {  # field of GPTConfig: key after the architecture (ggml-org/ggml, docs/gguf.md)
     "context_length": "context_length", "d_model": "embedding_length", "n_layers": "block_count",
     "n_heads": "attention.head_count", "n_kv_heads": "attention.head_count_kv", "d_ff": "feed_forward_length",
@@ -33,8 +34,8 @@ KEYS = {  # field of GPTConfig: key after the architecture (ggml-org/ggml, docs/
 }  # fmt: skip
 ROPE_BASE = "rope.freq_base"
 OPTIONAL = ("n_kv_heads", "d_head", "rope_base")
-WIDTHS = ("attention.key_length", "attention.value_length", "rope.dimension_count")  # each that of a head
-HARMLESS = {  # values of keys that change no number
+HEAD_WIDTHS = ("attention.key_length", "attention.value_length", "rope.dimension_count")  # each must be head_dim
+HARMLESS = {  # values that change no number, first the one that an omitted key has
     "expert_count": (0,), "rope.scaling.type": ("none", "linear"), "rope.scaling.factor": (0, 1),
     "rope.scale_linear": (0, 1), "rope.scaling.attn_factor": (1,), "attention.sliding_window": (0,),
     "attention.causal": (True,), "attention.scale": (0,), "attention.clamp_kqv": (0,),
@@ -43,21 +44,23 @@ HARMLESS = {  # values of keys that change no number
     "final_logit_softcapping": (0,),
 }  # fmt: skip
 ROPE_SCALING, ROPE_FACTORS = "rope.scaling.type", ("rope.scaling.factor", "rope.scale_linear")
-NEAR = 1e-4  # two factors of frequencies, one of them computed in float32
+TOLERANCE = 1e-4  # relative, of factors that the converter computed in float32
 
 
-def read_gguf_settings(header: Header, path: str | Path) -> tuple[Layout, GPTConfig]:
-    """How the file's family lays its tensors out, and the GPTConfig.
+def read_gguf_config(header: GGUFHeader, path: str | Path) -> tuple[Layout, GPTConfig]:
+    """The layout of the file's tensors and its GPTConfig; `path` is read for a tied head and for messages.
 
-    Raises InputError for an architecture that is not supported, and for keys that are missing, out of range or ask for
-    what a GPT of this jaxllm does not compute, all of them at once.
+    Raises InputError if the architecture is not supported, or if keys are missing, out of range or ask for what a GPT
+    cannot compute; the message lists all of them.
     """
-    _check_whole(header.metadata, Path(path))
-    family, layout = _family(header.metadata, path)
+    _check_not_split(header.metadata, Path(path))
+    family, layout = _find_family(header.metadata, path)
     fields, obstacles = _read_keys(header.metadata, family)
-    table, head = (header.tensors.get(name_of(layout, place)) for place in (EMBEDDING, HEAD))
+    table, head = (header.tensors.get(tensor_name(layout, place)) for place in (EMBEDDING, HEAD))
     if table is None or len(table.shape) != 2:
-        raise InputError(f"{path} has no table of token embeddings, {name_of(layout, EMBEDDING)}; download it again.")
+        raise InputError(
+            f"{path} has no table of token embeddings, {tensor_name(layout, EMBEDDING)}; download it again."
+        )
     fields |= {
         "vocab_size": table.shape[0],
         "tie_embeddings": head is None or _same(path, head, table),
@@ -69,8 +72,8 @@ def read_gguf_settings(header: Header, path: str | Path) -> tuple[Layout, GPTCon
     return layout, _scaled(config, header, path) if config.rotary else config
 
 
-def _check_whole(metadata: Mapping[str, Any], path: Path) -> None:
-    """Raises InputError for one part of a file that llama-gguf-split has split."""
+def _check_not_split(metadata: Mapping[str, Any], path: Path) -> None:
+    """Raises InputError if the file is one part of a model that llama-gguf-split wrote."""
     number, count = (metadata.get(key) for key in SPLIT)
     if isinstance(number, int) and isinstance(count, int) and count > 1:
         named = re.fullmatch(r"(.*)-\d+(-of-\d+\.gguf)", path.name)
@@ -81,17 +84,17 @@ def _check_whole(metadata: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _family(metadata: Mapping[str, Any], path: str | Path) -> tuple[Family, Layout]:
-    named = metadata.get(ARCHITECTURE)
+def _find_family(metadata: Mapping[str, Any], path: str | Path) -> tuple[Family, Layout]:
+    architecture = metadata.get(ARCHITECTURE)
     for family in FAMILIES:
-        if family.gguf is not None and isinstance(named, str) and named == family.model_type:
+        if family.gguf is not None and isinstance(architecture, str) and architecture == family.model_type:
             return family, family.gguf
     names = ", ".join(family.model_type for family in FAMILIES if family.gguf is not None)
-    raise InputError(f"{path} is of the architecture {shown(named)}, but this jaxllm reads {names}.")
+    raise InputError(f"{path} is of the architecture {shown(architecture)}, but this jaxllm reads {names}.")
 
 
 def _read_keys(metadata: Mapping[str, Any], family: Family) -> tuple[dict[str, Any], list[str]]:
-    """Fields of GPTConfig, and what stands in the way."""
+    """Fields of GPTConfig, and the keys that a GPT cannot compute."""
     fields: dict[str, Any] = {}
     obstacles: list[str] = []
     keys = {field: key for field, key in KEYS.items() if field in family.settings}
@@ -114,9 +117,10 @@ def _read_keys(metadata: Mapping[str, Any], family: Family) -> tuple[dict[str, A
 
 
 def _is_used(key: str, metadata: Mapping[str, Any], family: Family) -> bool:
-    """Whether a key can change a number: rotary positions may be unused, and a scaling of type "none" has no factor.
+    """Whether a key can change a number.
 
-    As in ggml-org/llama.cpp, src/llama-context.cpp.
+    Keys of rotary positions are unused in a model without them; a factor is unused if the scaling is of type "none".
+    (ggml-org/llama.cpp, src/llama-context.cpp)
     """
     if key.startswith("rope.") and family.fixed["position"] != "rotary":
         return False
@@ -125,32 +129,38 @@ def _is_used(key: str, metadata: Mapping[str, Any], family: Family) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """One number of an array that repeats it; of a float32, the shortest that is read as the same."""
+    """The value as config.json would have it.
+
+    An array that repeats one number becomes that number. A float32 becomes the shortest decimal that rounds to it.
+    """
     if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
         value = value[0].item()
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def _differs(value: Any, allowed: tuple[Any, ...]) -> bool:
-    """Whether a value is none of those; an array never is."""
+    """Whether the value is none of those; an array is none of any."""
     return isinstance(value, np.ndarray) or value not in allowed
 
 
-def _same(path: str | Path, a: Tensor, b: Tensor) -> bool:
-    """Whether the head is the table once more, as some converters have it."""
+def _same(path: str | Path, a: StoredTensor, b: StoredTensor) -> bool:
+    """Whether two tensors have the same bytes; some converters write the table of a tied model also as its head."""
     return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(read_tensor(path, a), read_tensor(path, b))
 
 
 def _contradictions(metadata: Mapping[str, Any], family: Family, config: GPTConfig) -> list[str]:
-    """Sizes that a config has only once, where the file has others."""
-    widths = (key for key in WIDTHS if _is_used(key, metadata, family))
+    """Keys whose sizes differ from those that the config implies."""
+    widths = (key for key in HEAD_WIDTHS if _is_used(key, metadata, family))
     sizes = {KEYS["n_kv_heads"]: config.kv_heads} | dict.fromkeys(widths, config.head_dim)
     given = {key: _plain(metadata.get(f"{family.model_type}.{key}", size)) for key, size in sizes.items()}
     return [f"{key} is {shown(given[key])}, not {size}" for key, size in sizes.items() if _differs(given[key], (size,))]
 
 
-def _scaled(config: GPTConfig, header: Header, path: str | Path) -> GPTConfig:
-    """With Llama 3's scaling, where a tensor has what each frequency is divided by. Raises InputError for another."""
+def _scaled(config: GPTConfig, header: GGUFHeader, path: str | Path) -> GPTConfig:
+    """The config with Llama 3's scaling, if the file has a tensor of the divisor of each frequency.
+
+    Raises InputError if these divisors are not those of Llama 3.
+    """
     tensor = header.tensors.get(FREQUENCIES)
     if tensor is None:
         return config
@@ -160,9 +170,9 @@ def _scaled(config: GPTConfig, header: Header, path: str | Path) -> GPTConfig:
         rotary_frequencies(one.head_dim, one.rope_base, one.rope_factor, original_context=one.rope_original_context)
         for one in (config, scaled)
     )
-    if factors.shape != plain.shape or not np.allclose(factors, np.asarray(plain / slowed), NEAR):
+    if factors.shape != plain.shape or not np.allclose(factors, np.asarray(plain / slowed), TOLERANCE):
         raise InputError(
-            f"{path} scales rotary frequencies by {FREQUENCIES} in another way than Llama 3, which this jaxllm does "
-            "not compute; use the model's Hugging Face folder."
+            f"{path} scales rotary frequencies by {FREQUENCIES} in another way than Llama 3, which this jaxllm cannot "
+            "compute; use the model's Hugging Face folder."
         )
     return scaled

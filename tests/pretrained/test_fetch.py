@@ -1,4 +1,4 @@
-"""Where a pretrained model is looked for: paths, packages, names on Hugging Face."""
+"""Where `fetch` finds a model: paths, packages, names on Hugging Face."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pretrained_files import refusal
 
-from jaxllm.pretrained.hub import fetch
+from jaxllm.pretrained.fetch import fetch
 
 pytestmark = pytest.mark.newest
 

