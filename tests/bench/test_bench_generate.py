@@ -13,9 +13,7 @@ import pytest
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
 from jaxllm.fast.quantised_weights import pack
-from train.bench import alternate as pairing
-from train.bench import generate
-from train.bench import generate_recording as subject
+from train.bench import alternate, generate_recording, workload
 from train.bench.generate_worker import weight_bytes
 from train.cli import main
 
@@ -37,7 +35,7 @@ SCRIPT = f"""
 import json, sys, time
 import numpy as np
 sys.path.insert(0, {str(ROOT)!r})
-from train.bench.peers.protocol import serve_writer
+from train.bench.peers.protocol import serve_generation
 name, seconds, compared = sys.argv[1], float(sys.argv[2]), sys.argv[3]
 
 class Side:
@@ -61,7 +59,7 @@ class Side:
     def about(self):
         sizes = dict(n_parameters=1, weight_bytes=1000, float32_weight_bytes=4000)
         return dict(device="cpu", platform="cpu", versions=dict(python="3"), **sizes)
-    def tell(self, message):
+    def answer(self, message):
         if "compare" in message:
             assert name == "A" and np.load(message["compare"])["tokens"].shape == (2, self.n)
             return json.loads(compared)
@@ -69,7 +67,7 @@ class Side:
     def close(self):
         return dict(peak_bytes=2**20)
 
-serve_writer(Side)
+serve_generation(Side)
 """
 # The peer: our reference.
 TWIN = f"""
@@ -78,7 +76,7 @@ import numpy as np
 sys.path.insert(0, {str(ROOT)!r})
 from jaxllm.config import GPTConfig
 from jaxllm.reference.gpt import forward
-from train.bench.peers.protocol import serve_writer
+from train.bench.peers.protocol import serve_generation
 
 class Twin:
     weights_s = 0.0
@@ -107,7 +105,7 @@ class Twin:
     def close(self):
         return dict(peak_bytes=2**20)
 
-serve_writer(Twin)
+serve_generation(Twin)
 """
 SAME = '{"logits_difference":1e-6,"tokens":5,"parted":[]}'
 BENCH = ["bench", "generate", "tiny.toml", "--batch-size", "2", "--prompt-tokens", "3", "--new-tokens", "5"]
@@ -118,7 +116,7 @@ AGAINST = [*BENCH, "--against", "nanogpt", "--peer", ".", "--rounds", "2"]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a config and a peer of whom only the name is nanoGPT's."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pairing, "TURN_S", 0.2)
+    monkeypatch.setattr(alternate, "TURN_S", 0.2)
     (tmp_path / "tiny.toml").write_text(TINY)
     (tmp_path / "side.py").write_text(SCRIPT)
     (tmp_path / "model.py").write_text("")
@@ -129,11 +127,11 @@ def play(monkeypatch: pytest.MonkeyPatch, place: Path, compared: str = SAME) -> 
     """Both sides by the script; a step of ours takes 10 ms, one of the peer's 20."""
     starter = place / "peer.py"
     starter.write_text("import runpy, sys\nsys.argv = ['side.py', 'B', '0.02', '']\nrunpy.run_path('side.py')\n")
-    monkeypatch.setattr(generate, "OURS", [sys.executable, str(place / "side.py"), "A", "0.01", compared])
-    monkeypatch.setattr(pairing, "ROOT", place)
-    monkeypatch.setitem(generate.SCRIPTS, "nanogpt", starter)
-    changed = dataclasses.replace(subject.PEERS["nanogpt"], needs=("numpy",))
-    monkeypatch.setitem(subject.PEERS, "nanogpt", changed)
+    monkeypatch.setattr(generate_recording, "OURS", [sys.executable, str(place / "side.py"), "A", "0.01", compared])
+    monkeypatch.setattr(alternate, "ROOT", place)
+    monkeypatch.setitem(generate_recording.SCRIPTS, "nanogpt", starter)
+    changed = dataclasses.replace(workload.PEERS["nanogpt"], needs=("numpy",))
+    monkeypatch.setitem(workload.PEERS, "nanogpt", changed)
 
 
 def test_both_sides_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,11 +200,11 @@ def test_ours_and_the_reference(
     """Ours for real, its weights in the NumPy twin, which writes the first text truly and in the second the unlikeliest
     token at one place, and says by how much that is unlikelier; and beyond the context what nobody compares."""
     (place / "twin.py").write_text(TWIN)
-    changed = dataclasses.replace(subject.PEERS["nanogpt"], needs=("numpy",))
-    monkeypatch.setitem(subject.PEERS, "nanogpt", changed)
-    monkeypatch.setitem(generate.SCRIPTS, "nanogpt", place / "twin.py")
-    monkeypatch.setattr(pairing, "TURN_S", 0.001)
-    monkeypatch.setattr(generate, "BANDWIDTH_BYTES", 2**20)
+    changed = dataclasses.replace(workload.PEERS["nanogpt"], needs=("numpy",))
+    monkeypatch.setitem(workload.PEERS, "nanogpt", changed)
+    monkeypatch.setitem(generate_recording.SCRIPTS, "nanogpt", place / "twin.py")
+    monkeypatch.setattr(alternate, "TURN_S", 0.001)
+    monkeypatch.setattr(generate_recording, "BANDWIDTH_BYTES", 2**20)
     assert main([*AGAINST[:-1], "1", "--json", "bench.json", "--new-tokens", "20"]) == 1
     saved = json.loads((place / "bench.json").read_text())
     assert saved["compared"]["logits_difference"] < 1e-5
@@ -245,7 +243,7 @@ WRONG = {
 
 @pytest.mark.parametrize("words", WRONG)
 def test_wrong_input(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(subject.PEERS, "hf", dataclasses.replace(subject.PEERS["hf"], needs=()))
+    monkeypatch.setitem(workload.PEERS, "hf", dataclasses.replace(workload.PEERS["hf"], needs=()))
     assert main([*BENCH, *words.split()]) == 2
     error = capsys.readouterr().err
     assert error.startswith("jaxllm bench: ") and WRONG[words] in error and error.count("\n") == 1

@@ -14,9 +14,10 @@ from jaxllm import GPT, GPTConfig, InputError
 from jaxllm.tokenizers import CharTokenizer
 from train.config import OptimizerConfig
 from train.errors import DamagedError, DroppedError
+from train.optimizer import make_optimizer
 from train.runs.checkpoint import Checkpoints
 from train.runs.manifest import read_manifest, rewrite
-from train.step import TrainState, first_state, make_optimizer
+from train.state import TrainState, first_state
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -168,10 +169,10 @@ def test_a_manifest_of_another_step_or_that_leads_outside_is_refused(copy: Path)
 
 def test_damage_names_the_newest_whole_step(copy: Path) -> None:
     (copy / "20" / "state" / "_METADATA").unlink()
-    with pytest.raises(DamagedError, match="step 20 is damaged.*_METADATA is missing; step 10 is whole.*--step 10"):
+    with pytest.raises(DamagedError, match="step 20 is damaged.*_METADATA is missing; step 10 is undamaged.*--step 10"):
         Checkpoints(copy).restore(state(0))
     (copy / "10" / "manifest.json").unlink()
-    with pytest.raises(DamagedError, match="no other step is whole"):
+    with pytest.raises(DamagedError, match="no other step is undamaged"):
         Checkpoints(copy).restore(state(0))
 
 
@@ -182,7 +183,7 @@ def test_leaving_out_what_is_damaged(copy: Path, capsys: pytest.CaptureFixture[s
     assert sorted(p.name for p in copy.iterdir()) == ["10", "20.damaged"]
     assert int(Checkpoints(copy).restore(state(0)).step) == 10
     (copy / "10" / "state" / "_METADATA").unlink()
-    with pytest.raises(InputError, match="no checkpoint that is whole"):
+    with pytest.raises(InputError, match="no undamaged checkpoint"):
         Checkpoints(copy).leave_out_damaged(state(0))
     assert Checkpoints(copy).steps() == [10]  # what cannot be helped is left as it is
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from runs import TINY, assert_same_run, write_config
 
-from train.progress import read_metrics
 from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
+from train.runs.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 

@@ -36,8 +36,8 @@ def before_step_6(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) ->
 
         return state, Step(call)
 
-    begin = train.loop.begin
-    monkeypatch.setattr(train.loop, "begin", begun)
+    begin = train.loop.init_and_compile
+    monkeypatch.setattr(train.loop, "init_and_compile", begun)
 
 
 def assert_said_and_loads(run: Path, errors: str, said: str) -> None:

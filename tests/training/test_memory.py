@@ -13,24 +13,15 @@ import optax
 import pytest
 from jax.stages import Compiled
 
-import train.runtime.memory as memory
+import train.memory_estimate as memory
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import GPT
 from train.config import OptimizerConfig, RunConfig, TrainConfig
-from train.runtime.memory import (
-    GIB,
-    Need,
-    activation_bytes,
-    available_bytes,
-    describe_out_of_memory,
-    estimate,
-    fitting,
-    memory_line,
-    state_bytes,
-    step_bytes,
-    warning,
-)
-from train.step import first_state, learning_rate_schedule, make_optimizer, make_train_step
+from train.memory_estimate import GIB, Need, activation_bytes, estimate, fitting, memory_line, state_bytes, warning
+from train.optimizer import learning_rate_schedule, make_optimizer
+from train.runtime.memory import KNOBS, available_bytes, describe_out_of_memory, step_bytes
+from train.state import first_state
+from train.step import make_train_step
 
 SMALL = GPTConfig(vocab_size=300, context_length=64, d_model=64, n_layers=2, n_heads=2)
 OPTIMIZER = OptimizerConfig()
@@ -246,4 +237,4 @@ def test_memory_that_ran_out_is_told_from_other_errors() -> None:
     assert str(describe_out_of_memory(MemoryError())).startswith("there is not enough memory; raise")
     for other in (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: no"), RuntimeError("out of memory"), OSError(12, "x")):
         assert describe_out_of_memory(other) is None
-    assert memory.KNOBS in str(describe_out_of_memory(MemoryError()))
+    assert KNOBS in str(describe_out_of_memory(MemoryError()))

@@ -21,9 +21,11 @@ from jaxllm.reference.optimizer import learning_rate
 from train.cli import main
 from train.config import OptimizerConfig, TrainConfig
 from train.nonfinite import first_not_finite, parts_backward
+from train.optimizer import learning_rate_schedule, make_optimizer
 from train.runs.checkpoint import Checkpoints
-from train.runs.load import abstract_state, load_run
-from train.step import init_state, learning_rate_schedule, make_optimizer, make_train_step
+from train.runs.load import load_run
+from train.state import abstract_state, init_state
+from train.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -166,8 +168,8 @@ def test_a_gradient_alone_is_told_by_its_part(
         metrics = {"train_loss": jnp.ones(()), "learning_rate": jnp.ones(()), "grad_norm": jnp.array(jnp.inf)}
         return state, Step(lambda state, *_: (state, metrics | {"not_finite": jnp.asarray(3)}))
 
-    begin = train.loop.begin
-    monkeypatch.setattr(train.loop, "begin", begun)
+    begin = train.loop.init_and_compile
+    monkeypatch.setattr(train.loop, "init_and_compile", begun)
     assert main(["train", str(write_config(tmp_path)), "--out", str(tmp_path / "run")]) == 1
     assert "the norm of the gradient is inf at step 1, coming backward first in block_0/attention: the run has" in (
         capsys.readouterr().err
@@ -192,7 +194,7 @@ def test_as_many_as_allowed_are_left_out(config: Path, tmp_path: Path, capsys: p
     assert [r["learning_rate"] for r in records] == pytest.approx(want, rel=1e-5)
 
     checkpoints, trained = Checkpoints(run / "checkpoints"), load_run(run, with_optimizer=True)
-    like = abstract_state(trained.config, trained.tokenizer)
+    like = abstract_state(trained.model, trained.config)
     states = {step: checkpoints.restore(like, step) for step in (5, 6, 7)}
     jax.tree.map(np.testing.assert_array_equal, states[5].params, states[6].params)
     assert not np.array_equal(*(jax.tree.leaves(states[step].params)[0] for step in (6, 7)))

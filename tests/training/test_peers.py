@@ -17,7 +17,9 @@ from jaxllm.compare import random_parameters
 from jaxllm.loss import cross_entropy
 from train.commands.compare import in_dtype
 from train.config import OptimizerConfig, TrainConfig
-from train.step import TrainState, learning_rate_schedule, make_optimizer, make_train_step
+from train.optimizer import learning_rate_schedule, make_optimizer
+from train.state import TrainState
+from train.step import make_train_step
 
 torch = pytest.importorskip("torch", reason="needs the extra `peers`")
 with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from runs import TEXT, TINY, lines
 
 import train.loop
 from train.cli import main
-from train.runtime.profile import NOWHERE, Row, Span, describe_table, profile_table, profiled, shared_time
+from train.runtime.profile import NOWHERE, ProfileRow, Span, describe_table, profile_table, profiled, shared_time
 
 pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
 
@@ -22,7 +22,7 @@ HLO = """HloModule jit_step, is_scheduled=true
 FileNames
 1 "/home/me/jaxllm/jaxllm/layers.py"
 2 "/home/me/.venv/lib/python3.12/site-packages/flax/linen/module.py"
-3 "/home/me/.venv/lib/python3.12/site-packages/train/step.py"
+3 "/home/me/.venv/lib/python3.12/site-packages/jaxllm_train/step.py"
 4 "/usr/lib/python3.12/contextlib.py"
 
 FunctionNames
@@ -57,7 +57,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {
   ROOT %copy.7 = f32[4]{0} copy(%p)
 }
 """
-DOT, STEP = "jaxllm/layers.py:12 MLP.__call__", "train/step.py:56 train_step"
+DOT, STEP = "jaxllm/layers.py:12 MLP.__call__", "jaxllm_train/step.py:56 train_step"
 
 
 def event(name: str, begin: float, end: float, tid: int = 1, pid: int = 7, module: str = "jit_step") -> dict[str, Any]:
@@ -165,8 +165,8 @@ def test_nothing_recorded() -> None:
 
 
 def test_the_printed_table() -> None:
-    table = [Row(3.0, 0.3, 2, "dot", DOT)] + [Row(0.2, 0.02, 0.5, f"copy_{i}", "") for i in range(30)]
-    printed = describe_table([*table, Row(1.0, 0.1, 0, NOWHERE, "")], 4)
+    table = [ProfileRow(3.0, 0.3, 2, "dot", DOT)] + [ProfileRow(0.2, 0.02, 0.5, f"copy_{i}", "") for i in range(30)]
+    printed = describe_table([*table, ProfileRow(1.0, 0.1, 0, NOWHERE, "")], 4)
     assert printed[0].startswith("4 steps profiled, 10.00 ms each")
     assert printed[2].split() == ["3.000", "30.0%", "2", "dot", *DOT.split()]
     assert len(printed) == 2 + 20 + 2 and all(len(line) <= 120 for line in printed)

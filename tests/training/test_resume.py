@@ -78,15 +78,15 @@ def test_signals_before_the_first_step_of_a_process(
     """While the first process compiles nothing is saved; while a later one does, not one step more is taken."""
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        begin = train.loop.begin
-        patch.setattr(train.loop, "begin", lambda *a: (send(stop[0], signal.SIGTERM), begin(*a))[1])
+        begin = train.loop.init_and_compile
+        patch.setattr(train.loop, "init_and_compile", lambda *a: (send(stop[0], signal.SIGTERM), begin(*a))[1])
         assert train_from(undisturbed, run) == 143
         assert "after step 0 of 12; nothing is saved yet" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         spy(patch, lambda step, *batch: (step(*batch), send(stop[0], signal.SIGTERM))[0])
         assert main(["train", "--out", str(run), "--resume"]) == 143
     with monkeypatch.context() as patch:
-        patch.setattr(train.loop, "begin", lambda *a: (send(stop[0], signal.SIGTERM), begin(*a))[1])
+        patch.setattr(train.loop, "init_and_compile", lambda *a: (send(stop[0], signal.SIGTERM), begin(*a))[1])
         assert main(["train", "--out", str(run), "--resume"]) == 143
     assert len(lines(run)) == 1
     assert main(["train", "--out", str(run), "--resume"]) == 0
@@ -148,8 +148,8 @@ def spy(monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
         state, step = begin(*arguments)
         return state, Step(lambda *batch: call(step, *batch))
 
-    begin = train.loop.begin
-    monkeypatch.setattr(train.loop, "begin", begun)
+    begin = train.loop.init_and_compile
+    monkeypatch.setattr(train.loop, "init_and_compile", begun)
 
 
 def send(stop: Stop, number: int) -> None:

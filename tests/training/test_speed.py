@@ -22,7 +22,7 @@ from jaxllm.fast.init import init_params
 from train.bench import scaling as growth
 from train.cli import main
 from train.runtime import allocator as startup
-from train.step import init_state
+from train.state import init_state
 
 CONFIG = (
     "[model]\nvocab_size = 7\ncontext_length = 4\nd_model = 4\nn_layers = 2\nn_heads = 2\n[train]\nbatch_size = 2\n"

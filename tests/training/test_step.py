@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from models import TINY, random_like, random_tokens
 
@@ -14,16 +15,9 @@ from jaxllm import GPT, GPTConfig, reference
 from jaxllm.layers import Dropout, dropout_mask
 from jaxllm.loss import cross_entropy
 from train.config import OptimizerConfig, RunConfig, TrainConfig
-from train.step import (
-    TrainState,
-    begin,
-    dropout_key,
-    init_state,
-    learning_rate_schedule,
-    make_eval_step,
-    make_optimizer,
-    make_train_step,
-)
+from train.optimizer import OPTIMIZERS, learning_rate_schedule, make_optimizer
+from train.state import TrainState, init_and_compile, init_state
+from train.step import dropout_key, make_eval_step, make_train_step
 
 # Rules are tested here; `test_training_twice.py` compares the numbers of a step compiled as for use.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -62,6 +56,16 @@ def test_schedule_is_nanogpts() -> None:
         assert schedule(s) == pytest.approx(want, rel=1e-5)
     assert learning_rate_schedule(replace(OPTIMIZER, warmup_steps=0), 20)(0) == pytest.approx(0.1)
     assert learning_rate_schedule(replace(OPTIMIZER, warmup_steps=0), 20)(20) == pytest.approx(0.01)
+
+
+def test_the_config_selects_the_optimizer_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each name that a config may have is a function's, and that function makes the update after clipping."""
+    assert set(get_args(get_type_hints(OptimizerConfig)["name"])) == set(OPTIMIZERS)
+    monkeypatch.setitem(OPTIMIZERS, "adamw", lambda config, schedule: optax.sgd(schedule))
+    gradients = {"kernel": jnp.full((2, 2), 5.0)}  # of norm 10, clipped to 1
+    optimizer = make_optimizer(replace(OPTIMIZER, warmup_steps=0), 20)
+    updates, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * np.full((2, 2), 0.5), rtol=1e-6)
 
 
 def test_the_optimizer_agrees_with_its_twin() -> None:
@@ -148,7 +152,8 @@ def test_begun_at_once_it_is_the_same_state_and_the_same_step() -> None:
     config = TrainConfig(steps=20, batch_size=4, seed=5)
     optimizer, schedule = make_optimizer(OPTIMIZER, 20), learning_rate_schedule(OPTIMIZER, 20)
     step, want = setup(model=DROPPING, seed=5)
-    state, compiled = begin(GPT(DROPPING, "float32"), optimizer, config, schedule)
+    gpt = GPT(DROPPING, "float32")
+    state, compiled = init_and_compile(gpt, optimizer, make_train_step(gpt, optimizer, config, schedule), config)
     jax.tree.map(np.testing.assert_array_equal, state, want)
     assert_close(compiled(state, X, Y), step(want, X, Y))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
@@ -158,7 +163,8 @@ def test_begun_at_once_it_is_the_same_state_and_the_same_step() -> None:
 def test_with_remat_a_step_gives_the_same() -> None:
     config = TrainConfig(steps=20, batch_size=4, remat=True)
     optimizer, schedule = make_optimizer(OPTIMIZER, 20), learning_rate_schedule(OPTIMIZER, 20)
-    state, compiled = begin(GPT(TINY, "float32", config.remat), optimizer, config, schedule)
+    gpt = GPT(TINY, "float32", config.remat)
+    state, compiled = init_and_compile(gpt, optimizer, make_train_step(gpt, optimizer, config, schedule), config)
     step, want = setup()
     for _ in range(2):
         (state, metrics), (want, wanted) = compiled(state, X, Y), step(want, X, Y)

@@ -15,15 +15,15 @@ import train.progress
 import train.runs.step_log
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.errors import DivergedError
-from train.progress import Lines, MetricsFile, _running_mean, add_sample, counted, describe
+from train.progress import Lines, counted, describe, training_progress
 from train.runs.folder import RunFolder
-from train.runs.step_log import Journal
+from train.runs.loss_plot import running_mean
+from train.runs.metrics import MetricsFile, add_sample
+from train.runs.step_log import StepLog
 
 pytestmark = pytest.mark.newest
 
-RUN: Any = SimpleNamespace(
-    config=RunConfig(train=TrainConfig(steps=200, batch_size=2, max_skipped=1)), model=ModelConfig(context_length=8)
-)
+CONFIG = RunConfig(train=TrainConfig(steps=200, batch_size=2, max_skipped=1), model=ModelConfig(context_length=8))
 
 
 class Clock:
@@ -49,8 +49,11 @@ def metrics(loss: float = 2.0, not_finite: int = -1) -> Any:
 
 
 @contextmanager
-def journal(folder: Path, done: int = 0) -> Iterator[Journal]:
-    with closing(Journal(RUN, RunFolder(folder), done, lambda step, _: f"step {step} explained")) as one:
+def step_log(folder: Path, done: int = 0) -> Iterator[StepLog]:
+    def explain(step: int, _: object) -> str:
+        return f"step {step} explained"
+
+    with closing(StepLog(CONFIG, RunFolder(folder), done, explain, training_progress)) as one:
         yield one
 
 
@@ -104,11 +107,11 @@ def test_the_speed_of_a_step_is_of_its_own_time(tmp_path: Path, clock: Clock) ->
         clock.now += 100
         return {"val_loss": 0.0}
 
-    with journal(tmp_path) as one:
+    with step_log(tmp_path) as one:
         for step in (1, 2, 3, 4):
             one.add(step, metrics(), 0.25 * step)
             clock.now += 2
-            one.settle(measure if step == 2 else dict)
+            one.flush(measure if step == 2 else dict)
             if step == 3:
                 clock.now += 50  # a checkpoint
                 one.restart_clock()
@@ -122,44 +125,44 @@ def test_the_speed_of_a_step_is_of_its_own_time(tmp_path: Path, clock: Clock) ->
 
 
 def test_a_step_in_no_time_has_a_speed(tmp_path: Path, clock: Clock) -> None:
-    with journal(tmp_path) as one:
+    with step_log(tmp_path) as one:
         one.add(1, metrics(), 0)
-        one.settle()
+        one.flush()
         assert one.last["tokens_per_s"] > 1e9
 
 
 def test_a_resumed_run_counts_on(tmp_path: Path, clock: Clock) -> None:
     """Seconds and left-out steps, of those steps alone that are kept."""
-    with journal(tmp_path) as one:
+    with step_log(tmp_path) as one:
         clock.now += 5
         one.add(1, metrics(), 0)
         one.add(2, metrics(np.nan, 0), 0)
         clock.now += 2
-        one.settle()
+        one.flush()
     assert [r.get("skipped") for r in lines(tmp_path)] == [None, 1]
     clock.now = 0.0
-    with journal(tmp_path, 2) as two:
+    with step_log(tmp_path, 2) as two:
         clock.now += 1
         two.add(3, metrics(), 0)
-        two.settle()
+        two.flush()
         assert lines(tmp_path)[-1]["elapsed_s"] == 5 + 2 + 1
         assert two.last["step"] == 3 and two.unmeasured(3) and not two.unmeasured(2)
         two.add(4, metrics(np.nan, 0), 0)
         with pytest.raises(DivergedError, match="step 4 explained: the run has diverged and step 4 was not applied"):
-            two.settle()  # the second, where one is allowed
-    with journal(tmp_path, 1) as three:  # from a checkpoint before the one that was left out
+            two.flush()  # the second, where one is allowed
+    with step_log(tmp_path, 1) as three:  # from a checkpoint before the one that was left out
         assert three.last["step"] == 1
         three.add(2, metrics(np.nan, 0), 0)
         clock.now += 1
-        three.settle()
+        three.flush()
         assert three.last["skipped"] == 1
 
 
 def test_a_validation_loss_of_0_is_a_measurement(tmp_path: Path, clock: Clock) -> None:
-    with journal(tmp_path) as one:
+    with step_log(tmp_path) as one:
         clock.now += 1
         one.add(1, metrics(), 0)
-        one.settle(lambda: {"val_loss": 0.0})
+        one.flush(lambda: {"val_loss": 0.0})
         assert not one.unmeasured(1) and "val 0.0000" in describe(one.last)
 
 
@@ -178,16 +181,16 @@ def test_lines_are_twenty_over_a_run_and_each_evaluation(capsys: pytest.CaptureF
 
 
 def test_the_running_mean_begins_at_the_first_value() -> None:
-    assert _running_mean([4.0]) == [4.0]
-    assert _running_mean([1.0, 3.0], 0.5) == [1.0, (0.25 * 1 + 0.5 * 3) / 0.75]
-    assert _running_mean([7.0] * 50) == pytest.approx([7.0] * 50)
+    assert running_mean([4.0]) == [4.0]
+    assert running_mean([1.0, 3.0], 0.5) == [1.0, (0.25 * 1 + 0.5 * 3) / 0.75]
+    assert running_mean([7.0] * 50) == pytest.approx([7.0] * 50)
 
 
 def test_metrics_are_json_whatever_is_not_finite(tmp_path: Path, clock: Clock) -> None:
-    with journal(tmp_path) as one:
+    with step_log(tmp_path) as one:
         clock.now += 1
         one.add(1, metrics(np.inf, 0), 0)
-        one.settle()
+        one.flush()
     (record,) = lines(tmp_path)
     json.dumps(record, allow_nan=False)
     assert record["train_loss"] is record["grad_norm"] is None and record["learning_rate"] == pytest.approx(0.1)

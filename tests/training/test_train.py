@@ -13,9 +13,9 @@ from jaxllm.tokenizers import load_tokenizer
 from train.cli import main
 from train.evaluate import evaluator
 from train.inputs import prepare
-from train.progress import add_sample, drop_samples
 from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
+from train.runs.metrics import add_sample, drop_samples
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -15,7 +15,9 @@ from jaxllm.data import batch
 from jaxllm.reference import step as reference_step
 from train.commands.compare import in_dtype
 from train.config import OptimizerConfig, TrainConfig
-from train.step import TrainState, first_state, learning_rate_schedule, make_optimizer, make_train_step
+from train.optimizer import learning_rate_schedule, make_optimizer
+from train.state import TrainState, first_state
+from train.step import make_train_step
 
 STEPS, BATCH = 100, 4
 MODEL = GPTConfig(vocab_size=11, context_length=8, d_model=16, n_layers=2, n_heads=2)

@@ -17,13 +17,13 @@ from ..runtime.allocator import with_allocator
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment of each side's process; both get our memory allocator, which helps the other a little too."""
-    # JAX takes three quarters of a GPU's memory in advance, of which the other side needs its part.
+    """The environment of each side's process; both have our setting of the memory allocator."""
+    # By default JAX takes three quarters of a GPU's memory in advance, and the other side needs its part.
     return with_allocator({"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ})
 
 
 def check_python(python: str, modules: tuple[str, ...], name: str) -> None:
-    """Before the work. Raises InputError where `python` cannot be started or lacks a module."""
+    """Raises InputError if `python` cannot be started or lacks a module."""
     search = f"import sys, importlib.util as u; sys.exit(any(u.find_spec(m) is None for m in {modules}))"
     try:
         found = subprocess.run([python, "-c", search], capture_output=True)

@@ -6,6 +6,7 @@ OPTIMIZER = "training/test_step.py::test_the_optimizer_agrees_with_its_twin"
 STEPS = "training/test_step.py::test_steps_agree_with_the_reference"
 NOT_FINITE = "training/test_nonfinite.py::test_such_a_step_is_counted_and_changes_nothing_else"
 STEP = "train/step.py"
+OPTIMIZER_FILE = "train/optimizer.py"
 
 
 def rule(name: str) -> str:
@@ -15,17 +16,17 @@ def rule(name: str) -> str:
 
 
 MUTATIONS = [
-    Mutation("sign of weight decay", STEP, "weight_decay=config.weight_decay", "weight_decay=-config.weight_decay", OPTIMIZER),
-    Mutation("decay of vectors too", STEP, "p.ndim >= 2", "p.ndim >= 1", OPTIMIZER),
-    Mutation("betas swapped", STEP, "b1=config.beta1,\n            b2=config.beta2,", "b1=config.beta2,\n            b2=config.beta1,", OPTIMIZER),
-    Mutation("Adam's epsilon 1e-6", STEP, "weight_decay=config.weight_decay,", "weight_decay=config.weight_decay, eps=1e-6,", OPTIMIZER),
-    Mutation("bias correction dropped", STEP, "    return optax.chain(", "    optax.tree.bias_correction = lambda moment, decay, count: moment\n    return optax.chain(", OPTIMIZER),
-    Mutation("no clipping", STEP, "optax.clip_by_global_norm(config.clip_norm)", "optax.identity()", OPTIMIZER),
-    Mutation("clipping of each number, not of the norm", STEP, "optax.clip_by_global_norm(config.clip_norm)", "optax.clip(config.clip_norm)", OPTIMIZER),
-    Mutation("warm-up from 0", STEP, "highest * (now + 1)", "highest * now", OPTIMIZER),
-    Mutation("cosine down to 0", STEP, "lowest + (highest - lowest)", "(highest - lowest)", OPTIMIZER),
-    Mutation("only the last micro-batch counts", STEP, "return jax.tree.map(jnp.add, total, jax.value_and_grad(share)(state.params, *micro)), None", "return jax.value_and_grad(share)(state.params, *micro), None", STEPS),
-    Mutation("gradient divided by windows, not tokens", STEP, "/ targets.size", "/ len(targets)", STEPS),
+    Mutation("sign of weight decay", OPTIMIZER_FILE, "weight_decay=config.weight_decay", "weight_decay=-config.weight_decay", OPTIMIZER),
+    Mutation("decay of vectors too", OPTIMIZER_FILE, "p.ndim >= 2", "p.ndim >= 1", OPTIMIZER),
+    Mutation("betas swapped", OPTIMIZER_FILE, "b1=config.beta1,\n        b2=config.beta2,", "b1=config.beta2,\n        b2=config.beta1,", OPTIMIZER),
+    Mutation("Adam's epsilon 1e-6", OPTIMIZER_FILE, "weight_decay=config.weight_decay,", "weight_decay=config.weight_decay, eps=1e-6,", OPTIMIZER),
+    Mutation("bias correction dropped", OPTIMIZER_FILE, "    return optax.chain(", "    optax.tree.bias_correction = lambda moment, decay, count: moment\n    return optax.chain(", OPTIMIZER),
+    Mutation("no clipping", OPTIMIZER_FILE, "optax.clip_by_global_norm(config.clip_norm)", "optax.identity()", OPTIMIZER),
+    Mutation("clipping of each number, not of the norm", OPTIMIZER_FILE, "optax.clip_by_global_norm(config.clip_norm)", "optax.clip(config.clip_norm)", OPTIMIZER),
+    Mutation("warm-up from 0", OPTIMIZER_FILE, "highest * (now + 1)", "highest * now", OPTIMIZER),
+    Mutation("cosine down to 0", OPTIMIZER_FILE, "lowest + (highest - lowest)", "(highest - lowest)", OPTIMIZER),
+    Mutation("only the last micro-batch counts", STEP, "return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None", "return jax.value_and_grad(loss_fn)(state.params, *microbatch), None", STEPS),
+    Mutation("gradient divided by windows, not tokens", STEP, "n_tokens, n = targets.size,", "n_tokens, n = len(targets),", STEPS),
     Mutation("norm of the update reported as the gradient's", STEP, "optax.tree.norm(grads)", "optax.tree.norm(updates)", STEPS),
     Mutation("steps not counted", STEP, "TrainState(state.step + 1,", "TrainState(state.step,", STEPS),
     Mutation("sha256 of a checkpoint's files not compared", "train/runs/manifest.py", 'return "" if digest == stored.sha256 else', 'return "" if digest else', "training/test_checkpoint.py::test_a_flipped_bit_anywhere_is_noticed_and_named"),
@@ -38,10 +39,10 @@ MUTATIONS = [
     Mutation("a step that is not finite not counted by the schedule", "train/nonfinite.py", "lambda n, o: n if is_count(n) else", "lambda n, o: o if is_count(n) else", f"{NOT_FINITE}[both]"),
     Mutation("the last part that is not finite, not the first", "train/nonfinite.py", "wrong.argmax()", "len(wrong) - 1 - wrong[::-1].argmax()", "training/test_nonfinite.py::test_the_first_part_backward_is_found[nan]"),
     Mutation("a signal ignored", "train/loop.py", "ending = bool(stop)", "ending = False", "training/test_resume.py::test_a_run_ended_by_signals_goes_on_to_the_same_bits[float32-(7,)]"),
-    Mutation("metrics beyond the checkpoint kept", "train/progress.py", 'if record["step"] <= last_step]', "]", "training/test_train.py::test_a_run_that_broke_off_resumes_to_the_same_result"),
-    Mutation("a gradient alone that is not finite", STEP, "jnp.isfinite(loss) & jnp.isfinite(norm)", "jnp.isfinite(loss)", f"{NOT_FINITE}[gradient]"),
-    Mutation("a loss alone that is not finite", STEP, "jnp.isfinite(loss) & jnp.isfinite(norm)", "jnp.isfinite(norm)", f"{NOT_FINITE}[loss]"),
-    Mutation("lines of metrics not flushed", "train/progress.py", "            self._file.flush()", "            pass", "training/test_step_log.py::test_each_line_of_metrics_is_in_the_file_as_soon_as_it_is_written"),
+    Mutation("metrics beyond the checkpoint kept", "train/runs/metrics.py", 'if record["step"] <= last_step]', "]", "training/test_train.py::test_a_run_that_broke_off_resumes_to_the_same_result"),
+    Mutation("a gradient alone that is not finite", STEP, "jnp.isfinite(loss) & jnp.isfinite(grad_norm)", "jnp.isfinite(loss)", f"{NOT_FINITE}[gradient]"),
+    Mutation("a loss alone that is not finite", STEP, "jnp.isfinite(loss) & jnp.isfinite(grad_norm)", "jnp.isfinite(grad_norm)", f"{NOT_FINITE}[loss]"),
+    Mutation("lines of metrics not flushed", "train/runs/metrics.py", "            self._file.flush()", "            pass", "training/test_step_log.py::test_each_line_of_metrics_is_in_the_file_as_soon_as_it_is_written"),
     Mutation("lines of a run not flushed", "train/progress.py", "print(describe(record), flush=True)", "print(describe(record))", "training/test_step_log.py::test_what_a_run_prints_is_there_while_it_runs"),
     Mutation("an evaluation's time in the next step's", "train/runs/step_log.py", "time.perf_counter() if measured else now", "now", "training/test_step_log.py::test_the_speed_of_a_step_is_of_its_own_time"),
     Mutation("a resumed run's seconds from 0", "train/runs/step_log.py", 'self._file.records[-1]["elapsed_s"] if self._file.records else 0.0', "0.0", "training/test_step_log.py::test_a_resumed_run_counts_on"),
@@ -51,18 +52,18 @@ MUTATIONS = [
     Mutation("the first token is a target", "train/evaluate.py", "for i in range(len(ids) - n, len(ids), CHUNK)", "for i in range(0, len(ids), CHUNK)", "training/test_evaluate.py::test_bits_are_of_the_bytes_behind_the_targets"),
     Mutation("batches not prepared ahead", "train/prefetch.py", "islice(rest, AHEAD + 1 - len(ahead))", "islice(rest, 1)", "training/test_prefetch.py::test_it_prepares_ahead_but_not_all"),
     Mutation("a file taken for a run's folder", "train/runs/folder.py", "if self.path.exists() and not self.path.is_dir():", "if False:", "commands/test_cli.py::test_wrong_commands[train ok.toml --out text.txt]"),
-    Mutation("a run that fits exactly warns", "train/runtime/memory.py", "need.total <= available:", "need.total < available:", "training/test_memory.py::test_no_warning_where_it_fits_or_nothing_is_known"),
+    Mutation("a run that fits exactly warns", "train/memory_estimate.py", "need.total <= available:", "need.total < available:", "training/test_memory.py::test_no_warning_where_it_fits_or_nothing_is_known"),
     Mutation("a parent cgroup's limit ignored", "train/runtime/memory.py", "for folder in (group, *group.parents):", "for folder in (group,):", "training/test_memory.py::test_what_is_free_on_a_cpu[limit-above]"),
     Mutation("the time to the last begun, not the last ended", "train/runtime/profile.py", "total = max((s.end for s in spans), default=0.0)", "total = (spans[-1].end if spans else 0.0)", "training/test_profile.py::test_the_time_is_that_to_the_last_end"),
     Mutation("a span of no length runs to the end", "train/runtime/profile.py", "enumerate(spans) if s.end > s.begin]", "enumerate(spans)]", "training/test_profile.py::test_operations_of_no_length_have_no_time"),
     Mutation("an ignored signal ends the run", "train/runtime/signals.py", "for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]", "for number in HANDLED]", "training/test_resume.py::test_a_signal_that_was_ignored_stays_ignored[SIGINT]"),
     Mutation("the wake-up of others forgotten", "train/runtime/signals.py", "signal.set_wakeup_fd(wakeup)", "signal.set_wakeup_fd(-1)", "training/test_resume.py::test_after_a_run_signals_do_what_they_did_before", "BlockingIOError"),
-    Mutation("a checkpoint with the loss of another step", "train/loop.py", 'journal.last.get("val_loss"))', 'next((r["val_loss"] for r in reversed(journal._file.records) if "val_loss" in r), None))', "training/test_train.py::test_a_checkpoint_has_the_loss_of_its_own_step"),
+    Mutation("a checkpoint with the loss of another step", "train/loop.py", 'log.last.get("val_loss"))', 'next((r["val_loss"] for r in reversed(log._file.records) if "val_loss" in r), None))', "training/test_train.py::test_a_checkpoint_has_the_loss_of_its_own_step"),
     Mutation("an error's text over lines", "train/errors.py", 'printable(" ".join(text.split()))', "printable(text)", "training/test_arrays.py::test_an_error_is_one_line"),
     Mutation("arrays by the last name of their path", "train/runs/arrays.py", 'jax.tree_util.keystr(path, simple=True, separator="/")', "jax.tree_util.keystr(path[-1:], simple=True)", "training/test_arrays.py::test_arrays_are_named_by_their_path"),
     Mutation("a text that has changed trained on", "train/inputs.py", "if (expected and expected != digest)", "if (False)", "commands/test_cli.py::test_wrong_settings[data.sha256=00]"),
     Mutation("weights narrowed that lose by it", "train/runs/imported_weights.py", "if np.array_equal(narrow.astype(x.dtype), x):", "if True:", "commands/test_writer.py::test_weights_come_back"),
     Mutation("parameters alone not read alone", "train/runs/checkpoint.py", "like._asdict().items() if tree is not None", "like._asdict().items()", "training/test_checkpoint.py::test_the_parameters_are_read_without_the_optimizer", "InputError"),
     Mutation("a number where a text stands", "train/config.py", '(str in kinds and type(parsed["value"]) not in kinds)', "False", "commands/test_configs.py::test_a_text_field_takes_any_text_as_it_is[data.source-2024]"),
-    Mutation("AdamW's moments for any optimizer", "train/runtime/memory.py", "return _bytes(params), _bytes(state)", "return _bytes(params), 2 * _bytes(params)", "training/test_memory.py::test_an_optimizer_may_look_at_names_and_dimensions"),
+    Mutation("AdamW's moments for any optimizer", "train/memory_estimate.py", "return _bytes(params), _bytes(state)", "return _bytes(params), 2 * _bytes(params)", "training/test_memory.py::test_an_optimizer_may_look_at_names_and_dimensions"),
 ]  # fmt: skip
