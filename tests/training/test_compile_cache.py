@@ -167,7 +167,7 @@ print(jax.jit(lambda x: jax.numpy.tanh(x) + 3)(0.5), len(hits))
     entry.write_bytes(content)
     printed, note = in_a_new_python(tmp_path, code)
     assert printed == first[0]
-    assert "one was damaged; all 1 are compiled anew" in note and note.count("\n") == 1
+    assert "one was damaged; all 1 are compiled again" in note and note.count("\n") == 1
     assert in_a_new_python(tmp_path, code) == ([first[0][0], "1"], "")
 
 

@@ -40,7 +40,7 @@ class MetricsFile:
 
     def _rewrite(self) -> None:
         replace_file(self._path, "".join(json.dumps(record) + "\n" for record in self.records).encode())
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, record: Record) -> None:
         """Append a record."""

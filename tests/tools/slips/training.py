@@ -65,5 +65,8 @@ MUTATIONS = [
     Mutation("weights narrowed that lose by it", "train/runs/imported_weights.py", "if np.array_equal(narrow.astype(x.dtype), x):", "if True:", "commands/test_writer.py::test_weights_come_back"),
     Mutation("parameters alone not read alone", "train/runs/checkpoint.py", "like._asdict().items() if tree is not None", "like._asdict().items()", "training/test_checkpoint.py::test_the_parameters_are_read_without_the_optimizer", "InputError"),
     Mutation("a number where a text stands", "train/config.py", '(str in kinds and type(parsed["value"]) not in kinds)', "False", "commands/test_configs.py::test_a_text_field_takes_any_text_as_it_is[data.source-2024]"),
+    Mutation("the seed of the config ignored", "train/state.py", "key = jax.random.key(config.seed)", "key = jax.random.key(0)", "training/test_step.py::test_begun_at_once_it_is_the_same_state_and_the_same_step"),
+    Mutation("the name of the optimizer ignored", OPTIMIZER_FILE, "OPTIMIZERS[config.name](", "adamw(", "training/test_step.py::test_the_config_selects_the_optimizer_by_name"),
+    Mutation("a running mean that begins at 0", "train/runs/loss_plot.py", "out.append(total / norm)", "out.append(total)", "training/test_step_log.py::test_the_running_mean_begins_at_the_first_value"),
     Mutation("AdamW's moments for any optimizer", "train/memory_estimate.py", "return _bytes(params), _bytes(state)", "return _bytes(params), 2 * _bytes(params)", "training/test_memory.py::test_an_optimizer_may_look_at_names_and_dimensions"),
 ]  # fmt: skip
