@@ -1,4 +1,4 @@
-"""`jaxllm bench`: the figures from made-up seconds, both sides played by scripts, and ours for real on a tiny model."""
+"""`jaxllm bench`: figures from given seconds, both sides as scripts, and our real side on a tiny model."""
 
 import dataclasses
 import importlib.util
@@ -42,8 +42,8 @@ grad_accumulation = 2
 warmup_steps = 3
 learning_rate = 1e-2
 """
-# Either side. Arguments: its name, which each step logs; seconds of a step; by how much its losses are off; the last step
-# that it can take.
+# Either side. Arguments: its name, which each step logs; seconds of a step; the relative error of its losses; the last
+# step that it can take.
 SCRIPT = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
@@ -79,7 +79,7 @@ serve(Side)
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a config and a peer of whom only the name is nanoGPT's."""
+    """A folder with a config and a stand-in for nanoGPT."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(alternate, "TURN_S", 0.06)
     (tmp_path / "tiny.toml").write_text(TINY)
@@ -89,7 +89,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def play(monkeypatch: pytest.MonkeyPatch, place: Path, ours: str, peer: str) -> None:
-    """Both sides by the script, with these arguments; the peer's script hands them on."""
+    """Both sides by the script with these arguments, which the peer's script passes on."""
     starter = place / "peer.py"
     starter.write_text(f"import runpy, sys\nsys.argv = ['side.py', *{peer.split()}]\nrunpy.run_path('side.py')\n")
     monkeypatch.setattr(train_recording, "OURS", [sys.executable, str(place / "side.py"), *ours.split()])
@@ -134,7 +134,6 @@ def test_data_sheets_speak_of_bfloat16() -> None:
 
 
 def test_a_turn_fills_a_second_and_has_two_timed_steps_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours took 2.0 and 2.9 s by turns once; one step a turn showed half of that."""
     monkeypatch.setattr(alternate, "TURN_S", 1.0)
     assert train_recording._steps_of_a_turn([{"seconds": [0.1, 0.02, 0.02]}, {"seconds": [0.03]}]) == 40
     assert train_recording._steps_of_a_turn([{"seconds": [9.0, 7.0]}, {"seconds": [8.0]}]) == 2
@@ -156,7 +155,7 @@ def test_both_sides_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert max(map(len, printed.splitlines())) <= 100 and "\x1b" not in printed
 
 
-def test_losses_that_part(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_losses_that_differ(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     play(monkeypatch, place, "A 0.01 0 99", "B 0.01 0.004 99")
     assert main([*BENCH, "--json", "bench.json"]) == 1
     assert "the losses differ by 4.0e-03 of themselves, more than 1e-03" in capsys.readouterr().out
@@ -174,16 +173,14 @@ def test_a_peer_that_dies(
     assert not (place / "bench.json").exists()
 
 
-def test_a_loss_that_is_no_number(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_non_finite_loss(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     play(monkeypatch, place, "A 0.01 nan 99", "B 0.01 0 99")
     assert main(BENCH) == 1
     assert capsys.readouterr().err == "jaxllm bench: the loss of jaxllm is nan: lower optimizer.learning_rate.\n"
 
 
 def test_no_process_outlives_its_parent(place: Path) -> None:
-    """A parent that is killed in the middle of a child's long step: the child must notice by itself."""
+    """A parent is killed during a child's long step: the child must notice by itself."""
     endless = SCRIPT.replace("time.sleep(seconds)", "while True: open('log.txt', 'a').write('.'); time.sleep(0.01)")
     (place / "side.py").write_text(endless)
     parent = f"""

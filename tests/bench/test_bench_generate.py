@@ -1,4 +1,4 @@
-"""`jaxllm bench generate`: both sides played by scripts, ours for real on a tiny model, and the peers where they are."""
+"""`jaxllm bench generate`: both sides as scripts, our real side on a tiny model, and the peers if installed."""
 
 import dataclasses
 import importlib.util
@@ -114,7 +114,7 @@ AGAINST = [*BENCH, "--against", "nanogpt", "--peer", ".", "--rounds", "2"]
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a config and a peer of whom only the name is nanoGPT's."""
+    """A folder with a config and a stand-in for nanoGPT."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(alternate, "TURN_S", 0.2)
     (tmp_path / "tiny.toml").write_text(TINY)
@@ -140,7 +140,7 @@ def test_both_sides_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsy
     saved = json.loads((place / "bench.json").read_text())
     log, texts = (place / "log.txt").read_text(), saved["sizes"]["texts"]
     assert log.startswith("ABABAAB") and log.count("A") == log.count("B")  # a text, one to warm up, then turns
-    assert log.count("A") == 2 + texts + 2  # of each turn of several, one is not timed
+    assert log.count("A") == 2 + texts + 2  # one text of each turn of several is not timed
     ours, peer = saved["ours"], saved["peer"]
     assert 1 < saved["ratio"] and saved["ratio_spread"][0] <= saved["ratio"] <= saved["ratio_spread"][1]
     assert 10 <= ours["token_ms"] and 20 <= peer["token_ms"] and 40 <= ours["first_token_ms"] <= peer["first_token_ms"]
@@ -163,7 +163,7 @@ def test_both_sides_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsy
         ('{"logits_difference":0,"tokens":5,"parted":[{"row":1,"token":2,"gap":1e-4}]}', 0, "text 2 parts at token 3: jaxllm prefers its own by 1.0e-04, a near"),
     ],
 )  # fmt: skip
-def test_texts_that_part(
+def test_texts_that_differ(
     compared: str,
     code: int,
     said: str,
@@ -178,9 +178,7 @@ def test_texts_that_part(
     assert json.loads((place / "bench.json").read_text())["compared"] == json.loads(compared)
 
 
-def test_logits_that_are_no_numbers(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_non_finite_logits(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     play(monkeypatch, place, '{"logits_difference":NaN,"tokens":5,"parted":[]}')
     assert main([*AGAINST[:-1], "1"]) == 1
     assert "are not finite" in capsys.readouterr().err
@@ -197,8 +195,11 @@ def test_other_weights_are_not_compared(
 def test_ours_and_the_reference(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ours for real, its weights in the NumPy twin, which writes the first text truly and in the second the unlikeliest
-    token at one place, and says by how much that is unlikelier; and beyond the context what nobody compares."""
+    """Our real side against the NumPy twin with its weights.
+
+    The twin writes the first text correctly; in the second it writes the least likely token at one place, and saves the
+    gap of the logits. Beyond the context, which is not compared, it writes other tokens.
+    """
     (place / "twin.py").write_text(TWIN)
     changed = dataclasses.replace(workload.PEERS["nanogpt"], needs=("numpy",))
     monkeypatch.setitem(workload.PEERS, "nanogpt", changed)

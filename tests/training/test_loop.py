@@ -1,4 +1,4 @@
-"""The training loop: when metrics are fetched, what a diverged run leaves, what a new run does not wait for."""
+"""The training loop: when metrics are fetched, what a diverged run saves, and what a new run does not wait for."""
 
 import sys
 from pathlib import Path

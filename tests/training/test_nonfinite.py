@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: not applied, counted, and told where they went wrong."""
+"""Steps whose loss or gradient is not finite: counted, not applied, and reported with the place where it began."""
 
 import json
 from collections.abc import Iterator
@@ -53,11 +53,11 @@ def test_every_parameter_is_in_one_part_and_the_twin_agrees_on_the_order() -> No
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30], ids=str)
 def test_the_first_part_backward_is_found(value: float) -> None:
-    """1e30 is finite, but not its square, with which it would be clipped."""
+    """1e30 is finite, but its square, which clipping needs, is not."""
     gradients = jax.device_get(random_params())
     assert first_not_finite(gradients) == reference_step.first_not_finite(gradients) == -1
     parts = parts_backward(gradients)
-    for place in (len(parts) - 1, 20, 2, 0):  # from below, as it spreads
+    for place in (len(parts) - 1, 20, 2, 0):  # the last part first, each replaced by an earlier one
         name, _, inner = parts[place].partition("/")
         leaves, tree = jax.tree.flatten(gradients[name][inner] if inner else gradients[name])
         leaves = [np.array(leaf) for leaf in leaves]
@@ -78,8 +78,10 @@ def test_the_first_part_backward_is_found(value: float) -> None:
     ids=["both", "gradient", "loss"],
 )
 def test_such_a_step_is_counted_and_changes_nothing_else(poison: tuple[str, str, float], where: str) -> None:
-    """Loss and gradient are not finite; a gradient too large while the loss is fine: what goes up by 1e24 and down
-    again; and a loss alone, of a target outside the vocabulary, which has no gradient."""
+    """Three cases: both are non-finite; only the gradient (an MLP scaled up by 1e24 and down again); only the loss.
+
+    The last is of a target outside the vocabulary, which has no gradient.
+    """
     shallow = replace(MODEL, n_layers=4)
     state = init_state(GPT(shallow), make_optimizer(OPTIMIZER, TRAINING.steps), seed=0)
     name, inner, value = poison
@@ -104,7 +106,7 @@ def test_such_a_step_is_counted_and_changes_nothing_else(poison: tuple[str, str,
     assert int(after.step) == 1
     same = jax.tree.map(np.array_equal, (before.params, before.opt_state), (after.params, after.opt_state))
     changed_leaves = [jax.tree_util.keystr(path) for path, equal in jax.tree.leaves_with_path(same) if not equal]
-    assert changed_leaves == ["[1][1][2].count"]  # the schedule's, which goes by steps
+    assert changed_leaves == ["[1][1][2].count"]  # of the schedule, which counts steps
     if where == "head":
         with np.errstate(all="ignore"):
             twin, want = reference_step.train_step(
@@ -133,7 +135,7 @@ def test_the_reference_leaves_out_what_is_not_finite_in_either(
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Of a run whose sixth and eighth batches hold an id outside the vocabulary, whose embedding is NaN."""
+    """The config of a run whose sixth and eighth batches hold an id outside the vocabulary, whose embedding is NaN."""
 
     def damaged(*arguments: Any) -> Any:
         inputs, targets = batch(*arguments)
@@ -160,7 +162,7 @@ def test_the_run_ends_and_says_where(config: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.newest
-def test_a_gradient_alone_is_told_by_its_part(
+def test_a_non_finite_gradient_is_reported_by_its_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def begun(*arguments: Any) -> Any:

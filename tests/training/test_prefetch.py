@@ -1,4 +1,4 @@
-"""Batches prepared ahead in a thread: the same ones in the same order, and a thread that never outlives its use."""
+"""Batches prepared ahead in a thread: the same batches in the same order, and the thread ends with its context."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def test_the_batches_are_those_of_direct_calls(steps: range) -> None:
 
 
 def test_it_prepares_ahead_but_not_all() -> None:
-    """The consumer asks for nothing until the next batches are there, which without a thread they never would be."""
+    """The consumer waits until the next batches are prepared, which without a thread would never happen."""
     made: list[int] = []
     there = [threading.Event() for _ in range(20)]
 

@@ -1,4 +1,4 @@
-"""What is written of a run's steps while it runs, and which step each figure belongs to."""
+"""What a run records of its steps while it runs, and which step each figure belongs to."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ CONFIG = RunConfig(train=TrainConfig(steps=200, batch_size=2, max_skipped=1), mo
 
 
 class Clock:
-    """Seconds that pass where a test says so, in the place of the module `time`."""
+    """A clock that a test advances, in place of the module `time`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -70,8 +70,8 @@ def test_each_line_of_metrics_is_in_the_file_as_soon_as_it_is_written(tmp_path: 
     file.close()
 
 
-def test_what_a_run_prints_is_there_while_it_runs(tmp_path: Path) -> None:
-    """Into a pipe or a file, where Python would keep it until there are 8 KiB."""
+def test_lines_of_a_run_are_flushed(tmp_path: Path) -> None:
+    """Into a pipe or a file, which Python would buffer up to 8 KiB."""
     record = {"step": 1, "train_loss": 2.0, "tokens_per_s": 3.0}
     output, shown = tmp_path / "out", Lines(200)
     with piped(output):
@@ -81,9 +81,7 @@ def test_what_a_run_prints_is_there_while_it_runs(tmp_path: Path) -> None:
         assert output.read_text().endswith("a note\n")
 
 
-def test_progress_elsewhere_than_on_a_terminal_is_there_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_outside_a_terminal_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output, now = tmp_path / "out", iter([0.0, 59.0, 60.0, 60.0, 61.0])
     monkeypatch.setattr(train.progress, "time", SimpleNamespace(monotonic=lambda: next(now)))
     with piped(output), counted("reading", 7) as tell:
@@ -101,7 +99,7 @@ def test_a_sample_is_in_the_file_as_soon_as_it_is_added(tmp_path: Path) -> None:
 
 
 def test_the_speed_of_a_step_is_of_its_own_time(tmp_path: Path, clock: Clock) -> None:
-    """What an evaluation or a checkpoint took belongs to no step; all of it belongs to the run."""
+    """The time of an evaluation or a checkpoint belongs to no step, but to the run."""
 
     def measure() -> dict[str, float]:
         clock.now += 100
@@ -120,7 +118,7 @@ def test_the_speed_of_a_step_is_of_its_own_time(tmp_path: Path, clock: Clock) ->
     assert [r["tokens_per_s"] for r in records] == [16 / 2] * 4
     assert [r["elapsed_s"] for r in records] == [2, 4, 106, 158]
     assert [r["data_wait_s"] for r in records] == [0.25, 0.5, 0.75, 1.0]
-    assert [r.get("val_loss") for r in records] == [None, 0.0, None, None]  # also where it is 0
+    assert [r.get("val_loss") for r in records] == [None, 0.0, None, None]  # 0 is recorded as well
     assert [r["tokens"] for r in records] == [16, 32, 48, 64]
 
 
@@ -132,7 +130,7 @@ def test_a_step_in_no_time_has_a_speed(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_a_resumed_run_counts_on(tmp_path: Path, clock: Clock) -> None:
-    """Seconds and left-out steps, of those steps alone that are kept."""
+    """Seconds and left-out steps, counted over the records that are kept."""
     with step_log(tmp_path) as one:
         clock.now += 5
         one.add(1, metrics(), 0)
@@ -149,8 +147,8 @@ def test_a_resumed_run_counts_on(tmp_path: Path, clock: Clock) -> None:
         assert two.last["step"] == 3 and two.unmeasured(3) and not two.unmeasured(2)
         two.add(4, metrics(np.nan, 0), 0)
         with pytest.raises(DivergedError, match="step 4 explained: the run has diverged and step 4 was not applied"):
-            two.flush()  # the second, where one is allowed
-    with step_log(tmp_path, 1) as three:  # from a checkpoint before the one that was left out
+            two.flush()  # the second one; one is allowed
+    with step_log(tmp_path, 1) as three:  # from a checkpoint before the step that was left out
         assert three.last["step"] == 1
         three.add(2, metrics(np.nan, 0), 0)
         clock.now += 1

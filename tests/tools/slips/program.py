@@ -33,7 +33,7 @@ MUTATIONS = [
     Mutation("a table read by rows counted", "train/bench/generate_worker.py", '{"position_embedding"} | ', 'set() | ', "bench/test_bench_generate.py::test_bytes_that_a_step_reads"),
     Mutation("a plain way however large", "train/bench/scaling.py", "if i == 0 or way.memory_bytes <= MOST_BYTES}", "}", "training/test_speed.py::test_growth_of_attention_and_loss"),
     Mutation("last words with a dot of their own", "train/bench/process.py", '.rstrip(".")', "", "bench/test_bench.py::test_a_peer_that_dies[0]"),
-    Mutation("losses that part agree", "train/bench/train_report.py", 'figures["loss_difference"] <= figures["loss_tolerance"]', "True", "bench/test_bench.py::test_losses_that_part"),
+    Mutation("losses that part agree", "train/bench/train_report.py", 'figures["loss_difference"] <= figures["loss_tolerance"]', "True", "bench/test_bench.py::test_losses_that_differ"),
     Mutation("characters that the output lacks", "train/cli.py", "    _let_all_characters_through()\n    arguments", "    arguments", "commands/test_output.py::test_a_character_that_the_encoding_lacks_is_escaped[ascii-4-tokenizer show {run}]", "UnicodeEncodeError"),
     Mutation("the user's error handler overruled", "train/cli.py", 'file.errors in ("strict", "surrogateescape")', "True", "commands/test_output.py::test_what_has_the_characters_writes_them"),
     Mutation("a note once", "train/notes.py", 'simplefilter("always", Note)', 'simplefilter("default", Note)', "commands/test_notes.py::test_a_note_is_printed_as_often_as_it_comes"),
