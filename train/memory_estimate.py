@@ -1,7 +1,7 @@
 """What a run needs of memory, reported before anything is allocated, with the setting that helps.
 
 JAX plans a step's memory only while it compiles the step. So the bytes of parameters, gradients and optimizer are
-counted from the shapes alone, and those of a step's activations by a formula that was fitted to XLA's plans. Once the
+counted from their shapes, and those of a step's activations by a formula that was fitted to XLA's plans. Once the
 step is compiled, `train.runtime.memory.step_bytes` reads the plan. One device is assumed, which holds everything.
 """
 

@@ -51,7 +51,7 @@ class Lines:
     def step(self, record: dict[str, Any]) -> None:
         """Show a record of metrics.jsonl."""
         if record["step"] == 1 or record["step"] % self._every == 0 or "val_loss" in record:
-            print(describe(record), flush=True)
+            print(record_line(record), flush=True)
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -72,8 +72,8 @@ class Bar:
 
     def step(self, record: dict[str, Any]) -> None:
         if "val_loss" in record:
-            self._progress.console.print(describe(record), highlight=False)
-        self._progress.update(self._task, completed=record["step"], description=describe(record))
+            self._progress.console.print(record_line(record), highlight=False)
+        self._progress.update(self._task, completed=record["step"], description=record_line(record))
 
     def note(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False)
@@ -82,7 +82,7 @@ class Bar:
         self._progress.stop()
 
 
-def describe(record: dict[str, Any]) -> str:
+def record_line(record: dict[str, Any]) -> str:
     """`step 100  train 2.31  val 2.40  15,000 tokens/s`."""
     train = "left out" if record["train_loss"] is None else f"{record['train_loss']:.4f}"
     val = f"  val {record['val_loss']:.4f}" if "val_loss" in record else ""

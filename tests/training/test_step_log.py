@@ -15,7 +15,7 @@ import train.progress
 import train.runs.step_log
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.errors import DivergedError
-from train.progress import Lines, counted, describe, training_progress
+from train.progress import Lines, counted, record_line, training_progress
 from train.runs.folder import RunFolder
 from train.runs.loss_plot import running_mean
 from train.runs.metrics import MetricsFile, add_sample
@@ -76,7 +76,7 @@ def test_lines_of_a_run_are_flushed(tmp_path: Path) -> None:
     output, shown = tmp_path / "out", Lines(200)
     with piped(output):
         shown.step(record)
-        assert output.read_text() == describe(record) + "\n"
+        assert output.read_text() == record_line(record) + "\n"
         shown.note("a note")
         assert output.read_text().endswith("a note\n")
 
@@ -161,7 +161,7 @@ def test_a_validation_loss_of_0_is_a_measurement(tmp_path: Path, clock: Clock) -
         clock.now += 1
         one.add(1, metrics(), 0)
         one.flush(lambda: {"val_loss": 0.0})
-        assert not one.unmeasured(1) and "val 0.0000" in describe(one.last)
+        assert not one.unmeasured(1) and "val 0.0000" in record_line(one.last)
 
 
 def test_lines_are_twenty_over_a_run_and_each_evaluation(capsys: pytest.CaptureFixture[str]) -> None:

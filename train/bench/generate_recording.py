@@ -42,7 +42,7 @@ def record_generation(
     """
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxllm-bench-"))
-        workers, begun = _begin(stack, Path(folder), job, against, show)
+        workers, begun = _start_workers(stack, Path(folder), job, against, show)
         comparable = against is not None and job["weights"] == "float32"
         compared = workers[0].ask({"compare": f"{folder}/theirs.npz"}) if comparable else None
         texts, recorded, bandwidths = 1, [], []
@@ -56,7 +56,7 @@ def record_generation(
     return sides, bandwidths[1:], compared
 
 
-def _begin(
+def _start_workers(
     stack: ExitStack, folder: Path, job: dict[str, Any], against: Against | None, show: Show
 ) -> tuple[list[Worker], list[dict[str, Any]]]:
     """The processes and their answers to the job. Ours begins, because the peer starts from its weights."""

@@ -61,7 +61,7 @@ class Worker:
         self._job = job | {"spawned": time.time()}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-            env=worker_environment(), cwd=folder, start_new_session=True,  # Ctrl-C is for the parent alone
+            env=worker_environment(), cwd=folder, start_new_session=True,  # Ctrl-C reaches the parent only
         )  # fmt: skip
 
     def __enter__(self) -> "Worker":

@@ -40,7 +40,7 @@ def bench_train_command(
         replace_file(Path(json_file), f"{json.dumps(figures, indent=1, allow_nan=False)}\n".encode())
     if not losses_agree(figures):
         print(
-            f"the losses differ by {error_text(figures['loss_difference'], figures['loss_tolerance'])} of themselves, "
+            f"the losses differ by {error_text(figures['loss_difference'], figures['loss_tolerance'])} relative, "
             f"more than {bound_text(figures['loss_tolerance'])}: the two do not compute the same"
         )
     return losses_agree(figures)

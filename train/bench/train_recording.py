@@ -15,7 +15,7 @@ from .process import Worker
 from .workload import PEERS, Workload
 
 OURS = [sys.executable, "-m", f"{__package__}.train_worker"]
-LEAST = 2  # steps of a turn: one alone, after a pause of seconds, would mostly measure the pause
+LEAST = 2  # steps of a turn: a single one, after a pause of seconds, would mostly measure the pause
 WARM_UP = 2  # steps
 
 
@@ -36,7 +36,7 @@ class TrainRecording:
 def record_training(workload: Workload, against: Against | None, rounds: int, show: Show) -> list[TrainRecording]:
     """Start ours and the peer, let them take turns of as many steps as fill TURN_S, and stop them."""
     with ExitStack() as stack:
-        workers, begun = _begin(stack, workload, against, show)
+        workers, begun = _start_workers(stack, workload, against, show)
 
         def turns(first: int, steps: int) -> list[dict[str, Any]]:
             return [worker.ask({"rates": workload.rates(first, steps)}) for worker in workers]
@@ -58,7 +58,7 @@ def _steps_of_a_turn(last: list[dict[str, Any]]) -> int:
     return max(LEAST, round(alternate.TURN_S / np.mean([np.median(turn["seconds"]) for turn in last])))
 
 
-def _begin(
+def _start_workers(
     stack: ExitStack, workload: Workload, against: Against | None, show: Show
 ) -> tuple[list[Worker], list[dict[str, Any]]]:
     """The processes and their answers to the job. Ours begins, because the peer starts from its weights."""

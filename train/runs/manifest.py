@@ -26,7 +26,7 @@ from .arrays import named
 
 MANIFEST = "manifest.json"
 FORMAT: Literal["jaxllm checkpoint"] = "jaxllm checkpoint"
-VERSION: Literal[2] = 2  # 1 was Orbax's folder alone
+VERSION: Literal[2] = 2  # format 1 was Orbax's folder without a manifest
 MOST_BYTES = 2**26  # of a manifest; GPT-2 XL's has 0.4 MB
 
 T = TypeVar("T")

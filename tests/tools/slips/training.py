@@ -43,7 +43,7 @@ MUTATIONS = [
     Mutation("a gradient alone that is not finite", STEP, "jnp.isfinite(loss) & jnp.isfinite(grad_norm)", "jnp.isfinite(loss)", f"{NOT_FINITE}[gradient]"),
     Mutation("a loss alone that is not finite", STEP, "jnp.isfinite(loss) & jnp.isfinite(grad_norm)", "jnp.isfinite(grad_norm)", f"{NOT_FINITE}[loss]"),
     Mutation("lines of metrics not flushed", "train/runs/metrics.py", "            self._file.flush()", "            pass", "training/test_step_log.py::test_each_line_of_metrics_is_in_the_file_as_soon_as_it_is_written"),
-    Mutation("lines of a run not flushed", "train/progress.py", "print(describe(record), flush=True)", "print(describe(record))", "training/test_step_log.py::test_lines_of_a_run_are_flushed"),
+    Mutation("lines of a run not flushed", "train/progress.py", "print(record_line(record), flush=True)", "print(record_line(record))", "training/test_step_log.py::test_lines_of_a_run_are_flushed"),
     Mutation("an evaluation's time in the next step's", "train/runs/step_log.py", "time.perf_counter() if measured else now", "now", "training/test_step_log.py::test_the_speed_of_a_step_is_of_its_own_time"),
     Mutation("a resumed run's seconds from 0", "train/runs/step_log.py", 'self._file.records[-1]["elapsed_s"] if self._file.records else 0.0', "0.0", "training/test_step_log.py::test_a_resumed_run_counts_on"),
     Mutation("the two names in the rule of keep_best swapped", "train/config.py", "self.checkpoint.every % self.eval.every", "self.eval.every % self.checkpoint.every", rule("checkpoint.keep_best"), "InputError: checkpoint.keep_best is 1"),
