@@ -30,7 +30,7 @@ def make_train_step(
     The gradient is that of the mean loss over all tokens of the batch. The loss of each microbatch is divided by the
     number of all tokens, because dividing the summed gradients would be one more pass over the parameters. Metrics:
     train_loss, grad_norm (before clipping), learning_rate, and not_finite: -1, or the index in `parts_backward` of the
-    first part with a non-finite gradient. A step whose loss or gradient is not finite is counted and changes no more.
+    first part with a non-finite gradient. A step whose loss or gradient is not finite changes only the step count.
 
     A `nn.intercept_methods` that is active when the step is traced, at its first call, takes effect. Raises InputError
     for a subclass with a `__call__` of its own.

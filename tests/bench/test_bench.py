@@ -190,7 +190,7 @@ from train.bench.process import Worker
 from train.bench.workload import workload_for
 from train.config import load_config
 worker = Worker("it", [sys.executable, "side.py", "A", "0", "0", "9"], workload_for(load_config("tiny.toml"), None).job())
-threading.Thread(target=worker.begin, daemon=True).start()
+threading.Thread(target=worker.start, daemon=True).start()
 while not os.path.exists("log.txt"):
     time.sleep(0.01)
 os.kill(os.getpid(), 9)

@@ -81,7 +81,7 @@ import ctypes, os, sys, time
 if "again" not in sys.argv:
     ctypes.CDLL(None).prctl(24, 1)  # processes started from here on do not have CAP_DAC_OVERRIDE
     os.execv(sys.executable, [*sys.orig_argv, "again"])
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests/training", "tests/support"]
 import pytest, train.cli
 from pathlib import Path
 from test_full_disk import before_step_6

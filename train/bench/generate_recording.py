@@ -63,7 +63,7 @@ def _start_workers(
     weights = str(folder / "weights.npz") if against else None
     show("starting and compiling jaxllm")
     ours = Worker("jaxllm", OURS, job | {"save_weights": weights, "sample": None}, alternate.ROOT)
-    begun = stack.enter_context(ours).begin()
+    begun = stack.enter_context(ours).start()
     if against is None:
         return [ours], [begun]
     alternate.check_platform(begun["platform"], against.name)
@@ -71,6 +71,6 @@ def _start_workers(
     asked = job | {"load_weights": weights, "peer": against.path, "platform": begun["platform"]}
     asked |= {"sample": f"{folder}/theirs.npz"}
     peer = stack.enter_context(Worker(against.name, [against.python, str(SCRIPTS[against.name])], asked))
-    answer = peer.begin()
+    answer = peer.start()
     (folder / "weights.npz").unlink(missing_ok=True)
     return [ours, peer], [begun, answer]

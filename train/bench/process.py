@@ -76,7 +76,7 @@ class Worker:
             self._process.stdin.close()
         self._errors.close()
 
-    def begin(self) -> dict[str, Any]:
+    def start(self) -> dict[str, Any]:
         """Build the model and take the first step."""
         return self.ask(self._job)
 

@@ -66,11 +66,11 @@ def _start_workers(
         weights = str(Path(folder) / "weights.npz") if against else None
         show("starting and compiling jaxllm")
         ours = stack.enter_context(Worker("jaxllm", OURS, workload.job() | {"save_weights": weights}, alternate.ROOT))
-        begun = ours.begin()
+        begun = ours.start()
         if against is None:
             return [ours], [begun]
         alternate.check_platform(begun["platform"], against.name)
         show(f"starting {against.name}")
         job = workload.job() | {"load_weights": weights, "peer": against.path, "platform": begun["platform"]}
         peer = stack.enter_context(Worker(against.name, [against.python, str(PEERS[against.name].script)], job))
-        return [ours, peer], [begun, peer.begin()]
+        return [ours, peer], [begun, peer.start()]
