@@ -13,7 +13,6 @@ from functools import partial
 
 import jax
 import optax
-from jax.stages import Compiled
 
 from jaxllm.data import batch
 from jaxllm.data.windows import Ids
@@ -22,7 +21,7 @@ from jaxllm.gpt import GPT
 from .errors import NotSavedError, Stopped
 from .evaluate import Abandoned, evaluator, sample_text
 from .inputs import Prepared
-from .memory_estimate import Need, warning
+from .memory_estimate import warning_of_plan
 from .nonfinite import first_forward, parts_backward
 from .optimizer import learning_rate_schedule, make_optimizer
 from .prefetch import prefetched
@@ -31,7 +30,6 @@ from .runs.checkpoint import Checkpoints, saved_steps
 from .runs.folder import RunFolder
 from .runs.metrics import add_sample, drop_samples
 from .runs.step_log import StepLog, StepMetrics
-from .runtime.memory import available_bytes, step_bytes
 from .runtime.profile import profiled
 from .runtime.signals import Stop, stoppable
 from .state import TrainState, init_and_compile
@@ -56,7 +54,8 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         restore = None if checkpoints.latest_step() is None else checkpoints.restore
         jitted = make_train_step(model, optimizer, config.train, schedule)
         state, train_step = init_and_compile(model, optimizer, jitted, config.train, restore)
-        _warn_of_memory(run, train_step)
+        if too_much := warning_of_plan(train_step, config, run.model):
+            print(f"warning: {too_much}", file=sys.stderr)
         steps = range(int(state.step), config.train.steps)
         explain = partial(_where_not_finite, run, model, lambda: state)
         log = StepLog(config, folder, steps.start, explain, training_progress)
@@ -97,13 +96,6 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
             stop.by,
         )
     return state
-
-
-def _warn_of_memory(run: Prepared, train_step: Compiled) -> None:
-    """Warn by XLA's plan of the compiled step; the warning at the start was an estimate."""
-    planned = step_bytes(train_step)
-    if planned and (too_much := warning(Need(0, planned), available_bytes(), run.config, run.model)):
-        print(f"warning: {too_much}", file=sys.stderr)
 
 
 def _how_to_resume(folder: RunFolder) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.stages import Compiled
 
 from jaxllm.config import GPTConfig
 from jaxllm.fast.attention import GROUPS, KEPT, LONGEST
@@ -19,7 +20,7 @@ from jaxllm.pretrained.parameter_map import nested, parameter_shapes
 
 from .config import OptimizerConfig, RunConfig, TrainConfig
 from .optimizer import make_optimizer
-from .runtime.memory import KNOBS
+from .runtime.memory import KNOBS, available_bytes, step_bytes
 
 GIB = 2**30
 SMALLER = (
@@ -112,6 +113,12 @@ def warning(need: Need, available: int | None, config: RunConfig, model: GPTConf
         return f"{said}; {SMALLER}."
     found = fitting(available, config, model)
     return f"{said}; {KNOBS}{f' ({found} would fit)' if found else ''}."
+
+
+def warning_of_plan(step: Compiled, config: RunConfig, model: GPTConfig) -> str:
+    """As `warning`, by XLA's plan of the compiled step in place of the estimate."""
+    planned = step_bytes(step)
+    return warning(Need(0, planned), available_bytes(), config, model) if planned else ""
 
 
 def fitting(available: int, config: RunConfig, model: GPTConfig) -> str:
