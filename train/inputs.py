@@ -1,4 +1,4 @@
-"""From a config to everything a run needs: tokenizer, model shape, ids, in memory or in shards. Nothing is written."""
+"""From a config to everything a run needs: tokenizer, model shape, ids in memory or in shards. Nothing is written."""
 
 import hashlib
 from collections.abc import Iterable
@@ -19,10 +19,12 @@ from jaxllm.utils.errors import InputError
 from .config import RunConfig, TokenizerConfig
 from .progress import counted
 
+STAND_IN = 256  # vocabulary size where the tokenizer's depends on a text that is not read
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked config and what follows from its data."""
+    """A checked config, with what its data determine."""
 
     config: RunConfig  # resolved
     tokenizer: Tokenizer
@@ -32,15 +34,15 @@ class Prepared:
 
     @property
     def first_id(self) -> int:
-        """The first of all to train on."""
+        """The first id of the training data."""
         row = self.train_ids.sources[0] if isinstance(self.train_ids, Mixture) else self.train_ids
         return int(row[:1][0])
 
 
 def prepare(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepared:
-    """Open the sources, train (or take) the tokenizer, encode what is text, and split.
+    """Open the sources, train the tokenizer unless one is given, encode texts, and split.
 
-    Raises InputError for everything about config and data that would stop the run later.
+    Raises InputError for everything in config and data that would stop the run later.
     """
     sources = {name: _open(name, config.data.field) for name in config.data.sources}
     digest, length = _identity(list(sources.values()))
@@ -70,7 +72,7 @@ def _open(name: str, field: str) -> Source:
 
 
 def _identity(sources: list[Source]) -> tuple[str, int]:
-    """sha256 and length in characters, of all sources together."""
+    """sha256 and length in characters of all sources together."""
     digests = [s.sha256 if isinstance(s, Index) else hashlib.sha256(s.encode()).hexdigest() for s in sources]
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return digest, sum(s.characters if isinstance(s, Index) else len(s) for s in sources)
@@ -79,11 +81,11 @@ def _identity(sources: list[Source]) -> tuple[str, int]:
 def _tokenizer(
     config: TokenizerConfig, sources: dict[str, Source], given: Tokenizer | None
 ) -> tuple[TokenizerConfig, Tokenizer]:
-    """The tokenizer and how it was come by. Raises InputError where prepared data are of another one."""
+    """The tokenizer and its resolved config. Raises InputError if data were prepared with another tokenizer."""
     prepared = {name: source for name, source in sources.items() if isinstance(source, Index)}
     if prepared and config.kind in ("char", "word", "bpe"):
         raise InputError(
-            f"tokenizer.kind is {config.kind!r}, which would be learned anew, but {next(iter(prepared))} was prepared "
+            f"tokenizer.kind is {config.kind!r}, which would be trained, but {next(iter(prepared))} was prepared "
             "with a tokenizer of its own; leave [tokenizer] out."
         )
     if config.kind is None:
@@ -102,33 +104,39 @@ def _tokenizer(
 
 
 def known_vocabulary(config: RunConfig) -> int | None:
-    """The number of ids where a tokenizer's file or prepared data tell it."""
+    """The number of ids if a tokenizer file or prepared data state it, else None."""
     if config.tokenizer.path:
         return load_tokenizer(config.tokenizer.path).vocab_size
     return next((read_index(name).vocab_size for name in config.data.sources if is_prepared(name)), None)
 
 
+def model_without_text(config: RunConfig) -> GPTConfig:
+    """The model of a config whose text is not read: its vocabulary is the configured one, or a stand-in."""
+    written = config.model.vocab_size or config.tokenizer.vocab_size or known_vocabulary(config)
+    return config.model.with_vocabulary(written or (50257 if config.tokenizer.kind == "gpt2" else STAND_IN))
+
+
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer of that kind, learned from the texts where it is not there already."""
+    """The configured tokenizer, loaded or trained on the texts."""
     if config.kind == "file":
         return load_tokenizer(str(config.path))
     if config.kind == "gpt2":
         return BPETokenizer.gpt2()
     if config.kind == "bpe":
         assert config.vocab_size is not None  # TokenizerConfig has checked it
-        with counted("learning byte pairs", config.vocab_size) as tell:
-            return BPETokenizer.train(texts, config.vocab_size, progress=tell)
+        with counted("learning byte pairs", config.vocab_size) as report:
+            return BPETokenizer.train(texts, config.vocab_size, progress=report)
     if config.kind == "word":
         return WordTokenizer.train(texts, config.vocab_size)
     return CharTokenizer.train(texts)
 
 
 def _splits(name: str, source: Source, tokenizer: Tokenizer, context_length: int) -> tuple[Row, Row]:
-    """To train on and to validate on; the last tenth where no whole document was set aside for the latter."""
+    """Training and validation ids. Without validation documents, the last tenth is for validation."""
     if isinstance(source, str):
         return split_ids(np.asarray(tokenizer.encode(source), np.int32), context_length)
-    with counted(f"checking {name}", sum(shard.count for split in source.splits.values() for shard in split)) as tell:
-        verify(name, source, tell)
+    with counted(f"checking {name}", sum(shard.count for split in source.splits.values() for shard in split)) as report:
+        verify(name, source, report)
     train, validation = (open_split(name, source, split) for split in (TRAIN, VALIDATION))
     if not len(validation):
         return split_ids(train, context_length)
@@ -137,15 +145,15 @@ def _splits(name: str, source: Source, tokenizer: Tokenizer, context_length: int
 
 
 def _separator(sources: dict[str, Source]) -> int:
-    """With which token a document begins. Raises InputError where that cannot be told."""
+    """The token that separates documents. Raises InputError if a source has none."""
     found = 0
     for name, source in sources.items():
         if isinstance(source, str) or source.separator is None:
             raise InputError(
-                f"data.attend_across is false, but in {name} no token tells one document from the next; use "
+                f"data.attend_across is false, but in {name} no token separates one document from the next; use "
                 "`jaxllm data prepare` with a tokenizer that has an end token."
             )
-        found = source.separator  # the same in all, which have one tokenizer
+        found = source.separator  # the same in all sources, because they share one tokenizer
     return found
 
 

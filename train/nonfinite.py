@@ -1,9 +1,8 @@
-"""Steps whose loss or gradient is not a finite number: left out, and where it began.
+"""Non-finite numbers: training steps that are left out, the part of the model where they began, and trained models.
 
-nanoGPT goes on with NaN in every parameter; optax.apply_if_finite leaves a step out, but its schedule then falls behind
-the data, and it does not say where. Here the parameters and moments stay as they were, the step is counted, and a
-number tells the first part of the model, as the gradient comes by, in which it is not finite. What a trained model
-computes is checked as well, by its results.
+A step with a non-finite loss or gradient leaves parameters and moments unchanged, but is counted, so that the schedule
+stays in step with the data (with optax.apply_if_finite it falls behind). An index names the first module, in backward
+order, with a non-finite gradient.
 """
 
 from typing import Any
@@ -18,11 +17,11 @@ from jax import Array
 from jaxllm.gpt import GPT, apply_with_intermediates
 from jaxllm.utils.errors import NonFiniteError
 
-WITHIN_BLOCK = ("mlp", "norm_2", "attention", "norm_1")  # as the gradient comes by
+WITHIN_BLOCK = ("mlp", "norm_2", "attention", "norm_1")  # in backward order
 
 
 def parts_backward(params: dict[str, Any]) -> list[str]:
-    """The parts of a GPT, each with parameters of its own, as the gradient comes by: head first, embedding last."""
+    """The parts of a GPT that have parameters, in backward order: head first, token embedding last."""
     n_layers = sum(name.startswith("block_") for name in params)
     blocks = [f"block_{i}/{part}" for i in reversed(range(n_layers)) for part in WITHIN_BLOCK]
     order = ["head", "norm_final", *blocks, "position_embedding", "token_embedding"]
@@ -30,21 +29,23 @@ def parts_backward(params: dict[str, Any]) -> list[str]:
 
 
 def first_not_finite(gradients: dict[str, Any]) -> Array:
-    """Which of `parts_backward` has the first gradient that is not finite, int32; -1 where all are.
+    """The index in `parts_backward` of the first part with a non-finite gradient, int32; -1 if there is none.
 
-    Seen by the sum of squares, which clipping needs anyway: a gradient whose square is too large counts as well.
+    It is found by the sum of squares, which clipping needs anyway, so a gradient whose square overflows counts as well.
     """
 
-    def of(part: str) -> Any:
+    def gradient(part: str) -> Any:
         name, _, inner = part.partition("/")
         return gradients[name][inner] if inner else gradients[name]
 
-    wrong = jnp.stack([~jnp.isfinite(optax.tree.norm(of(part), squared=True)) for part in parts_backward(gradients)])
+    wrong = jnp.stack(
+        [~jnp.isfinite(optax.tree.norm(gradient(part), squared=True)) for part in parts_backward(gradients)]
+    )
     return jnp.where(wrong.any(), wrong.argmax(), -1).astype(jnp.int32)
 
 
 def apply_if(finite: Array, new: Any, old: Any) -> Any:
-    """The new tree where `finite`, else the old one; but the schedule's count, which goes by steps, is always new."""
+    """The new tree if `finite`, else the old one; the schedule's count, which counts steps, is always new."""
 
     def is_count(node: Any) -> bool:
         return isinstance(node, optax.ScaleByScheduleState)
@@ -53,8 +54,10 @@ def apply_if(finite: Array, new: Any, old: Any) -> Any:
 
 
 def first_forward(model: GPT, params: dict[str, Any], inputs: Array) -> str | None:
-    """The name of the first value on the way through the model that is not finite, without dropout, on any row of
-    inputs [B, T]; None where all are. For a message: it runs a row at a time, in little memory."""
+    """The name of the first non-finite intermediate of the model, on any row of inputs [B, T]; None if all are finite.
+
+    Without dropout. It runs one row at a time, to need little memory.
+    """
     for row in inputs:
         _, seen = apply_with_intermediates(model, params, row[None])
         for name in seen:
@@ -64,13 +67,13 @@ def first_forward(model: GPT, params: dict[str, Any], inputs: Array) -> str | No
 
 
 def check_computed(values: Any, path: str, params: Any) -> None:
-    """Raises NonFiniteError where the model of the run at `path` computed NaN or infinity."""
+    """Raises NonFiniteError if the model of the run at `path` computed NaN or infinity."""
     if not np.isfinite(values).all():
         raise non_finite(path, params)
 
 
 def non_finite(path: str, params: Any) -> NonFiniteError:
-    """The error of non-finite results, with the first parameter that holds NaN or infinity. Only here are they read."""
+    """The error for non-finite results; it names the first parameter that holds NaN or infinity."""
     for name, x in flatten_dict(params, sep="/").items():
         if not bool(jnp.isfinite(x).all()):
             return NonFiniteError(

@@ -1,7 +1,7 @@
-"""Batches prepared ahead of the training loop, in a thread of their own.
+"""Batches prepared ahead of the training loop, in a thread.
 
-The thread draws a batch and starts its transfer to the device while the loop waits for the metrics of a step. What it
-yields is what the same calls one after the other would have given: a step's batch depends on nothing but the step.
+The thread draws a batch and starts its transfer to the device while the loop waits for the metrics of a step. The
+batches are the same as without the thread, because a batch depends on nothing but its step.
 """
 
 import time
@@ -19,35 +19,35 @@ from jaxllm.data.windows import Ids
 
 AHEAD = 2  # batches prepared while one is in use
 
-Make = Callable[[int], tuple[Ids, Ids]]
+MakeBatch = Callable[[int], tuple[Ids, Ids]]
 
 
-class Fed(NamedTuple):
-    """A training step's batch, on the device or on its way there."""
+class Batch(NamedTuple):
+    """A training step's batch, on the device or being transferred to it."""
 
     step: int  # from 0
     inputs: Array  # [B, T]
     targets: Array  # [B, T]
-    waited_s: float  # seconds for which the loop had to wait for it
+    waited_s: float  # seconds that the loop waited for it
 
 
 @contextmanager
-def feed(make: Make, steps: range) -> Iterator[Iterator[Fed]]:
-    """Yields an iterator over the batches `make(step)` of all steps, in order.
+def prefetched(make_batch: MakeBatch, steps: range) -> Iterator[Iterator[Batch]]:
+    """Yields an iterator over the batches `make_batch(step)` of all steps, in order.
 
-    What `make` raises is raised where its batch is asked for. Leaving the context, for whatever reason, ends the
-    thread; until then it only ever works on a batch, which takes a moment, so it cannot keep the program from ending.
+    An error of `make_batch` is raised where its batch is asked for. Leaving the context ends the thread. The thread
+    only ever works on one batch, which takes a moment, so it cannot keep the program from ending.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     try:
-        yield _batches(pool, make, steps)
+        yield _batches(pool, make_batch, steps)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _batches(pool: ThreadPoolExecutor, make: Make, steps: range) -> Iterator[Fed]:
+def _batches(pool: ThreadPoolExecutor, make_batch: MakeBatch, steps: range) -> Iterator[Batch]:
     def prepare(step: int) -> tuple[Array, Array]:
-        return jax.device_put(make(step))
+        return jax.device_put(make_batch(step))
 
     ahead: deque[Future[tuple[Array, Array]]] = deque()
     rest = iter(steps)
@@ -55,4 +55,4 @@ def _batches(pool: ThreadPoolExecutor, make: Make, steps: range) -> Iterator[Fed
         ahead.extend(pool.submit(prepare, later) for later in islice(rest, AHEAD + 1 - len(ahead)))
         start = time.perf_counter()
         inputs, targets = ahead.popleft().result()
-        yield Fed(step, inputs, targets, time.perf_counter() - start)
+        yield Batch(step, inputs, targets, time.perf_counter() - start)

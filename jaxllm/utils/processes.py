@@ -6,6 +6,7 @@ memory does not allow; here only a few pieces of work are under way at a time.
 
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from jaxllm.utils.errors import InputError
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 AHEAD = 2  # pieces of work under way for each process
+MOST_PROCESSES = 1024
 
 
 def usable_cores() -> int:
@@ -27,11 +29,16 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def most_workers() -> int:
+    """The most processes that a pool may have: on Windows 61, the limit of `ProcessPoolExecutor` there."""
+    return 61 if sys.platform == "win32" else MOST_PROCESSES
+
+
 def check_processes(processes: int) -> None:
     """Raises InputError for a number below 1 or absurdly high."""
-    if not 1 <= processes <= 1024:
+    if not 1 <= processes <= MOST_PROCESSES:
         raise InputError(
-            f"processes is {processes}, but it must be from 1 to 1,024; this machine has {usable_cores()}."
+            f"processes is {processes}, but it must be from 1 to {MOST_PROCESSES:,}; this machine has {usable_cores()}."
         )
 
 
@@ -53,7 +60,7 @@ def in_processes(
             initializer(*arguments)
         yield from map(function, work)
         return
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (initializer, arguments))
+    pool = ProcessPoolExecutor(min(processes, most_workers()), get_context("spawn"), _begin, (initializer, arguments))
     try:
         yield from _ordered(pool, function, iter(work), AHEAD * processes)
     except BrokenProcessPool:

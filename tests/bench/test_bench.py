@@ -1,4 +1,4 @@
-"""`jaxllm bench`: the figures from made-up seconds, both sides played by scripts, and ours for real on a tiny model."""
+"""`jaxllm bench`: figures from given seconds, both sides as scripts, and our real side on a tiny model."""
 
 import dataclasses
 import importlib.util
@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import pytest
 
 from jaxllm import GPT, GPTConfig
-from train.bench import alternate as pairing
-from train.bench import generate_recording as subject
+from train.bench import alternate, train_recording, workload
+from train.bench.machine import processor
 from train.bench.statistics import Spread, datasheet_peak, flops_per_token, speed_ratio
-from train.bench.train_report import processor
+from train.bench.workload import workload_for
 from train.cli import build_parser, main
 from train.config import ModelConfig, RunConfig
 
@@ -42,8 +42,8 @@ grad_accumulation = 2
 warmup_steps = 3
 learning_rate = 1e-2
 """
-# Either side. Arguments: its name, which each step logs; seconds of a step; by how much its losses are off; the last step
-# that it can take.
+# Either side. Arguments: its name, which each step logs; seconds of a step; the relative error of its losses; the last
+# step that it can take.
 SCRIPT = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
@@ -79,9 +79,9 @@ serve(Side)
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a config and a peer of whom only the name is nanoGPT's."""
+    """A folder with a config and a stand-in for nanoGPT."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pairing, "TURN_S", 0.06)
+    monkeypatch.setattr(alternate, "TURN_S", 0.06)
     (tmp_path / "tiny.toml").write_text(TINY)
     (tmp_path / "side.py").write_text(SCRIPT)
     (tmp_path / "model.py").write_text("")
@@ -89,13 +89,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def play(monkeypatch: pytest.MonkeyPatch, place: Path, ours: str, peer: str) -> None:
-    """Both sides by the script, with these arguments; the peer's script hands them on."""
+    """Both sides by the script with these arguments, which the peer's script passes on."""
     starter = place / "peer.py"
     starter.write_text(f"import runpy, sys\nsys.argv = ['side.py', *{peer.split()}]\nrunpy.run_path('side.py')\n")
-    monkeypatch.setattr(pairing, "OURS", [sys.executable, str(place / "side.py"), *ours.split()])
-    monkeypatch.setattr(pairing, "ROOT", place)
-    changed = dataclasses.replace(subject.PEERS["nanogpt"], script=starter, needs=("numpy",))
-    monkeypatch.setitem(subject.PEERS, "nanogpt", changed)
+    monkeypatch.setattr(train_recording, "OURS", [sys.executable, str(place / "side.py"), *ours.split()])
+    monkeypatch.setattr(alternate, "ROOT", place)
+    changed = dataclasses.replace(workload.PEERS["nanogpt"], script=starter, needs=("numpy",))
+    monkeypatch.setitem(workload.PEERS, "nanogpt", changed)
 
 
 BENCH = ["bench", "train", "tiny.toml", "--against", "nanogpt", "--peer", ".", "--rounds", "3"]
@@ -134,10 +134,9 @@ def test_data_sheets_speak_of_bfloat16() -> None:
 
 
 def test_a_turn_fills_a_second_and_has_two_timed_steps_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours took 2.0 and 2.9 s by turns once; one step a turn showed half of that."""
-    monkeypatch.setattr(pairing, "TURN_S", 1.0)
-    assert pairing._steps_of_a_turn([{"seconds": [0.1, 0.02, 0.02]}, {"seconds": [0.03]}]) == 40
-    assert pairing._steps_of_a_turn([{"seconds": [9.0, 7.0]}, {"seconds": [8.0]}]) == 2
+    monkeypatch.setattr(alternate, "TURN_S", 1.0)
+    assert train_recording._steps_of_a_turn([{"seconds": [0.1, 0.02, 0.02]}, {"seconds": [0.03]}]) == 40
+    assert train_recording._steps_of_a_turn([{"seconds": [9.0, 7.0]}, {"seconds": [8.0]}]) == 2
 
 
 def test_both_sides_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,10 +155,10 @@ def test_both_sides_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert max(map(len, printed.splitlines())) <= 100 and "\x1b" not in printed
 
 
-def test_losses_that_part(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_losses_that_differ(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     play(monkeypatch, place, "A 0.01 0 99", "B 0.01 0.004 99")
     assert main([*BENCH, "--json", "bench.json"]) == 1
-    assert "the losses differ by 4.0e-03 of themselves, more than 1e-03" in capsys.readouterr().out
+    assert "the losses differ by 4.0e-03 relative, more than 1e-03" in capsys.readouterr().out
     assert json.loads((place / "bench.json").read_text())["loss_difference"] == pytest.approx(0.004, rel=1e-2)
     assert main([*BENCH, "--set", "train.dtype=bfloat16"]) == 0
 
@@ -174,26 +173,24 @@ def test_a_peer_that_dies(
     assert not (place / "bench.json").exists()
 
 
-def test_a_loss_that_is_no_number(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_non_finite_loss(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     play(monkeypatch, place, "A 0.01 nan 99", "B 0.01 0 99")
     assert main(BENCH) == 1
     assert capsys.readouterr().err == "jaxllm bench: the loss of jaxllm is nan: lower optimizer.learning_rate.\n"
 
 
 def test_no_process_outlives_its_parent(place: Path) -> None:
-    """A parent that is killed in the middle of a child's long step: the child must notice by itself."""
+    """A parent is killed during a child's long step: the child must notice by itself."""
     endless = SCRIPT.replace("time.sleep(seconds)", "while True: open('log.txt', 'a').write('.'); time.sleep(0.01)")
     (place / "side.py").write_text(endless)
     parent = f"""
 import os, sys, threading, time
 sys.path.insert(0, {str(ROOT)!r})
 from train.bench.process import Worker
-from train.bench.generate_recording import subject_for
+from train.bench.workload import workload_for
 from train.config import load_config
-worker = Worker("it", [sys.executable, "side.py", "A", "0", "0", "9"], subject_for(load_config("tiny.toml"), None).job())
-threading.Thread(target=worker.begin, daemon=True).start()
+worker = Worker("it", [sys.executable, "side.py", "A", "0", "0", "9"], workload_for(load_config("tiny.toml"), None).job())
+threading.Thread(target=worker.start, daemon=True).start()
 while not os.path.exists("log.txt"):
     time.sleep(0.01)
 os.kill(os.getpid(), 9)
@@ -266,7 +263,7 @@ def test_wrong_input(words: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("words", WRONG_FOR_PEERS)
 def test_what_a_peer_cannot_do(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     against, setting = words.split()
-    monkeypatch.setitem(subject.PEERS, against, dataclasses.replace(subject.PEERS[against], needs=()))
+    monkeypatch.setitem(workload.PEERS, against, dataclasses.replace(workload.PEERS[against], needs=()))
     peer = ["--peer", "."] if against == "nanogpt" else []
     settings = ["--set", "model.activation=gelu_tanh", "--set", setting]
     assert main(["bench", "train", "tiny.toml", "--against", against, *peer, *settings]) == 2
@@ -276,9 +273,9 @@ def test_what_a_peer_cannot_do(words: str, monkeypatch: pytest.MonkeyPatch, caps
 
 def test_the_activation_is_the_peers(place: Path) -> None:
     config = RunConfig(model=ModelConfig(vocab_size=32, activation="gelu_tanh"))
-    assert subject.subject_for(config, "nanogpt").model.activation == "gelu"
-    assert subject.subject_for(config, "hf").model.activation == "gelu_tanh"
-    assert subject.subject_for(config, None).model.activation == "gelu_tanh"
+    assert workload_for(config, "nanogpt").model.activation == "gelu"
+    assert workload_for(config, "hf").model.activation == "gelu_tanh"
+    assert workload_for(config, None).model.activation == "gelu_tanh"
 
 
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:

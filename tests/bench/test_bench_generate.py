@@ -1,4 +1,4 @@
-"""`jaxllm bench generate`: both sides played by scripts, ours for real on a tiny model, and the peers where they are."""
+"""`jaxllm bench generate`: both sides as scripts, our real side on a tiny model, and the peers if installed."""
 
 import dataclasses
 import importlib.util
@@ -13,9 +13,7 @@ import pytest
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
 from jaxllm.fast.quantised_weights import pack
-from train.bench import alternate as pairing
-from train.bench import generate
-from train.bench import generate_recording as subject
+from train.bench import alternate, generate_recording, workload
 from train.bench.generate_worker import weight_bytes
 from train.cli import main
 
@@ -37,7 +35,7 @@ SCRIPT = f"""
 import json, sys, time
 import numpy as np
 sys.path.insert(0, {str(ROOT)!r})
-from train.bench.peers.protocol import serve_writer
+from train.bench.peers.protocol import serve_generation
 name, seconds, compared = sys.argv[1], float(sys.argv[2]), sys.argv[3]
 
 class Side:
@@ -61,7 +59,7 @@ class Side:
     def about(self):
         sizes = dict(n_parameters=1, weight_bytes=1000, float32_weight_bytes=4000)
         return dict(device="cpu", platform="cpu", versions=dict(python="3"), **sizes)
-    def tell(self, message):
+    def answer(self, message):
         if "compare" in message:
             assert name == "A" and np.load(message["compare"])["tokens"].shape == (2, self.n)
             return json.loads(compared)
@@ -69,7 +67,7 @@ class Side:
     def close(self):
         return dict(peak_bytes=2**20)
 
-serve_writer(Side)
+serve_generation(Side)
 """
 # The peer: our reference.
 TWIN = f"""
@@ -78,7 +76,7 @@ import numpy as np
 sys.path.insert(0, {str(ROOT)!r})
 from jaxllm.config import GPTConfig
 from jaxllm.reference.gpt import forward
-from train.bench.peers.protocol import serve_writer
+from train.bench.peers.protocol import serve_generation
 
 class Twin:
     weights_s = 0.0
@@ -107,7 +105,7 @@ class Twin:
     def close(self):
         return dict(peak_bytes=2**20)
 
-serve_writer(Twin)
+serve_generation(Twin)
 """
 SAME = '{"logits_difference":1e-6,"tokens":5,"parted":[]}'
 BENCH = ["bench", "generate", "tiny.toml", "--batch-size", "2", "--prompt-tokens", "3", "--new-tokens", "5"]
@@ -116,9 +114,9 @@ AGAINST = [*BENCH, "--against", "nanogpt", "--peer", ".", "--rounds", "2"]
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a config and a peer of whom only the name is nanoGPT's."""
+    """A folder with a config and a stand-in for nanoGPT."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pairing, "TURN_S", 0.2)
+    monkeypatch.setattr(alternate, "TURN_S", 0.2)
     (tmp_path / "tiny.toml").write_text(TINY)
     (tmp_path / "side.py").write_text(SCRIPT)
     (tmp_path / "model.py").write_text("")
@@ -129,11 +127,11 @@ def play(monkeypatch: pytest.MonkeyPatch, place: Path, compared: str = SAME) -> 
     """Both sides by the script; a step of ours takes 10 ms, one of the peer's 20."""
     starter = place / "peer.py"
     starter.write_text("import runpy, sys\nsys.argv = ['side.py', 'B', '0.02', '']\nrunpy.run_path('side.py')\n")
-    monkeypatch.setattr(generate, "OURS", [sys.executable, str(place / "side.py"), "A", "0.01", compared])
-    monkeypatch.setattr(pairing, "ROOT", place)
-    monkeypatch.setitem(generate.SCRIPTS, "nanogpt", starter)
-    changed = dataclasses.replace(subject.PEERS["nanogpt"], needs=("numpy",))
-    monkeypatch.setitem(subject.PEERS, "nanogpt", changed)
+    monkeypatch.setattr(generate_recording, "OURS", [sys.executable, str(place / "side.py"), "A", "0.01", compared])
+    monkeypatch.setattr(alternate, "ROOT", place)
+    monkeypatch.setitem(generate_recording.SCRIPTS, "nanogpt", starter)
+    changed = dataclasses.replace(workload.PEERS["nanogpt"], needs=("numpy",))
+    monkeypatch.setitem(workload.PEERS, "nanogpt", changed)
 
 
 def test_both_sides_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +140,7 @@ def test_both_sides_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsy
     saved = json.loads((place / "bench.json").read_text())
     log, texts = (place / "log.txt").read_text(), saved["sizes"]["texts"]
     assert log.startswith("ABABAAB") and log.count("A") == log.count("B")  # a text, one to warm up, then turns
-    assert log.count("A") == 2 + texts + 2  # of each turn of several, one is not timed
+    assert log.count("A") == 2 + texts + 2  # one text of each turn of several is not timed
     ours, peer = saved["ours"], saved["peer"]
     assert 1 < saved["ratio"] and saved["ratio_spread"][0] <= saved["ratio"] <= saved["ratio_spread"][1]
     assert 10 <= ours["token_ms"] and 20 <= peer["token_ms"] and 40 <= ours["first_token_ms"] <= peer["first_token_ms"]
@@ -165,7 +163,7 @@ def test_both_sides_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsy
         ('{"logits_difference":0,"tokens":5,"parted":[{"row":1,"token":2,"gap":1e-4}]}', 0, "text 2 parts at token 3: jaxllm prefers its own by 1.0e-04, a near"),
     ],
 )  # fmt: skip
-def test_texts_that_part(
+def test_texts_that_differ(
     compared: str,
     code: int,
     said: str,
@@ -180,9 +178,7 @@ def test_texts_that_part(
     assert json.loads((place / "bench.json").read_text())["compared"] == json.loads(compared)
 
 
-def test_logits_that_are_no_numbers(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_non_finite_logits(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     play(monkeypatch, place, '{"logits_difference":NaN,"tokens":5,"parted":[]}')
     assert main([*AGAINST[:-1], "1"]) == 1
     assert "are not finite" in capsys.readouterr().err
@@ -199,14 +195,17 @@ def test_other_weights_are_not_compared(
 def test_ours_and_the_reference(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ours for real, its weights in the NumPy twin, which writes the first text truly and in the second the unlikeliest
-    token at one place, and says by how much that is unlikelier; and beyond the context what nobody compares."""
+    """Our real side against the NumPy twin with its weights.
+
+    The twin writes the first text correctly; in the second it writes the least likely token at one place, and saves the
+    gap of the logits. Beyond the context, which is not compared, it writes other tokens.
+    """
     (place / "twin.py").write_text(TWIN)
-    changed = dataclasses.replace(subject.PEERS["nanogpt"], needs=("numpy",))
-    monkeypatch.setitem(subject.PEERS, "nanogpt", changed)
-    monkeypatch.setitem(generate.SCRIPTS, "nanogpt", place / "twin.py")
-    monkeypatch.setattr(pairing, "TURN_S", 0.001)
-    monkeypatch.setattr(generate, "BANDWIDTH_BYTES", 2**20)
+    changed = dataclasses.replace(workload.PEERS["nanogpt"], needs=("numpy",))
+    monkeypatch.setitem(workload.PEERS, "nanogpt", changed)
+    monkeypatch.setitem(generate_recording.SCRIPTS, "nanogpt", place / "twin.py")
+    monkeypatch.setattr(alternate, "TURN_S", 0.001)
+    monkeypatch.setattr(generate_recording, "BANDWIDTH_BYTES", 2**20)
     assert main([*AGAINST[:-1], "1", "--json", "bench.json", "--new-tokens", "20"]) == 1
     saved = json.loads((place / "bench.json").read_text())
     assert saved["compared"]["logits_difference"] < 1e-5
@@ -245,7 +244,7 @@ WRONG = {
 
 @pytest.mark.parametrize("words", WRONG)
 def test_wrong_input(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(subject.PEERS, "hf", dataclasses.replace(subject.PEERS["hf"], needs=()))
+    monkeypatch.setitem(workload.PEERS, "hf", dataclasses.replace(workload.PEERS["hf"], needs=()))
     assert main([*BENCH, *words.split()]) == 2
     error = capsys.readouterr().err
     assert error.startswith("jaxllm bench: ") and WRONG[words] in error and error.count("\n") == 1

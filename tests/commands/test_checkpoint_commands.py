@@ -17,7 +17,7 @@ from train.runs.checkpoint import Checkpoints
 from train.runs.folder import RunFolder
 from train.runs.load import load_run
 from train.runs.manifest import read_manifest, rewrite
-from train.step import TrainState
+from train.state import TrainState
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -15,7 +15,7 @@ from jaxllm.compare.report import Report, Row
 from train.cli import main
 from train.commands.attention_plot import attention_picture
 from train.commands.compare import draw_errors
-from train.progress import draw_losses
+from train.runs.loss_plot import draw_losses
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -27,7 +27,7 @@ from types import SimpleNamespace
 import numpy as np
 from train.commands.attention_plot import attention_picture
 
-from train.progress import draw_losses
+from train.runs.loss_plot import draw_losses
 draw_losses([{"step": 1, "train_loss": 2.5, "val_loss": 2.0}], Path(sys.argv[1], "loss.png"))
 Path(sys.argv[1], "map.png").write_bytes(attention_picture("run", np.ones((1, 1, 2, 2)), ["a", "b"], None, ".png"))
 import matplotlib

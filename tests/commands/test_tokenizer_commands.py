@@ -198,7 +198,7 @@ def test_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     assert re.search(r"encoding  tiktoken .* MB/s   jaxllm \d+\.\d\d times as fast", out)
     monkeypatch.setattr("tiktoken.Encoding.encode_ordinary", lambda *_: [0])
     assert main(shlex.split(command)) == 1
-    assert "tiktoken came to other ids" in capsys.readouterr().out
+    assert "tiktoken produced other ids" in capsys.readouterr().out
     monkeypatch.setattr("train.bench.tokenizer.PACKAGES", {"hf": "no_such_package"})
     assert main("bench tokenizer corpus --against hf".split()) == 2
     assert "--against hf: there is no no_such_package in this Python" in capsys.readouterr().err

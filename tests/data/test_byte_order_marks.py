@@ -21,7 +21,7 @@ from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken,
 from jaxllm.utils.files import read_text, without_mark
 from train.cli import main
 from train.config import load_config
-from train.progress import read_metrics
+from train.runs.metrics import read_metrics
 from train.writer import _lines
 
 MARK = codecs.BOM_UTF8

@@ -20,8 +20,8 @@ from jaxllm.pretrained import gguf, safetensors
 from jaxllm.tokenizers import BPETokenizer, load_tokenizer
 from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken
 from train.config import build_config, load_config
-from train.progress import read_metrics
 from train.runs.manifest import read_manifest
+from train.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.newest
 

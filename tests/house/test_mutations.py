@@ -61,7 +61,9 @@ LEFT_OUT = {  # modules without logic of their own, or whose logic no quick test
     "jaxllm/reference/__init__.py", "jaxllm/tokenizers/__init__.py", "train/__init__.py", "train/__main__.py",
     "jaxllm/fast/init.py",  # to the bit, of programs compiled with all optimisations: test_speed.py
     "train/bench/__init__.py", "train/bench/train_worker.py",  # the step of `train.step` in a process of its own
-    "train/bench/generate.py", "train/bench/generate_report.py", "train/bench/tokenizer.py",  # as `train.bench.train_report`
+    # as `train_report` and `train_recording`, and names of processors
+    "train/bench/generate.py", "train/bench/generate_report.py", "train/bench/generate_recording.py", "train/bench/train.py",
+    "train/bench/tokenizer.py", "train/bench/machine.py",
     "train/commands/bench.py", "train/commands/data_cli.py", "train/commands/look_cli.py", "train/commands/options.py",
     "train/commands/pretrained_cli.py",  # options
     "train/bench/peers/__init__.py", "train/bench/peers/hf.py", "train/bench/peers/hf_writer.py", "train/bench/peers/nanogpt.py",

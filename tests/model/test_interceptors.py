@@ -18,7 +18,8 @@ from jaxllm.generate import Sampling, begin, generate
 from jaxllm.gpt import summed_loss
 from jaxllm.loss import cross_entropy
 from train.config import TrainConfig
-from train.step import TrainState, make_eval_step, make_train_step
+from train.state import TrainState
+from train.step import make_eval_step, make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -26,7 +26,8 @@ from train.cli import main
 from train.runs.checkpoint import Checkpoints
 from train.runs.folder import RunFolder
 from train.runs.imported_weights import write_weights
-from train.runs.load import abstract_state, load_run
+from train.runs.load import load_run
+from train.state import abstract_state
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
@@ -164,7 +165,7 @@ def test_the_checkpoints_of_a_run_are_no_exception(tmp_path: Path, capsys: pytes
     assert main(["train", str(write_config(tmp_path)), "--out", str(run)]) == 0
     folder, trained = RunFolder(run), load_run(run)
     with Checkpoints(folder.checkpoints, keep=9) as checkpoints:
-        state = checkpoints.restore(abstract_state(trained.config, trained.tokenizer), 12)
+        state = checkpoints.restore(abstract_state(trained.model, trained.config), 12)
         params = poisoned(state.params, "block_0/mlp/down/kernel", np.nan)
         state = state._replace(step=jnp.asarray(13, jnp.int32), params=jax.tree.map(jnp.asarray, params))
         checkpoints.save(state, asdict(trained.config), trained.tokenizer.fingerprint(), None)

@@ -21,8 +21,8 @@ from jaxllm.pretrained import gguf_quantised as quantised
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from train.config import build_config, load_config
-from train.progress import read_metrics
 from train.runs.manifest import MANIFEST, Manifest, _encode, check_files, new_manifest, read_manifest, seal
+from train.runs.metrics import read_metrics
 
 Files = dict[str, bytes]
 FILE = "input"

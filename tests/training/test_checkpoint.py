@@ -1,4 +1,4 @@
-"""Checkpoints: what is written, what is kept, and that nothing but what was written is ever read."""
+"""Checkpoints: what is written, what is kept, and that changed bytes are never read."""
 
 import shutil
 from functools import partial
@@ -14,9 +14,10 @@ from jaxllm import GPT, GPTConfig, InputError
 from jaxllm.tokenizers import CharTokenizer
 from train.config import OptimizerConfig
 from train.errors import DamagedError, DroppedError
+from train.optimizer import make_optimizer
 from train.runs.checkpoint import Checkpoints
 from train.runs.manifest import read_manifest, rewrite
-from train.step import TrainState, first_state, make_optimizer
+from train.state import TrainState, first_state
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -63,7 +64,7 @@ def test_the_parameters_are_read_without_the_optimizer(two: Path) -> None:
 
 
 def test_damage_is_noticed_where_the_parameters_alone_are_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sums of all files are compared, and the sums of the arrays that were read."""
+    """The checksums of all files are compared, and those of the arrays that were read."""
     import train.runs.checkpoint
 
     params_alone = state(0)._replace(opt_state=None)
@@ -87,7 +88,7 @@ def test_damage_is_noticed_where_the_parameters_alone_are_read(copy: Path, monke
 
 
 def test_the_state_saved_is_that_of_the_call(tmp_path: Path) -> None:
-    """Its buffers are given to the next step, which overwrites them, while the writing goes on."""
+    """The next step overwrites the state's buffers while they are being written."""
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     with Checkpoints(tmp_path) as checkpoints:
         mine = state(1)
@@ -168,10 +169,10 @@ def test_a_manifest_of_another_step_or_that_leads_outside_is_refused(copy: Path)
 
 def test_damage_names_the_newest_whole_step(copy: Path) -> None:
     (copy / "20" / "state" / "_METADATA").unlink()
-    with pytest.raises(DamagedError, match="step 20 is damaged.*_METADATA is missing; step 10 is whole.*--step 10"):
+    with pytest.raises(DamagedError, match="step 20 is damaged.*_METADATA is missing; step 10 is undamaged.*--step 10"):
         Checkpoints(copy).restore(state(0))
     (copy / "10" / "manifest.json").unlink()
-    with pytest.raises(DamagedError, match="no other step is whole"):
+    with pytest.raises(DamagedError, match="no other step is undamaged"):
         Checkpoints(copy).restore(state(0))
 
 
@@ -182,9 +183,9 @@ def test_leaving_out_what_is_damaged(copy: Path, capsys: pytest.CaptureFixture[s
     assert sorted(p.name for p in copy.iterdir()) == ["10", "20.damaged"]
     assert int(Checkpoints(copy).restore(state(0)).step) == 10
     (copy / "10" / "state" / "_METADATA").unlink()
-    with pytest.raises(InputError, match="no checkpoint that is whole"):
+    with pytest.raises(InputError, match="no undamaged checkpoint"):
         Checkpoints(copy).leave_out_damaged(state(0))
-    assert Checkpoints(copy).steps() == [10]  # what cannot be helped is left as it is
+    assert Checkpoints(copy).steps() == [10]  # without an undamaged checkpoint nothing is renamed
 
 
 @pytest.mark.newest
@@ -193,7 +194,7 @@ def test_leaving_out_what_is_damaged(copy: Path, capsys: pytest.CaptureFixture[s
     [(2, 0, [4, 5]), (1, 1, [3, 5]), (2, 2, [1, 3, 4, 5]), (1, 3, [1, 2, 3, 5]), (9, 0, [1, 2, 3, 4, 5])],
 )
 def test_the_newest_stay_and_the_best(tmp_path: Path, keep: int, keep_best: int, want: list[int]) -> None:
-    """Of steps 2 and 4, which are equally good, the newer; step 5 was not evaluated."""
+    """Steps 2 and 4 have equal losses, so the newer is better; step 5 was not evaluated."""
     checkpoints = saved(tmp_path, {1: 2.2, 2: 2.5, 3: 2.1, 4: 9.0, 5: None}, keep, keep_best)
     assert checkpoints.steps() == want
     assert [p.name for p in tmp_path.iterdir() if not p.name.isdecimal()] == []
@@ -242,7 +243,7 @@ def test_what_was_left_unfinished_goes_when_a_run_begins_and_not_when_it_is_read
 
 
 def test_what_a_running_run_drops_is_not_called_damaged(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the choice of a step and the reading of its files the run has written newer ones."""
+    """The run writes newer checkpoints after a step is chosen and before its files are read."""
     import train.runs.checkpoint
 
     def dropped_meanwhile(folder: Path, *rest: object) -> None:

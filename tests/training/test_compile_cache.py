@@ -1,4 +1,4 @@
-"""What is compiled is kept: in whose folder, for which machine, how much of it, and what becomes of a damaged file."""
+"""The compilation cache: its folder, its key for each machine, its size, and damaged files."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ SETTINGS = (
 
 @pytest.fixture
 def as_new(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """JAX as if it had been given no folder yet; the user's folder for caches is yielded."""
+    """JAX without a configured folder; yields the user's folder for caches."""
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setattr(compilation, "doubts_its_own", lambda: False)
@@ -108,14 +108,14 @@ def test_each_machine_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         text = cpuinfo.replace(change, "")
         monkeypatch.setattr(Path, "read_text", lambda *_, _text=text, **__: _text)
         keys.add(machine_key())
-    assert len(keys) == 6  # all differ, but for the clock's
+    assert len(keys) == 6  # all differ, except for the clock speed
 
 
 def test_the_oldest_go_first(tmp_path: Path) -> None:
     (tmp_path / "key").mkdir()
     for i, name in enumerate(["c", "a", "key/d", "b"]):
         (tmp_path / name).write_bytes(bytes(100))
-        os.utime(tmp_path / name, (1000 + i, 0))  # written in 1970, used a second one after the other
+        os.utime(tmp_path / name, (1000 + i, 0))  # written in 1970, used one second apart
     drop_oldest(tmp_path, 400)
     assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 4
     drop_oldest(tmp_path, 250)
@@ -140,7 +140,7 @@ def test_nothing_is_kept_that_jax_would_doubt(
 
 
 def in_a_new_python(place: Path, code: str) -> tuple[list[str], str]:
-    """What it prints and its notes, with compiled programs kept in `place`."""
+    """Output and notes of a process whose cache is in `place`."""
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | {VARIABLE: str(place)}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     return run.stdout.split(), run.stderr
@@ -151,7 +151,7 @@ def test_a_second_run_compiles_nothing_and_a_damaged_file_does_not_stop_it(tmp_p
     code = """
 import jax, jax.monitoring
 import train.cli, jaxllm.gpt
-assert jax.config.jax_compilation_cache_dir is None  # imports alone keep nothing
+assert jax.config.jax_compilation_cache_dir is None  # importing does not enable the cache
 from train.runtime.compile_cache import keep_compiled
 keep_compiled()
 hits = []
@@ -167,7 +167,7 @@ print(jax.jit(lambda x: jax.numpy.tanh(x) + 3)(0.5), len(hits))
     entry.write_bytes(content)
     printed, note = in_a_new_python(tmp_path, code)
     assert printed == first[0]
-    assert "one was damaged; all 1 are compiled anew" in note and note.count("\n") == 1
+    assert "one was damaged; all 1 are compiled again" in note and note.count("\n") == 1
     assert in_a_new_python(tmp_path, code) == ([first[0][0], "1"], "")
 
 

@@ -1,4 +1,4 @@
-"""Runs killed with SIGKILL, many times in a row, at random moments and in the middle of a checkpoint's writing."""
+"""Runs killed with SIGKILL, many times in a row, at random moments and while a checkpoint is written."""
 
 import os
 import subprocess
@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from runs import TINY, assert_same_run, write_config
 
-from train.progress import read_metrics
 from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
+from train.runs.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,8 +22,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.newest
 @pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(0)])])
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(rounds: int, tmp_path: Path) -> None:
-    """Every second time within the first quarter of a second of a checkpoint's writing, else as it starts or after some
-    steps; each time what is there can be read."""
+    """Every second time while a checkpoint is written, else as the run starts or after some steps.
+
+    Each time all files can be read.
+    """
     config = write_config(tmp_path)
     assert "\nsteps = 12\n" in TINY
     config.write_text(config.read_text().replace("\nsteps = 12\n", f"\nsteps = {20 * rounds}\n"))
@@ -49,7 +51,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(rounds: int, tmp_p
 
 
 def command(config: Path, run: Path) -> "subprocess.Popen[bytes]":
-    """What a user would type: to begin, or to go on where there is a run."""
+    """The command that starts a run, or resumes it if there is one."""
     words = ["--out", str(run), "--resume"] if (run / "config.toml").exists() else [str(config), "--out", str(run)]
     environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return subprocess.Popen(
@@ -64,7 +66,7 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
 
 
 def kill(process: "subprocess.Popen[bytes]", after: float) -> bool:
-    """Whether it was still running by then. Raises AssertionError where it had failed."""
+    """Whether it was still running at that time. Raises AssertionError if it has failed."""
     time.sleep(after)
     process.kill()
     _, errors = process.communicate()
@@ -73,14 +75,14 @@ def kill(process: "subprocess.Popen[bytes]", after: float) -> bool:
 
 
 def wait_for_more(process: "subprocess.Popen[bytes]", metrics: Path, changes: int) -> None:
-    """Until the file has changed so often."""
+    """Wait until the file has changed that many times."""
     for _ in range(changes):
         before = changed(metrics)
         wait(process, lambda before=before: changed(metrics) != before)
 
 
 def changed(path: Path) -> int:
-    """When, in ns; 0 where it does not exist."""
+    """The time of the last change in ns; 0 if the file does not exist."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
@@ -97,7 +99,7 @@ def begun_since(run: Path, before: set[int]) -> bool:
 
 
 def aside(run: Path) -> set[int]:
-    """The folders that are being written, or were when the process was killed, by their numbers in the file system."""
+    """The inodes of folders that are being written, or were when the process was killed."""
     found = set()
     for path in (run / "checkpoints").glob("*.tmp"):
         try:

@@ -1,4 +1,4 @@
-"""The validation loss over a split: in batches that fit where a training step fits, each fetched in its turn."""
+"""The validation loss over a split: batches no larger than a microbatch, and losses fetched in order."""
 
 import math
 from typing import Any
@@ -46,10 +46,10 @@ def config(batch_size: int, accumulation: int) -> RunConfig:
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation", "rows"), [(6, 1, 6), (6, 3, 2), (6, 6, 1)])
-def test_a_batch_is_no_larger_than_a_micro_batch(
+def test_a_batch_is_no_larger_than_a_microbatch(
     batch_size: int, accumulation: int, rows: int, batches: list[Any]
 ) -> None:
-    """Or evaluating would run out of memory where training does not."""
+    """Otherwise evaluation could run out of memory where training does not."""
     loss = evaluator(GPT(TINY), config(batch_size, accumulation))(None, np.arange(98) % 17)
     assert {shape[0] for shape in batches} == {rows} and {shape[1] for shape in batches} == {8}
     assert sum(tokens for *_, tokens, _ in batches) == 97
@@ -77,7 +77,7 @@ def test_a_split_shorter_than_the_context_is_evaluated_in_its_length(batches: li
 
 
 def test_bits_are_of_the_bytes_behind_the_targets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first token is no target, and the text may be decoded in parts."""
+    """The first token is not a target, and the text may be decoded in parts."""
     monkeypatch.setattr(train.evaluate, "CHUNK", 2)
     tokenizer = BPETokenizer([*(bytes([i]) for i in range(256)), b"abc"])
     ids = np.array([256, 97, 256, 98, 256, 256])

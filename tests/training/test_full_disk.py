@@ -1,4 +1,4 @@
-"""A checkpoint that cannot be written: the run says so and goes on, and what was saved before still is."""
+"""A checkpoint that cannot be written: the run reports it and goes on, and older checkpoints remain."""
 
 import os
 import resource
@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def before_step_6(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Between the checkpoint of step 5, once it is there, and that of step 10."""
+    """Between the checkpoint of step 5, once it is written, and that of step 10."""
 
     def begun(*arguments: Any) -> Any:
         state, step = begin(*arguments)
@@ -36,8 +36,8 @@ def before_step_6(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) ->
 
         return state, Step(call)
 
-    begin = train.loop.begin
-    monkeypatch.setattr(train.loop, "begin", begun)
+    begin = train.loop.init_and_compile
+    monkeypatch.setattr(train.loop, "init_and_compile", begun)
 
 
 def assert_said_and_loads(run: Path, errors: str, said: str) -> None:
@@ -53,7 +53,7 @@ def assert_said_and_loads(run: Path, errors: str, said: str) -> None:
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """A limit on the size of any one file stands in for it: the arrays' is longer, all others are shorter."""
+    """A limit on the size of a file simulates it: only the file of the arrays is longer."""
     config, run = write_config(tmp_path), tmp_path / "run"
     wide = ["--set", "model.d_model=64"]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -75,11 +75,11 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
 
 
 def test_a_folder_that_must_not_be_written(tmp_path: Path) -> None:
-    """In a process that, even if it is root's, may only write where it has the right to (capabilities(7))."""
+    """In a process that respects permissions even as root (capabilities(7))."""
     program = """
 import ctypes, os, sys, time
 if "again" not in sys.argv:
-    ctypes.CDLL(None).prctl(24, 1)  # no process begun from here on has CAP_DAC_OVERRIDE
+    ctypes.CDLL(None).prctl(24, 1)  # processes started from here on do not have CAP_DAC_OVERRIDE
     os.execv(sys.executable, [*sys.orig_argv, "again"])
 sys.path[:0] = [".", "tests/support"]
 import pytest, train.cli

@@ -1,4 +1,4 @@
-"""The self-check: it passes on this JAX, and refuses one that computes, or is known to compute, wrong numbers."""
+"""The check of JAX: it passes on this JAX, and refuses one that computes, or is known to compute, wrong numbers."""
 
 import jax
 import jaxlib
@@ -12,7 +12,7 @@ from train.runtime.jax_check import CALLS, SQUARE, SUM, check_jax, computed_faul
 
 @pytest.fixture(autouse=True)
 def forget() -> None:
-    """That it was checked already."""
+    """Forget that JAX was checked before."""
     check_jax.cache_clear()
 
 
@@ -22,7 +22,7 @@ def test_this_jax_is_right() -> None:
 
 
 def test_both_sums_are_those_of_the_reports() -> None:
-    """jax-ml/jax#39103 and tensorflow/tensorflow#126812, as written there; the rows hold more than the last one."""
+    """The computations of jax-ml/jax#39103 and tensorflow/tensorflow#126812, as reported there."""
     n = selfcheck.ROWS
     x = jax.numpy.stack([jax.numpy.arange(n, dtype="float32"), *[jax.numpy.zeros(n)] * 2], axis=1)
     matrix = jax.numpy.eye(3)

@@ -1,4 +1,4 @@
-"""The training loop: when metrics are fetched, what a diverged run leaves, what a new run does not wait for."""
+"""The training loop: when metrics are fetched, what a diverged run saves, and what a new run does not wait for."""
 
 import sys
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_metrics_are_fetched_when_they_are_there_or_after_the_next_step_is_dispa
 
         return state, Step(train_step)
 
-    begin = train.loop.begin
-    monkeypatch.setattr(train.loop, "begin", spied)
+    begin = train.loop.init_and_compile
+    monkeypatch.setattr(train.loop, "init_and_compile", spied)
     assert main(["train", str(write_config(tmp_path)), "--out", str(tmp_path / "run"), "--set", "train.steps=4"]) == 0
     assert " ".join(events) == want

@@ -1,4 +1,4 @@
-"""What a run needs of memory against what JAX and XLA say, what is free as the kernel says it, and the sentences."""
+"""The memory estimate against JAX's and XLA's figures, free memory by the kernel's figures, and the messages."""
 
 from dataclasses import replace
 from functools import partial
@@ -13,24 +13,15 @@ import optax
 import pytest
 from jax.stages import Compiled
 
-import train.runtime.memory as memory
+import train.memory_estimate as memory
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import GPT
 from train.config import OptimizerConfig, RunConfig, TrainConfig
-from train.runtime.memory import (
-    GIB,
-    Need,
-    activation_bytes,
-    available_bytes,
-    describe_out_of_memory,
-    estimate,
-    fitting,
-    memory_line,
-    state_bytes,
-    step_bytes,
-    warning,
-)
-from train.step import first_state, learning_rate_schedule, make_optimizer, make_train_step
+from train.memory_estimate import GIB, Need, activation_bytes, estimate, fitting, memory_line, state_bytes, warning
+from train.optimizer import learning_rate_schedule, make_optimizer
+from train.runtime.memory import KNOBS, available_bytes, describe_out_of_memory, step_bytes
+from train.state import first_state
+from train.step import make_train_step
 
 SMALL = GPTConfig(vocab_size=300, context_length=64, d_model=64, n_layers=2, n_heads=2)
 OPTIMIZER = OptimizerConfig()
@@ -53,7 +44,7 @@ def test_the_state_is_counted_exactly(model: GPTConfig, accumulation: int, gradi
     train = TrainConfig(batch_size=4, grad_accumulation=accumulation)
     need = estimate(model, train, OPTIMIZER)
     assert state_bytes(model, train, OPTIMIZER) == need.state == want
-    assert need.checkpoint == pytest.approx(2 * bytes_of(state), abs=8)  # but for the number of the step
+    assert need.checkpoint == pytest.approx(2 * bytes_of(state), abs=8)  # apart from the step number
     assert need.total == need.state + need.activations + need.checkpoint
 
 
@@ -87,7 +78,7 @@ def test_the_estimate_is_near_what_xla_plans(model: GPTConfig, train: TrainConfi
 
 
 def test_an_optimizer_may_look_at_names_and_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Factored moments for matrices, none for the embeddings: its state follows the true tree of parameters."""
+    """Factored moments for matrices, none for embeddings: the state depends on the tree of parameters."""
 
     def labels(params: Any) -> Any:
         return {name: "frozen" if "embedding" in name else "trained" for name in params}
@@ -158,9 +149,9 @@ def test_what_is_free_on_a_cpu(files: dict[str, str], want: int | None, tmp_path
 
 
 @pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="an accelerator has memory of its own")
-@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="nobody tells here")
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="this system does not report it")
 def test_this_machine_has_memory() -> None:
-    """No more than the kernel says there is at all, and enough for this test."""
+    """At most the machine's total memory, and enough for this test."""
     total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
     free = available_bytes()
     assert free is not None and 2**20 < free <= 1024 * int(total.split()[1])
@@ -229,10 +220,10 @@ def test_only_what_is_off_is_named() -> None:
     assert fitting(with_remat, one, SMALL) == "train.remat=true"
     short, two = replace(SMALL, context_length=1), RunConfig(train=TrainConfig(batch_size=2, grad_accumulation=2))
     undivided = estimate(short, replace(two.train, grad_accumulation=1), OPTIMIZER).total
-    assert fitting(undivided, two, short) == ""  # it is to be raised
+    assert fitting(undivided, two, short) == ""  # grad_accumulation is never lowered
 
 
-def test_memory_that_ran_out_is_told_from_other_errors() -> None:
+def test_out_of_memory_is_distinguished_from_other_errors() -> None:
     with pytest.raises(MemoryError) as from_numpy:
         np.ones(2**46)
     with pytest.raises(jax.errors.JaxRuntimeError) as from_xla:
@@ -246,4 +237,4 @@ def test_memory_that_ran_out_is_told_from_other_errors() -> None:
     assert str(describe_out_of_memory(MemoryError())).startswith("there is not enough memory; raise")
     for other in (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: no"), RuntimeError("out of memory"), OSError(12, "x")):
         assert describe_out_of_memory(other) is None
-    assert memory.KNOBS in str(describe_out_of_memory(MemoryError()))
+    assert KNOBS in str(describe_out_of_memory(MemoryError()))

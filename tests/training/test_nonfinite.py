@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: not applied, counted, and told where they went wrong."""
+"""Steps whose loss or gradient is not finite: counted, not applied, and reported with the place where it began."""
 
 import json
 from collections.abc import Iterator
@@ -21,9 +21,11 @@ from jaxllm.reference.optimizer import learning_rate
 from train.cli import main
 from train.config import OptimizerConfig, TrainConfig
 from train.nonfinite import first_not_finite, parts_backward
+from train.optimizer import learning_rate_schedule, make_optimizer
 from train.runs.checkpoint import Checkpoints
-from train.runs.load import abstract_state, load_run
-from train.step import init_state, learning_rate_schedule, make_optimizer, make_train_step
+from train.runs.load import load_run
+from train.state import abstract_state, init_state
+from train.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -51,11 +53,11 @@ def test_every_parameter_is_in_one_part_and_the_twin_agrees_on_the_order() -> No
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30], ids=str)
 def test_the_first_part_backward_is_found(value: float) -> None:
-    """1e30 is finite, but not its square, with which it would be clipped."""
+    """1e30 is finite, but its square, which clipping needs, is not."""
     gradients = jax.device_get(random_params())
     assert first_not_finite(gradients) == reference_step.first_not_finite(gradients) == -1
     parts = parts_backward(gradients)
-    for place in (len(parts) - 1, 20, 2, 0):  # from below, as it spreads
+    for place in (len(parts) - 1, 20, 2, 0):  # the last part first, each replaced by an earlier one
         name, _, inner = parts[place].partition("/")
         leaves, tree = jax.tree.flatten(gradients[name][inner] if inner else gradients[name])
         leaves = [np.array(leaf) for leaf in leaves]
@@ -76,8 +78,10 @@ def test_the_first_part_backward_is_found(value: float) -> None:
     ids=["both", "gradient", "loss"],
 )
 def test_such_a_step_is_counted_and_changes_nothing_else(poison: tuple[str, str, float], where: str) -> None:
-    """Loss and gradient are not finite; a gradient too large while the loss is fine: what goes up by 1e24 and down
-    again; and a loss alone, of a target outside the vocabulary, which has no gradient."""
+    """Three cases: both are non-finite; only the gradient (an MLP scaled up by 1e24 and down again); only the loss.
+
+    The last is of a target outside the vocabulary, which has no gradient.
+    """
     shallow = replace(MODEL, n_layers=4)
     state = init_state(GPT(shallow), make_optimizer(OPTIMIZER, TRAINING.steps), seed=0)
     name, inner, value = poison
@@ -102,7 +106,7 @@ def test_such_a_step_is_counted_and_changes_nothing_else(poison: tuple[str, str,
     assert int(after.step) == 1
     same = jax.tree.map(np.array_equal, (before.params, before.opt_state), (after.params, after.opt_state))
     changed_leaves = [jax.tree_util.keystr(path) for path, equal in jax.tree.leaves_with_path(same) if not equal]
-    assert changed_leaves == ["[1][1][2].count"]  # the schedule's, which goes by steps
+    assert changed_leaves == ["[1][1][2].count"]  # of the schedule, which counts steps
     if where == "head":
         with np.errstate(all="ignore"):
             twin, want = reference_step.train_step(
@@ -131,7 +135,7 @@ def test_the_reference_leaves_out_what_is_not_finite_in_either(
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Of a run whose sixth and eighth batches hold an id outside the vocabulary, whose embedding is NaN."""
+    """The config of a run whose sixth and eighth batches hold an id outside the vocabulary, whose embedding is NaN."""
 
     def damaged(*arguments: Any) -> Any:
         inputs, targets = batch(*arguments)
@@ -158,7 +162,7 @@ def test_the_run_ends_and_says_where(config: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.newest
-def test_a_gradient_alone_is_told_by_its_part(
+def test_a_non_finite_gradient_is_reported_by_its_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def begun(*arguments: Any) -> Any:
@@ -166,8 +170,8 @@ def test_a_gradient_alone_is_told_by_its_part(
         metrics = {"train_loss": jnp.ones(()), "learning_rate": jnp.ones(()), "grad_norm": jnp.array(jnp.inf)}
         return state, Step(lambda state, *_: (state, metrics | {"not_finite": jnp.asarray(3)}))
 
-    begin = train.loop.begin
-    monkeypatch.setattr(train.loop, "begin", begun)
+    begin = train.loop.init_and_compile
+    monkeypatch.setattr(train.loop, "init_and_compile", begun)
     assert main(["train", str(write_config(tmp_path)), "--out", str(tmp_path / "run")]) == 1
     assert "the norm of the gradient is inf at step 1, coming backward first in block_0/attention: the run has" in (
         capsys.readouterr().err
@@ -192,7 +196,7 @@ def test_as_many_as_allowed_are_left_out(config: Path, tmp_path: Path, capsys: p
     assert [r["learning_rate"] for r in records] == pytest.approx(want, rel=1e-5)
 
     checkpoints, trained = Checkpoints(run / "checkpoints"), load_run(run, with_optimizer=True)
-    like = abstract_state(trained.config, trained.tokenizer)
+    like = abstract_state(trained.model, trained.config)
     states = {step: checkpoints.restore(like, step) for step in (5, 6, 7)}
     jax.tree.map(np.testing.assert_array_equal, states[5].params, states[6].params)
     assert not np.array_equal(*(jax.tree.leaves(states[step].params)[0] for step in (6, 7)))

@@ -17,11 +17,13 @@ from jaxllm.compare import random_parameters
 from jaxllm.loss import cross_entropy
 from train.commands.compare import in_dtype
 from train.config import OptimizerConfig, TrainConfig
-from train.step import TrainState, learning_rate_schedule, make_optimizer, make_train_step
+from train.optimizer import learning_rate_schedule, make_optimizer
+from train.state import TrainState
+from train.step import make_train_step
 
 torch = pytest.importorskip("torch", reason="needs the extra `peers`")
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what others deprecate among themselves
+    warnings.simplefilter("ignore")  # deprecations between other packages
     transformers = pytest.importorskip("transformers", reason="needs the extra `peers`")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -30,7 +32,7 @@ CONFIG = GPTConfig(vocab_size=97, context_length=16, d_model=32, n_layers=3, n_h
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, min_learning_rate=1e-3, warmup_steps=3, clip_norm=0.5)
 STEPS = 10
 TOKENS = [random_tokens(CONFIG, 4, CONFIG.context_length + 1, seed=s) for s in range(STEPS)]
-# dtype -> bound of logits, loss and gradients, of losses on the way, of parameters after ten steps
+# dtype -> tolerance of logits, loss and gradients; of the losses of ten steps; of the parameters after them
 BOUNDS = {"float64": (1e-10, 1e-10, 1e-10), "float32": (1e-5, 1e-5, 1e-4)}
 
 
@@ -118,10 +120,12 @@ def test_its_own_loss_is_ours() -> None:
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_ten_steps_of_adamw(dtype: str) -> None:
-    """PyTorch's AdamW with decay on matrices only. Clipping is done by hand there, because its own adds 1e-6 to the
+    """PyTorch's AdamW with decay on matrices only.
 
-    norm. Adam steps as far for a gradient of rounding as for any other: in float32 parameters whose gradient was once
-    within its bound of zero are left out: one in a hundred, and the biases of keys, which have no other."""
+    Clipping is written out for PyTorch, because its own adds 1e-6 to the norm. Adam's step does not depend on the size
+    of a gradient, not even of one that is only rounding. So in float32 the parameters whose gradient was within its
+    tolerance of zero are left out: one in a hundred, and the biases of keys, whose gradients are zero.
+    """
     gradient_bound, loss_bound, bound = BOUNDS[dtype]
     with jax.enable_x64(dtype == "float64"):
         params = in_dtype(random_parameters(GPT(CONFIG)), dtype)
@@ -154,7 +158,7 @@ def test_ten_steps_of_adamw(dtype: str) -> None:
             assert float(metrics["train_loss"]) == pytest.approx(float(want.detach()), rel=loss_bound), s
             assert float(metrics["grad_norm"]) == pytest.approx(float(norm), rel=loss_bound), s
         ours = to_torch(jax.device_get(state.params))
-    assert max(norms) > OPTIMIZER.clip_norm  # so clipping was tried
+    assert max(norms) > OPTIMIZER.clip_norm  # so clipping takes effect
     for name, parameter in model.named_parameters():
         got, want = ours[name], parameter.detach().numpy()
         if dtype == "float32":

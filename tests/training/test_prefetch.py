@@ -1,4 +1,4 @@
-"""Batches prepared ahead in a thread: the same ones in the same order, and a thread that never outlives its use."""
+"""Batches prepared ahead in a thread: the same batches in the same order, and the thread ends with its context."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxllm.data import batch
-from train.prefetch import AHEAD, feed
+from train.prefetch import AHEAD, prefetched
 
 pytestmark = pytest.mark.newest
 
@@ -24,23 +24,23 @@ def make(step: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("feed")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 @pytest.mark.parametrize("steps", [range(0, 40), range(7, 40), range(5, 6), range(5, 5)], ids=str)
 def test_the_batches_are_those_of_direct_calls(steps: range) -> None:
-    with feed(make, steps) as batches:
-        fed = list(batches)
-    assert [f.step for f in fed] == list(steps)
-    for f in fed:
-        inputs, targets = make(f.step)
-        assert f.inputs.dtype == f.targets.dtype == inputs.dtype
-        np.testing.assert_array_equal(f.inputs, inputs)
-        np.testing.assert_array_equal(f.targets, targets)
+    with prefetched(make, steps) as batches:
+        seen = list(batches)
+    assert [b.step for b in seen] == list(steps)
+    for b in seen:
+        inputs, targets = make(b.step)
+        assert b.inputs.dtype == b.targets.dtype == inputs.dtype
+        np.testing.assert_array_equal(b.inputs, inputs)
+        np.testing.assert_array_equal(b.targets, targets)
 
 
 def test_it_prepares_ahead_but_not_all() -> None:
-    """The consumer asks for nothing until the next batches are there, which without a thread they never would be."""
+    """The consumer waits until the next batches are prepared, which without a thread would never happen."""
     made: list[int] = []
     there = [threading.Event() for _ in range(20)]
 
@@ -49,12 +49,12 @@ def test_it_prepares_ahead_but_not_all() -> None:
         there[step].set()
         return make(step)
 
-    with feed(counted, range(20)) as batches:
+    with prefetched(counted, range(20)) as batches:
         assert made == []  # nothing is drawn before the first is asked for
-        for f in batches:
-            assert there[min(f.step + AHEAD, 19)].wait(timeout=60)
+        for b in batches:
+            assert there[min(b.step + AHEAD, 19)].wait(timeout=60)
             time.sleep(0.01)  # enough to make another one
-            assert made == list(range(min(f.step + AHEAD + 1, 20)))
+            assert made == list(range(min(b.step + AHEAD + 1, 20)))
 
 
 def test_waiting_is_measured() -> None:
@@ -63,8 +63,8 @@ def test_waiting_is_measured() -> None:
         return make(step)
 
     start = time.perf_counter()
-    with feed(slow, range(4)) as batches:
-        waited = sum(f.waited_s for f in batches)
+    with prefetched(slow, range(4)) as batches:
+        waited = sum(b.waited_s for b in batches)
     assert 0.15 < waited <= time.perf_counter() - start  # each takes 0.05, and nothing else is done
 
 
@@ -76,17 +76,17 @@ def test_an_error_in_the_thread_arrives_where_its_batch_is_asked_for(error: type
         return make(step)
 
     arrived = []
-    with pytest.raises(error, match="at 3"), feed(failing, range(10)) as batches:
-        for f in batches:
-            arrived.append(f.step)
+    with pytest.raises(error, match="at 3"), prefetched(failing, range(10)) as batches:
+        for b in batches:
+            arrived.append(b.step)
     assert arrived == [0, 1, 2]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_the_thread_ends_with_its_consumer(error: type[BaseException]) -> None:
-    with feed(make, range(1000)) as batches:
+    with prefetched(make, range(1000)) as batches:
         next(batches)
-    with pytest.raises(error), feed(make, range(1000)) as batches:
+    with pytest.raises(error), prefetched(make, range(1000)) as batches:
         next(batches)
         raise error
 
@@ -95,8 +95,8 @@ def test_a_program_that_never_leaves_the_context_ends_all_the_same() -> None:
     code = """
 import time
 def make(step): time.sleep(0.1); return [[step]], [[step]]
-from train.prefetch import feed
-context = feed(make, range(10**9))
+from train.prefetch import prefetched
+context = prefetched(make, range(10**9))
 next(context.__enter__())
 raise KeyboardInterrupt
 """

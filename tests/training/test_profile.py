@@ -13,7 +13,7 @@ from runs import TEXT, TINY, lines
 
 import train.loop
 from train.cli import main
-from train.runtime.profile import NOWHERE, Row, Span, describe_table, profile_table, profiled, shared_time
+from train.runtime.profile import NOWHERE, ProfileRow, Span, describe_table, profile_table, profiled, shared_time
 
 pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
 
@@ -22,7 +22,7 @@ HLO = """HloModule jit_step, is_scheduled=true
 FileNames
 1 "/home/me/jaxllm/jaxllm/layers.py"
 2 "/home/me/.venv/lib/python3.12/site-packages/flax/linen/module.py"
-3 "/home/me/.venv/lib/python3.12/site-packages/train/step.py"
+3 "/home/me/.venv/lib/python3.12/site-packages/jaxllm_train/step.py"
 4 "/usr/lib/python3.12/contextlib.py"
 
 FunctionNames
@@ -57,7 +57,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {
   ROOT %copy.7 = f32[4]{0} copy(%p)
 }
 """
-DOT, STEP = "jaxllm/layers.py:12 MLP.__call__", "train/step.py:56 train_step"
+DOT, STEP = "jaxllm/layers.py:12 MLP.__call__", "jaxllm_train/step.py:56 train_step"
 
 
 def event(name: str, begin: float, end: float, tid: int = 1, pid: int = 7, module: str = "jit_step") -> dict[str, Any]:
@@ -73,7 +73,7 @@ def rows(events: list[dict[str, Any]], n_steps: int = 1) -> dict[tuple[str, str]
 
 
 def test_rows_are_kinds_and_source_lines() -> None:
-    """Layers are summed up; of the frames the innermost of our own code counts; without one, the path of names does."""
+    """Layers are summed. The source is the innermost frame of our code; without one, the path of names."""
     names = ["dot.3", "dot.12", "add_fusion.1.2", "dot.4", "copy.5", "copy.6", "copy.7", "unknown.8"]
     events = [event(name, 1000 + 1000 * i, 2000 + 1000 * i) for i, name in enumerate(names)]
     assert rows(events) == {
@@ -95,7 +95,7 @@ def test_time_adds_up() -> None:
             event("while.1", begin, begin + 8000),  # its body is counted, not itself
             event("dot.3", begin, begin + 1000),  # dispatched in 1 ms, done after 4
             event("end: dot.3", begin + 4000, begin + 4001, tid=2, module=""),
-            event("add_fusion.1.2", begin + 2000, begin + 6000, tid=3),  # for 2 ms at the same time
+            event("add_fusion.1.2", begin + 2000, begin + 6000, tid=3),  # 2 ms of it overlap
             event("copy.7", begin + 8000, begin + 10_000),
         ]
     assert rows(events, n_steps=2) == {
@@ -107,7 +107,7 @@ def test_time_adds_up() -> None:
 
 
 def test_the_time_is_that_to_the_last_end() -> None:
-    """The operation that begins first may end last, and one that ends first may have begun last."""
+    """The operation that starts first may end last, and the one that ends first may have started last."""
     assert rows([event("dot.3", 0, 10_000), event("copy.7", 2000, 4000)]) == {
         ("dot", DOT): (9, 0.9, 1), ("copy", ""): (1, 0.1, 1), (NOWHERE, ""): (0, 0, 0),
     }  # fmt: skip
@@ -117,14 +117,14 @@ def test_the_time_is_that_to_the_last_end() -> None:
 
 
 def test_operations_of_no_length_have_no_time() -> None:
-    """They are recorded, as what is done in less than the clock's unit; the others share what they always shared."""
+    """The trace holds operations shorter than the clock's unit; the time of the others is as without them."""
     spans = [Span(begin, end, "", "") for begin, end in ((5, 5), (0, 10), (20, 30), (0, 0), (30, 30))]
     assert shared_time(spans) == [0, 10, 10, 0, 0]
     assert shared_time([Span(5, 5, "", "")] * 2) == [0, 0]
     assert rows([event("copy.7", 500, 500), event("dot.3", 0, 1000)]) == {
         ("dot", DOT): (1, 1, 1), ("copy", ""): (0, 0, 1), (NOWHERE, ""): (0, 0, 0),
     }  # fmt: skip
-    assert profile_table([event("copy.7", 500, 500)], HLO, 1) == []  # no time at all, of which there are no shares
+    assert profile_table([event("copy.7", 500, 500)], HLO, 1) == []  # no time at all, so there are no shares
 
 
 def test_another_program_between_two_steps_has_a_row() -> None:
@@ -137,7 +137,7 @@ def test_another_program_between_two_steps_has_a_row() -> None:
 
 
 def test_on_a_gpu_the_streams_count() -> None:
-    """Shaped as XLA writes it: kernels on streams, the same again on derived rows, copies without an operation's name."""
+    """A trace in XLA's format: kernels on streams, the same on derived rows, and copies without a name."""
     names = [
         {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "/device:GPU:0"}},
         {"ph": "M", "pid": 1, "tid": 13, "name": "thread_name", "args": {"name": "Stream #13(Compute)"}},
@@ -145,7 +145,7 @@ def test_on_a_gpu_the_streams_count() -> None:
         {"ph": "M", "pid": 1, "tid": 99, "name": "thread_name", "args": {"name": "XLA Ops"}},
         {"ph": "M", "pid": 7, "name": "process_name", "args": {"name": "/host:CPU"}},
         {"ph": "M", "pid": 7, "tid": 1, "name": "thread_name", "args": {"name": "Stream of thought"}},
-        {},  # XLA ends the list so
+        {},  # XLA ends the list with this
     ]
     kernel = event("dot.3", 0, 1000, tid=13, pid=1) | {"name": "ampere_sgemm_64x64_tn"}
     events = [
@@ -165,8 +165,8 @@ def test_nothing_recorded() -> None:
 
 
 def test_the_printed_table() -> None:
-    table = [Row(3.0, 0.3, 2, "dot", DOT)] + [Row(0.2, 0.02, 0.5, f"copy_{i}", "") for i in range(30)]
-    printed = describe_table([*table, Row(1.0, 0.1, 0, NOWHERE, "")], 4)
+    table = [ProfileRow(3.0, 0.3, 2, "dot", DOT)] + [ProfileRow(0.2, 0.02, 0.5, f"copy_{i}", "") for i in range(30)]
+    printed = describe_table([*table, ProfileRow(1.0, 0.1, 0, NOWHERE, "")], 4)
     assert printed[0].startswith("4 steps profiled, 10.00 ms each")
     assert printed[2].split() == ["3.000", "30.0%", "2", "dot", *DOT.split()]
     assert len(printed) == 2 + 20 + 2 and all(len(line) <= 120 for line in printed)
@@ -198,7 +198,7 @@ def test_a_profile_compiles_the_step_once_and_changes_nothing_else(
     assert jax.config.jax_compilation_cache_include_metadata_in_key == key
     printed = capsys.readouterr().out
     assert printed.count("2 steps profiled") == 1 and "test_profile.py" in printed
-    jax.profiler.start_trace(tmp_path)  # the first has ended
+    jax.profiler.start_trace(tmp_path)  # possible only if the first has ended
     jax.profiler.stop_trace()
 
 

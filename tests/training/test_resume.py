@@ -1,4 +1,4 @@
-"""A run that ends on the way, by whatever means, and goes on: the same bits as a run that did not."""
+"""A run that is ended by a signal and resumed gives the same bits as a run without an interruption."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def test_a_run_ended_by_signals_goes_on_to_the_same_bits(
     undisturbed: Path, stops: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], stop: list[Stop],
 ) -> None:  # fmt: skip
-    """While the steps `stops` compute, a signal comes: each is done, saved, and the last of that process."""
+    """A signal arrives during each step of `stops`: the step is completed and saved, and the process ends."""
     waiting = list(stops)
 
     def signalled(fun: Any, state: Any, *batch: object) -> Any:
@@ -75,18 +75,18 @@ def test_signals_before_the_first_step_of_a_process(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: list[Stop],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """While the first process compiles nothing is saved; while a later one does, not one step more is taken."""
+    """A signal during compilation: the first process saves nothing, a later one takes no step."""
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        begin = train.loop.begin
-        patch.setattr(train.loop, "begin", lambda *a: (send(stop[0], signal.SIGTERM), begin(*a))[1])
+        begin = train.loop.init_and_compile
+        patch.setattr(train.loop, "init_and_compile", lambda *a: (send(stop[0], signal.SIGTERM), begin(*a))[1])
         assert train_from(undisturbed, run) == 143
         assert "after step 0 of 12; nothing is saved yet" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         spy(patch, lambda step, *batch: (step(*batch), send(stop[0], signal.SIGTERM))[0])
         assert main(["train", "--out", str(run), "--resume"]) == 143
     with monkeypatch.context() as patch:
-        patch.setattr(train.loop, "begin", lambda *a: (send(stop[0], signal.SIGTERM), begin(*a))[1])
+        patch.setattr(train.loop, "init_and_compile", lambda *a: (send(stop[0], signal.SIGTERM), begin(*a))[1])
         assert main(["train", "--out", str(run), "--resume"]) == 143
     assert len(lines(run)) == 1
     assert main(["train", "--out", str(run), "--resume"]) == 0
@@ -98,7 +98,7 @@ def test_signals_before_the_first_step_of_a_process(
 def test_a_signal_during_the_evaluation_ends_it_and_it_is_done_later(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: list[Stop]
 ) -> None:
-    """At step 8, and at the last, where nothing but the evaluation is left for the next process."""
+    """At step 8, and at the last step, after which only the evaluation is left for the next process."""
     evaluations = iter(range(1, 100))
 
     def signalled(*arguments: Any) -> Any:
@@ -113,10 +113,10 @@ def test_a_signal_during_the_evaluation_ends_it_and_it_is_done_later(
 
     make_eval_step = train.evaluate.make_eval_step
     monkeypatch.setattr(train.evaluate, "make_eval_step", signalled)
-    run, batches = tmp_path / "run", 9  # of an evaluation
+    run, batches = tmp_path / "run", 9  # per evaluation
     ends = {batches + 2, batches + 3, batches + 3 + batches + 4}
     assert train_from(undisturbed, run) == 143
-    for step in (8, 12):  # at 8 a second time
+    for step in (8, 12):  # at step 8 for the second time
         assert main(["train", "--out", str(run), "--resume"]) == 143
         assert lines(run)[-1]["step"] == step and "val_loss" not in lines(run)[-1]
         assert (run / "samples.txt").read_text().count("----- step") == step // 4 - 1
@@ -128,7 +128,7 @@ def test_a_signal_during_the_evaluation_ends_it_and_it_is_done_later(
 
 @pytest.fixture
 def stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Stop]]:
-    """The newest run's."""
+    """A list that holds the Stop of the newest run."""
     stops: list[Stop] = []
 
     @contextmanager
@@ -148,12 +148,12 @@ def spy(monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
         state, step = begin(*arguments)
         return state, Step(lambda *batch: call(step, *batch))
 
-    begin = train.loop.begin
-    monkeypatch.setattr(train.loop, "begin", begun)
+    begin = train.loop.init_and_compile
+    monkeypatch.setattr(train.loop, "init_and_compile", begun)
 
 
 def send(stop: Stop, number: int) -> None:
-    """The signal, and the moment until it has been noticed."""
+    """Send the signal and wait until it is noticed."""
     os.kill(os.getpid(), number)
     for _ in range(30_000):
         if stop:
@@ -164,7 +164,7 @@ def send(stop: Stop, number: int) -> None:
 
 @pytest.fixture(autouse=True)
 def default_handlers() -> Iterator[None]:
-    """Those of a program in the foreground, also where the tests run in the background and SIGINT is ignored."""
+    """The handlers of a foreground program, even if the tests run in the background with SIGINT ignored."""
     before = {number: signal.getsignal(number) for number in HANDLED}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -175,7 +175,7 @@ def default_handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("ignored", HANDLED, ids=lambda number: number.name)
 def test_a_signal_that_was_ignored_stays_ignored(ignored: signal.Signals) -> None:
-    """As SIGINT is in a background job of a shell, SIGTERM under some supervisors: the other one still ends the run."""
+    """SIGINT is ignored in a shell's background job, SIGTERM under some supervisors; the other still ends the run."""
     (other,) = set(HANDLED) - {ignored}
     signal.signal(ignored, signal.SIG_IGN)
     with stoppable() as stop:
@@ -188,10 +188,10 @@ def test_a_signal_that_was_ignored_stays_ignored(ignored: signal.Signals) -> Non
 
 
 def test_after_a_run_signals_do_what_they_did_before() -> None:
-    """Handlers, and where the C handler writes."""
+    """Both the handlers and the wake-up file descriptor are restored."""
     came: list[int] = []
     reader, writer = os.pipe()
-    os.set_blocking(reader, False)  # or the test would wait for what does not come
+    os.set_blocking(reader, False)  # so that the test does not block
     os.set_blocking(writer, False)
     signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     before = signal.set_wakeup_fd(writer)
@@ -212,8 +212,8 @@ def test_after_a_run_signals_do_what_they_did_before() -> None:
 @pytest.mark.newest
 @pytest.mark.parametrize("undisturbed", ["float32"], indirect=True)
 def test_a_background_job_goes_on_after_an_interruption(undisturbed: Path, tmp_path: Path) -> None:
-    """`(jaxllm train ... &)`: the shell has SIGINT ignored, and the terminal sends it to all that belong to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the process inherits
+    """`(jaxllm train ... &)`: the shell ignores SIGINT for it, and the terminal sends it to all of its processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the process
     program = """
 import os, signal, sys
 import train.loop
@@ -232,7 +232,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
-    """During a step of minutes, in which no Python handler can run: hashing holds the interpreter as XLA does."""
+    """During a long step, in which no Python handler can run: hashing blocks the interpreter as XLA does."""
     program = """
 import hashlib, os, signal, threading, time
 from train.runtime.signals import stoppable

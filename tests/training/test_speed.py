@@ -1,4 +1,4 @@
-"""What is chosen for speed or memory changes no number: remat, compiler options, the allocator; and how cost grows."""
+"""Choices for speed or memory change no number (remat, compiler options, allocator); and how cost scales."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from jaxllm.fast.init import init_params
 from train.bench import scaling as growth
 from train.cli import main
 from train.runtime import allocator as startup
-from train.step import init_state
+from train.state import init_state
 
 CONFIG = (
     "[model]\nvocab_size = 7\ncontext_length = 4\nd_model = 4\nn_layers = 2\nn_heads = 2\n[train]\nbatch_size = 2\n"
@@ -44,13 +44,13 @@ def test_remat_changes_memory_and_nothing_else() -> None:
 
     (kept, kept_bytes), (anew, anew_bytes) = gradients(False), gradients(True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), kept, anew)
-    if jax.__version_info__ >= (0, 11):  # XLA of JAX 0.10 finds the first computation again and keeps it all the same
+    if jax.__version_info__ >= (0, 11):  # JAX 0.10's XLA merges both computations and keeps the values
         assert anew_bytes < 0.6 * kept_bytes
 
 
 @pytest.mark.newest
 def test_blocks_traced_once_compute_the_same() -> None:
-    """Four blocks with other parameters each: the loss and its gradients agree, the program before XLA is shorter."""
+    """Four blocks with other parameters each: the loss and its gradients agree, the traced program is shorter."""
     config = replace(TINY, n_layers=4)
     inputs, targets = random_tokens(config, 2, seed=1), random_tokens(config, 2, seed=2)
     params = random_like(GPT(config).init(jax.random.key(0), inputs)["params"])
@@ -70,7 +70,7 @@ def test_blocks_traced_once_compute_the_same() -> None:
     ("change", "x64"), [({}, False), ({"tie_embeddings": False, "n_kv_heads": 1, "use_bias": False}, True)]
 )
 def test_the_first_parameters_are_those_of_flax(change: dict[str, Any], x64: bool) -> None:
-    """To the bit, from a program with as many random generators as there are shapes and deviations."""
+    """Bit for bit, from a program with one random generator for each shape and standard deviation."""
     model, inputs = GPT(replace(TINY, **change)), np.zeros((1, 1), np.int32)
     with jax.enable_x64(x64):
         want = jax.jit(model.init)(jax.random.key(3), inputs)["params"]
@@ -106,7 +106,7 @@ def test_the_program_restarts_itself_and_says_what_it_would_have_said(tmp_path: 
     assert done.stdout.strip() == startup.with_allocator(environment).get("GLIBC_TUNABLES", "None")
 
 
-# A product of 144 MB between two of a few kB. A page holds 2 MiB at the most, so to map it anew takes 69 faults or more.
+# A product of 144 MB between arrays of a few kB. A page has at most 2 MiB, so mapping it again takes 69 faults or more.
 LARGE_BETWEEN = """
 import resource, sys, jax, jax.numpy as jnp
 from train.runtime.allocator import compute_in_this_thread
@@ -135,7 +135,7 @@ def test_the_memory_of_a_step_stays_in_the_process(how: str) -> None:
 def test_growth_of_attention_and_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line a size with its growth; the plain way is left out where it would need more than the bound."""
+    """One line per size with its growth; the textbook form is left out if it needs more than the limit."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(growth, "LENGTHS", (8, 16))
     monkeypatch.setattr(growth, "VOCABULARIES", (16, 4096))
@@ -154,7 +154,7 @@ def test_growth_of_attention_and_loss(
 
 
 def test_growth_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Half and twice of each, where the config allows it: one layer's half is none."""
+    """Half and twice each size where the config allows it; one layer has no half."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(growth, "_step_cost", lambda config: {**cost, "memory_bytes": config.model.d_model})
     cost = {"ms": 1.0, "compile_s": 0.5, "tokens_per_s": 7.0}
@@ -199,7 +199,7 @@ def test_what_a_step_is_compiled_with(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.newest
 def test_deterministic_operations_are_asked_for_before_jax_begins(tmp_path: Path) -> None:
-    """In a new process, where XLA would end with an error at a flag that it does not know."""
+    """In a new process, because XLA exits at a flag that it does not know."""
     program = """
 import os, sys
 import jax

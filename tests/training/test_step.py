@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from models import TINY, random_like, random_tokens
 
@@ -14,16 +15,9 @@ from jaxllm import GPT, GPTConfig, reference
 from jaxllm.layers import Dropout, dropout_mask
 from jaxllm.loss import cross_entropy
 from train.config import OptimizerConfig, RunConfig, TrainConfig
-from train.step import (
-    TrainState,
-    begin,
-    dropout_key,
-    init_state,
-    learning_rate_schedule,
-    make_eval_step,
-    make_optimizer,
-    make_train_step,
-)
+from train.optimizer import OPTIMIZERS, learning_rate_schedule, make_optimizer
+from train.state import TrainState, init_and_compile, init_state
+from train.step import dropout_key, make_eval_step, make_train_step
 
 # Rules are tested here; `test_training_twice.py` compares the numbers of a step compiled as for use.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -33,7 +27,7 @@ DROPPING = replace(TINY, n_layers=1, dropout=0.3)
 X, Y = random_tokens(TINY, 4, seed=1), random_tokens(TINY, 4, seed=2)
 
 
-@cache  # compiling is what takes the time here; the same settings share a step
+@cache  # compiling takes most of the time, so equal settings share a step
 def build(model: GPTConfig, optimizer: OptimizerConfig, config: TrainConfig) -> tuple[Any, TrainState]:
     transformation = make_optimizer(optimizer, config.steps)
     gpt = GPT(model, config.dtype)
@@ -64,6 +58,16 @@ def test_schedule_is_nanogpts() -> None:
     assert learning_rate_schedule(replace(OPTIMIZER, warmup_steps=0), 20)(20) == pytest.approx(0.01)
 
 
+def test_the_config_selects_the_optimizer_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name that a config allows has a function, which makes the update after clipping."""
+    assert set(get_args(get_type_hints(OptimizerConfig)["name"])) == set(OPTIMIZERS)
+    monkeypatch.setitem(OPTIMIZERS, "adamw", lambda config, schedule: optax.sgd(schedule))
+    gradients = {"kernel": jnp.full((2, 2), 5.0)}  # of norm 10, clipped to 1
+    optimizer = make_optimizer(replace(OPTIMIZER, warmup_steps=0), 20)
+    updates, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * np.full((2, 2), 0.5), rtol=1e-6)
+
+
 def test_the_optimizer_agrees_with_its_twin() -> None:
     """Schedule, clipping, moments and update of a matrix and a vector, from random moments, in float64."""
     from train.commands.compare import Subject, compare_optimizer
@@ -78,7 +82,7 @@ def test_the_optimizer_agrees_with_its_twin() -> None:
 
 
 def test_steps_agree_with_the_reference() -> None:
-    """Metrics and parameters of three steps of two micro-batches; `test_training_twice.py` takes a hundred, in float64."""
+    """Metrics and parameters of three steps of two microbatches; `test_training_twice.py` takes a hundred, in float64."""
     step, state = setup(grad_accumulation=2)
     state = state._replace(params=random_like(state.params, scale=0.3))
     twin = reference.step.start(jax.device_get(state.params))
@@ -101,7 +105,7 @@ def test_clipping() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_accumulated_micro_batches_are_the_full_batch(n: int) -> None:
+def test_accumulated_microbatches_are_the_full_batch(n: int) -> None:
     whole, state = setup()
     parts, same_state = setup(grad_accumulation=n)
     for _ in range(3):
@@ -112,7 +116,7 @@ def test_accumulated_micro_batches_are_the_full_batch(n: int) -> None:
     assert_close((moments.mu, moments.nu), (same.mu, same.nu), 1e-6)
 
 
-def test_it_learns_by_heart() -> None:
+def test_it_memorises_a_batch() -> None:
     step, state = setup(optimizer=replace(OPTIMIZER, learning_rate=0.03, weight_decay=0.0))
     first = None
     for _ in range(60):
@@ -134,7 +138,7 @@ def test_bfloat16_learns_and_keeps_float32_parameters() -> None:
 
 
 def test_the_state_is_donated_and_nothing_is_compiled_twice() -> None:
-    """On a model of its own, because tests share their steps and what was compiled for another would count."""
+    """On a separate model, because tests share their steps."""
     step, state = setup(model=replace(DROPPING, d_ff=20), grad_accumulation=2)
     for _ in range(3):
         before = state
@@ -144,11 +148,12 @@ def test_the_state_is_donated_and_nothing_is_compiled_twice() -> None:
 
 
 @pytest.mark.newest
-def test_begun_at_once_it_is_the_same_state_and_the_same_step() -> None:
+def test_init_and_compile_gives_the_same_state_and_step() -> None:
     config = TrainConfig(steps=20, batch_size=4, seed=5)
     optimizer, schedule = make_optimizer(OPTIMIZER, 20), learning_rate_schedule(OPTIMIZER, 20)
     step, want = setup(model=DROPPING, seed=5)
-    state, compiled = begin(GPT(DROPPING, "float32"), optimizer, config, schedule)
+    gpt = GPT(DROPPING, "float32")
+    state, compiled = init_and_compile(gpt, optimizer, make_train_step(gpt, optimizer, config, schedule), config)
     jax.tree.map(np.testing.assert_array_equal, state, want)
     assert_close(compiled(state, X, Y), step(want, X, Y))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
@@ -158,7 +163,8 @@ def test_begun_at_once_it_is_the_same_state_and_the_same_step() -> None:
 def test_with_remat_a_step_gives_the_same() -> None:
     config = TrainConfig(steps=20, batch_size=4, remat=True)
     optimizer, schedule = make_optimizer(OPTIMIZER, 20), learning_rate_schedule(OPTIMIZER, 20)
-    state, compiled = begin(GPT(TINY, "float32", config.remat), optimizer, config, schedule)
+    gpt = GPT(TINY, "float32", config.remat)
+    state, compiled = init_and_compile(gpt, optimizer, make_train_step(gpt, optimizer, config, schedule), config)
     step, want = setup()
     for _ in range(2):
         (state, metrics), (want, wanted) = compiled(state, X, Y), step(want, X, Y)
@@ -215,7 +221,7 @@ def test_dropout_mask(rate: float) -> None:
 
 @pytest.mark.parametrize("trace_once", [False, True])
 def test_every_dropout_site_draws_its_own_mask(trace_once: bool) -> None:
-    """Embedding, and in each block attention weights, attention output and MLP output: all with other masks."""
+    """Embedding, and in each block attention weights, attention output and MLP output: all with different masks."""
     seen: list[np.ndarray] = []
 
     class Spy(Dropout):

@@ -13,9 +13,9 @@ from jaxllm.tokenizers import load_tokenizer
 from train.cli import main
 from train.evaluate import evaluator
 from train.inputs import prepare
-from train.progress import add_sample, drop_samples
 from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
+from train.runs.metrics import add_sample, drop_samples
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -38,7 +38,7 @@ def test_the_run_folder_holds_what_it_should(folder: Path) -> None:
 
 
 def test_a_checkpoint_has_the_loss_of_its_own_step(folder: Path) -> None:
-    """Step 10 was not evaluated: that of step 8 is not its own."""
+    """Step 10 was not evaluated, so it does not get the loss of step 8."""
     checkpoints = Checkpoints(folder / "run" / "checkpoints")
     ten, twelve = checkpoints.manifest(10), checkpoints.manifest(12)
     assert ten and ten.val_loss is None
@@ -82,7 +82,7 @@ def test_the_config_is_resolved(folder: Path) -> None:
     assert config["model"]["vocab_size"] == 11
     assert config["data"]["characters"] == len(TEXT)
     assert len(config["data"]["sha256"]) == 64
-    assert config["optimizer"]["beta2"] == 0.99  # a default, written down
+    assert config["optimizer"]["beta2"] == 0.99  # a default, recorded
 
 
 def test_samples(folder: Path) -> None:
@@ -92,8 +92,8 @@ def test_samples(folder: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_run_that_broke_off_resumes_to_the_same_result(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken off after step 9, beyond the checkpoint of step 5 and the sample of step 8: the rest is done again."""
+def test_an_interrupted_run_resumes_to_the_same_result(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after step 9, beyond the checkpoint of step 5 and the sample of step 8, which are done again."""
     import train.loop
 
     def broken_off_at_step_9(*args: object) -> object:
@@ -167,7 +167,7 @@ def test_resuming_a_finished_run_says_so_and_more_steps_extend_it(
     )
     assert "model.dropout was 0.1 in this run and cannot become 0.0" in capsys.readouterr().err
     (folder / "other.toml").write_text((folder / "tiny.toml").read_text().replace("dropout = 0.1", "use_bias = false"))
-    for _ in range(2):  # fields that are false or zero in one of the two count as well
+    for _ in range(2):  # also fields that are false or zero in one of the two
         assert main(["train", str(folder / "other.toml"), "--out", str(run), "--resume", "--set", "train.steps=7"]) == 2
     assert "model.dropout is 0.1 in" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
@@ -202,7 +202,7 @@ def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_lines_whose_text_has_another_name(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`data.field` is written down: what reads the run's data again reads the same text."""
+    """`data.field` is recorded, so that later commands read the same text."""
     corpus, run, new = tmp_path / "corpus.NDJSON", tmp_path / "run", ["--set", "train.steps=4"]
     half = TEXT[: len(TEXT) // 2]
     corpus.write_text("".join(json.dumps({"text": "no", "body": half}) + "\n" for _ in range(2)))
@@ -276,7 +276,7 @@ def test_damage_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_samples_of_any_text_are_kept(tmp_path: Path) -> None:
-    """A text may hold all that Python takes for the end of a line, and lines that are almost headlines."""
+    """A text may hold every character that Python takes for a line end, and lines that are almost headlines."""
     path = tmp_path / "samples.txt"
     text = "a\x0cb\u2028c\r\nd\x85\n----- step 9999, as ever\n"
     add_sample(path, 4, 2.0, text)
@@ -288,7 +288,9 @@ def test_samples_of_any_text_are_kept(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-def test_an_evaluation_prompt_beyond_the_context_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_evaluation_prompt_beyond_the_context_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = str(write_config(tmp_path))
     options = ["--set", "train.steps=1", "--set", "eval.sample_tokens=1", "--set", "optimizer.warmup_steps=0"]
     for prompt, said in (("the cat ", False), ("the cat s", True)):

@@ -1,4 +1,4 @@
-"""Runs that read prepared data: equal bits to the same from memory, mixtures, and what does not fit is refused."""
+"""Runs on prepared data: the same bits as from memory, mixtures, and refusal of data that do not fit."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ DOCUMENTS = [f"the cat number {i} sat on the mat{' and sat' * (i % 5)}.\n" for i
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text and its shards, cut in many, with the config for it; a corpus of documents prepared with byte pairs."""
+    """A text and its shards, with their config; and a corpus of documents prepared with byte pairs."""
     folder = tmp_path_factory.mktemp("shards")
     write_config(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    """A run of the shards, by a config that leaves the tokenizer to them."""
+    """A run on the shards, by a config without a tokenizer."""
     (folder / "shards.toml").write_text((folder / "tiny.toml").read_text().replace('[tokenizer]\nkind = "char"\n', ""))
     source = f"data.source={folder}/chars"
     assert main(["train", str(folder / "shards.toml"), "--out", str(folder / "run"), "--set", source]) == 0
@@ -129,10 +129,10 @@ def damaged(folder: Path, place: Path, change: str) -> Path:
         (["data.source=FOLDER/cut/pairs"], "it was cut short or changed; prepare the data again"),
         (["data.source={'FOLDER/pairs' = 1, 'FOLDER/chars' = 1}"], "chars was prepared with another tokenizer, of 11 ids"),
         (["data.source=FOLDER/pairs", "tokenizer.kind=file", "tokenizer.path=FOLDER/other.json"], "pairs was prepared with another tokenizer"),
-        (["data.source=FOLDER/pairs", "tokenizer.kind=char"], "which would be learned anew, but"),
+        (["data.source=FOLDER/pairs", "tokenizer.kind=char"], "which would be trained, but"),
         (["data.source=FOLDER/pairs", "model.vocab_size=279"], "model.vocab_size is 279, smaller than the tokenizer's 280"),
-        (["data.source=FOLDER/chars", "data.attend_across=false"], "in FOLDER/chars no token tells one document"),
-        (["data.source=FOLDER/text.txt", "data.attend_across=false"], "in FOLDER/text.txt no token tells one document"),
+        (["data.source=FOLDER/chars", "data.attend_across=false"], "in FOLDER/chars no token separates one document"),
+        (["data.source=FOLDER/text.txt", "data.attend_across=false"], "in FOLDER/text.txt no token separates one document"),
         (["tokenizer.kind=file"], "tokenizer.path and tokenizer.kind = \"file\" go together"),
         (["tokenizer.path=x"], "tokenizer.path and tokenizer.kind = \"file\" go together"),
         (["data.source={}"], "data.source names no source"),
@@ -165,7 +165,7 @@ def test_evaluate_on_prepared_data(folder: Path, run: Path, capsys: pytest.Captu
     assert "was prepared with another tokenizer" in capsys.readouterr().err
 
 
-def test_documents_may_be_told_apart_by_the_id_0(tmp_path: Path) -> None:
+def test_the_id_0_may_separate_documents(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name, text in (("1.txt", "it's more"), ("2.txt", "it")):
         (tmp_path / "in" / name).write_text(text)

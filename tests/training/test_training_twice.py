@@ -1,4 +1,4 @@
-"""A whole training run twice, by JAX and by NumPy: same parameters to begin with, same batches, 100 steps."""
+"""A whole training run by JAX and by NumPy: the same initial parameters and batches, 100 steps."""
 
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,9 @@ from jaxllm.data import batch
 from jaxllm.reference import step as reference_step
 from train.commands.compare import in_dtype
 from train.config import OptimizerConfig, TrainConfig
-from train.step import TrainState, first_state, learning_rate_schedule, make_optimizer, make_train_step
+from train.optimizer import learning_rate_schedule, make_optimizer
+from train.state import TrainState, first_state
+from train.step import make_train_step
 
 STEPS, BATCH = 100, 4
 MODEL = GPTConfig(vocab_size=11, context_length=8, d_model=16, n_layers=2, n_heads=2)
@@ -64,15 +66,15 @@ def test_in_float64(name: str) -> None:
         for metric, value in wanted.items():
             assert got[metric] == pytest.approx(value, rel=1e-11, abs=1e-11), metric
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9), params, want)
-    assert theirs[-1]["train_loss"] < 0.8 * theirs[0]["train_loss"]  # it has learned, so it has moved
+    assert theirs[-1]["train_loss"] < 0.8 * theirs[0]["train_loss"]  # it has learned, so the parameters have changed
 
 
 @pytest.mark.newest
 def test_in_float32() -> None:
-    """Losses to 1e-5 of themselves, parameters to 1e-5, but for the biases of keys, to 1e-2.
+    """Losses and parameters to 1e-5 relative, the biases of keys to 1e-2.
 
-    A key's bias adds the same to all scores of a query, which softmax ignores: its gradient is zero but for rounding.
-    Adam divides a gradient by its size, so rounding decides where such a bias walks; nothing else sees it.
+    A key's bias adds the same to all scores of a query, which softmax ignores, so its gradient is only rounding. Adam
+    divides a gradient by its size, so rounding decides how such a bias moves; it has no effect on the model.
     """
     params, want, ours, theirs = run_twice("gpt2", "float32")
     for got, wanted in zip(ours, theirs, strict=True):

@@ -1,102 +1,76 @@
-"""What is timed: the model of a config, and what a peer demands of it."""
+"""Texts written by ours and a peer by turns, and what both sides answer."""
 
-from dataclasses import asdict, dataclass, replace
+import math
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from jaxllm.config import GPTConfig
-from jaxllm.reference.optimizer import learning_rate
-from jaxllm.utils.errors import InputError
+import numpy as np
 
-from ..commands.compare import model_without_text
-from ..config import RunConfig
-from . import peers
+from . import alternate
+from .alternate import Against, Show
+from .process import Worker
+from .workload import FOLDER
 
-
-@dataclass(frozen=True)
-class Peer:
-    """Another program that trains a GPT-2."""
-
-    script: Path
-    needs: tuple[str, ...]  # modules of its Python
-    activation: Literal["gelu_tanh", "gelu"]  # what it computes
-    instead_of: tuple[str, ...]  # activations of a config for which that may stand in
-    without_biases: bool  # it can be
-    from_path: bool  # it is a folder that the user names
-
-
-FOLDER = Path(peers.__path__[0])
-PEERS = {
-    "nanogpt": Peer(FOLDER / "nanogpt.py", ("torch", "numpy"), "gelu", ("gelu_tanh",), True, from_path=True),
-    "hf": Peer(FOLDER / "hf.py", ("torch", "transformers", "numpy"), "gelu_tanh", (), False, from_path=False),
-}
+OURS = [sys.executable, "-m", f"{__package__}.generate_worker"]
+SCRIPTS = {name: FOLDER / f"{name}_writer.py" for name in ("nanogpt", "hf")}
+BANDWIDTH_BYTES = 2**29  # read to measure the memory's speed: far more than any cache holds
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model and how it is trained, on random tokens: no text is read."""
+class GenerateRecording:
+    """The answers of one side: to the job, in each round, and at the end."""
 
-    model: GPTConfig
-    config: RunConfig
+    begun: dict[str, Any]
+    turns: tuple[dict[str, list[float]], ...]
+    ended: dict[str, Any]
 
-    @property
-    def tokens_per_step(self) -> int:
-        return self.config.train.batch_size * self.model.context_length
-
-    def job(self) -> dict[str, Any]:
-        """What a process must know to take the first step (`train.bench.peers.protocol`)."""
-        return {
-            "model": asdict(self.model),
-            "train": asdict(self.config.train),
-            "optimizer": asdict(self.config.optimizer),
-            "rates": self.rates(0, 1),
-        }
-
-    def rates(self, first: int, n: int) -> list[float]:
-        """Learning rates of n steps; after the last step of the config it stays at its minimum."""
-        c = self.config
-        return [learning_rate(c.optimizer, c.train.steps, step) for step in range(first, first + n)]
+    def timed(self, name: str) -> list[list[float]]:
+        """`seconds` or `first_s` of each turn; the first of several texts is left out, because it finds caches cold."""
+        return [turn[name][1:] or turn[name] for turn in self.turns]
 
 
-def subject_for(config: RunConfig, against: str | None) -> Subject:
-    """The config's model as both sides compute it. Raises InputError for what a bench or the peer cannot do."""
-    model = model_without_text(config)
-    if model.dropout:
-        raise InputError(
-            f"model.dropout is {model.dropout}, but a bench is without: its two sides would drop differently; give "
-            "--set model.dropout=0."
-        )
+def record_generation(
+    job: dict[str, Any], against: Against | None, rounds: int, show: Show
+) -> tuple[list[GenerateRecording], list[float], dict[str, Any] | None]:
+    """The recordings of ours and the peer by turns, the memory's speed in each round, and ours compared with the peer.
+
+    The comparison is None if there is no peer or ours has other weights.
+    """
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxllm-bench-"))
+        workers, begun = _start_workers(stack, Path(folder), job, against, show)
+        comparable = against is not None and job["weights"] == "float32"
+        compared = workers[0].ask({"compare": f"{folder}/theirs.npz"}) if comparable else None
+        texts, recorded, bandwidths = 1, [], []
+        for i in range(rounds + 1):
+            show(f"round {i} of {rounds}, {texts} texts each" if i else "warming up")
+            recorded.append([worker.ask({"texts": texts}) for worker in workers])
+            texts = math.ceil(alternate.TURN_S / np.mean([np.median(turn["seconds"]) for turn in recorded[-1]]))
+            bandwidths.append(workers[0].ask({"bandwidth": BANDWIDTH_BYTES})["bytes_per_s"])
+        ended = [worker.ask({"stop": True}) for worker in workers]
+    sides = [GenerateRecording(*one) for one in zip(begun, zip(*recorded[1:], strict=True), ended, strict=True)]
+    return sides, bandwidths[1:], compared
+
+
+def _start_workers(
+    stack: ExitStack, folder: Path, job: dict[str, Any], against: Against | None, show: Show
+) -> tuple[list[Worker], list[dict[str, Any]]]:
+    """The processes and their answers to the job. Ours begins, because the peer starts from its weights."""
+    weights = str(folder / "weights.npz") if against else None
+    show("starting and compiling jaxllm")
+    ours = Worker("jaxllm", OURS, job | {"save_weights": weights, "sample": None}, alternate.ROOT)
+    begun = stack.enter_context(ours).start()
     if against is None:
-        return Subject(model, config)
-    peer = PEERS[against]
-    for field, value, wanted in _demands(model, peer):
-        if value != wanted:
-            only = f"only {_toml(wanted)}; give --set model.{field}={_toml(wanted)}"
-            has = "none; leave it out" if wanted is None else only
-            raise InputError(f"model.{field} is {_toml(value)}, but {against} has {has}.")
-    return Subject(replace(model, activation=peer.activation), config)
-
-
-def _demands(model: GPTConfig, peer: Peer) -> list[tuple[str, Any, Any]]:
-    """(field, its value, the value that the peer needs)."""
-    context = model.context_length
-    stands_in = model.activation in peer.instead_of
-    return [
-        ("norm", model.norm, "layer_norm"),
-        ("norm_epsilon", model.norm_epsilon, 1e-5),
-        ("qk_norm", model.qk_norm, False),
-        ("position", model.position, "learned"),
-        ("scale_embeddings", model.scale_embeddings, False),
-        ("sliding_window", min(model.sliding_window or context, context), context),
-        ("separator", model.separator, None),
-        ("tie_embeddings", model.tie_embeddings, True),
-        ("d_head", model.head_dim, model.d_model // model.n_heads),
-        ("n_kv_heads", model.kv_heads, model.n_heads),
-        ("d_ff", model.hidden_dim, 4 * model.d_model),
-        ("use_bias", model.use_bias, model.use_bias if peer.without_biases else True),
-        ("activation", model.activation, model.activation if stands_in else peer.activation),
-    ]
-
-
-def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return [ours], [begun]
+    alternate.check_platform(begun["platform"], against.name)
+    show(f"starting {against.name}")
+    asked = job | {"load_weights": weights, "peer": against.path, "platform": begun["platform"]}
+    asked |= {"sample": f"{folder}/theirs.npz"}
+    peer = stack.enter_context(Worker(against.name, [against.python, str(SCRIPTS[against.name])], asked))
+    answer = peer.start()
+    (folder / "weights.npz").unlink(missing_ok=True)
+    return [ours, peer], [begun, answer]

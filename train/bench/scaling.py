@@ -1,6 +1,7 @@
 """`jaxllm bench attention`, `loss` and `sizes`: how time and memory grow with the length, the vocabulary and the model.
 
-Memory is what XLA says the compiled program needs beside its arguments and results, so it is exact and costs no run.
+Memory is what the compiled program needs besides its arguments and results by XLA's plan, so it is exact and needs no
+run.
 """
 
 import json
@@ -19,26 +20,29 @@ from jaxllm.attention import causal_mask, scaled_dot_product_attention
 from jaxllm.embeddings import token_logits
 from jaxllm.fast.attention import attention_path, causal_attention
 from jaxllm.loss import head_loss, token_losses
+from jaxllm.utils.files import replace_file
 
-from ..commands.compare import check_output, model_without_text
 from ..config import RunConfig, load_config
-from ..progress import replace_text
-from ..step import compiler_options, init_state, learning_rate_schedule, make_optimizer, make_train_step
-from .generate_recording import subject_for
+from ..inputs import model_without_text
+from ..optimizer import learning_rate_schedule, make_optimizer
+from ..outputs import check_output
+from ..state import init_state
+from ..step import compiler_options, make_train_step
+from .workload import workload_for
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 VOCABULARIES = (256, 1024, 4096, 16384, 50304, 131072)
 HEADS, HEAD_DIM = 12, 64  # GPT-2's
 TOKENS, WIDTH = 1024, 768
-MOST_BYTES = 4 * 2**30  # of a plain way that is timed beside ours
+MOST_BYTES = 4 * 2**30  # of the textbook's form; above, only ours is timed
 TURNS = 5
 
-Row = dict[str, Any]
+Measured = dict[str, Any]  # the size, and the cost of each way
 
 
 @dataclass
 class Timed:
-    """A compiled function, its arguments and the seconds it took so far; `memory_bytes` beside the arguments."""
+    """A compiled function, its arguments and the seconds it took so far; `memory_bytes` besides the arguments."""
 
     run: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -46,26 +50,28 @@ class Timed:
     seconds: list[float]
 
     def take_turn(self) -> None:
+        """Call it once."""
         start = time.perf_counter()
         jax.block_until_ready(self.run(*self.arguments))
         self.seconds.append(time.perf_counter() - start)
 
     @property
     def ms(self) -> float:
+        """The median time."""
         return 1e3 * float(np.median(self.seconds[1:]))  # the first turn warms up
 
 
-def prepare(function: Callable[..., Any], arguments: tuple[Any, ...], dtype: str) -> Timed:
-    """Compile value and gradients with respect to all floating-point arguments, as the training step would be."""
+def compiled(function: Callable[..., Any], arguments: tuple[Any, ...], dtype: str) -> Timed:
+    """Value and gradients with respect to all floating-point arguments, compiled as the training step is."""
     varied = tuple(i for i, x in enumerate(arguments) if jnp.issubdtype(x.dtype, jnp.floating))
     step = jax.jit(jax.value_and_grad(function, varied), compiler_options=compiler_options(dtype))
-    compiled: Any = step.lower(*arguments).compile()
-    return Timed(compiled, arguments, compiled.memory_analysis().temp_size_in_bytes, [])
+    program: Any = step.lower(*arguments).compile()
+    return Timed(program, arguments, program.memory_analysis().temp_size_in_bytes, [])
 
 
-def beside(ways: dict[str, Callable[..., Any]], arguments: tuple[Any, ...], dtype: str) -> Row:
-    """Both ways by turns, A B A B; the second not at all where it needs more than MOST_BYTES."""
-    timed = {name: prepare(function, arguments, dtype) for name, function in ways.items()}
+def by_turns(ways: dict[str, Callable[..., Any]], arguments: tuple[Any, ...], dtype: str) -> Measured:
+    """Both ways by turns, A B A B; the second is left out if it needs more than MOST_BYTES."""
+    timed = {name: compiled(function, arguments, dtype) for name, function in ways.items()}
     timed = {name: way for i, (name, way) in enumerate(timed.items()) if i == 0 or way.memory_bytes <= MOST_BYTES}
     for _ in range(1 + TURNS):
         for way in timed.values():
@@ -73,7 +79,7 @@ def beside(ways: dict[str, Callable[..., Any]], arguments: tuple[Any, ...], dtyp
     return {name: {"ms": way.ms, "memory_bytes": way.memory_bytes} for name, way in timed.items()}
 
 
-def attention_rows(dtype: str) -> Iterator[Row]:
+def attention_rows(dtype: str) -> Iterator[Measured]:
     """One window of each length, all heads, forward and backward."""
     for length in LENGTHS:
         keys = jax.random.split(jax.random.key(0), 3)
@@ -86,10 +92,10 @@ def attention_rows(dtype: str) -> Iterator[Row]:
         def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             return causal_attention(q, k, v).astype(jnp.float32).sum()
 
-        yield {"size": length, **beside({attention_path(q, v): ours, "plain": plain}, (q, k, v), dtype)}
+        yield {"size": length, **by_turns({attention_path(q, v): ours, "plain": plain}, (q, k, v), dtype)}
 
 
-def loss_rows(dtype: str) -> Iterator[Row]:
+def loss_rows(dtype: str) -> Iterator[Measured]:
     """The head and the loss of 1,024 tokens, forward and backward."""
     for size in VOCABULARIES:
         keys = jax.random.split(jax.random.key(0), 3)
@@ -99,12 +105,12 @@ def loss_rows(dtype: str) -> Iterator[Row]:
         def plain(table: jax.Array, x: jax.Array, targets: jax.Array) -> jax.Array:
             return token_losses(token_logits(table, x), targets).sum()
 
-        yield {"size": size, **beside({"head_loss": head_loss, "plain": plain}, (table, x, targets), dtype)}
+        yield {"size": size, **by_turns({"head_loss": head_loss, "plain": plain}, (table, x, targets), dtype)}
 
 
-def size_rows(config: RunConfig) -> Iterator[Row]:
+def size_rows(config: RunConfig) -> Iterator[Measured]:
     """The training step of a config as it is, and with half and twice its depth, width and batch."""
-    subject_for(config, None)
+    workload_for(config, None)
     model, train = model_without_text(config), config.train
     yield {"size": "as it is", "step": _step_cost(config)}
     for name, value in (("n_layers", model.n_layers), ("d_model", model.d_model), ("batch_size", train.batch_size)):
@@ -119,7 +125,7 @@ def size_rows(config: RunConfig) -> Iterator[Row]:
             yield {"size": f"{name} = {varied}", "step": _step_cost(changed)}
 
 
-def _step_cost(config: RunConfig) -> Row:
+def _step_cost(config: RunConfig) -> Measured:
     model, train = model_without_text(config), config.train
     optimizer = make_optimizer(config.optimizer, train.steps)
     gpt = GPT(model, train.dtype, train.remat)
@@ -159,10 +165,10 @@ def growth_command(what: str, config: str | None, overrides: list[str], dtype: s
         seen.append(row)
         print(line(row, seen[-2] if len(seen) > 1 and isinstance(row["size"], int) else None), flush=True)
     if json_file:
-        replace_text(Path(json_file), json.dumps({"what": title, "rows": seen}, indent=1) + "\n")
+        replace_file(Path(json_file), f"{json.dumps({'what': title, 'rows': seen}, indent=1)}\n".encode())
 
 
-def line(row: Row, before: Row | None) -> str:
+def line(row: Measured, before: Measured | None) -> str:
     """`  512  chunked    61.1 ms (x 3.2)     14.1 MiB (x 2.0)  plain ...`: with the growth since the row before."""
     parts = [f"{row['size']:>18}"]
     for name, cost in row.items():

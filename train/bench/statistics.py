@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from jaxllm.config import GPTConfig
+
+Figures = dict[str, Any]  # of a bench, as they are written as JSON
 
 # Dense products in bfloat16 a second, from the makers' data sheets, by JAX's device_kind.
 DATASHEET = {
@@ -31,19 +34,19 @@ class Spread:
 
 
 def speed_ratio(ours: Sequence[Sequence[float]], peer: Sequence[Sequence[float]]) -> Spread:
-    """Our speed over the peer's, from the seconds of each step in each round; above 1 we are faster.
+    """Our speed over the peer's, from the seconds of each step in each round; above 1, ours is faster.
 
-    The ratio is taken within each round, whose two turns are neighbours in time: a machine that is slower for a
-    while is so for both.
+    The ratio is taken within each round, whose two turns follow each other: a machine that is slower for a while is
+    slower for both.
     """
     return Spread.of([float(np.median(p) / np.median(o)) for o, p in zip(ours, peer, strict=True)])
 
 
 def flops_per_token(model: GPTConfig) -> float:
-    """Of forward and backward: 6 for each weight in a matrix product, 12 L D T for attention.
+    """Operations of forward and backward pass: 6 for each weight in a matrix product, 12 L D T for attention.
 
-    Chowdhery et al. 2022 (PaLM), appendix B; attention counts in full, though half of it is masked. The table counts
-    once, as the head: looking a row up multiplies nothing. Biases, norms and positions are left out.
+    Chowdhery et al. 2022 (PaLM), appendix B; attention counts in full, though half of it is masked. The
+    token table counts once, as the head: looking up a row multiplies nothing. Biases, norms and positions are left out.
     """
     d = model.d_model
     attention = 2 * d * (model.n_heads + model.kv_heads) * model.head_dim  # query and output, key and value
@@ -53,5 +56,5 @@ def flops_per_token(model: GPTConfig) -> float:
 
 
 def datasheet_peak(device: str, dtype: str) -> float | None:
-    """Operations a second in products of that dtype as the maker states them; None where that is not known."""
+    """Operations a second in matrix products of that dtype by the data sheet; None if unknown."""
     return DATASHEET.get(device) if dtype == "bfloat16" else None

@@ -1,4 +1,4 @@
-"""A bench as JSON and as text."""
+"""The figures of `jaxllm bench train`, and their table."""
 
 import os
 import platform
@@ -9,20 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from .alternate import Recording
-from .generate_recording import Subject
-from .statistics import Spread, datasheet_peak, flops_per_token, speed_ratio
+from .machine import processor, versions_lines
+from .statistics import Figures, Spread, datasheet_peak, flops_per_token, speed_ratio
+from .train_recording import TrainRecording
+from .workload import Workload
 
 AGREEMENT = {"float32": 1e-3, "bfloat16": 2e-2}  # of the losses after the last step, relative
 
-Report = dict[str, Any]
 
-
-def make_report(subject: Subject, recordings: list[Recording], against: str | None) -> Report:
-    """All figures; `peer` and what compares with it are None where ours was alone."""
-    first, peer, train = recordings[0], recordings[-1], subject.config.train
+def make_figures(workload: Workload, recordings: list[TrainRecording], against: str | None) -> Figures:
+    """All figures; `peer` and the comparisons with it are None if ours ran alone."""
+    first, peer, train = recordings[0], recordings[-1], workload.config.train
     product = first.ended["product_flops_per_s"]
-    sides = [_side(subject, recording, product, first.begun["device"]) for recording in recordings]
+    sides = [_side(workload, recording, product, first.begun["device"]) for recording in recordings]
     ratio = speed_ratio(first.seconds, peer.seconds) if against else None
     return {
         "against": against,
@@ -32,7 +31,7 @@ def make_report(subject: Subject, recordings: list[Recording], against: str | No
         "loss_tolerance": AGREEMENT[train.dtype] if against else None,
         "ours": sides[0],
         "peer": sides[1] if against else None,
-        "sizes": asdict(subject.model) | {
+        "sizes": asdict(workload.model) | {
             "parameters": first.begun["n_parameters"], "batch_size": train.batch_size,
             "grad_accumulation": train.grad_accumulation, "dtype": train.dtype,
             "rounds": len(first.turns), "steps": sum(map(len, first.seconds)),
@@ -47,13 +46,13 @@ def make_report(subject: Subject, recordings: list[Recording], against: str | No
     }  # fmt: skip
 
 
-def _side(subject: Subject, recording: Recording, product_flops_per_s: float, device: str) -> Report:
-    """The figures of one side. Step times are those of all steps of all rounds."""
+def _side(workload: Workload, recording: TrainRecording, product_flops_per_s: float, device: str) -> Figures:
+    """The figures of one side, over all steps of all rounds."""
     step = Spread.of([s for seconds in recording.seconds for s in seconds])
-    flops_per_s = subject.tokens_per_step * flops_per_token(subject.model) / step.median
-    datasheet = datasheet_peak(device, subject.config.train.dtype)
+    flops_per_s = workload.tokens_per_step * flops_per_token(workload.model) / step.median
+    datasheet = datasheet_peak(device, workload.config.train.dtype)
     return {
-        "tokens_per_s": subject.tokens_per_step / step.median,
+        "tokens_per_s": workload.tokens_per_step / step.median,
         "step_ms": 1e3 * step.median,
         "spread": [1e3 * step.low, 1e3 * step.high],
         "round_ms": [1e3 * float(np.median(seconds)) for seconds in recording.seconds],
@@ -67,23 +66,14 @@ def _side(subject: Subject, recording: Recording, product_flops_per_s: float, de
     }
 
 
-def losses_agree(report: Report) -> bool:
-    """Whether both sides have computed the same; true where ours was alone."""
-    return report["peer"] is None or report["loss_difference"] <= report["loss_tolerance"]
+def losses_agree(figures: Figures) -> bool:
+    """Whether both sides have computed the same; True if ours ran alone."""
+    return figures["peer"] is None or figures["loss_difference"] <= figures["loss_tolerance"]
 
 
-def processor() -> str:
-    """The name of the machine's processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def headline(subject: Subject) -> list[str]:
-    """What is timed and where, as far as it is known before the work."""
-    m, t = subject.model, subject.config.train
+def headline(workload: Workload) -> list[str]:
+    """What is timed and where, as far as it is known in advance."""
+    m, t = workload.model, workload.config.train
     parts = f" in {t.grad_accumulation} parts" if t.grad_accumulation > 1 else ""
     return [
         f"{m.n_layers} layers, {m.n_heads} heads, {m.d_model} wide, {m.vocab_size:,} ids, {t.dtype}",
@@ -92,26 +82,26 @@ def headline(subject: Subject) -> list[str]:
     ]
 
 
-def table(report: Report) -> list[str]:
-    """The figures, ours and the peer's side by side, then their ratio and what ran where."""
-    names = ["jaxllm", report["against"]] if report["peer"] else ["jaxllm"]
-    sides = [report["ours"], report["peer"]][: len(names)]
+def table(figures: Figures) -> list[str]:
+    """The figures of ours and the peer side by side, then their ratio and the versions."""
+    names = ["jaxllm", figures["against"]] if figures["peer"] else ["jaxllm"]
+    sides = [figures["ours"], figures["peer"]][: len(names)]
     rows = [("", names)] + [
-        (label, [write(s) for s in sides]) for label, write in _rows(report["machine"], report["sizes"]["steps"])
+        (label, [write(s) for s in sides]) for label, write in _rows(figures["machine"], figures["sizes"]["steps"])
     ]
     lines = [f"{label:<36}" + "".join(f"{cell:>24}" for cell in cells) for label, cells in rows]
-    if report["peer"]:
-        low, high = report["ratio_spread"]
+    if figures["peer"]:
+        low, high = figures["ratio_spread"]
         lines.append(
-            f"jaxllm is {report['ratio']:.3f} times as fast as {report['against']} ({low:.3f} to {high:.3f} over "
-            f"{report['sizes']['rounds']} rounds)"
+            f"jaxllm is {figures['ratio']:.3f} times as fast as {figures['against']} ({low:.3f} to {high:.3f} over "
+            f"{figures['sizes']['rounds']} rounds)"
         )
-    return lines + ran(report)
+    return lines + versions_lines(figures)
 
 
-def _rows(machine: dict[str, Any], steps: int) -> list[tuple[str, Callable[[Report], str]]]:
-    """Label and what to write of a side."""
-    rows: list[tuple[str, Callable[[Report], str]]] = [
+def _rows(machine: dict[str, Any], steps: int) -> list[tuple[str, Callable[[Figures], str]]]:
+    """Labels, and functions that write the figure of a side."""
+    rows: list[tuple[str, Callable[[Figures], str]]] = [
         (f"step, median of {steps:,}", lambda s: f"{s['step_ms']:,.1f} ms"),
         ("10th to 90th percentile", lambda s: "{:,.1f} to {:,.1f} ms".format(*s["spread"])),
         ("tokens a second", lambda s: f"{s['tokens_per_s']:,.0f}"),
@@ -132,14 +122,3 @@ def _rows(machine: dict[str, Any], steps: int) -> list[tuple[str, Callable[[Repo
 def _speed(flops_per_s: float) -> str:
     scale, unit = (1e12, "TFLOP/s") if flops_per_s >= 1e12 else (1e9, "GFLOP/s")
     return f"{flops_per_s / scale:,.0f} {unit}"
-
-
-def ran(report: Report) -> list[str]:
-    """`jaxllm 0.1.0, python 3.12.1, ... on cpu`, and a line of the peer's."""
-    ours = {name: version for name, version in report["versions"].items() if name != report["against"]}
-    lines = [f"{_list(ours)} on {report['machine']['device']}"]
-    return lines + ([f"{report['against']}: {_list(report['versions'][report['against']])}"] if report["peer"] else [])
-
-
-def _list(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())

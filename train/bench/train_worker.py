@@ -1,4 +1,4 @@
-"""Our side of a bench: the step of `jaxllm train`, in a process of its own (`python -m train.bench.train_worker`)."""
+"""Our side of `jaxllm bench train`, in a separate process: the step of `jaxllm train`."""
 
 import platform
 import time
@@ -12,13 +12,15 @@ from flax.traverse_util import flatten_dict
 from jaxllm import GPT, GPTConfig, __version__
 
 from ..config import OptimizerConfig, TrainConfig
+from ..optimizer import learning_rate_schedule, make_optimizer
 from ..runtime.allocator import compute_in_this_thread
-from ..step import begin, compiler_options, learning_rate_schedule, make_optimizer
+from ..state import init_and_compile
+from ..step import compiler_options, make_train_step
 from .peers.protocol import Job, peak_memory, serve
 
 
-class Ours:
-    """A `train.bench.peers.protocol.Trainee`."""
+class OurTraining:
+    """A `train.bench.peers.protocol.TrainSide`."""
 
     def __init__(self, job: Job) -> None:
         self._config = TrainConfig(**job["train"])
@@ -27,13 +29,14 @@ class Ours:
         optimizer = make_optimizer(optimizer_config, steps)
         schedule = learning_rate_schedule(optimizer_config, steps)
         start = time.perf_counter()
-        self._state, self._step = begin(model, optimizer, self._config, schedule)
+        train_step = make_train_step(model, optimizer, self._config, schedule)
+        self._state, self._step = init_and_compile(model, optimizer, train_step, self._config)
         self._compile_s = time.perf_counter() - start
         self.weights_s = self._save_weights(job["save_weights"])
         self._n_parameters = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
 
     def _save_weights(self, path: str | None) -> float:
-        """For the peer; returns the seconds it took."""
+        """Save the weights for the peer; returns the seconds it took."""
         if path is None:
             return 0.0
         start = time.perf_counter()
@@ -41,12 +44,12 @@ class Ours:
         return time.perf_counter() - start
 
     def step(self, tokens: np.ndarray, rate: float) -> float:
-        """As `Trainee` says; the rate is that of our own schedule."""
+        """As `TrainSide` says; the rate is that of our own schedule."""
         self._state, metrics = self._step(self._state, tokens[:, :-1], tokens[:, 1:])
         return float(jax.block_until_ready((self._state, metrics))[1]["train_loss"])
 
     def about(self, first_step_s: float) -> dict[str, Any]:
-        """As `Trainee` says."""
+        """As `TrainSide` says."""
         device = jax.devices()[0]
         versions = {"jaxllm": __version__, "python": platform.python_version(), "jax": jax.__version__}
         return {
@@ -58,7 +61,7 @@ class Ours:
         }
 
     def close(self) -> dict[str, Any]:
-        """As `Trainee` says, and the machine's speed in matrix products."""
+        """As `TrainSide` says, and the machine's speed in matrix products."""
         on_cpu = jax.default_backend() == "cpu"
         peak_bytes = peak_memory() if on_cpu else jax.devices()[0].memory_stats()["peak_bytes_in_use"]
         del self._state
@@ -66,9 +69,9 @@ class Ours:
 
 
 def product_speed(dtype: str) -> float:
-    """Floating-point operations a second in a large matrix product: the best of ten tries, in both ways to compile."""
+    """Floating-point operations a second in a large matrix product: the best of ten tries, with and without options."""
     on_cpu = jax.default_backend() == "cpu"
-    n, at_once = (2048, 1) if on_cpu else (8192, 20)  # several at once, or the time to dispatch one would count
+    n, at_once = (2048, 1) if on_cpu else (8192, 20)  # several at once, so that the time to dispatch one does not count
     a, b = (jax.random.normal(jax.random.key(i), (n, n), jnp.float32).astype(dtype) for i in range(2))
     times = []
     for options in ({}, compiler_options(dtype)):
@@ -83,4 +86,4 @@ def product_speed(dtype: str) -> float:
 
 if __name__ == "__main__":
     compute_in_this_thread()
-    serve(Ours)
+    serve(OurTraining)

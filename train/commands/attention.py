@@ -18,11 +18,11 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 
 from ..nonfinite import check_computed
+from ..outputs import check_output
 from ..runs.load import TrainedRun, load_run
 from ..writer import check_length, prompt_ids
 from .attention_page import attention_page
 from .attention_plot import attention_picture
-from .compare import check_output
 
 MOST_TOKENS = {".html": 256, ".png": 128, ".svg": 128, ".pdf": 128}  # a page of so many has 13 MB for each 144 heads
 

@@ -9,7 +9,8 @@ from jaxllm.utils.validate import printable
 from ..errors import DamagedError, DroppedError
 from ..runs.checkpoint import DAMAGED, Checkpoints
 from ..runs.folder import RunFolder
-from ..runs.load import abstract_state
+from ..runs.load import model_of
+from ..state import abstract_state
 
 
 def list_command(path: str) -> None:
@@ -40,12 +41,15 @@ def verify_command(path: str) -> bool:
     """Reads every byte of every checkpoint; prints a line for each and returns whether all are whole."""
     folder = RunFolder(path)
     checkpoints = _open(folder)
-    like = abstract_state(folder.read_config(), load_tokenizer(folder.tokenizer))
+    config = folder.read_config()
+    like = abstract_state(model_of(config, load_tokenizer(folder.tokenizer)), config)
     whole = True
     for step in checkpoints.steps():
         try:
             checkpoints.check(step, like)
-            said = "every byte is as it was written" if checkpoints.has_sums(step) else "readable (format 1, no sums)"
+            said = (
+                "every byte is as it was written" if checkpoints.has_checksums(step) else "readable (format 1, no sums)"
+            )
         except DroppedError:
             continue
         except DamagedError as error:

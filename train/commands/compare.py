@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,15 +19,14 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 
 from ..config import ModelConfig, RunConfig, TrainConfig, load_config
-from ..inputs import known_vocabulary, prepare
+from ..inputs import STAND_IN, model_without_text, prepare
+from ..optimizer import learning_rate_schedule, make_optimizer
+from ..outputs import check_output
 from ..plotting import content, new_figure, noted
-from ..progress import replace_text
 from ..runs.load import load_run
-from ..step import learning_rate_schedule, make_optimizer
 
 LONGEST = 128  # tokens of a window, unless asked for more: the reference takes its time
 MOST_WINDOWS = 1024
-STAND_IN = 256  # vocabulary where the tokenizer's size depends on the text, which a comparison does not need
 SMALL = RunConfig(
     model=ModelConfig(vocab_size=STAND_IN, context_length=64, d_model=64, n_layers=4, n_heads=4),
     train=TrainConfig(steps=1000),
@@ -56,12 +54,6 @@ def from_config(config: RunConfig, name: str, batch_size: int, length: int | Non
     tokens = np.random.default_rng(0).integers(model.vocab_size, size=shape).astype(np.int32)
     params = random_parameters(GPT(model))
     return Subject(f"{name}, random weights", model, config, params, None, 3, tokens[:, :-1], tokens[:, 1:])
-
-
-def model_without_text(config: RunConfig) -> GPTConfig:
-    """The model of a config whose text is not read: the vocabulary is the one that is written down, or a stand-in."""
-    written = config.model.vocab_size or config.tokenizer.vocab_size or known_vocabulary(config)
-    return config.model.with_vocabulary(written or (50257 if config.tokenizer.kind == "gpt2" else STAND_IN))
 
 
 def from_run(path: str, step: str | None, batch_size: int, length: int | None) -> Subject:
@@ -208,26 +200,10 @@ def compare_command(
         parameters = [row for row in report.rows if row.stage not in ("forward", "backward")]
         print("\n".join([*table([r for r in report.rows if r not in parameters] + fold(parameters)), report.summary()]))
     if json_file and not print_json:
-        replace_text(Path(json_file), text + "\n")
+        replace_file(Path(json_file), f"{text}\n".encode())
     if out:
         draw_errors(report, Path(out))
     return report.passed
-
-
-def check_output(option: str, path: str | None, endings: tuple[str, ...]) -> None:
-    """Before the work; the ending, so that `--json CONFIG.toml`, a FILE forgotten, does not overwrite the config."""
-    if path is None:
-        return
-    if Path(path).suffix.lower() not in endings:
-        raise InputError(f"{option} {path}: the name of the file must end in {' or '.join(endings)}.")
-    if (Path(path).parent / "config.toml").exists():
-        raise InputError(f"{option} {path}: {Path(path).parent} is a run folder, whose files stay as they are.")
-    if Path(path).is_dir():
-        raise InputError(f"{option} {path}: {path} is a folder.")
-    if not Path(path).parent.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {Path(path).parent}.")
-    if not os.access(Path(path).parent, os.W_OK | os.X_OK):
-        raise InputError(f"{option} {path}: its folder cannot be written into.")
 
 
 def draw_errors(report: Report, path: Path) -> None:

@@ -24,15 +24,18 @@ from ..config import DataConfig, RunConfig, differences, load_config, with_absol
 from ..evaluate import evaluator, score
 from ..inputs import Prepared, prepare
 from ..loop import train
+from ..memory_estimate import estimate, memory_line, warning
 from ..nonfinite import check_computed
-from ..progress import SAMPLE, changed, draw_losses, read_metrics
 from ..runs.checkpoint import Checkpoints
 from ..runs.folder import RunFolder
-from ..runs.load import FREE, abstract_state, check_unchanged, load_run
+from ..runs.load import MAY_CHANGE, check_unchanged, load_run, model_of
+from ..runs.loss_plot import draw_losses, is_older
+from ..runs.metrics import SAMPLE, read_metrics
 from ..runtime.allocator import compute_deterministically
 from ..runtime.jax_check import check_jax
-from ..runtime.memory import available_bytes, estimate, memory_line, warning
+from ..runtime.memory import available_bytes
 from ..runtime.profile import WARM_UP
+from ..state import abstract_state
 from ..writer import left_out
 
 
@@ -70,7 +73,7 @@ def _resume(
     with folder.locked():
         checkpoints = Checkpoints(folder.checkpoints)
         if fall_back:
-            checkpoints.leave_out_damaged(abstract_state(resumed, tokenizer))
+            checkpoints.leave_out_damaged(abstract_state(model_of(resumed, tokenizer), resumed))
         done, steps = checkpoints.latest_step() or 0, resumed.train.steps
         if done > steps:
             raise InputError(f"train.steps is {steps}, but {folder.path} has done {done}; ask for more than {done}.")
@@ -79,7 +82,7 @@ def _resume(
         records = read_metrics(folder.metrics)
         unmeasured = bool(records) and records[-1]["step"] == done and "val_loss" not in records[-1]
         if done == steps and not unmeasured:
-            if changed(folder.loss_picture) < changed(folder.metrics):  # killed while it was drawn
+            if is_older(folder.loss_picture, folder.metrics):  # killed while it was drawn
                 draw_losses(records, folder.loss_picture)
             print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
             return
@@ -98,7 +101,7 @@ def _resumed(folder: RunFolder, config: str | None, overrides: list[str]) -> Run
     old = with_absolute_paths(folder.read_config())
     new = with_absolute_paths(folder.read_config(overrides))
     for name, before, after in differences(old, new):
-        if not name.startswith(FREE):
+        if not name.startswith(MAY_CHANGE):
             raise InputError(
                 f"{name} was {before!r} in this run and cannot become {after!r} on the way; resume without it, "
                 "or start a new run in another folder."

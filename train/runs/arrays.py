@@ -1,4 +1,4 @@
-"""Trees of arrays on the disk, by Orbax, which is imported here and nowhere else."""
+"""Trees of arrays on disk, by Orbax. Only this module imports Orbax."""
 
 import logging
 import sys
@@ -19,19 +19,19 @@ def write_arrays(place: Path, tree: Any) -> None:
 
 
 def read_arrays(place: Path, like: Any) -> Any:
-    """The arrays of `like`, as JAX arrays of its shapes and dtypes; others there are not read. Raises DamagedError."""
+    """The arrays of `like`, as JAX arrays of its shapes and dtypes; no others are read. Raises DamagedError."""
     ocp = _orbax()
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     how = ocp.checkpoint_utils.construct_restore_args(shapes)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             return checkpointer.restore(place, args=ocp.args.PyTreeRestore(shapes, how, partial_restore=True))
-    except Exception as error:  # whatever Orbax and its storage make of a damaged file
+    except Exception as error:  # Orbax and its storage raise many types for a damaged file
         raise DamagedError(f"{place} cannot be read: {reason(error)}") from None
 
 
 def read_shapes(place: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each array there, by its name. Raises DamagedError."""
+    """The shape of each stored array, by its name. Raises DamagedError."""
     ocp = _orbax()
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
@@ -55,14 +55,17 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def _orbax() -> Any:
     import orbax.checkpoint as ocp
 
-    _be_quiet_about_closed_loops()
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # it reports each save at length, and raises what it reports
+    _silence_closed_loops()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # it logs each save, and raises the errors that it logs
     return ocp
 
 
-def _be_quiet_about_closed_loops() -> None:
-    """Where one array cannot be written Orbax raises and closes its loop; of each other array that then fails the
-    storage would print a traceback from a thread of its own."""
+def _silence_closed_loops() -> None:
+    """Print no tracebacks of "Event loop is closed".
+
+    Orbax raises when one array cannot be written, and closes its event loop; for every other array that then fails,
+    the storage would print a traceback from another thread.
+    """
     show = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -1,9 +1,8 @@
-"""Checkpoints: one folder a step, whose arrays Orbax writes, aside and in the background; it is renamed when whole.
+"""Checkpoints: one folder a step, written in the background under a temporary name and renamed when complete.
 
-Orbax's CheckpointManager renames, and deletes older steps, before anything could be checked; here a step gets its name
-once `manifest.json` with the sha256 of all that is in it has reached the disk, and what it replaces goes after that.
-Orbax is imported when there is something to read or write: that takes a third of a second, for which a new run's first
-step does not wait.
+Orbax writes the arrays. A folder is renamed once its `manifest.json`, with the sha256 of everything in it, is on disk;
+older steps are deleted after that. (Orbax's CheckpointManager renames and deletes before anything can be checked.)
+Orbax is imported at the first read or write, so that a new run's first step does not wait for it.
 """
 
 import os
@@ -22,7 +21,10 @@ import numpy as np
 
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import sync_folder
+
 from ..errors import DamagedError, DroppedError, NotSavedError, reason
+from ..state import TrainState
+from .arrays import read_arrays, read_shapes, shapes, write_arrays
 from .manifest import (
     Manifest,
     check_arrays,
@@ -33,19 +35,17 @@ from .manifest import (
     rewrite,
     seal,
 )
-from ..step import TrainState
-from .arrays import read_arrays, read_shapes, shapes, write_arrays
 
-STATE = "state"  # the folder of the arrays in that of a step
+STATE = "state"  # the folder of the arrays, in the folder of a step
 STATE_1 = "default"  # its name in format 1, which had no manifest
 T = TypeVar("T")
-ASIDE, DAMAGED = ".tmp", ".damaged"  # after the step in names of folders that are no checkpoints
+UNFINISHED, DAMAGED = ".tmp", ".damaged"  # follow the step in the names of folders that are not checkpoints
 
 
 class Checkpoints:
-    """The checkpoints of a run folder. To be written to it is a context manager: leaving it waits for the writing.
+    """The checkpoints of a run folder. As a context manager it can write; leaving it waits until all is written.
 
-    The newest `keep` stay, and the `keep_best` with the lowest validation loss.
+    It keeps the newest `keep` checkpoints and the `keep_best` with the lowest validation loss.
     """
 
     def __init__(self, folder: Path, keep: int = 1, keep_best: int = 0) -> None:
@@ -57,12 +57,12 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.folder.mkdir(exist_ok=True)
         sync_folder(self.folder.parent)
-        for unfinished in self.folder.glob(f"*{ASIDE}"):
+        for unfinished in self.folder.glob(f"*{UNFINISHED}"):
             shutil.rmtree(unfinished, ignore_errors=True)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Raises NotSavedError where the last one could not be written, unless another error is on its way."""
+        """Raises NotSavedError if the last one could not be written, unless another error is being raised."""
         failed = self._await()
         self._writer.shutdown()
         if failed and kind is None:
@@ -71,36 +71,36 @@ class Checkpoints:
             print(f"note: {failed}", file=sys.stderr)
 
     def steps(self) -> list[int]:
-        """The steps saved, in order."""
+        """The saved steps, in order."""
         return saved_steps(self.folder)
 
     def latest_step(self) -> int | None:
-        """The newest step saved, None without any."""
+        """The newest saved step; None if there is none."""
         return max(self.steps(), default=None)
 
     def manifest(self, step: int) -> Manifest | None:
-        """What a step's folder must hold; None for one of format 1. Raises DamagedError."""
+        """The manifest of a step's folder; None for format 1. Raises DamagedError."""
         folder = self.folder / str(step)
-        if not self.has_sums(step):
+        if not self.has_checksums(step):
             return None
         manifest = read_manifest(folder)
         if manifest.step != step:
             raise DamagedError(f"{folder} holds step {manifest.step:,}")
         return manifest
 
-    def has_sums(self, step: int) -> bool:
-        """Whether its bytes can be compared; those of format 1 cannot."""
+    def has_checksums(self, step: int) -> bool:
+        """Whether the step's bytes can be compared; those of format 1 cannot."""
         return not (self.folder / str(step) / STATE_1).is_dir()
 
     def best_step(self) -> int | None:
-        """The step with the lowest validation loss of those that were evaluated, the newest of equal ones."""
+        """The evaluated step with the lowest validation loss, the newest of equal ones; None if none was evaluated."""
         losses = self._losses()
         return min(losses, key=lambda step: (losses[step], -step), default=None)
 
     def save(self, state: TrainState, config: Mapping[str, Any], tokenizer: str, val_loss: float | None = None) -> None:
-        """Write the state in the background, from a copy, so that its arrays may be donated; never a step twice.
+        """Write a copy of the state in the background, so that its arrays may be donated; a saved step is not repeated.
 
-        A failure to write the one before is told here, and the run goes on: what was saved earlier still is.
+        If the previous checkpoint could not be written, a note says so and the run goes on; older ones remain.
         """
         if failed := self._await():
             print(f"note: {failed}; training goes on", file=sys.stderr, flush=True)
@@ -112,7 +112,7 @@ class Checkpoints:
         self._writing = self._writer.submit(self._write, step, copy, manifest)
 
     def add_losses(self, step: int, measured: Mapping[str, float]) -> None:
-        """Write down the `val_loss` that was measured after the step was saved."""
+        """Add the `val_loss` that was measured after the step was saved."""
         if "val_loss" in measured and (manifest := self.manifest(step)):
             rewrite(self.folder / str(step), msgspec.structs.replace(manifest, val_loss=measured["val_loss"]))
 
@@ -125,14 +125,14 @@ class Checkpoints:
         return NotSavedError(f"checkpoints could not be written to {self.folder} ({reason(error)})")
 
     def _write(self, step: int, state: dict[str, Any], manifest: Manifest) -> None:
-        aside = self.folder / f"{step}{ASIDE}"
+        aside = self.folder / f"{step}{UNFINISHED}"
         try:
             aside.mkdir()
             write_arrays(aside / STATE, state)
             seal(aside, manifest, describe_arrays(state))
             os.rename(aside, self.folder / str(step))
             sync_folder(self.folder)
-        except Exception as error:  # of the system, or whatever Orbax and its storage make of it
+        except Exception as error:  # OSError, or any type that Orbax and its storage raise
             remove(aside)
             newest = self.latest_step()
             still = "no checkpoint" if newest is None else f"step {newest:,}"
@@ -143,11 +143,11 @@ class Checkpoints:
         self._drop_old()
 
     def _drop_old(self) -> None:
-        with suppress(OSError):  # one too many does no harm
+        with suppress(OSError):  # an extra checkpoint does no harm
             steps, losses = self.steps(), self._losses()
             best = sorted(losses, key=lambda step: (losses[step], -step))[: self._keep_best]
             for step in set(steps[: -self._keep]) - set(best):
-                aside = self.folder / f"{step}{ASIDE}"
+                aside = self.folder / f"{step}{UNFINISHED}"
                 os.rename(self.folder / str(step), aside)
                 shutil.rmtree(aside)
 
@@ -161,11 +161,11 @@ class Checkpoints:
         return losses
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
-        """The state of that step, or of the newest, with the shapes and dtypes of `like`; every byte is checked.
+        """The state of a step (default: the newest) with the shapes and dtypes of `like`; every byte is checked.
 
-        Where the `opt_state` of `like` is None, the optimizer's arrays are not read, whichever optimizer it was.
-        Raises InputError where there is none or its arrays have other shapes; DamagedError, which names the file and
-        the newest step that is whole, where it is not what was written; DroppedError where a run has dropped it.
+        If the `opt_state` of `like` is None, the optimizer's arrays are not read, whichever optimizer it was.
+        Raises InputError if there is no checkpoint or its arrays have other shapes; DamagedError, which names the file
+        and the newest undamaged step, if the bytes have changed; DroppedError if a run has deleted it.
         """
         step = self.latest_step() if step is None else step
         if step is None:
@@ -178,9 +178,9 @@ class Checkpoints:
             ) from None
 
     def leave_out_damaged(self, like: TrainState) -> None:
-        """Give the damaged ones that are newer than the newest whole one another name; a line says so of each.
+        """Rename the damaged checkpoints that are newer than the newest undamaged one, with a note for each.
 
-        Raises InputError where none is whole; then all have kept their names.
+        Raises InputError if all are damaged; then none is renamed.
         """
         if not self.steps():
             return
@@ -192,14 +192,14 @@ class Checkpoints:
             except DamagedError as error:
                 damaged[step] = error
         else:
-            raise InputError(f"{self.folder} holds no checkpoint that is whole; start the run anew in another folder.")
+            raise InputError(f"{self.folder} holds no undamaged checkpoint; start a new run in another folder.")
         for step, fault in damaged.items():
             print(f"note: the checkpoint of step {step:,} is left out: {fault}", file=sys.stderr)
             shutil.rmtree(self.folder / f"{step}{DAMAGED}", ignore_errors=True)
             os.rename(self.folder / str(step), self.folder / f"{step}{DAMAGED}")
 
     def check(self, step: int, like: TrainState) -> TrainState:
-        """The state of that step, every byte compared. Raises as `restore`, without a remedy."""
+        """The state of that step, with every byte compared. Raises as `restore`, without a remedy."""
         try:
             return self._read(step, like)
         except DamagedError:
@@ -208,7 +208,7 @@ class Checkpoints:
             raise
 
     def none_yet(self) -> InputError:
-        """What to say where there are none."""
+        """The error to raise where there are none."""
         return InputError(f"{self.folder} holds no checkpoint yet; train the run first.")
 
     def _remedy(self, damaged: int, like: TrainState) -> str:
@@ -216,8 +216,8 @@ class Checkpoints:
             with suppress(InputError):
                 if step != damaged:
                     self.check(step, like)
-                    return f"step {step:,} is whole: read it with --step {step}, or train on with --resume --fall-back"
-        return "no other step is whole, so start the run anew in another folder"
+                    return f"step {step:,} is undamaged: read it with --step {step}, or go on with --resume --fall-back"
+        return "no other step is undamaged, so start a new run in another folder"
 
     def _read(self, step: int, like: TrainState) -> TrainState:
         folder, manifest = self.folder / str(step), self.manifest(step)
@@ -234,7 +234,7 @@ class Checkpoints:
         return like._replace(**tree)
 
     def _check_shapes(self, there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]]) -> None:
-        """Orbax would report the first shape that differs while others are still being read; this names it first."""
+        """Raises InputError for the first shape that differs, parameters first; Orbax would report it while reading."""
         for name in sorted(there.keys() | here, key=lambda name: (not name.startswith("params/"), name)):
             found, wanted = there.get(name, "missing"), here.get(name, "missing")
             if found != wanted and name.startswith("params/"):
@@ -250,12 +250,12 @@ class Checkpoints:
 
 
 def _within(arrays: Mapping[str, T], parts: Iterable[str]) -> dict[str, T]:
-    """Those of the arrays that belong to one of the parts of a state."""
+    """The arrays that belong to one of the parts of a state."""
     return {name: array for name, array in arrays.items() if name.partition("/")[0] in parts}
 
 
 def remove(aside: Path) -> None:
-    """Delete a folder in which Orbax's other threads may still be writing; what is left the next start removes."""
+    """Delete a folder to which threads of Orbax may still be writing. The next start deletes any remainder."""
     for _ in range(20):
         shutil.rmtree(aside, ignore_errors=True)
         if not aside.exists():
@@ -264,7 +264,7 @@ def remove(aside: Path) -> None:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps saved in a folder, in order; none where there is no folder."""
+    """The steps saved in a folder, in order; [] if there is no folder."""
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())

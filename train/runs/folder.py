@@ -1,4 +1,4 @@
-"""The run folder: what is where, and who may write into it."""
+"""The run folder: the paths of its files, its lock, and its config."""
 
 import os
 import platform
@@ -10,19 +10,20 @@ import jax
 
 from jaxllm import __version__
 from jaxllm.data.own_files import HEADLINE
-from jaxllm.utils.errors import InputError
 from jaxllm.tokenizers import Tokenizer
-from ..config import RunConfig, load_config, to_toml
-from ..progress import replace_text
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
 
-UNFINISHED = ("tokenizer.json", "tokenizer.json.tmp", "config.toml.tmp")  # left where a run was killed as it began
+from ..config import RunConfig, load_config, to_toml
+
+LEFTOVERS = ("tokenizer.json", "tokenizer.json.tmp", "config.toml.tmp")  # of a run that was killed as it began
 
 
 class RunFolder:
-    """Paths of a run. config.toml appears last when a run is set up, so a folder with it is a run."""
+    """The paths of a run. config.toml is written last when a run is set up, so a folder that has one is a run."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raises InputError for a name that cannot be written down."""
+        """Raises InputError for a name that is not valid UTF-8."""
         self.path = Path(path)
         try:
             str(self.path).encode()
@@ -35,25 +36,28 @@ class RunFolder:
         self.samples = self.path / "samples.txt"
         self.checkpoints = self.path / "checkpoints"
         self.profile = self.path / "profile"
-        self.weights = self.path / "weights.safetensors"  # these two where it was imported
+        self.weights = self.path / "weights.safetensors"  # this and the next only in an imported run
         self.pretrained = self.path / "pretrained.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time trains in the folder, which is made. Raises InputError where another does, or it cannot
-        be made. It ends with the process, whatever ends that."""
+        """Create the folder and lock it, so that one process at a time trains in it.
+
+        Raises InputError if another process does, or if it cannot be created. The lock ends with the process. Without
+        `fcntl`, as on Windows, or on a file system without locks, the folder is not locked.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
         try:
             import fcntl
-        except ImportError:  # no such locks on Windows
+        except ImportError:
             yield
             return
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            with suppress(OSError):  # a file system without locks
+            with suppress(OSError):
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -63,11 +67,11 @@ class RunFolder:
             os.close(descriptor)
 
     def check_new(self) -> None:
-        """Raises InputError unless the folder is absent or empty, and has a name that can be written down."""
+        """Raises InputError unless the folder is absent or empty."""
         try:
             if self.config.exists():
                 raise InputError(f"{self.path} holds a run; continue it with --resume or choose another with --out.")
-            if self.path.is_dir() and any(path.name not in UNFINISHED for path in self.path.iterdir()):
+            if self.path.is_dir() and any(path.name not in LEFTOVERS for path in self.path.iterdir()):
                 raise InputError(f"{self.path} is not empty; choose another folder with --out.")
             if self.path.exists() and not self.path.is_dir():
                 raise InputError(f"{self.path} is a file; choose another folder with --out.")
@@ -77,7 +81,7 @@ class RunFolder:
             raise InputError(f"--out {str(self.path)!r} cannot be used: {error}.") from None
 
     def create(self, config: RunConfig, tokenizer: Tokenizer) -> None:
-        """Write tokenizer and config. Raises InputError where the folder cannot be written."""
+        """Write tokenizer and config. Raises InputError if the folder cannot be written to."""
         try:
             tokenizer.save(self.tokenizer)
             self.write_config(config)
@@ -88,12 +92,12 @@ class RunFolder:
         return InputError(f"cannot write into {self.path}: {error.strerror}; choose another folder with --out.")
 
     def write_config(self, config: RunConfig) -> None:
-        """Write the resolved config and the versions it ran with, by rename."""
+        """Write the resolved config and the versions it runs with, by rename."""
         versions = (__version__, platform.python_version(), jax.__version__)
-        replace_text(self.config, HEADLINE.format(*versions) + to_toml(config))
+        replace_file(self.config, (HEADLINE.format(*versions) + to_toml(config)).encode())
 
     def read_config(self, overrides: list[str] | None = None) -> RunConfig:
-        """The run's config. Raises InputError where the folder holds no run."""
+        """The run's config. Raises InputError if the folder holds no run."""
         if not os.path.lexists(self.config):
             raise InputError(f"{self.path} is no run folder: it has no config.toml.")
         return load_config(self.config, overrides or [])

@@ -1,78 +1,77 @@
-"""What is read back from a run folder, and only where it belongs together: config, tokenizer and checkpoint."""
+"""Reading a run back: config, tokenizer and checkpoint, after checking that they belong together."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
-
-import jax
+from typing import Any
 
 from jaxllm import GPT
-from jaxllm.utils.errors import InputError
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import shown
-from .checkpoint import Checkpoints
+
 from ..config import RunConfig, build_config, differences
 from ..errors import DamagedError, DroppedError
+from ..state import abstract_state
+from .checkpoint import Checkpoints
 from .folder import RunFolder
-from .manifest import Manifest
-from ..step import TrainState, first_state, make_optimizer
 from .imported_weights import read_weights
+from .manifest import Manifest
 
-FREE = ("train.steps", "train.max_skipped", "eval.", "checkpoint.")  # what may change on the way of a run
+MAY_CHANGE = ("train.steps", "train.max_skipped", "eval.", "checkpoint.")  # when a run is resumed
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What generating, evaluating and comparing need."""
+    """The parts of a run that generating, evaluating and comparing need."""
 
     config: RunConfig
     tokenizer: Tokenizer
     model: GPT
     params: Any
-    opt_state: Any  # None where it was not asked for
+    opt_state: Any  # None if it was not read
     step: int
-    chat: ChatFormat | None = None  # how conversations go, where the model was imported
+    chat: ChatFormat | None = None  # of an imported model
 
     @property
     def begin_token(self) -> int | None:
-        """The id that an imported model has learned to see before any text; None where there is none."""
+        """The id that an imported model expects before any text; None if there is none."""
         return self.chat.begin_token if self.chat else None
 
 
 def load_run(path: str | Path, step: str | None = None, with_optimizer: bool = False) -> TrainedRun:
     """The parameters of a run folder: the newest, those of a step ("100"), or the "best" by validation loss.
 
-    The optimizer's state, twice as large as AdamW's parameters, is read `with_optimizer` alone.
-    Raises InputError where there are none, or they are damaged or of another config or tokenizer.
+    The optimizer's state, which for AdamW is twice as large, is read only `with_optimizer`.
+    Raises InputError if there are none, or if they are damaged or belong to another config or tokenizer.
     """
     folder = RunFolder(path)
     config = folder.read_config()
     tokenizer = load_tokenizer(folder.tokenizer)
     if folder.weights.exists():
         return _load_imported(folder, config, tokenizer, step)
+    model = model_of(config, tokenizer)
     try:
         checkpoints = Checkpoints(folder.checkpoints)
         chosen = choose_step(checkpoints, step)
         check_unchanged(checkpoints, chosen, config, tokenizer, of=("model.",))
-        like = abstract_state(config, tokenizer)
+        like = abstract_state(model, config)
         state = checkpoints.restore(like if with_optimizer else like._replace(opt_state=None), chosen)
     except DroppedError:
         if step is not None and step != "best":
             raise
-        return load_run(path, step, with_optimizer)  # a newer one has taken its place
+        return load_run(path, step, with_optimizer)  # a newer one has replaced it
     except OSError as error:
         raise InputError(f"cannot read {folder.checkpoints}: {error.strerror or error}.") from None
-    return TrainedRun(config, tokenizer, _model(config, tokenizer), state.params, state.opt_state, int(state.step))
+    return TrainedRun(config, tokenizer, model, state.params, state.opt_state, int(state.step))
 
 
 def _load_imported(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, step: str | None) -> TrainedRun:
     if step is not None:
         raise InputError(f"--step is {shown(step)}, but {folder.path} was imported and has no steps; leave it out.")
-    model, chat = _model(config, tokenizer), ChatFormat.load(folder.pretrained)
-    tokenizer = tokenizer.ending_documents_with(chat.eos_token)  # which older versions did not write down
+    model, chat = model_of(config, tokenizer), ChatFormat.load(folder.pretrained)
+    tokenizer = tokenizer.ending_documents_with(chat.eos_token)  # older versions did not save it
     if chat.begin_token is not None and chat.begin_token >= tokenizer.vocab_size:
         raise InputError(
             f"{folder.pretrained} puts the id {chat.begin_token} before each text, but the tokenizer has the ids 0 to "
@@ -82,7 +81,7 @@ def _load_imported(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, s
 
 
 def choose_step(checkpoints: Checkpoints, wanted: str | None) -> int:
-    """The step that is meant by None (the newest), "best", or a number. Raises InputError where there is none."""
+    """The step meant by None (the newest), "best", or a number. Raises InputError if there is no such step."""
     steps = checkpoints.steps()
     if not steps:
         raise checkpoints.none_yet()
@@ -97,33 +96,27 @@ def choose_step(checkpoints: Checkpoints, wanted: str | None) -> int:
     raise InputError(f"--step is {shown(wanted)}, but {checkpoints.folder} holds {choices}.")
 
 
-def abstract_state(config: RunConfig, tokenizer: Tokenizer) -> TrainState:
-    """Shapes and dtypes of the run's state."""
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    first = partial(first_state, _model(config, tokenizer), optimizer)
-    return cast(TrainState, jax.eval_shape(first, jax.random.key(0)))
-
-
-def _model(config: RunConfig, tokenizer: Tokenizer) -> GPT:
+def model_of(config: RunConfig, tokenizer: Tokenizer) -> GPT:
+    """The run's model, to be applied."""
     return GPT(config.model.with_vocabulary(tokenizer.vocab_size), config.train.dtype)
 
 
 def check_unchanged(
     checkpoints: Checkpoints, step: int, config: RunConfig, tokenizer: Tokenizer, of: Sequence[str] = ("",)
 ) -> None:
-    """Compare the fields whose names begin so, and the tokenizer, with those that the checkpoint was written with.
+    """Compare the tokenizer and the fields whose names start with one of `of` with those the checkpoint was saved with.
 
-    The data may lie elsewhere now: their sha256 says whether they are the same. Raises InputError that names the first
-    that differs; checkpoints of format 1 cannot tell.
+    The paths of the data may differ; their sha256 says whether they are the same. Raises InputError that names the
+    first difference. Checkpoints of format 1 hold no config and pass.
     """
     try:
         manifest = checkpoints.manifest(step)
     except DamagedError:
-        return  # as reading its arrays will tell, with a remedy
+        return  # reading its arrays raises the error, with a remedy
     if manifest is None:
         return
     for name, then, now in differences(_moved(manifest, config), config):
-        if name.startswith(tuple(of)) and not name.startswith(FREE):
+        if name.startswith(tuple(of)) and not name.startswith(MAY_CHANGE):
             raise InputError(
                 f"{name} was {shown(then)} when step {step:,} was saved, but is {shown(now)} in config.toml of "
                 f"{checkpoints.folder.parent}; undo that change, or start a new run in another folder."
@@ -136,7 +129,7 @@ def check_unchanged(
 
 
 def _moved(manifest: Manifest, config: RunConfig) -> RunConfig:
-    """The config of then, with today's places of the data where there are as many, as often used."""
+    """The saved config, with the current paths of the data if there are as many, with the same weights."""
     try:
         stored = build_config(manifest.config)
     except InputError as error:

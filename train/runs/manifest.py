@@ -1,8 +1,7 @@
-"""What a checkpoint must hold, to the byte: `manifest.json`, written last.
+"""`manifest.json`, written last: the sha256 of everything in a checkpoint.
 
-Orbax and Levanter trust a checkpoint because its folder was renamed; a disk that returns another byte, or a copy that
-missed a file, is then trained on. Here every array (as it was in memory) and every file (as it is on the disk) has its
-sha256, and the manifest has one of itself.
+Every array (as it was in memory) and every file (as it is on disk) has its sha256, and so has the manifest itself. A
+changed byte or a missing file is then found before a run trains on it.
 """
 
 import hashlib
@@ -21,13 +20,14 @@ from jaxllm import __version__
 from jaxllm.utils.files import open_file, read_file, replace_file, sync_folder
 from jaxllm.utils.processes import usable_cores
 from jaxllm.utils.validate import shown
+
 from ..errors import DamagedError, reason
 from .arrays import named
 
 MANIFEST = "manifest.json"
 FORMAT: Literal["jaxllm checkpoint"] = "jaxllm checkpoint"
-VERSION: Literal[2] = 2  # 1 was Orbax's folder alone
-MOST_BYTES = 2**26  # of a manifest; that of GPT-2 XL has 0.4 MB
+VERSION: Literal[2] = 2  # format 1 was Orbax's folder without a manifest
+MOST_BYTES = 2**26  # of a manifest; GPT-2 XL's has 0.4 MB
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,22 +49,22 @@ class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `manifest.json` holds."""
+    """The content of `manifest.json`."""
 
     format: Literal["jaxllm checkpoint"]
     version: Literal[2]
     step: int
-    val_loss: float | None  # where that step was evaluated
-    versions: dict[str, str]  # of what wrote it
+    val_loss: float | None  # None if that step was not evaluated
+    versions: dict[str, str]  # of the packages that wrote it
     config: dict[str, dict[str, Any]]  # of the run, all sections
     tokenizer: str  # fingerprint
     arrays: dict[str, StoredArray]
     files: dict[str, StoredFile]
-    sha256: str = ""  # of all this
+    sha256: str = ""  # of the manifest without this field
 
 
 def new_manifest(step: int, val_loss: float | None, config: Mapping[str, Any], tokenizer: str) -> Manifest:
-    """All but what `seal` finds: the arrays and the files."""
+    """A manifest without arrays and files, which `seal` adds."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
     versions = {"jaxllm": __version__, "python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in packages}
@@ -85,9 +85,9 @@ def describe_arrays(tree: Any) -> dict[str, StoredArray]:
 
 
 def seal(folder: Path, manifest: Manifest, arrays: dict[str, StoredArray]) -> None:
-    """Have every file reach the disk, then write the manifest, which names them all. Raises OSError."""
+    """Write every file to the disk (fsync), then the manifest, which lists them all. Raises OSError."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    found = _on_all_cores(_settle, paths)
+    found = _on_all_cores(_synced, paths)
     files = {path.relative_to(folder).as_posix(): stored for path, stored in zip(paths, found, strict=True)}
     for place in {folder, *(place for place in folder.rglob("*") if place.is_dir())}:
         sync_folder(place)
@@ -95,13 +95,13 @@ def seal(folder: Path, manifest: Manifest, arrays: dict[str, StoredArray]) -> No
 
 
 def rewrite(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, or another in its place, to the disk. Raises OSError."""
+    """Write or replace the manifest. Raises OSError."""
     replace_file(folder / MANIFEST, _encode(manifest))
     sync_folder(folder)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint's folder. Raises DamagedError where it is absent, or not what was written."""
+    """The manifest of a checkpoint's folder. Raises DamagedError if it is missing or damaged."""
     path = folder / MANIFEST
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -117,12 +117,12 @@ def read_manifest(folder: Path) -> Manifest:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedError(f"{path} is no manifest of format {VERSION}, or damaged: {reason(error)}") from None
     if _encode(manifest) != raw:
-        raise DamagedError(f"{path} is damaged: its sha256 is another")
+        raise DamagedError(f"{path} is damaged: its sha256 differs")
     return manifest
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare each file of the folder. Raises DamagedError that names the first that is not as it was written."""
+    """Compare each file of the folder. Raises DamagedError that names the first file that is missing or has changed."""
 
     def find_fault(item: tuple[str, StoredFile]) -> str:
         name, stored = item
@@ -138,7 +138,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             return f"{path} cannot be read: {reason(error)}"
         if size != stored.bytes:
             return f"{path} has {size:,} bytes, not {stored.bytes:,}"
-        return "" if digest == stored.sha256 else f"{path} is damaged: its sha256 is another"
+        return "" if digest == stored.sha256 else f"{path} is damaged: its sha256 differs"
 
     for fault in _on_all_cores(find_fault, list(manifest.files.items())):
         if fault:
@@ -146,7 +146,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def check_arrays(tree: Any, manifest: Manifest) -> None:
-    """Compare what was read, array by array. Raises DamagedError that names the first that is another."""
+    """Compare the arrays that were read. Raises DamagedError that names the first one that has changed."""
     read = describe_arrays(tree)
     for name in sorted(read | manifest.arrays):
         if read.get(name) != manifest.arrays.get(name):
@@ -154,13 +154,13 @@ def check_arrays(tree: Any, manifest: Manifest) -> None:
 
 
 def _encode(manifest: Manifest) -> bytes:
-    """For reading, and always the same bytes for the same content; with its own sha256."""
+    """Indented JSON, the same bytes for the same content, with its own sha256."""
     bare = msgspec.json.encode(msgspec.structs.replace(manifest, sha256=""), order="sorted")
     whole = msgspec.structs.replace(manifest, sha256=hashlib.sha256(bare).hexdigest())
     return msgspec.json.format(msgspec.json.encode(whole, order="sorted"), indent=1) + b"\n"
 
 
-def _settle(path: Path) -> StoredFile:
+def _synced(path: Path) -> StoredFile:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
         return StoredFile(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
@@ -172,5 +172,5 @@ def _sha256(path: Path) -> str:
 
 
 def _on_all_cores(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    with ThreadPoolExecutor(usable_cores()) as pool:  # sha256 and reading leave Python's lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # sha256 and reading release Python's lock
         return list(pool.map(function, items))

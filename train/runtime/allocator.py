@@ -1,12 +1,13 @@
 """The memory of a training process on a CPU.
 
-XLA on a CPU asks for the memory of a whole step at once and gives it back after it. By default glibc returns such a
-block to the kernel, which must find and clear its pages again in the next step, 4 KiB at a time. PyTorch's many smaller
-blocks stay in the process. Kept, and in pages of 2 MiB, a step of a small GPT took 44 ms where it had taken 71, and one
-of 10 million parameters 2.5 s instead of 3.1 (2 cores, JAX 0.12). glibc reads the setting only as a process starts.
+XLA on a CPU allocates the memory of a whole step in one block and frees it afterwards. By default glibc returns such a
+block to the kernel, which must find and clear its pages again in the next step, 4 KiB at a time. Our setting keeps the
+block in the process, in pages of 2 MiB. glibc reads the setting only when a process starts.
 
-And it holds for the main thread alone: what another thread has can be no longer than 64 MiB in one piece, and longer
-ones are mapped anew each time. So computations run in the thread that asks for them, not in one of JAX's own.
+The setting applies to the main thread only: other threads hold no block of more than 64 MiB, and map larger ones again
+each time. So computations run in the thread that calls them, not in one of JAX's threads.
+
+Other C libraries (musl, macOS, Windows) have no such setting and are left as they are.
 """
 
 import os
@@ -18,7 +19,7 @@ TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_thr
 
 
 def with_allocator(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with glibc's setting, or as it was where it has one already or the C library is another."""
+    """The environment with glibc's setting; unchanged if it has one already or the C library is not glibc."""
     present = environment.get("GLIBC_TUNABLES", "")
     if platform.libc_ver()[0] != "glibc" or "glibc.malloc." in present:
         return dict(environment)
@@ -26,7 +27,7 @@ def with_allocator(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_with_allocator() -> None:
-    """Start this program anew under the setting; returns where it has it, or cannot have it."""
+    """Restart this program with the setting; returns if it has the setting, or cannot have it."""
     environment = with_allocator(os.environ)
     if environment != dict(os.environ) and sys.executable:
         sys.stdout.flush()
@@ -34,16 +35,16 @@ def restart_with_allocator() -> None:
 
 
 def compute_in_this_thread() -> None:
-    """Have JAX on a CPU compute where it is called, from now on; to be said before its first computation."""
+    """Have JAX on a CPU compute in the calling thread. Call it before the first computation."""
     import jax
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def compute_deterministically() -> None:
-    """Have XLA on a GPU use only operations that give the same bits each time, and choose them without timing them.
+    """Have XLA on a GPU use deterministic operations only, chosen without timing them.
 
-    To be said before JAX's first computation. Elsewhere it changes nothing: on a CPU they are the only ones. The flag
-    also implies `--xla_gpu_exclude_nondeterministic_ops` (openxla/xla#12520).
+    Call it before JAX's first computation. It changes nothing on a CPU, whose operations are all deterministic. The
+    flag implies `--xla_gpu_exclude_nondeterministic_ops` (openxla/xla#12520).
     """
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".lstrip()

@@ -1,7 +1,7 @@
-"""Compiled programs are kept between runs: the first step of a model seen before waits seconds less for XLA.
+"""JAX's persistent compilation cache, so that XLA compiles a program only in the first run that needs it.
 
-What is kept is machine code that a later run executes. So it lies where nobody but the user can write, and apart for
-each processor: code for one may crash on another. Only the program does this; `import jaxllm` changes nothing.
+The cache holds machine code that later runs execute. So its folder is writable by the user only, with a subfolder for
+each processor, because code for one may crash on another. Only the program enables it; `import jaxllm` does not.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ import jax
 import jaxlib
 
 VARIABLE = "JAXLLM_COMPILE_CACHE"  # "off", or a folder
-MOST_BYTES = 2**30  # kept; JAX's own bound would need another package
-DAMAGED = "Error reading persistent compilation cache entry"  # as JAX begins its warning
+MOST_BYTES = 2**30  # of the cache; JAX's own limit needs another package
+DAMAGED = "Error reading persistent compilation cache entry"  # the start of JAX's warning
 
 
 def keep_compiled() -> None:
-    """Have JAX keep what it compiles, unless VARIABLE is "off"; where JAX has been given a folder, that one is used.
+    """Enable the cache, unless VARIABLE is "off". If JAX has a folder configured, that folder is used.
 
-    Nothing is kept where JAX would print errors about it (`doubts_its_own`).
+    The cache stays off where JAX would print errors about it (`doubts_its_own`).
     """
     place = os.environ.get(VARIABLE) or default_place()
     if place == "off" or jax.config.jax_compilation_cache_dir or doubts_its_own():
@@ -42,28 +42,28 @@ def keep_compiled() -> None:
 
 
 def default_place() -> str:
-    """The user's folder for what can be made anew."""
+    """A folder in the user's folder for caches."""
     caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(caches), "jaxllm", "xla")
 
 
 def machine_key() -> str:
-    """Different wherever compiled code may not run: another JAX, system or processor."""
+    """A key of this JAX, system and processor; compiled code may not run under another key."""
     machine = [jax.__version__, jaxlib.__version__, platform.system(), platform.machine(), *_processor()]
     return hashlib.sha256("\n".join(machine).encode()).hexdigest()[:16]
 
 
 def doubts_its_own() -> bool:
-    """Whether this JAX takes what it has compiled on this processor for another one's.
+    """Whether this JAX takes programs that it has compiled on this processor for another processor's.
 
-    Before 0.11 it looks for LLVM's +prefer-no-gather, which is a choice for Intel's processors, among the processor's
+    Before 0.11 it looks for LLVM's tuning flag +prefer-no-gather, set for Intel's processors, among the processor's
     features, and prints an error of several lines for each program that it reads (jax-ml/jax#38445).
     """
     return jax.__version_info__ < (0, 11) and any("GenuineIntel" in line for line in _processor())
 
 
 def _processor() -> list[str]:
-    """Name and features, as Linux lists them for each core: the names of the lines on x86 and on ARM."""
+    """The processor's name and features: on Linux the lines of x86 or ARM, elsewhere the name that Python knows."""
     names = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "Features")
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -73,7 +73,7 @@ def _processor() -> list[str]:
 
 
 def make_private(folder: Path) -> str:
-    """Make the folder, for its owner only. Returns why it cannot be trusted, "" if it can."""
+    """Create the folder for its owner only. Returns why it cannot be trusted, "" if it can."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -88,7 +88,7 @@ def make_private(folder: Path) -> str:
 
 
 def drop_oldest(folder: Path, most_bytes: int) -> None:
-    """Delete the files that were longest not used, until the rest fit. Another run may be doing the same."""
+    """Delete the least recently used files until the rest fit. Another run may be doing the same."""
     files = []
     for path in folder.rglob("*"):
         try:
@@ -106,9 +106,9 @@ def drop_oldest(folder: Path, most_bytes: int) -> None:
 
 
 def empty_when_damaged(folder: Path) -> None:
-    """At JAX's warning of an entry that it cannot read, delete all.
+    """Delete all entries when JAX warns of one that it cannot read.
 
-    JAX then compiles, and the run goes on; but it never replaces an entry and would warn in every run to come.
+    JAX then compiles the program, but it never replaces an entry and would warn in every later run.
     """
     show = warnings.showwarning
 
@@ -118,7 +118,7 @@ def empty_when_damaged(folder: Path) -> None:
         entries = [path for path in folder.iterdir() if path.is_file()]
         for path in entries:
             _delete(path)
-        print(f"note: of the compiled programs in {folder} one was damaged; all {len(entries)} are compiled anew.",
+        print(f"note: of the compiled programs in {folder} one was damaged; all {len(entries)} are compiled again.",
               file=sys.stderr)  # fmt: skip
 
     warnings.showwarning = showwarning
@@ -127,5 +127,5 @@ def empty_when_damaged(folder: Path) -> None:
 def _delete(path: Path) -> None:
     try:
         path.unlink()
-    except OSError:  # gone already
+    except OSError:  # already deleted
         pass

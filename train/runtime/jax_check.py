@@ -1,8 +1,7 @@
-"""A JAX that computes wrong numbers is refused before a run begins, by two small sums whose values are known.
+"""Refuse a JAX that computes wrong numbers before a run begins, by two small sums whose values are known.
 
-The package's requirements leave out the versions known to be wrong, but they bind an installer only while it installs
-this package. Numbers tell of whatever build is there: jaxlib 0.10.2 gives both of these sums wrong on a CPU, by 0.2 and
-up to 5 per cent, and says nothing.
+The package's requirements exclude the versions known to be wrong, but an installer may replace JAX later. The sums test
+the build that is installed: jaxlib 0.10.2 silently computes both of them wrong on a CPU.
 """
 
 from functools import cache
@@ -15,21 +14,21 @@ from jax import Array, lax
 from jaxllm.utils.errors import InputError
 
 REMEDY = "install jax>=0.12 on Python 3.12 or newer, 0.10.1 on 3.11"
-# jaxlib on a CPU, where no short computation tells.
+# jaxlib on a CPU, for faults that no short computation shows.
 KNOWN_WRONG = {"0.11.0": "returns different bits from call to call (jax-ml/jax#39741)"}
 
-ROWS = 32_769  # the fewest for which jaxlib 0.10.2 is wrong in float32
+ROWS = 32_769  # the fewest rows for which jaxlib 0.10.2 is wrong in float32
 SHAPE = (2, 1024, 1024)
-CALLS = 5  # of jaxlib 0.10.2's sums of ones nine in ten were wrong, on a busy machine one in four (2 cores)
+CALLS = 5  # jaxlib 0.10.2's sum of ones is wrong in some calls only
 SQUARE = float(ROWS - 1) ** 2  # a power of two, exact in any precision a backend may choose for products
 SUM = float(np.prod(SHAPE))
 
 
 @cache
 def check_jax() -> None:
-    """Compute on the default backend what is known, once a process; its first computation may be this one.
+    """Compute the two sums on the default backend, once per process. It may be the first computation of JAX.
 
-    Raises InputError, one sentence: which JAX computes what as which number, and which versions to install.
+    Raises InputError that names the versions, the wrong number, and the versions to install.
     """
     fault = known_fault(jaxlib.__version__, jax.default_backend()) or computed_fault()
     if fault:
@@ -39,7 +38,7 @@ def check_jax() -> None:
 
 
 def known_fault(version: str, backend: str) -> str:
-    """What this version of jaxlib is known to do wrong there, "" if nothing is known."""
+    """What this version of jaxlib is known to compute wrong on that backend, "" if nothing is known."""
     return KNOWN_WRONG.get(version, "") if backend == "cpu" else ""
 
 
@@ -55,7 +54,7 @@ def computed_fault() -> str:
 
 
 def compute() -> tuple[float, float]:
-    """What has to be SQUARE and SUM. Arguments, not constants: those XLA would add up while it compiles."""
+    """The values that must be SQUARE and SUM. The arrays are arguments, because XLA would fold constants."""
     rows = np.zeros((ROWS, 3), np.float32)
     rows[:, 0] = np.arange(ROWS)
     squares, total = _sums(rows, np.eye(3, dtype=np.float32), np.ones((*SHAPE[1:-1], 1), np.float32))
@@ -66,7 +65,7 @@ def compute() -> tuple[float, float]:
 def _sums(rows: Array, matrix: Array, ones: Array) -> tuple[Array, Array]:
     """The squared lengths of the rows [N, 3] after a rotation [3, 3], and the sum of ones [.., 1] spread to SHAPE.
 
-    In operations of XLA, because tracing `jax.vmap` and `jax.numpy` took most of the check's time.
+    Written in operations of XLA, because tracing `jax.vmap` and `jax.numpy` takes longer than the computation.
     """
     rotated = lax.dot_general(matrix, rows, (((1,), (1,)), ((), ())))
     spread = lax.broadcast_in_dim(ones, SHAPE, (1, 2))

@@ -1,43 +1,41 @@
 """Where the time of a training step goes: `jaxllm train CONFIG --profile N`.
 
-JAX records what ran and when (a trace), XLA's text of the compiled program knows which line of Python each operation
-came from; both name an operation alike, so that the two can be joined. `profile_table` does that and runs nothing.
+JAX records what ran and when (a trace). XLA's text of the compiled program says which line of Python each operation
+came from. Both use the same names of operations, so `profile_table` joins the two; it runs nothing.
 """
 
 import gzip
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax.stages import Compiled
-from jax.typing import ArrayLike
 
-from ..step import Metrics, Step, TrainState
-
-WARM_UP = 2  # steps before the first one recorded: they find memory cold
+WARM_UP = 2  # steps before the first recorded one: their memory and caches are cold
 ROWS = 20  # printed
-MOST_EVENTS = 1_000_000  # XLA leaves out of a trace.json.gz whatever comes after so many
+MOST_EVENTS = 1_000_000  # XLA writes no more into a trace.json.gz
 NOWHERE = "not in any operation"
-CONTAINERS = ("while", "conditional", "call")  # what happens in them is recorded by itself
+CONTAINERS = ("while", "conditional", "call")  # operations inside them are recorded as well
 
 Event = dict[str, Any]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Row:
+class ProfileRow:
     """Operations of one kind from one line of the source."""
 
-    ms: float  # of a step
+    ms: float  # per step
     share: float  # of the step's time
-    calls: float  # in a step
+    calls: float  # per step
     kind: str  # "dot", "broadcast_multiply_fusion"; NOWHERE
-    source: str  # "jaxllm/layers.py:41 _product_forward", the path of names where no line is known
+    source: str  # "jaxllm/layers.py:41 _product_forward"; the path of names where no line is known
 
 
 class Span(NamedTuple):
@@ -49,12 +47,12 @@ class Span(NamedTuple):
     program: str
 
 
-def profile_table(trace_events: Sequence[Event], hlo_text: str, n_steps: int) -> list[Row]:
-    """What `n_steps` steps of the compiled program were spent on, the longest first and NOWHERE last.
+def profile_table(trace_events: Sequence[Event], hlo_text: str, n_steps: int) -> list[ProfileRow]:
+    """The time of `n_steps` steps of the compiled program by operation, the longest first and NOWHERE last.
 
     Operations overlap: while several run, each is given an equal part of the time, so the rows add up to the time from
-    the begin of the first operation to the end of the last. Programs other than that of the text (an evaluation that
-    fell between two steps) get a row each. Empty if no operation was recorded, or none that took any time.
+    the start of the first operation to the end of the last. Other programs, such as an evaluation between two steps,
+    get a row each. Empty if no operation was recorded, or none that took any time.
     """
     operations = read_operations(hlo_text)
     program = re.sub(r"HloModule ([^\s,]+).*", r"\1", hlo_text.split("\n", 1)[0])
@@ -74,16 +72,17 @@ def profile_table(trace_events: Sequence[Event], hlo_text: str, n_steps: int) ->
     for span, us in zip(spans, shared_time(spans), strict=True):
         time[row_of(span)] += us
         calls[row_of(span)] += 1
-    rows = [Row(us / 1e3 / n_steps, us / total, calls[key] / n_steps, *key) for key, us in time.items()]
+    rows = [ProfileRow(us / 1e3 / n_steps, us / total, calls[key] / n_steps, *key) for key, us in time.items()]
     idle = total - sum(time.values())
-    return sorted(rows, key=lambda row: -row.ms) + [Row(idle / 1e3 / n_steps, idle / total, 0, NOWHERE, "")]
+    return sorted(rows, key=lambda row: -row.ms) + [ProfileRow(idle / 1e3 / n_steps, idle / total, 0, NOWHERE, "")]
 
 
 def recorded(events: Iterable[Event]) -> list[Span]:
-    """The operations in a trace: those on the streams of an accelerator where there is one, else the CPU's.
+    """The operations in a trace: those on the streams of an accelerator if there is one, else the CPU's.
 
-    On a CPU a matrix product's own event covers its start only, other threads finish it; a second event, "end: dot.7",
-    tells when that was. On a GPU the same times are there twice, on rows derived from the streams, which are not read.
+    On a CPU the event of a matrix product covers its start only, and other threads finish it; a second event, such as
+    "end: dot.7", marks its end. On a GPU the trace has the same times again on rows derived from the streams; those
+    are not read.
     """
     events = list(events)
     names = {(e["name"], e.get("pid"), e.get("tid")): e["args"]["name"] for e in events if e.get("ph") == "M"
@@ -109,9 +108,9 @@ def _span(event: Event) -> Span:
 
 
 def shared_time(spans: Sequence[Span]) -> list[float]:
-    """Microseconds of each span, where every moment is divided evenly among the spans that it lies in.
+    """Microseconds of each span, where every moment is divided evenly among the spans that contain it.
 
-    No moment lies in a span of no length.
+    A span of no length gets 0.
     """
     lasting = [(i, s) for i, s in enumerate(spans) if s.end > s.begin]
     edges = sorted(edge for i, s in lasting for edge in ((s.begin, 1, i), (s.end, 0, i)))
@@ -125,7 +124,7 @@ def shared_time(spans: Sequence[Span]) -> list[float]:
 
 
 def read_operations(hlo_text: str) -> dict[str, tuple[str, str]]:
-    """name -> (opcode, source) of the instructions in XLA's text."""
+    """Returns name -> (opcode, source) of the instructions in XLA's text."""
     frames = _Frames(hlo_text)
     operations = {}
     for name, rest in re.findall(r"^ *(?:ROOT )?%([\w.\-]+) = (.*)$", hlo_text, re.MULTILINE):
@@ -142,7 +141,7 @@ def read_operations(hlo_text: str) -> dict[str, tuple[str, str]]:
 
 
 class _Frames:
-    """The tables at the head of the text: a frame is a place in a file and the frame that called it."""
+    """The tables at the top of XLA's text: a frame is a place in a file and the frame that called it."""
 
     def __init__(self, hlo_text: str) -> None:
         def table(name: str, row: str) -> dict[int, tuple[str, ...]]:
@@ -156,7 +155,7 @@ class _Frames:
         self._frames = table("StackFrames", r"{file_location_id=(\d+) parent_frame_id=(\d+)")
 
     def innermost(self, frame: int) -> str:
-        """`jaxllm/layers.py:41 _product_forward`, the place in our own code nearest to the operation; "" if none is."""
+        """`jaxllm/layers.py:41 _product_forward`, the innermost place in jaxllm or the user's code; "" if none."""
         while frame in self._frames:
             place, parent = map(int, self._frames[frame])
             file, function, line = map(int, self._places[place])
@@ -168,19 +167,19 @@ class _Frames:
 
 
 def _ours(file: str) -> bool:
-    """Whether it is jaxllm's or the user's: not Python's and not another package's."""
+    """Whether the file is jaxllm's or the user's, not Python's or another package's."""
     package = re.search(r"/(?:site|dist)-packages/(.*)", file)
     if package:
-        return package[1].startswith(("jaxllm/", "train/"))
+        return package[1].startswith(("jaxllm/", "jaxllm_train/"))
     return not file.startswith("<") and not re.search(r"/lib/python3\.\d+/", file)
 
 
 def _short(file: str) -> str:
-    return re.sub(r".*/(?=(?:jaxllm|train)/)", "", file)
+    return re.sub(r".*/(?=(?:jaxllm|train|jaxllm_train)/)", "", file)
 
 
-def describe_table(rows: Sequence[Row], n_steps: int) -> list[str]:
-    """The lines that are printed."""
+def describe_table(rows: Sequence[ProfileRow], n_steps: int) -> list[str]:
+    """The lines to be printed."""
     if not rows:
         return ["the trace holds no operation, so there is no table"]
     first, rest, nowhere = rows[:-1][:ROWS], rows[:-1][ROWS:], rows[-1]
@@ -198,10 +197,10 @@ def describe_table(rows: Sequence[Row], n_steps: int) -> list[str]:
 
 @contextmanager
 def profiled(n_steps: int | None, folder: Path) -> Iterator["Recorder"]:
-    """Yields a Recorder of `n_steps` steps; None: of none.
+    """Yields a Recorder of `n_steps` steps; of none for None.
 
-    What is to be recorded is compiled in here, with its source lines as part of the key under which JAX keeps it: a
-    program kept from an earlier day may carry the lines of that day.
+    Compile what is to be recorded within it. Source lines are then part of the key of JAX's compilation cache; a
+    cached program could otherwise carry the line numbers of older code.
     """
     recorder = Recorder(n_steps or 0, folder)
     lines_in_key = jax.config.jax_compilation_cache_include_metadata_in_key
@@ -214,24 +213,23 @@ def profiled(n_steps: int | None, folder: Path) -> Iterator["Recorder"]:
 
 
 class Recorder:
-    """Takes the steps and records them from step WARM_UP + 1 on; once `complete`, `show` prints the table."""
+    """Calls the steps and records them from call WARM_UP + 1 on; once `complete`, `show` prints the table."""
 
     def __init__(self, n_steps: int, folder: Path) -> None:
         self._n_steps, self._folder = n_steps, folder
         self._calls = 0
         self._recording = False
 
-    def __call__(
-        self, step: Step, state: TrainState, inputs: ArrayLike, targets: ArrayLike
-    ) -> tuple[TrainState, Metrics]:
+    def __call__(self, step: Callable[..., Result], *arguments: Any) -> Result:
+        """Returns `step(*arguments)`."""
         self._calls += 1
         if self._n_steps and self._calls == WARM_UP + 1:
-            jax.block_until_ready(state)
+            jax.block_until_ready(arguments)
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # Python's calls would fill the trace
+            options.python_tracer_level = 0  # Python's calls would fill up the trace
             jax.profiler.start_trace(self._folder, profiler_options=options)
             self._recording = True
-        return step(state, inputs, targets)
+        return step(*arguments)
 
     @property
     def complete(self) -> bool:
@@ -239,14 +237,14 @@ class Recorder:
         return self._recording and self._calls == WARM_UP + self._n_steps
 
     def stop(self) -> None:
-        """Write the trace, also that of an interrupted run."""
+        """Write the trace, also of an interrupted run."""
         if self._recording:
             self._recording = False
             jax.profiler.stop_trace()
 
-    def show(self, step: Compiled, state: TrainState) -> None:
-        """Stop and print where the time of the step went, whose last state this is."""
-        jax.block_until_ready(state)
+    def show(self, step: Compiled, result: Any) -> None:
+        """Wait for the step's last result, stop, and print where the time of the step went."""
+        jax.block_until_ready(result)
         self.stop()
         newest = max(self._folder.glob("plugins/profile/*/*.trace.json.gz"), key=lambda path: path.stat().st_mtime)
         with gzip.open(newest, "rt", encoding="utf-8") as file:

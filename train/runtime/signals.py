@@ -1,7 +1,7 @@
-"""Ending a run by a signal: the first SIGINT or SIGTERM asks for it, a second one ends the process at once.
+"""Ending a run by a signal: the first SIGINT or SIGTERM requests it, the second ends the process at once.
 
-A Python handler runs only when the interpreter gets its turn, which during a long step it does not; so a thread reads
-the signals from a pipe, into which the C handler writes them the moment they come.
+A Python handler runs only between bytecodes, so not during a long step. Instead, the C handler writes each signal to a
+pipe as it arrives, and a thread reads the pipe.
 """
 
 import os
@@ -14,7 +14,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether the run was asked to end, and by what."""
+    """True once a signal has asked the run to end; `by` is that signal."""
 
     by: signal.Signals | None = None
 
@@ -24,19 +24,20 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Within it the first signal sets what is yielded; the second ends the process with exit code 128 + its number.
+    """Yields a Stop, which the first signal sets; the second ends the process with exit code 128 + its number.
 
-    Outside the main thread, where Python allows no handlers, nothing is changed.
+    Outside the main thread, where Python allows no handlers, signals are left as they are.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    # What is ignored, as in a shell's background job, stays so.
-    heard = [number for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
-    handlers = {number: signal.signal(number, lambda *_: None) for number in heard}
+    if hasattr(os, "set_blocking"):  # Python 3.11 on Windows has none, and needs none there
+        os.set_blocking(writer, False)
+    # A signal that is ignored, as in a shell's background job, stays ignored.
+    handled = [number for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
+    handlers = {number: signal.signal(number, lambda *_: None) for number in handled}
     wakeup = signal.set_wakeup_fd(writer)
     threading.Thread(target=_listen, args=(reader, stop), daemon=True).start()
     try:
@@ -45,16 +46,17 @@ def stoppable() -> Iterator[Stop]:
         signal.set_wakeup_fd(wakeup)
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        os.close(writer)  # which ends the thread
+        os.close(writer)  # ends the thread
 
 
 def _listen(reader: int, stop: Stop) -> None:
     with open(reader, "rb", buffering=0) as pipe:
-        while came := pipe.read(1):
-            if came[0] not in HANDLED:
+        while received := pipe.read(1):
+            number = received[0]
+            if number not in HANDLED:
                 continue
             if stop:
-                os._exit(128 + came[0])
-            stop.by = signal.Signals(came[0])
-            with suppress(OSError):  # standard error may be gone
+                os._exit(128 + number)
+            stop.by = signal.Signals(number)
+            with suppress(OSError):  # standard error may be closed
                 os.write(2, f"{stop.by.name}: ending after this step; once more ends at once\n".encode())

@@ -33,7 +33,7 @@ MUTATIONS = [
     Mutation("a space before other parts than said", "jaxllm/tokenizers/sentencepiece.py", '(first or self.prefix != "first")', '(first or self.prefix == "first")', "tokenizers/test_sentencepiece.py::test_what_is_put_before"),
     Mutation("equally frequent pairs by first occurrence", "jaxllm/tokenizers/textbook.py", "key=lambda pair: (-counts[pair], pair)", "key=lambda pair: -counts[pair]", FAST_TRAINER),
     Mutation("special tokens not marked", "jaxllm/tokenizers/listing.py", '" special"', '""', "tokenizers/test_exchange.py::test_a_vocabulary_to_read"),
-    Mutation("no process at all", "jaxllm/utils/processes.py", "if not 1 <= processes <= 1024:", "if not 0 <= processes <= 1024:", "tokenizers/test_splitting.py::test_the_number_of_processes_is_checked[0]", "ValueError"),
+    Mutation("no process at all", "jaxllm/utils/processes.py", "if not 1 <= processes <= MOST_PROCESSES:", "if not 0 <= processes <= MOST_PROCESSES:", "tokenizers/test_splitting.py::test_the_number_of_processes_is_checked[0]", "ValueError"),
     Mutation("no normal form in tokenizer.json", "jaxllm/tokenizers/formats/write_tokenizer_json.py", '{"type": tokenizer.normalization} if tokenizer.normalization else None', "None", "pretrained/test_hf_tokenizer.py::test_a_folder_written_and_read"),
     Mutation("files of a folder in reverse", FOLDERS, "key=lambda entry: entry.name)", "key=lambda entry: entry.name, reverse=True)", "data/test_data.py::test_a_file_and_a_folder"),
     Mutation("targets that are the inputs", "jaxllm/data/windows.py", "ids[positions + 1]", "ids[positions]", "data/test_data.py::test_pairs_are_windows_and_their_successors"),

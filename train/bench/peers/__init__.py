@@ -1,4 +1,6 @@
-"""Other people's GPTs behind `jaxllm bench`: scripts for a Python that has PyTorch, and not jaxllm.
+"""Peers of `jaxllm bench`: scripts for a Python that has PyTorch and need not have jaxllm.
 
-Each is started by its path, so these files import only one another, NumPy, PyTorch and the peer.
+`nanogpt` and `hf` train, `nanogpt_writer` and `hf_writer` generate; `torch_worker` and `torch_writer` are what they
+share, and `protocol` is what every process that is timed shares, ours included. Each script is started by its path, so
+these files import only one another, NumPy, PyTorch and the peer.
 """

@@ -5,14 +5,14 @@ from typing import Any
 import transformers
 from protocol import Job, serve
 from torch.nn.functional import cross_entropy
-from torch_worker import Loss, TorchTrainee
+from torch_worker import Loss, TorchTraining
 
 
-class Trainee(TorchTrainee):
-    """Says which transformers it is."""
+class TransformersTraining(TorchTraining):
+    """A TorchTraining that adds the version of transformers."""
 
     def about(self, first_step_s: float) -> dict[str, Any]:
-        """As `protocol.Trainee` says."""
+        """As `protocol.TrainSide` says."""
         about = super().about(first_step_s)
         about["versions"]["transformers"] = transformers.__version__
         return about
@@ -29,9 +29,9 @@ def make(job: Job) -> Any:
 
 
 def loss(model: Any) -> Loss:
-    """From its logits: left to itself it shifts the targets once more and loses one a window."""
+    """From its logits: its own loss would shift the targets once more and lose one per window."""
     return lambda inputs, targets: cross_entropy(model(inputs).logits.flatten(0, 1), targets.flatten())
 
 
 if __name__ == "__main__":
-    serve(lambda job: Trainee(job, make, loss, transpose=False))
+    serve(lambda job: TransformersTraining(job, make, loss, transpose=False))

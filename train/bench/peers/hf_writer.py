@@ -5,29 +5,29 @@ from typing import Any
 import torch
 import transformers
 from hf import make
-from protocol import Job, serve_writer
-from torch_writer import TorchWriter
+from protocol import Job, serve_generation
+from torch_writer import TorchGeneration
 
 
-class Writer(TorchWriter):
-    """Says which transformers it is."""
+class TransformersGeneration(TorchGeneration):
+    """A TorchGeneration that adds the version of transformers."""
 
     def about(self) -> dict[str, Any]:
-        """As `protocol.Writer` says."""
+        """As `protocol.GenerateSide` says."""
         about = super().about()
         about["versions"]["transformers"] = transformers.__version__
         return about
 
 
-def make_for_writing(job: Job) -> Any:
-    """No token ends a text: with one, it would have to be forbidden, and both sides are to choose among all."""
+def make_for_generation(job: Job) -> Any:
+    """The model without an end token, because both sides choose among all tokens and end no text early."""
     model = make(job)
     model.generation_config.eos_token_id = None
     return model
 
 
 def continue_(model: Any, prompts: Any, n: int) -> Any:
-    """Greedily, through its key/value cache; the mask, because it would take the padding token for no token."""
+    """Greedily, with its key/value cache. The mask keeps it from ignoring the padding token in prompts."""
     return model.generate(
         prompts, attention_mask=torch.ones_like(prompts), do_sample=False, use_cache=True, max_new_tokens=n,
         pad_token_id=0,
@@ -35,4 +35,4 @@ def continue_(model: Any, prompts: Any, n: int) -> Any:
 
 
 if __name__ == "__main__":
-    serve_writer(lambda job: Writer(job, make_for_writing, continue_, transpose=False))
+    serve_generation(lambda job: TransformersGeneration(job, make_for_generation, continue_, transpose=False))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol import Job, serve
-from torch_worker import Loss, TorchTrainee
+from torch_worker import Loss, TorchTraining
 
 
 def make(job: Job) -> Any:
@@ -26,9 +26,9 @@ def make(job: Job) -> Any:
 
 
 def loss(model: Any) -> Loss:
-    """It computes its own."""
+    """The loss that the model computes."""
     return lambda inputs, targets: model(inputs, targets)[1]
 
 
 if __name__ == "__main__":
-    serve(lambda job: TorchTrainee(job, make, loss, transpose=True))
+    serve(lambda job: TorchTraining(job, make, loss, transpose=True))

@@ -1,16 +1,16 @@
-"""GPT.generate of karpathy/nanoGPT, which keeps no cache, behind `jaxllm bench generate`."""
+"""GPT.generate of karpathy/nanoGPT, which has no key/value cache, behind `jaxllm bench generate`."""
 
 from typing import Any
 
 from nanogpt import make
-from protocol import serve_writer
-from torch_writer import TorchWriter
+from protocol import serve_generation
+from torch_writer import TorchGeneration
 
 
 def continue_(model: Any, prompts: Any, n: int) -> Any:
-    """A draw from the most likely token alone."""
+    """A draw from the most likely token only, which is greedy."""
     return model.generate(prompts, n, temperature=1.0, top_k=1)
 
 
 if __name__ == "__main__":
-    serve_writer(lambda job: TorchWriter(job, make, continue_, transpose=True))
+    serve_generation(lambda job: TorchGeneration(job, make, continue_, transpose=True))

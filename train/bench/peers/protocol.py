@@ -1,14 +1,13 @@
-"""What a process that is timed says and hears: JSON, one object a line, over its standard input and output.
+"""The messages of a process that is timed: JSON, one object a line, over its standard input and output.
 
-The first line it hears is the job. It builds, takes the first step and answers with what there is to say about it; then
-{"rates": [...]} asks for a step with each learning rate, and {"stop": true} for the last words. One that generates
-begins with a text, and {"texts": n} asks for as many. Needs NumPy alone.
+The first message is the job. The process builds its model, takes the first step and answers with a description. Then
+{"rates": [...]} asks for a step with each learning rate, and {"stop": true} for the final answer. A process that
+generates begins with one text, and {"texts": n} asks for n more. Only NumPy is needed.
 """
 
 import json
 import os
 import queue
-import resource
 import sys
 import threading
 import time
@@ -20,21 +19,22 @@ import numpy as np
 Job = dict[str, Any]
 
 
-class Trainee(Protocol):
+class TrainSide(Protocol):
     """A model and its optimizer, on one side of a bench."""
 
-    weights_s: float  # spent on handing weights over, which is no part of its start
+    weights_s: float  # seconds spent on handing weights over, which do not count as its start
 
     def step(self, tokens: np.ndarray, rate: float) -> float:
-        """One optimizer step on tokens [B, T + 1] with that learning rate; the loss, once all is computed."""
+        """One optimizer step on tokens [B, T + 1] with that learning rate; returns the loss when all is computed."""
 
     def about(self, first_step_s: float) -> dict[str, Any]:
-        """Device, versions, number of parameters and `compile_s`, after the first step, which took that long.
+        """Device, versions, number of parameters and `compile_s`, after the first step, which took `first_step_s`.
 
-        Ours compiles while it makes its first state, so the time is that of both."""
+        Ours compiles while it initialises the state, so its `compile_s` includes both.
+        """
 
     def close(self) -> dict[str, Any]:
-        """`peak_bytes`, and whatever else can only be told at the end."""
+        """`peak_bytes`, and other figures that are known only at the end."""
 
 
 def draw_tokens(job: Job, step: int) -> np.ndarray:
@@ -44,47 +44,49 @@ def draw_tokens(job: Job, step: int) -> np.ndarray:
     return rng.integers(job["model"]["vocab_size"], size=shape).astype(np.int32)
 
 
-def serve(build: Callable[[Job], Trainee]) -> None:
-    """Build what the job asks for and take steps until told to stop."""
-    answer, messages = _converse()
+def serve(build: Callable[[Job], TrainSide]) -> None:
+    """Build a side for the job, and take steps until a message says stop."""
+    answer, messages = _connect()
     job = messages.get()
-    trainee = build(job)
-    seconds, loss = _timed_step(trainee, job, 0, job["rates"][0])
-    since_start = time.time() - job["spawned"] - trainee.weights_s
-    answer({"first_step_s": since_start, "loss": loss, **trainee.about(seconds)})
+    side = build(job)
+    seconds, loss = _timed_step(side, job, 0, job["rates"][0])
+    since_start = time.time() - job["spawned"] - side.weights_s
+    answer({"first_step_s": since_start, "loss": loss, **side.about(seconds)})
     done = 1
     while "stop" not in (message := messages.get()):
-        steps = [_timed_step(trainee, job, done + i, rate) for i, rate in enumerate(message["rates"])]
+        steps = [_timed_step(side, job, done + i, rate) for i, rate in enumerate(message["rates"])]
         done += len(steps)
         answer({"seconds": [s for s, _ in steps], "losses": [loss for _, loss in steps]})
-    answer(trainee.close())
+    answer(side.close())
 
 
-def _timed_step(trainee: Trainee, job: Job, step: int, rate: float) -> tuple[float, float]:
-    """Seconds and loss; drawing the tokens is not timed, bringing them to the device is."""
+def _timed_step(side: TrainSide, job: Job, step: int, rate: float) -> tuple[float, float]:
+    """Seconds and loss. Drawing the tokens is not timed; transferring them to the device is."""
     tokens = draw_tokens(job, step)
     start = time.perf_counter()
-    loss = trainee.step(tokens, rate)
+    loss = side.step(tokens, rate)
     return time.perf_counter() - start, loss
 
 
-class Writer(Protocol):
+class GenerateSide(Protocol):
     """A model that continues prompts with the likeliest tokens, on one side of a bench."""
 
-    weights_s: float  # as of a `Trainee`
+    weights_s: float  # as of a `TrainSide`
 
     def write(self, prompts: np.ndarray) -> tuple[np.ndarray, float]:
-        """Continue prompts [B, P] int32 by as many tokens as the job says: [B, N] int32, and the time.perf_counter() at
-        which the first of them were known."""
+        """Continue prompts [B, P] int32 by the job's number of tokens.
+
+        Returns them, [B, N] int32, and the time.perf_counter() at which the first of them were known.
+        """
 
     def logits(self, prompts: np.ndarray) -> np.ndarray:
-        """From which the first token is chosen: -> [B, V] float32. Not timed."""
+        """The logits of the first token, [B, V] float32. Not timed."""
 
     def about(self) -> dict[str, Any]:
-        """Device, versions and whatever else is known after the first text."""
+        """Device, versions and other figures that are known after the first text."""
 
-    def tell(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Answers what only this side is asked."""
+    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The answer to any other message."""
 
     def close(self) -> dict[str, Any]:
         """`peak_bytes`."""
@@ -96,35 +98,37 @@ def draw_prompts(job: Job) -> np.ndarray:
     return rng.integers(job["model"]["vocab_size"], size=(job["batch_size"], job["prompt_tokens"])).astype(np.int32)
 
 
-def serve_writer(build: Callable[[Job], Writer]) -> None:
-    """Build what the job asks for, write a text and more when asked. job["sample"]: a file to leave the first in, with
-    the logits it began from, or None."""
-    answer, messages = _converse()
+def serve_generation(build: Callable[[Job], GenerateSide]) -> None:
+    """Build a side for the job, write a text, and more when asked.
+
+    job["sample"] is a file in which to save the first text and the logits it began from, or None.
+    """
+    answer, messages = _connect()
     job = messages.get()
-    writer, prompts = build(job), draw_prompts(job)
-    tokens, _ = writer.write(prompts)
-    since_start = time.time() - job["spawned"] - writer.weights_s
+    side, prompts = build(job), draw_prompts(job)
+    tokens, _ = side.write(prompts)
+    since_start = time.time() - job["spawned"] - side.weights_s
     if job["sample"]:
-        np.savez(job["sample"], tokens=tokens, logits=writer.logits(prompts))
-    answer({"first_text_s": since_start, **writer.about()})
+        np.savez(job["sample"], tokens=tokens, logits=side.logits(prompts))
+    answer({"first_text_s": since_start, **side.about()})
     while "stop" not in (message := messages.get()):
-        answer(_timed_texts(writer, prompts, message["texts"]) if "texts" in message else writer.tell(message))
-    answer(writer.close())
+        answer(_timed_texts(side, prompts, message["texts"]) if "texts" in message else side.answer(message))
+    answer(side.close())
 
 
-def _timed_texts(writer: Writer, prompts: np.ndarray, n: int) -> dict[str, list[float]]:
+def _timed_texts(side: GenerateSide, prompts: np.ndarray, n: int) -> dict[str, list[float]]:
     """Seconds to the first tokens and to the whole text, n times."""
     first, whole = [], []
     for _ in range(n):
         start = time.perf_counter()
-        _, middle = writer.write(prompts)
+        _, middle = side.write(prompts)
         whole.append(time.perf_counter() - start)
         first.append(middle - start)
     return {"first_s": first, "seconds": whole}
 
 
-def _converse() -> "tuple[Callable[[dict[str, Any]], None], queue.SimpleQueue[dict[str, Any]]]":
-    """How to answer, and the parent's messages. Whatever a model prints from now on is no answer."""
+def _connect() -> "tuple[Callable[[dict[str, Any]], None], queue.SimpleQueue[dict[str, Any]]]":
+    """A function to answer with, and the parent's messages. From now on standard output is standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -136,11 +140,11 @@ def _converse() -> "tuple[Callable[[dict[str, Any]], None], queue.SimpleQueue[di
 
 
 def _listen() -> "queue.SimpleQueue[dict[str, Any]]":
-    """The parent's messages. When they end, however the parent ended, so does this process, whatever it is at."""
+    """The parent's messages. When they end, for whatever reason, this process ends at once."""
     messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def read() -> None:
-        # Unbuffered: a thread that waits with the lock of sys.stdin would be in the way when Python shuts down.
+        # Unbuffered: a thread that holds the lock of sys.stdin would block Python's shutdown.
         with open(0, "rb", buffering=0, closefd=False) as lines:
             for line in lines:
                 messages.put(json.loads(line))
@@ -151,9 +155,14 @@ def _listen() -> "queue.SimpleQueue[dict[str, Any]]":
 
 
 def peak_memory() -> int:
-    """Most bytes of main memory that this process has held so far."""
+    """The peak of main memory of this process so far, in bytes; 0 where the system does not report it."""
     try:
-        with open("/proc/self/status", encoding="ascii") as lines:  # ru_maxrss would count the parent's, up to the fork
+        with open("/proc/self/status", encoding="ascii") as lines:  # ru_maxrss includes the parent's, up to the fork
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,4 +1,4 @@
-"""What nanoGPT and transformers have in common under PyTorch: GPT-2's names of parameters, and the optimizer step."""
+"""Training by nanoGPT and transformers under PyTorch: GPT-2's names of parameters, and the optimizer step."""
 
 import contextlib
 import platform
@@ -14,7 +14,7 @@ Loss = Callable[[Any, Any], Any]  # inputs and targets [B, T] -> the mean loss
 
 
 def gpt2_names(weights: dict[str, np.ndarray], transpose: bool) -> dict[str, np.ndarray]:
-    """Our names to GPT-2's, where one map makes query, key and value; `transpose` for maps kept [out, in]."""
+    """Our weights by GPT-2's names, with one map for query, key and value; `transpose` is for maps stored [out, in]."""
     names = {"scale": "weight", "bias": "bias", "kernel": "weight"}
     places = {
         "norm_1": "ln_1", "norm_2": "ln_2", "attention/output": "attn.c_proj", "mlp/up": "mlp.c_fc",
@@ -39,10 +39,10 @@ def gpt2_names(weights: dict[str, np.ndarray], transpose: bool) -> dict[str, np.
 
 
 def load_weights(model: Any, path: str, transpose: bool) -> None:
-    """Give the model all its parameters from our .npz; a parameter without a counterpart is an error."""
+    """Copy our .npz into the model's parameters; a parameter without a counterpart is an error."""
     with np.load(path, allow_pickle=False) as file:
         weights = gpt2_names(dict(file), transpose)
-    parameters = dict(model.named_parameters())  # the head, tied, has no entry of its own
+    parameters = dict(model.named_parameters())  # the tied head has no entry
     if parameters.keys() != weights.keys():
         raise SystemExit(f"its parameters are not GPT-2's: {sorted(parameters.keys() ^ weights.keys())}")
     with torch.no_grad():
@@ -50,8 +50,8 @@ def load_weights(model: Any, path: str, transpose: bool) -> None:
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
 
 
-class TorchTrainee:
-    """A `protocol.Trainee`: forward, backward, clipping and AdamW, as nanoGPT's train.py orders them."""
+class TorchTraining:
+    """A `protocol.TrainSide`: forward, backward, clipping and AdamW, as nanoGPT's train.py orders them."""
 
     def __init__(self, job: Job, make: Callable[[Job], Any], loss: Callable[[Any], Loss], transpose: bool) -> None:
         """`make` builds the model, `loss` its loss function from it."""
@@ -67,7 +67,7 @@ class TorchTrainee:
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
             self._loss = torch.compile(self._loss)
-        # nanoGPT has a method for it; the same two groups and, on CUDA, the fused step for the others.
+        # nanoGPT has a method for it. For others: the same two groups and, on CUDA, the fused step.
         configure = getattr(self.model, "configure_optimizers", self._two_groups)
         o = job["optimizer"]
         self._optimizer = configure(o["weight_decay"], o["learning_rate"], (o["beta1"], o["beta2"]), self._device)
@@ -82,14 +82,14 @@ class TorchTrainee:
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **fused)
 
     def step(self, tokens: np.ndarray, rate: float) -> float:
-        """As `protocol.Trainee` says; reading the loss waits for the device."""
+        """As `protocol.TrainSide` says; reading the loss waits for the device."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         batch = torch.from_numpy(tokens).long().to(self._device)
         n = self._train["grad_accumulation"]
         total = torch.zeros((), device=self._device)
-        for micro in batch.chunk(n):
-            inputs, targets = micro[:, :-1].contiguous(), micro[:, 1:].contiguous()
+        for microbatch in batch.chunk(n):
+            inputs, targets = microbatch[:, :-1].contiguous(), microbatch[:, 1:].contiguous()
             with self._precision():
                 loss = self._loss(inputs, targets) / n
             loss.backward()
@@ -105,7 +105,7 @@ class TorchTrainee:
         return contextlib.nullcontext()
 
     def about(self, first_step_s: float) -> dict[str, Any]:
-        """As `protocol.Trainee` says; on CUDA the first step is the one that compiles."""
+        """As `protocol.TrainSide` says; on CUDA the first step is the one that compiles."""
         cuda = self._device == "cuda"
         return {
             "compile_s": first_step_s if cuda else 0.0,
@@ -114,12 +114,12 @@ class TorchTrainee:
         }
 
     def close(self) -> dict[str, Any]:
-        """As `protocol.Trainee` says."""
+        """As `protocol.TrainSide` says."""
         return {"peak_bytes": most_memory(self._device)}
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The device by name, and versions."""
+    """The device's name, and versions."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
@@ -127,12 +127,12 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def most_memory(device: str) -> int:
-    """Most bytes held so far, on that device."""
+    """The peak of allocated bytes on that device so far."""
     return torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory()
 
 
 def device_of(platform: str) -> str:
-    """PyTorch's name of the device that the other side runs on."""
+    """PyTorch's name of the device that jaxllm runs on."""
     if platform == "cpu":
         return "cpu"
     if not torch.cuda.is_available():
