@@ -35,6 +35,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "house/test_imports.py": (),
     "house/test_layering.py": (),
     "house/test_mutations.py": (),
+    "house/test_names.py": (),
     "house/test_readme.py": ("test_commands", "test_what_it_names", "test_the_tests", "test_every"),
     "house/test_quick.py": (),
 }
