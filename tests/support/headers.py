@@ -1,4 +1,4 @@
-"""Weight files built by hand, for tests of their readers and as seeds for fuzzing."""
+"""Files of weights built by hand, for the tests of their readers and as seeds of the fuzzing."""
 
 import json
 import struct
@@ -23,7 +23,7 @@ STRING, ARRAY = 8, 9
 
 
 def safetensors(header: Any, data: bytes = b"") -> bytes:
-    """A safetensors file with that header, given as bytes or as an object for JSON."""
+    """A file of that header, in JSON unless it is bytes already."""
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(raw)) + raw + data
 
