@@ -55,8 +55,8 @@ METHODS = {
 NAMES = {"torch.load", "builtins.eval", "builtins.exec", "os.system", "os.popen", "subprocess.getoutput"}
 EXPECTED = {
     ("jaxllm/__init__.py", "importlib.import_module"),  # of this package's own modules, by a list in the code
-    ("jaxllm/fast/__init__.py", "importlib.import_module"),  # of this package's own modules, by a function's home
     ("train/bench/peers/nanogpt.py", "spec.loader.exec_module"),  # the user's checkout of nanoGPT, which is to be run
+    ("jaxllm/fast/__init__.py", "importlib.import_module"),  # of this package's own modules, by a function's home
 }
 LOADS = {"np.load", "numpy.load", "jnp.load", "jax.numpy.load"}
 
