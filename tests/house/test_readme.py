@@ -38,7 +38,11 @@ def blocks(language: str) -> list[tuple[str, str]]:
 PYTHON = blocks("python")
 
 
-@pytest.mark.parametrize(("page", "code"), PYTHON, ids=[f"{page}-{i}" for i, (page, _) in enumerate(PYTHON)])
+@pytest.mark.parametrize(
+    ("page", "code"),
+    [pytest.param(*block, marks=pytest.mark.newest if "generate(" in block[1] else []) for block in PYTHON],
+    ids=[f"{page}-{i}" for i, (page, _) in enumerate(PYTHON)],
+)
 def test_python_blocks_run(page: str, code: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
