@@ -1,4 +1,4 @@
-"""A few hundred hostile files for each loader, and the proof that the fuzzing sees every kind of failure."""
+"""A few hundred hostile files for each loader, and a check that the fuzzing notices every kind of failure."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ TOOLS = Path(__file__).parents[1] / "tools"
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """In a new Python: forks of this one would have its threads' locks."""
+    """In a new Python, because forks of this process would inherit its threads' locks."""
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=TOOLS, env=os.environ)
 
 
@@ -49,7 +49,7 @@ from jaxllm import InputError
 
 def odd(message):
     error = InputError("")
-    error.args = (message,)  # as it is, where InputError would have made it fit to print
+    error.args = (message,)  # unchanged, because InputError would make it printable
     return error
 
 def use(folder):
@@ -69,7 +69,7 @@ for fault, (code, message) in FAULTS.items():
 
 
 def test_every_kind_of_failure_is_seen(tmp_path: Path) -> None:
-    """Input 3 of 8 fails, all the others are read; the failing one is kept."""
+    """Input 3 of 8 fails and is kept; all others are read."""
     ran = run("-c", f"FAULTS, FOLDER = {FAULTS!r}, {str(tmp_path)!r}\n{CODE}")
     assert ran.returncode == 0, ran.stdout + ran.stderr
 

@@ -51,18 +51,19 @@ METHODS = {
     "import_module",
     "exec_module",
     "load_module",
-}  # of whatever they are called on
+}  # of any object
 NAMES = {"torch.load", "builtins.eval", "builtins.exec", "os.system", "os.popen", "subprocess.getoutput"}
 EXPECTED = {
     ("jaxllm/fast/__init__.py", "importlib.import_module"),  # likewise, by the names of functions in the code
     ("jaxllm/__init__.py", "importlib.import_module"),  # of this package's own modules, by a list in the code
     ("train/bench/peers/nanogpt.py", "spec.loader.exec_module"),  # the user's checkout of nanoGPT, which is to be run
+    ("jaxllm/fast/__init__.py", "importlib.import_module"),  # of this package's own modules, by a function's home
 }
 LOADS = {"np.load", "numpy.load", "jnp.load", "jax.numpy.load"}
 
 
 def dangers(source: str) -> list[tuple[int, str]]:
-    """What in a Python source can run what a file holds, each with its line; comments and strings are not looked at."""
+    """The line and name of all that can run a file's content in a Python source, comments and strings aside."""
     return [(getattr(node, "lineno", 0), what) for node in ast.walk(ast.parse(source)) for what in _of_node(node)]
 
 
@@ -140,7 +141,7 @@ TOKENIZER = BPETokenizer([bytes([i]) for i in range(256)])
 
 
 class Payload:
-    """Its pickle makes a file, once it is unpickled."""
+    """An object whose pickle creates a file when it is loaded."""
 
     def __init__(self, sentinel: Path) -> None:
         self.sentinel = sentinel
@@ -172,7 +173,7 @@ def open_shards(path: Path) -> None:
     read_index(path.parent)
 
 
-# What a user opens, under which name, and by what.
+# The files that a user opens: their names and their readers.
 OPENED: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "tokenizer": ("tokenizer.json", load_tokenizer),
     "config": ("config.toml", load_config),
@@ -187,7 +188,7 @@ OPENED: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 
 def test_the_payload_works(tmp_path: Path) -> None:
-    """Or the tests below would prove nothing."""
+    """Otherwise the tests below would prove nothing."""
     for name, content in forms(tmp_path / "sentinel").items():
         if name in ("pickle", "text"):
             pickle.loads(content)["weight"].close()
@@ -235,7 +236,7 @@ def hugging_face(vocabulary: dict[str, Any], **more: Any) -> str:
     ids=range(11),
 )  # fmt: skip
 def test_what_fuzzing_has_found(tmp_path: Path, what: str, content: str, message: str) -> None:
-    """Exceptions other than InputError once, or messages of thousands of characters or with a terminal's commands."""
+    """Inputs that once raised another exception than InputError, or gave a message too long or with control characters."""
     name, read = OPENED[what]
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -244,7 +245,7 @@ def test_what_fuzzing_has_found(tmp_path: Path, what: str, content: str, message
 
 
 def test_bytes_that_are_no_text_in_a_setting() -> None:
-    """As the command line has them, from `--set data.source={"\\xff"=1}`."""
+    """Bytes as the command line has them, from `--set data.source={"\\xff"=1}`."""
     with pytest.raises(InputError, match="data.source is .*, which is no valid text"):
         build_config({"data": {"source": {"\udcff": 1.0}}})
 

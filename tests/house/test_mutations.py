@@ -1,4 +1,4 @@
-"""That `tests/tools/mutate.py` still fits the code and the tests; the mutations themselves are run by it alone."""
+"""The mutations of `tests/tools/slips` still fit the code and the tests. Only `tests/tools/mutate.py` runs them."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from slips import MUTATIONS, Mutation, stale
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_text_stands_once_and_every_test_is_there() -> None:
+def test_every_text_occurs_once_and_every_test_exists() -> None:
     assert stale(MUTATIONS) == []
     assert len({(one.file, one.old, one.new) for one in MUTATIONS}) == len(MUTATIONS)
 
@@ -72,7 +72,7 @@ LEFT_OUT = {  # modules without logic of their own, or whose logic no quick test
 }  # fmt: skip
 
 
-def test_every_room_is_broken_somewhere() -> None:
+def test_every_module_is_broken_somewhere() -> None:
     modules = {str(path.relative_to(ROOT)) for name in ("jaxllm", "train") for path in (ROOT / name).rglob("*.py")}
     broken = {one.file for one in MUTATIONS}
     assert modules - broken == LEFT_OUT & modules and not broken & LEFT_OUT

@@ -1,4 +1,4 @@
-"""That a test which hangs fails, and that those after it are run."""
+"""A test that hangs fails, and those after it run."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def test_after_it():
 
 
 def test_a_time_out_ends_a_test_and_the_processes_that_it_waits_for(tmp_path: Path) -> None:
-    """By the settings of the project, in a process of xdist's."""
+    """With the settings of the project, in a worker of xdist."""
     (tmp_path / "test_hanging.py").write_text(HANGING)
     (tmp_path / "begun").write_text("")
     settings = ["-c", str(Path(__file__).parents[2] / "pyproject.toml"), "--rootdir", str(tmp_path)]
@@ -28,7 +28,7 @@ def test_a_time_out_ends_a_test_and_the_processes_that_it_waits_for(tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 1 and "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "Failed: Timeout (>5.0s) from pytest-timeout" in done.stdout
-    if child := (tmp_path / "begun").read_text():  # a busy machine may not have come so far
+    if child := (tmp_path / "begun").read_text():  # on a busy machine it may not have started
         with pytest.raises(ProcessLookupError):
             os.kill(int(child), 0)
 

@@ -1,7 +1,6 @@
-"""Files made hostile: bytes changed at random, and what a format knows of itself changed to what hurts most.
+"""Hostile files: random changes of bytes, and values of JSON, TOML and binary formats replaced by extreme ones.
 
-Atheris and AFL find their way by coverage; here seeds are small and right, and mutations know JSON, TOML and integers
-in binary files, which is enough to reach every rule of these loaders. Each is a function of its generator alone.
+Seeds are small and valid, so that mutations reach every rule of the loaders. A file is a function of its generator alone.
 """
 
 import json
@@ -15,7 +14,7 @@ Rng = np.random.Generator
 
 MOST = 2**16  # bytes of an input
 INTEGERS = [0, 1, 2, 3, 7, 8, 31, 32, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**53, 2**61, 2**62, 2**63 - 1, 2**63, 2**64 - 1]  # fmt: skip
-# Values for JSON and TOML; what one of them does not know is a test of its parser.
+# Values for JSON and TOML. One that is valid in only one of them tests the other's parser.
 VALUES = [
     '""', "0", "1", "-1", "2", "-0.0", "1.5", "1e-400", "1e999", "-1e999", "NaN", "nan", "Infinity", "-inf", "null",
     "true", "false", "[]", "{}", "[[]]", "[{}]", '{"a": 1, "a": 2}', '{"": ""}', '[1, "x", null]', "9" * 30, "9" * 400,
@@ -42,7 +41,7 @@ def mutate_bytes(rng: Rng, seeds: Sequence[bytes]) -> bytes:
 
 
 def _place(rng: Rng, content: bytearray) -> int:
-    """Headers come first, and are worth more."""
+    """A random position; the first 64 bytes, where headers are, are drawn more often."""
     n = len(content) + 1
     return int(rng.integers(min(n, 64) if rng.random() < 0.3 else n))
 
@@ -94,18 +93,18 @@ ACCIDENTS: list[Callable[[Rng, bytearray, Sequence[bytes]], None]] = [_flip, _fl
 
 
 def mutate_json(rng: Rng, content: Any) -> bytes:
-    """The content in JSON, one to three of its values or keys replaced, doubled, added or left out."""
+    """The content as JSON, with one to three of its values or keys replaced, doubled, added or removed."""
     for _ in range(min(3, int(rng.geometric(0.6)))):
         content = _mutated(rng, content)
     return _json(content).encode("utf-8", "surrogatepass")
 
 
 class Raw(str):
-    """A piece of text that stands for a value."""
+    """Text that is written as it is in place of a value."""
 
 
 class Pairs(list[tuple[str, Any]]):
-    """An object whose names may be there twice."""
+    """An object whose names may occur twice."""
 
 
 def _mutated(rng: Rng, value: Any) -> Any:
@@ -152,7 +151,7 @@ def _json(value: Any) -> str:
 
 
 def mutate_lines(rng: Rng, text: str) -> bytes:
-    """Lines `name = value` with values replaced, and lines doubled, left out, moved or made up."""
+    """Lines `name = value` with values replaced, and lines doubled, removed, moved or invented."""
     lines = text.split("\n")
     for _ in range(min(4, int(rng.geometric(0.5)))):
         i, what = int(rng.integers(len(lines))), rng.random()
@@ -170,12 +169,12 @@ def mutate_lines(rng: Rng, text: str) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
 
-# What reads text badly: halves of characters, controls, what joins, what has no width, and runs.
+# Difficult text: surrogates, control characters, combining and zero-width characters, and runs.
 CHARACTERS = ["a", "é", "東", "🙂", "\ud800", "\udfff", "\x00", "\x1c", "\x7f", "\x85", "\r\n", "\n", " ", "\t", "\u00a0", "\u200d", "\u2028", "\u0301", "\ufeff", "\ufffd", "'s", "'", "1", "!", "_", "<|endoftext|>", "--", "\U0010ffff", "ſ", "İ"]  # fmt: skip
 
 
 def hostile_text(rng: Rng, most: int) -> str:
-    """A text of at most so many characters; few are as long, a run of one character or of any."""
+    """A text of at most `most` characters, usually short: a run of one character, or random ones."""
     n = int(rng.integers(most)) if rng.random() < 0.02 else int(rng.geometric(0.03))
     if rng.random() < 0.2:
         return str(pick(rng, CHARACTERS) * n)[:most]
@@ -186,5 +185,5 @@ def hostile_text(rng: Rng, most: int) -> str:
 
 
 def with_length(header: bytes, data: bytes) -> bytes:
-    """A file of safetensors of that header."""
+    """A safetensors file with that header."""
     return struct.pack("<Q", len(header)) + header + data

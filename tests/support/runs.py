@@ -1,4 +1,4 @@
-"""A run small enough to be trained within a test."""
+"""A run small enough to train within a test."""
 
 import io
 import json
@@ -40,7 +40,7 @@ every = 5
 
 
 def write_config(folder: Path) -> Path:
-    """A text of its own and the config, in that folder."""
+    """Write a text and a config that uses it into that folder."""
     (folder / "text.txt").write_text(TEXT)
     config = folder / "tiny.toml"
     config.write_text(f'[data]\nsource = "{folder}/text.txt"\n{TINY}')
@@ -48,7 +48,7 @@ def write_config(folder: Path) -> Path:
 
 
 class Step:
-    """A function in the place of a compiled training step."""
+    """A function in place of a compiled training step."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
@@ -57,7 +57,7 @@ class Step:
         return self.call(state, *batch)
 
     def memory_analysis(self) -> None:
-        """Not known."""
+        """Unknown."""
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def without_times(run: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    """Metrics, samples, parameters and optimizer, to the bit."""
+    """Assert that metrics, samples, parameters and optimizer are equal to the bit."""
     assert without_times(a) == without_times(b)
     assert (a / "samples.txt").read_text() == (b / "samples.txt").read_text()
     ours, theirs = (load_run(folder, with_optimizer=True) for folder in (a, b))
@@ -81,7 +81,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 @contextmanager
 def piped(path: Path) -> Iterator[None]:
-    """Standard output as it is into a pipe: what is written stays in the process until it is flushed."""
+    """Standard output buffered as for a pipe: what is written stays in the process until it is flushed."""
     with open(path, "wb") as file, io.TextIOWrapper(io.BufferedWriter(file.raw, 2**16)) as stream:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "stdout", stream)

@@ -1,9 +1,9 @@
 """Gives every loader hostile files: `python tests/tools/fuzz.py [TARGET ...] [--inputs 100000] [--seed 0]`.
 
-An input is a function of (seed, target, number), so what fails can be made again. It may be read, or refused by an
-InputError of one printable line; any other exception, a second of processor time, or 64 MiB more than the input needs
-is a failure, and so is the end of the process. Inputs run in forks of this process, a few thousand in each, whose
-address space is limited: what would take more memory gets a MemoryError. Exit 1 on a failure.
+An input is a function of (seed, target, number), so a failure can be repeated. An input may be read, or refused by an
+InputError of one printable line. A failure is any other exception, a second of processor time, 64 MiB beyond the input's
+need, or the end of the process. Inputs run in forks of this process, a few thousand in each. Their address space is
+limited, so an allocation beyond it raises a MemoryError. The exit code is 1 on a failure.
 """
 
 import argparse
@@ -27,23 +27,23 @@ from types import FrameType
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # as pytest has them
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the paths that pytest sets
 sys.path.insert(1, str(Path(__file__).parents[1] / "support"))
 from fuzz_targets import TARGETS, Files, Target
 
 from jaxllm import InputError
 
 BATCH = 2000  # inputs of one fork
-MOST_MEMORY = 2**26  # bytes beyond what the process has at its start, and the files
-MOST_SECONDS = 1.0  # of the processor
-STUCK = 30.0  # seconds in which a process comes to no next input
+MOST_MEMORY = 2**26  # bytes beyond the files and what the process has at its start
+MOST_SECONDS = 1.0  # of processor time
+STUCK = 30.0  # seconds without a new input after which a process is killed
 LONGEST_MESSAGE = 2000  # characters
 MOST_FAILURES = 20  # of a target, shown and saved
 RAM = Path("/dev/shm")
 
 
 class Hang(BaseException):
-    """No `except Exception` may take it for its own."""
+    """Raised on a time-out; no `except Exception` catches it."""
 
 
 def _on_time(_signal: int, _frame: FrameType | None) -> None:
@@ -51,22 +51,22 @@ def _on_time(_signal: int, _frame: FrameType | None) -> None:
 
 
 class Progress:
-    """What a fork tells its parent as it goes: four numbers, in memory that both have."""
+    """A fork's progress, as four numbers in memory that it shares with its parent."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 32)
 
-    def tell(self, number: int, loaded: int, slowest: float, peak: float) -> None:
+    def report(self, number: int, loaded: int, slowest: float, peak: float) -> None:
         self._memory[:] = struct.pack("<qqdd", number, loaded, slowest, peak)
 
     def read(self) -> tuple[int, int, float, float]:
-        """The number of the input that is next or under way, how many were read, seconds, MiB."""
+        """The number of the current or next input, the number of inputs read, the most seconds and the most MiB of one."""
         return struct.unpack("<qqdd", self._memory[:])
 
 
 @dataclass
 class Result:
-    """Of a target."""
+    """What fuzzing a target gave."""
 
     inputs: int = 0
     loaded: int = 0
@@ -94,7 +94,7 @@ def write(files: Files, folder: Path) -> None:
 
 @contextmanager
 def written(files: Files, within: Path) -> Iterator[Path]:
-    """A folder of the files, for as long as they are needed."""
+    """A temporary folder with the files."""
     folder = within / "folder"
     folder.mkdir(exist_ok=True)
     write(files, folder)
@@ -103,28 +103,30 @@ def written(files: Files, within: Path) -> Iterator[Path]:
         (folder / name).unlink(missing_ok=True)
 
 
-def told(error: BaseException, what: str = "") -> str:
-    """The end of the traceback, fit to be shown."""
+def printable_traceback(error: BaseException, what: str = "") -> str:
+    """The end of the traceback, printable."""
     lines = "".join(traceback.format_exception(error, limit=-8)).split("\n") + [what]
     return "\n".join("".join(c if c.isprintable() else ascii(c) for c in line)[:300] for line in lines if line)
 
 
 def fault_of(target: Target, folder: Path) -> tuple[bool, str]:
-    """Whether the files were read, and what is wrong with how they were not."""
+    """Whether the files were read, and the fault if they were neither read nor properly refused."""
     try:
         target.use(folder)
         return True, ""
     except InputError as error:
         message = str(error)
         if not message.isprintable() or not message or len(message) > LONGEST_MESSAGE:
-            return False, told(error, f"the message, of {len(message):,} characters, is not one printable line")
+            return False, printable_traceback(
+                error, f"the message, of {len(message):,} characters, is not one printable line"
+            )
         return False, ""
     except BaseException as error:
-        return False, told(error)
+        return False, printable_traceback(error)
 
 
 def run_batch(name: str, seed: int, numbers: range, within: Path, progress: Progress, faults: Path) -> None:
-    """In a process of its own. Faults go into a folder, a file each."""
+    """Run the inputs of these numbers in this process; each fault is written to a file of its own."""
     target = TARGETS[name]
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MOST_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
@@ -132,30 +134,30 @@ def run_batch(name: str, seed: int, numbers: range, within: Path, progress: Prog
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     loaded, slowest = 0, 0.0
     for number in numbers:
-        progress.tell(number, loaded, slowest, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        progress.report(number, loaded, slowest, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
         with written(made(name, seed, number), within) as folder:
             start = time.process_time()
             signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
             try:
                 read, fault = fault_of(target, folder)
-            except Hang as error:  # it came just after the last line
+            except Hang as error:  # raised just after the last line
                 read, fault = False, str(error)
             signal.setitimer(signal.ITIMER_PROF, 0)
             seconds = time.process_time() - start
-        if not fault and seconds > MOST_SECONDS:  # in code that no signal ends
+        if not fault and seconds > MOST_SECONDS:  # in code that no signal interrupts
             fault = f"{seconds:.1f} s of processor time"
         loaded, slowest = loaded + (read and not fault), max(slowest, seconds)
         if fault:
             (faults / str(number)).write_text(fault)
-    progress.tell(numbers.stop, loaded, slowest, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    progress.report(numbers.stop, loaded, slowest, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def fork_batch(name: str, seed: int, numbers: range, within: Path, faults: Path) -> tuple[int, Progress]:
-    """Runs the inputs until all are done or the process ends; the number of the next one, and what it told."""
+    """Run inputs in a fork until all are done or it ends; returns the number of the next input, and the progress."""
     progress = Progress()
-    progress.tell(numbers.start, 0, 0.0, 0.0)
+    progress.report(numbers.start, 0, 0.0, 0.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # JAX warns of forks; its threads have not been started
+        warnings.simplefilter("ignore")  # JAX warns about forks; its threads have not started
         child = os.fork()
     if not child:
         code = 1
@@ -184,9 +186,9 @@ def fork_batch(name: str, seed: int, numbers: range, within: Path, faults: Path)
 
 
 def fuzz(name: str, seed: int, numbers: range, keep: Path) -> Result:
-    """Run a target on the inputs of these numbers; those that fail are kept as `keep/NAME-NUMBER`, with their fault."""
+    """Run a target on the inputs of these numbers. Those that fail are kept in `keep/NAME-NUMBER` with their fault."""
     result = Result()
-    made(name, seed, 0)  # what seeds are made of is then there for every fork
+    made(name, seed, 0)  # makes the seeds once, for all forks
     with tempfile.TemporaryDirectory(dir=RAM if RAM.is_dir() else None) as work:
         faults = Path(work, "faults")
         faults.mkdir()
@@ -212,9 +214,9 @@ def fuzz(name: str, seed: int, numbers: range, keep: Path) -> Result:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Gives every loader hostile files.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
-    parser.add_argument("--inputs", type=int, default=100_000, help="of each target (100000)")
+    parser.add_argument("--inputs", type=int, default=100_000, help="inputs for each target (100000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="number of the first input, to make one again (0)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first input, to repeat one (0)")
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.targets) - set(TARGETS):
         parser.error(f"unknown: {', '.join(unknown)}; targets are {', '.join(TARGETS)}")

@@ -1,4 +1,4 @@
-"""What is fuzzed: for each loader its seeds, how they are made hostile, and what is then done with the files."""
+"""What is fuzzed: for each loader its seeds, their mutations, and how the files are used."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ LONGEST_PROMPT = 20_000  # characters
 
 
 class Target(NamedTuple):
-    """`make` files from a generator, and `use` the folder in which they lie."""
+    """`make` files from a generator, and `use` the folder that holds them."""
 
     make: Callable[[Rng], Files]
     use: Callable[[Path], object]
@@ -45,7 +45,7 @@ def tokenizers() -> tuple[Tokenizer, ...]:
 
 @cache
 def written(write: Callable[[Tokenizer, Path], None], only_bpe: bool = True) -> tuple[bytes, ...]:
-    """The files of the tokenizers."""
+    """Files of valid tokenizers."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for tokenizer in tokenizers()[2 if only_bpe else 0 :]:
@@ -123,7 +123,7 @@ def make_overrides(rng: Rng) -> Files:
 
 
 def use_overrides(folder: Path) -> None:
-    """As the command line has them: what is no UTF-8 comes as lone surrogates."""
+    """Command-line arguments: bytes that are not UTF-8 become lone surrogates."""
     build_config({}, (folder / FILE).read_bytes().decode("utf-8", "surrogateescape").split("\0"))
 
 
@@ -137,7 +137,7 @@ def use_tokenizer(folder: Path) -> None:
 def try_out(tokenizer: Tokenizer) -> None:
     try:
         ids = tokenizer.encode(TEXT)
-    except InputError:  # of a character that this one does not have
+    except InputError:  # for a character that the tokenizer lacks
         ids = [0]
     tokenizer.decode(ids)
     tokenizer.decode([tokenizer.vocab_size - 1])
@@ -246,7 +246,7 @@ def checkpoint() -> Files:
 
 
 def make_manifest(rng: Rng) -> Files:
-    """Half of those that can be read are signed again."""
+    """Manifests, half of the readable ones with a valid sum of themselves."""
     import msgspec
 
     files = dict(checkpoint())

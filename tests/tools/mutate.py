@@ -1,10 +1,9 @@
 """Breaks the code in many small ways and shows that a test catches each: `python tests/tools/mutate.py [WORD ...]`.
 
-A test that cannot fail proves nothing; an existing suite has let the sign of AdamW's decay pass
-(harvard-edge/cs249r_book#2058). mutmut and cosmic-ray break every operator and take hours; these are the slips that
-people make (`tests/tools/slips`), each with the one test that must notice. That all of them still fit the code is checked
-first; then the tests are run on the code as it is. Each run is a fork of this process, with JAX loaded but not started,
-in a copy of the project. Exit 1 if one survives, or if its test fails for another reason than the fault.
+A test that cannot fail proves nothing. `tests/tools/slips` lists slips that people make, each with the one test that
+must notice it. This program first checks that all of them still fit the code, and runs their tests on the unchanged code.
+Then it puts in one mutation at a time. Each run is a fork of this process, with JAX loaded but not started, in a copy of
+the project. The exit code is 1 if a mutation survives or its test fails for another reason than the fault.
 """
 
 import json
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 from slips import MUTATIONS, Mutation, stale
 
 ROOT = Path(__file__).parents[2]
-# The same examples each time: a fault that only some draws show would be noticed on one day and not on the next.
+# The same examples each time, so that a fault is noticed always or never.
 OPTIONS = ["-n", "0", "--assert=plain", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
 
 
@@ -32,11 +31,11 @@ class Failure(NamedTuple):
 
     when: str  # "collect", "setup", "call" or "teardown"
     asserted: bool  # whether by an assertion
-    text: str  # the exception, and the line of the test where it came
+    text: str  # the exception, and the line of the test that raised it
 
 
 class Outcome(NamedTuple):
-    """What a run of tests came to."""
+    """The result of a run of tests."""
 
     mutation: Mutation | None
     code: int  # of pytest
@@ -53,11 +52,11 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="jaxllm-mutate-") as work:
         os.environ |= {
             "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": f"{work}/compiled",  # what a mutation leaves alone compiles once
+            "JAX_COMPILATION_CACHE_DIR": f"{work}/compiled",  # what no mutation changes compiles once
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        load_what_is_heavy()
+        load_packages()
         return check(chosen, Path(work), start)
 
 
@@ -66,7 +65,7 @@ def check(chosen: list[Mutation], work: Path, start: float) -> int:
     untouched = [(None, tests[i::cores]) for i in range(cores) if tests[i::cores]]
     wrong = [outcome.output for outcome in run_all(untouched, work) if outcome.code != 0]
     if wrong:
-        print("a test fails on the code as it is, or is not there:\n" + "\n".join(wrong))
+        print("a test fails on the unchanged code, or does not exist:\n" + "\n".join(wrong))
         return 1
     survivors = 0
     for outcome in run_all([(m, [m.test]) for m in chosen], work):
@@ -83,16 +82,16 @@ def check(chosen: list[Mutation], work: Path, start: float) -> int:
 
 
 def noticed(mutation: Mutation, outcome: Outcome) -> bool:
-    """Whether the test itself failed, and for the reason that is expected of this fault."""
+    """Whether the test itself failed, for the reason that the mutation names."""
     return any(
         failure.when == "call" and (mutation.sign in failure.text if mutation.sign else failure.asserted)
         for failure in outcome.failures
     )
 
 
-def load_what_is_heavy() -> None:
-    """So that each fork has it; not jaxllm and train, which a mutation may change, and no device."""
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of what is compiled once, to see one fault
+def load_packages() -> None:
+    """Load the packages that every fork needs. Neither jaxllm nor train, which a mutation may change; no device."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # programs run once, to see one fault
     import flax.linen
     import hypothesis
     import jax
@@ -104,7 +103,7 @@ def load_what_is_heavy() -> None:
 
 
 def run_all(jobs: list[tuple[Mutation | None, list[str]]], work: Path) -> Iterator[Outcome]:
-    """Tests on a copy of the project with one mutation or none, in a process each; as many at once as there are cores."""
+    """Run tests on copies of the project with one mutation or none, in a process each, as many at once as cores."""
     running: dict[int, tuple[Mutation | None, Path]] = {}
     waiting = list(jobs)
     while waiting or running:
@@ -125,7 +124,7 @@ def run_all(jobs: list[tuple[Mutation | None, list[str]]], work: Path) -> Iterat
 
 
 def copy(mutation: Mutation | None, folder: Path) -> None:
-    """A copy of the project, with the one change."""
+    """Copy the project, with the mutation put in."""
     for name in ("jaxllm", "train", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -137,8 +136,9 @@ def copy(mutation: Mutation | None, folder: Path) -> None:
 
 
 def fork(tests: list[str], folder: Path) -> int:
+    """Run tests of the copy in a fork of this process; returns its process id."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # JAX warns of forks; its threads have not been started
+        warnings.simplefilter("ignore")  # JAX warns about forks; its threads have not started
         child = os.fork()
     if child:
         return child
@@ -157,7 +157,7 @@ def fork(tests: list[str], folder: Path) -> int:
 
 
 class Witness:
-    """A plugin of pytest that writes down how tests failed."""
+    """A plugin of pytest that records how tests failed."""
 
     def __init__(self) -> None:
         self.failures: list[Failure] = []
@@ -170,7 +170,7 @@ class Witness:
 
 
 def by_assertion(error: BaseException) -> bool:
-    """Whether it is an assertion's, or pytest.raises' where nothing was raised; a time-out is neither."""
+    """Whether an assertion failed, or `pytest.raises` saw no exception; a time-out is neither."""
     import pytest
 
     if isinstance(error, BaseExceptionGroup):  # hypothesis, of more than one fault
@@ -181,7 +181,7 @@ def by_assertion(error: BaseException) -> bool:
 
 @contextmanager
 def into(file: Path) -> Iterator[None]:
-    """Standard output and error of this process, also of what is not Python, into a file."""
+    """Redirect standard output and error of this process, native code included, into a file."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -1,12 +1,12 @@
-"""How many arbitrary faults do the tests notice? `python tests/tools/mutation_score.py [--share 0.2] [--seed 0] [FILE ...]`
+"""Counts the arbitrary faults that tests notice: `python tests/tools/mutation_score.py [--share 0.2] [--seed 0] [FILE ...]`
 
-`mutate.py` puts in the slips that people make, each beside the one test that must notice it, and is part of CI. This
-takes cosmic-ray's operators instead (every operator, comparison, number, condition, loop and decorator of a file), with
-`pip install cosmic-ray`, and runs the tests of that file until one fails. It takes hours for all and is run by hand.
+`mutate.py` puts in chosen slips, each with the one test that must notice it, and is part of CI. This program uses
+cosmic-ray's operators instead (every operator, comparison, number, condition, loop and decorator of a file) and runs the
+tests of that file until one fails. It needs `pip install cosmic-ray`, takes hours for all files and is run by hand.
 
-One replacement is drawn for each place, so that a sum with eleven possible operators counts once; annotations are left
-out, since a fault there fails at import. What survives is printed as a diff, to be read: a fault that changes no result
-is equivalent, any other is a test to write. Exit 1 where something survives.
+One replacement is drawn for each place, so that a sum with eleven possible operators counts once. Annotations are left
+out, because a fault there fails at import. Each survivor is printed as a diff: a fault that changes no result is
+equivalent, any other needs a test. The exit code is 1 if a fault survives.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mutate import ROOT, copy, fork, load_what_is_heavy
+from mutate import ROOT, copy, fork, load_packages
 
-LIMIT = 120  # seconds of one test; a fault that loops is noticed by this
+LIMIT = 120  # seconds of one test, which notices a fault that loops
 
 
 class Tests(NamedTuple):
-    """The tests of a file, the quick ones first, and pytest's -k."""
+    """The tests of a file, the quick ones first, and an expression for pytest's -k."""
 
     files: list[str]
     keyword: str = "test"
@@ -77,7 +77,7 @@ class Mutant(NamedTuple):
 
 
 def mutants(file: str, share: float, rng: random.Random) -> list[Mutant]:
-    """A share of the places of a file that cosmic-ray's operators change, drawn at random, with one mutant of each."""
+    """One mutant for each of a random share of the places that cosmic-ray's operators change."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
@@ -92,7 +92,7 @@ def mutants(file: str, share: float, rng: random.Random) -> list[Mutant]:
         spots = (spot for node in nodes for spot in operator().mutation_positions(node))
         for occurrence, (start, end) in enumerate(spots):
             if not any(first <= start and end <= last for first, last in excluded):
-                family = name.split("_")[0]  # of all operators that replace this one
+                family = name.split("_")[0]  # operators that replace the same thing
                 places.setdefault((start, end, family), []).append((name, occurrence))
     found = []
     for start, *place in rng.sample(sorted(places), math.ceil(share * len(places))):
@@ -102,7 +102,7 @@ def mutants(file: str, share: float, rng: random.Random) -> list[Mutant]:
 
 
 def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where annotations of types stand, as pairs of (line, column)."""
+    """The start and end of each type annotation, as pairs of (line, column)."""
     found = []
     for node in ast.walk(ast.parse(source)):
         for one in (getattr(node, "annotation", None), getattr(node, "returns", None)):
@@ -112,7 +112,7 @@ def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 def verdicts(chosen: list[Mutant], work: Path) -> Iterator[tuple[Mutant, int]]:
-    """Each mutant with pytest's exit code, which is 0 where it survived; as many at once as there are cores."""
+    """Each mutant with pytest's exit code, 0 if it survived; as many at once as there are cores."""
     running: dict[int, tuple[Mutant, Path]] = {}
     waiting = list(chosen)
     while waiting or running:
@@ -143,7 +143,7 @@ def main(argv: list[str]) -> int:
     rng = random.Random(arguments.seed)
     chosen = [mutant for file in arguments.files for mutant in mutants(file, arguments.share, rng)]
     rng.shuffle(chosen)  # a job that is stopped early has still seen all files
-    load_what_is_heavy()
+    load_packages()
     noticed: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="jaxllm-mutants-") as work:
         for mutant, code in verdicts(chosen, Path(work)):

@@ -12,6 +12,7 @@ CAUSAL, ROTARY = "jaxllm/fast/attention.py", "jaxllm/rotary.py"
 GPT, LOSS, SAMPLING = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
 
 MUTATIONS = [
+    Mutation("float64 summed in float32", "jaxllm/precision.py", "jnp.promote_types(x.dtype, jnp.float32)", "jnp.float32", twin("layers.softmax")),
     Mutation("bias subtracted", LAYERS, "else y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)", "else y - jnp.broadcast_to(bias.astype(y.dtype), y.shape)", twin("layers.linear", 1)),
     Mutation("gradient of the kernel off by 1e-9", LAYERS, 'jnp.einsum("...d,...f->df", x, dy)', '(1 + 1e-9) * jnp.einsum("...d,...f->df", x, dy)', twin("layers.linear")),
     Mutation("gradient of x off by 1e-9", LAYERS, "return dy @ kernel.T", "return (1 + 1e-9) * dy @ kernel.T", twin("layers.linear")),

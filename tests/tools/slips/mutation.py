@@ -1,4 +1,4 @@
-"""A mutation, and whether it still fits the code that it breaks."""
+"""A mutation, and a check that it still fits the code that it breaks."""
 
 import ast
 from collections.abc import Iterable
@@ -10,10 +10,10 @@ ROOT = Path(__file__).parents[3]
 
 
 class Mutation(NamedTuple):
-    """What is broken, where, the text that is replaced (it must stand there once), by what, and which test must notice.
+    """What is broken, in which file, the old text (which must occur there once), the new text, and the test that notices.
 
-    The test must fail by an assertion. Where it fails by another exception, or only one of its assertions is meant,
-    `sign` is a part of what the exception says, or of the line of the test where it came.
+    The test must fail by an assertion. If it fails by another exception, or only one of its assertions is meant, `sign` is
+    a part of the exception's message or of the line of the test that raised it.
     """
 
     what: str
@@ -33,7 +33,7 @@ def module(name: str) -> str:
 
 
 def stale(mutations: Iterable[Mutation], root: Path = ROOT) -> list[str]:
-    """A sentence for each text that does not stand once in its file, and for each test that no file defines."""
+    """A sentence for each text that does not occur once in its file, and for each test that no file defines."""
     faults = []
     for one in mutations:
         path = root / one.file
