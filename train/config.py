@@ -17,9 +17,10 @@ import tomli_w
 from msgspec import Meta
 
 from jaxllm.config import GPTConfig
-from jaxllm.data.sources import NAMED, PYTHON_DOCS, PYTHON_STDLIB
+from jaxllm.data.sources import NAMED_CORPORA, PYTHON_DOCS, PYTHON_STDLIB
 from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import read_file, without_mark
+from jaxllm.utils.files import read_file
+from jaxllm.utils.utf8 import without_mark
 from jaxllm.utils.validate import (
     Fraction,
     NonNegative,
@@ -210,7 +211,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def _absolute(source: str) -> str:
-    return source if source in ("", PYTHON_DOCS, PYTHON_STDLIB, *NAMED) else os.path.abspath(source)
+    return source if source in ("", PYTHON_DOCS, PYTHON_STDLIB, *NAMED_CORPORA) else os.path.abspath(source)
 
 
 SECTIONS: dict[str, Any] = {section.name: section.default_factory for section in fields(RunConfig)}

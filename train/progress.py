@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import read_file, replace_file, without_mark
+from jaxllm.utils.files import read_file, replace_file
+from jaxllm.utils.utf8 import without_mark
 
 from .plotting import content, new_figure, noted
 

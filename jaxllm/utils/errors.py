@@ -1,10 +1,13 @@
-"""The errors that a user can cause and mend."""
+"""The errors that a user can cause and fix."""
 
-MOST_CHARACTERS = 2000  # of a message; what comes out of a file may have millions
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MOST_CHARACTERS = 2000  # of a message; a value out of a file may have millions
 
 
 def printable(text: str, most: int = 200) -> str:
-    r"""A text out of a file, or of another program, for a message: one line, nothing that a terminal would obey.
+    r"""A text out of a file, or of another program, for a message: one line without terminal control characters.
 
     >>> printable("a\n\x1b[31m")
     'a\\n\\x1b[31m'
@@ -15,10 +18,10 @@ def printable(text: str, most: int = 200) -> str:
 
 
 class InputError(ValueError):
-    """Wrong input. The message is one sentence: the value, the limit, the remedy.
+    """Wrong input. The message is one sentence with the value, the limit and the fix.
 
-    The command line prints it and exits with code 2; a traceback is never shown for it. Whatever of a file is in it,
-    it is one line that no terminal obeys.
+    The command line prints it without a traceback and exits with code 2. Whatever the message quotes from a file, it is
+    one line without terminal control characters.
     """
 
     def __init__(self, message: str) -> None:
@@ -30,4 +33,15 @@ class NonFiniteError(ArithmeticError):
 
 
 class Note(UserWarning):
-    """What a user should know of and nothing stops for; the command line prints it as `note: ...`."""
+    """Something the user should know that stops nothing; the command line prints it as `note: ...`."""
+
+
+@contextmanager
+def as_input_error(path: object, what: str) -> Iterator[None]:
+    """Turn the errors that reading damaged content raises into one InputError: the file at `path` is no `what`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no {what}: {type(error).__name__}, {printable(str(error))}.") from None

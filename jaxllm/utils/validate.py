@@ -1,8 +1,7 @@
 """One check for every config dataclass: each field against its own annotation.
 
-nanoGPT executes config files and compares types by hand; MaxText describes 4,700 lines of fields to pydantic.
-Here the annotation is the whole rule (`Annotated[int, Meta(ge=1)]`), msgspec checks it, and the same check
-runs for a field from Python, a TOML file or the command line.
+The annotation is the whole rule (`Annotated[int, Meta(ge=1)]`). msgspec checks it, and the same check runs for a field
+from Python, a TOML file or the command line.
 """
 
 import dataclasses
@@ -25,7 +24,7 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
 def check_fields(config: Any, section: str = "") -> None:
-    """Check (and convert: 1 to 1.0, NumPy scalars to Python ones) each field of a frozen dataclass.
+    """Check each field of a frozen dataclass, and convert it where needed (1 to 1.0, NumPy scalars to Python ones).
 
     Raises InputError naming the field (after `section`, for example "train."), the value and what is allowed.
     """
@@ -52,7 +51,7 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def _rule(hint: Any, message: str) -> str:
-    """What the annotation allows, in words, from msgspec's "Expected `int | null`, got `str`"."""
+    """What the annotation allows, in words, made from msgspec's "Expected `int | null`, got `str`"."""
     for part in (hint, *get_args(hint)):  # a choice, or a choice and None
         if get_origin(part) is Literal:
             return "one of " + ", ".join(repr(choice) for choice in get_args(part))
@@ -69,14 +68,14 @@ def _rule(hint: Any, message: str) -> str:
 
 
 def shown(value: Any, most: int = 80) -> str:
-    """`repr` for a message: what comes out of a file may have a million characters, or digits.
+    """A shortened `repr` for a message: a value out of a file may have a million characters, or digits.
 
     >>> shown("x" * 1000, 20)
     "'xxxxxxx...xxxxxxxx'"
     """
     try:
         text = repr(value)
-    except ValueError:  # Python writes no integer of so many
+    except ValueError:  # Python refuses to print an integer of over 4,300 digits
         text = "a number of thousands of digits"
     except RecursionError:
         text = "a value nested too deeply"

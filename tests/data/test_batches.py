@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jaxllm import InputError
 from jaxllm.data import batch, mixture, windows_per_epoch
-from jaxllm.data.mixture import BLOCK
+from jaxllm.data.mixture import CYCLE
 from jaxllm.data.permutation import ROUNDS, permute
 
 
@@ -73,8 +73,8 @@ SOURCES = [np.arange(0, 1000), np.arange(10_000, 13_000), np.arange(50_000, 50_1
 
 def test_a_mixture_holds_each_source_as_often_as_its_weight_says() -> None:
     mixed = mixture(SOURCES, [6, 3, 1])
-    assert mixed.quotas == (614, 307, 103) and sum(mixed.quotas) == BLOCK
-    inputs = np.concatenate([batch(mixed, 4, 64, 0, step)[0] for step in range(BLOCK // 64)])
+    assert mixed.quotas == (614, 307, 103) and sum(mixed.quotas) == CYCLE
+    inputs = np.concatenate([batch(mixed, 4, 64, 0, step)[0] for step in range(CYCLE // 64)])
     which = np.searchsorted([10_000, 50_000], inputs[:, 0], "right")
     assert np.bincount(which).tolist() == [614, 307, 103]
     assert np.count_nonzero(np.diff(which)) > 400  # not one source after the other: 553 changes are to be expected

@@ -152,7 +152,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     origin = tmp_path / "origin.txt"
     origin.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    monkeypatch.setitem(sources.NAMED, "small", sources.Corpus(origin.as_uri(), digest))
+    monkeypatch.setitem(sources.NAMED_CORPORA, "small", sources.Corpus(origin.as_uri(), digest))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return origin
 

@@ -10,7 +10,7 @@ from models import TINY
 
 from jaxllm import GPT, InputError
 from jaxllm.compare import random_parameters
-from jaxllm.data import shard_writer as preparing
+from jaxllm.data import shard_writer
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import open_split, read_index
 from jaxllm.pretrained.chat import ChatFormat
@@ -92,7 +92,7 @@ def test_what_an_older_version_began_goes_on_only_with_its_separator(
     for name, goes_on in ((END, True), ("</s>", False)):
         tok, out = BPETokenizer(SINGLE, [name]), tmp_path / name.strip("<|/>")
         with monkeypatch.context() as patch:
-            patch.setattr(preparing, "_finish", lambda *_: 1 / 0)
+            patch.setattr(shard_writer, "_finish", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 prepare_shards([str(tmp_path / "docs.jsonl")], tok, out)
         progress = json.loads((out / "progress.json").read_text())

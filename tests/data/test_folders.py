@@ -10,7 +10,7 @@ import pytest
 
 from jaxllm import InputError
 from jaxllm.data import read_documents, read_source
-from jaxllm.data.own_files import HEADLINE
+from jaxllm.data.own_output import HEADLINE
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import is_prepared
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer
@@ -37,7 +37,7 @@ def read(folder: Path) -> tuple[list[str], list[str]]:
     """The texts and the notes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        texts = ["".join(document.parts) for document in read_documents([str(folder)])]
+        texts = ["".join(document.chunks) for document in read_documents([str(folder)])]
     assert all(warning.category is Note for warning in caught)
     return texts, [str(warning.message) for warning in caught]
 
@@ -117,6 +117,25 @@ def test_links_that_lead_nowhere_are_named(corpus: Path, target: str) -> None:
     assert texts == ["corpus/a.txt", "corpus/m/b.txt"]
     names = f"{corpus}/other, {corpus}/self" if target == "other" else f"{corpus}/self"
     assert notes == [f"left out of {corpus}, because a symbolic link leads nowhere: {names}."]
+
+
+def test_a_link_to_itself_on_windows(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the error number is EINVAL, and `winerror` says what happened."""
+    (corpus / "self").symlink_to("self")
+    look = os.stat
+
+    def refuse(path: object, **options: Any) -> object:
+        if str(path) == str(corpus / "self"):
+            error = OSError(22, "The name of the file cannot be resolved by the system")
+            error.winerror = 1921  # type: ignore[attr-defined,unused-ignore]
+            raise error
+        return look(path, **options)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        texts, notes = read(corpus)
+    assert texts == ["corpus/a.txt", "corpus/m/b.txt"]
+    assert notes == [f"left out of {corpus}, because a symbolic link leads nowhere: {corpus}/self."]
 
 
 def test_many_are_counted(corpus: Path) -> None:

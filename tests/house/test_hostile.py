@@ -18,7 +18,7 @@ from jaxllm import InputError
 from jaxllm.data.shards import open_split, read_index, verify
 from jaxllm.pretrained import gguf, safetensors
 from jaxllm.tokenizers import BPETokenizer, load_tokenizer
-from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken
+from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken
 from train.config import build_config, load_config
 from train.progress import read_metrics
 from train.runs.manifest import read_manifest

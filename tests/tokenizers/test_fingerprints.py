@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_exchange import ALL, BPE
+from test_other_formats import ALL, BPE
 
 from jaxllm.tokenizers import (
     BPETokenizer,

@@ -15,10 +15,9 @@ from tiktoken_ext import openai_public
 
 from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer, load_tokenizer
-from jaxllm.tokenizers.formats import tiktoken_files
-from jaxllm.tokenizers.formats.exchange import from_tiktoken, to_tiktoken
+from jaxllm.tokenizers.formats import from_tiktoken, tiktoken_files, to_tiktoken
 from jaxllm.tokenizers.formats.tiktoken_files import PUBLISHED, Published
-from jaxllm.tokenizers.patterns import GPT2_PATTERN, LLAMA3_PATTERN, PATTERNS, name_of, regex_of
+from jaxllm.tokenizers.split_patterns import GPT2_PATTERN, LLAMA3_PATTERN, PATTERNS, name_of, regex_of
 from train.cli import main
 
 pytestmark = pytest.mark.newest

@@ -16,7 +16,7 @@ from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokeni
 from jaxllm.tokenizers.bpe_training import learn_merges
 from jaxllm.tokenizers.formats import gpt2_files
 from jaxllm.tokenizers.formats.gpt2_files import read_tokens
-from jaxllm.tokenizers.splitting import split_pieces
+from jaxllm.tokenizers.pre_tokenize import split_pieces
 
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."
 BPE = BPETokenizer.train(TEXT, vocab_size=290)

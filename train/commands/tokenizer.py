@@ -17,13 +17,14 @@ from jaxllm.tokenizers import (
     WordTokenizer,
     load_tokenizer,
 )
-from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
+from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from jaxllm.tokenizers.formats.tiktoken_files import beside
 from jaxllm.tokenizers.listing import vocabulary_text
-from jaxllm.tokenizers.splitting import count_pieces
+from jaxllm.tokenizers.pre_tokenize import count_pieces
 from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import decoded, replace_file
+from jaxllm.utils.files import replace_file
 from jaxllm.utils.processes import check_processes, usable_cores
+from jaxllm.utils.utf8 import decoded
 
 from ..progress import counted
 
@@ -98,7 +99,7 @@ def _texts(sources: Sequence[str], field: str) -> Iterator[Iterator[str]]:
 def _told(documents: Iterable[Document], tell: Callable[[int], None]) -> Iterator[str]:
     characters = 0
     for document in documents:
-        for part in document.parts:
+        for part in document.chunks:
             characters += len(part)
             tell(characters // 10**6)
             yield part

@@ -1,5 +1,7 @@
-"""Our tokenizers as a `tokenizer.json` that `tokenizers` and transformers open, for the same ids."""
+"""Writing a tokenizer.json that Hugging Face tokenizers and transformers open, for the same ids."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from jaxllm.tokenizers.base import Tokenizer
@@ -7,9 +9,10 @@ from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.char import CharTokenizer
 from jaxllm.tokenizers.formats.byte_level import listed_merges, to_characters
 from jaxllm.tokenizers.formats.read_tokenizer_json import PREPEND, SCHEMES, TO_SPACE
-from jaxllm.tokenizers.patterns import pre_tokenizer_of
 from jaxllm.tokenizers.sentencepiece import SPACE, SentencePieceTokenizer
+from jaxllm.tokenizers.split_patterns import pre_tokenizer_of
 from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
 from jaxllm.utils.validate import shown
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -23,10 +26,21 @@ CONTENT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def content_of(tokenizer: Tokenizer, begin_token: int | None = None) -> dict[str, Any]:
-    """What to write; `begin_token` is put before each text.
+def to_hugging_face(tokenizer: Tokenizer, path: str | Path, begin_token: int | None = None) -> None:
+    """Write a `tokenizer.json` that Hugging Face tokenizers and transformers open, for the same ids.
 
-    Raises InputError for a tokenizer of words, whose rules have no such form, and for another token than a special one.
+    They put `begin_token`, a special token's id, before each text. They read a special token written in a text as the
+    token itself; our `encode` does so where it is allowed to. Raises InputError for a tokenizer of words.
+    """
+    content = content_of(tokenizer, begin_token)
+    replace_file(Path(path), json.dumps(content, ensure_ascii=False, indent=1).encode())
+
+
+def content_of(tokenizer: Tokenizer, begin_token: int | None = None) -> dict[str, Any]:
+    """The content of the file that `to_hugging_face` writes.
+
+    Raises InputError for a tokenizer of words, whose rules have no such form, and for a `begin_token` that is not
+    special.
     """
     if isinstance(tokenizer, CharTokenizer):
         return _characters(tokenizer)
@@ -39,8 +53,8 @@ def content_of(tokenizer: Tokenizer, begin_token: int | None = None) -> dict[str
 
 
 def _bytes(tokenizer: BPETokenizer) -> dict[str, Any]:
-    # Special and added tokens are in both lists: Hugging Face gives one outside the vocabulary the next id, whatever it
-    # says.
+    # Special and added tokens are in both lists: Hugging Face gives one that is not in the vocabulary the next free id,
+    # ignoring the id in the file.
     others = tokenizer.special_tokens | tokenizer.added
     vocabulary = {to_characters(token): i for token, i in tokenizer.ranks.items()}
     if twice := [name for name in others if name in vocabulary]:
@@ -89,7 +103,7 @@ def _pieces(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
 
 
 def _characters(tokenizer: CharTokenizer) -> dict[str, Any]:
-    """A character that is not in the vocabulary is an error there as well, for `unk_token` is not."""
+    """`unk_token` is not in the vocabulary, so a character outside it is an error there too."""
     vocabulary = {character: i for i, character in enumerate(tokenizer.characters)}
     return CONTENT | {
         "pre_tokenizer": {

@@ -11,8 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxllm import InputError
-from jaxllm.tokenizers import BPETokenizer, WordTokenizer, bpe
-from jaxllm.tokenizers.splitting import GPT2_PATTERN, count_pieces, cut, split_pieces
+from jaxllm.tokenizers import BPETokenizer, WordTokenizer, bpe_encoding
+from jaxllm.tokenizers.chunks import chunk_text
+from jaxllm.tokenizers.pre_tokenize import count_pieces, split_pieces
+from jaxllm.tokenizers.split_patterns import GPT2_PATTERN
 from jaxllm.tokenizers.word import split_words
 from jaxllm.utils.processes import check_processes, in_processes
 
@@ -24,17 +26,17 @@ mixed = st.text(st.sampled_from(list("ab'st12!? \n\n\t\x1c\x85\u00a0\u3000é東"
 @example(TEXT * 3, 1)
 @given(mixed, st.integers(1, 20))
 def test_parts_have_the_pieces_of_the_whole(text: str, size: int) -> None:
-    parts = list(cut(text, size))
+    parts = list(chunk_text(text, size))
     assert "".join(parts) == text
     assert [piece for part in parts for piece in split_pieces(part)] == list(split_pieces(text))
     assert [word for part in parts for word in split_words(part)] == split_words(text)
 
 
 def test_parts_are_of_the_size_asked_for() -> None:
-    parts = list(cut("word " * 1000, 100))
+    parts = list(chunk_text("word " * 1000, 100))
     assert len(parts) == 50 and max(map(len, parts)) <= 105
-    assert list(cut("x" * 1000, 100)) == ["x" * 1000]  # one word is never cut
-    assert list(cut("", 100)) == [""]
+    assert list(chunk_text("x" * 1000, 100)) == ["x" * 1000]  # one word is never cut
+    assert list(chunk_text("", 100)) == [""]
 
 
 @example(TEXT * 5)
@@ -42,13 +44,13 @@ def test_parts_are_of_the_size_asked_for() -> None:
 def test_encoding_in_parts_gives_the_same_ids(text: str) -> None:
     tok = BPETokenizer.train(TEXT * 2, 290)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bpe, "PARALLEL", 7)
-        in_parts = tok.encode(text)
-    assert in_parts == tok.encode(text) == tok.encode_slowly(text)
+        patch.setattr(bpe_encoding, "PARALLEL", 7)
+        in_chunks = tok.encode(text)
+    assert in_chunks == tok.encode(text) == tok.encode_slowly(text)
 
 
 def test_counts_are_the_same_for_any_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxllm.tokenizers.splitting.PART", 500)
+    monkeypatch.setattr("jaxllm.tokenizers.pre_tokenize.CHUNK", 500)
     texts = [*(TEXT * i for i in range(20)), TEXT]  # the last is too short to be handed out alone
     expected = Counter(piece.encode() for text in texts for piece in split_pieces(text))
     assert count_pieces(texts) == count_pieces(iter(texts), processes=2) == expected
@@ -91,7 +93,7 @@ def test_the_number_of_processes_is_checked(processes: int) -> None:
 
 
 def test_words_are_counted_in_any_iterable() -> None:
-    assert WordTokenizer.train(cut(TEXT, 3)) == WordTokenizer.train(TEXT)
+    assert WordTokenizer.train(chunk_text(TEXT, 3)) == WordTokenizer.train(TEXT)
 
 
 SCRIPTS = (
@@ -113,8 +115,8 @@ def test_gpt2_ids_are_tiktokens(gpt2: BPETokenizer, monkeypatch: pytest.MonkeyPa
     def same(text: str) -> None:
         assert gpt2.encode(text) == theirs.encode_ordinary(text)
 
-    for parallel in (bpe.PARALLEL, 5):
-        monkeypatch.setattr(bpe, "PARALLEL", parallel)
+    for parallel in (bpe_encoding.PARALLEL, 5):
+        monkeypatch.setattr(bpe_encoding, "PARALLEL", parallel)
         for text in (*HARD, *broken, *runs):
             assert gpt2.encode(text) == theirs.encode_ordinary(text)
             assert gpt2.decode(gpt2.encode(text)) == text

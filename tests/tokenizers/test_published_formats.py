@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_exchange import BPE, END, HARD, TEXT, assigned
+from peers import hugging_face_tokenizers
+from test_other_formats import BPE, END, HARD, TEXT, assigned
 
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.tokenizer_files import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer
+from jaxllm.tokenizers.formats import from_hugging_face, to_hugging_face
 from jaxllm.tokenizers.formats.byte_level import to_characters
-from jaxllm.tokenizers.formats.exchange import from_hugging_face, to_hugging_face
 from jaxllm.tokenizers.formats.read_tokenizer_json import begin_token_of
-from jaxllm.tokenizers.listing import merges_of
-from jaxllm.tokenizers.patterns import pre_tokenizer_of
+from jaxllm.tokenizers.merges import merges_of
+from jaxllm.tokenizers.split_patterns import pre_tokenizer_of
 
 HARDER = ["I'M we'LL 'ſ 1 12 123 1234 12.5 x1y", "(yes) _id --- ...\n\n!", "a \n b\r\n\r\n  \n c   ", "  1  2\n3", "Å e\u0301\u0338 <\u0338", "½\x1c\x85\x01\x7f", "camelCase PDFs I'M\n//\n/!\n/ \r\n/", "a \n \n  "]  # fmt: skip
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -45,7 +46,7 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("pattern", PUBLISHED)
 def test_tokenizers_with_the_pre_tokenizers_of_published_models(pattern: str, alphabet: bool, tmp_path: Path) -> None:
     """Special tokens first and, as in SmolLM2, not every byte a token."""
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    tokenizers = hugging_face_tokenizers()
     theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
     theirs.save(str(tmp_path / "t.json"))
     content = json.loads((tmp_path / "t.json").read_text())
@@ -80,7 +81,7 @@ def test_a_vocabulary_of_tiktokens_as_transformers_writes_it(tmp_path: Path) -> 
 
     The last two tokens are met as whole pieces only, or in two parts that merging does not come to.
     """
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    tokenizers = hugging_face_tokenizers()
     tokens = [*BPE.tokens, b"  ", b"    ", b"   ", b"zqxj", b"rone "]
     ours = BPETokenizer(tokens, [END, "<|begin|>"], "llama3")
     to_hugging_face(ours, tmp_path / "t.json", begin_token=len(tokens) + 1)

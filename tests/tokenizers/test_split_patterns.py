@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from tiktoken_ext import openai_public
 
 from jaxllm import InputError
-from jaxllm.tokenizers import BPETokenizer, bpe, load_tokenizer
-from jaxllm.tokenizers.base import any_of
-from jaxllm.tokenizers.patterns import (
+from jaxllm.tokenizers import BPETokenizer, bpe_encoding, load_tokenizer
+from jaxllm.tokenizers.chunks import chunk_text
+from jaxllm.tokenizers.pre_tokenize import split_pieces
+from jaxllm.tokenizers.special_tokens import any_of
+from jaxllm.tokenizers.split_patterns import (
     CL100K_PATTERN,
     LLAMA3_PATTERN,
     O200K_PATTERN,
@@ -21,7 +23,6 @@ from jaxllm.tokenizers.patterns import (
     pattern_of,
     pre_tokenizer_of,
 )
-from jaxllm.tokenizers.splitting import cut, split_pieces
 
 pytestmark = pytest.mark.newest
 
@@ -82,7 +83,7 @@ def test_the_textbook_gives_the_same_ids(pattern: str, absent: bytes) -> None:
         assert tok.encode_slowly(text) == ids
         assert tok.decode_bytes(ids) == text.encode().translate(None, absent)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bpe, "PARALLEL", 5)
+            patch.setattr(bpe_encoding, "PARALLEL", 5)
             assert tok.encode(text) == ids
 
     same()
@@ -94,20 +95,22 @@ def test_text_is_cut_where_pieces_end(pattern: str) -> None:
     @example(TEXT * 3, 3)
     @given(hard, st.integers(1, 20))
     def same(text: str, size: int) -> None:
-        assert [p for part in cut(text, size) for p in split_pieces(part, pattern)] == list(split_pieces(text, pattern))
+        assert [p for chunk in chunk_text(text, size) for p in split_pieces(chunk, pattern)] == list(
+            split_pieces(text, pattern)
+        )
 
     same()
 
 
 def test_text_without_spaces_is_cut_at_lines() -> None:
-    assert list(cut("東。\n京。\n" * 2, 2)) == ["東。\n", "京。\n", "東。\n", "京。\n"]
-    assert list(cut("東\n京", 1)) == ["東", "\n京"]
+    assert list(chunk_text("東。\n京。\n" * 2, 2)) == ["東。\n", "京。\n", "東。\n", "京。\n"]
+    assert list(chunk_text("東\n京", 1)) == ["東", "\n京"]
 
 
 def test_white_space_by_the_million() -> None:
     """The regular expression of tiktoken gives up on it; the ids are the same."""
     tok = BPETokenizer([*BYTES, b"  "], (), "llama3")
-    assert tok._encode(" " * 1_200_001 + "x") == [256] * 600_000 + [ord(" "), ord("x")]
+    assert tok._encoder.encode_short(" " * 1_200_001 + "x") == [256] * 600_000 + [ord(" "), ord("x")]
 
 
 def test_bytes_that_no_token_is_are_left_out() -> None:

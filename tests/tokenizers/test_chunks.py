@@ -15,10 +15,10 @@ from test_sentencepiece import MERGES, SPECIAL, TEXT, TOKENS
 from jaxllm import InputError
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import open_split
-from jaxllm.tokenizers import BPETokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer, WordTokenizer, parts
-from jaxllm.tokenizers.parts import cut, in_parts
-from jaxllm.tokenizers.patterns import PATTERNS
+from jaxllm.tokenizers import BPETokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer, WordTokenizer, chunks
+from jaxllm.tokenizers.chunks import chunk_text, rechunk
 from jaxllm.tokenizers.sentencepiece import PREFIXES
+from jaxllm.tokenizers.split_patterns import PATTERNS
 from train import evaluate
 from train.cli import main
 
@@ -53,7 +53,7 @@ TOKENIZERS: dict[str, Tokenizer] = {
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_parts_have_the_ids_of_the_whole(name: str) -> None:
+def test_chunks_have_the_ids_of_the_whole(name: str) -> None:
     """For texts that come in any pieces, and any length of parts."""
     tok = TOKENIZERS[name]
 
@@ -64,17 +64,17 @@ def test_parts_have_the_ids_of_the_whole(name: str) -> None:
     @given(hard, st.integers(1, 30))
     def same(texts: list[str], size: int) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parts, "PART", size)
+            patch.setattr(chunks, "CHUNK", size)
             ids = list(chain.from_iterable(tok.encode_stream(iter(texts))))
             assert ids == tok.encode("".join(texts))
-            assert "".join(in_parts(texts, tok.cut)) == "".join(texts)
+            assert "".join(rechunk(texts, tok.chunks)) == "".join(texts)
 
     same()
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_long_text_is_cut(name: str) -> None:
-    lengths = [len(part) for part in TOKENIZERS[name].cut("the thin it! " * 100, 50)]
+    lengths = [len(part) for part in TOKENIZERS[name].chunks("the thin it! " * 100, 50)]
     assert len(lengths) > 20 and max(lengths) < 80
 
 
@@ -83,14 +83,14 @@ names = st.sets(st.text("ab<> ", min_size=1, max_size=4), max_size=4)
 
 @example("xxa b c", 4, {"a b"}, 1)
 @given(st.text("ab<> ", max_size=30), st.integers(0, 30), names, st.integers(1, 5))
-def test_no_part_ends_in_a_name(text: str, known: int, names: set[str], size: int) -> None:
+def test_no_chunk_ends_in_a_name(text: str, known: int, names: set[str], size: int) -> None:
     """Nor in one of which only the beginning is known yet."""
-    *ended, last = cut(text, size, whole=names)
+    *ended, last = chunk_text(text, size, whole=names)
     assert "".join([*ended, last]) == text
     for end in np.cumsum([len(part) for part in ended]).tolist():
         for name in names:
             assert not any(text.startswith(name, at) for at in range(max(end - len(name), 0), end))
-    *sooner, _ = cut(text[:known], size, whole=names)
+    *sooner, _ = chunk_text(text[:known], size, whole=names)
     assert ended[: len(sooner)] == sooner
 
 
@@ -114,7 +114,7 @@ def test_the_commands(
     prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(parts, "PART", 40)
+    monkeypatch.setattr(chunks, "CHUNK", 40)
     text = (TEXT + "\n") * 5
     Path("x.txt").write_text(text)
     tok = pieces(prefix, ["<b>"])
@@ -135,8 +135,8 @@ def test_the_commands(
 
 @pytest.mark.parametrize("name", [name for name in TOKENIZERS if name.startswith(("sent", "bpe o200k", "word"))])
 def test_shards_hold_the_ids_of_the_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART", 40)
-    monkeypatch.setattr("jaxllm.data.shard_writer.PART", 100)
+    monkeypatch.setattr(chunks, "CHUNK", 40)
+    monkeypatch.setattr("jaxllm.data.shard_writer.CHUNK", 100)
     tok, corpus = TOKENIZERS[name], tmp_path / "corpus"
     corpus.mkdir()
     texts = [f"{TEXT}{i}\n" * 7 for i in range(3)]
@@ -151,7 +151,7 @@ def test_shards_hold_the_ids_of_the_whole(name: str, tmp_path: Path, monkeypatch
 
 
 def test_an_unknown_character_is_counted_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART", 10)
+    monkeypatch.setattr(chunks, "CHUNK", 10)
     with pytest.raises(InputError, match="character 'x' .* at position 42 is not among"):
         list(CharTokenizer("ab ").encode_stream(["ab " * 14 + "x"]))
 
@@ -171,7 +171,7 @@ def test_the_places_of_parts() -> None:
     """Words of parts that begin where others end, for a tokenizer with tokens that have spaces within."""
     tok = pieces("part", [])
     text = (TEXT + "! ") * 3
-    found = list(tok.cut(text, 10))
+    found = list(tok.chunks(text, 10))
     assert len(found) > 2
     for before, after in pairwise(found):
         assert after.startswith(" ") and before[-1:] not in tok._before_spaces
