@@ -45,7 +45,7 @@ def test_windows_opens_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise PermissionError(13, "Permission denied")
 
     sync_folder(tmp_path)
-    monkeypatch.setattr(files, "os", SimpleNamespace(name="nt", open=refuse))
+    monkeypatch.setattr(files, "os", SimpleNamespace(name="nt", O_RDONLY=os.O_RDONLY, open=refuse))
     sync_folder(tmp_path)
 
 
