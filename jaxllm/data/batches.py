@@ -61,7 +61,10 @@ def batch(
     batch size that `processes` does not divide.
     """
     if batch_size % processes or not 0 <= process < processes:
-        raise InputError(f"a batch of {batch_size} cannot be split into {processes} parts, of which this is {process}.")
+        raise InputError(
+            f"a batch of {batch_size} cannot be split into {processes} parts with a part {process}; the number of parts "
+            "must divide it, and parts are numbered from 0."
+        )
     n_rows = batch_size // processes
     rows = step * batch_size + process * n_rows + np.arange(n_rows)
     if isinstance(ids, Mixture):
@@ -77,7 +80,10 @@ def batch(
 def _windows(ids: IdSequence, rows: Ids, context_length: int, seed: tuple[int, ...]) -> Ids:
     """The windows, each with its last target, for these rows [N] of all epochs: [N, T + 1] int32."""
     if len(ids) < context_length + 1:
-        raise InputError(f"{len(ids)} tokens are fewer than a window of {context_length} and its target need.")
+        raise InputError(
+            f"{len(ids)} tokens are too few for a window of {context_length} and its target; use a longer text or a "
+            "shorter context."
+        )
     n = windows_per_epoch(len(ids), context_length)
     epochs, positions = np.divmod(rows, n)
     starts = np.empty(len(rows), np.int64)

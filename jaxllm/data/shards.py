@@ -83,7 +83,7 @@ def read_index(folder: str | Path) -> Index:
     except FileNotFoundError:
         unfinished = (folder / PROGRESS).exists()
         raise InputError(
-            f"{folder} is not finished: give the same `jaxllm data prepare` command again, and it goes on."
+            f"{folder} is not finished: give the same `jaxllm data prepare` command again to continue."
             if unfinished
             else f"{folder} holds no prepared data: it has no {INDEX}."
         ) from None

@@ -93,7 +93,7 @@ def _download(name: str, corpus: Corpus, path: Path) -> None:
         ) from None
     if hashlib.sha256(content).hexdigest() != corpus.sha256:
         raise InputError(
-            f"what {corpus.url} sent is not {name} (sha256 {corpus.sha256}); put the right file as {path}."
+            f"the download from {corpus.url} is not {name} (sha256 {corpus.sha256}); put the right file as {path}."
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -205,8 +205,8 @@ class BPETokenizer(Tokenizer):
     def encode_chunk(self, text: str, start: int) -> list[int]:
         if start >= LONGEST_CHUNK and self.pattern not in PATTERNS:
             raise InputError(
-                f"a text of over {LONGEST_CHUNK:,} characters has to be cut, but where the tokenizer's own pattern "
-                "allows it is not known; give the text in several documents."
+                f"a text of over {LONGEST_CHUNK:,} characters has to be cut, but it is not known where the "
+                "tokenizer's custom pattern allows that; give the text in several documents."
             )
         return self.encode(text)
 

@@ -30,7 +30,7 @@ def check_pattern(pattern: Any) -> None:
     """Raises InputError unless it is a name in PATTERNS, or a regular expression that matches every character."""
     if isinstance(pattern, str) and pattern in PATTERNS:
         return
-    wrong = _wrong(pattern) if isinstance(pattern, str) else "it is no text"
+    wrong = _wrong(pattern) if isinstance(pattern, str) else "it is not text"
     if wrong:
         raise InputError(
             f"pattern is {shown(pattern)}, but it must be one of {', '.join(PATTERNS)}, or a regular expression that "

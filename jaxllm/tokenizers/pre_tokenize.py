@@ -30,7 +30,9 @@ def _compiled(pattern: str) -> "regex.Pattern[str]":
     try:
         return regex.compile(regex_of(pattern))
     except regex.error as error:
-        raise InputError(f"the tokenizer's pattern is no regular expression of Python's: {error}.") from None
+        raise InputError(
+            f"the tokenizer's pattern is not a regular expression that Python's regex accepts: {error}."
+        ) from None
 
 
 def count_pieces(texts: Iterable[str], processes: int = 1) -> Counter[bytes]:

@@ -66,7 +66,9 @@ class SentencePieceTokenizer(Tokenizer):
         for rank, (left, right) in enumerate(self.merges):
             joined = self._ids.get(self.tokens[left] + self.tokens[right])
             if joined is None:
-                raise InputError(f"merge {rank:,} makes {shown(self.tokens[left] + self.tokens[right])}, no token.")
+                raise InputError(
+                    f"merge {rank:,} makes {shown(self.tokens[left] + self.tokens[right])}, which is not a token."
+                )
             if self.tokens[joined] not in self.special_tokens:
                 self._ranks[left, right] = rank, joined
 

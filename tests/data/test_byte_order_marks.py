@@ -1,4 +1,4 @@
-"""Byte-order marks: UTF-8's is no part of any text, UTF-16's and UTF-32's name the encoding in one sentence."""
+"""Byte-order marks: UTF-8's is not part of a text; for UTF-16's and UTF-32's an error names the encoding."""
 
 import codecs
 import gzip
@@ -79,7 +79,7 @@ def index() -> str:
     return Path("shards/index.json").read_text()
 
 
-# What writes the text, the name of its file, and what reads it.
+# For each kind: what writes the text, the name of its file, and what reads it.
 READERS: dict[str, tuple[Callable[[], str], str, Callable[[Path], Any]]] = {
     "text": (lambda: "é one\ntwo", "x.txt", text_of),
     "source": (lambda: "é one\ntwo", "x.txt", lambda path: read_source(str(path))),

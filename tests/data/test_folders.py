@@ -1,4 +1,4 @@
-"""A folder as a corpus: links are followed, nothing is read twice, and what is left out is named."""
+"""A folder as a corpus: links are followed, nothing is read twice, and omissions are reported."""
 
 import os
 import warnings
@@ -25,7 +25,7 @@ CHARS = CharTokenizer.train(TEXT)
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Two texts, one of them in a folder; beside the corpus another text and another folder."""
+    """Two texts, one of them in a folder; next to the corpus, another text and another folder."""
     (tmp_path / "corpus" / "m").mkdir(parents=True)
     (tmp_path / "outside").mkdir()
     for name in ("corpus/a.txt", "corpus/m/b.txt", "outside/x.txt", "single.txt"):
@@ -60,7 +60,7 @@ def test_links_to_folders_and_files_are_followed(corpus: Path) -> None:
     (corpus / ".h.txt").write_text("hidden, too")
     (corpus / "z.txt").symlink_to(".h.txt")
     texts, notes = read(corpus)
-    assert texts[-2:] == ["hidden", "hidden, too"] and not notes  # by names that are not
+    assert texts[-2:] == ["hidden", "hidden, too"] and not notes  # through links with visible names
 
 
 @pytest.mark.parametrize("target", [".", "..", "../corpus", "m", "/absolute"])
@@ -103,7 +103,7 @@ def test_a_link_to_a_file_whose_folder_is_read_later(corpus: Path) -> None:
 
 
 def test_hard_links_are_two_files(corpus: Path) -> None:
-    """They cannot be told from copies once the folder is copied elsewhere."""
+    """Once the folder is copied elsewhere, they look like copies."""
     os.link(corpus / "a.txt", corpus / "c.txt")
     assert read(corpus) == (["corpus/a.txt", "corpus/a.txt", "corpus/m/b.txt"], [])
 
@@ -156,7 +156,7 @@ def test_a_pipe_is_named(corpus: Path) -> None:
 
 @pytest.mark.parametrize(("name", "error"), [
     ("l", PermissionError(13, "Permission denied")),
-    ("a.txt", FileNotFoundError(2, "No such file or directory")),  # one that has gone, and no link
+    ("a.txt", FileNotFoundError(2, "No such file or directory")),  # a file that is gone, not a link
 ])  # fmt: skip
 def test_what_cannot_be_looked_at_is_an_error(
     corpus: Path, name: str, error: OSError, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""Files mapped into memory: how many at a time, and which one goes."""
+"""Files mapped into memory: how many at a time, and which one is unmapped."""
 
 import mmap
 from pathlib import Path
@@ -16,7 +16,7 @@ def paths(tmp_path: Path) -> list[Path]:
     return found
 
 
-def test_the_file_that_was_not_read_for_longest_goes(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_read_file_is_unmapped(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "MOST_MAPPED", 2)
     a, b, c, _ = paths
     files = shards.MappedFiles()

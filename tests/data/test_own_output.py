@@ -1,4 +1,4 @@
-"""What a command writes into its own source changes nothing for the next one: the same text, the same sha256."""
+"""The output of a command inside its own source does not change what the next command reads."""
 
 import json
 import shlex
@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ran(command: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Its notes."""
+    """The notes that the command prints."""
     capsys.readouterr()
     assert main(shlex.split(command)) == 0, capsys.readouterr().err
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]

@@ -1,4 +1,4 @@
-"""Prepared data: the same for any number of processes and interruptions, every damage noticed, memory bounded."""
+"""Prepared data: the same for any number of processes and interruptions, damage noticed, memory bounded."""
 
 import json
 import resource
@@ -194,7 +194,7 @@ def test_a_killed_preparation_goes_on(corpus: str, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(corpus: str, tmp_path: Path) -> None:
-    """A limit on a file's size stands in for the disk: the write of the first shard fails half-way."""
+    """A limit on a file's size replaces the full disk: writing the first shard fails half-way."""
     process = start(
         corpus, tmp_path, "shard_writer.JOBS_PER_SHARD = 20; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))"
     )
@@ -284,8 +284,8 @@ def test_slices_across_shards(prepared: Path, monkeypatch: pytest.MonkeyPatch) -
         row[0:10:2]
 
 
-def test_reading_gives_its_memory_back(tmp_path: Path) -> None:
-    """64 MB read at random: what stays in memory is what was touched since the pages were last given back."""
+def test_reading_releases_its_memory(tmp_path: Path) -> None:
+    """Of 64 MB that are read, only the pages since the last release stay in memory."""
     path = tmp_path / "x.bin"
     np.zeros(2**25, "<u2").tofile(path)
     row = shards.ShardIds(path, np.dtype("<u2"), 2**25, shards.MappedFiles())

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.newest
 
 SINGLE = [bytes([i]) for i in range(256)]
 END, CALL, THINK, SPACES = "<|endoftext|>", "<tool_call>", "<think>", "   "
-QWEN = BPETokenizer([*SINGLE, b"  "], {END: 257, CALL: 258, THINK: 259}, "qwen2", "NFC")  # as it was read before
+QWEN = BPETokenizer([*SINGLE, b"  "], {END: 257, CALL: 258, THINK: 259}, "qwen2", "NFC")  # as older versions read it
 ADDED = BPETokenizer(
     [*SINGLE, b"  "], {END: 257}, "qwen2", "NFC", {CALL: 258, THINK: 259, SPACES: 260}, normalized=[SPACES]
 )
@@ -76,7 +76,7 @@ NFC = {"type": "NFC"}
     ],
 )
 def test_the_ids_of_tokenizers(tokens: list[Flags], normalizer: Any, text: str, ids: list[int], tmp_path: Path) -> None:
-    """Those that are not normalized first, special or not; of these the leftmost, and of those the longest."""
+    """Tokens that are not normalized are found first, special or not: the leftmost, and the longest that begins there."""
     tok = from_hugging_face(tokenizer_json(tmp_path, tokens, normalizer))
     assert isinstance(tok, BPETokenizer)
     assert tok.encode(text, tok.special_tokens) == tok.encode_slowly(text, tok.special_tokens) == ids
@@ -106,7 +106,7 @@ def test_a_file_keeps_them(tmp_path: Path) -> None:
 
 
 def test_what_has_none_is_kept_as_before() -> None:
-    """So that runs and prepared data of earlier versions go on."""
+    """Runs and prepared data of earlier versions depend on it."""
     assert QWEN.fingerprint() == "5b190065a0271403127f9d45ef05178fd4e9343fe3ee6fa03593b339b4c37860"
     assert BPETokenizer(SINGLE).fingerprint() == "11d9ae20b0ecadef7681ed5e06d28060e1a8cde414ab2a9b7c302f6dea89676b"
     assert list(BPETokenizer(SINGLE).to_dict()) == ["special_tokens", "tokens"]

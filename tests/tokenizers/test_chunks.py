@@ -1,4 +1,4 @@
-"""A long text in parts: the ids of the whole and the same bytes back, for every kind of tokenizer and any parts."""
+"""A long text in chunks has the ids of the whole text, and decodes to the same bytes, with every tokenizer."""
 
 import io
 import shlex
@@ -26,17 +26,19 @@ pytestmark = pytest.mark.newest
 
 ALPHABET = "thein12 <>/b.! \n\t\r-'sé東🙂▁"
 hard = st.lists(st.text(ALPHABET, max_size=30) | st.sampled_from([TEXT, "<b> the", "e the", "!\n/ x"]), max_size=5)
-MORE = ["e t", "</b>", ">\n<"]  # to be found in any text; the first is cut by every place between two words
-BPE = BPETokenizer([*BPETokenizer.train(TEXT * 2 + ALPHABET, 290).tokens, b"\n/"])  # the last by o200k's pattern alone
+MORE = ["e t", "</b>", ">\n<"]  # found in any text; the first crosses the boundary between two words
+BPE = BPETokenizer(
+    [*BPETokenizer.train(TEXT * 2 + ALPHABET, 290).tokens, b"\n/"]
+)  # only o200k's pattern has the last as a piece
 
 
-def pieces(prefix: str, added: list[str]) -> SentencePieceTokenizer:
+def sentencepiece(prefix: str, added: list[str]) -> SentencePieceTokenizer:
     more = [name for name in added if name not in TOKENS]
     return SentencePieceTokenizer([*TOKENS, *more], MERGES, SPECIAL, added, prefix)
 
 
 def short_tokens(prefix: str) -> SentencePieceTokenizer:
-    """Without a token that has a space within, or behind another space."""
+    """Without tokens that have a space within, or after another space."""
     kept = [(a, b) for a, b in MERGES if "▁" not in (TOKENS[a] + TOKENS[b])[1:]]
     return SentencePieceTokenizer(TOKENS, kept, SPECIAL, ["<b>"], prefix)
 
@@ -46,15 +48,15 @@ TOKENIZERS: dict[str, Tokenizer] = {
     "bpe NFC": BPETokenizer(BPE.tokens, pattern="qwen2", normalization="NFC"),
     "char": CharTokenizer.train(TEXT + ALPHABET + "acdx"),
     "word": WordTokenizer.train(TEXT),
-    **{f"sentencepiece {prefix}": pieces(prefix, []) for prefix in PREFIXES},
-    **{f"sentencepiece {prefix}, added": pieces(prefix, ["<b>", "\n\n", *MORE]) for prefix in PREFIXES},
+    **{f"sentencepiece {prefix}": sentencepiece(prefix, []) for prefix in PREFIXES},
+    **{f"sentencepiece {prefix}, added": sentencepiece(prefix, ["<b>", "\n\n", *MORE]) for prefix in PREFIXES},
     **{f"sentencepiece {prefix}, short": short_tokens(prefix) for prefix in PREFIXES},
 }
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_chunks_have_the_ids_of_the_whole(name: str) -> None:
-    """For texts that come in any pieces, and any length of parts."""
+    """For texts that arrive in any pieces, and chunks of any length."""
     tok = TOKENIZERS[name]
 
     @settings(max_examples=150)
@@ -84,7 +86,7 @@ names = st.sets(st.text("ab<> ", min_size=1, max_size=4), max_size=4)
 @example("xxa b c", 4, {"a b"}, 1)
 @given(st.text("ab<> ", max_size=30), st.integers(0, 30), names, st.integers(1, 5))
 def test_no_chunk_ends_in_a_name(text: str, known: int, names: set[str], size: int) -> None:
-    """Nor in one of which only the beginning is known yet."""
+    """Nor in a name of which only the beginning is known yet."""
     *ended, last = chunk_text(text, size, whole=names)
     assert "".join([*ended, last]) == text
     for end in np.cumsum([len(part) for part in ended]).tolist():
@@ -98,12 +100,12 @@ def test_no_chunk_ends_in_a_name(text: str, known: int, names: set[str], size: i
 @settings(max_examples=100)
 @given(text=st.text(ALPHABET.replace("▁", ""), max_size=40))
 def test_the_same_bytes_come_back(prefix: str, text: str) -> None:
-    tok = pieces(prefix, [])
+    tok = sentencepiece(prefix, [])
     assert tok.text_bytes(tok.encode(text)) == text.encode()
 
 
 def test_bytes_that_are_no_text_come_back() -> None:
-    tok = pieces("part", [])
+    tok = sentencepiece("part", [])
     ids = tok.encode(" é")
     assert tok.text_bytes(ids[:-1]) == b" \xc3" and tok.decode(ids[:-1]) == " \ufffd"
     assert BPE.text_bytes(BPE.encode(" é")[:-1]) == b" \xc3"
@@ -117,7 +119,7 @@ def test_the_commands(
     monkeypatch.setattr(chunks, "CHUNK", 40)
     text = (TEXT + "\n") * 5
     Path("x.txt").write_text(text)
-    tok = pieces(prefix, ["<b>"])
+    tok = sentencepiece(prefix, ["<b>"])
     tok.save("tok.json")
 
     def ran(command: str) -> bytes:
@@ -129,7 +131,7 @@ def test_the_commands(
     assert list(map(int, ids.split())) == tok.encode(text)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(ids)))
     assert ran("tokenizer decode tok.json") == tok.decode(tok.encode(text)).encode()
-    if prefix != "part":  # which puts a space behind an added token as well, and keeps it
+    if prefix != "part":  # which adds a space after an added token too, and keeps it
         assert tok.decode(tok.encode(text)) == text
 
 
@@ -144,7 +146,7 @@ def test_shards_hold_the_ids_of_the_whole(name: str, tmp_path: Path, monkeypatch
         (corpus / f"{i}.txt").write_text(text)
     index = prepare_shards([str(corpus)], tok, tmp_path / "out", validation=0)
     stored = open_split(tmp_path / "out", index, "train")[:].tolist()
-    newline = next(iter(pieces("none", []).encode("\n")))
+    newline = next(iter(sentencepiece("none", []).encode("\n")))
     between = [newline] if tok.end_of_text is None else [tok.end_of_text]
     expected = [i for text in texts for i in [*between, *tok.encode(text)]]
     assert stored == expected[len(between) :]
@@ -167,9 +169,9 @@ def test_bytes_are_counted_in_chunks(name: str, monkeypatch: pytest.MonkeyPatch)
         assert evaluate.score(1.0, ids, tok).n_bytes == whole
 
 
-def test_the_places_of_parts() -> None:
-    """Words of parts that begin where others end, for a tokenizer with tokens that have spaces within."""
-    tok = pieces("part", [])
+def test_where_chunks_end() -> None:
+    """For a tokenizer with tokens that have spaces within, chunks end only where a word does."""
+    tok = sentencepiece("part", [])
     text = (TEXT + "! ") * 3
     found = list(tok.chunks(text, 10))
     assert len(found) > 2

@@ -92,7 +92,7 @@ def test_absent_bytes() -> None:
 def test_a_pattern_that_python_does_not_know() -> None:
     tok = BPETokenizer(TOKENS, pattern=r"[\s\S]|\x{41}")
     assert tok.encode("A") == [65]
-    with pytest.raises(InputError, match="is no regular expression of Python's"):
+    with pytest.raises(InputError, match="is not a regular expression that Python's regex accepts"):
         tok.encode_slowly("A")
 
 

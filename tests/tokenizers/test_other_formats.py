@@ -1,4 +1,4 @@
-"""Tokenizers to and from other programs' files: equal ids, and what would give others refused."""
+"""Tokenizers to and from the files of other programs: equal ids, and settings that would change them refused."""
 
 import base64
 import json
@@ -136,7 +136,7 @@ OVERLAPPING = st.text(st.sampled_from(" <b>xte\u0301\u0338é\nq"), max_size=30)
 
 @pytest.mark.parametrize("normalization", [None, "NFC"])
 def test_added_tokens_that_are_not_special(normalization: str | None, tmp_path: Path) -> None:
-    """Special or not, normalized or not, and many that overlap; as they are read, and as we write them."""
+    """Special or not, normalized or not, and many that overlap: as we read them, and as we write them."""
     tokenizers = hugging_face_tokenizers()
     flags = [
         ("   ", False, False), ("<b>", True, False), ("<b>x", False, False), (" <", False, True), ("  ", False, True),
@@ -259,7 +259,7 @@ def test_the_pattern_may_stand_before_byte_level(exported: Path, tmp_path: Path)
     ("change", "message"),
     [
         (lambda lines: lines[:5] + ["!!! 5"] + lines[6:], "line 6 of .* is not a token in base64"),
-        (lambda lines: lines[:5] + lines[6:], "line 6 of .* has rank 6, where 5 would follow"),
+        (lambda lines: lines[:5] + lines[6:], "line 6 of .* has rank 6, where 5 is expected"),
         (lambda lines: lines[:5] + ["YQ=="], "line 6 of .* is not a token"),
         (lambda lines: lines[:200], "must hold each of the 256 bytes"),
         (lambda lines: lines[:-1] + [f"{base64.b64encode(b'th').decode()} {len(lines) - 1}"], "holds a token twice"),

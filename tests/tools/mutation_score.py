@@ -35,7 +35,7 @@ class Tests(NamedTuple):
     keyword: str = "test"
 
 
-BATCHES, SHARDS = ["data/test_data.py", "data/test_batches.py"], ["data/test_documents.py", "data/test_shards.py"]
+BATCHES, SHARDS = ["data/test_windows.py", "data/test_batches.py"], ["data/test_documents.py", "data/test_shards.py"]
 FOLDERS = ["data/test_folders.py", "data/test_documents.py", "data/test_own_output.py"]
 LAYERS = "layers or MLP or Linear or Norm"
 TESTS = {
@@ -56,7 +56,7 @@ TESTS = {
     "jaxllm/data/shard_writer.py": Tests([*SHARDS, "data/test_end_token.py"]),
     "jaxllm/data/id_sequences.py": Tests([*BATCHES, *SHARDS]),
     "jaxllm/data/shards.py": Tests([*SHARDS, "data/test_mapped_files.py", "training/test_training_from_shards.py"]),
-    "jaxllm/data/sources.py": Tests([*BATCHES, *SHARDS]),
+    "jaxllm/data/sources.py": Tests(["data/test_sources.py", *SHARDS]),
     "train/step.py": Tests(["training/test_step.py", "training/test_nonfinite.py", "training/test_loop.py"]),
     "train/runs/checkpoint.py": Tests(["training/test_checkpoint.py", "training/test_full_disk.py", "commands/test_checkpoint_commands.py"]),
 }  # fmt: skip

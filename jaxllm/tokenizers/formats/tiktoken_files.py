@@ -63,14 +63,14 @@ PUBLISHED = {
 }
 
 
-class Beside(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What FILE.json holds."""
+class TiktokenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of FILE.json."""
 
     pat_str: str
     special_tokens: dict[str, int]
 
 
-def beside(path: str | Path) -> Path:
+def settings_path(path: str | Path) -> Path:
     """FILE.json, which holds the pattern and the special tokens of FILE."""
     return Path(f"{path}.json")
 
@@ -89,8 +89,8 @@ def to_tiktoken(tokenizer: BPETokenizer, path: str | Path) -> None:
     for what, wrong in reasons.items():
         if wrong:
             raise InputError(f"the tokenizer {what}, which tiktoken does not; export it as tokenizer.json.")
-    more = Beside(regex_of(tokenizer.pattern), tokenizer.special_tokens)
-    replace_file(beside(path), msgspec.json.format(msgspec.json.encode(more), indent=1))
+    settings = TiktokenSettings(regex_of(tokenizer.pattern), tokenizer.special_tokens)
+    replace_file(settings_path(path), msgspec.json.format(msgspec.json.encode(settings), indent=1))
     replace_file(Path(path), _written(tokenizer.ranks.items()))
 
 
@@ -108,16 +108,16 @@ def from_tiktoken(
     ranks = _read_ranks(path)
     known = PUBLISHED.get(hashlib.sha256(_written(ranks)).hexdigest())
     tokens = [token for token, _ in ranks]
-    more = _read_beside(path)
+    settings = _read_settings(path)
     if special_tokens is None:
-        special_tokens = more.special_tokens if more else known.special_tokens if known else [END_OF_TEXT]
+        special_tokens = settings.special_tokens if settings else known.special_tokens if known else [END_OF_TEXT]
     if not isinstance(special_tokens, Mapping):
         special_tokens = {name: len(ranks) + i for i, name in enumerate(special_tokens)}
     special_tokens = _without_holes([rank for _, rank in ranks], special_tokens, path)
     check_bytes(tokens, path)
     if sum(len(token) == 1 for token in tokens) < 256:
         raise InputError(f"{path} must hold each of the 256 bytes.")
-    stated = name_of(more.pat_str) if more else known.pattern if known else None
+    stated = name_of(settings.pat_str) if settings else known.pattern if known else None
     return BPETokenizer(tokens, special_tokens, _agreed(pattern, stated, known, path))
 
 
@@ -131,7 +131,7 @@ def _agreed(pattern: str | None, stated: str | None, known: Published | None, pa
             f"{', '.join(PATTERNS)} or a regular expression."
         )
     if pattern is not None and stated is not None and pattern != stated:
-        where = f"{path} has the ranks of {known.name}" if known else f"{beside(path)} is there"
+        where = f"{path} has the ranks of {known.name}" if known else f"{settings_path(path)} is there"
         raise InputError(f"--pattern is {shown(pattern)}, but {where}, with the pattern {shown(stated)}; leave it out.")
     return str(stated if pattern is None else pattern)
 
@@ -152,12 +152,12 @@ def _read_ranks(path: str | Path) -> list[tuple[bytes, int]]:
     return ranks
 
 
-def _read_beside(path: str | Path) -> Beside | None:
-    file = beside(path)
+def _read_settings(path: str | Path) -> TiktokenSettings | None:
+    file = settings_path(path)
     if not file.exists():
         return None
     try:
-        return msgspec.json.decode(read_text(file), type=Beside)
+        return msgspec.json.decode(read_text(file), type=TiktokenSettings)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InputError(
             f"{file} does not hold the pat_str and the special_tokens of {path} ({printable(str(error))}); correct or "
@@ -177,8 +177,8 @@ def _without_holes(ranks: list[int], special: Mapping[str, int], path: str | Pat
             expected += 1
         if rank != expected:
             raise InputError(
-                f"line {number:,} of {path} has rank {shown(rank)}, where {expected} would follow, which is the id of "
-                f"no special token in {beside(path)} either."
+                f"line {number:,} of {path} has rank {shown(rank)}, where {expected} is expected; no special token in "
+                f"{settings_path(path)} has that id."
             )
         expected += 1
     largest = max(taken, default=0)
