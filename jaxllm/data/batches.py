@@ -62,8 +62,8 @@ def batch(
     """
     if batch_size % processes or not 0 <= process < processes:
         raise InputError(
-            f"a batch of {batch_size} cannot be split into {processes} parts with a part {process}; the number of parts "
-            "must divide it, and parts are numbered from 0."
+            f"a batch of {batch_size} cannot be split into {processes} parts with a part {process}; the number of "
+            "parts must divide it, and parts are numbered from 0."
         )
     n_rows = batch_size // processes
     rows = step * batch_size + process * n_rows + np.arange(n_rows)

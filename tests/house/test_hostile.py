@@ -228,7 +228,7 @@ def hugging_face(vocabulary: dict[str, Any], **more: Any) -> str:
         ("hugging face", hugging_face({"a": 0, "b": "1"}), "the ids in .* are not 0 to 1, each once"),
         ("hugging face", hugging_face({"a": 0, "b": 1.0}), "the ids in .* are not 0 to 1, each once"),
         ("hugging face", hugging_face({"a": 0, "\x1b" * 999: 1}), r"token '\\x1b.*\.\.\."),
-        ("tiktoken", "AA== " + "9" * 4000, r"has rank 999.*\.\.\.9*, where 0 would follow"),
+        ("tiktoken", "AA== " + "9" * 4000, r"has rank 999.*\.\.\.9*, where 0 is expected"),
         ("index", json.dumps({"\x1b[31m": 1}), r"Object contains unknown field `\\x1b\[31m`"),
     ],
     ids=range(11),
