@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from jaxllm.config import GPTConfig
 from jaxllm.data.sources import NAMED_CORPORA, PYTHON_DOCS, PYTHON_STDLIB
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, nearest, printable, shown
 from jaxllm.utils.files import read_file
 from jaxllm.utils.utf8 import without_mark
 from jaxllm.utils.validate import (
@@ -28,9 +28,6 @@ from jaxllm.utils.validate import (
     Positive,
     PositiveFloat,
     check_fields,
-    nearest,
-    printable,
-    shown,
 )
 
 MOST_NEW_TOKENS = 100_000  # to be generated at a time

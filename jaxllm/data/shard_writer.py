@@ -32,11 +32,10 @@ from jaxllm.data.windows import Ids
 from jaxllm.tokenizers import KINDS, CharTokenizer, Tokenizer
 from jaxllm.tokenizers.chunks import CHUNK, rechunk
 from jaxllm.tokenizers.special_tokens import END_OF_TEXT
-from jaxllm.utils.errors import InputError, printable
+from jaxllm.utils.errors import InputError, printable, shown
 from jaxllm.utils.files import read_file, replace_file
 from jaxllm.utils.processes import check_processes, in_processes
 from jaxllm.utils.utf8 import without_mark
-from jaxllm.utils.validate import shown
 
 JOBS_PER_SHARD = 128  # about 128 million characters, whose ids take some 60 MB
 DECIDING = 2**16  # characters at a document's beginning that decide its split

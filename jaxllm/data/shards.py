@@ -23,11 +23,10 @@ from msgspec import Meta
 from jaxllm.data.id_sequences import JoinedIds
 from jaxllm.data.own_output import TOKENIZER_FORMAT, format_of
 from jaxllm.data.windows import Ids
-from jaxllm.utils.errors import InputError, printable
+from jaxllm.utils.errors import InputError, printable, shown
 from jaxllm.utils.files import read_file
 from jaxllm.utils.processes import usable_cores
 from jaxllm.utils.utf8 import without_mark
-from jaxllm.utils.validate import shown
 
 FORMAT: Literal["jaxllm shards"] = "jaxllm shards"
 VERSION: Literal[1] = 1

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import nearest
+from jaxllm.utils.errors import InputError, nearest
 
 PYTHON_DOCS, PYTHON_STDLIB = "python-docs", "python-stdlib"
 NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages"}

@@ -21,10 +21,9 @@ from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.char import CharTokenizer
 from jaxllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from jaxllm.tokenizers.word import WordTokenizer
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import read_file
 from jaxllm.utils.utf8 import decoded
-from jaxllm.utils.validate import shown
 
 __all__ = ["BPETokenizer", "CharTokenizer", "SentencePieceTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer"]
 

@@ -15,10 +15,9 @@ import regex
 
 from jaxllm.tokenizers.chunks import BOUNDARIES, chunk_text, rechunk
 from jaxllm.tokenizers.special_tokens import DOCUMENT_ENDS, NO_TOKENS
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import replace_file
 from jaxllm.utils.utf8 import to_utf8
-from jaxllm.utils.validate import shown
 
 FORMAT = "jaxllm tokenizer"
 VERSION = 1

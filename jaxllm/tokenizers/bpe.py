@@ -16,10 +16,9 @@ from jaxllm.tokenizers.pre_tokenize import count_pieces
 from jaxllm.tokenizers.special_tokens import END_OF_TEXT, NO_TOKENS, document_end, split_at_added, split_at_tokens
 from jaxllm.tokenizers.split_patterns import PATTERNS
 from jaxllm.tokenizers.textbook import tokens_of
-from jaxllm.utils.errors import InputError, Note
+from jaxllm.utils.errors import InputError, Note, shown
 from jaxllm.utils.processes import check_processes
 from jaxllm.utils.utf8 import to_utf8
-from jaxllm.utils.validate import shown
 
 
 class BPETokenizer(Tokenizer):

@@ -11,6 +11,7 @@ import tiktoken
 from jaxllm.tokenizers import textbook
 from jaxllm.tokenizers.custom_pattern import encode_checked, for_tiktoken
 from jaxllm.tokenizers.pre_tokenize import split_pieces
+from jaxllm.tokenizers.special_tokens import END_OF_TEXT
 from jaxllm.tokenizers.split_patterns import PATTERNS
 from jaxllm.utils.processes import usable_cores
 
@@ -55,6 +56,12 @@ class BPEEncoder:
 
     @cached_property
     def _tiktoken(self) -> tiktoken.Encoding:
-        unused = {bytes([b]): self.vocab_size + i for i, b in enumerate(self.absent)}  # tiktoken requires every byte
-        ranks = {**self.ranks, **unused}
-        return tiktoken.Encoding("jaxllm", pat_str=for_tiktoken(self.pattern), mergeable_ranks=ranks, special_tokens={})
+        # tiktoken requires every byte. It also searches for special tokens where none is allowed, and without any its
+        # search stops at every character.
+        unused = {bytes([b]): self.vocab_size + i for i, b in enumerate(self.absent)}
+        return tiktoken.Encoding(
+            "jaxllm",
+            pat_str=for_tiktoken(self.pattern),
+            mergeable_ranks={**self.ranks, **unused},
+            special_tokens={END_OF_TEXT: self.vocab_size + len(unused)},
+        )

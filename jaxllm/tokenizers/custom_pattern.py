@@ -13,12 +13,11 @@ from typing import Any
 import tiktoken
 
 from jaxllm.tokenizers.split_patterns import PATTERNS
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import shown
+from jaxllm.utils.errors import InputError, shown
 
 # Limits that keep the compiled pattern small: its characters, and the product of its {counts}.
 MOST_CHARACTERS, MOST_REPEATED = 1000, 1000
-BYTES = {bytes([b]): b for b in range(256)}
+SINGLE_BYTES = {bytes([b]): b for b in range(256)}
 # Every pattern must match these characters of all kinds. Others are checked in each text.
 PROBE = (
     "\0\t\n\r\x1b !\"#$'()+,-./09:;<>@AZ[\\]^_`az{|}~\x7f\x85\xa0\xad²½éßǅʰ"
@@ -47,7 +46,7 @@ def _wrong(pattern: str) -> str:
         return f"its counts in braces make {_repeated(pattern):,} when multiplied, more than {MOST_REPEATED:,}"
     try:
         for regex in (pattern, for_tiktoken(pattern)):
-            encoding = tiktoken.Encoding("probe", pat_str=regex, mergeable_ranks=BYTES, special_tokens={})
+            encoding = tiktoken.Encoding("probe", pat_str=regex, mergeable_ranks=SINGLE_BYTES, special_tokens={})
     except ValueError as error:
         return f"it is not valid ({error})"
     try:

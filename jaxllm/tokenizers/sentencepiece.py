@@ -15,9 +15,8 @@ import regex
 
 from jaxllm.tokenizers.base import Tokenizer, end_from, token_to_id, vocabulary_from
 from jaxllm.tokenizers.special_tokens import document_end, split_at_added, split_at_tokens
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.utf8 import to_utf8
-from jaxllm.utils.validate import shown
 
 SPACE = "▁"  # stands for a space in tokens
 # Where `encode` adds a space: "none", nowhere; "part", before each part of the text between special tokens; "always"

@@ -9,8 +9,7 @@ from typing import Any
 
 from tiktoken_ext.openai_public import r50k_pat_str as GPT2_FAST_PATTERN  # GPT2_PATTERN, written to match faster
 
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import shown
+from jaxllm.utils.errors import InputError, shown
 
 # GPT-2's split: contractions; a word, a number or a run of punctuation, each with the space before it; white space.
 # Merges never cross a piece. (openai/gpt-2, src/encoder.py)

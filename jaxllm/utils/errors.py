@@ -1,7 +1,9 @@
-"""The errors that a user can cause and fix."""
+"""The errors that a user can cause and fix, and what their messages are made of."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 MOST_CHARACTERS = 2000  # of a message; a value out of a file may have millions
 
@@ -15,6 +17,28 @@ def printable(text: str, most: int = 200) -> str:
     kept = most - 3
     text = text if len(text) <= most else f"{text[: kept // 2]}...{text[-(kept - kept // 2) :]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A shortened `repr` for a message: a value out of a file may have a million characters, or digits.
+
+    >>> shown("x" * 1000, 20)
+    "'xxxxxxx...xxxxxxxx'"
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print an integer of over 4,300 digits
+        text = "a number of thousands of digits"
+    except RecursionError:
+        text = "a value nested too deeply"
+    return printable(text, most)
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The names closest to a mistyped one, as the end of a sentence."""
+    valid = list(valid)
+    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"valid names are {', '.join(valid)}."
 
 
 class InputError(ValueError):

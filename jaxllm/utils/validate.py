@@ -5,7 +5,6 @@ from Python, a TOML file or the command line.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -14,7 +13,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from jaxllm.utils.errors import InputError, printable
+from jaxllm.utils.errors import InputError, shown
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 NonNegative = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -65,25 +64,3 @@ def _rule(hint: Any, message: str) -> str:
     }.items():
         rule = word + rule.removeprefix(python) if rule.startswith(python) else rule
     return rule
-
-
-def shown(value: Any, most: int = 80) -> str:
-    """A shortened `repr` for a message: a value out of a file may have a million characters, or digits.
-
-    >>> shown("x" * 1000, 20)
-    "'xxxxxxx...xxxxxxxx'"
-    """
-    try:
-        text = repr(value)
-    except ValueError:  # Python refuses to print an integer of over 4,300 digits
-        text = "a number of thousands of digits"
-    except RecursionError:
-        text = "a value nested too deeply"
-    return printable(text, most)
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """The names closest to a mistyped one, as the end of a sentence."""
-    valid = list(valid)
-    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(close)}?" if close else f"valid names are {', '.join(valid)}."

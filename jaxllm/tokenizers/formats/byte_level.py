@@ -10,9 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.merges import merged_from, merges_of
 from jaxllm.tokenizers.special_tokens import NO_TOKENS
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.utf8 import visible
-from jaxllm.utils.validate import shown
 
 # GPT-2 writes bytes as visible characters: the printable ones of Latin-1 as themselves, the others, in order, as the
 # characters from 256 on. (openai/gpt-2, src/encoder.py)

@@ -7,9 +7,8 @@ from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.formats.byte_level import check_ids, from_vocabulary
 from jaxllm.tokenizers.sentencepiece import SPACE, SentencePieceTokenizer
 from jaxllm.tokenizers.split_patterns import PATTERNS, pattern_of
-from jaxllm.utils.errors import InputError, as_input_error
+from jaxllm.utils.errors import InputError, as_input_error, shown
 from jaxllm.utils.files import read_json
-from jaxllm.utils.validate import shown
 
 # Ways to add a space before a text: by normalizers, or by a pre_tokenizer with its prepend_scheme.
 TO_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -32,9 +31,9 @@ def tokenizer_of(content: Any, path: str | Path) -> BPETokenizer | SentencePiece
     """As `from_hugging_face`, from the content of the file at `path`."""
     with as_input_error(path, "tokenizer.json of byte pairs"):
         model = content["model"]
-        with_bytes = bool(model.get("byte_fallback"))
-        _check(content, _wrong_for_pieces(content) if with_bytes else _wrong_for_bytes(content), path)
-        if with_bytes:
+        is_sentencepiece = bool(model.get("byte_fallback"))
+        _check(content, _wrong_for_sentencepiece(content) if is_sentencepiece else _wrong_for_byte_level(content), path)
+        if is_sentencepiece:
             return _sentencepiece(content, path)
         special, added = _special_and_added(content)
         return from_vocabulary(
@@ -99,7 +98,7 @@ def _check(content: dict[str, Any], wrong: list[str], path: str | Path) -> None:
         raise InputError(f"{path} has {' and '.join(wrong[:5])}, which would give other ids and is not supported.")
 
 
-def _wrong_for_bytes(content: dict[str, Any]) -> list[str]:
+def _wrong_for_byte_level(content: dict[str, Any]) -> list[str]:
     wrong = ["model.unk_token"] if content["model"].get("unk_token") else []
     if [step.get("type") for step in _normalizers(content)] not in ([], ["NFC"]):
         wrong.append("a normalizer that is not NFC")
@@ -108,7 +107,7 @@ def _wrong_for_bytes(content: dict[str, Any]) -> list[str]:
     return wrong
 
 
-def _wrong_for_pieces(content: dict[str, Any]) -> list[str]:
+def _wrong_for_sentencepiece(content: dict[str, Any]) -> list[str]:
     wrong = ["model.ignore_merges"] if content["model"].get("ignore_merges") else []
     if (prefix := _prefix(content)) is None:
         wrong.append("a normalizer and a pre_tokenizer that do more than write spaces as SentencePiece does")

@@ -17,9 +17,8 @@ from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.formats.byte_level import check_bytes
 from jaxllm.tokenizers.special_tokens import END_OF_TEXT
 from jaxllm.tokenizers.split_patterns import PATTERNS, name_of, regex_of
-from jaxllm.utils.errors import InputError, printable
+from jaxllm.utils.errors import InputError, printable, shown
 from jaxllm.utils.files import read_text, replace_file
-from jaxllm.utils.validate import shown
 
 LARGEST = 2**24  # ids are below
 

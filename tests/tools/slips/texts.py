@@ -31,6 +31,7 @@ MUTATIONS = [
     Mutation("white space by the million refused", "jaxllm/tokenizers/bpe_encoding.py", "with suppress(ValueError):", "with suppress(KeyError):", "tokenizers/test_split_patterns.py::test_white_space_by_the_million", "ValueError"),
     Mutation("a token made of itself", "jaxllm/tokenizers/merges.py", "if rank >= own:", "if rank > own:", "tokenizers/test_other_formats.py::test_a_vocabulary_to_read"),
     Mutation("the longest of two names not found", "jaxllm/tokenizers/special_tokens.py", '("?" if rest is not names else "")', '("??" if rest is not names else "")', "tokenizers/test_split_patterns.py::test_many_names_that_begin_alike[90]"),
+    Mutation("an infinite setting", "jaxllm/utils/validate.py", "if not all(math.isfinite(one)", "if not all(True", "house/test_hostile.py::test_what_fuzzing_has_found[3]"),
     Mutation("control characters in a message", "jaxllm/utils/errors.py", "c if c.isprintable() else", "c if True else", "data/test_folders.py::test_many_are_counted"),
     Mutation("more processes than Windows can wait for", "jaxllm/utils/processes.py", 'if os.name == "nt" else processes', "if False else processes", "utils/test_other_systems.py::test_windows_waits_for_61_processes_at_most[nt-61]"),
     Mutation("a folder opened on Windows", "jaxllm/utils/files.py", 'if os.name != "posix":', "if False:", "utils/test_other_systems.py::test_windows_opens_no_folders", "PermissionError"),
