@@ -10,7 +10,7 @@ import jax
 from jax import Array
 
 from jaxllm.data.batches import evaluation_batches, n_targets
-from jaxllm.data.id_sequences import Row
+from jaxllm.data.id_sequences import IdSequence
 from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import GPT
 from jaxllm.tokenizers import Tokenizer, WordTokenizer
@@ -28,7 +28,7 @@ class Abandoned(Exception):
 
 def evaluator(
     model: GPT, config: RunConfig, abandon: Callable[[], bool] = lambda: False, begin: int | None = None
-) -> Callable[[Any, Row], float]:
+) -> Callable[[Any, IdSequence], float]:
     """A function params, ids -> mean cross-entropy in nats per token over all ids but the first.
 
     With `begin`, the id that each window begins with, it is over all ids. The function calls `abandon` before each
@@ -37,7 +37,7 @@ def evaluator(
     eval_step = make_eval_step(model)
     batch_size = config.train.batch_size // config.train.grad_accumulation  # what fits in training fits here
 
-    def evaluate(params: Any, ids: Row) -> float:
+    def evaluate(params: Any, ids: IdSequence) -> float:
         sums: list[float] = []
         dispatched: deque[Array] = (
             deque()
@@ -73,8 +73,8 @@ class Scores:
         return self.loss * self.n_targets / math.log(2) / self.n_bytes if self.n_bytes else None
 
 
-def score(loss: float, ids: Row, tokenizer: Tokenizer, begin: int | None = None) -> Scores:
-    """Scores of a loss over the targets: ids[1:], or all ids with a `begin`.
+def score(loss: float, ids: IdSequence, tokenizer: Tokenizer, begin: int | None = None) -> Scores:
+    """The loss over the targets, ids[1:] or with a `begin` all ids, with their text's length in bytes.
 
     A word tokenizer does not keep the text, so its number of bytes is None.
     """

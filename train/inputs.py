@@ -10,7 +10,7 @@ import numpy as np
 from jaxllm.config import GPTConfig
 from jaxllm.data import mixture, read_source, split_ids
 from jaxllm.data.batches import check_splits
-from jaxllm.data.id_sequences import Joined, Row
+from jaxllm.data.id_sequences import IdSequence, JoinedIds
 from jaxllm.data.mixture import Mixture
 from jaxllm.data.shards import TOKENIZER, TRAIN, VALIDATION, Index, is_prepared, open_split, read_index, verify
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
@@ -29,8 +29,8 @@ class Prepared:
     config: RunConfig  # resolved
     tokenizer: Tokenizer
     model: GPTConfig
-    train_ids: Row | Mixture
-    validation_ids: Row
+    train_ids: IdSequence | Mixture
+    validation_ids: IdSequence
 
     @property
     def first_id(self) -> int:
@@ -60,7 +60,7 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepared:
         tokenizer,
         model,
         trains[0] if alone else mixture(trains, list(config.data.sources.values())),
-        validations[0] if alone else Joined(validations),
+        validations[0] if alone else JoinedIds(validations),
     )
 
 
@@ -131,7 +131,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     return CharTokenizer.train(texts)
 
 
-def _splits(name: str, source: Source, tokenizer: Tokenizer, context_length: int) -> tuple[Row, Row]:
+def _splits(name: str, source: Source, tokenizer: Tokenizer, context_length: int) -> tuple[IdSequence, IdSequence]:
     """Training and validation ids. Without validation documents, the last tenth is for validation."""
     if isinstance(source, str):
         return split_ids(np.asarray(tokenizer.encode(source), np.int32), context_length)

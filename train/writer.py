@@ -19,7 +19,7 @@ from jaxllm.fast.quantised_weights import pack
 from jaxllm.generate import Generation, Sampling, begin, stream
 from jaxllm.pretrained.chat import encode_chat
 from jaxllm.utils.errors import InputError, NonFiniteError
-from jaxllm.utils.files import without_mark
+from jaxllm.utils.utf8 import without_mark
 
 from .config import MOST_NEW_TOKENS
 from .nonfinite import non_finite

@@ -1,8 +1,8 @@
-"""From documents to shards: tokenized in parallel, a stretch of the corpus at a time, each safe before the next.
+"""Writing shards: a corpus is tokenized in parallel, and every part of it that is on disk is recorded.
 
-nanoGPT's and nanochat's scripts begin anew when they are stopped. Here the corpus is cut into stretches by its text
-alone; when one's shards are on disk, `progress.json` says so, and the same command goes on after the last of them. What
-comes out is the same for any number of processes and of interruptions.
+The corpus is divided into jobs by its text alone. After each JOBS_PER_SHARD jobs the shards are written, then
+`progress.json` records them, and the same command continues after the last of them. The result is the same for any
+number of processes and interruptions.
 """
 
 import hashlib
@@ -30,41 +30,41 @@ from jaxllm.data.shards import (
 )
 from jaxllm.data.windows import Ids
 from jaxllm.tokenizers import KINDS, CharTokenizer, Tokenizer
-from jaxllm.tokenizers.base import END_OF_TEXT
-from jaxllm.tokenizers.parts import PART, in_parts
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import read_file, replace_file, without_mark
+from jaxllm.tokenizers.chunks import CHUNK, rechunk
+from jaxllm.tokenizers.special_tokens import END_OF_TEXT
+from jaxllm.utils.errors import InputError, printable, shown
+from jaxllm.utils.files import read_file, replace_file
 from jaxllm.utils.processes import check_processes, in_processes
-from jaxllm.utils.validate import printable, shown
+from jaxllm.utils.utf8 import without_mark
 
-STRETCH = 128  # loads, so that a stretch is about 128 million characters, and its shards some 60 MB
+JOBS_PER_SHARD = 128  # about 128 million characters, whose ids take some 60 MB
 DECIDING = 2**16  # characters at a document's beginning that decide its split
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What the shards depend on, beside the text itself."""
+    """What the shards depend on besides the text itself."""
 
     sources: list[str]
     field: str
     validation: float
     tokenizer: str  # fingerprint
-    end_token: int | None = None  # between documents, where it is not `<|endoftext|>`, the only one of older versions
+    end_token: int | None = None  # between documents, unless it is `<|endoftext|>`, the only one of older versions
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """What `progress.json` holds: how far it came, and what the index will say so far."""
+    """The content of `progress.json`: how much is done, and what the index will say of it."""
 
     format: Literal["jaxllm shards in progress"]
     version: Literal[1]
     settings: Settings
-    loads: int  # of the corpus that are in the shards
+    jobs: int = msgspec.field(name="loads")  # whose ids are in the shards
     sha256: str  # of their text
     characters: int
     documents: dict[str, int]
     splits: dict[str, list[Shard]]
 
 
-class Piece(NamedTuple):
+class DocumentChunk(NamedTuple):
     """A part of a document."""
 
     split: str
@@ -72,7 +72,7 @@ class Piece(NamedTuple):
     text: str
 
 
-Load = list[Piece]  # about PART characters: the work handed to a process
+Job = list[DocumentChunk]  # about CHUNK characters: the work given to a process at a time
 
 
 def prepare_shards(
@@ -87,11 +87,11 @@ def prepare_shards(
     """Tokenize all documents of the sources (see `read_documents`) into shards in the folder `out`.
 
     A document goes to the validation split by the sha256 of its first 65,536 characters, with probability `validation`:
-    it stays in its split whatever is added, and copies of it do not cross over. Every document but the first of a split
-    begins with the tokenizer's separator. Memory does not depend on the size of the corpus. `progress` is told the
-    characters so far. Where `out` holds an unfinished preparation of the same settings, it is taken up.
-    Raises InputError for bad settings or text, for an `out` with something else in it and when the text has changed
-    since; OSError for a full disk, which loses nothing.
+    it stays in its split when data are added, and copies of it are in the same one. Every document but the first of a
+    split follows the tokenizer's separator. Memory does not depend on the size of the corpus. `progress` is called with
+    the number of characters so far. If `out` holds an unfinished preparation with the same settings, it is continued.
+    Raises InputError for bad settings or text, for an `out` that holds anything else, and for a text that has changed
+    since it was begun; OSError for a full disk, after which the same call continues.
     """
     check_processes(processes)
     if not 0 <= validation < 1:
@@ -106,21 +106,23 @@ def prepare_shards(
     )
     done = _begin(out, settings)
     tokenizer.save(out / TOKENIZER)
-    loads = _loads(read_documents(sources, field), tokenizer, validation)
-    _skip(loads, done, out)
-    encoded = in_processes(_encode, loads, processes, _take, (tokenizer.kind, tokenizer.to_dict()))
-    encoded = _told(encoded, progress, done.characters)
-    while stretch := list(islice(encoded, STRETCH)):
-        done = _write(out, done, stretch, tokenizer)
+    jobs = _jobs(read_documents(sources, field), tokenizer, validation)
+    _skip(jobs, done, out)
+    encoded = in_processes(_encode, jobs, processes, _set_tokenizer, (tokenizer.kind, tokenizer.to_dict()))
+    encoded = _reported(encoded, progress, done.characters)
+    while results := list(islice(encoded, JOBS_PER_SHARD)):
+        done = _write(out, done, results, tokenizer)
     return _finish(out, done, tokenizer)
 
 
-def _told(encoded: Iterator["Encoded"], progress: Callable[[int], None] | None, characters: int) -> Iterator["Encoded"]:
-    for load in encoded:
-        characters += load.characters
+def _reported(
+    encoded: Iterator["Encoded"], progress: Callable[[int], None] | None, characters: int
+) -> Iterator["Encoded"]:
+    for result in encoded:
+        characters += result.characters
         if progress:
             progress(characters)
-        yield load
+        yield result
 
 
 def _other_end_token(tokenizer: Tokenizer) -> int | None:
@@ -133,12 +135,12 @@ def _absolute(source: str) -> str:
 
 
 def _begin(out: Path, settings: Settings) -> Progress:
-    """What is done already, or a beginning. Raises InputError where `out` holds something else."""
+    """The recorded progress, or that of a new preparation. Raises InputError where `out` holds anything else."""
     path = out / PROGRESS
     try:
         out.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            return _taken_up(path, settings)
+            return _resumed(path, settings)
         if (out / INDEX).exists():
             raise InputError(f"{out} holds prepared data already; delete it or choose another folder with --out.")
         if any(out.iterdir()):
@@ -151,12 +153,12 @@ def _begin(out: Path, settings: Settings) -> Progress:
     return done
 
 
-def _taken_up(path: Path, settings: Settings) -> Progress:
+def _resumed(path: Path, settings: Settings) -> Progress:
     try:
         done = msgspec.json.decode(without_mark(read_file(path), path), type=Progress)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({printable(str(error))}); delete the folder and begin anew.") from None
-    if not done.loads:  # nothing is in the shards yet that other settings would change
+        raise InputError(f"{path} is damaged ({printable(str(error))}); delete the folder and begin again.") from None
+    if not done.jobs:  # no shard depends on the settings yet
         return msgspec.structs.replace(done, settings=settings)
     for name in Settings.__struct_fields__:
         before, now = getattr(done.settings, name), getattr(settings, name)
@@ -168,21 +170,21 @@ def _taken_up(path: Path, settings: Settings) -> Progress:
     return done
 
 
-def _loads(documents: Iterable[Document], tokenizer: Tokenizer, validation: float) -> Iterator[Load]:
-    """The corpus in loads of about PART characters, cut in the same places every time by the same tokenizer."""
-    load: Load = []
+def _jobs(documents: Iterable[Document], tokenizer: Tokenizer, validation: float) -> Iterator[Job]:
+    """The corpus in jobs of about CHUNK characters; for one tokenizer the boundaries are always the same."""
+    job: Job = []
     length = 0
     for document in documents:
         split, start = "", 0
-        for part in in_parts(document.parts, tokenizer.cut):
-            split = split or _split_of(part, validation)
-            load.append(Piece(split, start, part))
-            start, length = start + len(part), length + len(part)
-            if length >= PART:
-                yield load
-                load, length = [], 0
-    if load:
-        yield load
+        for text in rechunk(document.chunks, tokenizer.chunks):
+            split = split or _split_of(text, validation)
+            job.append(DocumentChunk(split, start, text))
+            start, length = start + len(text), length + len(text)
+            if length >= CHUNK:
+                yield job
+                job, length = [], 0
+    if job:
+        yield job
 
 
 def _split_of(first: str, validation: float) -> str:
@@ -190,65 +192,65 @@ def _split_of(first: str, validation: float) -> str:
     return VALIDATION if int.from_bytes(digest[:8], "big") < validation * 2**64 else TRAIN
 
 
-def _skip(loads: Iterator[Load], done: Progress, out: Path) -> None:
-    """Read past what is in the shards already. Raises InputError if it is not the same text."""
+def _skip(jobs: Iterator[Job], done: Progress, out: Path) -> None:
+    """Read past the text that is in the shards already. Raises InputError if it is not the same text."""
     n, digest = 0, ""
-    for load in islice(loads, done.loads):
-        n, digest = n + 1, _chained(digest, _digest(load))
-    if (n, digest) != (done.loads, done.sha256):
-        raise InputError(f"the text has changed since {out} was begun; delete that folder and begin anew.")
+    for job in islice(jobs, done.jobs):
+        n, digest = n + 1, _chained(digest, _digest(job))
+    if (n, digest) != (done.jobs, done.sha256):
+        raise InputError(f"the text has changed since {out} was begun; delete that folder and begin again.")
 
 
-def _digest(load: Load) -> str:
-    return hashlib.sha256(b"".join(piece.text.encode() for piece in load)).hexdigest()
+def _digest(job: Job) -> str:
+    return hashlib.sha256(b"".join(chunk.text.encode() for chunk in job)).hexdigest()
 
 
 def _chained(before: str, digest: str) -> str:
-    """The sha256 of all loads, from that of all before and that of the next."""
+    """The sha256 of all jobs, from that of the jobs before and that of the next."""
     return hashlib.sha256((before + digest).encode()).hexdigest()
 
 
 class Encoded(NamedTuple):
-    """A load as ids, of each split."""
+    """The result of a job."""
 
-    ids: dict[str, Ids]
-    documents: dict[str, int]  # that begin in it
+    ids: dict[str, Ids]  # of each split
+    documents: dict[str, int]  # that begin in the job, of each split
     characters: int
     sha256: str  # of the text
 
 
-_tokenizer: Tokenizer  # of a worker
+_tokenizer: Tokenizer  # of a worker process
 
 
-def _take(kind: str, fields: dict[str, Any]) -> None:
+def _set_tokenizer(kind: str, fields: dict[str, Any]) -> None:
     global _tokenizer
     _tokenizer = KINDS[kind].from_dict(fields)
 
 
-def _encode(load: Load) -> Encoded:
-    """Every document begins with the separator here; `_write` takes the first one off."""
+def _encode(job: Job) -> Encoded:
+    """The ids of a job, with the separator before every document; `_write` removes the first one."""
     separator, dtype = separator_of(_tokenizer), dtype_for(_tokenizer.vocab_size)
     ids: dict[str, Ids] = {}
     for split in (TRAIN, VALIDATION):
         parts = [
-            np.array(separator * (piece.start == 0) + _tokenizer.encode_part(piece.text, piece.start), dtype)
-            for piece in load
-            if piece.split == split
+            np.array(separator * (chunk.start == 0) + _tokenizer.encode_chunk(chunk.text, chunk.start), dtype)
+            for chunk in job
+            if chunk.split == split
         ]
         ids[split] = np.concatenate([np.empty(0, dtype), *parts])
-    documents = {split: sum(piece.start == 0 for piece in load if piece.split == split) for split in ids}
-    return Encoded(ids, documents, sum(len(piece.text) for piece in load), _digest(load))
+    documents = {split: sum(chunk.start == 0 for chunk in job if chunk.split == split) for split in ids}
+    return Encoded(ids, documents, sum(len(chunk.text) for chunk in job), _digest(job))
 
 
 def separator_of(tokenizer: Tokenizer) -> list[int]:
-    """What stands between two documents: the tokenizer's end token, or a newline, as between files in memory.
+    """The ids between two documents: the tokenizer's end token or, without one, a newline, as between files in memory.
 
-    Nothing for characters without a newline.
+    Empty for a character tokenizer without a newline.
     """
     if tokenizer.end_of_text is not None:
         return [tokenizer.end_of_text]
-    newline = isinstance(tokenizer, CharTokenizer) and "\n" not in tokenizer.characters
-    return [] if newline else tokenizer.encode_part("\n", 1)
+    no_newline = isinstance(tokenizer, CharTokenizer) and "\n" not in tokenizer.characters
+    return [] if no_newline else tokenizer.encode_chunk("\n", 1)
 
 
 def dtype_for(vocab_size: int) -> Literal["uint16", "uint32"]:
@@ -256,31 +258,31 @@ def dtype_for(vocab_size: int) -> Literal["uint16", "uint32"]:
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
-def _write(out: Path, done: Progress, stretch: list[Encoded], tokenizer: Tokenizer) -> Progress:
-    """The stretch's shards, then the progress that counts them in."""
+def _write(out: Path, done: Progress, results: list[Encoded], tokenizer: Tokenizer) -> Progress:
+    """Write the shards of these jobs, then the progress that includes them."""
     splits, documents, digest = dict(done.splits), dict(done.documents), done.sha256
     for split in (TRAIN, VALIDATION):
-        ids = np.concatenate([load.ids[split] for load in stretch])
+        ids = np.concatenate([result.ids[split] for result in results])
         if not documents[split]:
             ids = ids[len(separator_of(tokenizer)) :]
-        documents[split] += sum(load.documents[split] for load in stretch)
+        documents[split] += sum(result.documents[split] for result in results)
         if len(ids):
             content = ids.astype(ids.dtype.newbyteorder("<")).tobytes()
             shard = Shard(f"{split}-{len(splits[split]):05}.bin", len(ids), hashlib.sha256(content).hexdigest())
             replace_file(out / shard.file, content)
             splits[split] = [*splits[split], shard]
-    for load in stretch:
-        digest = _chained(digest, load.sha256)
+    for result in results:
+        digest = _chained(digest, result.sha256)
     done = msgspec.structs.replace(
-        done, loads=done.loads + len(stretch), sha256=digest, documents=documents, splits=splits,
-        characters=done.characters + sum(load.characters for load in stretch),
+        done, jobs=done.jobs + len(results), sha256=digest, documents=documents, splits=splits,
+        characters=done.characters + sum(result.characters for result in results),
     )  # fmt: skip
     replace_file(out / PROGRESS, msgspec.json.encode(done))
     return done
 
 
 def _finish(out: Path, done: Progress, tokenizer: Tokenizer) -> Index:
-    """Write the index and take away the progress. Raises InputError where there was no text."""
+    """Write the index and delete the progress. Raises InputError for a corpus without text."""
     if not done.characters:
         raise InputError(f"{', '.join(done.settings.sources)} holds no text.")
     index = Index(

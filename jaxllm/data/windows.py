@@ -1,4 +1,4 @@
-"""What a language model learns from: windows of ids and the same windows one id later."""
+"""Input-target pairs: windows of ids, and the same windows one id later."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,16 +12,16 @@ Ids = NDArray[Any]
 
 
 def input_target_pairs(ids: Sequence[int] | Ids, context_length: int, stride: int) -> tuple[Ids, Ids]:
-    """Windows of `context_length` ids, each starting `stride` after the last, and the ids that follow each.
+    """Windows of T = `context_length` ids, each `stride` ids after the one before, and their targets: two [N, T] int32.
 
-    inputs[n] = ids[n stride : n stride + T], targets[n] = ids[n stride + 1 : n stride + T + 1]: two arrays
-    [N, T] int32; stride T leaves no id in two windows. Raschka, "Build a Large Language Model", section 2.6.
+    inputs[n] = ids[n stride : n stride + T] and targets[n] = ids[n stride + 1 : n stride + T + 1]. With stride T no id
+    is in two inputs. Raschka, "Build a Large Language Model (From Scratch)", section 2.6.
 
     >>> inputs, targets = input_target_pairs([5, 6, 7, 8, 9], context_length=2, stride=2)
     >>> inputs.tolist(), targets.tolist()
     ([[5, 6], [7, 8]], [[6, 7], [8, 9]])
 
-    Raises InputError when there is not one whole window, or for a length or stride below 1.
+    Raises InputError for too few ids for one window and its target, and for a length or stride below 1.
     """
     if context_length < 1 or stride < 1:
         raise InputError(f"context_length = {context_length} and stride = {stride} must both be at least 1.")

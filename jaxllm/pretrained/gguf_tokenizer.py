@@ -15,9 +15,8 @@ import numpy as np
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.formats.byte_level import from_vocabulary
-from jaxllm.tokenizers.formats.read_tokenizer_json import as_input_error
-from jaxllm.tokenizers.patterns import PATTERNS
-from jaxllm.utils.errors import InputError, Note
+from jaxllm.tokenizers.split_patterns import PATTERNS
+from jaxllm.utils.errors import InputError, Note, as_input_error
 from jaxllm.utils.validate import shown
 
 KEY = "tokenizer.ggml."

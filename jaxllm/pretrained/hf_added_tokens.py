@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxllm.tokenizers.base import END_OF_TEXT
-from jaxllm.tokenizers.formats.exchange import read_json
+from jaxllm.tokenizers.special_tokens import END_OF_TEXT
 from jaxllm.utils.errors import InputError, Note
+from jaxllm.utils.files import read_json
 from jaxllm.utils.validate import shown
 
 TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP = "tokenizer_config.json", "special_tokens_map.json"

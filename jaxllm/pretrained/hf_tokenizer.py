@@ -22,12 +22,12 @@ from jaxllm.pretrained.hf_added_tokens import (
 )
 from jaxllm.pretrained.hf_folder import CONFIG, GENERATION_CONFIG
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
-from jaxllm.tokenizers.base import END_OF_TEXT
-from jaxllm.tokenizers.formats.exchange import read_json, read_text, to_hugging_face
-from jaxllm.tokenizers.formats.read_tokenizer_json import as_input_error, begin_token_of, tokenizer_of
-from jaxllm.tokenizers.patterns import pre_tokenizer_of
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import replace_file
+from jaxllm.tokenizers.formats import to_hugging_face
+from jaxllm.tokenizers.formats.read_tokenizer_json import begin_token_of, tokenizer_of
+from jaxllm.tokenizers.special_tokens import END_OF_TEXT
+from jaxllm.tokenizers.split_patterns import pre_tokenizer_of
+from jaxllm.utils.errors import InputError, as_input_error
+from jaxllm.utils.files import read_json, read_text, replace_file
 from jaxllm.utils.validate import shown
 
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"

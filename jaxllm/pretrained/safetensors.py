@@ -17,9 +17,8 @@ import numpy as np
 from msgspec import Meta
 
 from jaxllm.pretrained.tensor_file import StoredTensor, addressable, damaged, map_tensor
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, printable, shown
 from jaxllm.utils.files import open_file, replacing
-from jaxllm.utils.validate import printable, shown
 
 MOST_HEADER = 2**23  # bytes; enough for 70,000 tensors
 MOST_DIMENSIONS = 8

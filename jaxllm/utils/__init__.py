@@ -1,1 +1,1 @@
-"""Files, validation, processes and errors: nothing about models."""
+"""Files and their encoding, validation of config fields, processes, and errors. Nothing here knows about models."""

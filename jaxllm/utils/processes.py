@@ -1,12 +1,11 @@
 """Work spread over processes, with the results in the order of the work.
 
-`ProcessPoolExecutor.map` takes in all its input before it gives back the first result, which a corpus larger than
-memory does not allow; here only a few pieces of work are under way at a time.
+`ProcessPoolExecutor.map` reads all its input before it returns the first result, which a corpus larger than memory does
+not allow; here each process has only a few pieces of work pending.
 """
 
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,25 +19,20 @@ from jaxllm.utils.errors import InputError
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
-AHEAD = 2  # pieces of work under way for each process
-MOST_PROCESSES = 1024
+PENDING = 2  # pieces of work for each process
+MOST_ON_WINDOWS = 61  # processes that Windows can wait for at once; ProcessPoolExecutor refuses more
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use."""
+    """Processor cores that this process may use; where the system has no such limit (macOS, Windows), all of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def most_workers() -> int:
-    """The most processes that a pool may have: on Windows 61, the limit of `ProcessPoolExecutor` there."""
-    return 61 if sys.platform == "win32" else MOST_PROCESSES
-
-
 def check_processes(processes: int) -> None:
-    """Raises InputError for a number below 1 or absurdly high."""
-    if not 1 <= processes <= MOST_PROCESSES:
+    """Raises InputError for a number outside 1 to 1,024."""
+    if not 1 <= processes <= 1024:
         raise InputError(
-            f"processes is {processes}, but it must be from 1 to {MOST_PROCESSES:,}; this machine has {usable_cores()}."
+            f"processes is {processes}, but it must be from 1 to 1,024; this machine has {usable_cores()}."
         )
 
 
@@ -51,18 +45,20 @@ def in_processes(
 ) -> Iterator[Result]:
     """`map(function, work)` in that many processes, each of which first calls `initializer(*arguments)`.
 
-    With 1 all is done in this one. New processes import what they need and nothing else (`spawn`), since a fork of one
-    that has started JAX's threads may hang; a script that asks for more than one needs `if __name__ == "__main__":`.
-    Raises what the function raises, and InputError when a process is killed, as by a lack of memory.
+    With 1, everything runs in this process. On Windows there are at most MOST_ON_WINDOWS. New processes are started by
+    `spawn`, since a fork of a process that has started JAX's threads may hang; a script that asks for more than one
+    needs `if __name__ == "__main__":`.
+    Raises what the function raises, and InputError when a process is killed, for example for lack of memory.
     """
     if processes == 1:
         if initializer:
             initializer(*arguments)
         yield from map(function, work)
         return
-    pool = ProcessPoolExecutor(min(processes, most_workers()), get_context("spawn"), _begin, (initializer, arguments))
+    processes = min(processes, MOST_ON_WINDOWS) if os.name == "nt" else processes
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (initializer, arguments))
     try:
-        yield from _ordered(pool, function, iter(work), AHEAD * processes)
+        yield from _in_order(pool, function, iter(work), PENDING * processes)
     except BrokenProcessPool:
         raise InputError(
             "a worker process was killed or could not start; with too little memory for "
@@ -72,25 +68,25 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _ordered(
-    pool: ProcessPoolExecutor, function: Callable[[Work], Result], work: Iterator[Work], ahead: int
+def _in_order(
+    pool: ProcessPoolExecutor, function: Callable[[Work], Result], work: Iterator[Work], most_pending: int
 ) -> Iterator[Result]:
-    under_way: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(work, ahead))
-    while under_way:
-        done = under_way.popleft().result()
-        under_way.extend(pool.submit(function, item) for item in islice(work, 1))
+    pending: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(work, most_pending))
+    while pending:
+        done = pending.popleft().result()
+        pending.extend(pool.submit(function, item) for item in islice(work, 1))
         yield done
 
 
-def _begin(initializer: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is for the parent, which ends this one
+def _start_worker(initializer: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles an interruption and ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if initializer:
         initializer(*arguments)
 
 
 def _end_with_parent() -> None:
-    """Processes whose parent is killed would wait for work for ever."""
+    """End this process when its parent is killed; otherwise it would wait for work indefinitely."""
     if parent := parent_process():
         parent.join()
         os._exit(1)

@@ -1,12 +1,10 @@
 """One check for every config dataclass: each field against its own annotation.
 
-nanoGPT executes config files and compares types by hand; MaxText describes 4,700 lines of fields to pydantic.
-Here the annotation is the whole rule (`Annotated[int, Meta(ge=1)]`), msgspec checks it, and the same check
-runs for a field from Python, a TOML file or the command line.
+The annotation is the whole rule (`Annotated[int, Meta(ge=1)]`). msgspec checks it, and the same check runs for a field
+from Python, a TOML file or the command line.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -15,7 +13,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from jaxllm.utils.errors import InputError, printable
+from jaxllm.utils.errors import InputError, shown
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 NonNegative = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -25,7 +23,7 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
 def check_fields(config: Any, section: str = "") -> None:
-    """Check (and convert: 1 to 1.0, NumPy scalars to Python ones) each field of a frozen dataclass.
+    """Check each field of a frozen dataclass, and convert it where needed (1 to 1.0, NumPy scalars to Python ones).
 
     Raises InputError naming the field (after `section`, for example "train."), the value and what is allowed.
     """
@@ -52,7 +50,7 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def _rule(hint: Any, message: str) -> str:
-    """What the annotation allows, in words, from msgspec's "Expected `int | null`, got `str`"."""
+    """What the annotation allows, in words, made from msgspec's "Expected `int | null`, got `str`"."""
     for part in (hint, *get_args(hint)):  # a choice, or a choice and None
         if get_origin(part) is Literal:
             return "one of " + ", ".join(repr(choice) for choice in get_args(part))
@@ -66,25 +64,3 @@ def _rule(hint: Any, message: str) -> str:
     }.items():
         rule = word + rule.removeprefix(python) if rule.startswith(python) else rule
     return rule
-
-
-def shown(value: Any, most: int = 80) -> str:
-    """`repr` for a message: what comes out of a file may have a million characters, or digits.
-
-    >>> shown("x" * 1000, 20)
-    "'xxxxxxx...xxxxxxxx'"
-    """
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no integer of so many
-        text = "a number of thousands of digits"
-    except RecursionError:
-        text = "a value nested too deeply"
-    return printable(text, most)
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """The names closest to a mistyped one, as the end of a sentence."""
-    valid = list(valid)
-    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(close)}?" if close else f"valid names are {', '.join(valid)}."

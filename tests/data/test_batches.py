@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jaxllm import InputError
 from jaxllm.data import batch, mixture, windows_per_epoch
-from jaxllm.data.mixture import BLOCK
+from jaxllm.data.mixture import CYCLE
 from jaxllm.data.permutation import ROUNDS, permute
 
 
@@ -20,7 +20,9 @@ def keys(*seed: int) -> np.ndarray:
 def test_every_number_comes_once(n: int, seed: int) -> None:
     order = permute(np.arange(n), n, keys(seed))
     np.testing.assert_array_equal(np.sort(order), np.arange(n))
-    np.testing.assert_array_equal(permute(np.arange(n)[::-1], n, keys(seed)), order[::-1])  # place by place
+    np.testing.assert_array_equal(
+        permute(np.arange(n)[::-1], n, keys(seed)), order[::-1]
+    )  # also one position at a time
 
 
 @pytest.mark.parametrize("n", [2**40 + 7, 10**12])
@@ -32,7 +34,7 @@ def test_large_numbers(n: int) -> None:
 
 
 def test_the_order_is_well_mixed() -> None:
-    """As a random one: no trace of the place, of the neighbour, of another key; each of 24 orders of four as often."""
+    """No correlation with the position, the neighbour or another key; each of the 24 orders of four equally often."""
     n, orders = 10_000, [permute(np.arange(10_000), 10_000, keys(seed)) for seed in range(2)]
     for other in (np.arange(n), np.roll(orders[0], 1), orders[1]):
         assert abs(np.corrcoef(orders[0], other)[0, 1]) < 0.04  # four standard deviations
@@ -45,7 +47,7 @@ def test_the_order_is_well_mixed() -> None:
 
 
 def test_the_order_is_the_same_in_every_version() -> None:
-    """Of numbers, of windows and of a mixture: a run goes on with its own batches when a later version resumes it."""
+    """Of numbers, windows and a mixture: a run continues with its own batches when a later version resumes it."""
     assert permute(np.arange(12), 12, np.arange(1, ROUNDS + 1, dtype=np.uint64)).tolist() == [
         3, 5, 1, 6, 7, 0, 9, 10, 8, 2, 4, 11,
     ]  # fmt: skip
@@ -73,11 +75,11 @@ SOURCES = [np.arange(0, 1000), np.arange(10_000, 13_000), np.arange(50_000, 50_1
 
 def test_a_mixture_holds_each_source_as_often_as_its_weight_says() -> None:
     mixed = mixture(SOURCES, [6, 3, 1])
-    assert mixed.quotas == (614, 307, 103) and sum(mixed.quotas) == BLOCK
-    inputs = np.concatenate([batch(mixed, 4, 64, 0, step)[0] for step in range(BLOCK // 64)])
+    assert mixed.quotas == (614, 307, 103) and sum(mixed.quotas) == CYCLE
+    inputs = np.concatenate([batch(mixed, 4, 64, 0, step)[0] for step in range(CYCLE // 64)])
     which = np.searchsorted([10_000, 50_000], inputs[:, 0], "right")
     assert np.bincount(which).tolist() == [614, 307, 103]
-    assert np.count_nonzero(np.diff(which)) > 400  # not one source after the other: 553 changes are to be expected
+    assert np.count_nonzero(np.diff(which)) > 400  # not one source after the other: 553 changes are expected
 
 
 def test_a_mixture_visits_each_sources_windows_once_an_epoch() -> None:

@@ -1,4 +1,4 @@
-"""Byte-order marks: UTF-8's is no part of any text, UTF-16's and UTF-32's name the encoding in one sentence."""
+"""Byte-order marks: UTF-8's is not part of a text; for UTF-16's and UTF-32's an error names the encoding."""
 
 import codecs
 import gzip
@@ -17,8 +17,9 @@ from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, load_tokenizer
-from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken, read_json, to_hugging_face, to_tiktoken
-from jaxllm.utils.files import read_text, without_mark
+from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
+from jaxllm.utils.files import read_json, read_text
+from jaxllm.utils.utf8 import without_mark
 from train.cli import main
 from train.config import load_config
 from train.runs.metrics import read_metrics
@@ -35,7 +36,7 @@ OTHERS = {
 
 
 def text_of(path: Path) -> str:
-    return "".join("".join(document.parts) for document in read_documents([str(path)]))
+    return "".join("".join(document.chunks) for document in read_documents([str(path)]))
 
 
 def from_zip(path: Path) -> str:
@@ -78,7 +79,7 @@ def index() -> str:
     return Path("shards/index.json").read_text()
 
 
-# What writes the text, the name of its file, and what reads it.
+# For each kind: what writes the text, the name of its file, and what reads it.
 READERS: dict[str, tuple[Callable[[], str], str, Callable[[Path], Any]]] = {
     "text": (lambda: "é one\ntwo", "x.txt", text_of),
     "source": (lambda: "é one\ntwo", "x.txt", lambda path: read_source(str(path))),
@@ -119,7 +120,7 @@ def test_only_the_first_mark_is_dropped() -> None:
 
 
 def test_each_file_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "BLOCK", 4)
+    monkeypatch.setattr(documents, "READ_SIZE", 4)
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_bytes(MARK + b"one \xef\xbb\xbftwo")
     assert read_source(str(tmp_path)) == "one \ufefftwo\none \ufefftwo"

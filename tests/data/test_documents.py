@@ -1,4 +1,4 @@
-"""Corpora as streams of documents: every kind of file, in bounded parts, and what is wrong named by line or byte."""
+"""Corpora as streams of documents: every kind of file, in bounded chunks, and errors that name line or byte."""
 
 import gzip
 import json
@@ -8,10 +8,11 @@ import pytest
 
 from jaxllm import InputError
 from jaxllm.data import documents, read_documents, read_source
+from jaxllm.tokenizers.chunks import chunk_text
 
 
 def texts(*sources: object, field: str = "text") -> list[str]:
-    return ["".join(document.parts) for document in read_documents([str(s) for s in sources], field)]
+    return ["".join(document.chunks) for document in read_documents([str(s) for s in sources], field)]
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -61,21 +62,16 @@ def test_read_source_takes_a_field(tmp_path: Path) -> None:
     assert read_source(str(path), "body") == "a\nb"
 
 
-def test_a_long_document_comes_in_parts_that_are_together_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(documents, "BLOCK", 7)  # which cuts characters of two, three and four bytes
-    monkeypatch.setattr(documents, "cut", lambda text: documents_cut(text, 10))
-    monkeypatch.setattr(documents, "LONGEST", 40)
+def test_a_long_document_comes_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "READ_SIZE", 7)  # which cuts characters of two, three and four bytes
+    monkeypatch.setattr(documents, "chunk_text", lambda text: chunk_text(text, 10))
+    monkeypatch.setattr(documents, "LONGEST_CHUNK", 40)
     for text in ("é 東京 🙂 \r\n" * 30, "東" * 100, "x" * 60 + " y"):
         path = write(tmp_path / "long.txt", text)
-        ((name, parts),) = [(document.name, list(document.parts)) for document in read_documents([str(path)])]
-        assert name == str(path) and "".join(parts) == text
-        assert max(map(len, parts)) <= 40 + 7 and all(parts)
-        assert len(parts) > 1
-
-
-documents_cut = documents.cut
+        ((name, chunks),) = [(document.name, list(document.chunks)) for document in read_documents([str(path)])]
+        assert name == str(path) and "".join(chunks) == text
+        assert max(map(len, chunks)) <= 40 + 7 and all(chunks)
+        assert len(chunks) > 1
 
 
 def test_named_corpora() -> None:
@@ -103,7 +99,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "BLOCK", 10)  # which parts the two bytes of é in latin.txt
+    monkeypatch.setattr(documents, "READ_SIZE", 10)  # which separates the two bytes of é in latin.txt
     content, message = WRONG[name]
     path = write(tmp_path / name, content)
     with pytest.raises(InputError, match=message) as error:

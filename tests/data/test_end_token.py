@@ -1,4 +1,4 @@
-"""The token that separates documents: which one it is, and prepared data that have it."""
+"""The token that separates documents: which one it is, and prepared data with it."""
 
 import json
 import shlex
@@ -10,7 +10,7 @@ from models import TINY
 
 from jaxllm import GPT, InputError
 from jaxllm.compare import random_parameters
-from jaxllm.data import shard_writer as preparing
+from jaxllm.data import shard_writer
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import open_split, read_index
 from jaxllm.pretrained.chat import ChatFormat
@@ -28,7 +28,7 @@ SINGLE = [bytes([i]) for i in range(256)]
 END = "<|endoftext|>"
 
 
-def pieces_with(special: list[str]) -> SentencePieceTokenizer:
+def sentencepiece_with(special: list[str]) -> SentencePieceTokenizer:
     return SentencePieceTokenizer(["<unk>", *special, *BYTES, "▁", "a"], [], ["<unk>", *special])
 
 
@@ -43,14 +43,14 @@ def pieces_with(special: list[str]) -> SentencePieceTokenizer:
     ],
 )
 def test_tokenizers_know_what_separates_documents(special: list[str], end: str | None) -> None:
-    for tok in (BPETokenizer(SINGLE, special), pieces_with(special)):
+    for tok in (BPETokenizer(SINGLE, special), sentencepiece_with(special)):
         assert tok.end_of_text == (None if end is None else tok.special_tokens[end])
         assert "end" not in tok.to_dict()
 
 
 def test_the_end_token_that_a_model_names() -> None:
     names = ["<s>", "<|done|>", "<|im_end|>"]
-    for tok in (BPETokenizer(SINGLE, names), pieces_with(names)):
+    for tok in (BPETokenizer(SINGLE, names), sentencepiece_with(names)):
         done = tok.ending_documents_with("<|done|>")
         assert tok.end_of_text is None and done.end_of_text == tok.special_tokens["<|done|>"]
         assert done.encode("a") == tok.encode("a") and done != tok and done.fingerprint() != tok.fingerprint()
@@ -64,7 +64,7 @@ def test_the_end_token_that_a_model_names() -> None:
 
 def test_an_end_that_is_no_token_is_refused() -> None:
     with pytest.raises(InputError, match="'end' is 'x', which is no special token"):
-        SentencePieceTokenizer.from_dict(pieces_with([]).to_dict() | {"end": "x"})
+        SentencePieceTokenizer.from_dict(sentencepiece_with([]).to_dict() | {"end": "x"})
 
 
 def test_prepared_documents_are_separated_by_the_end_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,12 +87,12 @@ def test_prepared_documents_are_separated_by_the_end_token(tmp_path: Path, capsy
 def test_what_an_older_version_began_goes_on_only_with_its_separator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It wrote no `end_token`, and a newline where there is one now."""
+    """The older version wrote no `end_token`, and a newline where an end token is written now."""
     (tmp_path / "docs.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     for name, goes_on in ((END, True), ("</s>", False)):
         tok, out = BPETokenizer(SINGLE, [name]), tmp_path / name.strip("<|/>")
         with monkeypatch.context() as patch:
-            patch.setattr(preparing, "_finish", lambda *_: 1 / 0)
+            patch.setattr(shard_writer, "_finish", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 prepare_shards([str(tmp_path / "docs.jsonl")], tok, out)
         progress = json.loads((out / "progress.json").read_text())
@@ -106,7 +106,7 @@ def test_what_an_older_version_began_goes_on_only_with_its_separator(
 
 
 def test_a_run_that_an_older_version_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its tokenizer.json names no end, its pretrained.json does; what is prepared with it is for it."""
+    """Its tokenizer.json names no end token, its pretrained.json does; data prepared with it fit the run."""
     (tmp_path / "docs.jsonl").write_text('{"text": "abcdefgh"}\n' * 20)
     run, tok = RunFolder(tmp_path / "run"), BPETokenizer(SINGLE, ["<s>", "<|done|>"])
     config = replace(TINY, vocab_size=258)

@@ -1,4 +1,4 @@
-"""A folder as a corpus: links are followed, nothing is read twice, and what is left out is named."""
+"""A folder as a corpus: links are followed, nothing is read twice, and omissions are reported."""
 
 import os
 import warnings
@@ -10,7 +10,7 @@ import pytest
 
 from jaxllm import InputError
 from jaxllm.data import read_documents, read_source
-from jaxllm.data.own_files import HEADLINE
+from jaxllm.data.own_output import HEADLINE
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import is_prepared
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer
@@ -25,7 +25,7 @@ CHARS = CharTokenizer.train(TEXT)
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Two texts, one of them in a folder; beside the corpus another text and another folder."""
+    """Two texts, one of them in a folder; next to the corpus, another text and another folder."""
     (tmp_path / "corpus" / "m").mkdir(parents=True)
     (tmp_path / "outside").mkdir()
     for name in ("corpus/a.txt", "corpus/m/b.txt", "outside/x.txt", "single.txt"):
@@ -37,7 +37,7 @@ def read(folder: Path) -> tuple[list[str], list[str]]:
     """The texts and the notes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        texts = ["".join(document.parts) for document in read_documents([str(folder)])]
+        texts = ["".join(document.chunks) for document in read_documents([str(folder)])]
     assert all(warning.category is Note for warning in caught)
     return texts, [str(warning.message) for warning in caught]
 
@@ -60,7 +60,7 @@ def test_links_to_folders_and_files_are_followed(corpus: Path) -> None:
     (corpus / ".h.txt").write_text("hidden, too")
     (corpus / "z.txt").symlink_to(".h.txt")
     texts, notes = read(corpus)
-    assert texts[-2:] == ["hidden", "hidden, too"] and not notes  # by names that are not
+    assert texts[-2:] == ["hidden", "hidden, too"] and not notes  # through links with visible names
 
 
 @pytest.mark.parametrize("target", [".", "..", "../corpus", "m", "/absolute"])
@@ -103,7 +103,7 @@ def test_a_link_to_a_file_whose_folder_is_read_later(corpus: Path) -> None:
 
 
 def test_hard_links_are_two_files(corpus: Path) -> None:
-    """They cannot be told from copies once the folder is copied elsewhere."""
+    """Once the folder is copied elsewhere, they look like copies."""
     os.link(corpus / "a.txt", corpus / "c.txt")
     assert read(corpus) == (["corpus/a.txt", "corpus/a.txt", "corpus/m/b.txt"], [])
 
@@ -117,6 +117,25 @@ def test_links_that_lead_nowhere_are_named(corpus: Path, target: str) -> None:
     assert texts == ["corpus/a.txt", "corpus/m/b.txt"]
     names = f"{corpus}/other, {corpus}/self" if target == "other" else f"{corpus}/self"
     assert notes == [f"left out of {corpus}, because a symbolic link leads nowhere: {names}."]
+
+
+def test_a_link_to_itself_on_windows(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the error number is EINVAL, and `winerror` says what happened."""
+    (corpus / "self").symlink_to("self")
+    look = os.stat
+
+    def refuse(path: object, **options: Any) -> object:
+        if str(path) == str(corpus / "self"):
+            error = OSError(22, "The name of the file cannot be resolved by the system")
+            error.winerror = 1921  # type: ignore[attr-defined,unused-ignore]
+            raise error
+        return look(path, **options)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        texts, notes = read(corpus)
+    assert texts == ["corpus/a.txt", "corpus/m/b.txt"]
+    assert notes == [f"left out of {corpus}, because a symbolic link leads nowhere: {corpus}/self."]
 
 
 def test_many_are_counted(corpus: Path) -> None:
@@ -137,7 +156,7 @@ def test_a_pipe_is_named(corpus: Path) -> None:
 
 @pytest.mark.parametrize(("name", "error"), [
     ("l", PermissionError(13, "Permission denied")),
-    ("a.txt", FileNotFoundError(2, "No such file or directory")),  # one that has gone, and no link
+    ("a.txt", FileNotFoundError(2, "No such file or directory")),  # a file that is gone, not a link
 ])  # fmt: skip
 def test_what_cannot_be_looked_at_is_an_error(
     corpus: Path, name: str, error: OSError, monkeypatch: pytest.MonkeyPatch

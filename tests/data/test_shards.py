@@ -1,4 +1,4 @@
-"""Prepared data: the same for any number of processes and interruptions, every damage noticed, memory bounded."""
+"""Prepared data: the same for any number of processes and interruptions, damage noticed, memory bounded."""
 
 import json
 import resource
@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from jaxllm import InputError
-from jaxllm.data import shard_writer as preparing
-from jaxllm.data import shards
-from jaxllm.data.id_sequences import Joined, Part
+from jaxllm.data import shard_writer, shards
+from jaxllm.data.id_sequences import IdSlice, JoinedIds
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import is_prepared, open_split, read_index, verify
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
@@ -26,9 +25,9 @@ END = BPE.end_of_text
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many loads and stretches in a small corpus."""
-    monkeypatch.setattr(preparing, "PART", 500)
-    monkeypatch.setattr(preparing, "STRETCH", 4)
+    """Many jobs and shards in a small corpus."""
+    monkeypatch.setattr(shard_writer, "CHUNK", 500)
+    monkeypatch.setattr(shard_writer, "JOBS_PER_SHARD", 4)
 
 
 @pytest.fixture
@@ -95,7 +94,7 @@ def test_an_interrupted_preparation_goes_on(
             raise KeyboardInterrupt
         replace_file(path, content)
 
-    monkeypatch.setattr(preparing, "replace_file", failing)
+    monkeypatch.setattr(shard_writer, "replace_file", failing)
     for _ in range(20):
         try:
             prepare_shards([corpus], BPE, tmp_path / "out", validation=0.1)
@@ -112,7 +111,7 @@ def test_what_was_begun_goes_on_only_with_the_same_settings_and_text(
     corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    monkeypatch.setattr(preparing, "_finish", lambda *_: 1 / 0)
+    monkeypatch.setattr(shard_writer, "_finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare_shards([corpus], BPE, out)
     before = contents(out)
@@ -156,9 +155,9 @@ def test_where_it_may_not_write(corpus: str, tmp_path: Path) -> None:
 CODE = """
 import json, resource, sys
 from jaxllm.data.shard_writer import prepare_shards
-from jaxllm.data import shard_writer as preparing
+from jaxllm.data import shard_writer
 from jaxllm.tokenizers import load_tokenizer
-preparing.PART, preparing.STRETCH = 500, 4
+shard_writer.CHUNK, shard_writer.JOBS_PER_SHARD = 500, 4
 {limit}
 prepare_shards(sys.argv[1:2], load_tokenizer(sys.argv[2]), sys.argv[3], validation=0.1, progress=lambda n: print(n, flush=True))
 """
@@ -179,9 +178,7 @@ def start(corpus: str, tmp_path: Path, limit: str = "") -> "subprocess.Popen[str
 
 def test_a_killed_preparation_goes_on(corpus: str, tmp_path: Path) -> None:
     """kill -9 in the middle."""
-    slow = (
-        "import time; encode = preparing._encode; preparing._encode = lambda load: (time.sleep(0.02), encode(load))[1]"
-    )
+    slow = "import time; encode = shard_writer._encode; shard_writer._encode = lambda job: (time.sleep(0.02), encode(job))[1]"
     process = start(corpus, tmp_path, slow)
     assert process.stdout
     for _ in range(11):
@@ -197,8 +194,10 @@ def test_a_killed_preparation_goes_on(corpus: str, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(corpus: str, tmp_path: Path) -> None:
-    """A limit on a file's size stands in for the disk: the write of the first shard fails half-way."""
-    process = start(corpus, tmp_path, "preparing.STRETCH = 20; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))")
+    """A limit on a file's size replaces the full disk: writing the first shard fails half-way."""
+    process = start(
+        corpus, tmp_path, "shard_writer.JOBS_PER_SHARD = 20; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))"
+    )
     _, errors = process.communicate()
     assert "train-00000.bin" in errors.splitlines()[-1] and "make room, then give the same command again" in errors
     assert not (tmp_path / "out" / "train-00000.bin").exists() and not (tmp_path / "out" / "index.json").exists()
@@ -225,7 +224,7 @@ def test_other_tokenizers(tok: Tokenizer, separator: str, tmp_path: Path) -> Non
 
 
 def test_large_vocabularies_take_four_bytes() -> None:
-    assert [preparing.dtype_for(n) for n in (2**16, 2**16 + 1)] == ["uint16", "uint32"]
+    assert [shard_writer.dtype_for(n) for n in (2**16, 2**16 + 1)] == ["uint16", "uint32"]
 
 
 @pytest.fixture
@@ -271,30 +270,30 @@ def test_a_wrong_index_is_refused(prepared: Path, key: str, value: object, messa
 
 def test_slices_across_shards(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "MOST_MAPPED", 2)
-    monkeypatch.setattr(shards, "TOUCHED", 3)
+    monkeypatch.setattr(shards, "READS_BEFORE_RELEASE", 3)
     row = open_split(prepared, read_index(prepared), "train")
     whole = np.concatenate([np.fromfile(path, "<u2") for path in sorted(prepared.glob("train-*"))])
     assert len(row) == len(whole) and len(list(prepared.glob("train-*"))) > 3
     rng = np.random.default_rng(0)
-    part = Part(row, 100, 1100)
+    part = IdSlice(row, 100, 1100)
     for start, stop in [(0, len(whole)), (-5, None), (7, 3), *rng.integers(len(whole), size=(100, 2)).tolist()]:
         np.testing.assert_array_equal(row[start:stop], whole[start:stop])
         np.testing.assert_array_equal(part[start:stop], whole[100:1100][start:stop])
-    np.testing.assert_array_equal(Joined([part, whole])[990:1010], np.concatenate([whole[1090:1100], whole[:10]]))
+    np.testing.assert_array_equal(JoinedIds([part, whole])[990:1010], np.concatenate([whole[1090:1100], whole[:10]]))
     with pytest.raises(ValueError, match="not in steps of 2"):
         row[0:10:2]
 
 
-def test_reading_gives_its_memory_back(tmp_path: Path) -> None:
-    """64 MB read at random: what stays in memory is what was touched since the pages were last given back."""
+def test_reading_releases_its_memory(tmp_path: Path) -> None:
+    """Of 64 MB that are read, only the pages since the last release stay in memory."""
     path = tmp_path / "x.bin"
     np.zeros(2**25, "<u2").tofile(path)
-    row = shards.StoredIds(path, np.dtype("<u2"), 2**25, shards.Maps())
+    row = shards.ShardIds(path, np.dtype("<u2"), 2**25, shards.MappedFiles())
     before = resident()
     for start in range(0, 2**25 - 2**15, 2**15):
         row[start : start + 2**15].sum()
-    assert row.maps._reads == 1023
-    row.maps._reads = shards.TOUCHED - 1
+    assert row.files._reads == 1023
+    row.files._reads = shards.READS_BEFORE_RELEASE - 1
     row[0:1].sum()
     assert resident() - before < 16 * 2**20
 

@@ -18,7 +18,7 @@ from jaxllm import InputError
 from jaxllm.data.shards import open_split, read_index, verify
 from jaxllm.pretrained import gguf, safetensors
 from jaxllm.tokenizers import BPETokenizer, load_tokenizer
-from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken
+from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken
 from train.config import build_config, load_config
 from train.runs.manifest import read_manifest
 from train.runs.metrics import read_metrics
@@ -230,7 +230,7 @@ def hugging_face(vocabulary: dict[str, Any], **more: Any) -> str:
         ("hugging face", hugging_face({"a": 0, "b": "1"}), "the ids in .* are not 0 to 1, each once"),
         ("hugging face", hugging_face({"a": 0, "b": 1.0}), "the ids in .* are not 0 to 1, each once"),
         ("hugging face", hugging_face({"a": 0, "\x1b" * 999: 1}), r"token '\\x1b.*\.\.\."),
-        ("tiktoken", "AA== " + "9" * 4000, r"has rank 999.*\.\.\.9*, where 0 would follow"),
+        ("tiktoken", "AA== " + "9" * 4000, r"has rank 999.*\.\.\.9*, where 0 is expected"),
         ("index", json.dumps({"\x1b[31m": 1}), r"Object contains unknown field `\\x1b\[31m`"),
     ],
     ids=range(11),

@@ -15,8 +15,8 @@ from jaxllm import InputError
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
+from jaxllm.tokenizers.formats import to_hugging_face
 from jaxllm.tokenizers.formats.byte_level import TO_CHARACTER
-from jaxllm.tokenizers.formats.exchange import to_hugging_face
 from train.cli import main
 
 pytestmark = pytest.mark.newest

@@ -11,7 +11,7 @@ from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
 from jaxllm.tokenizers.formats.byte_level import to_characters
-from jaxllm.tokenizers.listing import merges_of
+from jaxllm.tokenizers.merges import merges_of
 
 pytestmark = pytest.mark.newest
 

@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxllm import InputError
-from jaxllm.data import shard_writer as preparing
+from jaxllm.data import shard_writer
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import open_split
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
 from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files, save_tokenizer_files
-from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, bpe, load_tokenizer, parts
+from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, bpe_encoding, chunks, load_tokenizer
+from jaxllm.tokenizers.chunks import rechunk
+from jaxllm.tokenizers.formats import from_hugging_face, to_hugging_face
 from jaxllm.tokenizers.formats.byte_level import to_characters
-from jaxllm.tokenizers.formats.exchange import from_hugging_face, to_hugging_face
 from jaxllm.tokenizers.formats.read_tokenizer_json import begin_token_of
 from jaxllm.tokenizers.listing import vocabulary_text
-from jaxllm.tokenizers.parts import in_parts
 from jaxllm.tokenizers.sentencepiece import BYTES
 from train.cli import main
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.newest
 
 SINGLE = [bytes([i]) for i in range(256)]
 END, CALL, THINK, SPACES = "<|endoftext|>", "<tool_call>", "<think>", "   "
-QWEN = BPETokenizer([*SINGLE, b"  "], {END: 257, CALL: 258, THINK: 259}, "qwen2", "NFC")  # as it was read before
+QWEN = BPETokenizer([*SINGLE, b"  "], {END: 257, CALL: 258, THINK: 259}, "qwen2", "NFC")  # as older versions read it
 ADDED = BPETokenizer(
     [*SINGLE, b"  "], {END: 257}, "qwen2", "NFC", {CALL: 258, THINK: 259, SPACES: 260}, normalized=[SPACES]
 )
@@ -76,7 +76,7 @@ NFC = {"type": "NFC"}
     ],
 )
 def test_the_ids_of_tokenizers(tokens: list[Flags], normalizer: Any, text: str, ids: list[int], tmp_path: Path) -> None:
-    """Those that are not normalized first, special or not; of these the leftmost, and of those the longest."""
+    """Tokens that are not normalized are found first, special or not: the leftmost, and the longest that begins there."""
     tok = from_hugging_face(tokenizer_json(tmp_path, tokens, normalizer))
     assert isinstance(tok, BPETokenizer)
     assert tok.encode(text, tok.special_tokens) == tok.encode_slowly(text, tok.special_tokens) == ids
@@ -106,7 +106,7 @@ def test_a_file_keeps_them(tmp_path: Path) -> None:
 
 
 def test_what_has_none_is_kept_as_before() -> None:
-    """So that runs and prepared data of earlier versions go on."""
+    """Runs and prepared data of earlier versions depend on it."""
     assert QWEN.fingerprint() == "5b190065a0271403127f9d45ef05178fd4e9343fe3ee6fa03593b339b4c37860"
     assert BPETokenizer(SINGLE).fingerprint() == "11d9ae20b0ecadef7681ed5e06d28060e1a8cde414ab2a9b7c302f6dea89676b"
     assert list(BPETokenizer(SINGLE).to_dict()) == ["special_tokens", "tokens"]
@@ -203,31 +203,31 @@ hard = st.text("ab \nxyé", max_size=60)
 
 
 @given(hard, st.integers(1, 20))
-def test_no_part_ends_within_one(text: str, size: int) -> None:
+def test_no_chunk_ends_within_one(text: str, size: int) -> None:
     texts = [text[i : i + size] for i in range(0, len(text), size)]
-    parts = list(in_parts(texts, lambda rest: WITHIN.cut(rest, size)))
-    assert "".join(parts) == text and all(parts)
-    assert [i for part in parts for i in WITHIN.encode(part)] == WITHIN.encode(text)
+    found = list(rechunk(texts, lambda rest: WITHIN.chunks(rest, size)))
+    assert "".join(found) == text and all(found)
+    assert [i for chunk in found for i in WITHIN.encode(chunk)] == WITHIN.encode(text)
 
 
 @given(hard)
 def test_a_long_text_has_the_ids_of_the_whole(text: str) -> None:
     whole = WITHIN.encode(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bpe, "PARALLEL", 2)
+        patch.setattr(bpe_encoding, "PARALLEL", 2)
         assert WITHIN.encode(text) == whole
 
 
 def test_data_and_commands_cut_no_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A corpus is read in parts, which end before a space."""
-    monkeypatch.setattr(parts, "PART", 5)
-    monkeypatch.setattr(preparing, "PART", 8)
+    """A corpus is read in chunks, which end before a space."""
+    monkeypatch.setattr(chunks, "CHUNK", 5)
+    monkeypatch.setattr(shard_writer, "CHUNK", 8)
     text = "yyyy a b a b xyyya b\nx\nyyyx\nyyyyyy b a b a b y"
     (tmp_path / "text.txt").write_text(text)
     WITHIN.save(tmp_path / "t.json")
-    assert list(parts.cut(text))[:2] == ["yyyy a", " b a b"]
+    assert list(chunks.chunk_text(text))[:2] == ["yyyy a", " b a b"]
     index = prepare_shards([str(tmp_path / "text.txt")], WITHIN, tmp_path / "out", validation=0)
     assert open_split(tmp_path / "out", index, "train")[:].tolist() == WITHIN.encode(text)
     assert main(shlex.split(f"tokenizer encode {tmp_path}/t.json {tmp_path}/text.txt")) == 0

@@ -1,4 +1,4 @@
-"""A tokenizer's fingerprint, by which a run knows its own, is the same in every version."""
+"""A tokenizer's fingerprint, by which a run recognises its own, is the same in every version."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from jaxllm.tokenizers import (
     load_tokenizer,
 )
 from jaxllm.tokenizers.sentencepiece import BYTES
-from tests.tokenizers.test_exchange import ALL, BPE
+from tests.tokenizers.test_other_formats import ALL, BPE
 
 
 def test_fingerprints(tmp_path: Path) -> None:
@@ -37,5 +37,5 @@ def test_fingerprints(tmp_path: Path) -> None:
     ids=["char", "word", "bpe", "sentencepiece"],
 )
 def test_fingerprints_stay_as_they_are(tokenizer: Tokenizer, begin: str) -> None:
-    """Checkpoints and prepared data hold them: with another one they are refused."""
+    """Checkpoints and prepared data record it, and are refused with another one."""
     assert tokenizer.fingerprint().startswith(begin)

@@ -1,4 +1,4 @@
-"""Byte pairs over characters: the ids of merging a whole text as one would explain it, and what files keep."""
+"""Byte pairs over characters: the ids of a plain merge of the whole text, and round trips through files."""
 
 import json
 from itertools import pairwise
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from peers import hugging_face_tokenizers
 
 from jaxllm import InputError
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
@@ -27,9 +28,9 @@ hard = st.text("thein <>/bs \n\té東🙂▁", max_size=40)
 
 
 def tokens_and_merges(n: int = 40) -> tuple[list[str], list[tuple[int, int]]]:
-    """Special tokens, bytes, characters, and what merging the most frequent pairs of the text makes of them.
+    """Special tokens, bytes, characters, and the tokens that merging the most frequent pairs of the text makes.
 
-    The text is taken whole, so there are tokens with spaces within, which is rare in real vocabularies.
+    Pairs are counted across words, so some tokens have spaces within, which is rare in real vocabularies.
     """
     written = TEXT.replace(" ", SPACE)
     tokens = [*SPECIAL, *BYTES, *sorted(set(written)), *ADDED[:1]]
@@ -53,7 +54,7 @@ def tokenizer(prefix: str = "part", added: Any = ADDED) -> SentencePieceTokenize
 
 
 def merged(text: str) -> list[int]:
-    """Of all pairs that are in the list, the first by the list, and the leftmost of those, until there is none."""
+    """The ids after merging, again and again, the leftmost occurrence of the pair that is first in the list."""
     ids = []
     for c in text.replace(" ", SPACE):
         ids += [TOKENS.index(c)] if c in TOKENS else [TOKENS.index(BYTES[b]) for b in c.encode()]
@@ -74,8 +75,8 @@ def test_words_merge_as_the_whole_text_does(text: str, prefix: str) -> None:
 
 
 def test_some_tokens_have_spaces_within() -> None:
-    assert any(SPACE in token.strip(SPACE) for token in TOKENS) and tokenizer()._cut.pattern.startswith("(?<=")
-    assert tokenizer("none", ())._cut.split(f"a{SPACE}b") == ["a", f"{SPACE}b"]
+    assert any(SPACE in token.strip(SPACE) for token in TOKENS) and tokenizer()._word_starts.pattern.startswith("(?<=")
+    assert tokenizer("none", ())._word_starts.split(f"a{SPACE}b") == ["a", f"{SPACE}b"]
 
 
 @settings(max_examples=100)
@@ -83,7 +84,7 @@ def test_some_tokens_have_spaces_within() -> None:
 def test_the_text_comes_back(text: str, prefix: str) -> None:
     ids = tokenizer(prefix).encode(text)
     assert "".join(tokenizer(prefix).decode_stream(iter(ids))) == tokenizer(prefix).decode(ids)
-    if prefix in ("none", "part"):  # the others put nothing before a space, and take one off
+    if prefix in ("none", "part"):  # the others add no space before a space, and remove one when decoding
         tok = tokenizer(prefix, ())
         assert tok.decode(tok.encode(text)) == text.replace(SPACE, " ")
 
@@ -100,7 +101,7 @@ def test_what_is_put_before() -> None:
 
 
 def test_special_tokens_are_text_unless_allowed() -> None:
-    """Also where a merge would make one."""
+    """Even where a merge would make one."""
     tok = SentencePieceTokenizer([*TOKENS, "<s"], [(TOKENS.index("<"), TOKENS.index("s")), (len(TOKENS), TOKENS.index(">"))], SPECIAL, (), "none")  # fmt: skip
     assert tok.encode("<s>") == [len(TOKENS), TOKENS.index(">")]
     assert tok.encode("a<s>", ["<s>"])[-1] == 1 and tok.decode([1, 2]) == "<s></s>"
@@ -151,7 +152,7 @@ def test_a_file_keeps_it(tmp_path: Path) -> None:
         ({"merges": [[0, len(TOKENS)]]}, "'merges' must be a list of pairs of ids"),
         ({"merges": [[0, -1]]}, "'merges' must be a list of pairs of ids"),
         ({"merges": [[0, True]]}, "'merges' must be a list of pairs of ids"),
-        ({"merges": [[0, 0]]}, "merge 0 makes '<unk><unk>', no token"),
+        ({"merges": [[0, 0]]}, "merge 0 makes '<unk><unk>', which is not a token"),
     ],
 )  # fmt: skip
 def test_damaged_files_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_scores_of_gguf() -> None:
 
 
 def test_equal_scores_of_gguf() -> None:
-    """As transformers sorts them: by score, by the length of the left part, and then as they stand in the file."""
+    """In the order of transformers: by score, by the length of the left part, and then as in the file."""
     tokens = [*BYTES, "a", "b", "c", "ab", "bc", "abc"]
     scores = np.array([0.0] * 259 + [-2, -2, -1], "<f4")
     keys = {"model": "llama", "tokens": tokens, "scores": scores, "token_type": np.array([6] * 256 + [1] * 6)}
@@ -203,8 +204,8 @@ def test_equal_scores_of_gguf() -> None:
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_hugging_face_gives_the_same_ids(prefix: str, tmp_path: Path) -> None:
-    """The files that we write, and that transformers writes again; of them, Llama's and Gemma's forms of a prefix."""
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    """For files that we write and that transformers writes again, with the prefixes of Llama and Gemma among them."""
+    tokenizers = hugging_face_tokenizers()
     transformers = pytest.importorskip("transformers", reason="transformers is of the extra peers")
     ours, chat = tokenizer(prefix), ChatFormat(1, (2,), "<s>", "</s>", "{{ bos_token }}{{ messages[0].content }}")
     save_tokenizer_files(tmp_path, ours, chat)

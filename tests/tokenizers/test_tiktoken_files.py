@@ -1,4 +1,4 @@
-"""Files of tiktoken: its ids by every pattern, published files known, others refused, our own come back."""
+"""Files of tiktoken: the same ids for every pattern, published files are known, others refused, ours read back."""
 
 import hashlib
 import json
@@ -15,10 +15,9 @@ from tiktoken_ext import openai_public
 
 from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer, load_tokenizer
-from jaxllm.tokenizers.formats import tiktoken_files
-from jaxllm.tokenizers.formats.exchange import from_tiktoken, to_tiktoken
+from jaxllm.tokenizers.formats import from_tiktoken, tiktoken_files, to_tiktoken
 from jaxllm.tokenizers.formats.tiktoken_files import PUBLISHED, Published
-from jaxllm.tokenizers.patterns import GPT2_PATTERN, LLAMA3_PATTERN, PATTERNS, name_of, regex_of
+from jaxllm.tokenizers.split_patterns import GPT2_PATTERN, LLAMA3_PATTERN, PATTERNS, name_of, regex_of
 from train.cli import main
 
 pytestmark = pytest.mark.newest
@@ -46,7 +45,7 @@ def export(tokenizer: BPETokenizer, folder: Path, bare: bool = False) -> Path:
     path = folder / "t.tiktoken"
     to_tiktoken(tokenizer, path)
     if bare:
-        tiktoken_files.beside(path).unlink()
+        tiktoken_files.settings_path(path).unlink()
     return path
 
 
@@ -56,7 +55,7 @@ def theirs(tokenizer: BPETokenizer, pat_str: str) -> tiktoken.Encoding:
 
 PUBLISHED_PATTERNS = {
     "gpt2": GPT2_PATTERN,
-    "cl100k": PATTERNS["cl100k"].regex,  # which test_patterns.py compares with tiktoken's
+    "cl100k": PATTERNS["cl100k"].regex,  # which test_split_patterns.py compares with tiktoken's
     "o200k": PATTERNS["o200k"].regex,
     "llama3": LLAMA3_PATTERN,
     **OWN,
@@ -72,11 +71,11 @@ def test_the_ids_are_tiktokens(name: str, tmp_path: Path) -> None:
 
     @settings(max_examples=150)
     @example(TEXT)
-    @example("a \n ")  # in which cl100k's pattern and Llama 3's differ
+    @example("a \n ")  # where cl100k's pattern and Llama 3's differ
     @given(hard)
     def same(text: str) -> None:
         assert tok.encode(text) == encoding.encode_ordinary(text)
-        if name != "end of the text":  # to Python's regular expressions, that is before a last new line as well
+        if name != "end of the text":  # in Python's regular expressions $ also matches before a final new line
             assert tok.encode_slowly(text) == tok.encode(text)
 
     same()
@@ -112,7 +111,7 @@ def test_gpt2s_ranks_are_known(gpt2: BPETokenizer, tmp_path: Path) -> None:
 
 
 def test_a_published_file_is_known_by_its_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever its lines end with; ids above the ranks that are none are reserved, as many as tiktoken counts."""
+    """With any line ends. Free ids above the ranks become reserved tokens, as many as tiktoken counts."""
     path = export(BPETokenizer(TOKENS), tmp_path, bare=True)
     content = path.read_bytes()
     special = {END: 311, "<|endofprompt|>": 314}
@@ -129,7 +128,7 @@ def test_a_published_file_is_known_by_its_ranks(tmp_path: Path, monkeypatch: pyt
         InputError, match="'gpt2', but .* has the ranks of mine, with the pattern 'o200k'; leave it out"
     ):
         from_tiktoken(path, pattern="gpt2")
-    path.write_bytes(content[: content.rindex(b"\n", 0, -1) + 1])  # a rank less
+    path.write_bytes(content[: content.rindex(b"\n", 0, -1) + 1])  # one rank fewer
     with pytest.raises(InputError, match="give --pattern"):
         from_tiktoken(path)
 
@@ -150,7 +149,7 @@ def test_our_own_export_comes_back(special: str, pattern: str, tmp_path: Path) -
     assert from_tiktoken(path) == tok
     assert from_tiktoken(path, pattern=tok.pattern) == from_tiktoken(path, pattern=regex_of(tok.pattern)) == tok
     encoding = tiktoken.Encoding(
-        "x", mergeable_ranks=load_tiktoken_bpe(str(path)), **json.loads(tiktoken_files.beside(path).read_text())
+        "x", mergeable_ranks=load_tiktoken_bpe(str(path)), **json.loads(tiktoken_files.settings_path(path).read_text())
     )
     text = TEXT + END
     assert encoding.encode(text, disallowed_special=()) == tok.encode(text)
@@ -185,7 +184,7 @@ def test_a_file_that_does_not_say_its_pattern(tmp_path: Path) -> None:
         ('{"pat_str": "x", "special_tokens": {"a": true}}', "does not hold the pat_str"),
         ('{"pat_str": "x", "special_tokens": {}, "more": 1}', "unknown field `more`"),
         ('{"pat_str": "x", "special_tokens": {}}', "'x', but it must be one of gpt2, .* matches every character"),
-        ('{"pat_str": "[^a]|a", "special_tokens": {"a": 5}}', "line 6 of .* has rank 5, where 6 would follow"),
+        ('{"pat_str": "[^a]|a", "special_tokens": {"a": 5}}', "line 6 of .* has rank 5, where 6 is expected"),
         ('{"pat_str": "[^a]|a", "special_tokens": {"a": 310, "b": 310}}', "must be distinct"),
         ('{"pat_str": "[^a]|a", "special_tokens": {"a": -1}}', "must be distinct"),
         ('{"pat_str": "[^a]|a", "special_tokens": {"a": 1000000000000}}', "has id 1000000000000, but ids must be below"),
@@ -194,7 +193,7 @@ def test_a_file_that_does_not_say_its_pattern(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_is_wrong_beside(content: str, message: str, tmp_path: Path) -> None:
     path = export(BPETokenizer(TOKENS), tmp_path)
-    tiktoken_files.beside(path).write_text(content)
+    tiktoken_files.settings_path(path).write_text(content)
     with pytest.raises(InputError, match=message) as error:
         from_tiktoken(path)
     assert "\n" not in str(error.value)
@@ -210,7 +209,7 @@ def test_a_pattern_that_is_not_the_files(tmp_path: Path) -> None:
 
 def test_gaps_without_special_tokens(tmp_path: Path) -> None:
     path = export(BPETokenizer(TOKENS, {END: 7}), tmp_path, bare=True)
-    with pytest.raises(InputError, match="line 8 of .* has rank 8, where 7 would follow, .* special token in .*json"):
+    with pytest.raises(InputError, match="line 8 of .* has rank 8, where 7 is expected; no special token in .*json"):
         from_tiktoken(path, pattern="gpt2")
     assert from_tiktoken(path, {END: 7}, "gpt2") == BPETokenizer(TOKENS, {END: 7})
 
@@ -227,12 +226,6 @@ def test_what_tiktoken_has_no_form_for(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             to_tiktoken(tok, tmp_path / "t.tiktoken")
     assert not list(tmp_path.iterdir())
-
-
-# ---- patterns of the user's own
-
-
-# ---- the commands
 
 
 def ran(command: str, capsys: pytest.CaptureFixture[str]) -> str:

@@ -1,4 +1,4 @@
-"""Round trips, determinism, special tokens, files, and what bad input gets."""
+"""Round trips, determinism, special tokens, files, and errors for bad input."""
 
 import json
 import warnings
@@ -15,13 +15,13 @@ from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokeni
 from jaxllm.tokenizers.bpe_training import learn_merges
 from jaxllm.tokenizers.formats import gpt2_files
 from jaxllm.tokenizers.formats.gpt2_files import read_tokens
-from jaxllm.tokenizers.splitting import split_pieces
+from jaxllm.tokenizers.pre_tokenize import split_pieces
 from tests.conftest import gpt2_paths
 
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."
 BPE = BPETokenizer.train(TEXT, vocab_size=290)
 END = "<|endoftext|>"
-# Code points that no Unicode version of the last years has assigned are cut differently by different libraries.
+# Libraries of different ages split code points differently that Unicode has assigned recently or not at all.
 assigned = st.characters(exclude_categories=("Cs", "Cn"))
 anything = st.characters(exclude_categories=("Cs",))
 HARD = [
@@ -56,7 +56,7 @@ def test_bpe_textbook_encoder_gives_the_same_ids(text: str) -> None:
         assert BPE.encode_slowly(text, allowed) == BPE.encode(text, allowed)
 
 
-@example("aaaaaa", 3)  # tokens that took others in, where a pair is looked for again
+@example("aaaaaa", 3)  # a pair is looked for where a longer token has replaced it
 @given(st.text(st.sampled_from("ab c"), min_size=1, max_size=60), st.integers(0, 30))
 def test_bpe_fast_trainer_learns_the_textbooks_merges(text: str, n_merges: int) -> None:
     pieces = Counter(piece.encode() for piece in split_pieces(text))
@@ -76,7 +76,7 @@ def test_bpe_ties_go_to_the_lowest_ids() -> None:
 
 def test_bpe_learns_from_an_iterable_of_texts() -> None:
     assert BPETokenizer.train(iter([TEXT]), 280) == BPETokenizer.train(TEXT, 280)
-    assert BPETokenizer.train(["xyxy", "xyxy"], 258).tokens[256] == b"xy"  # no pair reaches over the cut
+    assert BPETokenizer.train(["xyxy", "xyxy"], 258).tokens[256] == b"xy"  # no pair spans two texts
     assert b"yx" not in BPETokenizer.train(["xy"] * 9 + ["yx"], 258).tokens
 
 
@@ -132,7 +132,7 @@ def test_word_keeps_the_most_frequent() -> None:
 
 
 def test_of_equally_frequent_words_those_stay_that_come_first_in_code_point_order() -> None:
-    """Whatever the order of the text."""
+    """In any order of the text."""
     for text in ("d b c", "c d b", "b c d"):
         assert WordTokenizer.train(f"a {text} a", vocab_size=4).tokens[:2] == ("a", "b")
         assert WordTokenizer.train(text, vocab_size=3).tokens == ("b", END, "<|unk|>")
@@ -280,7 +280,7 @@ def test_a_long_run_of_one_character_is_not_quadratic(text: str) -> None:
 
 
 def test_gpt2_from_tiktokens_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpt2: BPETokenizer) -> None:
-    """The two files under the names that the error message tells, and no network."""
+    """Without a network, from the two files under the names in the error message."""
     try:
         paths = gpt2_paths()
     except metadata.PackageNotFoundError:

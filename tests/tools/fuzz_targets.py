@@ -19,7 +19,7 @@ from jaxllm.data.shards import INDEX, open_split, read_index, verify
 from jaxllm.pretrained import gguf, safetensors
 from jaxllm.pretrained import gguf_quantised as quantised
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
-from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
+from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from train.config import build_config, load_config
 from train.runs.manifest import MANIFEST, Manifest, _encode, check_files, new_manifest, read_manifest, seal
 from train.runs.metrics import read_metrics

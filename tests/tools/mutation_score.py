@@ -35,8 +35,8 @@ class Tests(NamedTuple):
     keyword: str = "test"
 
 
-BATCHES, SHARDS = ["data/test_data.py", "data/test_batches.py"], ["data/test_documents.py", "data/test_shards.py"]
-FOLDERS = ["data/test_folders.py", "data/test_documents.py", "data/test_reading_again.py"]
+BATCHES, SHARDS = ["data/test_windows.py", "data/test_batches.py"], ["data/test_documents.py", "data/test_shards.py"]
+FOLDERS = ["data/test_folders.py", "data/test_documents.py", "data/test_own_output.py"]
 LAYERS = "layers or MLP or Linear or Norm"
 TESTS = {
     "jaxllm/layers.py": Tests(["model/test_twins.py", "model/test_gpt.py", "model/test_quantised_weights.py", "training/test_step.py"], f"not test_twins or {LAYERS}"),
@@ -45,18 +45,18 @@ TESTS = {
     "jaxllm/loss.py": Tests(["model/test_twins.py", "model/test_fast_attention.py"], "loss or cross_entropy"),
     "jaxllm/sampling.py": Tests(["model/test_twins.py", "model/test_generate.py"], "sampling or test_generate and not greedy"),
     "jaxllm/generate.py": Tests(["model/test_generate.py", "pretrained/test_finite_weights.py"]),
-    "jaxllm/tokenizers/bpe.py": Tests(["tokenizers/test_tokenizers.py", "tokenizers/test_splitting.py", "tokenizers/test_exchange.py", "tokenizers/test_patterns.py", "tokenizers/test_added_tokens.py", "tokenizers/test_parts.py"]),
+    "jaxllm/tokenizers/bpe.py": Tests(["tokenizers/test_tokenizers.py", "tokenizers/test_pre_tokenize.py", "tokenizers/test_other_formats.py", "tokenizers/test_split_patterns.py", "tokenizers/test_added_tokens.py", "tokenizers/test_chunks.py"]),
     "jaxllm/data/batches.py": Tests(BATCHES),
     "jaxllm/data/documents.py": Tests(SHARDS),
     "jaxllm/data/folders.py": Tests(FOLDERS),
     "jaxllm/data/mixture.py": Tests(BATCHES),
-    "jaxllm/data/own_files.py": Tests(FOLDERS),
+    "jaxllm/data/own_output.py": Tests(FOLDERS),
     "jaxllm/data/windows.py": Tests(BATCHES),
     "jaxllm/data/permutation.py": Tests(BATCHES),
     "jaxllm/data/shard_writer.py": Tests([*SHARDS, "data/test_end_token.py"]),
     "jaxllm/data/id_sequences.py": Tests([*BATCHES, *SHARDS]),
-    "jaxllm/data/shards.py": Tests([*SHARDS, "data/test_maps.py", "training/test_training_from_shards.py"]),
-    "jaxllm/data/sources.py": Tests([*BATCHES, *SHARDS]),
+    "jaxllm/data/shards.py": Tests([*SHARDS, "data/test_mapped_files.py", "training/test_training_from_shards.py"]),
+    "jaxllm/data/sources.py": Tests(["data/test_sources.py", *SHARDS]),
     "train/step.py": Tests(["training/test_step.py", "training/test_nonfinite.py", "training/test_loop.py"]),
     "train/runs/checkpoint.py": Tests(["training/test_checkpoint.py", "training/test_full_disk.py", "commands/test_checkpoint_commands.py"]),
 }  # fmt: skip

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from jaxllm.utils import processes
 from train.bench.machine import processor
 from train.bench.peers import protocol
 from train.bench.process import Worker
@@ -88,15 +87,3 @@ def test_with_another_c_library_nothing_is_restarted(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     monkeypatch.delattr(os, "execve")
     allocator.restart_with_allocator()
-
-
-def test_without_affinity_all_cores_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert processes.usable_cores() == 3
-
-
-def test_windows_has_pools_of_61_processes_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert processes.most_workers() == processes.MOST_PROCESSES
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert processes.most_workers() == 61

@@ -30,9 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     write_config(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxllm.data.shard_writer.PART", 300)
-        patch.setattr("jaxllm.data.shard_writer.STRETCH", 1)
-        patch.setattr("jaxllm.tokenizers.parts.PART", 300)
+        patch.setattr("jaxllm.data.shard_writer.CHUNK", 300)
+        patch.setattr("jaxllm.data.shard_writer.JOBS_PER_SHARD", 1)
+        patch.setattr("jaxllm.tokenizers.chunks.CHUNK", 300)
         prepare_shards([str(folder / "text.txt")], CharTokenizer.train(TEXT), folder / "chars", validation=0)
     (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))
     (folder / "docs.txt").write_text("".join(DOCUMENTS))

@@ -19,8 +19,8 @@ from typing import Any
 from jaxllm import __version__
 from jaxllm.data import read_documents
 from jaxllm.tokenizers import BPETokenizer
-from jaxllm.tokenizers.formats.exchange import to_hugging_face
-from jaxllm.tokenizers.splitting import FAST_PATTERN
+from jaxllm.tokenizers.formats import to_hugging_face
+from jaxllm.tokenizers.split_patterns import GPT2_FAST_PATTERN
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 from jaxllm.utils.processes import usable_cores
@@ -43,7 +43,7 @@ def bench_tokenizer_command(
     check_output("--json", json_file, (".json",))
     BPETokenizer.check_size(vocab_size)
     peers = _present(against)
-    texts = ["".join(document.parts) for document in read_documents(sources, field)]
+    texts = ["".join(document.chunks) for document in read_documents(sources, field)]
     whole = "\n".join(texts)
     print(
         f"{' and '.join(sources)}: {len(texts):,} documents, {len(whole.encode()):,} bytes; {vocab_size:,} ids",
@@ -100,7 +100,7 @@ def _train_rustbpe(texts: list[str], vocab_size: int) -> Any:
     import rustbpe
 
     tokenizer = rustbpe.Tokenizer()
-    tokenizer.train_from_iterator(iter(texts), vocab_size, pattern=FAST_PATTERN)
+    tokenizer.train_from_iterator(iter(texts), vocab_size, pattern=GPT2_FAST_PATTERN)
     return tokenizer
 
 
@@ -110,7 +110,9 @@ def _encoders(peers: list[str], tokenizer: BPETokenizer) -> dict[str, Encode]:
     if "tiktoken" in peers:
         import tiktoken
 
-        theirs = tiktoken.Encoding("ours", pat_str=FAST_PATTERN, mergeable_ranks=tokenizer.ranks, special_tokens={})
+        theirs = tiktoken.Encoding(
+            "ours", pat_str=GPT2_FAST_PATTERN, mergeable_ranks=tokenizer.ranks, special_tokens={}
+        )
         encoders["tiktoken"] = theirs.encode_ordinary
     if "hf" in peers:
         from tokenizers import Tokenizer

@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxllm.gpt import GPT, apply_with_intermediates
 from jaxllm.tokenizers import Tokenizer
-from jaxllm.tokenizers.listing import visible
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
+from jaxllm.utils.utf8 import visible
 
 from ..nonfinite import check_computed
 from ..outputs import check_output

@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from jaxllm.tokenizers import load_tokenizer
-from jaxllm.utils.validate import printable
+from jaxllm.utils.errors import printable
 
 from ..errors import DamagedError, DroppedError
 from ..runs.checkpoint import DAMAGED, Checkpoints

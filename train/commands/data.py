@@ -8,8 +8,8 @@ import numpy as np
 from jaxllm.data.shard_writer import prepare_shards, separator_of
 from jaxllm.data.shards import Index, read_index, verify
 from jaxllm.tokenizers import Tokenizer
-from jaxllm.tokenizers.listing import visible
 from jaxllm.utils.processes import usable_cores
+from jaxllm.utils.utf8 import visible
 
 from ..progress import counted
 from .tokenizer import open_tokenizer

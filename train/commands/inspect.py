@@ -15,8 +15,8 @@ from jaxllm.gpt import GPT, apply_with_intermediates
 from jaxllm.layers import softmax
 from jaxllm.logit_lens import logit_lens
 from jaxllm.tokenizers import Tokenizer
-from jaxllm.tokenizers.listing import visible
 from jaxllm.utils.errors import InputError
+from jaxllm.utils.utf8 import visible
 
 from ..nonfinite import check_computed
 from .attention import read_prompt

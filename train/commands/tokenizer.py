@@ -17,13 +17,14 @@ from jaxllm.tokenizers import (
     WordTokenizer,
     load_tokenizer,
 )
-from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
-from jaxllm.tokenizers.formats.tiktoken_files import beside
+from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
+from jaxllm.tokenizers.formats.tiktoken_files import settings_path
 from jaxllm.tokenizers.listing import vocabulary_text
-from jaxllm.tokenizers.splitting import count_pieces
+from jaxllm.tokenizers.pre_tokenize import count_pieces
 from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import decoded, replace_file
+from jaxllm.utils.files import replace_file
 from jaxllm.utils.processes import check_processes, usable_cores
+from jaxllm.utils.utf8 import decoded
 
 from ..progress import counted
 
@@ -98,7 +99,7 @@ def _texts(sources: Sequence[str], field: str) -> Iterator[Iterator[str]]:
 def _told(documents: Iterable[Document], tell: Callable[[int], None]) -> Iterator[str]:
     characters = 0
     for document in documents:
-        for part in document.parts:
+        for part in document.chunks:
             characters += len(part)
             tell(characters // 10**6)
             yield part
@@ -148,9 +149,9 @@ def export_command(path: str, out: str, format: str | None) -> None:
         return
     if not isinstance(tokenizer, BPETokenizer):
         raise InputError(f"{path} is a {tokenizer.kind} tokenizer, but tiktoken's files hold byte pairs of bytes only.")
-    check_new(beside(out))
+    check_new(settings_path(out))
     to_tiktoken(tokenizer, out)
-    print(f"{out}: {len(tokenizer.tokens):,} ranks; {beside(out)}: the pattern and {_special(tokenizer)}")
+    print(f"{out}: {len(tokenizer.tokens):,} ranks; {settings_path(out)}: the pattern and {_special(tokenizer)}")
 
 
 def import_command(path: str, out: str, format: str | None, pattern: str | None) -> None:

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxllm.tokenizers import BPETokenizer, Tokenizer
-from jaxllm.tokenizers.listing import merged_from, visible
+from jaxllm.tokenizers.merges import merged_from
 from jaxllm.utils.errors import InputError
+from jaxllm.utils.utf8 import visible
 
 from .tokenizer import open_tokenizer, read_text
 

@@ -10,15 +10,15 @@ import numpy as np
 
 from jaxllm.config import GPTConfig
 from jaxllm.data import read_source
-from jaxllm.data.id_sequences import Row
+from jaxllm.data.id_sequences import IdSequence
 from jaxllm.data.shards import is_prepared
 from jaxllm.fast.attention import attention_path
 from jaxllm.fast.quantised_weights import pack
 from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
-from jaxllm.tokenizers.listing import visible
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
+from jaxllm.utils.utf8 import visible
 
 from ..config import DataConfig, RunConfig, differences, load_config, with_absolute_paths
 from ..evaluate import evaluator, score
@@ -208,7 +208,7 @@ def evaluate_command(path: str, step: str | None, data: str | None, field: str |
     print(f"bits per byte    {bits}")
 
 
-def _evaluation_ids(config: RunConfig, tokenizer: Tokenizer, data: str | None, field: str, fewest: int) -> Row:
+def _evaluation_ids(config: RunConfig, tokenizer: Tokenizer, data: str | None, field: str, fewest: int) -> IdSequence:
     """The run's validation split; or all ids of a text; or the validation split of prepared data."""
     if data is None:
         return prepare(config, tokenizer).validation_ids

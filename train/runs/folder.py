@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from jaxllm import __version__
-from jaxllm.data.own_files import HEADLINE
+from jaxllm.data.own_output import HEADLINE
 from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from jaxllm.utils.errors import InputError
-from jaxllm.utils.files import read_file, replace_file, without_mark
+from jaxllm.utils.files import read_file, replace_file
+from jaxllm.utils.utf8 import without_mark
 
 Record = dict[str, Any]
 SAMPLE = "----- step "  # begins the headline of each sample

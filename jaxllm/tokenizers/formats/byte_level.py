@@ -1,35 +1,35 @@
-"""Byte-level vocabularies as GPT-2 wrote them, with a list of merges: what tokenizer.json and GGUF files hold.
+"""Byte-level vocabularies with a list of merges, in GPT-2's spelling, as tokenizer.json and GGUF files hold them.
 
-Hugging Face merges the pairs of such a list, tiktoken any pair whose joined bytes are a token, by its id. Both come to
-the same for a vocabulary that was learned by merging, and that is checked here, token by token.
+Hugging Face merges the pairs of the list. tiktoken merges any pair whose joined bytes are a token, the lowest rank
+first. Both give the same ids for a vocabulary that was learned by merging; this is checked here, token by token.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from jaxllm.tokenizers.base import NOTHING
 from jaxllm.tokenizers.bpe import BPETokenizer
-from jaxllm.tokenizers.listing import merged_from, merges_of, visible
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import shown
+from jaxllm.tokenizers.merges import merged_from, merges_of
+from jaxllm.tokenizers.special_tokens import NO_TOKENS
+from jaxllm.utils.errors import InputError, shown
+from jaxllm.utils.utf8 import visible
 
-# GPT-2 writes bytes as characters that can be seen: those that are printable in Latin-1 as themselves, the others, in
-# order, as the characters from 256 on. (openai/gpt-2, src/encoder.py)
-_SEEN = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-TO_CHARACTER = {b: chr(b) for b in _SEEN} | {
-    b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in _SEEN)
+# GPT-2 writes bytes as visible characters: the printable ones of Latin-1 as themselves, the others, in order, as the
+# characters from 256 on. (openai/gpt-2, src/encoder.py)
+_VISIBLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+TO_CHARACTER = {b: chr(b) for b in _VISIBLE} | {
+    b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in _VISIBLE)
 }
 TO_BYTE = {character: b for b, character in TO_CHARACTER.items()}
 Merge = tuple[bytes, bytes]
 
 
 def to_characters(token: bytes) -> str:
-    """The token as vocabularies write it."""
+    """The token in GPT-2's spelling."""
     return "".join(TO_CHARACTER[b] for b in token)
 
 
 def to_bytes(characters: str) -> bytes:
-    """The inverse. Raises InputError for a character that stands for no byte."""
+    """The inverse of `to_characters`. Raises InputError for a character that stands for no byte."""
     try:
         return bytes(TO_BYTE[c] for c in characters)
     except KeyError as error:
@@ -37,7 +37,7 @@ def to_bytes(characters: str) -> bytes:
 
 
 def split_merge(written: str | Sequence[str]) -> Merge:
-    """`"Ġ t"` or `["Ġ", "t"]` -> `(b" ", b"t")`. Raises ValueError for what is no pair."""
+    """`"Ġ t"` or `["Ġ", "t"]` -> `(b" ", b"t")`. Raises ValueError for anything but a pair."""
     left, right = written.split(" ") if isinstance(written, str) else written
     return to_bytes(left), to_bytes(right)
 
@@ -50,13 +50,13 @@ def from_vocabulary(
     normalization: str | None,
     source: object,
     whole_pieces: bool = False,
-    added: Mapping[str, int] = NOTHING,
+    added: Mapping[str, int] = NO_TOKENS,
     normalized: Collection[str] = (),
 ) -> BPETokenizer:
-    """The tokenizer of a vocabulary, which may hold special and added tokens too, and of its merges, in their order.
+    """The tokenizer of a vocabulary, which may include special and added tokens, and of its merges in their order.
 
-    `whole_pieces` says that a piece that is a token is that token, whatever the merges make of it (`ignore_merges`).
-    `added` tokens, some of them `normalized`, are as BPETokenizer has them.
+    `whole_pieces` says that a piece that is a token is that token, whatever its merges would make (`ignore_merges`).
+    `added` and `normalized` are those of BPETokenizer.
     Raises InputError, which names the `source`, for ids with gaps and for merges that our encoder would not follow.
     """
     check_ids({**ids, **special_tokens, **added}.values(), source)
@@ -69,13 +69,13 @@ def from_vocabulary(
 
 
 def check_ids(ids: Collection[int], source: object) -> None:
-    """Raises InputError for ids that are not 0, 1, 2 and so on, in any order."""
+    """Raises InputError unless the ids are 0, 1, 2 and so on, in any order."""
     if not all(type(i) is int for i in ids) or sorted(ids) != list(range(len(ids))):
         raise InputError(f"the ids in {source} are not 0 to {len(ids) - 1}, each once.")
 
 
 def check_bytes(tokens: Sequence[bytes], source: object) -> None:
-    """Raises InputError for a token that is empty or there twice, or holds a byte that is no token."""
+    """Raises InputError for a token that is empty, occurs twice, or holds a byte that is not a token itself."""
     single = {token for token in tokens if len(token) == 1}
     for token in tokens:
         if not token or not single.issuperset(token[i : i + 1] for i in range(len(token))):
@@ -85,9 +85,11 @@ def check_bytes(tokens: Sequence[bytes], source: object) -> None:
 
 
 def _check_merges(ranks: Mapping[bytes, int], merges: list[Merge], whole_pieces: bool, source: object) -> None:
-    """Each token must come, by the ranks of all before it, to a pair that is listed; then merging pairs in the order of
-    the list and merging by rank take the same steps in any text. A token that does not is met as a whole piece only, or
-    in any two parts: all are listed then, as transformers does for a vocabulary of tiktoken.
+    """Raises InputError unless merging by the list and merging by rank take the same steps in any text.
+
+    They do if the list is in the order of the ranks and, for each token, holds the pair that its bytes merge to by the
+    ranks before it. With `whole_pieces` a token may also have all its splits into two tokens in the list, as
+    transformers writes a vocabulary of tiktoken.
     """
     listed: dict[bytes, list[Merge]] = defaultdict(list)
     for left, right in merges:
@@ -106,14 +108,14 @@ def _check_merges(ranks: Mapping[bytes, int], merges: list[Merge], whole_pieces:
 
 
 def listed_merges(tokenizer: BPETokenizer) -> tuple[list[Merge], bool]:
-    """A list of merges for the same ids, and whether pieces that are tokens must be taken whole for them."""
+    """A list of merges that gives the same ids, and whether it takes `whole_pieces` to do so."""
     try:
         return merges_of(tokenizer), False
-    except InputError:  # of a token that was not learned by merging two others
+    except InputError:  # some token was not learned by merging two others
         return [merge for token in tokenizer.tokens for merge in _splits(token, tokenizer.ranks)], True
 
 
 def _splits(token: bytes, ranks: Mapping[bytes, int]) -> list[Merge]:
-    """The pairs of tokens that make the token, in the order of their ranks."""
+    """The pairs of tokens that join to the token, by the rank of the left one."""
     pairs = ((token[:i], token[i:]) for i in range(1, len(token)))
     return sorted((pair for pair in pairs if pair[0] in ranks and pair[1] in ranks), key=lambda pair: ranks[pair[0]])

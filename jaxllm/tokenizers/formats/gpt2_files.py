@@ -8,13 +8,13 @@ from jaxllm.utils.files import read_file
 # sha256 as tiktoken_ext/openai_public.py states them.
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 ENCODER_JSON_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
-# tiktoken's cache names a file by the sha1 of its address.
+# tiktoken's cache names a file by the sha1 of its URL.
 CACHED = {"vocab.bpe": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
            "encoder.json": "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6"}  # fmt: skip
 
 
 def read_tokens(vocab_bpe: str | Path | None, encoder_json: str | Path | None) -> list[bytes]:
-    """The 50,256 tokens by rank. Raises InputError as `BPETokenizer.gpt2` says."""
+    """The 50,256 tokens in the order of their ranks. Raises InputError as `BPETokenizer.gpt2` does."""
     if (vocab_bpe is None) != (encoder_json is None):
         raise InputError("GPT-2's vocabulary is two files; give both vocab_bpe and encoder_json, or neither.")
     if vocab_bpe is None or encoder_json is None:
@@ -44,9 +44,9 @@ def _from_cache() -> dict[bytes, int]:
 
     try:
         return gpt2()["mergeable_ranks"]
-    except (OSError, ValueError):  # requests' errors are OSErrors; ValueError is tiktoken's for a wrong hash
+    except (OSError, ValueError):  # errors of requests are OSErrors; tiktoken raises ValueError for a wrong hash
         put = " and ".join(f"{name} as {cached}" for name, cached in CACHED.items())
         raise InputError(
-            "GPT-2's vocabulary is neither cached nor in reach of this machine: put "
+            "GPT-2's vocabulary is not cached and cannot be downloaded: put "
             f"{put} into a folder and set TIKTOKEN_CACHE_DIR to it, or, in Python, give the two files by path."
         ) from None

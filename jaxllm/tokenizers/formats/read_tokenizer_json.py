@@ -1,21 +1,16 @@
-"""What a `tokenizer.json` of Hugging Face says, read as one of our tokenizers.
+"""Reading a tokenizer.json of Hugging Face tokenizers. A setting that would give other ids is refused by name."""
 
-What would give other ids is refused by name; transformers' converters drop such settings in silence.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.formats.byte_level import check_ids, from_vocabulary
-from jaxllm.tokenizers.patterns import PATTERNS, pattern_of
 from jaxllm.tokenizers.sentencepiece import SPACE, SentencePieceTokenizer
-from jaxllm.utils.errors import InputError, printable
-from jaxllm.utils.validate import shown
+from jaxllm.tokenizers.split_patterns import PATTERNS, pattern_of
+from jaxllm.utils.errors import InputError, as_input_error, shown
+from jaxllm.utils.files import read_json
 
-# Ways to put a space before a text, by normalizers; or by a pre_tokenizer, with its prepend_scheme.
+# Ways to add a space before a text: by normalizers, or by a pre_tokenizer with its prepend_scheme.
 TO_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 PREPEND = {"type": "Prepend", "prepend": SPACE}
 SCHEMES = {"never": "none", "always": "always", "first": "first"}
@@ -23,27 +18,22 @@ MORE_THAN_ONE = "a post_processor that adds more than one token before the text"
 NOTHING_TO_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
-@contextmanager
-def as_input_error(path: str | Path, what: str) -> Iterator[None]:
-    """Whatever damaged JSON raises, in one sentence: the file at `path` is not `what`."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is no {what}: {type(error).__name__}, {printable(str(error))}.") from None
+def from_hugging_face(path: str | Path) -> BPETokenizer | SentencePieceTokenizer:
+    """The tokenizer of a `tokenizer.json`: byte pairs with a pattern of PATTERNS, or SentencePiece's.
+
+    It gives the same ids, without a token that the file puts before each text (see `begin_token_of`). Raises InputError
+    for a damaged file, and for a setting that would give other ids.
+    """
+    return tokenizer_of(read_json(path, "tokenizer.json"), path)
 
 
 def tokenizer_of(content: Any, path: str | Path) -> BPETokenizer | SentencePieceTokenizer:
-    """The tokenizer: the same ids, special tokens where they are, without the token that may begin a text.
-
-    Raises InputError for damaged content, and for a setting that would give other ids.
-    """
+    """As `from_hugging_face`, from the content of the file at `path`."""
     with as_input_error(path, "tokenizer.json of byte pairs"):
         model = content["model"]
-        with_bytes = bool(model.get("byte_fallback"))
-        _check(content, _wrong_for_pieces(content) if with_bytes else _wrong_for_bytes(content), path)
-        if with_bytes:
+        is_sentencepiece = bool(model.get("byte_fallback"))
+        _check(content, _wrong_for_sentencepiece(content) if is_sentencepiece else _wrong_for_byte_level(content), path)
+        if is_sentencepiece:
             return _sentencepiece(content, path)
         special, added = _special_and_added(content)
         return from_vocabulary(
@@ -60,9 +50,9 @@ def tokenizer_of(content: Any, path: str | Path) -> BPETokenizer | SentencePiece
 
 
 def begin_token_of(content: Any, path: str | Path) -> int | None:
-    """The id that is put before each text, or None: the one in `ids`, whatever its name, as in tokenizers.
+    """The id that the file puts before each text, or None. As in Hugging Face tokenizers, `ids` decides, not the name.
 
-    Raises InputError for several, and for one that is no token's.
+    Raises InputError for several, and for one that is not a token's.
     """
     with as_input_error(path, "tokenizer.json"):
         ids = _ids_before(content)
@@ -92,7 +82,7 @@ def _sentencepiece(content: dict[str, Any], path: str | Path) -> SentencePieceTo
 
 
 def _check(content: dict[str, Any], wrong: list[str], path: str | Path) -> None:
-    """Raises InputError for what is wrong for the one kind of tokenizer, or for both."""
+    """Raises InputError for the settings in `wrong`, those of one kind of tokenizer, and for wrong settings of both."""
     model = content["model"]
     wrong += [name for name in ("truncation", "padding") if content.get(name)]
     wrong += [f"model.{name}" for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
@@ -108,7 +98,7 @@ def _check(content: dict[str, Any], wrong: list[str], path: str | Path) -> None:
         raise InputError(f"{path} has {' and '.join(wrong[:5])}, which would give other ids and is not supported.")
 
 
-def _wrong_for_bytes(content: dict[str, Any]) -> list[str]:
+def _wrong_for_byte_level(content: dict[str, Any]) -> list[str]:
     wrong = ["model.unk_token"] if content["model"].get("unk_token") else []
     if [step.get("type") for step in _normalizers(content)] not in ([], ["NFC"]):
         wrong.append("a normalizer that is not NFC")
@@ -117,7 +107,7 @@ def _wrong_for_bytes(content: dict[str, Any]) -> list[str]:
     return wrong
 
 
-def _wrong_for_pieces(content: dict[str, Any]) -> list[str]:
+def _wrong_for_sentencepiece(content: dict[str, Any]) -> list[str]:
     wrong = ["model.ignore_merges"] if content["model"].get("ignore_merges") else []
     if (prefix := _prefix(content)) is None:
         wrong.append("a normalizer and a pre_tokenizer that do more than write spaces as SentencePiece does")
@@ -127,7 +117,7 @@ def _wrong_for_pieces(content: dict[str, Any]) -> list[str]:
 
 
 def _prefix(content: dict[str, Any]) -> str | None:
-    """Where a space is put before a text, as SentencePieceTokenizer names it; None for what it does not know."""
+    """Where a space is added, as SentencePieceTokenizer names it; None for settings that do anything else."""
     normalizers, steps = _normalizers(content), _steps(content, "pre_tokenizer", "pretokenizers")
     if normalizers == [PREPEND, TO_SPACE] and not steps:
         return "part"
@@ -144,7 +134,7 @@ def _added(content: dict[str, Any]) -> dict[str, int]:
 
 
 def _special_and_added(content: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-    """The special tokens; and those that are found in any text."""
+    """The special tokens, and the added tokens that are not special."""
     names = {one["content"] for one in content.get("added_tokens") or [] if one.get("special", True)}
     special = {name: i for name, i in _added(content).items() if name in names}
     return special, {name: i for name, i in _added(content).items() if name not in names}
@@ -155,7 +145,7 @@ def _normalized(content: dict[str, Any]) -> set[str]:
 
 
 def _steps(content: dict[str, Any], name: str, inside: str) -> list[dict[str, Any]]:
-    """The steps of a setting, which may be none, one or a sequence."""
+    """The steps of a setting, which may be absent, one step or a sequence."""
     given = content.get(name) or {"type": "Sequence", inside: []}
     return given[inside] if given.get("type") == "Sequence" else [given]
 
@@ -165,7 +155,7 @@ def _normalizers(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _put_before(content: dict[str, Any]) -> list[str] | None:
-    """The tokens that are put before each text; None where anything else is done to the ids."""
+    """The tokens that are put before each text; None if the post_processor changes the ids in any other way."""
     names: list[str] = []
     for step in _steps(content, "post_processor", "processors"):
         if step.get("type") == "TemplateProcessing":
@@ -173,7 +163,7 @@ def _put_before(content: dict[str, Any]) -> list[str] | None:
             if "Sequence" not in text or not all("SpecialToken" in one for one in before):
                 return None
             names += [one["SpecialToken"]["id"] for one in before]
-        elif step.get("type") != "ByteLevel":  # it moves offsets only
+        elif step.get("type") != "ByteLevel":  # which changes offsets only
             return None
     return names
 

@@ -1,7 +1,7 @@
-"""The files of tiktoken: ranks, a line `BASE64 RANK` for each token, and beside them what they cannot hold.
+"""The files of tiktoken: ranks, a line `BASE64 RANK` for each token, and a second file for what they cannot hold.
 
-The pattern and the special tokens stand in tiktoken's source, not in its files. Here they are in FILE.json, as the
-arguments that `tiktoken.Encoding` takes; without it the published files are known by their sha256.
+tiktoken has patterns and special tokens in its source, not in its files. We write them into FILE.json, as arguments of
+`tiktoken.Encoding`. Published files without a FILE.json are recognised by the sha256 of their ranks.
 """
 
 import base64
@@ -13,19 +13,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from jaxllm.tokenizers.base import END_OF_TEXT
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.formats.byte_level import check_bytes
-from jaxllm.tokenizers.patterns import PATTERNS, name_of, regex_of
-from jaxllm.utils.errors import InputError, printable
+from jaxllm.tokenizers.special_tokens import END_OF_TEXT
+from jaxllm.tokenizers.split_patterns import PATTERNS, name_of, regex_of
+from jaxllm.utils.errors import InputError, printable, shown
 from jaxllm.utils.files import read_text, replace_file
-from jaxllm.utils.validate import shown
 
-LARGEST = 2**24  # the ids of a model's vocabulary are below
+LARGEST = 2**24  # ids are below
 
 
 class Published(NamedTuple):
-    """A file of ranks that others published."""
+    """A published file of ranks."""
 
     name: str
     pattern: str
@@ -37,7 +36,7 @@ LLAMA3_NAMED = {128000: "begin_of_text", 128001: "end_of_text", 128006: "start_h
                 128009: "eot_id"}  # fmt: skip
 LLAMA3_RESERVED = [i for i in range(128000, 128256) if i not in LLAMA3_NAMED]
 # By the sha256 of the file. (tiktoken 0.14, openai_public.py; Llama 3: meta-llama/llama3, llama/tokenizer.py, and its
-# tokenizer.model of 2,183,982 bytes, which is that of Llama 3.1 as well, where some reserved tokens have other names.)
+# tokenizer.model of 2,183,982 bytes. Llama 3.1 has the same file, and other names for some reserved tokens.)
 # GPT-2's ranks are those of r50k_base.
 PUBLISHED = {
     "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930": Published(
@@ -63,23 +62,23 @@ PUBLISHED = {
 }
 
 
-class Beside(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What FILE.json holds."""
+class TiktokenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of FILE.json."""
 
     pat_str: str
     special_tokens: dict[str, int]
 
 
-def beside(path: str | Path) -> Path:
-    """FILE.json, where the pattern and the special tokens of FILE are."""
+def settings_path(path: str | Path) -> Path:
+    """FILE.json, which holds the pattern and the special tokens of FILE."""
     return Path(f"{path}.json")
 
 
 def to_tiktoken(tokenizer: BPETokenizer, path: str | Path) -> None:
-    """Write tiktoken's ranks and, in FILE.json beside them, the pattern and the special tokens.
+    """Write tiktoken's ranks to FILE, and the pattern and the special tokens to FILE.json.
 
-    `tiktoken.Encoding(name, mergeable_ranks=load_tiktoken_bpe(FILE), **json_of_the_other)` gives the same ids.
-    Raises InputError for a tokenizer that does what tiktoken has no form for.
+    `tiktoken.Encoding(name, mergeable_ranks=load_tiktoken_bpe(FILE), **content_of_FILE_json)` gives the same ids.
+    Raises InputError for a tokenizer with settings that tiktoken does not have.
     """
     reasons = {
         f"brings text into {tokenizer.normalization}": tokenizer.normalization,
@@ -89,8 +88,8 @@ def to_tiktoken(tokenizer: BPETokenizer, path: str | Path) -> None:
     for what, wrong in reasons.items():
         if wrong:
             raise InputError(f"the tokenizer {what}, which tiktoken does not; export it as tokenizer.json.")
-    more = Beside(regex_of(tokenizer.pattern), tokenizer.special_tokens)
-    replace_file(beside(path), msgspec.json.format(msgspec.json.encode(more), indent=1))
+    settings = TiktokenSettings(regex_of(tokenizer.pattern), tokenizer.special_tokens)
+    replace_file(settings_path(path), msgspec.json.format(msgspec.json.encode(settings), indent=1))
     replace_file(Path(path), _written(tokenizer.ranks.items()))
 
 
@@ -99,30 +98,30 @@ def from_tiktoken(
 ) -> BPETokenizer:
     """The tokenizer of tiktoken's ranks, by a pattern of PATTERNS or a regular expression.
 
-    What is not given is taken from FILE.json or, for a published file, is what was published with it; special tokens
-    that are known from nowhere are `<|endoftext|>` alone. Those without ids take the next ones. An id above the ranks
-    that is no token's becomes the special token `<|reserved_ID|>`, as tiktoken's o200k_harmony names them.
-    Raises InputError naming the line that is wrong, for a pattern that is neither given nor known and for one that is
-    not the file's.
+    An argument that is not given is taken from FILE.json or, for a published file, from what was published with it;
+    otherwise `<|endoftext|>` is the only special token. Special tokens given as names take the next ids. An id above
+    the ranks that belongs to no token becomes the special token `<|reserved_ID|>`, the name that tiktoken's
+    o200k_harmony uses. Raises InputError for a wrong line, for a pattern that is neither given nor known, and for one
+    that contradicts the file's.
     """
     ranks = _read_ranks(path)
     known = PUBLISHED.get(hashlib.sha256(_written(ranks)).hexdigest())
     tokens = [token for token, _ in ranks]
-    more = _read_beside(path)
+    settings = _read_settings(path)
     if special_tokens is None:
-        special_tokens = more.special_tokens if more else known.special_tokens if known else [END_OF_TEXT]
+        special_tokens = settings.special_tokens if settings else known.special_tokens if known else [END_OF_TEXT]
     if not isinstance(special_tokens, Mapping):
         special_tokens = {name: len(ranks) + i for i, name in enumerate(special_tokens)}
     special_tokens = _without_holes([rank for _, rank in ranks], special_tokens, path)
     check_bytes(tokens, path)
     if sum(len(token) == 1 for token in tokens) < 256:
         raise InputError(f"{path} must hold each of the 256 bytes.")
-    stated = name_of(more.pat_str) if more else known.pattern if known else None
+    stated = name_of(settings.pat_str) if settings else known.pattern if known else None
     return BPETokenizer(tokens, special_tokens, _agreed(pattern, stated, known, path))
 
 
 def _agreed(pattern: str | None, stated: str | None, known: Published | None, path: str | Path) -> str:
-    """The pattern that is given or stated, where they are not two."""
+    """The pattern that is given or stated. Raises InputError for neither, and for two that differ."""
     pattern = None if pattern is None else name_of(pattern)
     if pattern is None and stated is None:
         raise InputError(
@@ -131,7 +130,7 @@ def _agreed(pattern: str | None, stated: str | None, known: Published | None, pa
             f"{', '.join(PATTERNS)} or a regular expression."
         )
     if pattern is not None and stated is not None and pattern != stated:
-        where = f"{path} has the ranks of {known.name}" if known else f"{beside(path)} is there"
+        where = f"{path} has the ranks of {known.name}" if known else f"{settings_path(path)} is there"
         raise InputError(f"--pattern is {shown(pattern)}, but {where}, with the pattern {shown(stated)}; leave it out.")
     return str(stated if pattern is None else pattern)
 
@@ -141,7 +140,7 @@ def _written(ranks: Iterable[tuple[bytes, int]]) -> bytes:
 
 
 def _read_ranks(path: str | Path) -> list[tuple[bytes, int]]:
-    """The tokens and their ranks, as they are in the file."""
+    """The tokens and their ranks, in the order of the file."""
     ranks = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         parts = line.split()
@@ -152,12 +151,12 @@ def _read_ranks(path: str | Path) -> list[tuple[bytes, int]]:
     return ranks
 
 
-def _read_beside(path: str | Path) -> Beside | None:
-    file = beside(path)
+def _read_settings(path: str | Path) -> TiktokenSettings | None:
+    file = settings_path(path)
     if not file.exists():
         return None
     try:
-        return msgspec.json.decode(read_text(file), type=Beside)
+        return msgspec.json.decode(read_text(file), type=TiktokenSettings)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InputError(
             f"{file} does not hold the pat_str and the special_tokens of {path} ({printable(str(error))}); correct or "
@@ -166,16 +165,19 @@ def _read_beside(path: str | Path) -> Beside | None:
 
 
 def _without_holes(ranks: list[int], special: Mapping[str, int], path: str | Path) -> dict[str, int]:
-    """The special tokens, and reserved ones above the ranks. Raises InputError for a rank that does not follow the one
-    before or special tokens between them, and for ids that are too large."""
+    """The special tokens, and a reserved one for each free id above the ranks.
+
+    Raises InputError for a rank that is not the next id after the ranks before it and special tokens, and for an id
+    that is too large.
+    """
     taken, expected = set(special.values()), 0
     for number, rank in enumerate(ranks, start=1):
         while expected in taken:
             expected += 1
         if rank != expected:
             raise InputError(
-                f"line {number:,} of {path} has rank {shown(rank)}, where {expected} would follow, which is the id of "
-                f"no special token in {beside(path)} either."
+                f"line {number:,} of {path} has rank {shown(rank)}, where {expected} is expected; no special token in "
+                f"{settings_path(path)} has that id."
             )
         expected += 1
     largest = max(taken, default=0)

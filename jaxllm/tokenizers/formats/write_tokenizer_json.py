@@ -1,5 +1,7 @@
-"""Our tokenizers as a `tokenizer.json` that `tokenizers` and transformers open, for the same ids."""
+"""Writing a tokenizer.json that Hugging Face tokenizers and transformers open, for the same ids."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from jaxllm.tokenizers.base import Tokenizer
@@ -7,10 +9,10 @@ from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.char import CharTokenizer
 from jaxllm.tokenizers.formats.byte_level import listed_merges, to_characters
 from jaxllm.tokenizers.formats.read_tokenizer_json import PREPEND, SCHEMES, TO_SPACE
-from jaxllm.tokenizers.patterns import pre_tokenizer_of
 from jaxllm.tokenizers.sentencepiece import SPACE, SentencePieceTokenizer
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import shown
+from jaxllm.tokenizers.split_patterns import pre_tokenizer_of
+from jaxllm.utils.errors import InputError, shown
+from jaxllm.utils.files import replace_file
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 MODEL = {
@@ -23,24 +25,35 @@ CONTENT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def content_of(tokenizer: Tokenizer, begin_token: int | None = None) -> dict[str, Any]:
-    """What to write; `begin_token` is put before each text.
+def to_hugging_face(tokenizer: Tokenizer, path: str | Path, begin_token: int | None = None) -> None:
+    """Write a `tokenizer.json` that Hugging Face tokenizers and transformers open, for the same ids.
 
-    Raises InputError for a tokenizer of words, whose rules have no such form, and for another token than a special one.
+    They put `begin_token`, a special token's id, before each text. They read a special token written in a text as the
+    token itself; our `encode` does so where it is allowed to. Raises InputError for a tokenizer of words.
+    """
+    content = content_of(tokenizer, begin_token)
+    replace_file(Path(path), json.dumps(content, ensure_ascii=False, indent=1).encode())
+
+
+def content_of(tokenizer: Tokenizer, begin_token: int | None = None) -> dict[str, Any]:
+    """The content of the file that `to_hugging_face` writes.
+
+    Raises InputError for a tokenizer of words, whose rules have no such form, and for a `begin_token` that is not
+    special.
     """
     if isinstance(tokenizer, CharTokenizer):
         return _characters(tokenizer)
     if not isinstance(tokenizer, BPETokenizer | SentencePieceTokenizer):
         raise InputError(f"a tokenizer of kind {tokenizer.kind} has no form in other programs; use byte pairs.")
-    content = _bytes(tokenizer) if isinstance(tokenizer, BPETokenizer) else _pieces(tokenizer)
+    content = _byte_level(tokenizer) if isinstance(tokenizer, BPETokenizer) else _sentencepiece(tokenizer)
     if begin_token is not None:
-        content["post_processor"] = _put_before(tokenizer.special_tokens | tokenizer.added, begin_token)
+        content["post_processor"] = _begin_with(tokenizer.special_tokens | tokenizer.added, begin_token)
     return content
 
 
-def _bytes(tokenizer: BPETokenizer) -> dict[str, Any]:
-    # Special and added tokens are in both lists: Hugging Face gives one outside the vocabulary the next id, whatever it
-    # says.
+def _byte_level(tokenizer: BPETokenizer) -> dict[str, Any]:
+    # Special and added tokens are in both lists: Hugging Face gives one that is not in the vocabulary the next free id,
+    # ignoring the id in the file.
     others = tokenizer.special_tokens | tokenizer.added
     vocabulary = {to_characters(token): i for token, i in tokenizer.ranks.items()}
     if twice := [name for name in others if name in vocabulary]:
@@ -52,7 +65,7 @@ def _bytes(tokenizer: BPETokenizer) -> dict[str, Any]:
     pairs = [[to_characters(left), to_characters(right)] for left, right in merges]
     return CONTENT | {
         "added_tokens": [
-            _added(name, i, name in tokenizer.special_tokens, name in tokenizer.normalized)
+            _added_token(name, i, name in tokenizer.special_tokens, name in tokenizer.normalized)
             for name, i in others.items()
         ],
         "normalizer": {"type": tokenizer.normalization} if tokenizer.normalization else None,
@@ -62,8 +75,8 @@ def _bytes(tokenizer: BPETokenizer) -> dict[str, Any]:
     }
 
 
-def _pieces(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
-    added = [_added(name, i, name in tokenizer.special_tokens)
+def _sentencepiece(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
+    added = [_added_token(name, i, name in tokenizer.special_tokens)
              for name, i in (tokenizer.special_tokens | tokenizer.added).items()]  # fmt: skip
     decoders: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
@@ -89,7 +102,7 @@ def _pieces(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
 
 
 def _characters(tokenizer: CharTokenizer) -> dict[str, Any]:
-    """A character that is not in the vocabulary is an error there as well, for `unk_token` is not."""
+    """`unk_token` is not in the vocabulary, so a character outside it is an error there too."""
     vocabulary = {character: i for i, character in enumerate(tokenizer.characters)}
     return CONTENT | {
         "pre_tokenizer": {
@@ -100,14 +113,14 @@ def _characters(tokenizer: CharTokenizer) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _added(name: str, i: int, special: bool, normalized: bool = False) -> dict[str, Any]:
+def _added_token(name: str, i: int, special: bool, normalized: bool = False) -> dict[str, Any]:
     return {
         "id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": normalized,
         "special": special,
     }  # fmt: skip
 
 
-def _put_before(tokens: dict[str, int], token: int) -> dict[str, Any]:
+def _begin_with(tokens: dict[str, int], token: int) -> dict[str, Any]:
     name = next((name for name, i in tokens.items() if i == token), None)
     if name is None:
         raise InputError(f"begin_token is {token}, but must be the id of a special token.")

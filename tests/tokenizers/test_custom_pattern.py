@@ -1,4 +1,4 @@
-"""Regular expressions of the user's own that cut text into pieces."""
+"""Custom regular expressions that split text into pieces."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import pytest
 
 from jaxllm import InputError
 from jaxllm.data.shard_writer import separator_of
-from jaxllm.tokenizers import BPETokenizer, load_tokenizer, own_pattern, parts
-from jaxllm.tokenizers.formats.exchange import to_hugging_face
-from jaxllm.tokenizers.own_pattern import PROBE
+from jaxllm.tokenizers import BPETokenizer, chunks, custom_pattern, load_tokenizer
+from jaxllm.tokenizers.custom_pattern import PROBE
+from jaxllm.tokenizers.formats import to_hugging_face
 from tests.tokenizers.test_tiktoken_files import OWN, TEXT, TOKENS, theirs
 
 pytestmark = pytest.mark.newest
@@ -20,22 +20,24 @@ def test_a_file_keeps_the_pattern(name: str, tmp_path: Path) -> None:
     tok.save(tmp_path / "t.json")
     assert load_tokenizer(tmp_path / "t.json") == tok
     assert tok.decode(tok.encode(TEXT)) == TEXT
-    with pytest.raises(InputError, match="is a regular expression that Hugging Face's may read in another way; export"):
+    with pytest.raises(
+        InputError, match="is a regular expression that Hugging Face tokenizers may match differently; export"
+    ):
         to_hugging_face(tok, tmp_path / "tokenizer.json")
 
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("(", r"it is none \(Parsing error"),
+        ("(", r"it is not valid \(Parsing error"),
         ("(" * 400 + "a" + ")" * 400, "too deeply nested"),
-        (r"\w{1000}|[\s\S]", r"it is none \(Error compiling"),
+        (r"\w{1000}|[\s\S]", r"it is not valid \(Error compiling"),
         (r"\\p{11}\p{L}{3,7}{ 13 , }|[\s\S]", "its counts in braces make 1,001 when multiplied, more than 1,000"),
         ("|".join([r"(?=a)\p{L}{90}"] * 60), "its counts in braces make"),
-        (r"a)|(?:[\s\S]", r"it is none \("),
-        ("\ud800", r"it is none \("),
+        (r"a)|(?:[\s\S]", r"it is not valid \("),
+        ("\ud800", r"it is not valid \("),
         (".", r"does not match '\\n' at position 2 of the text"),
-        (r"\s*|[\s\S]", r"does not match '\\x00' at position 0"),  # a piece of nothing is none
+        (r"\s*|[\s\S]", r"does not match '\\x00' at position 0"),  # an empty piece does not count
         ("", r"does not match '\\x00' at position 0"),
         ("[^१]", "does not match '१' at position "),
         ("[\\s\\S]" * 200, "has 1,200 characters, more than 1,000"),
@@ -50,7 +52,7 @@ def test_patterns_that_cannot_be_used(pattern: str, message: str, capfd: pytest.
 
 
 def test_a_pattern_that_leaves_characters_out_of_a_text(capfd: pytest.CaptureFixture[str]) -> None:
-    """They are in no probe: tiktoken's own ids would lack them."""
+    """The probe has no such character, and tiktoken's own ids would lack it."""
     assert "Ж" not in PROBE
     tok = BPETokenizer(TOKENS, pattern=r"aЖ|[^Ж]")
     assert tok.decode(tok.encode("xaЖ b")) == "xaЖ b"
@@ -71,14 +73,14 @@ def test_a_pattern_of_too_many_steps() -> None:
 
 
 def test_a_long_text_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pieces might go on anywhere. A text of unlimited length would need unlimited memory."""
-    monkeypatch.setattr(parts, "PART", 5)
-    monkeypatch.setattr("jaxllm.tokenizers.bpe.PARALLEL", 5)
+    """A piece of such a pattern may end anywhere, and a text of unlimited length would need unlimited memory."""
+    monkeypatch.setattr(chunks, "CHUNK", 5)
+    monkeypatch.setattr("jaxllm.tokenizers.bpe_encoding.PARALLEL", 5)
     tok = BPETokenizer(TOKENS, pattern=r"e\s+e|[\s\S]")
     text = "the end " * 9
     assert list(tok.encode_stream([text, text])) == [tok.encode(text * 2)]
     with pytest.raises(InputError, match="a text of over 16,777,216 characters has to be cut, .* several documents"):
-        tok.encode_part(text, 2**24)
+        tok.encode_chunk(text, 2**24)
     assert separator_of(BPETokenizer(TOKENS, (), tok.pattern)) == [ord("\n")]
 
 
@@ -90,12 +92,12 @@ def test_absent_bytes() -> None:
 def test_a_pattern_that_python_does_not_know() -> None:
     tok = BPETokenizer(TOKENS, pattern=r"[\s\S]|\x{41}")
     assert tok.encode("A") == [65]
-    with pytest.raises(InputError, match="is no regular expression of Python's"):
+    with pytest.raises(InputError, match="is not a regular expression that Python's regex accepts"):
         tok.encode_slowly("A")
 
 
-def test_what_was_found_of_a_pattern_is_kept() -> None:
-    own_pattern.check_pattern(OWN["words"])
-    before = own_pattern._wrong.cache_info().hits
-    own_pattern.check_pattern(OWN["words"])
-    assert own_pattern._wrong.cache_info().hits == before + 1
+def test_the_check_of_a_pattern_is_cached() -> None:
+    custom_pattern.check_pattern(OWN["words"])
+    before = custom_pattern._wrong.cache_info().hits
+    custom_pattern.check_pattern(OWN["words"])
+    assert custom_pattern._wrong.cache_info().hits == before + 1

@@ -1,8 +1,8 @@
-r"""A regular expression of the user's own that cuts text into pieces, matched by tiktoken.
+r"""A regular expression of the user's that splits text into pieces, matched by tiktoken.
 
-tiktoken leaves out what its pattern does not match, without a word, and panics where the pattern matches nothing at
-all. Here each piece must begin where the one before ended (`\G`) and hold at least one character; so the first piece
-that is missing ends the ids, and their bytes say where. A pattern of many steps ends at tiktoken's limit of them.
+tiktoken silently drops text that its pattern does not match, and panics where the pattern matches nothing at all. So
+each piece must begin where the one before ended (`\G`) and hold at least one character. Then the first missing piece
+ends the ids, and the bytes of the ids show where. A pattern that takes too many steps ends at tiktoken's limit of them.
 """
 
 import math
@@ -12,14 +12,13 @@ from typing import Any
 
 import tiktoken
 
-from jaxllm.tokenizers.patterns import PATTERNS
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import shown
+from jaxllm.tokenizers.split_patterns import PATTERNS
+from jaxllm.utils.errors import InputError, shown
 
-# Of a pattern, so that what is compiled of it stays small: its characters, and its {counts} multiplied.
+# Limits that keep the compiled pattern small: its characters, and the product of its {counts}.
 MOST_CHARACTERS, MOST_REPEATED = 1000, 1000
-BYTES = {bytes([b]): b for b in range(256)}
-# Every pattern must match these characters of all kinds. Other ones are checked in each text.
+SINGLE_BYTES = {bytes([b]): b for b in range(256)}
+# Every pattern must match these characters of all kinds. Others are checked in each text.
 PROBE = (
     "\0\t\n\r\x1b !\"#$'()+,-./09:;<>@AZ[\\]^_`az{|}~\x7f\x85\xa0\xad²½éßǅʰ"
     "\u0301\u0967\u200d\u2028\u3000東🙂\ue000\U0010ffff"
@@ -30,7 +29,7 @@ def check_pattern(pattern: Any) -> None:
     """Raises InputError unless it is a name in PATTERNS, or a regular expression that matches every character."""
     if isinstance(pattern, str) and pattern in PATTERNS:
         return
-    wrong = _wrong(pattern) if isinstance(pattern, str) else "it is no text"
+    wrong = _wrong(pattern) if isinstance(pattern, str) else "it is not text"
     if wrong:
         raise InputError(
             f"pattern is {shown(pattern)}, but it must be one of {', '.join(PATTERNS)}, or a regular expression that "
@@ -40,17 +39,18 @@ def check_pattern(pattern: Any) -> None:
 
 @lru_cache(16)
 def _wrong(pattern: str) -> str:
+    """What is wrong with a regular expression, as the end of a sentence; empty if nothing is."""
     if len(pattern) > MOST_CHARACTERS:
         return f"it has {len(pattern):,} characters, more than {MOST_CHARACTERS:,}"
     if _repeated(pattern) > MOST_REPEATED:
         return f"its counts in braces make {_repeated(pattern):,} when multiplied, more than {MOST_REPEATED:,}"
     try:
-        for regex in (pattern, matched(pattern)):
-            encoding = tiktoken.Encoding("probe", pat_str=regex, mergeable_ranks=BYTES, special_tokens={})
+        for regex in (pattern, for_tiktoken(pattern)):
+            encoding = tiktoken.Encoding("probe", pat_str=regex, mergeable_ranks=SINGLE_BYTES, special_tokens={})
     except ValueError as error:
-        return f"it is none ({error})"
+        return f"it is not valid ({error})"
     try:
-        encode_whole(encoding, PROBE)
+        encode_checked(encoding, PROBE)
     except InputError as error:
         return str(error).removesuffix(".")
     return ""
@@ -63,13 +63,13 @@ def _repeated(pattern: str) -> int:
     return math.prod(max(1, *found, 1) for found in counts)
 
 
-def matched(pattern: str) -> str:
-    """The regular expression for tiktoken: that of a name in PATTERNS, or the user's own with the rules above."""
+def for_tiktoken(pattern: str) -> str:
+    """The regular expression that tiktoken matches: that of a name in PATTERNS, or a custom one with these rules."""
     return PATTERNS[pattern].regex if pattern in PATTERNS else rf"\G(?:{pattern})(?!\G)"
 
 
-def encode_whole(encoding: tiktoken.Encoding, text: str) -> list[int]:
-    """The ids by a pattern of the user's own. Raises InputError where it leaves out a character or takes too long."""
+def encode_checked(encoding: tiktoken.Encoding, text: str) -> list[int]:
+    """The ids by a custom pattern. Raises InputError where it does not match a character or takes too many steps."""
     raw = text.encode()
     try:
         ids = encoding.encode(text, disallowed_special=())

@@ -1,7 +1,7 @@
-"""What jaxllm itself writes, known by its content and not by its name.
+"""Recognising the files that jaxllm itself wrote, by their content and not by their names.
 
-Where a corpus is also the place of its runs and tokenizers, those are no text: without them the next reading finds the
-same text as the first.
+A folder of texts may also be where its runs and tokenizers are saved. They are not part of the corpus: without them,
+reading the folder again finds the same text.
 """
 
 import os
@@ -16,18 +16,18 @@ from jaxllm.utils.files import open_file
 HEADLINE = "# jaxllm {}, Python {}, jax {}\n"  # begins the config.toml of a run
 _HEADLINE = re.compile(HEADLINE.format(*[r"\S+"] * 3).encode())
 _FORMAT = re.compile(rb'\s*\{\s*"format"\s*:\s*"(jaxllm [a-z ]+)"')
-HEAD = 256  # bytes in which these stand
-LONGEST = 2**16  # bytes of a line of a vocabulary
+HEAD = 256  # bytes at the beginning that hold these
+LONGEST_LINE = 2**16  # bytes of a line of a vocabulary
 
 
 def is_own_file(path: str | Path) -> bool:
-    """Whether it is a tokenizer, its vocabulary for reading, or another file that names a format of jaxllm."""
+    """Whether it is a tokenizer, a vocabulary for reading, a run's config, or a file that names a format of jaxllm."""
     try:
         with open_file(path) as file:
             head = file.peek(HEAD)[:HEAD]
             return bool(_FORMAT.match(head) or _HEADLINE.match(head)) or _is_vocabulary(file)
     except OSError:
-        return False  # reading it says what is wrong
+        return False  # reading it as text reports the error
 
 
 def is_run(folder: str | Path) -> bool:
@@ -38,7 +38,7 @@ def is_run(folder: str | Path) -> bool:
 
 
 def format_of(path: str | Path) -> str | None:
-    """The format that a file of jaxllm names at its beginning, also one that is damaged behind it; None for others."""
+    """The format that a file of jaxllm names at its beginning, even if the rest is damaged; None for other files."""
     found = _FORMAT.match(_head(path))
     return found[1].decode() if found else None
 
@@ -52,9 +52,9 @@ def _head(path: str | Path) -> bytes:
 
 
 def _is_vocabulary(file: BufferedReader) -> bool:
-    """Whether each line is a token of `jaxllm.tokenizers.listing` with the number of the line."""
+    """Whether each line ends with a token and its number, as `jaxllm.tokenizers.listing` writes them."""
     for number in count():
-        line = file.readline(LONGEST)
+        line = file.readline(LONGEST_LINE)
         if not line:
             return number > 0
         token, _, i = line.removesuffix(b"\n").removesuffix(b" special").removesuffix(b" added").rpartition(b"] ")

@@ -1,4 +1,4 @@
-"""Cutting and counting: the parts of a text have the pieces of the whole, for any number of processes."""
+"""Splitting and counting pieces: the same in chunks as in the whole text, and for any number of processes."""
 
 import os
 import signal
@@ -11,8 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxllm import InputError
-from jaxllm.tokenizers import BPETokenizer, WordTokenizer, bpe
-from jaxllm.tokenizers.splitting import GPT2_PATTERN, count_pieces, cut, split_pieces
+from jaxllm.tokenizers import BPETokenizer, WordTokenizer, bpe_encoding
+from jaxllm.tokenizers.chunks import chunk_text
+from jaxllm.tokenizers.pre_tokenize import count_pieces, split_pieces
+from jaxllm.tokenizers.split_patterns import GPT2_PATTERN
 from jaxllm.tokenizers.word import split_words
 from jaxllm.utils.processes import check_processes, in_processes
 
@@ -20,41 +22,41 @@ TEXT = "Two  words, it's\n\n  \x1c \x1d more\x1c than\u00a0one\u3000 東京 12 1
 mixed = st.text(st.sampled_from(list("ab'st12!? \n\n\t\x1c\x85\u00a0\u3000é東")), max_size=60)
 
 
-@example("a   b", 2)  # a part must not end between spaces
+@example("a   b", 2)  # a chunk must not end between spaces
 @example(TEXT * 3, 1)
 @given(mixed, st.integers(1, 20))
-def test_parts_have_the_pieces_of_the_whole(text: str, size: int) -> None:
-    parts = list(cut(text, size))
-    assert "".join(parts) == text
-    assert [piece for part in parts for piece in split_pieces(part)] == list(split_pieces(text))
-    assert [word for part in parts for word in split_words(part)] == split_words(text)
+def test_chunks_have_the_pieces_of_the_whole(text: str, size: int) -> None:
+    chunks = list(chunk_text(text, size))
+    assert "".join(chunks) == text
+    assert [piece for chunk in chunks for piece in split_pieces(chunk)] == list(split_pieces(text))
+    assert [word for chunk in chunks for word in split_words(chunk)] == split_words(text)
 
 
-def test_parts_are_of_the_size_asked_for() -> None:
-    parts = list(cut("word " * 1000, 100))
-    assert len(parts) == 50 and max(map(len, parts)) <= 105
-    assert list(cut("x" * 1000, 100)) == ["x" * 1000]  # one word is never cut
-    assert list(cut("", 100)) == [""]
+def test_chunks_have_the_size_asked_for() -> None:
+    chunks = list(chunk_text("word " * 1000, 100))
+    assert len(chunks) == 50 and max(map(len, chunks)) <= 105
+    assert list(chunk_text("x" * 1000, 100)) == ["x" * 1000]  # one word is never cut
+    assert list(chunk_text("", 100)) == [""]
 
 
 @example(TEXT * 5)
 @given(mixed)
-def test_encoding_in_parts_gives_the_same_ids(text: str) -> None:
+def test_encoding_in_chunks_gives_the_same_ids(text: str) -> None:
     tok = BPETokenizer.train(TEXT * 2, 290)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bpe, "PARALLEL", 7)
-        in_parts = tok.encode(text)
-    assert in_parts == tok.encode(text) == tok.encode_slowly(text)
+        patch.setattr(bpe_encoding, "PARALLEL", 7)
+        in_chunks = tok.encode(text)
+    assert in_chunks == tok.encode(text) == tok.encode_slowly(text)
 
 
 def test_counts_are_the_same_for_any_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxllm.tokenizers.splitting.PART", 500)
-    texts = [*(TEXT * i for i in range(20)), TEXT]  # the last is too short to be handed out alone
+    monkeypatch.setattr("jaxllm.tokenizers.pre_tokenize.CHUNK", 500)
+    texts = [*(TEXT * i for i in range(20)), TEXT]  # the last is too short for work of its own
     expected = Counter(piece.encode() for text in texts for piece in split_pieces(text))
     assert count_pieces(texts) == count_pieces(iter(texts), processes=2) == expected
 
 
-def test_work_is_handed_out_a_little_at_a_time_and_comes_back_in_order() -> None:
+def test_work_is_read_a_little_at_a_time_and_results_keep_its_order() -> None:
     taken = []
 
     def work() -> object:
@@ -91,7 +93,7 @@ def test_the_number_of_processes_is_checked(processes: int) -> None:
 
 
 def test_words_are_counted_in_any_iterable() -> None:
-    assert WordTokenizer.train(cut(TEXT, 3)) == WordTokenizer.train(TEXT)
+    assert WordTokenizer.train(chunk_text(TEXT, 3)) == WordTokenizer.train(TEXT)
 
 
 SCRIPTS = (
@@ -104,7 +106,7 @@ HARD = [
 
 
 def test_gpt2_ids_are_tiktokens(gpt2: BPETokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole and in parts, against the published pattern: any text, and random bytes decoded with replacement."""
+    """Whole and in chunks, with the published pattern: any text, and random bytes decoded with replacement."""
     theirs = tiktoken.Encoding("gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=gpt2.ranks, special_tokens={})
     broken = [np.random.default_rng(i).bytes(2000).decode(errors="replace") for i in range(20)]
     runs = [character * 10_000 for character in "a 1^\n東🙂"]
@@ -113,8 +115,8 @@ def test_gpt2_ids_are_tiktokens(gpt2: BPETokenizer, monkeypatch: pytest.MonkeyPa
     def same(text: str) -> None:
         assert gpt2.encode(text) == theirs.encode_ordinary(text)
 
-    for parallel in (bpe.PARALLEL, 5):
-        monkeypatch.setattr(bpe, "PARALLEL", parallel)
+    for parallel in (bpe_encoding.PARALLEL, 5):
+        monkeypatch.setattr(bpe_encoding, "PARALLEL", parallel)
         for text in (*HARD, *broken, *runs):
             assert gpt2.encode(text) == theirs.encode_ordinary(text)
             assert gpt2.decode(gpt2.encode(text)) == text

@@ -1,4 +1,4 @@
-"""Tokenizers to and from other programs' files: equal ids, and what would give others refused."""
+"""Tokenizers to and from the files of other programs: equal ids, and settings that would change them refused."""
 
 import base64
 import json
@@ -10,6 +10,7 @@ import pytest
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import hugging_face_tokenizers
 
 from jaxllm import InputError
 from jaxllm.tokenizers import (
@@ -19,10 +20,12 @@ from jaxllm.tokenizers import (
     WordTokenizer,
     load_tokenizer,
 )
-from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
+from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from jaxllm.tokenizers.formats.read_tokenizer_json import begin_token_of
-from jaxllm.tokenizers.listing import merges_of, visible, vocabulary_text
-from jaxllm.tokenizers.splitting import FAST_PATTERN
+from jaxllm.tokenizers.listing import vocabulary_text
+from jaxllm.tokenizers.merges import merges_of
+from jaxllm.tokenizers.split_patterns import GPT2_FAST_PATTERN
+from jaxllm.utils.utf8 import visible
 
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. Ünïcödé 東京 🙂🙂 123 1234\n\n  the end."
 END = "<|endoftext|>"
@@ -52,7 +55,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["last", "first"])
 def test_hugging_face_gives_the_same_ids(exported: Path, name: str) -> None:
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    tokenizers = hugging_face_tokenizers()
     theirs = tokenizers.Tokenizer.from_file(str(exported / f"{name}.json"))
     ours = from_hugging_face(exported / f"{name}.json")
     assert ours == {"last": BPE, "first": FIRST}[name]
@@ -71,7 +74,7 @@ def test_hugging_face_gives_the_same_ids(exported: Path, name: str) -> None:
 
 @pytest.mark.parametrize("ids", [[299], [298], [7], []])
 def test_hugging_face_puts_the_ids_of_a_post_processor_before_a_text(ids: list[int], exported: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    tokenizers = hugging_face_tokenizers()
     content = json.loads((exported / "last.json").read_text())
     content["post_processor"] = {
         "type": "TemplateProcessing",
@@ -85,7 +88,7 @@ def test_hugging_face_puts_the_ids_of_a_post_processor_before_a_text(ids: list[i
 
 
 def test_what_hugging_face_has_trained_comes_in(tmp_path: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    tokenizers = hugging_face_tokenizers()
     level = tokenizers.pre_tokenizers.ByteLevel
     for special in ([], [END]):
         theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -104,8 +107,8 @@ def test_the_same_merges_as_hugging_face_where_the_tie_rule_is_the_same() -> Non
 
     So each byte is handed to them as a character that sorts where the byte does.
     """
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
-    from jaxllm.tokenizers.splitting import split_pieces
+    tokenizers = hugging_face_tokenizers()
+    from jaxllm.tokenizers.pre_tokenize import split_pieces
 
     text = TEXT * 3 + Path(__file__).read_text()
     n, base = 700, 0x4E00
@@ -122,7 +125,7 @@ def test_tiktoken_gives_the_same_ids(exported: Path) -> None:
 
     for name, ours in (("last", BPE), ("first", FIRST)):
         ranks = load_tiktoken_bpe(str(exported / f"{name}.tiktoken"))
-        theirs = tiktoken.Encoding("x", pat_str=FAST_PATTERN, mergeable_ranks=ranks, special_tokens={})
+        theirs = tiktoken.Encoding("x", pat_str=GPT2_FAST_PATTERN, mergeable_ranks=ranks, special_tokens={})
         for text in HARD:
             assert theirs.encode_ordinary(text) == ours.encode(text)
     assert from_tiktoken(exported / "last.tiktoken", [END, "<|pad|>"]) == BPE
@@ -133,8 +136,8 @@ OVERLAPPING = st.text(st.sampled_from(" <b>xte\u0301\u0338é\nq"), max_size=30)
 
 @pytest.mark.parametrize("normalization", [None, "NFC"])
 def test_added_tokens_that_are_not_special(normalization: str | None, tmp_path: Path) -> None:
-    """Special or not, normalized or not, and many that overlap; as they are read, and as we write them."""
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    """Special or not, normalized or not, and many that overlap: as we read them, and as we write them."""
+    tokenizers = hugging_face_tokenizers()
     flags = [
         ("   ", False, False), ("<b>", True, False), ("<b>x", False, False), (" <", False, True), ("  ", False, True),
         ("e\u0301", False, normalization is not None), ("e\u0301q", False, False), ("x\n", False, True),
@@ -186,7 +189,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no pre_tokenizer": (lambda c: changed(c, pre_tokenizer=None), "a pre_tokenizer that is none of gpt2, smollm, llama3, qwen2"),
     "prefix space": (lambda c: changed(c, pre_tokenizer=c["pre_tokenizer"] | {"add_prefix_space": True}), "pre_tokenizer"),
     "digits together": (lambda c: changed(c, pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": False}, c["pre_tokenizer"]]}), "pre_tokenizer"),
-    "split kept by half": (lambda c: changed(c, pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": FAST_PATTERN}, "behavior": "Removed", "invert": False}, c["pre_tokenizer"] | {"use_regex": False}]}), "pre_tokenizer"),
+    "split kept by half": (lambda c: changed(c, pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": GPT2_FAST_PATTERN}, "behavior": "Removed", "invert": False}, c["pre_tokenizer"] | {"use_regex": False}]}), "pre_tokenizer"),
     "template without a token": (lambda c: changed(c, post_processor={"type": "TemplateProcessing"}), "is no tokenizer.json of byte pairs: KeyError"),
     "end token": (lambda c: changed(c, post_processor={"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": END}}]}), "a post_processor that adds more than one token before"),
     "two tokens": (lambda c: changed(c, post_processor={"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": END}}] * 2 + [{"Sequence": {"id": "A"}}]}), "a post_processor that adds more than one token before"),
@@ -235,7 +238,7 @@ def test_no_json(text: str, tmp_path: Path) -> None:
 
 def test_the_pattern_may_stand_before_byte_level(exported: Path, tmp_path: Path) -> None:
     content = json.loads((exported / "last.json").read_text())
-    split = {"type": "Split", "pattern": {"Regex": FAST_PATTERN}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": GPT2_FAST_PATTERN}, "behavior": "Isolated", "invert": False}
     level = content["pre_tokenizer"] | {"use_regex": False}
     for pattern, works in (
         (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", True),
@@ -256,7 +259,7 @@ def test_the_pattern_may_stand_before_byte_level(exported: Path, tmp_path: Path)
     ("change", "message"),
     [
         (lambda lines: lines[:5] + ["!!! 5"] + lines[6:], "line 6 of .* is not a token in base64"),
-        (lambda lines: lines[:5] + lines[6:], "line 6 of .* has rank 6, where 5 would follow"),
+        (lambda lines: lines[:5] + lines[6:], "line 6 of .* has rank 6, where 5 is expected"),
         (lambda lines: lines[:5] + ["YQ=="], "line 6 of .* is not a token"),
         (lambda lines: lines[:200], "must hold each of the 256 bytes"),
         (lambda lines: lines[:-1] + [f"{base64.b64encode(b'th').decode()} {len(lines) - 1}"], "holds a token twice"),

@@ -1,4 +1,4 @@
-"""The ways to cut text into pieces: what each does, one textbook for all, and what a file keeps of it."""
+"""Split patterns: the pieces of each, the same ids as the textbook for all, and round trips through files."""
 
 import json
 import re
@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from tiktoken_ext import openai_public
 
 from jaxllm import InputError
-from jaxllm.tokenizers import BPETokenizer, bpe, load_tokenizer
-from jaxllm.tokenizers.base import any_of
-from jaxllm.tokenizers.patterns import (
+from jaxllm.tokenizers import BPETokenizer, bpe_encoding, load_tokenizer
+from jaxllm.tokenizers.chunks import chunk_text
+from jaxllm.tokenizers.pre_tokenize import split_pieces
+from jaxllm.tokenizers.special_tokens import any_of
+from jaxllm.tokenizers.split_patterns import (
     CL100K_PATTERN,
     LLAMA3_PATTERN,
     O200K_PATTERN,
@@ -21,7 +23,6 @@ from jaxllm.tokenizers.patterns import (
     pattern_of,
     pre_tokenizer_of,
 )
-from jaxllm.tokenizers.splitting import cut, split_pieces
 
 pytestmark = pytest.mark.newest
 
@@ -60,7 +61,7 @@ def test_pieces(pattern: str, text: str, pieces: list[str]) -> None:
 
 
 def test_the_patterns_of_tiktoken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published ones, whose ranks are not needed to see them."""
+    """They are the published ones; the ranks need not be downloaded to see them."""
     monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: {})
     assert openai_public.cl100k_base()["pat_str"] == CL100K_PATTERN
     assert openai_public.o200k_base()["pat_str"] == O200K_PATTERN
@@ -69,8 +70,8 @@ def test_the_patterns_of_tiktoken(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("absent", [b"", b"\x01\x85\xe6z\xf0"])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_textbook_gives_the_same_ids(pattern: str, absent: bytes) -> None:
-    """Whole and in parts; also where tokens lack some bytes, one of them within characters."""
-    tokens = [*tokenizer(pattern).tokens, b"qxj"]  # the last is met as a whole piece only
+    """Whole and in chunks, also without tokens for some bytes, one of which occurs within characters."""
+    tokens = [*tokenizer(pattern).tokens, b"qxj"]  # the last occurs only as a whole piece
     tok = BPETokenizer([t for t in tokens if not set(t) & set(absent)], ["<|a|>"], pattern)
 
     @settings(max_examples=40)
@@ -82,7 +83,7 @@ def test_the_textbook_gives_the_same_ids(pattern: str, absent: bytes) -> None:
         assert tok.encode_slowly(text) == ids
         assert tok.decode_bytes(ids) == text.encode().translate(None, absent)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bpe, "PARALLEL", 5)
+            patch.setattr(bpe_encoding, "PARALLEL", 5)
             assert tok.encode(text) == ids
 
     same()
@@ -94,24 +95,26 @@ def test_text_is_cut_where_pieces_end(pattern: str) -> None:
     @example(TEXT * 3, 3)
     @given(hard, st.integers(1, 20))
     def same(text: str, size: int) -> None:
-        assert [p for part in cut(text, size) for p in split_pieces(part, pattern)] == list(split_pieces(text, pattern))
+        assert [p for chunk in chunk_text(text, size) for p in split_pieces(chunk, pattern)] == list(
+            split_pieces(text, pattern)
+        )
 
     same()
 
 
 def test_text_without_spaces_is_cut_at_lines() -> None:
-    assert list(cut("東。\n京。\n" * 2, 2)) == ["東。\n", "京。\n", "東。\n", "京。\n"]
-    assert list(cut("東\n京", 1)) == ["東", "\n京"]
+    assert list(chunk_text("東。\n京。\n" * 2, 2)) == ["東。\n", "京。\n", "東。\n", "京。\n"]
+    assert list(chunk_text("東\n京", 1)) == ["東", "\n京"]
 
 
 def test_white_space_by_the_million() -> None:
-    """The regular expression of tiktoken gives up on it; the ids are the same."""
+    """tiktoken's regular expression fails there; the ids are the same."""
     tok = BPETokenizer([*BYTES, b"  "], (), "llama3")
-    assert tok._encode(" " * 1_200_001 + "x") == [256] * 600_000 + [ord(" "), ord("x")]
+    assert tok._encoder.encode_short(" " * 1_200_001 + "x") == [256] * 600_000 + [ord(" "), ord("x")]
 
 
 def test_bytes_that_no_token_is_are_left_out() -> None:
-    """As Hugging Face tokenizers do; a piece that is nothing else leaves no id, and its neighbours may merge."""
+    """As in Hugging Face tokenizers. A piece of such bytes alone has no id, and the bytes around them may merge."""
     tok = BPETokenizer([b for b in BYTES if b not in (b"\x01", b"\xe9")] + [b"ab"], ())
     assert tok.decode(tok.encode("a\x01b \x01 c")) == "ab  c"
     assert tok.encode("!\x01\x01") == tok.encode("!") and tok.encode("\x01") == []
@@ -151,7 +154,10 @@ def test_many_names_that_begin_alike(n: int) -> None:
 
 def test_a_file_keeps_what_is_not_gpt2s(tmp_path: Path) -> None:
     plain = tokenizer("gpt2")
-    assert set(plain.to_dict()) == {"special_tokens", "tokens"}  # so files and fingerprints of all versions are equal
+    assert set(plain.to_dict()) == {
+        "special_tokens",
+        "tokens",
+    }  # so that files and fingerprints stay those of older versions
     others = [
         tokenizer("llama3"),
         tokenizer("qwen2", normalization="NFC"),

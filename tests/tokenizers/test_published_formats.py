@@ -1,4 +1,4 @@
-"""Tokenizers as those of published models, and folders of ours, in Hugging Face's own programs."""
+"""Tokenizers like those of published models, and folders that we write, in Hugging Face's own programs."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import hugging_face_tokenizers
 
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files, save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer
+from jaxllm.tokenizers.formats import from_hugging_face, to_hugging_face
 from jaxllm.tokenizers.formats.byte_level import to_characters
-from jaxllm.tokenizers.formats.exchange import from_hugging_face, to_hugging_face
 from jaxllm.tokenizers.formats.read_tokenizer_json import begin_token_of
-from jaxllm.tokenizers.listing import merges_of
-from jaxllm.tokenizers.patterns import pre_tokenizer_of
-from tests.tokenizers.test_exchange import BPE, END, HARD, TEXT, assigned
+from jaxllm.tokenizers.merges import merges_of
+from jaxllm.tokenizers.split_patterns import pre_tokenizer_of
+from tests.tokenizers.test_other_formats import BPE, END, HARD, TEXT, assigned
 
 HARDER = ["I'M we'LL 'ſ 1 12 123 1234 12.5 x1y", "(yes) _id --- ...\n\n!", "a \n b\r\n\r\n  \n c   ", "  1  2\n3", "Å e\u0301\u0338 <\u0338", "½\x1c\x85\x01\x7f", "camelCase PDFs I'M\n//\n/!\n/ \r\n/", "a \n \n  "]  # fmt: skip
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -37,15 +38,15 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
         {"type": "Split", "pattern": {"Regex": "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}, "behavior": "Isolated", "invert": False},
         LEVEL | {"use_regex": False},
     ],
-    "cl100k": pre_tokenizer_of("cl100k")["pretokenizers"],  # of which none is published that is as tiktoken's of today
+    "cl100k": pre_tokenizer_of("cl100k")["pretokenizers"],  # no published file has tiktoken's current pattern
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("alphabet", [True, False], ids=["every byte", "not every byte"])
 @pytest.mark.parametrize("pattern", PUBLISHED)
 def test_tokenizers_with_the_pre_tokenizers_of_published_models(pattern: str, alphabet: bool, tmp_path: Path) -> None:
-    """Special tokens first and, as in SmolLM2, not every byte a token."""
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    """With special tokens first and, as in SmolLM2, without tokens for some bytes."""
+    tokenizers = hugging_face_tokenizers()
     theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
     theirs.save(str(tmp_path / "t.json"))
     content = json.loads((tmp_path / "t.json").read_text())
@@ -76,11 +77,11 @@ def test_tokenizers_with_the_pre_tokenizers_of_published_models(pattern: str, al
 
 
 def test_a_vocabulary_of_tiktokens_as_transformers_writes_it(tmp_path: Path) -> None:
-    """Llama 3's: pieces that are tokens are taken whole, all merges that could make a token are listed, a first token.
+    """Like Llama 3's: pieces that are tokens stay whole, all merges that make a token are listed, texts get a first token.
 
-    The last two tokens are met as whole pieces only, or in two parts that merging does not come to.
+    The last two tokens occur only as whole pieces, or in two parts that merging does not reach.
     """
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are of the extra peers")
+    tokenizers = hugging_face_tokenizers()
     tokens = [*BPE.tokens, b"  ", b"    ", b"   ", b"zqxj", b"rone "]
     ours = BPETokenizer(tokens, [END, "<|begin|>"], "llama3")
     to_hugging_face(ours, tmp_path / "t.json", begin_token=len(tokens) + 1)
@@ -94,7 +95,7 @@ def test_a_vocabulary_of_tiktokens_as_transformers_writes_it(tmp_path: Path) -> 
 
 
 def test_transformers_opens_the_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Without warnings, for the same ids and the same conversations; what it saves again is what we wrote."""
+    """Without warnings, for the same ids and conversations; what it saves again equals what we wrote."""
     pytest.importorskip("transformers", reason="transformers is of the extra peers")
     from transformers import AutoTokenizer
 
@@ -148,7 +149,7 @@ def test_what_transformers_skips_is_the_same_after_a_round_trip(tmp_path: Path) 
 @pytest.mark.parametrize("kind", ["GPT2Tokenizer", "Qwen2Tokenizer"])
 @pytest.mark.parametrize("beside", ["nothing", "map", "decoder"])
 def test_folders_without_tokenizer_json(kind: str, beside: str, tmp_path: Path) -> None:
-    """added_tokens.json, special_tokens_map.json and added_tokens_decoder, which contradict each other."""
+    """With added_tokens.json, special_tokens_map.json and added_tokens_decoder, which contradict each other."""
     pytest.importorskip("transformers", reason="transformers is of the extra peers")
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""A long text in parts: the ids of the whole and the same bytes back, for every kind of tokenizer and any parts."""
+"""A long text in chunks has the ids of the whole text, and decodes to the same bytes, with every tokenizer."""
 
 import io
 import shlex
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from jaxllm import InputError
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import open_split
-from jaxllm.tokenizers import BPETokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer, WordTokenizer, parts
-from jaxllm.tokenizers.parts import cut, in_parts
-from jaxllm.tokenizers.patterns import PATTERNS
+from jaxllm.tokenizers import BPETokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer, WordTokenizer, chunks
+from jaxllm.tokenizers.chunks import chunk_text, rechunk
 from jaxllm.tokenizers.sentencepiece import PREFIXES
+from jaxllm.tokenizers.split_patterns import PATTERNS
 from tests.tokenizers.test_sentencepiece import MERGES, SPECIAL, TEXT, TOKENS
 from train import evaluate
 from train.cli import main
@@ -26,17 +26,19 @@ pytestmark = pytest.mark.newest
 
 ALPHABET = "thein12 <>/b.! \n\t\r-'sé東🙂▁"
 hard = st.lists(st.text(ALPHABET, max_size=30) | st.sampled_from([TEXT, "<b> the", "e the", "!\n/ x"]), max_size=5)
-MORE = ["e t", "</b>", ">\n<"]  # to be found in any text; the first is cut by every place between two words
-BPE = BPETokenizer([*BPETokenizer.train(TEXT * 2 + ALPHABET, 290).tokens, b"\n/"])  # the last by o200k's pattern alone
+MORE = ["e t", "</b>", ">\n<"]  # found in any text; the first crosses the boundary between two words
+BPE = BPETokenizer(
+    [*BPETokenizer.train(TEXT * 2 + ALPHABET, 290).tokens, b"\n/"]
+)  # only o200k's pattern has the last as a piece
 
 
-def pieces(prefix: str, added: list[str]) -> SentencePieceTokenizer:
+def sentencepiece(prefix: str, added: list[str]) -> SentencePieceTokenizer:
     more = [name for name in added if name not in TOKENS]
     return SentencePieceTokenizer([*TOKENS, *more], MERGES, SPECIAL, added, prefix)
 
 
 def short_tokens(prefix: str) -> SentencePieceTokenizer:
-    """Without a token that has a space within, or behind another space."""
+    """Without tokens that have a space within, or after another space."""
     kept = [(a, b) for a, b in MERGES if "▁" not in (TOKENS[a] + TOKENS[b])[1:]]
     return SentencePieceTokenizer(TOKENS, kept, SPECIAL, ["<b>"], prefix)
 
@@ -46,15 +48,15 @@ TOKENIZERS: dict[str, Tokenizer] = {
     "bpe NFC": BPETokenizer(BPE.tokens, pattern="qwen2", normalization="NFC"),
     "char": CharTokenizer.train(TEXT + ALPHABET + "acdx"),
     "word": WordTokenizer.train(TEXT),
-    **{f"sentencepiece {prefix}": pieces(prefix, []) for prefix in PREFIXES},
-    **{f"sentencepiece {prefix}, added": pieces(prefix, ["<b>", "\n\n", *MORE]) for prefix in PREFIXES},
+    **{f"sentencepiece {prefix}": sentencepiece(prefix, []) for prefix in PREFIXES},
+    **{f"sentencepiece {prefix}, added": sentencepiece(prefix, ["<b>", "\n\n", *MORE]) for prefix in PREFIXES},
     **{f"sentencepiece {prefix}, short": short_tokens(prefix) for prefix in PREFIXES},
 }
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_parts_have_the_ids_of_the_whole(name: str) -> None:
-    """For texts that come in any pieces, and any length of parts."""
+def test_chunks_have_the_ids_of_the_whole(name: str) -> None:
+    """For texts that arrive in any pieces, and chunks of any length."""
     tok = TOKENIZERS[name]
 
     @settings(max_examples=150)
@@ -64,17 +66,17 @@ def test_parts_have_the_ids_of_the_whole(name: str) -> None:
     @given(hard, st.integers(1, 30))
     def same(texts: list[str], size: int) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parts, "PART", size)
+            patch.setattr(chunks, "CHUNK", size)
             ids = list(chain.from_iterable(tok.encode_stream(iter(texts))))
             assert ids == tok.encode("".join(texts))
-            assert "".join(in_parts(texts, tok.cut)) == "".join(texts)
+            assert "".join(rechunk(texts, tok.chunks)) == "".join(texts)
 
     same()
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_long_text_is_cut(name: str) -> None:
-    lengths = [len(part) for part in TOKENIZERS[name].cut("the thin it! " * 100, 50)]
+    lengths = [len(part) for part in TOKENIZERS[name].chunks("the thin it! " * 100, 50)]
     assert len(lengths) > 20 and max(lengths) < 80
 
 
@@ -83,14 +85,14 @@ names = st.sets(st.text("ab<> ", min_size=1, max_size=4), max_size=4)
 
 @example("xxa b c", 4, {"a b"}, 1)
 @given(st.text("ab<> ", max_size=30), st.integers(0, 30), names, st.integers(1, 5))
-def test_no_part_ends_in_a_name(text: str, known: int, names: set[str], size: int) -> None:
-    """Nor in one of which only the beginning is known yet."""
-    *ended, last = cut(text, size, whole=names)
+def test_no_chunk_ends_in_a_name(text: str, known: int, names: set[str], size: int) -> None:
+    """Nor in a name of which only the beginning is known yet."""
+    *ended, last = chunk_text(text, size, whole=names)
     assert "".join([*ended, last]) == text
     for end in np.cumsum([len(part) for part in ended]).tolist():
         for name in names:
             assert not any(text.startswith(name, at) for at in range(max(end - len(name), 0), end))
-    *sooner, _ = cut(text[:known], size, whole=names)
+    *sooner, _ = chunk_text(text[:known], size, whole=names)
     assert ended[: len(sooner)] == sooner
 
 
@@ -98,12 +100,12 @@ def test_no_part_ends_in_a_name(text: str, known: int, names: set[str], size: in
 @settings(max_examples=100)
 @given(text=st.text(ALPHABET.replace("▁", ""), max_size=40))
 def test_the_same_bytes_come_back(prefix: str, text: str) -> None:
-    tok = pieces(prefix, [])
+    tok = sentencepiece(prefix, [])
     assert tok.text_bytes(tok.encode(text)) == text.encode()
 
 
 def test_bytes_that_are_no_text_come_back() -> None:
-    tok = pieces("part", [])
+    tok = sentencepiece("part", [])
     ids = tok.encode(" é")
     assert tok.text_bytes(ids[:-1]) == b" \xc3" and tok.decode(ids[:-1]) == " \ufffd"
     assert BPE.text_bytes(BPE.encode(" é")[:-1]) == b" \xc3"
@@ -114,10 +116,10 @@ def test_the_commands(
     prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(parts, "PART", 40)
+    monkeypatch.setattr(chunks, "CHUNK", 40)
     text = (TEXT + "\n") * 5
     Path("x.txt").write_text(text)
-    tok = pieces(prefix, ["<b>"])
+    tok = sentencepiece(prefix, ["<b>"])
     tok.save("tok.json")
 
     def ran(command: str) -> bytes:
@@ -129,14 +131,14 @@ def test_the_commands(
     assert list(map(int, ids.split())) == tok.encode(text)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(ids)))
     assert ran("tokenizer decode tok.json") == tok.decode(tok.encode(text)).encode()
-    if prefix != "part":  # which puts a space behind an added token as well, and keeps it
+    if prefix != "part":  # which adds a space after an added token too, and keeps it
         assert tok.decode(tok.encode(text)) == text
 
 
 @pytest.mark.parametrize("name", [name for name in TOKENIZERS if name.startswith(("sent", "bpe o200k", "word"))])
 def test_shards_hold_the_ids_of_the_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART", 40)
-    monkeypatch.setattr("jaxllm.data.shard_writer.PART", 100)
+    monkeypatch.setattr(chunks, "CHUNK", 40)
+    monkeypatch.setattr("jaxllm.data.shard_writer.CHUNK", 100)
     tok, corpus = TOKENIZERS[name], tmp_path / "corpus"
     corpus.mkdir()
     texts = [f"{TEXT}{i}\n" * 7 for i in range(3)]
@@ -144,14 +146,14 @@ def test_shards_hold_the_ids_of_the_whole(name: str, tmp_path: Path, monkeypatch
         (corpus / f"{i}.txt").write_text(text)
     index = prepare_shards([str(corpus)], tok, tmp_path / "out", validation=0)
     stored = open_split(tmp_path / "out", index, "train")[:].tolist()
-    newline = next(iter(pieces("none", []).encode("\n")))
+    newline = next(iter(sentencepiece("none", []).encode("\n")))
     between = [newline] if tok.end_of_text is None else [tok.end_of_text]
     expected = [i for text in texts for i in [*between, *tok.encode(text)]]
     assert stored == expected[len(between) :]
 
 
 def test_an_unknown_character_is_counted_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART", 10)
+    monkeypatch.setattr(chunks, "CHUNK", 10)
     with pytest.raises(InputError, match="character 'x' .* at position 42 is not among"):
         list(CharTokenizer("ab ").encode_stream(["ab " * 14 + "x"]))
 
@@ -167,11 +169,11 @@ def test_bytes_are_counted_in_chunks(name: str, monkeypatch: pytest.MonkeyPatch)
         assert evaluate.score(1.0, ids, tok).n_bytes == whole
 
 
-def test_the_places_of_parts() -> None:
-    """Words of parts that begin where others end, for a tokenizer with tokens that have spaces within."""
-    tok = pieces("part", [])
+def test_where_chunks_end() -> None:
+    """For a tokenizer with tokens that have spaces within, chunks end only where a word does."""
+    tok = sentencepiece("part", [])
     text = (TEXT + "! ") * 3
-    found = list(tok.cut(text, 10))
+    found = list(tok.chunks(text, 10))
     assert len(found) > 2
     for before, after in pairwise(found):
         assert after.startswith(" ") and before[-1:] not in tok._before_spaces

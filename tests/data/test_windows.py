@@ -1,7 +1,4 @@
-"""Pairs, the split, batches as a function of (seed, step), and where text comes from."""
-
-import hashlib
-from pathlib import Path
+"""Input-target pairs, the split, batches as a function of (seed, step), and evaluation batches."""
 
 import numpy as np
 import pytest
@@ -13,8 +10,6 @@ from jaxllm.data import (
     batch,
     evaluation_batches,
     input_target_pairs,
-    read_source,
-    sources,
     split_ids,
     windows_per_epoch,
 )
@@ -89,7 +84,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step() -> None:
 
 
 def test_a_batch_of_too_few_ids() -> None:
-    with pytest.raises(InputError, match="8 tokens are fewer than a window of 8"):
+    with pytest.raises(InputError, match="8 tokens are too few for a window of 8"):
         batch(IDS[:8], 8, 4, 0, 0)
 
 
@@ -109,84 +104,9 @@ def test_evaluation_sees_every_target_once(n: int, length: int, size: int) -> No
     assert seen == list(range(1, n))
 
 
-def test_python_docs() -> None:
-    text = read_source("python-docs")
-    assert len(text) > 400_000
-    assert 'The "assert" statement' in text
-    assert text == read_source("python-docs")
-
-
-def test_a_file_and_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "b.txt").write_text("second")
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "z.md").write_text("first é", encoding="utf-8")
-    (tmp_path / ".hidden").write_text("unseen")
-    assert read_source(str(tmp_path / "b.txt")) == "second"
-    assert read_source(str(tmp_path)) == "first é\nsecond"
-
-
-def test_wrong_sources(tmp_path: Path) -> None:
-    empty, latin, nothing = tmp_path / "empty.txt", tmp_path / "latin.txt", tmp_path / "nothing"
-    empty.write_bytes(b"")
-    latin.write_bytes(b"caf\xe9")
-    nothing.mkdir()
-    for source, message in (
-        (str(empty), "holds no text"),
-        (str(nothing), "holds no text"),
-        (str(latin), "not UTF-8: byte 0xe9 at offset 3"),
-        (str(tmp_path), "not UTF-8: byte 0xe9 at offset 3"),
-        (str(tmp_path / "missing.txt"), "is no file or folder"),
-        ("tinyshakespear", "did you mean tinyshakespeare"),
-        ("a\0b", "cannot read data.source"),
-        ("", "data.source is empty"),
-    ):
-        with pytest.raises(InputError, match=message) as error:
-            read_source(source)
-        assert "\n" not in str(error.value)
-
-
-@pytest.fixture
-def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A named corpus "small" that is downloaded from a file; returns that file."""
-    content = b"a small text"
-    origin = tmp_path / "origin.txt"
-    origin.write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
-    monkeypatch.setitem(sources.NAMED, "small", sources.Corpus(origin.as_uri(), digest))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return origin
-
-
-def test_a_named_corpus_is_downloaded_once(corpus: Path) -> None:
-    assert read_source("small") == "a small text"
-    corpus.unlink()
-    assert read_source("small") == "a small text"
-    assert [p.name for p in sources.cache_folder().iterdir()] == ["small.txt"]
-
-
-def test_a_named_corpus_without_a_network_says_what_to_put_where(corpus: Path) -> None:
-    corpus.unlink()
-    with pytest.raises(InputError, match=r"cannot download small .* put it here as .*cache/jaxllm/small.txt"):
-        read_source("small")
-
-
-def test_a_wrong_corpus_is_not_kept(corpus: Path) -> None:
-    corpus.write_bytes(b"something else")
-    with pytest.raises(InputError, match="is not small"):
-        read_source("small")
-    assert not (sources.cache_folder() / "small.txt").exists()
-
-
-def test_a_damaged_cache_is_noticed(corpus: Path) -> None:
-    read_source("small")
-    (sources.cache_folder() / "small.txt").write_bytes(b"a small texT")
-    with pytest.raises(InputError, match="is not small .* delete it"):
-        read_source("small")
-
-
 @pytest.mark.parametrize(("n", "length", "size"), [(1, 3, 2), (6, 3, 2), (7, 3, 2), (13, 4, 1)])
 def test_evaluation_windows_that_begin_with_a_token(n: int, length: int, size: int) -> None:
-    """Each window of targets is read behind that token, and the first id is a target like the others."""
+    """Each window of targets follows that token, and the first id is a target like the others."""
     ids, predicted = np.arange(10, 10 + n), []
     for inputs, targets, weights in evaluation_batches(ids, length, size, begin=7):
         assert inputs.shape == targets.shape == weights.shape == (size, length)

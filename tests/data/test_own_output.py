@@ -1,4 +1,4 @@
-"""What a command writes into its own source changes nothing for the next one: the same text, the same sha256."""
+"""The output of a command inside its own source does not change what the next command reads."""
 
 import json
 import shlex
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs import TINY, lines
 
-from jaxllm.data import shard_writer as preparing
+from jaxllm.data import shard_writer
 from jaxllm.tokenizers import load_tokenizer
 from train.cli import main
 
@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ran(command: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Its notes."""
+    """The notes that the command prints."""
     capsys.readouterr()
     assert main(shlex.split(command)) == 0, capsys.readouterr().err
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
@@ -63,14 +63,14 @@ def test_a_tokenizer_within_its_own_source(options: str, capsys: pytest.CaptureF
 def test_prepared_data_within_their_own_source(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparing, "PART", 500)
-    monkeypatch.setattr(preparing, "STRETCH", 1)
+    monkeypatch.setattr(shard_writer, "CHUNK", 500)
+    monkeypatch.setattr(shard_writer, "JOBS_PER_SHARD", 1)
     ran("tokenizer train texts --vocab-size 290 --out tok.json --processes 1", capsys)
     command = "data prepare . --tokenizer tok.json --processes 1 --out"
     (note,) = ran(f"{command} d", capsys)
     assert note == "note: left out of ., because jaxllm itself wrote it: d, tok.json, tok.vocab.txt."
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(preparing, "_finish", lambda *_: 1 / 0)  # with all its shards, and unfinished
+        patch.setattr(shard_writer, "_finish", lambda *_: 1 / 0)  # with all its shards, and unfinished
         main(shlex.split(f"{command} e/deeper"))
     assert ran(f"{command} e/deeper", capsys) == [note.replace("d, ", "d, e/deeper, ", 1)]
     d, e = ({path.name: path.read_bytes() for path in Path(name).iterdir()} for name in ("d", "e/deeper"))
