@@ -260,9 +260,11 @@ def mlp(params: Params, x: ArrayLike, activation: str = "gelu_tanh", seen: dict[
 
 
 @vjp
-def mlp_vjp(params: Params, x: ArrayLike, activation: str = "gelu_tanh", felt: dict[str, Array] | None = None) -> Vjp:
-    """Backward through down, activation and up (and gate); `felt` is filled with the gradients at these two."""
-    felt = {} if felt is None else felt
+def mlp_vjp(
+    params: Params, x: ArrayLike, activation: str = "gelu_tanh", cotangents: dict[str, Array] | None = None
+) -> Vjp:
+    """Backward through down, activation and up (and gate); `cotangents` is filled with the gradients at these two."""
+    cotangents = {} if cotangents is None else cotangents
     inner = ("gate", "up") if activation in GATED else ("up",)  # what the activation takes
     outs, backs = zip(*(linear_map_vjp(params[name], x) for name in inner), strict=True)
     hidden, activation_back = (GATED_VJPS | ACTIVATION_VJPS)[activation](*outs)
@@ -270,8 +272,8 @@ def mlp_vjp(params: Params, x: ArrayLike, activation: str = "gelu_tanh", felt: d
 
     def pullback(dy: Array) -> tuple[Params, Array, None, None]:
         d_down, d_hidden = down_back(dy)
-        felt.update(zip(inner, activation_back(d_hidden), strict=True))
-        d_inner, dxs = zip(*(back(felt[name]) for name, back in zip(inner, backs, strict=True)), strict=True)
+        cotangents.update(zip(inner, activation_back(d_hidden), strict=True))
+        d_inner, dxs = zip(*(back(cotangents[name]) for name, back in zip(inner, backs, strict=True)), strict=True)
         return {**dict(zip(inner, d_inner, strict=True)), "down": d_down}, sum(dxs), None, None
 
     return y, pullback

@@ -82,14 +82,14 @@ def multi_head_attention_vjp(
     window: int | None = None,
     rotary: Any = None,
     epsilon: float = EPSILON,
-    felt: dict[str, Array] | None = None,
+    cotangents: dict[str, Array] | None = None,
 ) -> Vjp:
-    """The forward, line by line from its end; `felt` is filled with the gradients at its intermediates."""
-    felt = {} if felt is None else felt
+    """The forward, line by line from its end; `cotangents` is filled with the gradients at its intermediates."""
+    cotangents = {} if cotangents is None else cotangents
     groups = n_kv_heads or n_heads
     source = x if context is None else context
-    query, query_back = _head_vjp(params, "query", x, n_heads, rotary, epsilon, felt)
-    key, key_back = _head_vjp(params, "key", source, groups, rotary, epsilon, felt)
+    query, query_back = _head_vjp(params, "query", x, n_heads, rotary, epsilon, cotangents)
+    key, key_back = _head_vjp(params, "key", source, groups, rotary, epsilon, cotangents)
     value, value_back = linear_map_vjp(params["value"], source)
     k, repeat_back = repeat_heads_vjp(key, n_heads)
     v = repeat_heads(split_heads(value, groups), n_heads)
@@ -100,8 +100,8 @@ def multi_head_attention_vjp(
     def pullback(dy: Array) -> tuple[Params | Array | None, ...]:
         d_output, d_merged = output_back(dy)
         dq, dk, dv, _ = attention_back(split_heads(d_merged, n_heads))
-        felt["value"] = merge_heads(repeat_back(dv)[0])  # values are shared among heads as keys are
-        d_value, from_value = value_back(felt["value"])
+        cotangents["value"] = merge_heads(repeat_back(dv)[0])  # values are shared among heads as keys are
+        d_value, from_value = value_back(cotangents["value"])
         d_key, from_key = key_back(repeat_back(dk)[0])
         d_query, dx = query_back(dq)
         d_params = d_query | d_key | {"value": d_value, "output": d_output}
@@ -113,7 +113,7 @@ def multi_head_attention_vjp(
 
 
 def _head_vjp(
-    params: Params, name: str, x: ArrayLike, n: int, rotary: Any, epsilon: float, felt: dict[str, Array]
+    params: Params, name: str, x: ArrayLike, n: int, rotary: Any, epsilon: float, cotangents: dict[str, Array]
 ) -> Vjp:
     """Queries or keys [..., n, T, K]: the map, the norm where there is one, the rotation, and back in turn."""
     mapped, map_back = linear_map_vjp(params[name], x)
@@ -127,10 +127,10 @@ def _head_vjp(
         d_params = {}
         dy = turn_back(dy)[0]
         if normed:
-            felt[f"{name}_norm"] = dy
+            cotangents[f"{name}_norm"] = dy
             d_params[f"{name}_norm"], dy = norm_back(dy)[:2]
-        felt[name] = merge_heads(dy)
-        d_params[name], dx = map_back(felt[name])
+        cotangents[name] = merge_heads(dy)
+        d_params[name], dx = map_back(cotangents[name])
         return d_params, dx
 
     return turned, pullback

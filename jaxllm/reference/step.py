@@ -25,10 +25,13 @@ def start(params: Any) -> State:
 
 
 def loss_and_gradients(
-    model: Any, params: Any, inputs: ArrayLike, targets: ArrayLike, felt: dict[str, Array] | None = None
+    model: Any, params: Any, inputs: ArrayLike, targets: ArrayLike, cotangents: dict[str, Array] | None = None
 ) -> tuple[float, Any]:
-    """The sum of the token losses of inputs and targets [B, T], and its gradients; `felt` as in `gpt.forward_vjp`."""
-    logits, model_back = gpt.forward_vjp(model, params, inputs, felt)
+    """The sum of the token losses of inputs and targets [B, T], and its gradients by parameter.
+
+    `cotangents` is filled as in `gpt.forward_vjp`.
+    """
+    logits, model_back = gpt.forward_vjp(model, params, inputs, cotangents)
     losses, losses_back = loss.token_losses_vjp(logits, targets)
     d_logits, _ = losses_back(np.ones_like(losses))
     return float(losses.sum()), model_back(d_logits)[1]
@@ -40,7 +43,7 @@ def accumulate(
     inputs: ArrayLike,
     targets: ArrayLike,
     micro_batches: int = 1,
-    felt: dict[str, Array] | None = None,
+    cotangents: dict[str, Array] | None = None,
 ) -> tuple[float, Any]:
     """The mean loss over all tokens and its gradients, as sums over micro-batches with one division at the end.
 
@@ -49,7 +52,7 @@ def accumulate(
     total, gradients = 0.0, tree_map(lambda p: np.zeros(np.shape(p)), params)
     parts = (np.split(np.asarray(tokens), micro_batches) for tokens in (inputs, targets))
     for x, y in zip(*parts, strict=True):
-        summed, more = loss_and_gradients(model, params, x, y, felt)
+        summed, more = loss_and_gradients(model, params, x, y, cotangents)
         total, gradients = total + summed, tree_map(np.add, more, gradients)
     n = np.size(targets)
     return total / n, tree_map(lambda g: g / n, gradients)

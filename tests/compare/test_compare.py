@@ -19,13 +19,14 @@ from jaxllm.compare import (
     compare_function,
     compare_model,
 )
-from jaxllm.compare.report import Report, Row, fold, measure
+from jaxllm.compare.measure import Comparison, measure
+from jaxllm.compare.report import Report, fold
 from jaxllm.layers import MLP
 
 pytestmark = pytest.mark.newest
 
 
-def row(got: Any, want: Any, dtype: str = "float32", **options: Any) -> Row:
+def row(got: Any, want: Any, dtype: str = "float32", **options: Any) -> Comparison:
     return measure("value", "x", got, want, 1e-5, dtype, **options)
 
 
@@ -64,7 +65,9 @@ def test_verdicts(got: Any, want: Any, agree: bool) -> None:
 
 
 def errors(*relative: float) -> Report:
-    return Report.of("float32", [Row("forward", f"a/{i}", (2,), e, e, e / 6e-8, 1e-4) for i, e in enumerate(relative)])
+    return Report.of(
+        "float32", [Comparison("forward", f"a/{i}", (2,), e, e, e / 6e-8, 1e-4) for i, e in enumerate(relative)]
+    )
 
 
 def test_the_first_jump_is_marked() -> None:
@@ -72,7 +75,7 @@ def test_the_first_jump_is_marked() -> None:
     assert not any(r.jump for r in errors(1e-6, 9e-6, 8e-5).rows)
     assert [r.jump for r in errors(0, 1e-7, 1.1e-5).rows] == [0, 0, 1]  # far above what was, though within tolerance
     assert [r.jump for r in errors(0, math.inf, math.inf).rows] == [0, 1, 0]
-    rounding, explained, fault = (Row("forward", "a", (2,), e, e, u, 0.1, note=n) for e, u, n in (
+    rounding, explained, fault = (Comparison("forward", "a", (2,), e, e, u, 0.1, note=n) for e, u, n in (
         (0.011, 1.4, ""), (0.05, 100, "its terms cancel"), (0.9, 100, "its terms cancel"),
     ))  # fmt: skip
     assert [r.jump for r in Report.of("bfloat16", [rounding, explained, fault]).rows] == [0, 0, 1]
@@ -304,7 +307,7 @@ def test_the_bounds_are_those_of_the_readme() -> None:
     (lambda: with_backward(lambda dy: dy), "must return a tuple of 1 gradients.* returned one ndarray"),
     (lambda: with_backward(lambda dy: (dy, dy)), "it returned 2."),
     (lambda: with_backward(lambda dy: (None,)), "reference_vjp gives None for argument 0"),
-    (lambda: with_backward(lambda dy: (dy, dy), 0.7), "gives a gradient for argument 1, which is no array of floats"),
+    (lambda: with_backward(lambda dy: (dy, dy), 0.7), "gives a gradient for argument 1, which is not an array of floats"),
     (lambda: compare_model(TINY, {}, X, X, "float16"), "dtype is 'float16'; choose one of"),
 ])  # fmt: skip
 def test_mistakes_in_the_call(call: Any, message: str) -> None:

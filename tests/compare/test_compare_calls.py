@@ -12,8 +12,7 @@ from test_compare import X, mish, mish_twin, mish_vjp, sloped
 
 from jaxllm import InputError, reference
 from jaxllm.attention import SelfAttention
-from jaxllm.compare import assert_close_to_reference, compare_function
-from jaxllm.compare.report import Report, Row
+from jaxllm.compare import Comparison, Report, assert_close_to_reference, compare_function
 
 pytestmark = pytest.mark.newest
 
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.newest
 def test_the_printed_numbers_agree_with_the_verdict(
     relative: float, tolerance: float, error: str, bound: str, passed: bool
 ) -> None:
-    report = Report.of("bfloat16", [Row("forward", "a", (2,), relative, relative, 1.0, tolerance)])
+    report = Report.of("bfloat16", [Comparison("forward", "a", (2,), relative, relative, 1.0, tolerance)])
     line = str(report).splitlines()[2].split()
     assert line[3:] == [error, "1", bound, "ok" if passed else "BEYOND"], line
     assert report.passed is passed
@@ -181,7 +180,9 @@ def test_arguments_that_are_dataclasses(dtype: str) -> None:
 
 def test_a_gradient_within_a_dataclass_is_not_left_out() -> None:
     fn = lambda c, x: x if c.logits is None else c.logits * x  # noqa: E731
-    with pytest.raises(InputError, match="an argument holds a Plain, a dataclass with arrays that JAX does not know"):
+    with pytest.raises(
+        InputError, match="an argument holds a Plain, a dataclass with arrays that is not registered with JAX"
+    ):
         compare_function(fn, fn, [Plain(X), X])
     assert_close_to_reference(fn, fn, [Plain(None), X])
 

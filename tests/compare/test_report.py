@@ -4,17 +4,20 @@ import math
 
 import pytest
 
-from jaxllm.compare.report import Report, Row, fold, measure
+from jaxllm.compare.measure import Comparison, measure
+from jaxllm.compare.report import Report, fold
 
 pytestmark = pytest.mark.newest
 
 
-def row(got: float, want: float, scale: float | None = None) -> Row:
+def row(got: float, want: float, scale: float | None = None) -> Comparison:
     return measure("value", "x", got, want, 1e-5, "float32", scale)
 
 
 def errors(*relative: float) -> Report:
-    return Report.of("float32", [Row("forward", f"a/{i}", (2,), e, e, e / 6e-8, 1e-4) for i, e in enumerate(relative)])
+    return Report.of(
+        "float32", [Comparison("forward", f"a/{i}", (2,), e, e, e / 6e-8, 1e-4) for i, e in enumerate(relative)]
+    )
 
 
 def test_a_jump_is_from_the_largest_error_before() -> None:
