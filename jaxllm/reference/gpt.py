@@ -1,4 +1,4 @@
-"""Twin of `jaxllm.gpt`, in float64: the whole model, and its gradient, on one page each."""
+"""The GPT: the block and the whole model, forward and backward."""
 
 from typing import Any
 
@@ -13,7 +13,10 @@ Named = dict[str, Array]
 def block(
     config: Any, params: Params, x: Array, documents: ArrayLike | None = None, seen: Named | None = None
 ) -> Array:
-    """Twin of the module `Block`; `seen` is filled with the intermediates."""
+    """Twin of the module `Block`: x + attention(norm(x)), then x + mlp(norm(x)); [..., T, D] -> [..., T, D].
+
+    `seen` is filled with the intermediates.
+    """
     attended: Named = {}
     inside: Named = {}
     seen = {} if seen is None else seen
@@ -33,7 +36,7 @@ def block(
 
 
 def _options(config: Any) -> dict[str, Any]:
-    """Of the attention in every block."""
+    """The options of the attention that all blocks share."""
     return {"window": config.sliding_window, "rotary": config.rotary, "epsilon": config.norm_epsilon}
 
 
@@ -41,9 +44,9 @@ def _options(config: Any) -> dict[str, Any]:
 def block_vjp(
     config: Any, params: Params, x: Array, documents: ArrayLike | None = None, cotangents: Named | None = None
 ) -> Vjp:
-    """Each sum x + f(norm(x)) sends dy back twice: straight on, and through f and the norm.
+    """With y = x + f(norm(x)), dx is dy plus dy taken back through f and the norm; so for both halves of the block.
 
-    `cotangents` is filled with the gradients at the intermediates, under their names.
+    `cotangents` is filled with the gradients at the intermediates, by name.
     """
     attended: Named = {}
     inside: Named = {}
@@ -75,9 +78,10 @@ def block_vjp(
 
 
 def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -> tuple[Array, Named]:
-    """Logits [B, T, V] and every intermediate under the names of `jaxllm.gpt.apply_with_intermediates`.
+    """Logits [B, T, V] and every intermediate, under the names of `jaxllm.gpt.apply_with_intermediates`.
 
-    `config` is a GPTConfig; `params` the dict of the Linen model, as arrays of any kind; no dropout.
+    `config` is a GPTConfig, `params` the nested dict of the Linen model with arrays of any kind, `tokens` [B, T]. There
+    is no dropout.
     """
     seen: Named = {}
     x = seen["token_embedding"] = embeddings.token_embedding(params["token_embedding"]["table"], tokens)
@@ -100,20 +104,21 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
 
 
 def _documents(config: Any, tokens: ArrayLike) -> Array | None:
+    """The document of each token, where attention stays within documents."""
     return None if config.separator is None else attention.document_numbers(tokens, config.separator)
 
 
 def forward(config: Any, params: Params, tokens: ArrayLike) -> Array:
-    """Logits: tokens [B, T] -> [B, T, V]."""
+    """Logits [B, T, V] of tokens [B, T]."""
     return forward_with_intermediates(config, params, tokens)[0]
 
 
 @vjp
 def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Named | None = None) -> Vjp:
-    """The chain rule from the logits back to the tables; the gradients of the parameters are a dict like theirs.
+    """The chain rule from the logits back to the tables; the gradients of the parameters are a dict like `params`.
 
-    A tied table is used twice, at the bottom and at the top, so its gradient is the sum of both. `cotangents` is filled
-    with the gradients at the intermediates, under their names, in the order in which they come: from the top down.
+    A tied table is used twice, as embedding and as head, so its gradient is the sum of both. `cotangents` is filled
+    with the gradients at the intermediates, by name, in the order of the backward: from the logits down.
     """
     cotangents = {} if cotangents is None else cotangents
     table = params["token_embedding"]["table"]

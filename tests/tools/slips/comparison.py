@@ -1,4 +1,4 @@
-"""The NumPy reference, and what compares with it."""
+"""Mutations of the NumPy reference and of the comparisons."""
 
 from slips.mutation import Mutation, module, twin
 
@@ -18,24 +18,24 @@ CALLS, FUNCTION, MEASURE, REPORT, DIFFERENCES = (
 MODEL, TOLERANCES, TREES = (f"jaxllm/compare/{name}.py" for name in ("model", "tolerances", "trees"))
 
 MUTATIONS = [
-    Mutation("what was stretched not summed", ARRAYS, "if n == 1 and gradient.shape[i] != 1)", "if False)", derivative("layers.dropout")),
+    Mutation("a broadcast axis not summed", ARRAYS, "if n == 1 and gradient.shape[i] != 1)", "if False)", derivative("layers.dropout")),
     Mutation("the reference's window one too wide", f"{REFERENCE}attention.py", "(s > t - (length", "(s >= t - (length", twin("attention.causal_mask", 2)),
     Mutation("the reference's chunks without a window", f"{REFERENCE}fast/attention.py", "return causal_mask(np.shape(q)[-2], window)", "return causal_mask(np.shape(q)[-2])", twin("fast.attention.causal_attention", 5)),
     Mutation("a token twice in a text counts once", f"{REFERENCE}embeddings.py", "np.add.at(d_table, tokens[inside], dy[inside])", "d_table[tokens[inside]] = dy[inside]", "model/test_reference.py::test_tokens_outside_have_no_gradient"),
-    Mutation("a tied table felt at the bottom only", f"{REFERENCE}gpt.py", "d_table + d_head if", "d_table if", derivative("gpt.forward")),
+    Mutation("a tied table's gradient from the embedding only", f"{REFERENCE}gpt.py", "d_table + d_head if", "d_table if", derivative("gpt.forward")),
     Mutation("no slope at ReLU's kink", f"{REFERENCE}layers.py", "np.heaviside(x, 0.5)", "np.heaviside(x, 0)", "model/test_reference.py::test_relu_has_half_a_slope_at_its_kink"),
     Mutation("the lens with the default epsilon", f"{REFERENCE}logit_lens.py", 'x = norm(params["norm_final"], x, config.norm, config.norm_epsilon)', 'x = norm(params["norm_final"], x, config.norm)', twin("logit_lens.logit_lens", 1), "ValueError: reference_vjp returns another result"),
-    Mutation("weights of a mean felt as of a sum", f"{REFERENCE}loss.py", "dy * (losses - loss) / w.sum()", "dy * losses / w.sum()", twin("loss.cross_entropy", 1)),
-    Mutation("x not felt as values", f"{REFERENCE}multi_head.py", "dx + from_key + from_value", "dx + from_key", module("MultiHeadAttention")),
+    Mutation("the gradient of a mean's weights as of a sum's", f"{REFERENCE}loss.py", "dy * (losses - loss) / w.sum()", "dy * losses / w.sum()", twin("loss.cross_entropy", 1)),
+    Mutation("no gradient of x as values", f"{REFERENCE}multi_head.py", "dx + from_key + from_value", "dx + from_key", module("MultiHeadAttention")),
     Mutation("clipped at the limit itself", f"{REFERENCE}optimizer.py", "gradients if norm <= limit", "gradients if norm < limit", "model/test_reference.py::test_clipping_shortens_and_never_turns"),
     Mutation("bytes of 128", f"{REFERENCE}fast/quantised_weights.py", "keepdims=True) / 127", "keepdims=True) / 128", "model/test_quantised_weights.py::test_quantised_functions_agree_with_their_twins[shape2]"),
-    Mutation("slowed from another frequency on", f"{REFERENCE}rotary.py", "original_context / high_frequency:", "original_context / low_frequency:", twin("rotary.rotary_frequencies", 1)),
+    Mutation("another frequency is the first to be scaled", f"{REFERENCE}rotary.py", "original_context / high_frequency:", "original_context / low_frequency:", twin("rotary.rotary_frequencies", 1)),
     Mutation("equals of the last token left out", f"{REFERENCE}sampling.py", "kept = logits[row] >= smallest", "kept = logits[row] > smallest", twin("sampling.top_p")),
-    Mutation("the reference takes an infinite loss for fine", f"{REFERENCE}step.py", "if wrong < 0 and not math.isfinite(mean_loss):", "if False:", left_out("inf-1.0-0")),
+    Mutation("the reference takes an infinite loss for finite", f"{REFERENCE}step.py", "if not_finite < 0 and not math.isfinite(mean_loss):", "if False:", left_out("inf-1.0-0")),
     Mutation("a step that the reference leaves out not counted", f"{REFERENCE}step.py", "return state._replace(step=state.step + 1), metrics", "return state, metrics", left_out("1.0-inf-1")),
     Mutation("cotangents of ones", CALLS, "rng.normal(size=y.shape)", "np.ones(y.shape)", "compare/test_compare.py::test_cotangents_are_random"),
     Mutation("integers within a tolerance", FUNCTION, "replace(row, tolerance=0.0)", "row", "compare/test_compare.py::test_each_result_has_its_own_scale_and_integers_are_equal"),
-    Mutation("a model sure of its tokens is an alarm", "jaxllm/compare/scales.py", '/ own["logits"]) if', '* 0) if', "compare/test_scales.py::test_a_model_sure_of_its_tokens_is_no_alarm"),
+    Mutation("a confident model beyond tolerance", "jaxllm/compare/scales.py", '/ own["logits"]) if', '* 0) if', "compare/test_scales.py::test_a_model_sure_of_its_tokens_is_no_alarm"),
     Mutation("a jump from the last error, not the largest", REPORT, "found or jump, max(before, row.relative)", "found or jump, row.relative", "compare/test_report.py::test_a_jump_is_from_the_largest_error_before"),
     Mutation("a jump at ten times and no more", REPORT, "row.relative > JUMP * before", "row.relative >= JUMP * before", "compare/test_report.py::test_a_jump_is_from_the_largest_error_before"),
     Mutation("a scale of 0 taken for none", MEASURE, "scale = own if scale is None else scale", "scale = scale or own", "compare/test_report.py::test_a_scale_of_nothing_is_a_scale"),
