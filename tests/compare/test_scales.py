@@ -1,4 +1,4 @@
-"""What cancels is measured on the scale of its terms: no alarm where they cancel, nothing hidden where they do not."""
+"""Gradients whose terms cancel are measured on the scale of the terms, and all others on their own."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.newest
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_keys_all_alike_are_no_alarm(dtype: str) -> None:
-    """Then what the softmax passes back cancels: an error of one rounding is large beside what remains."""
+def test_a_model_with_equal_keys_is_within_tolerance(dtype: str) -> None:
+    """The gradient behind the softmax cancels there, so an error of one rounding is large beside it."""
     params = random_parameters(GPT(TINY))
     for i in range(TINY.n_layers):
         key = params[f"block_{i}"]["attention"]["key"]
@@ -29,8 +29,8 @@ def test_keys_all_alike_are_no_alarm(dtype: str) -> None:
     assert report.passed and not any(row.jump for row in report.rows), str(report)
 
 
-def test_a_model_sure_of_its_tokens_is_no_alarm() -> None:
-    """Its loss is log sum exp(logits) - logit, its gradient at the logits P - 1: both nothing but their rounding."""
+def test_a_confident_model_is_within_tolerance() -> None:
+    """Its loss log sum exp(logits) - logit and its gradient P - 1 at the logits are nothing but rounding."""
     config = replace(TINY, tie_embeddings=False)
     params, tokens = random_parameters(GPT(config)), random_tokens(config, batch=1, length=1)
     params["head"]["kernel"] = 30 * params["head"]["kernel"]
