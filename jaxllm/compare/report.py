@@ -1,153 +1,33 @@
-"""How far one array lies from another: rows of a table with a verdict each, and the first place where error jumps.
+"""The report of a comparison: a table with a verdict in each row, and the first place where the error jumps.
 
-llm.c compares tensors at hand-picked absolute bounds, Levanter and litgpt whole logits at one tolerance; neither says
-where two models part. Here every tensor is measured on its own scale, in the order of computation.
+Rows stand in the order of computation, so the jump is where two models part.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-JUMP = 10  # times the largest error before, and above JUMP ulp and the tolerance over JUMP
-CANCELS = 10  # times its largest value: a scale that a note must tell
-VANISHES = 1e-12  # of its module's largest: a gradient in float64 that is zero but for rounding
+from jaxllm.compare.measure import Comparison
 
-
-@dataclass(frozen=True)
-class Row:
-    """One tensor against its reference."""
-
-    stage: str
-    name: str
-    shape: tuple[int, ...]
-    max_abs: float  # the largest error; inf where a value is missing, not a number, or the shapes differ
-    relative: float  # max_abs over the scale: the largest absolute value of the reference, or of its terms
-    ulp: float  # max_abs in units in the last place of that value, in the dtype of the computation
-    tolerance: float  # of the relative error
-    jump: bool = False  # the first place where the error is far above all errors before
-    note: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the error is within tolerance."""
-        return self.relative <= self.tolerance
-
-    @property
-    def share(self) -> float:
-        """How much of the tolerance the error takes."""
-        if self.relative == 0:
-            return 0.0
-        return self.relative / self.tolerance if self.tolerance else math.inf
-
-
-def measure(
-    stage: str, name: str, got: Any, want: Any, tolerance: float, dtype: str, scale: float | None = None
-) -> Row:
-    """The row for an array `got`, computed in `dtype`, and its reference `want`.
-
-    Errors are taken relative to `scale`, the largest finite absolute value of `want` unless given (a note tells where
-    it is far more than that); where it is 0 or too small for the dtype, they are absolute. The same infinity in both is
-    agreement, and so is NaN in both, but a tensor of nothing but NaN shows nothing and fails; NaN in one alone is an
-    error of inf.
-    """
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    if got.shape != want.shape:
-        return failed_row(stage, name, got.shape, tolerance, f"the reference has shape {want.shape}")
-    lost = np.isnan(got) & np.isnan(want)
-    if lost.all() and lost.size:
-        return failed_row(stage, name, got.shape, tolerance, "nothing but NaN in both")
-    with np.errstate(invalid="ignore"):
-        error = np.where((got == want) | lost, 0.0, np.abs(got - want))
-    max_abs = float(np.nan_to_num(error, nan=math.inf, posinf=math.inf).max(initial=0.0))
-    own = largest(want)
-    scale = own if scale is None else scale
-    note = f"its terms cancel to {own / scale:.0e} of their size" if own * CANCELS < scale else ""
-    scale = scale if scale >= float(jnp.finfo(dtype).tiny) else 1.0
-    ulp = float(jnp.finfo(dtype).eps) * 2.0 ** math.floor(math.log2(scale))
-    note = f"{lost.sum()} NaN in both" if lost.any() else note
-    return Row(stage, name, got.shape, max_abs, max_abs / scale, max_abs / ulp, tolerance, note=note)
-
-
-def failed_row(stage: str, name: str, shape: tuple[int, ...], tolerance: float, note: str) -> Row:
-    """A row beyond any tolerance, and why."""
-    return Row(stage, name, shape, math.inf, math.inf, math.inf, tolerance, note=note)
-
-
-def named_leaves(tree: Any, root: str = "") -> dict[str, Any]:
-    """The leaves of a pytree by path, `block_0/norm_1/scale`; those of dicts, lists and tuples in their own order."""
-    if isinstance(tree, Mapping):
-        items: Iterable[tuple[Any, Any]] = tree.items()
-    elif isinstance(tree, list | tuple):
-        items = enumerate(tree)
-    elif jax.tree_util.all_leaves([tree]):
-        return {root: tree}
-    else:  # one level of whatever else JAX knows
-        inside, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)
-        items = ((jax.tree_util.keystr(key, simple=True), node) for key, node in inside)
-    return {path: x for key, inner in items for path, x in named_leaves(inner, f"{root}/{key}".lstrip("/")).items()}
-
-
-def compare_trees(
-    stage: str,
-    got: Any,
-    want: Any,
-    tolerance: float,
-    dtype: str,
-    root: str = "",
-    scales: Mapping[str, float] | None = None,
-) -> list[Row]:
-    """A row for each leaf, each on its own scale or that in `scales` where it is larger, in the order of `want`.
-
-    Raises ValueError where a leaf is in one tree only.
-    """
-    ours, theirs = named_leaves(got, root), named_leaves(want, root)
-    if ours.keys() != theirs.keys():
-        here, there = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
-        raise ValueError(
-            f"{stage}: only ours has {here}, only the reference has {there}; both must hold the same arrays."
-        )
-    at_least = scales or {}
-    return [
-        measure(stage, name, ours[name], leaf, tolerance, dtype, max(largest(leaf), at_least.get(name, 0.0)))
-        for name, leaf in theirs.items()
-    ]
-
-
-def scales_of_vanishing(gradients: Any, root: str = "") -> dict[str, float]:
-    """For gradients that vanish but for rounding, as that of a key's bias, the scale of their module: the leaves
-    beside them."""
-    scales = {name: largest(leaf) for name, leaf in named_leaves(gradients, root).items()}
-    modules: dict[str, float] = {}
-    for name, scale in scales.items():
-        modules[_module(name)] = max(scale, modules.get(_module(name), 0.0))
-    return {name: modules[_module(name)] for name, s in scales.items() if s <= VANISHES * modules[_module(name)]}
-
-
-def _module(name: str) -> str:
-    return name.rpartition("/")[0]
-
-
-def largest(x: Any) -> float:
-    """The largest finite absolute value, 0 where there is none."""
-    x = np.asarray(x, np.float64)
-    return float(np.abs(x, where=np.isfinite(x), out=np.zeros(np.shape(x))).max(initial=0.0))
+JUMP = 10  # an error jumps where it is over JUMP times all errors before, over JUMP ulp and over tolerance / JUMP
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, in the order of computation; `str` of it is a table."""
+    """All comparisons, in the order of computation. `str(report)` is the table with a summary."""
 
     dtype: str
-    rows: tuple[Row, ...]
+    rows: tuple[Comparison, ...]
 
     @classmethod
-    def of(cls, dtype: str, rows: Iterable[Row]) -> "Report":
-        """A report that marks the first row whose error is `JUMP` times all before it, no rounding, not explained."""
+    def of(cls, dtype: str, rows: Iterable[Comparison]) -> "Report":
+        """The report of `rows`, with the first jump of the error marked.
+
+        A row within tolerance whose note explains its error does not count as a jump.
+        """
         marked, before, found = [], 0.0, False
         for row in rows:
             above = row.relative > JUMP * before and row.relative > row.tolerance / JUMP and row.ulp > JUMP
@@ -162,14 +42,14 @@ class Report:
         return all(row.passed for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: an error that is not finite becomes None."""
+        """The report as a dict for JSON, where a non-finite error becomes None."""
         rows = [asdict(row) | {"passed": row.passed} for row in self.rows]
         for row in rows:
             row |= {k: None for k in ("max_abs", "relative", "ulp") if not math.isfinite(row[k])}
         return {"dtype": self.dtype, "passed": self.passed, "rows": rows}
 
     def summary(self) -> str:
-        """One sentence: how many comparisons, and the worst or the first that failed."""
+        """One sentence: the number of comparisons, and the one closest to its tolerance or the first that failed."""
         failed = [row for row in self.rows if not row.passed]
         if failed:
             return (
@@ -186,8 +66,8 @@ class Report:
         return "\n".join([*table(self.rows), self.summary()])
 
 
-def table(rows: Iterable[Row]) -> list[str]:
-    """Lines of text, each stage under its name."""
+def table(rows: Iterable[Comparison]) -> list[str]:
+    """The lines of the table, each stage under its name."""
     rows = list(rows)
     width = max([len(row.name) for row in rows] + [10]) + 2
     lines = [f"{'':{width}}{'shape':>18}{'max abs':>10}{'relative':>10}{'ulp':>10}{'tolerance':>11}"]
@@ -207,7 +87,7 @@ def table(rows: Iterable[Row]) -> list[str]:
 
 
 def bound_text(tolerance: float) -> str:
-    """All digits of a tolerance.
+    """A tolerance with all its digits.
 
     >>> bound_text(0.15)
     '1.5e-01'
@@ -216,7 +96,7 @@ def bound_text(tolerance: float) -> str:
 
 
 def error_text(error: float, tolerance: float) -> str:
-    """An error in two digits, or in as many as show on which side of the tolerance it is.
+    """An error in two digits, or in as many as it takes to show whether it is within the tolerance.
 
     >>> error_text(0.1504, 0.15)
     '1.504e-01'
@@ -229,9 +109,9 @@ def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "scalar"
 
 
-def fold(rows: Iterable[Row]) -> list[Row]:
-    """For each top-level name of a stage the worst of its rows, so that a table of parameters stays short."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+def fold(rows: Iterable[Comparison]) -> list[Comparison]:
+    """The worst row of each top-level name in each stage, which keeps a table of parameters short."""
+    groups: dict[tuple[str, str], list[Comparison]] = {}
     for row in rows:
         groups.setdefault((row.stage, row.name.split("/")[0]), []).append(row)
     out = []

@@ -1,4 +1,4 @@
-"""Twin of `jaxllm.logit_lens`, in float64."""
+"""The logit lens: the logits that the model would give if the stream ended at an inner block."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxllm.reference.layers import linear_map, linear_map_vjp, norm, norm_vjp
 
 
 def logit_lens(config: Any, params: Params, x: ArrayLike) -> Array:
-    """logits = norm(x) E^T, or norm(x) W."""
+    """norm(x) E^T with a tied table, norm(x) W with a head of its own: x [..., D] -> [..., V]."""
     x = norm(params["norm_final"], x, config.norm, config.norm_epsilon)
     return (
         token_logits(params["token_embedding"]["table"], x) if config.tie_embeddings else linear_map(params["head"], x)
@@ -19,7 +19,7 @@ def logit_lens(config: Any, params: Params, x: ArrayLike) -> Array:
 
 @vjp
 def logit_lens_vjp(config: Any, params: Params, x: ArrayLike) -> Vjp:
-    """Backward through the head, then through the norm."""
+    """Back through the head, then through the norm."""
     x, norm_back = norm_vjp(params["norm_final"], x, config.norm, config.norm_epsilon)
     if config.tie_embeddings:
         logits, head_back = token_logits_vjp(params["token_embedding"]["table"], x)
@@ -27,8 +27,8 @@ def logit_lens_vjp(config: Any, params: Params, x: ArrayLike) -> Vjp:
         logits, head_back = linear_map_vjp(params["head"], x)
 
     def pullback(dy: Array) -> tuple[None, Params, Array]:
-        d_head, d_normal = head_back(dy)
-        d_norm, dx = norm_back(d_normal)[:2]
+        d_head, d_normed = head_back(dy)
+        d_norm, dx = norm_back(d_normed)[:2]
         head = {"token_embedding": {"table": d_head}} if config.tie_embeddings else {"head": d_head}
         return None, {"norm_final": d_norm, **head}, dx
 

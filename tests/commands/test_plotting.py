@@ -11,7 +11,7 @@ import pytest
 from runs import lines, write_config
 
 import train.commands.compare
-from jaxllm.compare.report import Report, Row
+from jaxllm.compare import Comparison, Report
 from train.cli import main
 from train.commands.attention_plot import attention_picture
 from train.commands.compare import draw_errors
@@ -50,7 +50,9 @@ def test_the_environment_may_name_any_backend(tmp_path: Path, named: str | None,
 
 
 def report(error: float) -> Report:
-    rows = [Row(stage, name, (1,), error, error, 1.0, 1e-4) for stage in ("forward", "backward") for name in "ab"]
+    rows = [
+        Comparison(stage, name, (1,), error, error, 1.0, 1e-4) for stage in ("forward", "backward") for name in "ab"
+    ]
     return Report.of("float32", rows)
 
 

@@ -1,28 +1,20 @@
-"""Derivatives by differences: of arguments that are all zeros, and what is said of a wrong one."""
+"""Derivatives by finite differences: at arguments that are all zeros, and against a wrong gradient."""
 
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from compared_functions import X, sloped
 
 from jaxllm.compare import assert_close_to_reference
 
 pytestmark = pytest.mark.newest
 
-X = np.random.default_rng(0).normal(size=(3, 4))
-
-
-def sloped(slope: float) -> Any:
-    """x^2 with a wrong derivative."""
-    f = jax.custom_jvp(lambda x: x**2)
-    f.defjvp(lambda xs, ts: (xs[0] ** 2, slope * ts[0]))
-    return f
-
 
 @pytest.mark.parametrize("backward", [None, lambda x, b: (x * 2 + b, lambda dy: (2 * dy, dy.sum(0)))])
 def test_the_gradient_of_an_argument_that_is_all_zeros_is_tested(backward: Any) -> None:
-    """As a bias is at first: a step in it has the size of 1."""
+    """As of a bias at initialisation: the step in it is of size 1."""
     zeros, stop = np.zeros(4), jax.lax.stop_gradient
     plain = lambda x, b: x * 2 + b  # noqa: E731
     assert_close_to_reference(lambda x, b: x * 2 + b[None], plain, [X, zeros], reference_vjp=backward)

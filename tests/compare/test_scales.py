@@ -1,4 +1,4 @@
-"""What cancels is measured on the scale of its terms: no alarm where they cancel, nothing hidden where they do not."""
+"""Gradients whose terms cancel are measured on the scale of the terms, and all others on their own."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,15 +9,17 @@ from models import TINY, VARIANTS, random_tokens
 
 from jaxllm import GPT, InputError, reference
 from jaxllm.compare import compare_model, random_parameters
-from jaxllm.compare.report import Report, largest, named_leaves
+from jaxllm.compare.measure import largest
+from jaxllm.compare.report import Report
 from jaxllm.compare.scales import gradient_scales, loss_scale
+from jaxllm.compare.trees import named_leaves
 
 pytestmark = pytest.mark.newest
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_keys_all_alike_are_no_alarm(dtype: str) -> None:
-    """Then what the softmax passes back cancels: an error of one rounding is large beside what remains."""
+def test_a_model_with_equal_keys_is_within_tolerance(dtype: str) -> None:
+    """The gradient behind the softmax cancels there, so an error of one rounding is large beside it."""
     params = random_parameters(GPT(TINY))
     for i in range(TINY.n_layers):
         key = params[f"block_{i}"]["attention"]["key"]
@@ -27,8 +29,8 @@ def test_keys_all_alike_are_no_alarm(dtype: str) -> None:
     assert report.passed and not any(row.jump for row in report.rows), str(report)
 
 
-def test_a_model_sure_of_its_tokens_is_no_alarm() -> None:
-    """Its loss is log sum exp(logits) - logit, its gradient at the logits P - 1: both nothing but their rounding."""
+def test_a_confident_model_is_within_tolerance() -> None:
+    """Its loss log sum exp(logits) - logit and its gradient P - 1 at the logits are nothing but rounding."""
     config = replace(TINY, tie_embeddings=False)
     params, tokens = random_parameters(GPT(config)), random_tokens(config, batch=1, length=1)
     params["head"]["kernel"] = 30 * params["head"]["kernel"]
@@ -44,17 +46,17 @@ def test_a_model_sure_of_its_tokens_is_no_alarm() -> None:
 def test_where_nothing_cancels_the_scale_is_that_of_the_sum(change: dict[str, Any]) -> None:
     config = replace(TINY, **change)
     params, tokens = jax.device_get(random_parameters(GPT(config))), random_tokens(config)
-    _, seen = reference.gpt.forward_with_intermediates(config, params, tokens)
-    targets, felt = random_tokens(config, seed=1), {}
-    loss, gradients = reference.step.accumulate(config, params, tokens, targets, felt=felt)
-    felt = {name: value / tokens.size for name, value in felt.items()}
-    own = {name: largest(x) for name, x in (felt | named_leaves(gradients)).items()}
-    scales = gradient_scales(config, params, seen, felt, gradients)
+    _, intermediates = reference.gpt.forward_with_intermediates(config, params, tokens)
+    targets, cotangents = random_tokens(config, seed=1), {}
+    loss, gradients = reference.step.accumulate(config, params, tokens, targets, cotangents=cotangents)
+    cotangents = {name: value / tokens.size for name, value in cotangents.items()}
+    own = {name: largest(x) for name, x in (cotangents | named_leaves(gradients)).items()}
+    scales = gradient_scales(config, params, intermediates, cotangents, gradients)
     assert scales.keys() == own.keys()
     for name, scale in scales.items():
         most = 20 if "/query" in name or "/key" in name else 1.5
         assert 1 <= scale / own[name] < most or name.endswith("key/bias"), name
-    assert loss_scale(seen["logits"], targets) < 2 * loss
+    assert loss_scale(intermediates["logits"], targets) < 2 * loss
 
 
 def test_a_layer_norm_of_two_features_is_refused() -> None:

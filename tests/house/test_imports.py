@@ -1,6 +1,7 @@
 """Imports have no side effects, and the reference needs NumPy alone. `test_layering.py` has the order of the rooms."""
 
 import ast
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,10 +70,31 @@ def test_nothing_loads_what_it_should_not() -> None:
         assert not calls & {"exec", "eval"}, file
 
 
+def test_every_module_is_an_attribute_of_the_package() -> None:
+    """Without an import of its own, and known to a type checker."""
+    names = {m.name for m in pkgutil.iter_modules([str(ROOT / "jaxllm")])}
+    code = "import sys, jaxllm; assert not {'jax', 'numpy'} & {*sys.modules}; print(dir(jaxllm))\n"
+    shown = ast.literal_eval(in_a_new_python(code + "".join(f"jaxllm.{name}.__name__\n" for name in sorted(names))))
+    assert names | {"GPT", "GPTConfig", "InputError", "load_pretrained", "save_pretrained"} <= {*shown}
+    typed = {name for name in imported(ROOT / "jaxllm" / "__init__.py") if name.startswith("jaxllm.")}
+    assert {name.removeprefix("jaxllm.") for name in typed} >= names, (
+        "name it under TYPE_CHECKING in jaxllm/__init__.py"
+    )
+
+
 def test_lazy_names() -> None:
     import jaxllm
+    import jaxllm.pretrained
 
-    for name in dir(jaxllm):
-        getattr(jaxllm, name)
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = jaxllm.nonsense
+    for package in (jaxllm, jaxllm.pretrained):
+        for name in dir(package):
+            getattr(package, name)
+        with pytest.raises(AttributeError, match=f"'{package.__name__}' has no attribute 'nonsense'"):
+            _ = package.nonsense
+    assert jaxllm.load_pretrained is jaxllm.pretrained.load_pretrained is jaxllm.pretrained.load.load_pretrained
+
+
+def test_pretrained_loads_nothing_heavy_before_use() -> None:
+    loaded = in_a_new_python("import sys, jaxllm.pretrained; print({'jax', 'flax', 'numpy'} & {*sys.modules})")
+    assert loaded.strip() == "set()"
+    in_a_new_python("from jaxllm.pretrained import load_pretrained, save_pretrained")

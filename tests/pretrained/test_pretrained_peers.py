@@ -26,12 +26,12 @@ from imported_runs import TOKENIZER, imported
 
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.compare import arithmetic, random_parameters
+from jaxllm.compare.trees import in_dtype
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.hf_config import numeric_fields
 from jaxllm.pretrained.hf_tokenizer import save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
-from train.commands.compare import in_dtype
 from train.runs.load import load_run
 
 torch = pytest.importorskip("torch", reason="needs the extra `peers`")

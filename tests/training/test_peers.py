@@ -14,8 +14,8 @@ from models import random_tokens
 
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
+from jaxllm.compare.trees import in_dtype
 from jaxllm.loss import cross_entropy
-from train.commands.compare import in_dtype
 from train.config import OptimizerConfig, TrainConfig
 from train.optimizer import learning_rate_schedule, make_optimizer
 from train.state import TrainState

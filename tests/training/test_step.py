@@ -14,7 +14,7 @@ from models import TINY, random_like, random_tokens
 from jaxllm import GPT, GPTConfig, reference
 from jaxllm.layers import Dropout, dropout_mask
 from jaxllm.loss import cross_entropy
-from train.config import OptimizerConfig, RunConfig, TrainConfig
+from train.config import OptimizerConfig, TrainConfig
 from train.optimizer import OPTIMIZERS, learning_rate_schedule, make_optimizer
 from train.state import TrainState, init_and_compile, init_state
 from train.step import dropout_key, make_eval_step, make_train_step
@@ -70,13 +70,12 @@ def test_the_config_selects_the_optimizer_by_name(monkeypatch: pytest.MonkeyPatc
 
 def test_the_optimizer_agrees_with_its_twin() -> None:
     """Schedule, clipping, moments and update of a matrix and a vector, from random moments, in float64."""
-    from train.commands.compare import Subject, compare_optimizer
+    from jaxllm.compare import compare_optimizer
 
     params = random_like({"map": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}})
     gradients = random_like(params, seed=1)  # longer than clip_norm
-    config = RunConfig(optimizer=OPTIMIZER, train=TrainConfig(steps=20))
-    subject = Subject("", TINY, config, params, None, 3, X, Y)
-    rows = compare_optimizer(subject, gradients, "float64")
+    optimizer, schedule = make_optimizer(OPTIMIZER, 20), learning_rate_schedule(OPTIMIZER, 20)
+    rows = compare_optimizer(optimizer, schedule, OPTIMIZER, 20, 3, params, gradients, dtype="float64")
     assert len(rows) == 3 + 4 * 2
     assert not [row for row in rows if not row.relative <= 1e-12]
 

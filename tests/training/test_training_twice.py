@@ -11,9 +11,9 @@ import pytest
 from models import random_like
 
 from jaxllm import GPT, GPTConfig
+from jaxllm.compare.trees import in_dtype
 from jaxllm.data import batch
 from jaxllm.reference import step as reference_step
-from train.commands.compare import in_dtype
 from train.config import OptimizerConfig, TrainConfig
 from train.optimizer import learning_rate_schedule, make_optimizer
 from train.state import TrainState, first_state

@@ -4,16 +4,14 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jaxllm import GPT, GPTConfig, __version__, reference
-from jaxllm.compare import TOLERANCES, arithmetic, compare_model, random_parameters, to_numpy
-from jaxllm.compare.report import Report, Row, bound_text, compare_trees, fold, table
+from jaxllm import GPT, GPTConfig, __version__
+from jaxllm.compare import compare_model, compare_optimizer, random_parameters
+from jaxllm.compare.report import Report, bound_text, fold, table
 from jaxllm.data.batches import evaluation_batches, n_targets
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
@@ -84,80 +82,12 @@ def _length(length: int | None, model: GPTConfig) -> int:
 def compare(subject: Subject, dtype: str) -> Report:
     """Forward, backward, gradients of the parameters, then the optimizer step made from those gradients."""
     rows, gradients = compare_model(subject.model, subject.params, subject.inputs, subject.targets, dtype)
-    compared_in: Literal["float64", "float32"] = "float64" if dtype == "float64" else "float32"
-    return Report.of(dtype, rows + compare_optimizer(subject, gradients, compared_in))
-
-
-def compare_optimizer(subject: Subject, gradients: Any, dtype: str) -> list[Row]:
-    """Schedule, clipping and AdamW by Optax against the reference, both given the same gradients.
-
-    So a row that is off speaks of the optimizer alone. Parameters stay in `dtype` whatever the model computes in.
-    """
-    config, steps, step = subject.config.optimizer, subject.config.train.steps, subject.step
-    sampled = np.unique(np.linspace(0, steps, 1000).astype(np.int32))
-    with arithmetic(dtype):
-        optimizer, schedule = make_optimizer(config, steps), learning_rate_schedule(config, steps)
-        params, gradients = in_dtype(subject.params, dtype), in_dtype(gradients, dtype)
-        state = subject.opt_state
-        state = in_dtype(_some_moments(optimizer.init(params), gradients, step) if state is None else state, dtype)
-        updates, new_state = jax.jit(optimizer.update)(gradients, state, params)
-        got = {
-            "learning_rate": schedule(step),
-            "learning_rate, whole schedule": schedule(jnp.asarray(sampled)),
-            "gradient norm": optax.tree.norm(gradients),
-            "parameters after it": optax.apply_updates(params, updates),
-            "update": updates,
-            "first moment": optax.tree.get(new_state, "mu"),
-            "second moment": optax.tree.get(new_state, "nu"),
-        }
-    want = _by_numpy(subject, sampled, *to_numpy([params, gradients, state]))
-    rows: list[Row] = []
-    for name, value in want.items():
-        tree = isinstance(value, dict)  # of parameters: block_10 after block_9
-        ordered = {k: value[k] for k in sorted(value, key=lambda k: (len(k), k))} if tree else value
-        stage, root = (f"optimizer step: {name}", "") if tree else ("optimizer step", name)
-        rows += compare_trees(stage, got[name], ordered, TOLERANCES[dtype][1], dtype, root)
-    return rows
-
-
-def _by_numpy(subject: Subject, sampled: Any, params: Any, gradients: Any, state: Any) -> dict[str, Any]:
-    twin, config, steps, step = reference.optimizer, subject.config.optimizer, subject.config.train.steps, subject.step
-    adam = next(node for node in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(node))
-    moments = twin.Moments(int(adam.count), adam.mu, adam.nu)  # fewer updates than steps where some were left out
-    updates, moments = twin.update(config, steps, step, gradients, moments, params)
-    return {
-        "learning_rate": twin.learning_rate(config, steps, step),
-        "learning_rate, whole schedule": np.array([twin.learning_rate(config, steps, int(s)) for s in sampled]),
-        "gradient norm": twin.global_norm(gradients),
-        "parameters after it": jax.tree.map(np.add, params, updates),
-        "update": updates,
-        "first moment": moments.mu,
-        "second moment": moments.nu,
-    }
-
-
-def in_dtype(tree: Any, dtype: str) -> Any:
-    """The tree with floats in `dtype`; for float64 counters become int64, or Optax computes beta^t in float32."""
-
-    def convert(x: Any) -> Any:
-        if jnp.issubdtype(x.dtype, jnp.floating):
-            return jnp.asarray(x, dtype)
-        return jnp.asarray(x, "int64" if dtype == "float64" else x.dtype)
-
-    return jax.tree.map(convert, tree)
-
-
-def _some_moments(state: Any, gradients: Any, step: int) -> Any:
-    """Adam's state as after `step` updates: with moments of 0 its first step would not show its betas."""
-    rng = np.random.default_rng(1)
-    size = float(optax.tree.norm(gradients)) / math.sqrt(optax.tree.size(gradients))
-    mu = jax.tree.map(lambda g: jnp.asarray(size * rng.standard_normal(g.shape), g.dtype), gradients)
-    nu = jax.tree.map(lambda g: jnp.asarray(size**2 * rng.chisquare(3, g.shape), g.dtype), gradients)
-    return optax.tree.set(state, count=jnp.asarray(step, jnp.int32), mu=mu, nu=nu)
-
-
-def _is_adam(node: Any) -> bool:
-    return isinstance(node, optax.ScaleByAdamState)
+    config, steps = subject.config.optimizer, subject.config.train.steps
+    rows += compare_optimizer(
+        make_optimizer(config, steps), learning_rate_schedule(config, steps), config, steps, subject.step,
+        subject.params, gradients, subject.opt_state, "float64" if dtype == "float64" else "float32",
+    )  # fmt: skip
+    return Report.of(dtype, rows)
 
 
 def compare_command(

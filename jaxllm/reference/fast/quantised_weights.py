@@ -1,4 +1,4 @@
-"""Twins of `jaxllm.fast.quantised_weights`, in float64. Rounding has no slope: it passes no gradient on."""
+"""Linear maps with int8 weights. The derivative of rounding is zero, so there is no backward."""
 
 from typing import Any
 
@@ -9,20 +9,20 @@ from jaxllm.reference.arrays import Array, float64
 
 
 def quantise_rows(x: ArrayLike) -> tuple[Array, Array]:
-    """127 is the largest of each row; halves go to the even neighbour."""
+    """Each row [..., D] as integers from -127 to 127 and a scale [..., 1]; halves are rounded to even."""
     x = float64(x)
     scale = np.abs(x).max(axis=-1, keepdims=True) / 127
     return np.rint(np.divide(x, scale, out=np.zeros_like(x), where=scale != 0)).astype(np.int8), scale
 
 
 def quantised_product(x: ArrayLike, weights: ArrayLike, scale: ArrayLike) -> Array:
-    """(x / s, rounded) W^T, times both scales."""
+    """The product of x, quantised by rows, with int8 weights [F, D], times both scales: [..., D] -> [..., F]."""
     rows, row_scale = quantise_rows(x)
     return float64(rows) @ float64(weights).T * row_scale * float64(scale)
 
 
 def packed_linear(x: ArrayLike, packed: Any) -> Array:
-    """y_f = scale_f sum_d weights_fd x_d + bias_f, x rounded where there is a scale."""
+    """y_f = scale_f sum_d weights_fd x_d + bias_f, with x quantised if there is a scale: [..., D] -> [..., F]."""
     weights, scale, bias = packed
     y = float64(x) @ float64(weights).T if scale is None else quantised_product(x, weights, scale)
     return y if bias is None else y + float64(bias)

@@ -2,7 +2,7 @@
 
 from slips.mutation import Mutation, module, twin
 
-MODEL = "compare/test_compare_model.py::test_the_model_agrees_and_every_intermediate_is_there"
+MODEL = "compare/test_model_and_optimizer.py::test_the_model_agrees_and_every_intermediate_is_there"
 GREEDY = "model/test_generate.py::test_greedy_continues_as_the_reference_does[gpt2]"
 WITHIN = "model/test_within_documents.py::test_the_model_agrees_with_the_reference"
 INTERCEPTED = "model/test_interceptors.py::test_training_and_evaluating_see_what_is_intercepted"

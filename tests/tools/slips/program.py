@@ -7,7 +7,8 @@ BACKEND = "commands/test_plotting.py::test_the_environment_may_name_any_backend"
 MUTATIONS = [
     Mutation("a reader that went away is a failure", "train/cli.py", "        return 141", "        return 1", "commands/test_cli.py::test_output_that_goes_nowhere"),
     Mutation("a run to go on with that has no name", "train/commands/train.py", "if config is None and not (resume and out):", "if config is None and not resume:", "commands/test_cli.py::test_wrong_commands[train --resume]"),
-    Mutation("moments of one step more", "train/commands/compare.py", "twin.Moments(int(adam.count),", "twin.Moments(int(adam.count) + 1,", "training/test_step.py::test_the_optimizer_agrees_with_its_twin"),
+    Mutation("an optimizer compared in float32", "train/commands/compare.py", '"float64" if dtype == "float64" else "float32"', '"float32"', "commands/test_compare_command.py::test_the_command"),
+    Mutation("moments of one step more", "jaxllm/compare/optimizer.py", "twin.Moments(int(adam.count),", "twin.Moments(int(adam.count) + 1,", "training/test_step.py::test_the_optimizer_agrees_with_its_twin"),
     Mutation("the newest compiled programs go first", "train/runtime/compile_cache.py", "in sorted(files):", "in sorted(files, reverse=True):", "training/test_compile_cache.py::test_the_oldest_go_first"),
     Mutation("documents of the other split", "train/commands/data.py", "index.documents[split]:>12,}", "index.documents['train']:>12,}", "commands/test_tokenizer_commands.py::test_prepare_and_verify"),
     Mutation("a map of what is hidden", "train/commands/attention_plot.py", "np.where(np.tri(length, dtype=bool), weights, np.nan)", "weights", "commands/test_looking_inside.py::test_pictures_show_the_weights_and_the_tokens"),

@@ -1,7 +1,5 @@
-"""The comparison itself: it must find what is wrong, say where, and stay silent otherwise."""
+"""A function beside its reference: an error is found and named, and correct functions pass."""
 
-import json
-import math
 from functools import partial
 from typing import Any
 
@@ -9,102 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compared_functions import X, mish, mish_twin, mish_vjp, sloped
 from models import TINY, random_like
 
 import jaxllm.layers
 from jaxllm import InputError, reference
 from jaxllm.attention import SelfAttention
 from jaxllm.compare import (
+    Report,
     assert_close_to_reference,
     compare_function,
     compare_model,
 )
-from jaxllm.compare.report import Report, Row, fold, measure
 from jaxllm.layers import MLP
 
 pytestmark = pytest.mark.newest
-
-
-def row(got: Any, want: Any, dtype: str = "float32", **options: Any) -> Row:
-    return measure("value", "x", got, want, 1e-5, dtype, **options)
-
-
-def test_what_is_measured() -> None:
-    want = np.array([1.0, -4.0, 0.5])
-    assert (row(want, want).max_abs, row(want, want).ulp) == (0, 0)
-    off = row(want + [0, 0, 0.004], want)
-    assert (off.max_abs, off.relative) == pytest.approx((0.004, 0.001))
-    assert not off.passed
-    for dtype in ("float64", "float32"):
-        next_number = np.nextafter(want.astype(dtype), np.asarray(9, dtype))
-        assert row(next_number[1:2], want[1:2], dtype).ulp == pytest.approx(0.5)  # towards zero numbers lie closer
-        assert row(np.nextafter(want.astype(dtype), np.asarray(-9, dtype))[1:2], want[1:2], dtype).ulp == 1
-    assert row(1 + 2**-7, 1.0, "bfloat16").ulp == 1
-    assert row(want, want, scale=100.0).relative == 0 and row(want + 1, want, scale=100.0).relative == 0.01
-
-
-@pytest.mark.parametrize(("got", "want", "agree"), [
-    ([math.nan, 1], [math.nan, 1], True),
-    ([math.nan, 1], [2, 1], False),
-    ([2, 1], [math.nan, 1], False),
-    ([-math.inf, 1], [-math.inf, 1], True),
-    ([-math.inf, 1], [math.inf, 1], False),
-    ([-math.inf, 1], [-1e300, 1], False),
-    ([1, 2], [[1, 2]], False),
-    ([1], [1, 1], False),
-    ([1e-9, 0], [0, 0], True),  # nothing to be relative to
-    ([1e-3, 0], [0, 0], False),
-    ([0, 0], [1e-138, 0], True),  # there is no such float32
-    ([True, False], [True, True], False),
-    ([], [], True),
-    ([math.nan, math.nan], [math.nan, math.nan], False),  # shows nothing
-])  # fmt: skip
-def test_verdicts(got: Any, want: Any, agree: bool) -> None:
-    assert row(got, want).passed is agree
-
-
-def errors(*relative: float) -> Report:
-    return Report.of("float32", [Row("forward", f"a/{i}", (2,), e, e, e / 6e-8, 1e-4) for i, e in enumerate(relative)])
-
-
-def test_the_first_jump_is_marked() -> None:
-    assert [r.jump for r in errors(0, 1e-7, 5e-7, 4e-6, 1e-3, 1e-1).rows] == [0, 0, 0, 0, 1, 0]
-    assert not any(r.jump for r in errors(1e-6, 9e-6, 8e-5).rows)
-    assert [r.jump for r in errors(0, 1e-7, 1.1e-5).rows] == [0, 0, 1]  # far above what was, though within tolerance
-    assert [r.jump for r in errors(0, math.inf, math.inf).rows] == [0, 1, 0]
-    rounding, explained, fault = (Row("forward", "a", (2,), e, e, u, 0.1, note=n) for e, u, n in (
-        (0.011, 1.4, ""), (0.05, 100, "its terms cancel"), (0.9, 100, "its terms cancel"),
-    ))  # fmt: skip
-    assert [r.jump for r in Report.of("bfloat16", [rounding, explained, fault]).rows] == [0, 0, 1]
-
-
-def test_report_as_text_and_json() -> None:
-    good, bad = errors(1e-7, 2e-7), errors(1e-7, math.inf, 1e-6)
-    assert good.passed and "all 2 comparisons within tolerance; closest to it is forward a/1" in str(good)
-    assert not bad.passed and "1 of 3 comparisons are beyond tolerance; look at forward a/1 first" in str(bad)
-    assert str(bad).count("BEYOND") == 1 and str(bad).count("<- the error jumps here") == 1
-    loaded = json.loads(json.dumps(bad.as_dict(), allow_nan=False))
-    assert [r["passed"] for r in loaded["rows"]] == [True, False, True]
-    assert loaded["rows"][1]["relative"] is None and loaded["passed"] is False
-    (folded,) = fold(bad.rows)
-    assert folded.name == "a (worst of 3: 1)" and not folded.passed and folded.jump
-
-
-def mish(x: jax.Array) -> jax.Array:
-    return x * jnp.tanh(jax.nn.softplus(x))
-
-
-def mish_twin(x: np.ndarray) -> np.ndarray:
-    return x * np.tanh(np.log1p(np.exp(x)))
-
-
-def mish_vjp(x: np.ndarray, factor: float = 1.0) -> Any:
-    t = np.tanh(np.log1p(np.exp(x)))
-    slope = t + x * (1 - t**2) / (1 + np.exp(-x))
-    return mish_twin(x), lambda dy: (factor * dy * slope,)
-
-
-X = np.random.default_rng(0).normal(size=(3, 4))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
@@ -144,7 +61,7 @@ def test_tolerance_is_the_dtypes_or_the_users() -> None:
 
 
 def test_a_nan_gradient_is_found() -> None:
-    root = lambda x: jnp.sqrt(jnp.abs(x) * 0) + mish(x)  # noqa: E731  # value right, slope 0 * inf
+    root = lambda x: jnp.sqrt(jnp.abs(x) * 0) + mish(x)  # noqa: E731  # the value is right, the slope 0 * inf
     for backward in (None, mish_vjp):
         report = compare_function(root, mish_twin, [X], reference_vjp=backward)
         assert report.rows[0].passed and not report.rows[1].passed
@@ -171,7 +88,7 @@ def test_modules_integers_and_several_results() -> None:
 
 
 def test_a_keys_bias_is_measured_with_its_kernel() -> None:
-    """Its gradient is zero but for rounding, so relative to itself the error would be about 1."""
+    """Its gradient is zero but for rounding, so the error relative to itself is about 1."""
     module = SelfAttention(4, use_bias=True)
     params = random_like(module.init(jax.random.key(0), jnp.asarray(X, "float32"))["params"])
     report = assert_close_to_reference(
@@ -179,13 +96,6 @@ def test_a_keys_bias_is_measured_with_its_kernel() -> None:
     )
     (bias,) = (r for r in report.rows if r.name == "argument 0/key/bias")
     assert 0 < bias.relative < 1e-5
-
-
-def sloped(slope: float) -> Any:
-    """x^2 with a wrong derivative."""
-    f = jax.custom_jvp(lambda x: x**2)
-    f.defjvp(lambda xs, ts: (xs[0] ** 2, slope * ts[0]))
-    return f
 
 
 @pytest.mark.parametrize(("fn", "twin", "args", "result"), [
@@ -227,8 +137,8 @@ def test_each_result_has_its_own_scale_and_integers_are_equal() -> None:
             assert_close_to_reference(lambda x: jnp.arange(1000) + 1, lambda x: np.arange(1000), [X], dtype=dtype)
 
 
-def test_a_small_gradient_beside_a_large_one_is_seen() -> None:
-    """Only what vanishes but for rounding is measured on its module's scale."""
+def test_a_small_gradient_beside_a_large_one_is_compared() -> None:
+    """Only gradients that are zero but for rounding are measured on the scale of their module."""
     params = {"w": X, "b": np.ones(4)}
     stop = jax.lax.stop_gradient
     for ours, right in (
@@ -254,7 +164,7 @@ def test_a_reference_that_changes_its_input_changes_nothing() -> None:
 
 
 def test_cotangents_are_random() -> None:
-    """Softmax keeps its sum: with ones for a cotangent its gradient would be 0 whatever the code does."""
+    """The sum of a softmax is constant: with a cotangent of ones its gradient is 0, whatever the code does."""
     wrong = jax.custom_jvp(jaxllm.layers.softmax)
     wrong.defjvp(lambda xs, ts: (jaxllm.layers.softmax(*xs), 2 * jax.jvp(jaxllm.layers.softmax, xs, ts)[1]))
     twin = reference.layers.softmax
@@ -267,18 +177,18 @@ def test_cotangents_are_random() -> None:
     (jax.nn.relu, lambda x: np.maximum(x, 0), np.random.default_rng(0).normal(size=(32, 32))),
     (jnp.log, np.log, np.random.default_rng(0).random((8, 8)) / 100),
 ])  # fmt: skip
-def test_where_differences_are_of_no_use_it_says_so(fn: Any, twin: Any, x: np.ndarray) -> None:
+def test_a_note_says_where_differences_cannot_judge(fn: Any, twin: Any, x: np.ndarray) -> None:
     report = compare_function(fn, twin, [x])
     assert report.rows[0].passed
     assert report.passed or "the reference is not smooth here" in str(report) and "give reference_vjp" in str(report)
     assert compare_function(fn, twin, [x + 3]).passed
 
 
-def test_differences_step_as_far_as_the_numbers_are_large() -> None:
+def test_the_step_of_a_difference_is_as_large_as_the_numbers() -> None:
     assert_close_to_reference(lambda x: jnp.sin(1e4 * x), lambda x: np.sin(1e4 * x), [1e-4 * X], tolerance=1e-4)
 
 
-def test_no_tolerance_at_all() -> None:
+def test_a_tolerance_of_zero() -> None:
     report = compare_function(
         lambda x: x, lambda x: x, [X], tolerance=0.0, reference_vjp=lambda x: (x, lambda dy: (dy,))
     )
@@ -304,7 +214,7 @@ def test_the_bounds_are_those_of_the_readme() -> None:
     (lambda: with_backward(lambda dy: dy), "must return a tuple of 1 gradients.* returned one ndarray"),
     (lambda: with_backward(lambda dy: (dy, dy)), "it returned 2."),
     (lambda: with_backward(lambda dy: (None,)), "reference_vjp gives None for argument 0"),
-    (lambda: with_backward(lambda dy: (dy, dy), 0.7), "gives a gradient for argument 1, which is no array of floats"),
+    (lambda: with_backward(lambda dy: (dy, dy), 0.7), "gives a gradient for argument 1, which is not an array of floats"),
     (lambda: compare_model(TINY, {}, X, X, "float16"), "dtype is 'float16'; choose one of"),
 ])  # fmt: skip
 def test_mistakes_in_the_call(call: Any, message: str) -> None:
@@ -317,7 +227,7 @@ def with_backward(pullback: Any, *more: Any) -> Report:
     return compare_function(f, f, [X, *more], reference_vjp=lambda x, *more: (x, pullback))
 
 
-def test_another_shape_is_told() -> None:
+def test_a_different_shape_is_reported() -> None:
     for backward in (None, lambda x: (x, lambda dy: (dy.reshape(1, 4),))):
         report = compare_function(lambda x: x, lambda x: x[:1], [X], reference_vjp=backward)
         assert "the reference has shape (1, 4)" in str(report)
