@@ -6,12 +6,14 @@ is written back as TOML.
 """
 
 import dataclasses
+import inspect
 import os
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import tomli_w
 from msgspec import Meta
@@ -42,11 +44,11 @@ class DataConfig:
     `source` is a name, a path, or a mixture: {source: weight}.
     """
 
-    source: str | dict[str, PositiveFloat] = "python-docs"
-    field: str = "text"  # of JSON lines, that holds their text
-    attend_across: bool = True  # from one document to those before it in a window
-    sha256: str | None = None
-    characters: Positive | None = None
+    source: str | dict[str, PositiveFloat] = "python-docs"  # a named corpus, a path, or a mixture {source = weight}
+    field: str = "text"  # key of the text in JSON lines
+    attend_across: bool = True  # whether tokens attend to earlier documents in their window
+    sha256: str | None = None  # of the text; written by a run, checked where it is given
+    characters: Positive | None = None  # length of the text, likewise
 
     def __post_init__(self) -> None:
         check_fields(self, "data.")
@@ -66,9 +68,9 @@ class TokenizerConfig:
     Without a kind it is that of the data where they are prepared, and char for a text.
     """
 
-    kind: Literal["char", "word", "bpe", "gpt2", "file"] | None = None
-    vocab_size: Positive | None = None
-    path: str | None = None
+    kind: Literal["char", "word", "bpe", "gpt2", "file"] | None = None  # none: prepared data's own, char for a text
+    vocab_size: Positive | None = None  # required for bpe; for word the most frequent words are kept
+    path: str | None = None  # of a tokenizer.json, for kind = "file"
 
     def __post_init__(self) -> None:
         check_fields(self, "tokenizer.")
@@ -87,7 +89,7 @@ class TokenizerConfig:
 class ModelConfig(GPTConfig):
     """[model]: the fields of GPTConfig; vocab_size left out (0) is the tokenizer's."""
 
-    vocab_size: Annotated[int, Meta(ge=0, le=2**24)] = 0
+    vocab_size: Annotated[int, Meta(ge=0, le=2**24)] = 0  # V; 0: the tokenizer's
 
     def with_vocabulary(self, size: int) -> GPTConfig:
         """The GPTConfig for a tokenizer of `size` ids. Raises InputError where the model's vocabulary is smaller."""
@@ -103,14 +105,14 @@ class ModelConfig(GPTConfig):
 class TrainConfig:
     """[train]: batch_size counts the windows of one optimizer step, whatever grad_accumulation cuts it into."""
 
-    steps: Positive = 1000
-    batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 12
-    seed: NonNegative = 0
-    grad_accumulation: Positive = 1  # micro-batches a step: less memory, the same result
+    steps: Positive = 1000  # optimizer steps
+    batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 12  # windows of one optimizer step
+    seed: NonNegative = 0  # of initialisation, data order, dropout and samples
+    grad_accumulation: Positive = 1  # microbatches that a batch is split into: less memory, the same result
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
-    remat: bool = False  # compute each block anew in the backward: less memory, the time of one more forward
-    max_skipped: NonNegative = 0  # steps that may be left out because their loss or gradient is not finite
-    deterministic: bool = False  # on a GPU only operations that give the same bits each time; a CPU does without
+    remat: bool = False  # recompute each block in the backward pass: less memory, the time of one more forward pass
+    max_skipped: NonNegative = 0  # how many steps with a non-finite loss or gradient may be skipped
+    deterministic: bool = False  # on a GPU use only operations that give the same bits each time; CPUs always do
 
     def __post_init__(self) -> None:
         check_fields(self, "train.")
@@ -125,14 +127,14 @@ class TrainConfig:
 class OptimizerConfig:
     """[optimizer]: AdamW; warm-up to learning_rate, then a cosine down to min_learning_rate after the last step."""
 
-    name: Literal["adamw"] = "adamw"
-    learning_rate: PositiveFloat = 1e-3
-    min_learning_rate: NonNegativeFloat = 1e-4
-    warmup_steps: NonNegative = 100
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.99
+    name: Literal["adamw"] = "adamw"  # update rule
+    learning_rate: PositiveFloat = 1e-3  # the largest, after the warm-up
+    min_learning_rate: NonNegativeFloat = 1e-4  # where the cosine ends, after the last step
+    warmup_steps: NonNegative = 100  # steps in which the learning rate rises linearly
+    beta1: Fraction = 0.9  # decay of the first moment
+    beta2: Fraction = 0.99  # decay of the second moment
     weight_decay: NonNegativeFloat = 0.1  # of matrices; vectors (biases, norms) are not decayed
-    clip_norm: PositiveFloat = 1.0  # of the gradient, over all parameters
+    clip_norm: PositiveFloat = 1.0  # the largest norm of the gradient of all parameters; a larger one is scaled down
 
     def __post_init__(self) -> None:
         check_fields(self, "optimizer.")
@@ -147,10 +149,10 @@ class OptimizerConfig:
 class EvalConfig:
     """[eval]: every so many steps, and at the end, the validation loss and a sample of text."""
 
-    every: Positive = 250
-    prompt: str = ""  # what the sample begins with; empty: the first token of the training text
-    sample_tokens: Annotated[int, Meta(ge=1, le=MOST_NEW_TOKENS)] = 200
-    temperature: NonNegativeFloat = 0.8
+    every: Positive = 250  # steps between evaluations; the last step is evaluated too
+    prompt: str = ""  # beginning of the sample; empty: the first token of the training text
+    sample_tokens: Annotated[int, Meta(ge=1, le=MOST_NEW_TOKENS)] = 200  # length of the sample
+    temperature: NonNegativeFloat = 0.8  # of sampling; 0: the most likely token
 
     def __post_init__(self) -> None:
         check_fields(self, "eval.")
@@ -160,9 +162,9 @@ class EvalConfig:
 class CheckpointConfig:
     """[checkpoint]: every so many steps, and at the end; the newest `keep` stay, and the best `keep_best`."""
 
-    every: Positive = 500
-    keep: Positive = 2
-    keep_best: NonNegative = 0  # those with the lowest validation loss
+    every: Positive = 500  # steps between checkpoints; the last step is saved too
+    keep: Positive = 2  # how many of the newest stay
+    keep_best: NonNegative = 0  # how many of those with the lowest validation loss stay
 
     def __post_init__(self) -> None:
         check_fields(self, "checkpoint.")
@@ -284,6 +286,48 @@ def to_toml(config: RunConfig) -> str:
         for section, values in dataclasses.asdict(config).items()
     }
     return tomli_w.dumps(tables)
+
+
+class FieldDescription(NamedTuple):
+    """A field of a config, as `jaxllm config` lists it."""
+
+    section: str
+    name: str
+    type: str  # such as "int" or '"char" | "word"'
+    default: str  # in TOML; "none" where the field has no value
+    description: str
+
+
+def describe_fields() -> list[FieldDescription]:
+    """All fields in the order of the sections. The description is the comment on the line that defines a field."""
+    return [
+        FieldDescription(name, f.name, _type_text(hints[f.name]), _toml(f.default), comments.get(f.name, ""))
+        for name, section in SECTIONS.items()
+        for hints, comments in [(get_type_hints(section), _comments(section))]
+        for f in fields(section)
+    ]
+
+
+def _comments(section: type) -> dict[str, str]:
+    """Each field's comment in the source of a dataclass and of those that it extends."""
+    sources = [inspect.getsource(one) for one in reversed(section.__mro__) if dataclasses.is_dataclass(one)]
+    return dict(found for source in sources for found in re.findall(r"^    (\w+): .*?  # (.+)$", source, re.MULTILINE))
+
+
+def _type_text(hint: Any) -> str:
+    """A type without limits and None: `int`, `"char" | "word"`, `str | table`."""
+    if isinstance(hint, type):
+        return hint.__name__
+    if get_origin(hint) is dict:
+        return "table"
+    if get_origin(hint) is Literal:
+        return " | ".join(_toml(choice) for choice in get_args(hint))
+    return " | ".join(_type_text(part) for part in get_args(hint) if part is not type(None))
+
+
+def _toml(value: Any) -> str:
+    """A value as in a config file."""
+    return "none" if value is None else tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

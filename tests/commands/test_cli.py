@@ -117,7 +117,7 @@ WRONG_COMMANDS = {
     "train ok.toml --out \udc80": "cannot be used: ",
     "train ok.toml --out text.txt/run": "cannot write into text.txt/run",
     "train --out full --resume": "full is no run folder",
-    "train ok.toml --fall-back": "--fall-back is for going on with a run; give it together with --resume",
+    "train ok.toml --fall-back": "--fall-back is for continuing a run; give it together with --resume",
     "train ok.toml --set eval.every=3 --set checkpoint.every=5 --set checkpoint.keep_best=1": "make checkpoint.every = 5 a multiple of eval.every = 3",
     "train /dev/zero": "cannot read the config /dev/zero: it is no regular file",
     "checkpoint list full": "full is no run folder",
@@ -239,7 +239,7 @@ def closed_pipe() -> io.TextIOWrapper:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_output_that_goes_nowhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("train.commands.compare.compare_command", lambda *_: print("a table") or True)
+    monkeypatch.setattr("train.commands.compare.run", lambda _: print("a table"))
     for stream, code, message in (
         (closed_pipe(), 141, ""),
         (open("/dev/full", "w"), 1, "jaxllm compare: output: No space left on device.\n"),

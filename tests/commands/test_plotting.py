@@ -14,7 +14,7 @@ import train.commands.compare
 from jaxllm.compare.report import Report, Row
 from train.cli import main
 from train.commands.attention_plot import attention_picture
-from train.commands.compare import draw_errors
+from train.commands.compare_plot import draw_errors
 from train.progress import draw_losses
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -220,8 +220,12 @@ def test_what_is_wrong(tmp_path: Path, command: str, message: str, capsys: pytes
 
 
 def test_answers_are_drawn_more_surely(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(train.writer, "generate_command", lambda *a: seen.append((a[-1].temperature, a[-1].top_p)))
+    seen: list[tuple[float, float | None]] = []
+    monkeypatch.setattr(
+        "train.commands.generate.Writer", lambda _, __, options: seen.append((options.temperature, options.top_p))
+    )
+    for name in ("continue_", "answer"):
+        monkeypatch.setattr(f"train.commands.generate.{name}", lambda *_: None)
     words = ["generate", "run", "--prompt", "hi"]
     for more in ([], ["--chat"], ["--chat", "--temperature", "0", "--top-p", "1"], ["--top-p", "0.5"]):
         assert main([*words, *more]) == 0

@@ -20,9 +20,9 @@ from jaxllm.tokenizers import BPETokenizer, CharTokenizer, load_tokenizer
 from jaxllm.tokenizers.formats.exchange import from_hugging_face, from_tiktoken, read_json, to_hugging_face, to_tiktoken
 from jaxllm.utils.files import read_text, without_mark
 from train.cli import main
+from train.commands.chat import input_lines
 from train.config import load_config
 from train.progress import read_metrics
-from train.writer import _lines
 
 MARK = codecs.BOM_UTF8
 BPE = BPETokenizer.train("the theatre that the thieves", 260)
@@ -178,7 +178,7 @@ def test_a_conversation_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)), "utf-8", "replace"))
 
     given(MARK + b"one\n\ntwo\n")
-    assert list(_lines()) == ["one", "two"]
+    assert list(input_lines()) == ["one", "two"]
     given(codecs.BOM_UTF16_LE + "one\n".encode("utf-16-le"))
     with pytest.raises(InputError, match="standard input is UTF-16, as its byte-order mark says"):
-        next(_lines())
+        next(input_lines())

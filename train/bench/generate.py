@@ -17,9 +17,9 @@ import numpy as np
 
 from jaxllm.utils.errors import InputError
 
-from ..commands.compare import check_output
 from ..config import MOST_NEW_TOKENS, load_config
 from ..errors import DivergedError
+from ..outputs import check_output
 from ..progress import replace_text
 from . import alternate as pairing
 from .alternate import Against, Tell

@@ -20,8 +20,9 @@ from jaxllm.embeddings import token_logits
 from jaxllm.fast.attention import attention_path, causal_attention
 from jaxllm.loss import head_loss, token_losses
 
-from ..commands.compare import check_output, model_without_text
+from ..commands.compare import model_without_text
 from ..config import RunConfig, load_config
+from ..outputs import check_output
 from ..progress import replace_text
 from ..step import compiler_options, init_state, learning_rate_schedule, make_optimizer, make_train_step
 from .generate_recording import subject_for

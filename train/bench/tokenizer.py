@@ -24,7 +24,7 @@ from jaxllm.tokenizers.splitting import FAST_PATTERN
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.processes import usable_cores
 
-from ..commands.compare import check_output
+from ..outputs import check_output
 from ..progress import replace_text
 from .statistics import Spread, speed_ratio
 from .train_report import processor

@@ -13,9 +13,9 @@ from rich.console import Console
 from jaxllm.compare.report import bound_text, error_text
 from jaxllm.utils.errors import InputError
 
-from ..commands.compare import check_output
 from ..config import load_config
 from ..errors import DivergedError
+from ..outputs import check_output
 from ..progress import replace_text
 from .alternate import Against, record
 from .generate_recording import PEERS, subject_for
