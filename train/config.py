@@ -293,8 +293,8 @@ class FieldDescription(NamedTuple):
 
     section: str
     name: str
-    type: str  # such as "int" or '"char" | "word"'
-    default: str  # in TOML; "none" where the field has no value
+    type: str  # "integer", "number", "text", "boolean", "text or table" or the choices, '"char" | "word"'
+    default: str  # as in a config file; "none" where the field has no value
     description: str
 
 
@@ -315,19 +315,19 @@ def _comments(section: type) -> dict[str, str]:
 
 
 def _type_text(hint: Any) -> str:
-    """A type without limits and None: `int`, `"char" | "word"`, `str | table`."""
-    if isinstance(hint, type):
-        return hint.__name__
-    if get_origin(hint) is dict:
-        return "table"
-    if get_origin(hint) is Literal:
+    """A type in words, without its limits and None."""
+    kind = get_origin(hint) or hint
+    if kind is Literal:
         return " | ".join(_toml(choice) for choice in get_args(hint))
-    return " | ".join(_type_text(part) for part in get_args(hint) if part is not type(None))
+    words = {int: "integer", float: "number", str: "text", bool: "boolean", dict: "table"}
+    return words[kind] if kind in words else " or ".join(_type_text(p) for p in get_args(hint) if p is not type(None))
 
 
 def _toml(value: Any) -> str:
-    """A value as in a config file."""
-    return "none" if value is None else tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
+    """A value as in a config file; a number as short as it can be."""
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

@@ -72,7 +72,7 @@ def test_one_token_is_enough_behind_a_begin_token(tmp_path: Path, capsys: pytest
     for chat, code in ((None, 0), (ChatFormat(), 2)):
         run = imported(tmp_path / f"run{code}", chat=chat)
         assert main(["evaluate", str(run), "--data", str(tmp_path / "one.txt")]) == code
-    assert "holds 1 tokens, but the loss of one needs a token before it" in capsys.readouterr().err
+    assert "has 1 tokens, but the loss needs a token to predict from" in capsys.readouterr().err
 
 
 def test_the_space_before_a_text_is_no_byte_of_it() -> None:

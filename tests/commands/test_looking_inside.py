@@ -203,7 +203,7 @@ def test_wrong_input_is_one_sentence(
 
 def test_the_token_with_which_a_models_texts_begin_is_seen(tmp_path: Path) -> None:
     looked = read_prompt(make_run(tmp_path / "run", ChatFormat(begin_token=65)), None, PROMPT)
-    assert looked.ids == [65, *TOKENIZER.encode(PROMPT)] and looked.labels[0] == "A"
+    assert looked.ids == [65, *TOKENIZER.encode(PROMPT)] and label(TOKENIZER, looked.ids[0]) == "A"
 
 
 def test_a_prompt_may_fill_the_context_and_begin_with_the_id_0(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ METHODS = {
 NAMES = {"torch.load", "builtins.eval", "builtins.exec", "os.system", "os.popen", "subprocess.getoutput"}
 EXPECTED = {
     ("jaxllm/__init__.py", "importlib.import_module"),  # of this package's own modules, by a list in the code
+    ("train/cli.py", "importlib.import_module"),  # of this package's own commands, by a list in the code
     ("train/bench/peers/nanogpt.py", "spec.loader.exec_module"),  # the user's checkout of nanoGPT, which is to be run
 }
 LOADS = {"np.load", "numpy.load", "jnp.load", "jax.numpy.load"}

@@ -62,8 +62,7 @@ LEFT_OUT = {  # modules without logic of their own, or whose logic no quick test
     "jaxllm/fast/init.py",  # to the bit, of programs compiled with all optimisations: test_speed.py
     "train/bench/__init__.py", "train/bench/train_worker.py",  # the step of `train.step` in a process of its own
     "train/bench/generate.py", "train/bench/generate_report.py", "train/bench/tokenizer.py",  # as `train.bench.train_report`
-    "train/commands/bench.py", "train/commands/data_cli.py", "train/commands/look_cli.py", "train/commands/options.py",
-    "train/commands/pretrained_cli.py",  # options
+    "train/commands/bench.py", "train/commands/options.py",  # options
     "train/bench/peers/__init__.py", "train/bench/peers/hf.py", "train/bench/peers/hf_writer.py", "train/bench/peers/nanogpt.py",
     "train/bench/peers/nanogpt_writer.py", "train/bench/peers/protocol.py", "train/bench/peers/torch_worker.py",
     "train/bench/peers/torch_writer.py",  # other programs, in their Python

@@ -17,11 +17,11 @@ from jaxllm.compare import TOLERANCES, arithmetic, compare_model, random_paramet
 from jaxllm.compare.report import Report, Row, compare_trees, fold, table
 from jaxllm.data.batches import evaluation_batches, n_targets
 from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
 
 from ..config import ModelConfig, RunConfig, TrainConfig, build_config, load_config
 from ..inputs import known_vocabulary, prepare
 from ..outputs import check_output
-from ..progress import replace_text
 from ..runs.load import load_run
 from ..step import learning_rate_schedule, make_optimizer
 from .compare_plot import draw_errors
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         parameters = [row for row in report.rows if row.stage not in ("forward", "backward")]
         print("\n".join([*table([r for r in report.rows if r not in parameters] + fold(parameters)), report.summary()]))
     if a.json and not print_json:
-        replace_text(Path(a.json), text + "\n")
+        replace_file(Path(a.json), f"{text}\n".encode())
     if a.out:
         draw_errors(report, Path(a.out))
     return 0 if report.passed else 1

@@ -29,6 +29,6 @@ def run(arguments: argparse.Namespace) -> None:
         save_tokenizer_files(folder, tokenizer, exported.chat)
     print(f"{count_parameters(config):,} parameters as {family_for(config).architecture}: {arguments.out}")
     if config.vocab_size > tokenizer.vocab_size:
-        print(f"the model has {config.vocab_size:,} ids; its tokenizer uses {tokenizer.vocab_size:,} of them")
+        print(f"the model has {config.vocab_size:,} ids, its tokenizer uses {tokenizer.vocab_size:,} of them")
     if config.separator is not None:
         print("transformers lets a text attend to documents before it; this model was trained without")
