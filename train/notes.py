@@ -17,8 +17,8 @@ def print_note(text: object) -> None:
 def print_cut_prompt(what: str, n_tokens: int, read: int, context: int) -> None:
     """Print a note on a prompt that is longer than the context."""
     print_note(
-        f"{what} has {n_tokens:,} tokens, of which the model reads the last {read:,}; its context of {context:,} holds "
-        "no more, so shorten it to choose what is read"
+        f"{what} has {n_tokens:,} tokens, but the model reads only the last {read:,}, because its context holds "
+        f"{context:,}; shorten it to choose what is read"
     )
 
 
