@@ -6,14 +6,12 @@ is written back as TOML.
 """
 
 import dataclasses
-import inspect
 import os
-import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 from msgspec import Meta
@@ -286,48 +284,6 @@ def to_toml(config: RunConfig) -> str:
         for section, values in dataclasses.asdict(config).items()
     }
     return tomli_w.dumps(tables)
-
-
-class FieldDescription(NamedTuple):
-    """A field of a config, as `jaxllm config` lists it."""
-
-    section: str
-    name: str
-    type: str  # "integer", "number", "text", "boolean", "text or table" or the choices, '"char" | "word"'
-    default: str  # as in a config file; "none" where the field has no value
-    description: str
-
-
-def describe_fields() -> list[FieldDescription]:
-    """All fields in the order of the sections. The description is the comment on the line that defines a field."""
-    return [
-        FieldDescription(name, f.name, _type_text(hints[f.name]), _toml(f.default), comments.get(f.name, ""))
-        for name, section in SECTIONS.items()
-        for hints, comments in [(get_type_hints(section), _comments(section))]
-        for f in fields(section)
-    ]
-
-
-def _comments(section: type) -> dict[str, str]:
-    """Each field's comment in the source of a dataclass and of those that it extends."""
-    sources = [inspect.getsource(one) for one in reversed(section.__mro__) if dataclasses.is_dataclass(one)]
-    return dict(found for source in sources for found in re.findall(r"^    (\w+): .*?  # (.+)$", source, re.MULTILINE))
-
-
-def _type_text(hint: Any) -> str:
-    """A type in words, without its limits and None."""
-    kind = get_origin(hint) or hint
-    if kind is Literal:
-        return " | ".join(_toml(choice) for choice in get_args(hint))
-    words = {int: "integer", float: "number", str: "text", bool: "boolean", dict: "table"}
-    return words[kind] if kind in words else " or ".join(_type_text(p) for p in get_args(hint) if p is not type(None))
-
-
-def _toml(value: Any) -> str:
-    """A value as in a config file; a number as short as it can be."""
-    if value is None:
-        return "none"
-    return f"{value:g}" if isinstance(value, float) else tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

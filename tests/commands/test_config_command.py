@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from train.cli import main
-from train.config import SECTIONS, FieldDescription, RunConfig, describe_fields, load_config
+from train.commands.config import FieldDescription, describe_fields
+from train.config import SECTIONS, RunConfig, load_config
 
 
 def test_what_it_prints_is_a_config_of_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
