@@ -31,31 +31,30 @@ class GPTConfig:
     n_kv_heads and use_bias = false. Raises InputError for a value out of range or for sizes that do not fit together.
     """
 
-    vocab_size: Annotated[int, Meta(ge=1, le=2**24)] = 50257  # V
+    vocab_size: Annotated[int, Meta(ge=1, le=2**24)] = 50257  # V, number of token ids
     context_length: Annotated[int, Meta(ge=1, le=2**24)] = 1024  # T, the most tokens the model can look at
-    d_model: Annotated[int, Meta(ge=1, le=2**17)] = 768  # D
-    n_layers: Annotated[int, Meta(ge=1, le=1000)] = 12
-    n_heads: Annotated[int, Meta(ge=1, le=1024)] = 12  # H; each head is K = D / H wide
-    # Heads of keys and values (grouped-query attention); None: n_heads.
-    n_kv_heads: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    d_head: Annotated[int, Meta(ge=1, le=2**14)] | None = None  # K, width of a head; None: D / H
-    d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; None: 4 D
-    position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved"] = "learned"
-    rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next four
-    rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # Llama 3's scaling: the context grew by this; 1: it did not
-    rope_low_frequency: PositiveFloat = 1.0  # turns within rope_original_context below which a pair is slowed in full
-    rope_high_frequency: PositiveFloat = 4.0  # and above which not at all
-    rope_original_context: Annotated[int, Meta(ge=1, le=2**24)] = 8192
-    sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # tokens attended to, itself among them
-    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
-    norm_epsilon: PositiveFloat = 1e-5
-    qk_norm: bool = False  # an RMSNorm of each head's queries and keys, before they are turned (Qwen 3)
+    d_model: Annotated[int, Meta(ge=1, le=2**17)] = 768  # D, width of the residual stream
+    n_layers: Annotated[int, Meta(ge=1, le=1000)] = 12  # number of blocks
+    n_heads: Annotated[int, Meta(ge=1, le=1024)] = 12  # H, number of attention heads
+    n_kv_heads: Annotated[int, Meta(ge=1, le=1024)] | None = None  # heads of keys and values; none: n_heads
+    d_head: Annotated[int, Meta(ge=1, le=2**14)] | None = None  # K, width of a head; none: D / H
+    d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; none: 4 D
+    position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved"] = "learned"  # encoding
+    rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next four fields
+    rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # Llama 3's scaling, by how much the context grew; 1: none
+    rope_low_frequency: PositiveFloat = 1.0  # turns in the original context below which pairs are slowed fully
+    rope_high_frequency: PositiveFloat = 4.0  # turns above which pairs are not slowed
+    rope_original_context: Annotated[int, Meta(ge=1, le=2**24)] = 8192  # the original context
+    sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # how many tokens one attends to, with itself
+    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"  # of the input of attention, MLP and head
+    norm_epsilon: PositiveFloat = 1e-5  # added to the variance or mean square
+    qk_norm: bool = False  # an RMSNorm of each head's queries and keys before they are rotated (Qwen 3)
     activation: Literal["gelu_tanh", "gelu", "relu", "swiglu", "geglu"] = "gelu_tanh"  # the last two are gated
-    dropout: Fraction = 0.0  # probability of dropping; active only where a dropout key is given
-    tie_embeddings: bool = True  # the output head is the token table
-    scale_embeddings: bool = False  # token embeddings times sqrt(D) (Gemma)
-    use_bias: bool = True  # in linear maps and norms
-    separator: NonNegative | None = None  # id with which a document begins; no token attends to another document
+    dropout: Fraction = 0.0  # probability of dropping an activation, in training only
+    tie_embeddings: bool = True  # whether the output head is the token table
+    scale_embeddings: bool = False  # whether token embeddings are multiplied by sqrt(D) (Gemma)
+    use_bias: bool = True  # whether linear maps and norms have biases
+    separator: NonNegative | None = None  # id that begins a document; tokens attend within theirs
 
     def __post_init__(self) -> None:
         check_fields(self, "model.")

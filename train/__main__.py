@@ -1,4 +1,4 @@
-"""`python -m train` is `jaxllm`."""
+"""`python -m train` in a checkout is `jaxllm`."""
 
 import sys
 

@@ -39,11 +39,11 @@ class DataConfig:
     `source` is a name, a path, or a mixture: {source: weight}.
     """
 
-    source: str | dict[str, PositiveFloat] = "python-docs"
-    field: str = "text"  # the field of JSON lines that holds the text
-    attend_across: bool = True  # a document attends to those before it in its window
-    sha256: str | None = None
-    characters: Positive | None = None
+    source: str | dict[str, PositiveFloat] = "python-docs"  # a named corpus, a path, or a mixture {source = weight}
+    field: str = "text"  # key of the text in JSON lines
+    attend_across: bool = True  # whether tokens attend to earlier documents in their window
+    sha256: str | None = None  # of the text; written by a run, checked where it is given
+    characters: Positive | None = None  # length of the text, likewise
 
     def __post_init__(self) -> None:
         check_fields(self, "data.")
@@ -63,9 +63,9 @@ class TokenizerConfig:
     The default kind is the tokenizer of prepared data, and char for a text.
     """
 
-    kind: Literal["char", "word", "bpe", "gpt2", "file"] | None = None
-    vocab_size: Positive | None = None
-    path: str | None = None
+    kind: Literal["char", "word", "bpe", "gpt2", "file"] | None = None  # none: prepared data's own, char for a text
+    vocab_size: Positive | None = None  # required for bpe; for word the most frequent words are kept
+    path: str | None = None  # of a tokenizer.json, for kind = "file"
 
     def __post_init__(self) -> None:
         check_fields(self, "tokenizer.")
@@ -84,7 +84,7 @@ class TokenizerConfig:
 class ModelConfig(GPTConfig):
     """[model]: the fields of GPTConfig; vocab_size left out (0) is the tokenizer's."""
 
-    vocab_size: Annotated[int, Meta(ge=0, le=2**24)] = 0
+    vocab_size: Annotated[int, Meta(ge=0, le=2**24)] = 0  # V; 0: the tokenizer's
 
     def with_vocabulary(self, size: int) -> GPTConfig:
         """The GPTConfig for a tokenizer of `size` ids. Raises InputError if the model's vocabulary is smaller."""
@@ -100,14 +100,14 @@ class ModelConfig(GPTConfig):
 class TrainConfig:
     """[train]: batch_size is the number of windows of one optimizer step, over all its microbatches."""
 
-    steps: Positive = 1000
-    batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 12
-    seed: NonNegative = 0
-    grad_accumulation: Positive = 1  # microbatches per step: less memory, the same result
+    steps: Positive = 1000  # optimizer steps
+    batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 12  # windows of one optimizer step
+    seed: NonNegative = 0  # of initialisation, data order, dropout and samples
+    grad_accumulation: Positive = 1  # microbatches that a batch is split into: less memory, the same result
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
-    remat: bool = False  # compute each block again in the backward pass: less memory, one more forward pass
-    max_skipped: NonNegative = 0  # steps with a non-finite loss or gradient that may be left out
-    deterministic: bool = False  # on a GPU, only deterministic operations; those of a CPU always are
+    remat: bool = False  # recompute each block in the backward pass: less memory, the time of one more forward pass
+    max_skipped: NonNegative = 0  # how many steps with a non-finite loss or gradient may be skipped
+    deterministic: bool = False  # on a GPU use only operations that give the same bits each time; CPUs always do
 
     def __post_init__(self) -> None:
         check_fields(self, "train.")
@@ -122,14 +122,14 @@ class TrainConfig:
 class OptimizerConfig:
     """[optimizer]: warm-up to learning_rate, then a cosine down to min_learning_rate after the last step."""
 
-    name: Literal["adamw"] = "adamw"  # a key of `train.optimizer.OPTIMIZERS`
-    learning_rate: PositiveFloat = 1e-3
-    min_learning_rate: NonNegativeFloat = 1e-4
-    warmup_steps: NonNegative = 100
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.99
+    name: Literal["adamw"] = "adamw"  # update rule
+    learning_rate: PositiveFloat = 1e-3  # the largest, after the warm-up
+    min_learning_rate: NonNegativeFloat = 1e-4  # where the cosine ends, after the last step
+    warmup_steps: NonNegative = 100  # steps in which the learning rate rises linearly
+    beta1: Fraction = 0.9  # decay of the first moment
+    beta2: Fraction = 0.99  # decay of the second moment
     weight_decay: NonNegativeFloat = 0.1  # of matrices; vectors (biases, norms) are not decayed
-    clip_norm: PositiveFloat = 1.0  # of the gradient, over all parameters
+    clip_norm: PositiveFloat = 1.0  # the largest norm of the gradient of all parameters; a larger one is scaled down
 
     def __post_init__(self) -> None:
         check_fields(self, "optimizer.")
@@ -144,10 +144,10 @@ class OptimizerConfig:
 class EvalConfig:
     """[eval]: the validation loss and a sample of text, every `every` steps and at the end."""
 
-    every: Positive = 250
-    prompt: str = ""  # the start of the sample; if empty, the first token of the training text
-    sample_tokens: Annotated[int, Meta(ge=1, le=MOST_NEW_TOKENS)] = 200
-    temperature: NonNegativeFloat = 0.8
+    every: Positive = 250  # steps between evaluations; the last step is evaluated too
+    prompt: str = ""  # beginning of the sample; empty: the first token of the training text
+    sample_tokens: Annotated[int, Meta(ge=1, le=MOST_NEW_TOKENS)] = 200  # length of the sample
+    temperature: NonNegativeFloat = 0.8  # of sampling; 0: the most likely token
 
     def __post_init__(self) -> None:
         check_fields(self, "eval.")
@@ -157,9 +157,9 @@ class EvalConfig:
 class CheckpointConfig:
     """[checkpoint]: every `every` steps and at the end; the newest `keep` and the best `keep_best` are kept."""
 
-    every: Positive = 500
-    keep: Positive = 2
-    keep_best: NonNegative = 0  # checkpoints with the lowest validation loss
+    every: Positive = 500  # steps between checkpoints; the last step is saved too
+    keep: Positive = 2  # how many of the newest stay
+    keep_best: NonNegative = 0  # how many of those with the lowest validation loss stay
 
     def __post_init__(self) -> None:
         check_fields(self, "checkpoint.")

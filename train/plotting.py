@@ -1,6 +1,6 @@
-"""Pictures by matplotlib: drawn without a window, and no reason for the work that they show to fail.
+"""Pictures by matplotlib, drawn without a window. A picture that fails is a note, not the end of the work it shows.
 
-Figures are made without `pyplot`, so no backend is chosen and a notebook's own stays as it is.
+Figures are made without `pyplot`, so that no backend is chosen and a notebook keeps its own.
 """
 
 import os
@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import reason
+from .notes import print_note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def import_matplotlib() -> Any:
-    """The module, also where MPLBACKEND names a backend that is not there; one that is there stays chosen.
+    """The module, also where MPLBACKEND names a backend that is not installed. An installed one stays configured.
 
-    A notebook sets that variable, programs begun from it inherit it, and where they run in another environment
+    Notebooks set that variable and programs started from them inherit it. In an environment without that backend
     `import matplotlib` raises ValueError.
     """
     if "matplotlib" in sys.modules:
@@ -38,7 +39,7 @@ def import_matplotlib() -> Any:
 
 
 def new_figure(width: float, height: float, **options: Any) -> "Figure":
-    """An empty figure of so many inches."""
+    """An empty figure of this size in inches."""
     import_matplotlib()
     from matplotlib.figure import Figure
 
@@ -46,7 +47,7 @@ def new_figure(width: float, height: float, **options: Any) -> "Figure":
 
 
 def content(figure: "Figure", suffix: str, **options: Any) -> bytes:
-    """The content of a file of that kind, such as ".png"."""
+    """The content of a picture file whose name ends in `suffix`, such as ".png"."""
     out = BytesIO()
     figure.savefig(out, format=suffix.lower().removeprefix("."), **options)
     return out.getvalue()
@@ -54,8 +55,8 @@ def content(figure: "Figure", suffix: str, **options: Any) -> bytes:
 
 @contextmanager
 def noted(path: Path) -> Iterator[None]:
-    """Print in a line what drawing or writing a picture raises, and go on."""
+    """Print an exception of drawing or writing a picture as a note, and continue."""
     try:
         yield
-    except Exception as error:  # whatever matplotlib, its settings and the fonts of a machine lead to
-        print(f"note: {path} was not drawn: {reason(error)}", file=sys.stderr)
+    except Exception as error:  # anything that matplotlib, its settings and the fonts of a machine can raise
+        print_note(f"{path} was not drawn: {reason(error)}")

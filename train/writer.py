@@ -1,14 +1,13 @@
-"""`jaxllm generate` and `jaxllm chat`: a model writes to the terminal, character by character.
+"""A model that writes text: how it may write, what fits into its context, and its text piece by piece.
 
-llama.cpp's and transformers' streamers guess from spaces where a word is complete; here bytes are held back until they
-are a whole character, and text until it cannot be the beginning of a stop string.
+Bytes are held back until they are a whole character, and text until it cannot be the beginning of a stop string.
 """
 
-import io
+import argparse
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
 
@@ -19,19 +18,21 @@ from jaxllm.fast.quantised_weights import pack
 from jaxllm.generate import Generation, Sampling, begin, stream
 from jaxllm.pretrained.chat import encode_chat
 from jaxllm.utils.errors import InputError, NonFiniteError
-from jaxllm.utils.utf8 import without_mark
 
 from .config import MOST_NEW_TOKENS
 from .nonfinite import non_finite
+from .notes import print_note
 from .runs.load import TrainedRun, load_run
 
-MOST_CHARACTERS = 1_000_000  # of a prompt, of which a model sees the end
-LEAST_ROOM = 4  # what part of the context is left for an answer that may be so long
+MOST_CHARACTERS = 1_000_000  # of a prompt, so that tokenizing it does not take long
+LEAST_ROOM = 4  # an answer that may be that long has at least 1 / LEAST_ROOM of the context
+CONTINUES = {"temperature": 0.8}
+ANSWERS = {"temperature": 0.2, "top_p": 0.9}  # as SmolLM2's model card recommends
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says of how to write. Raises InputError for what is out of range."""
+    """How to write, as the command line says. Raises InputError for what is out of range."""
 
     max_new_tokens: int
     temperature: float
@@ -55,8 +56,16 @@ class Options:
         _check(0 <= self.seed < 2**32, "--seed", self.seed, "from 0 to 2**32 - 1")
         _check("" not in self.stop, "--stop", "empty", "at least one character")
 
+    @classmethod
+    def of(cls, arguments: argparse.Namespace, answers: bool) -> "Options":
+        """The options of a command line; answers are sampled closer to the most likely tokens by default."""
+        given = {field.name: getattr(arguments, field.name) for field in fields(cls)}
+        defaults = ANSWERS if answers else CONTINUES
+        return cls(**given | {name: value for name, value in defaults.items() if given[name] is None})
+
     @property
     def sampling(self) -> Sampling:
+        """The part of it that chooses tokens."""
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
 
@@ -66,25 +75,27 @@ def _check(right: bool, option: str, value: object, allowed: str) -> None:
 
 
 class Writer:
-    """A model ready to write: its parameters packed, and what its conversations end with."""
+    """The model of a run, ready to write: its parameters packed, and the tokens that end its answers."""
 
     def __init__(self, path: str, step: str | None, options: Options) -> None:
         run = load_run(path, step)
         self.path, self.run, self.options, self.params = path, run, options, pack(run.params, options.weights)
-        self.model = GPT(run.model.config, run.model.dtype, trace_once=True)  # 30 layers start in half the time
+        self.model = GPT(run.model.config, run.model.dtype, trace_once=True)  # less time to compile
         self.ends = run.chat.end_tokens if run.chat else ()
 
     @property
     def context(self) -> int:
+        """The most tokens that the model can look at."""
         return self.model.config.context_length
 
     def begin(self, ids: Sequence[int], seed: int, most: int) -> Generation:
+        """A generation of at most so many tokens after these ids."""
         key, run, sampling = jax.random.key(seed), self.run, self.options.sampling
         size = run.tokenizer.vocab_size
         return begin(self.model, self.params, [ids], key, most, sampling, size, self.ends, run.begin_token)
 
     def tokens(self, ids: Sequence[int], seed: int, most: int) -> Iterator[int]:
-        """At most so many ids that follow, up to one that ends an answer. Raises NonFiniteError."""
+        """At most so many ids that follow, up to a token that ends an answer. Raises NonFiniteError."""
         try:
             for row in stream(self.begin(ids, seed, most), most):
                 for token in row[0].tolist():
@@ -97,20 +108,20 @@ class Writer:
     def text(self, ids: Sequence[int], seed: int, shown: Sequence[int] = ()) -> Iterator[str]:
         """The text that follows, in pieces of whole characters, up to the first stop string.
 
-        It goes on from the ids `shown`: SentencePiece leaves the first space of a text out, and only of a text.
+        It continues the text of the ids `shown`: SentencePiece drops a space at the beginning of a text only.
         """
         tokenizer = self.run.tokenizer
         whole = tokenizer.decode_stream(chain(shown, self.tokens(ids, seed, self.options.max_new_tokens)))
         return until(behind(whole, len(tokenizer.decode(shown))), self.options.stop)
 
     def room(self, ids: Sequence[int]) -> int:
-        """How many tokens may follow until the first one is no longer in sight; less than 1 where they do not fit."""
+        """How many tokens may follow while all ids stay in the context; less than 1 where the ids do not fit."""
         return self.context - len(ids) + 1
 
     def answer(self, ids: Sequence[int], seed: int) -> Iterator[str]:
-        """As `text`, after a conversation that fits; it ends where the context is full, and a note says so.
+        """As `text`, after a conversation that fits. It ends, with a note, where the context is full.
 
-        To go on, it would have to leave out the template's head and the system message.
+        To go on, the model would have to forget the head of the template and the system message.
         """
         room, n = self.room(ids), 0
 
@@ -123,7 +134,7 @@ class Writer:
         yield from until(self.run.tokenizer.decode_stream(counted()), self.options.stop)
         if n == room < self.options.max_new_tokens:
             print(file=sys.stderr)
-            _note(f"the answer ends here, where the model's context of {self.context:,} tokens is full")
+            print_note(f"the answer ends here, where the model's context of {self.context:,} tokens is full")
 
 
 def behind(pieces: Iterable[str], n: int) -> Iterator[str]:
@@ -134,9 +145,9 @@ def behind(pieces: Iterable[str], n: int) -> Iterator[str]:
 
 
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The text of the pieces up to the first of the stop strings, which is left out.
+    """The text of the pieces up to the first stop string, which is left out.
 
-    What may be the beginning of one is held back until it is known.
+    Text that may be the beginning of a stop string is held back until more of it is known.
     """
     held = ""
     for piece in pieces:
@@ -151,25 +162,19 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     yield held
 
 
-def generate_command(path: str, step: str | None, prompt: str, chat: bool, options: Options) -> None:
-    """`jaxllm generate`: prints the prompt and its continuation, or with --chat the answer alone."""
-    check_length("--prompt", prompt)
-    writer = Writer(path, step, options)
-    if chat:
-        _, ids = _fitting(writer, [{"role": "user", "content": prompt}], 0, path, "--prompt")
-        pieces = writer.answer(ids, options.seed)
-    else:
-        ids, shown = prompt_ids(writer.run, prompt), writer.run.tokenizer.encode(prompt)
-        if len(ids) > writer.context:
-            read = writer.context - (len(ids) - len(shown))
-            _note(left_out("--prompt", len(shown), read, writer.context))
-        _say(writer.run.tokenizer.decode(shown))
-        pieces = writer.text(ids, options.seed, shown)
+def show(pieces: Iterable[str]) -> str:
+    """Write each piece to standard output as soon as it is there, then a new line; returns the whole text.
+
+    The line ends after an error too, so that its message has a line of its own.
+    """
+    text = ""
     try:
         for piece in pieces:
-            _say(piece)
-    finally:  # an error begins a line of its own
-        _say("\n")
+            print(piece, end="", flush=True)
+            text += piece
+    finally:
+        print(flush=True)
+    return text
 
 
 def check_length(what: str, text: str) -> None:
@@ -180,25 +185,8 @@ def check_length(what: str, text: str) -> None:
         )
 
 
-def left_out(what: str, n_tokens: int, read: int, context: int) -> str:
-    """The note on a prompt of which a model reads only the end."""
-    return (
-        f"{what} has {n_tokens:,} tokens, of which the model reads the last {read:,}; its context of {context:,} holds "
-        "no more, so shorten it to choose what is read"
-    )
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
 def prompt_ids(run: TrainedRun, prompt: str) -> list[int]:
-    """Its tokens, after the one with which an imported model's texts begin. Raises InputError where there are none."""
+    """The ids of a prompt, after the begin token of an imported model. Raises InputError where there are none."""
     ids = run.tokenizer.encode(prompt)
     ids = ids if run.begin_token is None else [run.begin_token, *ids]
     if not ids:
@@ -206,56 +194,20 @@ def prompt_ids(run: TrainedRun, prompt: str) -> list[int]:
     return ids
 
 
-def _chat_ids(run: TrainedRun, messages: list[dict[str, str]], path: str) -> list[int]:
-    tokenizer: Any = run.tokenizer
-    if run.chat is None or run.chat.chat_template is None:
-        raise InputError(f"{path} has no chat template; use `jaxllm generate {path} --prompt` without --chat.")
-    return encode_chat(tokenizer, run.chat, messages)
+Messages = list[dict[str, str]]  # a conversation, each message with a role and a content
 
 
-def chat_command(path: str, system: str | None, options: Options) -> None:
-    """`jaxllm chat`: answers line after line, until the end of the input or /exit; /reset forgets what was said."""
-    writer = Writer(path, None, options)
-    first = [] if system is None else [{"role": "system", "content": system}]
-    what = "a question" if system is None else "--system"
-    _fitting(writer, [*first, {"role": "user", "content": "?"}], len(first), path, what)  # said before one is asked
-    if sys.stdin.isatty():
-        print(f"{path}: a context of {writer.context:,} tokens. /reset begins anew, /exit or Ctrl-D ends.")
-    messages = list(first)
-    for turn, line in enumerate(_lines()):
-        if line == "/exit":
-            return
-        if line == "/reset":
-            messages = list(first)
-            continue
-        try:
-            check_length("the question", line)
-            asked = [*messages, {"role": "user", "content": line}]
-            asked, ids = _fitting(writer, asked, len(first), path, "the question")
-        except InputError as error:
-            _note(str(error))
-            continue
-        answer = ""
-        for piece in writer.answer(ids, (options.seed + turn) % 2**32):
-            _say(piece)
-            answer += piece
-        _say("\n")
-        messages = [*asked, {"role": "assistant", "content": answer}]
-
-
-def _fitting(
-    writer: Writer, messages: list[dict[str, str]], first: int, path: str, what: str
-) -> tuple[list[dict[str, str]], list[int]]:
+def fit_conversation(writer: Writer, messages: Messages, first: int, what: str) -> tuple[Messages, list[int]]:
     """The conversation and its ids, without the oldest questions and answers where an answer would have no room.
 
-    The `first` messages stay. Raises InputError where they and the last one do not fit in the context.
+    The `first` messages stay. Raises InputError where they and the last one, named `what`, do not fit in the context.
     """
-    ids = _chat_ids(writer.run, messages, path)
+    ids = _chat_ids(writer, messages)
     wanted = min(writer.options.max_new_tokens, writer.context // LEAST_ROOM)
     forgotten = 0
     while writer.room(ids) < wanted and len(messages) > first + 1:
         messages = [*messages[:first], *messages[first + 2 :]]
-        ids = _chat_ids(writer.run, messages, path)
+        ids = _chat_ids(writer, messages)
         forgotten += 1
     if writer.room(ids) < 1:
         raise InputError(
@@ -264,22 +216,13 @@ def _fitting(
         )
     if forgotten:
         pairs = "question and answer" if forgotten == 1 else f"{forgotten} questions and answers"
-        _note(f"the oldest {pairs} no longer fit and are forgotten")
+        print_note(f"the oldest {pairs} no longer fit and are forgotten")
     return messages, ids
 
 
-def _lines() -> Iterator[str]:
-    """What is typed, line by line, without lines that hold nothing."""
-    interactive = sys.stdin.isatty()
-    mark = "\ufeff"  # at the beginning of a text from a pipe: a byte-order mark
-    if isinstance(buffer := getattr(sys.stdin, "buffer", None), io.BufferedReader) and not interactive:
-        without_mark(buffer.peek(4)[:4], "standard input")
-    while True:
-        try:
-            line, mark = input("> " if interactive else "").removeprefix(mark), ""
-        except EOFError:
-            if interactive:
-                print()
-            return
-        if line.strip():
-            yield line.strip()
+def _chat_ids(writer: Writer, messages: Messages) -> list[int]:
+    tokenizer: Any = writer.run.tokenizer
+    chat, path = writer.run.chat, writer.path
+    if chat is None or chat.chat_template is None:
+        raise InputError(f"{path} has no chat template; use `jaxllm generate {path} --prompt` without --chat.")
+    return encode_chat(tokenizer, chat, messages)

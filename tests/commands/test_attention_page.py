@@ -1,4 +1,4 @@
-"""The page of `jaxllm attention` in a real browser: what it shows is the model's, and no token is more than text."""
+"""The page of `jaxllm attention` in a real browser: it shows the model's weights, and labels are only ever text."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from models import TINY, random_gpt, random_tokens
 from train.commands.attention import attention_weights
 from train.commands.attention_page import attention_page
 
-# Run in the page: what it shows at first, and after each of these.
+# Runs in the page and records what it shows at first and after each event.
 SCRIPT = """
 const records = [], broken = [];
 addEventListener("securitypolicyviolation", (event) => broken.push(event.violatedDirective));
@@ -58,7 +58,7 @@ HOSTILE = [
 
 
 def browse(page: str, folder: Path) -> dict[str, Any]:
-    """What SCRIPT finds in the page, whose policy is told to let it run."""
+    """What SCRIPT finds in the page; its hash is added to the policy of the page."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
@@ -81,7 +81,7 @@ def test_pointing_keys_and_clicks_show_the_models_weights(tmp_path: Path) -> Non
     name = "runs/</title><script>hurt = 1</script>"
     found = browse(attention_page(name, weights, HOSTILE, layer=1), tmp_path)
     assert (found["hurt"], found["broken"], found["loaded"]) == (None, [], 0)
-    # layer, head, token, and what has the focus
+    # layer, head, token, and the element with the focus
     want = [
         (1, 0, 7, -1),
         (1, 0, 3, -1),

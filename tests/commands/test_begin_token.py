@@ -1,4 +1,4 @@
-"""Texts as an imported model has learned to see them: evaluation and comparison behind its begin token."""
+"""Evaluation and comparison of imported models: each window begins with the begin token that they were trained with."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def reference_losses(run: Path, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The loss of each target [B, T], by NumPy."""
+    """The loss of each target [B, T] by the NumPy reference."""
     loaded = load_run(run)
     logits = reference.gpt.forward(CONFIG, jax.device_get(loaded.params), inputs)
     logits -= logits.max(-1, keepdims=True)
@@ -29,10 +29,10 @@ def reference_losses(run: Path, inputs: np.ndarray, targets: np.ndarray) -> np.n
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_evaluation_begins_each_window_as_the_model_has_learned(
+def test_evaluation_begins_each_window_with_the_begin_token(
     prepared: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the begin token, which is no text; and every token of the text is predicted once."""
+    """The begin token is not text, and every token of the text is predicted once."""
     run, text, data = imported(tmp_path / "run"), tmp_path / "text.txt", tmp_path / "data"
     text.write_text("0123456789" * 13)  # two windows and two tokens
     ids = np.frombuffer(text.read_bytes(), np.uint8).astype(np.int32)
@@ -56,7 +56,7 @@ def test_evaluation_begins_each_window_as_the_model_has_learned(
 
 
 def test_evaluation_without_a_begin_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Windows begin with the text, of which the first token is not predicted."""
+    """Windows begin with the text, and its first token is not predicted."""
     run, text = imported(tmp_path / "run", chat=ChatFormat()), tmp_path / "text.txt"
     text.write_text("0123456789")
     ids = np.array([[*b"0123456789"]], np.int32)
@@ -67,15 +67,15 @@ def test_evaluation_without_a_begin_token(tmp_path: Path, capsys: pytest.Capture
     assert "each window      begins with the text itself\n" in said
 
 
-def test_one_token_is_enough_behind_a_begin_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_token_is_enough_after_a_begin_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "one.txt").write_text("a")
     for chat, code in ((None, 0), (ChatFormat(), 2)):
         run = imported(tmp_path / f"run{code}", chat=chat)
         assert main(["evaluate", str(run), "--data", str(tmp_path / "one.txt")]) == code
-    assert "holds 1 tokens, but the loss of one needs a token before it" in capsys.readouterr().err
+    assert "has 1 tokens, but the loss needs a token to predict from" in capsys.readouterr().err
 
 
-def test_the_space_before_a_text_is_no_byte_of_it() -> None:
+def test_the_space_before_a_text_is_not_counted() -> None:
     tokenizer = SentencePieceTokenizer([*BYTES, "\u2581", "o", "\u2581on", "e", "<s>"], [], ["<s>"])
     ids = np.array([258, 259, 256, 257])  # "one o"
     assert tokenizer.decode(ids) == "one o"

@@ -1,4 +1,4 @@
-"""What is longer than a model's context: a prompt keeps its end, a conversation its head, and either is said."""
+"""Texts longer than a model's context: a prompt keeps its end, a conversation keeps its head, and a note says so."""
 
 import io
 from pathlib import Path
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def greedy(run: Path, ids: list[int], n: int) -> str:
-    """What the model says after these ids, without room to spare for a window that slides."""
+    """The greedy text after these ids, generated in one call."""
     loaded = load_run(run)
     drawn = generate(loaded.model, pack(loaded.params), [ids], jax.random.key(0), n, Sampling(0), 258, (257,))[0]
     tokens = drawn.tolist()
@@ -27,7 +27,7 @@ def greedy(run: Path, ids: list[int], n: int) -> str:
 
 
 @pytest.mark.parametrize(("chat", "begin"), [(None, [256]), (ChatFormat(), [])])
-def test_a_prompt_beyond_the_context_is_said_and_keeps_its_begin_token(
+def test_a_prompt_beyond_the_context_is_noted_and_keeps_its_begin_token(
     chat: ChatFormat | None, begin: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, most = imported(tmp_path / "run", chat=chat), 64 - len(begin)
@@ -37,14 +37,12 @@ def test_a_prompt_beyond_the_context_is_said_and_keeps_its_begin_token(
         assert main(["generate", str(run), "--prompt", prompt, *options]) == 0
         said = capsys.readouterr()
         assert said.out == prompt + greedy(run, [*begin, *prompt.encode()[-most:]], 1) + "\n"
-        note = (
-            f"note: --prompt has {n} tokens, of which the model reads the last {most}; its context of 64 holds no more"
-        )
+        note = f"note: --prompt has {n} tokens, but the model reads only the last {most}, because its context holds 64;"
         assert said.err.startswith(note) if n > most else said.err == ""
         assert said.err.count("\n") == (n > most)
 
 
-def test_a_begin_token_stays_in_sight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_begin_token_stays_in_the_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, prompt = imported(tmp_path / "run", chat=ChatFormat(256)), "ab" * 40
     loaded = load_run(run)
     arguments = (loaded.model, pack(loaded.params), [[256, *prompt.encode()]], jax.random.key(0), 70, Sampling(0), 258)
@@ -61,7 +59,7 @@ def test_a_conversation_begins_as_its_template_does(tmp_path: Path, capsys: pyte
 
 
 def test_a_question_beyond_the_context_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without its head a template says something else. (It takes 8 tokens here.)"""
+    """Without its head a template has another meaning. (It takes 8 tokens here.)"""
     run = imported(tmp_path / "run")
     for n, code in ((56, 0), (57, 2)):
         assert main(["generate", str(run), "--chat", "--prompt", "a" * n, "--temperature", "0"]) == code
@@ -74,7 +72,7 @@ def test_a_question_beyond_the_context_is_refused(tmp_path: Path, capsys: pytest
 
 
 def test_an_answer_ends_where_the_context_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The question and the template's head stay in sight to its last token."""
+    """The question and the head of the template stay in the context until the last token."""
     run = imported(tmp_path / "run", chat=ChatFormat(256, (), "<s>", "</s>", TEMPLATE))
     ids = [256, *b"user:hi", 257, 256]
     loaded = load_run(run)
@@ -92,7 +90,7 @@ def test_an_answer_ends_where_the_context_does(tmp_path: Path, capsys: pytest.Ca
 def test_chat_goes_on_after_a_question_that_does_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what was said before it is still known; the system message always is."""
+    """The conversation before it stays, and the system message always does."""
     run, asked = str(imported(tmp_path / "run")), []
     encode = train.writer.encode_chat
 
@@ -132,7 +130,7 @@ def test_chat_goes_on_after_a_question_that_does_not_fit(
 def test_an_answer_has_room(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A quarter of the context, or as much as it may have: the oldest question is forgotten before."""
+    """An answer has a quarter of the context, or its greatest length if that is less; older questions are forgotten."""
     run = str(imported(tmp_path / "run", chat=ChatFormat(256, (), "<s>", "</s>", TEMPLATE)))
     for most, length, forgotten in (("1", 31, False), ("1", 32, True), ("99", 16, False), ("99", 17, True)):
         monkeypatch.setattr("sys.stdin", io.StringIO("a\n" + "b" * length))

@@ -1,4 +1,4 @@
-"""Checkpoints as the commands see them: steps by name, lists, damage, changed configs, runs of an earlier format."""
+"""Checkpoints in commands: steps by name, lists, damage, changed configs, runs of an earlier format."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_listing_and_verifying(mine: Path, capsys: pytest.CaptureFixture[str]) -
 def test_verifying_prints_each_line_when_it_is_known(
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Into a pipe too: reading a large checkpoint takes minutes."""
+    """Also into a pipe, because reading a large checkpoint takes minutes."""
 
     def check(checkpoints: Checkpoints, step: int, like: object) -> None:
         printed.append(len((tmp_path / "out").read_text().splitlines()))
@@ -155,13 +155,13 @@ def test_two_processes_do_not_train_in_one_folder(mine: Path, capsys: pytest.Cap
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A run that an earlier jaxllm left, in checkpoint format 1."""
+    """A run of an earlier jaxllm, in checkpoint format 1."""
     monkeypatch.chdir(shutil.copytree(OLD, tmp_path / "old"))
     yield Path(".")
 
 
-def test_format_1_is_read_for_ever(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its validation loss is the one that was written down then."""
+def test_format_1_can_still_be_read(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its validation loss is the recorded one."""
     assert main(["evaluate", str(old)]) == 0
     assert "validation loss  2.0473 nats per token" in capsys.readouterr().out
     assert main(["generate", str(old), "--prompt", "a", "--max-new-tokens", "3"]) == 0
@@ -172,8 +172,8 @@ def test_format_1_is_read_for_ever(old: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.newest
-def test_a_run_from_before_a_field_was_there_goes_on(mine: Path) -> None:
-    """Neither its config nor its checkpoints know of `data.field`."""
+def test_a_run_from_before_a_field_was_added_can_be_resumed(mine: Path) -> None:
+    """Neither its config nor its checkpoints have `data.field`."""
     (mine / "config.toml").write_text((mine / "config.toml").read_text().replace('field = "text"\n', ""))
     for step in Checkpoints(mine / "checkpoints").steps():
         folder = mine / "checkpoints" / str(step)
@@ -187,7 +187,7 @@ def test_a_run_from_before_a_field_was_there_goes_on(mine: Path) -> None:
 
 
 @pytest.mark.newest
-def test_a_run_of_format_1_goes_on_in_format_2(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_format_1_is_resumed_in_format_2(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--out", str(old), "--resume", "--set", "train.steps=6", "--set", "checkpoint.keep=2"]) == 0
     assert Checkpoints(old / "checkpoints").steps() == [4, 6]
     assert main(["checkpoint", "verify", str(old)]) == 0
@@ -227,10 +227,10 @@ def test_a_reader_takes_the_newer_one(
 
 
 @pytest.mark.newest
-def test_falling_back_where_nothing_is_saved_begins_anew(mine: Path) -> None:
+def test_falling_back_without_checkpoints_starts_again(mine: Path) -> None:
     shutil.rmtree(mine / "checkpoints")
     assert main(["train", "--out", str(mine), "--resume", "--fall-back", "--set", "train.steps=5"]) == 0
-    assert load_run(mine).step == load_run(mine).config.train.steps == 5  # and what was set is written down
+    assert load_run(mine).step == load_run(mine).config.train.steps == 5  # the override is in its config
 
 
 def test_a_finished_run_without_its_metrics_or_picture(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +242,7 @@ def test_a_finished_run_without_its_metrics_or_picture(mine: Path, capsys: pytes
     assert "has all its 12 steps" in capsys.readouterr().out
 
 
-BY_PARAMETERS = [  # {run} and {out} are filled in
+BY_PARAMETERS = [  # commands that need only the parameters
     "generate {run} --prompt sea --max-new-tokens 1", "evaluate {run} --data {out}/sea.txt",
     "inspect {run} --prompt sea", "attention {run} --prompt sea --out {out}/map.png",
     "export {run} --out {out}/exported",
@@ -256,7 +256,7 @@ def words(command: str, run: Path, out: Path) -> list[str]:
 
 @pytest.mark.parametrize("command", BY_PARAMETERS)
 @pytest.mark.parametrize("earlier_format", [False, True])
-def test_what_needs_the_parameters_alone_reads_nothing_else(
+def test_commands_that_need_the_parameters_read_nothing_else(
     command: str, earlier_format: bool, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -274,7 +274,7 @@ def test_what_needs_the_parameters_alone_reads_nothing_else(
 
 @pytest.fixture
 def another_optimizer(mine: Path) -> Path:
-    """A run of an optimizer that keeps other arrays than this program's."""
+    """A run of an optimizer whose state has other arrays."""
     optimizer = optax.sgd(0.1, momentum=0.9)
     params = load_run(mine).params
     there = TrainState(jnp.asarray(16, jnp.int32), params, optimizer.init(params))
@@ -290,7 +290,7 @@ def test_a_run_of_another_optimizer_is_read(command: str, another_optimizer: Pat
 
 
 @pytest.mark.parametrize("command", ["train --resume --set train.steps=20 --out", "compare", "checkpoint verify"])
-def test_a_run_of_another_optimizer_cannot_go_on(
+def test_a_run_of_another_optimizer_cannot_be_resumed(
     command: str, another_optimizer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command.split(), str(another_optimizer)]) == 2
@@ -298,8 +298,8 @@ def test_a_run_of_another_optimizer_cannot_go_on(
     assert "opt_state/" in error and "optimizer" in error and "[model]" not in error and error.count("\n") == 1
 
 
-def test_a_manifest_that_a_terminal_would_obey(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its sums are right, as whoever writes it can have them."""
+def test_control_characters_in_a_manifest_are_escaped(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its checksum is right, because anybody who writes a manifest can compute it."""
     folder = mine / "checkpoints" / "12"
     manifest = read_manifest(folder)
     evil = {

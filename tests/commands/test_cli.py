@@ -1,4 +1,4 @@
-"""What bad input gets: exit code 2, one sentence with the value, the limit and the remedy, nothing overwritten."""
+"""Wrong input: exit code 2, one sentence with the value, the limit and the fix, and nothing overwritten."""
 
 import errno
 import io
@@ -117,7 +117,7 @@ WRONG_COMMANDS = {
     "train ok.toml --out \udc80": "cannot be used: ",
     "train ok.toml --out text.txt/run": "cannot write into text.txt/run",
     "train --out full --resume": "full is no run folder",
-    "train ok.toml --fall-back": "--fall-back is for going on with a run; give it together with --resume",
+    "train ok.toml --fall-back": "--fall-back is for continuing a run; give it together with --resume",
     "train ok.toml --set eval.every=3 --set checkpoint.every=5 --set checkpoint.keep_best=1": "make checkpoint.every = 5 a multiple of eval.every = 3",
     "train /dev/zero": "cannot read the config /dev/zero: it is no regular file",
     "checkpoint list full": "full is no run folder",
@@ -209,8 +209,8 @@ def test_unreadable_checkpoints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 @pytest.mark.newest
 def test_a_run_that_does_not_fit_warns_and_ends_in_a_sentence(place: Path) -> None:
-    """A network of 200 billion numbers, in a process of its own: where JAX computes in other threads than the one that
-    calls it, as it may here, it waits for ever for an array that could not be allocated."""
+    """A model of 200 billion parameters, in a process of its own. Where JAX computes in other threads than the calling
+    one, as it may in the process of the tests, it waits without end for an array that could not be allocated."""
     command = [sys.executable, "-m", "train", "train", "ok.toml", "--out", "huge", "--set", "model.d_model=131072"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([*command, *FEW_STEPS], capture_output=True, text=True, env=environment, timeout=300)
@@ -221,7 +221,7 @@ def test_a_run_that_does_not_fit_warns_and_ends_in_a_sentence(place: Path) -> No
     assert error[1].startswith("jaxllm train: there is not enough memory")
 
 
-def test_a_run_that_may_not_fit_is_told_what_would(
+def test_a_run_that_may_not_fit_gets_a_warning(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("train.commands.train.available_bytes", lambda: 10**5)
@@ -231,15 +231,15 @@ def test_a_run_that_may_not_fit_is_told_what_would(
 
 
 def closed_pipe() -> io.TextIOWrapper:
-    """What `| head` leaves once it has read enough."""
+    """A pipe without a reader, as after `| head`."""
     reader, writer = os.pipe()
     os.close(reader)
     return open(writer, "w")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_output_that_goes_nowhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("train.commands.compare.compare_command", lambda *_: print("a table") or True)
+def test_output_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("train.commands.compare.run", lambda _: print("a table"))
     for stream, code, message in (
         (closed_pipe(), 141, ""),
         (open("/dev/full", "w"), 1, "jaxllm compare: output: No space left on device.\n"),
@@ -251,6 +251,6 @@ def test_output_that_goes_nowhere(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)  # a superuser may write anywhere
+    monkeypatch.setattr(os, "access", lambda *_: False)  # in place of permissions, which do not bind a superuser
     assert main(["compare", "--out", "error.PNG"]) == 2
     assert capsys.readouterr().err == "jaxllm compare: --out error.PNG: its folder cannot be written into.\n"

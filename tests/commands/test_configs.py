@@ -1,4 +1,4 @@
-"""Every shipped config loads, says what it costs, and trains: one step of it, shrunk."""
+"""Configs: every given one loads, states its cost and trains (a small copy, one step); overrides; rules and limits."""
 
 import json
 from dataclasses import fields
@@ -27,12 +27,12 @@ def test_the_promised_configs_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_config_says_what_it_costs_and_trains(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_config_states_its_cost_and_trains(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     first = path.read_text().split("[data]")[0]
     assert all(line.startswith("#") for line in first.splitlines() if line)
     assert "2 cores" in first and "loss" in first
     if load_config(path).tokenizer.kind == "gpt2":
-        gpt2 = request.getfixturevalue("gpt2")  # skips where GPT-2's files are not at hand
+        gpt2 = request.getfixturevalue("gpt2")  # skips where GPT-2's files are not installed
         request.getfixturevalue("monkeypatch").setattr(BPETokenizer, "gpt2", lambda: gpt2)
     (tmp_path / "docs.txt").write_text("A few words of English to try a config with.\n" * 30)
     shrunk = SHRUNK | {"data.source": tmp_path / "docs.txt"}
@@ -52,7 +52,7 @@ def test_resolved_configs_read_back_as_they_were(path: Path, tmp_path: Path) -> 
 
 
 def test_shakespeare_is_nanogpts_cpu_recipe() -> None:
-    """github.com/karpathy/nanoGPT, README, "I only have a macbook": every setting of it."""
+    """Every setting of "I only have a macbook" in the README of github.com/karpathy/nanoGPT."""
     c = load_config(CONFIGS[0].parent / "shakespeare-char.toml")
     m, o = c.model, c.optimizer
     assert (m.n_layers, m.n_heads, m.d_model, m.context_length, m.use_bias, m.dropout) == (4, 4, 128, 64, False, 0)
@@ -85,7 +85,7 @@ def test_the_fields_type_decides_what_an_override_is() -> None:
     for quoted in ('"2024"', "'2024'"):
         assert build_config({}, [f"data.source={quoted}"]).data.source == "2024"
     assert build_config({}, ["data.source=2024"]).data.source == "2024"
-    assert build_config({}, ["eval.prompt={a = 1}"]).eval.prompt == "{a = 1}"  # a table only where a table may stand
+    assert build_config({}, ["eval.prompt={a = 1}"]).eval.prompt == "{a = 1}"  # text, because the field takes no table
     mixture = build_config({}, ["data.source={a = 1, 2024 = 0.5}"]).data
     assert mixture.source == {"a": 1.0, "2024": 0.5} and isinstance(mixture.source["a"], float)
     assert build_config({}, ["data.characters=10"]).data.characters == 10
@@ -101,11 +101,11 @@ def test_the_fields_type_decides_what_an_override_is() -> None:
         with pytest.raises(InputError, match=message):
             build_config({}, [override])
     with pytest.raises(InputError, match="data.source is 3, but it must be a string or a table of numbers"):
-        build_config({"data": {"source": 3}})  # in a file, what is text stands in quotes
+        build_config({"data": {"source": 3}})  # in a file a text needs quotes
 
 
 SCALED = ["model.position='rotary'", "model.rope_factor=2.0"]
-RULES = {  # of two fields: settings that are right, up to the limit; and beyond it, with what is said
+RULES = {  # of two fields: settings at the limit, settings beyond it, and the error
     "checkpoint.keep_best": (
         ["checkpoint.keep_best=1", "checkpoint.every=6", "eval.every=3"],
         ["checkpoint.keep_best=1", "checkpoint.every=3", "eval.every=6"],
@@ -186,7 +186,7 @@ def test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round(
     assert message in str(error.value)
 
 
-LIMITS = {  # of a field: the least and the most, both allowed; None: there is none
+LIMITS = {  # the least and the greatest allowed value of a field
     "data.characters": (1, 2**31 - 1), "tokenizer.vocab_size": (1, 2**31 - 1), "model.vocab_size": (0, 2**24),
     "model.context_length": (1, 2**24), "model.d_model": (1, 2**17), "model.n_layers": (1, 1000),
     "model.n_heads": (1, 1024), "model.n_kv_heads": (1, 1024), "model.d_head": (1, 2**14), "model.d_ff": (1, 2**20),
@@ -200,7 +200,7 @@ TOGETHER = {"tokenizer.vocab_size": {"kind": "word"}, "model.n_kv_heads": {"n_he
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_limits_are_allowed_and_what_is_beyond_is_not(name: str) -> None:
+def test_limits_are_allowed_and_values_beyond_are_not(name: str) -> None:
     section, field = name.split(".")
     with_it = {"d_head": 2} if field in ("d_model", "n_heads") else {}
     for limit, beyond in zip(LIMITS[name], (-1, 1), strict=True):
@@ -215,7 +215,7 @@ def test_limits_are_allowed_and_what_is_beyond_is_not(name: str) -> None:
 
 
 def test_every_whole_number_has_its_limits_here() -> None:
-    """But how many parts a batch is cut into, which must divide it."""
+    """Except grad_accumulation, which must divide the batch size."""
     numbers = {
         f"{name}.{field}"
         for name, section in SECTIONS.items()

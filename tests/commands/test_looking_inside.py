@@ -1,4 +1,4 @@
-"""Looking inside: attention as a picture and as a page, the next tokens and the logit lens are the model's."""
+"""`jaxllm attention` and `jaxllm inspect` show the model's own weights, probabilities and logit lens."""
 
 import json
 from base64 import b64decode
@@ -15,10 +15,11 @@ from jaxllm.compare import random_parameters
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
-from train.commands.attention import attention_weights, label, read_prompt
+from train.commands.attention import attention_weights, label
 from train.commands.attention_page import attention_page
 from train.commands.attention_plot import attention_picture, draw_layer, draw_layers
 from train.commands.inspect import _likeliest, lens_probabilities
+from train.commands.prompt import read_prompt
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.runs.folder import RunFolder
 from train.runs.imported_weights import write_weights
@@ -32,7 +33,7 @@ PROMPT = "the cät\n$<b>"
 
 
 def make_run(path: Path, chat: ChatFormat) -> str:
-    """A run of a random model, some of whose ids no token has."""
+    """A run of a random model, with more ids than its tokenizer."""
     folder = RunFolder(path)
     path.mkdir()
     chat.save(folder.pretrained)
@@ -47,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def seen(ids: list[int]) -> dict[str, np.ndarray]:
-    """The intermediates by the NumPy model."""
+    """The intermediates by the NumPy reference."""
     return reference.gpt.forward_with_intermediates(CONFIG, PARAMS, [ids])[1]
 
 
@@ -57,7 +58,7 @@ def true_weights(ids: list[int]) -> np.ndarray:
 
 
 def weights_of(length: int, layers: int = 2, heads: int = 3) -> np.ndarray:
-    """Random rows that sum to 1 and look at nothing ahead."""
+    """Random causal weights; rows sum to 1."""
     w = np.random.default_rng(0).random((layers, heads, length, length)) ** 4 * np.tri(length)
     return w / w.sum(-1, keepdims=True)
 
@@ -66,7 +67,7 @@ def data_of(page: str) -> dict[str, Any]:
     return json.loads(page.split('id="data">')[1].split("</script>")[0])
 
 
-def test_tokens_are_shown_on_one_line_and_spaces_seen() -> None:
+def test_labels_are_one_line_with_visible_spaces() -> None:
     labels = [label(TOKENIZER, i) for i in TOKENIZER.encode(" the\n\t é\x1b")]
     assert labels == ["␣the", "\\n", "\\t", "␣", "\\xc3", "\\xa9", "\\x1b"]
 
@@ -86,13 +87,13 @@ def test_a_page_holds_the_models_weights(run: str, tmp_path: Path, capsys: pytes
 
 
 def test_no_token_ends_the_data_of_a_page() -> None:
-    """Its names come from a text that anybody may have written."""
+    """Labels and names come from texts that anybody may have written."""
     marks = [attention_page(name, weights_of(1), [name]).count("</script") for name in ("a", "</script><b>")]
     assert marks[0] == marks[1] > 0
 
 
 def picture(axes: Any) -> np.ndarray:
-    """What is drawn there, NaN where it stays white."""
+    """The drawn values, NaN where white."""
     return np.ma.filled(axes.images[0].get_array(), np.nan)
 
 
@@ -118,12 +119,12 @@ def test_pictures_show_the_weights_and_the_tokens() -> None:
     assert {"Title", "head 0", "head 2", "layer 1"} <= {*texts(small)} and {"Title", "head 2"} <= {*texts(large)}
 
 
-def test_a_dollar_in_a_token_is_no_formula() -> None:
+def test_a_dollar_sign_in_a_token_is_text() -> None:
     assert b"<svg" in attention_picture("$\\frac$", weights_of(2, 1, 1), ["$\\frac$", "$^$"], 0, ".svg")
 
 
 def test_layer_0_is_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not what is drawn where none is named."""
+    """And not the same as no layer."""
     drawn: list[Any] = []
     monkeypatch.setattr(
         "train.commands.attention_plot.draw_layer", lambda w, *_: (drawn.append(w), draw_layer(w, ["a", "b"], ""))[1]
@@ -200,13 +201,13 @@ def test_wrong_input_is_one_sentence(
     assert WRONG[command] in error and not [*tmp_path.iterdir()]
 
 
-def test_the_token_with_which_a_models_texts_begin_is_seen(tmp_path: Path) -> None:
+def test_a_prompt_begins_with_the_begin_token(tmp_path: Path) -> None:
     looked = read_prompt(make_run(tmp_path / "run", ChatFormat(begin_token=65)), None, PROMPT)
-    assert looked.ids == [65, *TOKENIZER.encode(PROMPT)] and looked.labels[0] == "A"
+    assert looked.ids == [65, *TOKENIZER.encode(PROMPT)] and label(TOKENIZER, looked.ids[0]) == "A"
 
 
 def test_a_prompt_may_fill_the_context_and_begin_with_the_id_0(tmp_path: Path) -> None:
-    """The token that begins a text takes a place of it, whatever its id."""
+    """The begin token takes a place in the context, also with the id 0."""
     run = make_run(tmp_path / "run", ChatFormat(begin_token=0))
     assert read_prompt(run, None, "\0" * 15).ids == [0, *TOKENIZER.encode("\0" * 15)]
     with pytest.raises(InputError, match="--prompt has 17 tokens, more than the model's context of 16"):
@@ -214,7 +215,7 @@ def test_a_prompt_may_fill_the_context_and_begin_with_the_id_0(tmp_path: Path) -
     assert len(read_prompt(run, None, "\0" * 3, most=4).ids) == 4
 
 
-def test_of_equally_likely_tokens_the_first_ids_are_shown() -> None:
+def test_among_equally_likely_tokens_the_first_ids_come_first() -> None:
     probabilities = np.array([0.1, 0.3, 0.1, 0.3, 0.2])
     assert _likeliest(probabilities, 5) == [1, 3, 4, 0, 2] and _likeliest(probabilities, 1) == [1]
 

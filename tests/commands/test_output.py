@@ -1,4 +1,4 @@
-"""What a terminal or a pipe has no character for is written escaped, by every command."""
+"""Every command escapes characters that the terminal or pipe cannot encode."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from train.cli import main
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TEXT = "→ ü東 " * 60  # cp1252 has the ü alone
+TEXT = "→ ü東 " * 60  # cp1252 has only the ü
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
 
@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(monkeypatch: pytest.MonkeyPatch, words: list[str], encoding: str, errors: str = "strict") -> bytes:
-    """What a command writes to a standard output of that encoding."""
+    """What a command writes to a standard output with that encoding."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
@@ -50,7 +50,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(("encoding", "more"), [("ascii", 4), ("cp1252", 5)])
-def test_a_character_that_the_encoding_lacks_is_escaped(
+def test_a_character_that_cannot_be_encoded_is_escaped(
     command: str, encoding: str, more: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"run": str(run), "out": str(tmp_path), "text": str(run.parent / "text.txt"), "more": more, "slash": "/"}
@@ -59,16 +59,16 @@ def test_a_character_that_the_encoding_lacks_is_escaped(
     assert want.encode(encoding, "backslashreplace") in said
 
 
-def test_what_has_the_characters_writes_them(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_character_that_can_be_encoded_is_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["tokenizer", "show", str(run), "--text", "ü東"]
     assert written(monkeypatch, words, "utf-8").startswith("ü|東\n".encode())
-    assert written(monkeypatch, words, "ascii", "replace").startswith(b"?|?\n")  # as whoever began it has chosen
+    assert written(monkeypatch, words, "ascii", "replace").startswith(b"?|?\n")  # the chosen error handler stays
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files that are any bytes")
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_a_name_that_is_no_utf8_is_printed(
+def test_a_name_that_is_not_utf8_is_printed(
     run: Path, encoding: str, errors: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / f"{NOT_UTF8}東.json"

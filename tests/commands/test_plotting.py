@@ -1,4 +1,4 @@
-"""Pictures: drawn whatever backend the environment names, and never a reason for a run or a comparison to fail."""
+"""Pictures are drawn with any backend in the environment; a run or a comparison does not fail because of them."""
 
 import os
 import subprocess
@@ -14,12 +14,12 @@ import train.commands.compare
 from jaxllm.compare import Comparison, Report
 from train.cli import main
 from train.commands.attention_plot import attention_picture
-from train.commands.compare import draw_errors
+from train.commands.compare_plot import draw_errors
 from train.runs.loss_plot import draw_losses
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-INLINE = "module://matplotlib_inline.backend_inline"  # what a notebook sets, for programs that it starts too
+INLINE = "module://matplotlib_inline.backend_inline"  # as notebooks set it, also for programs that they start
 DRAW = """
 import os, sys
 from pathlib import Path
@@ -37,7 +37,7 @@ print(os.environ.get("MPLBACKEND"), matplotlib.rcParams._get_backend_or_none(), 
 
 @pytest.mark.parametrize(("named", "kept"), [(INLINE, "None"), ("nonsense", "None"), ("svg", "svg"), (None, "None")])
 def test_the_environment_may_name_any_backend(tmp_path: Path, named: str | None, kept: str) -> None:
-    """Its name stays in the environment, and the backend stays chosen where matplotlib knows it."""
+    """The name stays in the environment, and the backend stays configured if matplotlib has it."""
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[2])} | ({"MPLBACKEND": named} if named else {})
     done = subprocess.run(
@@ -56,7 +56,7 @@ def report(error: float) -> Report:
     return Report.of("float32", rows)
 
 
-def test_the_backend_of_a_process_that_draws_stays_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawing_does_not_change_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "backend", "svg")
     before = {**matplotlib.rcParams}
     draw_losses([{"step": 1, "train_loss": 2.5}], tmp_path / "loss.png")
@@ -68,7 +68,7 @@ def test_the_backend_of_a_process_that_draws_stays_its_own(tmp_path: Path, monke
 
 @pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every picture fails as its content is made, with a message of two lines."""
+    """Make every picture fail with a message of two lines."""
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("latex was not\nable to process it")
@@ -85,14 +85,14 @@ def test_a_run_does_not_depend_on_its_picture(tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr()
     assert said.err == note and "picture" not in said.out
     assert len(lines(run)) == 4 and not list(run.glob("loss*"))
-    assert main([*command, "--resume"]) == 0  # it has all its steps, but no picture
+    assert main([*command, "--resume"]) == 0  # all steps are done, but there is no picture
     said = capsys.readouterr()
     assert said.err == note and "has all its 4 steps" in said.out
     attention = ["attention", str(run), "--prompt", "cat", "--out"]
     assert main([*attention, str(tmp_path / "map.png")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("jaxllm attention: ") and error.count("\n") == 1 and "latex was not able" in error
-    assert main([*attention, str(tmp_path / "map.html")]) == 0  # a page needs no matplotlib
+    assert main([*attention, str(tmp_path / "map.html")]) == 0  # a page does not need matplotlib
     assert not list(tmp_path.glob("map.png*"))
 
 

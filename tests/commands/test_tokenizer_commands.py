@@ -1,4 +1,4 @@
-"""`jaxllm tokenizer` and `jaxllm data`, as a user calls them: right input, and wrong input in one sentence."""
+"""`jaxllm tokenizer` and `jaxllm data` on the command line: results, and one sentence for wrong input."""
 
 import io
 import json
@@ -170,7 +170,7 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
     build_parser().parse_args(shlex.split(example)[1:])
 
 
-def test_they_do_without_jax() -> None:
+def test_they_do_not_import_jax() -> None:
     code = """
 import sys
 from train.cli import main
@@ -182,7 +182,7 @@ assert "jax" not in sys.modules
 
 
 def test_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours beside tiktoken, which is always there; a peer that comes to other ids is told."""
+    """Ours beside tiktoken, which is always installed; exit 1 if a peer's ids differ."""
     monkeypatch.setattr("train.bench.tokenizer.usable_cores", lambda: 1)
     command = "bench tokenizer corpus --vocab-size 290 --against tiktoken --rounds 2 --json bench.json"
     out = ran(command, capsys)

@@ -1,4 +1,4 @@
-"""What `generate` and `chat` write: whole characters, up to stop strings and end tokens; runs with imported weights."""
+"""`generate` and `chat` write whole characters up to stop strings and end tokens; runs with imported weights."""
 
 import io
 import os
@@ -49,7 +49,7 @@ def test_text_ends_before_a_stop_string(pieces: list[str], stops: list[str], tex
 
 
 def test_a_space_between_prompt_and_answer_stays() -> None:
-    """SentencePiece leaves out the space that a text begins with, and what follows a prompt is in its middle."""
+    """SentencePiece drops the space at the beginning of a text, but a continuation is not a beginning."""
     tokenizer = SentencePieceTokenizer([*BYTES, "\u2581", "o", "\u2581on", "e"], [])
     shown, more = [258, 259], [256, 257]
     assert (tokenizer.decode(shown), tokenizer.decode(more)) == ("one", "o")
@@ -61,7 +61,7 @@ def test_a_space_between_prompt_and_answer_stays() -> None:
 def test_weights_come_back(tmp_path: Path) -> None:
     params = random_parameters(GPT(CONFIG))
     params["block_0"]["norm_1"]["scale"] = np.float32(np.arange(8))  # exact in bfloat16
-    write_weights(tmp_path / "w", params, "caf\udce9")  # a path that is no UTF-8
+    write_weights(tmp_path / "w", params, "caf\udce9")  # a path that is not UTF-8
     back = read_weights(tmp_path / "w", CONFIG)
     np.testing.assert_array_equal(back["block_0"]["norm_1"]["scale"], np.arange(8))
     np.testing.assert_array_equal(back["block_0"]["mlp"]["up"]["kernel"], params["block_0"]["mlp"]["up"]["kernel"])
@@ -94,7 +94,7 @@ def test_generate_answers_and_stops(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_the_answer_is_that_of_the_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The template's text is what the model reads, and special tokens in it are tokens."""
+    """The model reads the text of the template, with its special tokens as tokens."""
     run = imported(tmp_path / "run")
     loaded = load_run(run)
     ids = [256, *b"user:hi", 257, 256]
@@ -127,8 +127,8 @@ def test_chat_remembers_forgets_and_ends(
 def test_the_system_prompt_outlasts_what_is_forgotten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the oldest question and answer were dropped, and after /reset, the model reads what it would have read if
-    they had never been, its instructions among it."""
+    """After the oldest question and answer were dropped, and after /reset, the model reads the same as without them,
+    with the system message."""
     run, read = str(imported(tmp_path / "run", replace(CONFIG, context_length=96))), []
 
     def spied(model: GPT, params: object, prompts: list[list[int]], *rest: object) -> Generation:
@@ -146,11 +146,11 @@ def test_the_system_prompt_outlasts_what_is_forgotten(
     (fresh,) = texts(second)
     assert fresh == f"<s>system:be brief</s><s>user:{second}</s><s>"
     assert texts(first, second)[1] == texts(first, "/reset", second)[1] == fresh
-    assert texts("hi", "ho")[1].startswith("<s>system:be brief</s><s>user:hi</s>")  # where there is room nothing goes
+    assert texts("hi", "ho")[1].startswith("<s>system:be brief</s><s>user:hi</s>")  # with room nothing is dropped
 
 
-def test_text_is_on_its_way_as_soon_as_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Into a pipe too, piece by piece."""
+def test_text_is_written_as_soon_as_it_is_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Piece by piece, also into a pipe."""
     run, seen = str(imported(tmp_path / "run")), []
 
     def tokens(*_: object) -> Iterator[int]:
@@ -200,17 +200,21 @@ def test_what_is_wrong(tmp_path: Path, command: str, message: str, capsys: pytes
     assert message in capsys.readouterr().err
 
 
-def test_answers_are_drawn_more_surely(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(train.writer, "generate_command", lambda *a: seen.append((a[-1].temperature, a[-1].top_p)))
+def test_answers_have_other_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, float | None]] = []
+    monkeypatch.setattr(
+        "train.commands.generate.Writer", lambda _, __, options: seen.append((options.temperature, options.top_p))
+    )
+    for name in ("continue_", "answer"):
+        monkeypatch.setattr(f"train.commands.generate.{name}", lambda *_: None)
     words = ["generate", "run", "--prompt", "hi"]
     for more in ([], ["--chat"], ["--chat", "--temperature", "0", "--top-p", "1"], ["--top-p", "0.5"]):
         assert main([*words, *more]) == 0
     assert seen == [(0.8, None), (0.2, 0.9), (0, 1), (0.8, 0.5)]
 
 
-def test_what_the_terminal_has_no_characters_for(tmp_path: Path) -> None:
-    """Written escaped; and what is typed in another encoding than the terminal's is replaced."""
+def test_characters_that_the_terminal_cannot_encode(tmp_path: Path) -> None:
+    """They are escaped; typed bytes that are not in the terminal's encoding are replaced."""
     run, root = str(imported(tmp_path / "run")), Path(__file__).parents[2]
     said = []
     for words, typed in ((["generate", run, "--prompt", "é"], b""), (["chat", run], b"\xff hi\n")):

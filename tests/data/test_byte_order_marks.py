@@ -21,9 +21,9 @@ from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken, to_huggi
 from jaxllm.utils.files import read_json, read_text
 from jaxllm.utils.utf8 import without_mark
 from train.cli import main
+from train.commands.chat import input_lines
 from train.config import load_config
 from train.runs.metrics import read_metrics
-from train.writer import _lines
 
 MARK = codecs.BOM_UTF8
 BPE = BPETokenizer.train("the theatre that the thieves", 260)
@@ -179,7 +179,7 @@ def test_a_conversation_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)), "utf-8", "replace"))
 
     given(MARK + b"one\n\ntwo\n")
-    assert list(_lines()) == ["one", "two"]
+    assert list(input_lines()) == ["one", "two"]
     given(codecs.BOM_UTF16_LE + "one\n".encode("utf-16-le"))
     with pytest.raises(InputError, match="standard input is UTF-16, as its byte-order mark says"):
-        next(_lines())
+        next(input_lines())

@@ -64,8 +64,7 @@ LEFT_OUT = {  # modules without logic of their own, or whose logic no quick test
     # as `train_report` and `train_recording`, and names of processors
     "train/bench/generate.py", "train/bench/generate_report.py", "train/bench/generate_recording.py", "train/bench/train.py",
     "train/bench/tokenizer.py", "train/bench/machine.py",
-    "train/commands/bench.py", "train/commands/data_cli.py", "train/commands/look_cli.py", "train/commands/options.py",
-    "train/commands/pretrained_cli.py",  # options
+    "train/commands/bench.py", "train/commands/options.py",
     "train/bench/peers/__init__.py", "train/bench/peers/hf.py", "train/bench/peers/hf_writer.py", "train/bench/peers/nanogpt.py",
     "train/bench/peers/nanogpt_writer.py", "train/bench/peers/protocol.py", "train/bench/peers/torch_worker.py",
     "train/bench/peers/torch_writer.py",  # other programs, in their Python

@@ -296,5 +296,5 @@ def test_an_evaluation_prompt_beyond_the_context_is_reported(
     for prompt, said in (("the cat ", False), ("the cat s", True)):
         run = str(tmp_path / f"run{said}")
         assert main(["train", config, "--out", run, *options, "--set", f"eval.prompt={prompt}"]) == 0
-        note = "note: eval.prompt has 9 tokens, of which the model reads the last 8; its context of 8 holds no more"
+        note = "note: eval.prompt has 9 tokens, but the model reads only the last 8, because its context holds 8;"
         assert (note in capsys.readouterr().err) == said

@@ -1,11 +1,11 @@
-"""Looking inside: a prompt as the model of a run sees it, and `jaxllm attention`.
+"""`jaxllm attention`: what each token of a prompt attends to, as one file, a picture or a page.
 
-BertViz draws in a notebook with scripts from a server; here a picture or a page is one file that needs nothing else.
-Both read the intermediates of the GPT, so they show what the model computes, not a computation like it.
+It shows intermediates of the GPT, so the weights are those that the model computes with.
 """
 
+import argparse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,44 +19,58 @@ from jaxllm.utils.utf8 import visible
 
 from ..nonfinite import check_computed
 from ..outputs import check_output
-from ..runs.load import TrainedRun, load_run
-from ..writer import check_length, prompt_ids
 from .attention_page import attention_page
 from .attention_plot import attention_picture
+from .options import Parser
+from .prompt import add_prompt, read_prompt
 
-MOST_TOKENS = {".html": 256, ".png": 128, ".svg": 128, ".pdf": 128}  # a page of so many has 13 MB for each 144 heads
-
-
-class Prompt(NamedTuple):
-    """A run and the ids of a prompt, each with a label that shows on one line what the token is."""
-
-    run: TrainedRun
-    ids: list[int]
-    labels: list[str]
+MOST_TOKENS = {".html": 256, ".png": 128, ".svg": 128, ".pdf": 128}  # larger files are too heavy to look at
 
 
-def read_prompt(path: str, step: str | None, prompt: str, most: int | None = None) -> Prompt:
-    """Raises InputError for a prompt without tokens, or with more than `most` or than the model's context holds."""
-    check_length("--prompt", prompt)
-    run = load_run(path, step)
-    ids = prompt_ids(run, prompt)
-    context = run.model.config.context_length
-    if len(ids) > context:
-        raise InputError(f"--prompt has {len(ids):,} tokens, more than the model's context of {context:,}; shorten it.")
-    if most is not None and len(ids) > most:
-        raise InputError(f"--prompt has {len(ids):,} tokens, but --out can show at most {most}; shorten it.")
-    return Prompt(run, ids, [label(run.tokenizer, i) for i in ids])
+def add_options(parser: Parser) -> None:
+    """The options of the command."""
+    parser.runs(run, 'jaxllm attention runs/first --prompt "Please buy an apple and an orange" --out map.html')
+    add_prompt(parser)
+    parser.add_argument(
+        "--out", required=True, metavar="FILE",
+        help="a picture (.png, .svg, .pdf; at most 128 tokens), or a page to explore in a browser (.html; at most 256)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--layer", type=int, metavar="N",
+        help="draw the heads of this layer large, or open the page there; default: a small map of every head",
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the picture or the page."""
+    path, out, layer = arguments.path, Path(arguments.out), arguments.layer
+    check_output("--out", arguments.out, tuple(MOST_TOKENS))
+    suffix = out.suffix.lower()
+    trained, ids = read_prompt(path, arguments.step, arguments.prompt, MOST_TOKENS[suffix])
+    config = trained.model.config
+    if layer is not None and not 0 <= layer < config.n_layers:
+        raise InputError(f"--layer is {layer}, but it must be from 0 to {config.n_layers - 1}, the model's last layer.")
+    weights, largest = attention_weights(trained.model, trained.params, ids)
+    for computed in (weights, largest):
+        check_computed(computed, path, trained.params)
+    labels = [label(trained.tokenizer, i) for i in ids]
+    if suffix == ".html":
+        content = attention_page(path, weights, labels, layer or 0).encode()
+    else:
+        content = attention_picture(path, weights, labels, layer, suffix)
+    replace_file(out, content)
+    print(f"{arguments.out}: {len(ids)} tokens, {config.n_layers} layers of {config.n_heads} heads")
 
 
 def label(tokenizer: Tokenizer, token: int) -> str:
-    """A token for an axis: spaces seen, what does not show and bytes that are a part of a character escaped."""
+    """A token as one line: spaces as ␣; control characters and bytes of partial characters are escaped."""
     return visible(tokenizer.decode_bytes([token])).replace(" ", "␣") or f"id {token}"
 
 
 def attention_weights(model: GPT, params: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """What each token attends to, in every head of every layer, and the largest logit that it leads to.
+    """The attention weights of every head, float32 [L, H, T, T], and the largest logit of each token, float32 [T].
 
-    float32 [L, H, T, T], rows that sum to 1; float32 [T].
+    Rows of the weights sum to 1.
     """
 
     @jax.jit
@@ -67,22 +81,3 @@ def attention_weights(model: GPT, params: Any, ids: list[int]) -> tuple[np.ndarr
 
     attended, largest = weights(params, jnp.asarray([ids], jnp.int32))
     return np.asarray(attended), np.asarray(largest)
-
-
-def attention_command(path: str, step: str | None, prompt: str, out: str, layer: int | None) -> None:
-    """`jaxllm attention`: writes the picture or the page."""
-    check_output("--out", out, tuple(MOST_TOKENS))
-    suffix = Path(out).suffix.lower()
-    looked = read_prompt(path, step, prompt, MOST_TOKENS[suffix])
-    config = looked.run.model.config
-    if layer is not None and not 0 <= layer < config.n_layers:
-        raise InputError(f"--layer is {layer}, but it must be from 0 to {config.n_layers - 1}, the model's last layer.")
-    weights, largest = attention_weights(looked.run.model, looked.run.params, looked.ids)
-    for computed in (weights, largest):
-        check_computed(computed, path, looked.run.params)
-    if suffix == ".html":
-        content = attention_page(path, weights, looked.labels, layer or 0).encode()
-    else:
-        content = attention_picture(path, weights, looked.labels, layer, suffix)
-    replace_file(Path(out), content)
-    print(f"{out}: {len(looked.ids)} tokens, {config.n_layers} layers of {config.n_heads} heads")

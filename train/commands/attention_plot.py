@@ -1,7 +1,6 @@
-"""Attention weights as a picture: rows attend, columns are attended to, and what is causally hidden stays white.
+"""Attention weights as a picture: rows attend, columns are attended to, causally masked cells stay white.
 
-BertViz's model view draws lines between two columns of tokens; in a map no line hides another. Colours follow the
-square root of the weight, or a token that looks at twenty others would seem to look at none.
+Colours follow the square root of the weight, so that a token that attends to twenty others evenly still shows it.
 """
 
 from typing import TYPE_CHECKING
@@ -22,31 +21,31 @@ SMALL_SIDE = 0.9  # of a small one
 CELL = 0.11  # of a token with a label, at least
 PIXEL = 1 / 120  # of a token, at least
 SPACE = 0.25  # between large maps
-LABELLED = 24  # tokens that small maps have labels for
+LABELLED = 24  # the most tokens of small maps with labels
 LONGEST = 16  # characters of a label
 COLUMNS = 4  # of large maps
 
 
 def attention_picture(name: str, weights: np.ndarray, labels: list[str], layer: int | None, suffix: str) -> bytes:
-    """The content of a file of that kind, such as ".png", for weights [L, H, T, T]: all heads, or those of a layer.
+    """The content of a picture file, such as ".png", of weights [L, H, T, T]: all heads, or those of one layer.
 
     Raises RunError where matplotlib cannot draw it.
     """
     try:
-        with import_matplotlib().rc_context({"text.parse_math": False}):  # a dollar is a dollar
+        with import_matplotlib().rc_context({"text.parse_math": False}):  # dollar signs are text
             if layer is None:
                 figure = draw_layers(weights, labels, f"Attention in {name}")
             else:
                 figure = draw_layer(weights[layer], labels, f"Attention in {name}, layer {layer}")
             return content(figure, suffix, dpi=1 / PIXEL, bbox_inches="tight", pad_inches=0.15)
-    except Exception as error:  # whatever matplotlib, its settings and the fonts of a machine lead to
+    except Exception as error:  # anything that matplotlib, its settings and the fonts of a machine can raise
         raise RunError(
             f"the picture cannot be drawn ({reason(error)}); write a page instead, with --out FILE.html."
         ) from None
 
 
 def draw_layer(weights: np.ndarray, labels: list[str], title: str) -> "Figure":
-    """The heads of one layer, [H, T, T], each a large map with the tokens on its axes."""
+    """A figure of the heads of one layer, [H, T, T], each a large map with the tokens on its axes."""
     heads, length, names = len(weights), len(labels), _names(labels)
     columns = min(COLUMNS, heads)
     rows = -(-heads // columns)
@@ -67,7 +66,7 @@ def draw_layer(weights: np.ndarray, labels: list[str], title: str) -> "Figure":
 
 
 def draw_layers(weights: np.ndarray, labels: list[str], title: str) -> "Figure":
-    """Every head of every layer, [L, H, T, T], as small maps: a row for each layer, a column for each head."""
+    """A figure of small maps of every head, [L, H, T, T]: a row for each layer, a column for each head."""
     layers, heads, length, _ = weights.shape
     names = _names(labels) if length <= LABELLED else []
     cell = max(SMALL_SIDE / length, CELL if names else PIXEL)
@@ -88,7 +87,7 @@ def draw_layers(weights: np.ndarray, labels: list[str], title: str) -> "Figure":
 
 
 def _axes(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
-    """A place in the figure, from its upper left corner; what is written around it makes the picture larger."""
+    """Axes at a place measured from the upper left corner. The saved picture grows to hold the texts around them."""
     w, h = figure.get_size_inches()
     return figure.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
 
@@ -102,7 +101,7 @@ def _show(axes: "Axes", weights: np.ndarray) -> "AxesImage":
     return axes.imshow(weights, cmap=blues, norm=PowerNorm(0.5, 0, 1))
 
 
-# Texts, not the labels of ticks, which take several times as long.
+# Labels are texts, because labels of ticks take several times as long to draw.
 
 
 def _write_below(axes: "Axes", names: list[str], bottom: int, left: int, size: float) -> None:
@@ -116,7 +115,7 @@ def _write_beside(axes: "Axes", names: list[str], top: int, size: float) -> None
 
 
 def _annotate(figure: "Figure", image: "AxesImage", title: str, right: float) -> None:
-    """The title above, and so far to the right the scale of colours."""
+    """Add the title above, and the scale of colours so many inches to the right."""
     width, height = figure.get_size_inches()
     figure.text(0, 1 + 0.4 / height, title, fontsize=11, va="bottom")
     bar = figure.colorbar(image, cax=_axes(figure, width + right, 0, 0.14, min(height, SIDE)))
@@ -126,25 +125,25 @@ def _annotate(figure: "Figure", image: "AxesImage", title: str, right: float) ->
 
 
 def _visible_half(weights: np.ndarray) -> np.ndarray:
-    """[..., T, T] with NaN, which is left white, where a token would look ahead."""
+    """[..., T, T] with NaN, which is drawn white, above the diagonal."""
     length = weights.shape[-1]
     return np.where(np.tri(length, dtype=bool), weights, np.nan)
 
 
 def _mosaic(weights: np.ndarray, gap: int) -> np.ndarray:
-    """Maps [L, H, T, T] side by side, so many white cells after each."""
+    """Maps [L, H, T, T] side by side, with `gap` white cells after each."""
     padded = np.pad(_visible_half(weights), ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=np.nan)
     layers, heads, stride, _ = padded.shape
     return padded.transpose(0, 2, 1, 3).reshape(layers * stride, heads * stride)
 
 
 def _font_size(cell: float) -> float:
-    """Points of a label that is no higher than its cell."""
+    """The size in points of a label that is not higher than its cell."""
     return min(8, 0.8 * 72 * cell)
 
 
 def _names(labels: list[str]) -> list[str]:
-    """Labels that the font can write and that fit: other characters escaped, long ones cut in the middle."""
+    """Labels with characters that the font lacks escaped, and long ones cut in the middle."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))

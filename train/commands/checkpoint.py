@@ -1,5 +1,6 @@
-"""`jaxllm checkpoint`: what a run has saved, and whether it is whole."""
+"""`jaxllm checkpoint`: lists and verifies the checkpoints of a run."""
 
+import argparse
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,11 +12,24 @@ from ..runs.checkpoint import DAMAGED, Checkpoints
 from ..runs.folder import RunFolder
 from ..runs.load import model_of
 from ..state import abstract_state
+from .options import Parser, add_parser, add_run
 
 
-def list_command(path: str) -> None:
-    """A line for each checkpoint; reads their manifests, not their arrays."""
-    checkpoints = _open(RunFolder(path))
+def add_options(parser: Parser) -> None:
+    """The options of `jaxllm checkpoint list` and `jaxllm checkpoint verify`."""
+    kinds = parser.add_subparsers(dest="checkpoint", metavar="WHAT", required=True)
+    for kind, run, help in (
+        ("list", run_list, "the checkpoints of a run with their validation losses"),
+        ("verify", run_verify, "compare every byte of every checkpoint with its sum; exit 1 if one is damaged"),
+    ):
+        command = add_parser(kinds, kind, help)
+        command.runs(run, f"jaxllm checkpoint {kind} runs/first")
+        add_run(command, step=False)
+
+
+def run_list(arguments: argparse.Namespace) -> None:
+    """Print a line for each checkpoint. It reads their manifests, not their arrays."""
+    checkpoints = _open(RunFolder(arguments.path))
     best = checkpoints.best_step()
     print(f"{'step':>9}  {'val_loss':>8}  {'MiB':>9}")
     for step in checkpoints.steps():
@@ -37,9 +51,9 @@ def _describe(checkpoints: Checkpoints, step: int, size: float) -> str:
     return f"{loss:>8}  {size:>9.1f}  {by}"
 
 
-def verify_command(path: str) -> bool:
-    """Reads every byte of every checkpoint; prints a line for each and returns whether all are whole."""
-    folder = RunFolder(path)
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Read every byte of every checkpoint and print a line for each; returns 1 if one is damaged."""
+    folder = RunFolder(arguments.path)
     checkpoints = _open(folder)
     config = folder.read_config()
     like = abstract_state(model_of(config, load_tokenizer(folder.tokenizer)), config)
@@ -47,19 +61,19 @@ def verify_command(path: str) -> bool:
     for step in checkpoints.steps():
         try:
             checkpoints.check(step, like)
-            said = (
+            found = (
                 "every byte is as it was written" if checkpoints.has_checksums(step) else "readable (format 1, no sums)"
             )
         except DroppedError:
             continue
         except DamagedError as error:
-            whole, said = False, f"damaged: {error}"
-        print(f"step {step:>9,}  {said}", flush=True)
-    return whole
+            whole, found = False, f"damaged: {error}"
+        print(f"step {step:>9,}  {found}", flush=True)
+    return 0 if whole else 1
 
 
 def _open(folder: RunFolder) -> Checkpoints:
-    folder.read_config()  # whether it is a run at all
+    folder.read_config()  # raises InputError unless it is a run
     checkpoints = Checkpoints(folder.checkpoints)
     if not checkpoints.steps():
         raise checkpoints.none_yet()
@@ -67,8 +81,9 @@ def _open(folder: RunFolder) -> Checkpoints:
 
 
 def _bytes(folder: Path) -> int:
-    found = 0
+    """The size of all files in it."""
+    size = 0
     for path in folder.rglob("*"):
-        with suppress(OSError):  # a run that is training may drop it
-            found += path.stat().st_size if path.is_file() else 0
-    return found
+        with suppress(OSError):  # a run that is training may delete it
+            size += path.stat().st_size if path.is_file() else 0
+    return size

@@ -1,5 +1,9 @@
-"""`jaxllm inspect`: what a model would say next, and after which block it knew (nostalgebraist's logit lens, 2020)."""
+"""`jaxllm inspect`: the most likely next tokens, and after which block the model knew them.
 
+The second table is the logit lens (nostalgebraist 2020).
+"""
+
+import argparse
 import sys
 from io import StringIO
 from typing import Any
@@ -19,16 +23,40 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.utf8 import visible
 
 from ..nonfinite import check_computed
-from .attention import read_prompt
+from .options import Parser
+from .prompt import add_prompt, read_prompt
 
-SHOWN = 3  # tokens a block
-WIDE = 200  # columns where the output is no terminal
+SHOWN = 3  # tokens for each block
+WIDE = 200  # columns where the output is not a terminal
+
+
+def add_options(parser: Parser) -> None:
+    """The options of the command."""
+    parser.runs(run, 'jaxllm inspect runs/first --prompt "The capital of France is" --top 5')
+    add_prompt(parser)
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="how many next tokens; default 10")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the next tokens, then the lens for each block."""
+    if arguments.top < 1:
+        raise InputError(f"--top is {arguments.top}, but it must be at least 1.")
+    trained, ids = read_prompt(arguments.path, arguments.step, arguments.prompt)
+    tokenizer = trained.tokenizer
+    by_block = lens_probabilities(trained.model, trained.params, ids, tokenizer.vocab_size)
+    check_computed(by_block, arguments.path, trained.params)
+    n_tokens = "1 token" if len(ids) == 1 else f"{len(ids):,} tokens"
+    print(f"after {n_tokens}, the last of them {_shown(tokenizer, ids[-1])}, the model expects")
+    _print(next_tokens(tokenizer, by_block[-1], arguments.top))
+    answer = _shown(tokenizer, _likeliest(by_block[-1], 1)[0])
+    print(f"\nwhat it would expect if a block were its last, and the rank of the final answer {answer} there")
+    _print(lens_table(tokenizer, by_block))
 
 
 def lens_probabilities(model: GPT, params: Any, ids: list[int], vocab_size: int) -> np.ndarray:
-    """[L, vocab_size] float32: the next token's probabilities by the lens after each block, the last one the model's.
+    """The next token's probabilities by the lens after each block, float32 [L, vocab_size]; last come the model's.
 
-    Ids from `vocab_size` on are left out, as in generating.
+    Ids from `vocab_size` on are left out, as they are when generating.
     """
 
     @jax.jit
@@ -40,23 +68,8 @@ def lens_probabilities(model: GPT, params: Any, ids: list[int], vocab_size: int)
     return np.asarray(probabilities(params, jnp.asarray([ids], jnp.int32)), np.float32)
 
 
-def inspect_command(path: str, step: str | None, prompt: str, top: int) -> None:
-    """`jaxllm inspect`: prints the next tokens, then the lens by block."""
-    if top < 1:
-        raise InputError(f"--top is {top}, but it must be at least 1.")
-    run, ids, _ = read_prompt(path, step, prompt)
-    by_block = lens_probabilities(run.model, run.params, ids, run.tokenizer.vocab_size)
-    check_computed(by_block, path, run.params)
-    n_tokens = "1 token" if len(ids) == 1 else f"{len(ids):,} tokens"
-    print(f"after {n_tokens}, the last of them {_shown(run.tokenizer, ids[-1])}, the model expects")
-    _print(next_tokens(run.tokenizer, by_block[-1], top))
-    answer = _shown(run.tokenizer, _likeliest(by_block[-1], 1)[0])
-    print(f"\nwhat it would expect if a block were its last, and the place of the final answer {answer} there")
-    _print(lens_table(run.tokenizer, by_block))
-
-
 def next_tokens(tokenizer: Tokenizer, probabilities: np.ndarray, top: int) -> Table:
-    """The `top` most likely of probabilities [V]."""
+    """A table of the `top` most likely tokens by probabilities [V]."""
     table = _table(">rank", ">probability", "<token")
     for rank, i in enumerate(_likeliest(probabilities, top), start=1):
         table.add_row(str(rank), _percent(probabilities[i]), _shown(tokenizer, i))
@@ -64,7 +77,7 @@ def next_tokens(tokenizer: Tokenizer, probabilities: np.ndarray, top: int) -> Ta
 
 
 def lens_table(tokenizer: Tokenizer, by_block: np.ndarray) -> Table:
-    """A row for each block of probabilities [L, V]: its likeliest tokens; probability and rank of the final answer."""
+    """A row for each block of probabilities [L, V]: its most likely tokens, and probability and rank of the answer."""
     answer = _likeliest(by_block[-1], 1)[0]
     n_shown = min(SHOWN, by_block.shape[1])
     table = _table(
@@ -78,7 +91,7 @@ def lens_table(tokenizer: Tokenizer, by_block: np.ndarray) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    """Columns named so, after the side on which they are aligned."""
+    """An empty table. Each column is its alignment, < or >, and its name."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         table.add_column(column[1:], justify="left" if column[0] == "<" else "right", no_wrap=True)
@@ -86,7 +99,7 @@ def _table(*columns: str) -> Table:
 
 
 def _likeliest(probabilities: np.ndarray, n: int) -> list[int]:
-    """Ids of the n largest, of equal ones the first."""
+    """The ids of the n largest; among equal ones the first come first."""
     return np.argsort(-probabilities, kind="stable")[:n].tolist()
 
 
@@ -95,12 +108,12 @@ def _percent(probability: float) -> str:
 
 
 def _shown(tokenizer: Tokenizer, token: int) -> Text:
-    """In brackets, for a token may begin or end with a space; a Text, for rich takes brackets in a str as a style."""
+    """A token in brackets, because it may begin or end with a space. Rich would read them in a str as a style."""
     return Text(f"[{visible(tokenizer.decode_bytes([token]))}]")
 
 
 def _print(table: Table) -> None:
-    """As wide as a terminal is; elsewhere as wide as it must be, without colours."""
+    """Print within the width of a terminal; elsewhere as wide as needed, without colours."""
     if sys.stdout.isatty():
         Console().print(table)
         return

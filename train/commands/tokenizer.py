@@ -1,5 +1,6 @@
-"""`jaxllm tokenizer`: train, encode, decode, export and import."""
+"""`jaxllm tokenizer`: trains, uses, shows, exports and imports tokenizers."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,11 +27,57 @@ from jaxllm.utils.files import replace_file
 from jaxllm.utils.processes import check_processes, usable_cores
 from jaxllm.utils.utf8 import decoded
 
+from ..outputs import check_new
 from ..progress import counted
+from .options import Parser, add_parser, add_reading, add_sources, add_tokenizer
+from .tokenizer_show import show_text, show_vocabulary
+
+
+def add_options(parser: Parser) -> None:
+    """The options of everything that can be done with tokenizers."""
+    kinds = parser.add_subparsers(dest="tokenizer", metavar="WHAT", required=True)
+    train = add_parser(kinds, "train", "learn a tokenizer from text")
+    train.runs(run_train, "jaxllm tokenizer train python-stdlib --vocab-size 32768 --out tok.json")
+    add_sources(train)
+    train.add_argument("--out", required=True, metavar="FILE.json", help="a readable FILE.vocab.txt comes beside it")
+    train.add_argument("--kind", choices=("bpe", "char", "word"), default="bpe", help="default bpe")
+    train.add_argument("--vocab-size", type=int, metavar="N", help="required for bpe, possible for word")
+    add_reading(train)
+    encode = add_parser(kinds, "encode", "text to ids")
+    encode.runs(run_encode, "jaxllm tokenizer encode tok.json my-text.txt")
+    decode = add_parser(kinds, "decode", "ids to text")
+    decode.runs(run_decode, "jaxllm tokenizer decode tok.json ids.txt")
+    for command in (encode, decode):
+        add_tokenizer(command)
+        command.add_argument("file", nargs="?", metavar="FILE", help="default: standard input")
+    show = add_parser(kinds, "show", "the most used merges, or the pieces of a text")
+    show.runs(run_show, 'jaxllm tokenizer show gpt2 --text "Every effort moves you"')
+    add_tokenizer(show)
+    text = show.add_mutually_exclusive_group()
+    text.add_argument("--text", metavar="TEXT", help="colour the pieces of this text")
+    text.add_argument("--file", metavar="FILE", help="colour the pieces of this file")
+    show.add_argument("--top", type=int, default=20, metavar="N", help="how many merges or tokens; default 20")
+    export = add_parser(kinds, "export", "write a tokenizer for other programs")
+    export.runs(run_export, "jaxllm tokenizer export tok.json --out for-transformers/tokenizer.json")
+    add_tokenizer(export)
+    import_ = add_parser(kinds, "import", "read a tokenizer of another program")
+    import_.runs(run_import, "jaxllm tokenizer import theirs.tiktoken --out tok.json")
+    import_.add_argument("path", metavar="FILE", help="Hugging Face's tokenizer.json, or tiktoken's ranks")
+    import_.add_argument(
+        "--pattern", metavar="PATTERN",
+        help="how a tiktoken file's text is split: gpt2, cl100k, o200k, llama3, smollm, qwen2 or a regular expression; "
+        "not needed for published files and those of `export`",
+    )  # fmt: skip
+    for command in (export, import_):
+        command.add_argument("--out", required=True, metavar="FILE")
+        command.add_argument(
+            "--format", choices=("huggingface", "tiktoken"),
+            help="default: tiktoken for FILE.tiktoken, else huggingface; Llama 3's tokenizer.model is tiktoken",
+        )  # fmt: skip
 
 
 def open_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer of a file or a run folder, or GPT-2's."""
+    """The tokenizer of a file or of a run folder, or GPT-2's."""
     if path == "gpt2" and not os.path.exists(path):
         return BPETokenizer.gpt2()
     if not os.path.isdir(path):
@@ -39,10 +86,9 @@ def open_tokenizer(path: str) -> Tokenizer:
     return tokenizer.ending_documents_with(ChatFormat.load(pretrained).eos_token) if pretrained.exists() else tokenizer
 
 
-def train_command(
-    sources: Sequence[str], kind: str, vocab_size: int | None, out: str, field: str, processes: int | None
-) -> None:
-    """Learns, writes the file and the vocabulary beside it, and prints how well the text is compressed."""
+def run_train(arguments: argparse.Namespace) -> None:
+    """Write the tokenizer and its vocabulary, and print how well it compresses the text."""
+    kind, vocab_size, out, processes = arguments.kind, arguments.vocab_size, arguments.out, arguments.processes
     if kind == "bpe" and vocab_size is None:
         raise InputError("--vocab-size is missing; byte-pair encoding needs it, for example 32768.")
     if kind == "char" and vocab_size is not None:
@@ -52,24 +98,18 @@ def train_command(
     vocabulary = Path(out).with_suffix(".vocab.txt")
     for path in (Path(out), vocabulary):
         check_new(path)
-    tokenizer, summary = (_learn_pairs if kind == "bpe" else _learn)(kind, vocab_size, sources, field, processes)
+    tokenizer, summary = (_learn_pairs if kind == "bpe" else _learn)(
+        kind, vocab_size, arguments.sources, arguments.field, processes
+    )
     tokenizer.save(out)
     replace_file(vocabulary, vocabulary_text(tokenizer).encode())
     print(f"{out}: {kind} tokenizer with {tokenizer.vocab_size:,} ids{summary}; to read: {vocabulary}")
 
 
-def check_new(path: Path) -> None:
-    """Raises InputError unless a file can be made there."""
-    if path.exists():
-        raise InputError(f"{path} exists already; choose another name with --out.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--out {path}: there is no folder {path.parent}; make it first.")
-
-
 def _learn(
     kind: str, vocab_size: int | None, sources: Sequence[str], field: str, processes: int
 ) -> tuple[Tokenizer, str]:
-    """The tokenizer of characters or words, and nothing more to say of it."""
+    """A tokenizer of characters or words, and an empty summary."""
     with _texts(sources, field) as texts:
         return (CharTokenizer.train(texts) if kind == "char" else WordTokenizer.train(texts, vocab_size)), ""
 
@@ -77,13 +117,13 @@ def _learn(
 def _learn_pairs(
     kind: str, vocab_size: int | None, sources: Sequence[str], field: str, processes: int
 ) -> tuple[Tokenizer, str]:
-    """The tokenizer and, in words, how many bytes of the text a token holds."""
+    """A tokenizer of byte pairs and, in words, how many bytes of the text a token holds."""
     assert vocab_size is not None
     BPETokenizer.check_size(vocab_size)
     with _texts(sources, field) as texts:
         pieces = count_pieces(texts, processes)
-    with counted("learning byte pairs", vocab_size) as tell:
-        tokenizer = BPETokenizer.from_pieces(pieces, vocab_size, progress=tell)
+    with counted("learning byte pairs", vocab_size) as report:
+        tokenizer = BPETokenizer.from_pieces(pieces, vocab_size, progress=report)
     n_bytes = sum(len(piece) * times for piece, times in pieces.items())
     tokens = sum(len(tokenizer.encode(piece.decode())) * times for piece, times in pieces.items())
     return tokenizer, f", {n_bytes:,} bytes in {tokens:,} tokens, {n_bytes / tokens:.3f} bytes per token"
@@ -92,34 +132,35 @@ def _learn_pairs(
 @contextmanager
 def _texts(sources: Sequence[str], field: str) -> Iterator[Iterator[str]]:
     """The parts of all documents, with progress."""
-    with counted("reading, million characters", None) as tell:
-        yield _told(read_documents(sources, field), tell)
+    with counted("reading, million characters", None) as report:
+        yield _counting(read_documents(sources, field), report)
 
 
-def _told(documents: Iterable[Document], tell: Callable[[int], None]) -> Iterator[str]:
+def _counting(documents: Iterable[Document], report: Callable[[int], None]) -> Iterator[str]:
+    """The parts of documents; reports how many million characters have been read."""
     characters = 0
     for document in documents:
         for part in document.chunks:
             characters += len(part)
-            tell(characters // 10**6)
+            report(characters // 10**6)
             yield part
 
 
-def encode_command(path: str, file: str | None) -> None:
-    """Prints the ids, separated by spaces."""
-    tokenizer, before = open_tokenizer(path), ""
-    for ids in tokenizer.encode_stream([read_text(file)]):
+def run_encode(arguments: argparse.Namespace) -> None:
+    """Print the ids, separated by spaces."""
+    tokenizer, before = open_tokenizer(arguments.path), ""
+    for ids in tokenizer.encode_stream([read_text(arguments.file)]):
         if ids:
             sys.stdout.write(before + " ".join(map(str, ids)))
             before = " "
     print()
 
 
-def decode_command(path: str, file: str | None) -> None:
-    """Writes the text, to the byte."""
-    tokenizer = open_tokenizer(path)
+def run_decode(arguments: argparse.Namespace) -> None:
+    """Write the bytes of the text."""
+    tokenizer = open_tokenizer(arguments.path)
     ids = []
-    for place, word in enumerate(read_text(file).split(), start=1):
+    for place, word in enumerate(read_text(arguments.file).split(), start=1):
         if not word.isascii() or not word.lstrip("-").isdigit() or len(word) > 18:
             raise InputError(f"{word[:40]!r}, number {place:,} of the ids, is not a whole number.")
         ids.append(int(word))
@@ -131,7 +172,7 @@ def decode_command(path: str, file: str | None) -> None:
 
 
 def read_text(file: str | None) -> str:
-    """A file's text, or what comes in on standard input. Raises InputError where it cannot be read or is no UTF-8."""
+    """The text of a file, or of standard input. Raises InputError where it cannot be read or is not UTF-8."""
     try:
         content = Path(file).read_bytes() if file else sys.stdin.buffer.read()
     except (OSError, ValueError) as error:
@@ -139,8 +180,20 @@ def read_text(file: str | None) -> str:
     return decoded(content, file or "standard input")
 
 
-def export_command(path: str, out: str, format: str | None) -> None:
-    """Writes the file; for tiktoken two."""
+def run_show(arguments: argparse.Namespace) -> None:
+    """Print the first merges, which were the most frequent ones in training; or a text's pieces and its tokens."""
+    if arguments.top < 0:
+        raise InputError(f"--top is {arguments.top}, but it must be 0 or more.")
+    tokenizer = open_tokenizer(arguments.path)
+    if arguments.text is None and arguments.file is None:
+        show_vocabulary(tokenizer, arguments.top)
+    else:
+        show_text(tokenizer, read_text(arguments.file) if arguments.text is None else arguments.text, arguments.top)
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """Write the file; for tiktoken two files."""
+    path, out, format = arguments.path, arguments.out, arguments.format
     tokenizer = open_tokenizer(path)
     check_new(Path(out))
     if _format(out, format) != "tiktoken":
@@ -154,9 +207,10 @@ def export_command(path: str, out: str, format: str | None) -> None:
     print(f"{out}: {len(tokenizer.tokens):,} ranks; {settings_path(out)}: the pattern and {_special(tokenizer)}")
 
 
-def import_command(path: str, out: str, format: str | None, pattern: str | None) -> None:
-    """Reads the other program's file and writes ours, with the vocabulary beside it."""
-    theirs = _format(path, format)
+def run_import(arguments: argparse.Namespace) -> None:
+    """Read the other program's file and write ours, with the vocabulary beside it."""
+    path, out, pattern = arguments.path, arguments.out, arguments.pattern
+    theirs = _format(path, arguments.format)
     if pattern is not None and theirs != "tiktoken":
         raise InputError(
             "--pattern is for tiktoken's files, and a tokenizer.json has its own pattern; leave it out, or give "
@@ -173,7 +227,7 @@ def import_command(path: str, out: str, format: str | None, pattern: str | None)
 
 
 def _special(tokenizer: BPETokenizer | SentencePieceTokenizer) -> str:
-    """How many special tokens there are, and the first of them."""
+    """The number of special tokens, and the first of their names."""
     names = list(tokenizer.special_tokens)
     shown = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
     return f"{len(names)} special token{'s' * (len(names) != 1)}{shown}"
