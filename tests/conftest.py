@@ -1,4 +1,4 @@
-"""Strictness for all tests: broadcasting of ranks is an error, and products of float32 are computed in float32."""
+"""Strictness for all tests: silent broadcasting of ranks is an error, products of float32 are float32."""
 
 import atexit
 import os
@@ -22,12 +22,11 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
-from quick import is_quick
 
 from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer
 
-# No timed assertions: a slow machine is not a failure.
+# No timed assertions: a slow machine is no failure.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
@@ -41,6 +40,8 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests that `quick` names, and skip those marked `long` unless -m asks for them."""
+    from quick import is_quick
+
     for item in items:
         if is_quick(item.nodeid):
             item.add_marker(pytest.mark.quick)

@@ -12,7 +12,6 @@ CAUSAL, ROTARY = "jaxllm/fast/attention.py", "jaxllm/rotary.py"
 GPT, LOSS, SAMPLING = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
 
 MUTATIONS = [
-    Mutation("float64 summed in float32", "jaxllm/precision.py", "jnp.promote_types(x.dtype, jnp.float32)", "jnp.float32", twin("layers.softmax")),
     Mutation("bias subtracted", LAYERS, "else y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)", "else y - jnp.broadcast_to(bias.astype(y.dtype), y.shape)", twin("layers.linear", 1)),
     Mutation("gradient of the kernel off by 1e-9", LAYERS, 'jnp.einsum("...d,...f->df", x, dy)', '(1 + 1e-9) * jnp.einsum("...d,...f->df", x, dy)', twin("layers.linear")),
     Mutation("gradient of x off by 1e-9", LAYERS, "return dy @ kernel.T", "return (1 + 1e-9) * dy @ kernel.T", twin("layers.linear")),
@@ -27,6 +26,7 @@ MUTATIONS = [
     Mutation("slope of the exact GELU without its second term", LAYERS, " + x * jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5", "", twin("layers.gelu")),
     Mutation("GELU's constant in its last digit", LAYERS, "0.044715 * x * x * x))", "0.044716 * x * x * x))", twin("layers.gelu_tanh")),
     Mutation("exact GELU without sqrt(2)", LAYERS, "return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))", "return 0.5 * x * (1 + jax.lax.erf(x))", twin("layers.gelu")),
+    Mutation("float64 summed in float32", "jaxllm/precision.py", "jnp.promote_types(x.dtype, jnp.float32)", "jnp.float32", twin("layers.softmax")),
     Mutation("the tanh GELU under the exact one's name", LAYERS, '"gelu": gelu,', '"gelu": gelu_tanh,', module("MLP exact gelu")),
     Mutation("ReLU that leaks", LAYERS, "return jnp.maximum(x, 0)", "return jnp.maximum(x, 1e-6 * x)", twin("layers.relu")),
     Mutation("softmax over the wrong axis", LAYERS, "return z / z.sum(-1, keepdims=True)", "return z / z.sum(-2, keepdims=True)", twin("layers.softmax")),
