@@ -22,7 +22,7 @@ from jaxllm.cache import Cache, LayerCache, Place
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.fast.init import normal
-from jaxllm.fast.quantised_weights import packed_linear
+from jaxllm.fast.quantised_weights import parameter
 from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear
 from jaxllm.loss import head_loss, token_losses
 from jaxllm.precision import at_least_float32
@@ -65,12 +65,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, targets: Array | None = None, weights: Array | None = None) -> Array:
-        if self.has_variable("params", "packed"):
-            logits = at_least_float32(packed_linear(x, self.get_variable("params", "packed")))
-            if targets is None:
-                return logits
-            return _sum(token_losses(logits, targets), weights)
-        kernel = self.param("kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
+        kernel = parameter(self, "kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
         if targets is None:
             return at_least_float32(linear(x, kernel))
         return head_loss(kernel.T, x, targets, weights)
@@ -134,7 +129,7 @@ class GPT(nn.Module):
                 layers.append(layer)
             x, cache = x[:, -1], cache.read(layers, place)
         x = Norm(c.norm, c.use_bias, c.norm_epsilon, name="norm_final")(x)
-        if not c.tie_embeddings or "head" in self.variables.get("params", {}):  # the table, packed
+        if not c.tie_embeddings:
             out = Head(c.vocab_size, name="head")(x, None if intercepted else targets, weights)
         elif targets is None or intercepted:
             out = embedding.logits(x)

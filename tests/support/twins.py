@@ -27,7 +27,6 @@ NOT_NUMERIC = {
 }  # fmt: skip
 WITHOUT_TWIN = {
     "precision.at_least_float32",  # a cast
-    "layers.linear_maps",  # linear, several times: test_quantised_weights.py
     "layers.dropout_mask", "generate.draw", "generate.generate", "generate.begin", "generate.stream",  # random: test_step.py, test_generate.py
     "fast.init.normal", "fast.init.init_params",  # random: test_speed.py
     "fast.attention.attention_path",  # a choice
