@@ -21,7 +21,7 @@ from jax.lax import optimization_barrier
 from jaxllm.cache import LayerCache, Place, extend
 from jaxllm.config import Rotary
 from jaxllm.fast.attention import causal_attention
-from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, dropout, linear_maps, softmax
+from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, dropout, softmax
 from jaxllm.precision import at_least_float32
 from jaxllm.rotary import rotary_frequencies, rotate
 
@@ -195,13 +195,8 @@ class MultiHeadAttention(nn.Module):
         width = self.head_dim or n_features // self.n_heads
         heads = {"query": self.n_heads, "key": kv_heads, "value": kv_heads}
         features = {name: n * width for name, n in heads.items()}
-        if context is x:
-            maps = linear_maps(self, x, "query_key_value", features, self.use_bias)
-        else:
-            sources = (x, context, context)
-            maps = [
-                Linear(n, self.use_bias, name=name)(y) for (name, n), y in zip(features.items(), sources, strict=True)
-            ]
+        sources = zip(features.items(), (x, context, context), strict=True)
+        maps = [Linear(n, self.use_bias, name=name)(y) for (name, n), y in sources]
         q, k, v = (split_heads(y, n) for y, n in zip(maps, heads.values(), strict=True))
         if self.qk_norm:
             q, k = (

@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from jaxllm.cache import Cache
+from jaxllm.fast.quantised_weights import cast_kernels
 from jaxllm.gpt import GPT, interceptors
 from jaxllm.sampling import min_p, repetition_penalty, scale_temperature, top_k, top_p
 from jaxllm.utils.errors import NonFiniteError
@@ -219,14 +220,18 @@ def _begin(
 
 
 def _read_prompt(model: GPT, params: Any, tokens: Array, start: Array, capacity: int) -> tuple[Array, Cache]:
-    dtype = model.dtype or params["token_embedding"]["table"].dtype
-    cache = Cache.empty(model.config, start, capacity, dtype)
+    cache = Cache.empty(model.config, start, capacity, _dtype(model, params))
     return _read(model, params, tokens, cache)
 
 
 def _read(model: GPT, params: Any, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-    out: Any = model.apply({"params": params}, tokens, cache=cache)
+    out: Any = model.apply({"params": cast_kernels(params, _dtype(model, params))}, tokens, cache=cache)
     return out
+
+
+def _dtype(model: GPT, params: Any) -> Any:
+    """The dtype of the computation."""
+    return model.dtype or params["token_embedding"]["table"].dtype
 
 
 def _draw_next(plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: State, logits: Array) -> State:

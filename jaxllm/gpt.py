@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import module as linen
+from flax.linen.initializers import normal
 from flax.traverse_util import flatten_dict
 from jax import Array
 
@@ -21,9 +22,8 @@ from jaxllm.attention import MultiHeadAttention, document_numbers
 from jaxllm.cache import Cache, LayerCache, Place
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
-from jaxllm.fast.init import normal
-from jaxllm.fast.quantised_weights import packed_linear
-from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear
+from jaxllm.fast.quantised_weights import parameter
+from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear, residual_std
 from jaxllm.loss import head_loss, token_losses
 from jaxllm.precision import at_least_float32
 from jaxllm.utils.errors import InputError
@@ -42,13 +42,12 @@ class Block(nn.Module):
         self, x: Array, documents: Array | None = None, cache: LayerCache | None = None, place: Place | None = None
     ) -> Any:
         c = self.config
-        residual_std = INIT_STD / (2 * c.n_layers) ** 0.5  # keeps the sum of 2L branches at unit scale
         attention = MultiHeadAttention(
-            c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std,
+            c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std(c.n_layers),
             head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
             name="attention",
         )  # fmt: skip
-        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std, name="mlp")
+        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std(c.n_layers), name="mlp")
         norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))
         y = attention(norm_1(x), documents=documents, cache=cache, place=place)
         y, cache = (y, None) if cache is None else y
@@ -65,12 +64,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, targets: Array | None = None, weights: Array | None = None) -> Array:
-        if self.has_variable("params", "packed"):
-            logits = at_least_float32(packed_linear(x, self.get_variable("params", "packed")))
-            if targets is None:
-                return logits
-            return _sum(token_losses(logits, targets), weights)
-        kernel = self.param("kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
+        kernel = parameter(self, "kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
         if targets is None:
             return at_least_float32(linear(x, kernel))
         return head_loss(kernel.T, x, targets, weights)
@@ -134,7 +128,7 @@ class GPT(nn.Module):
                 layers.append(layer)
             x, cache = x[:, -1], cache.read(layers, place)
         x = Norm(c.norm, c.use_bias, c.norm_epsilon, name="norm_final")(x)
-        if not c.tie_embeddings or "head" in self.variables.get("params", {}):  # the table, packed
+        if not c.tie_embeddings:
             out = Head(c.vocab_size, name="head")(x, None if intercepted else targets, weights)
         elif targets is None or intercepted:
             out = embedding.logits(x)
