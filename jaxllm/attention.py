@@ -2,25 +2,23 @@
 
     simple_attention               every token looks at every token, no weights
     scaled_dot_product_attention   queries, keys and values of their own; the scale; a mask
+    causal_dot_product_attention   the mask that hides what comes later
     SelfAttention                  learned linear maps make q, k, v
     CausalAttention                no looking ahead
     MultiHeadAttention             several heads side by side, mixed by an output map
 
 Attention over another sequence (cross-attention) is the same function with k and v from there.
-As in equinox the kernel knows nothing of batches and heads: leading axes `...` carry them.
+The functions know nothing of batches and heads: leading axes `...` carry them.
 The NumPy twins are in `jaxllm.reference.attention`.
 """
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jax.lax import optimization_barrier
 
-from jaxllm.cache import LayerCache, Place, extend
 from jaxllm.config import Rotary
-from jaxllm.fast.attention import causal_attention
+from jaxllm.fast import has_fast_form
 from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, dropout, linear_maps, softmax
 from jaxllm.precision import at_least_float32
 from jaxllm.rotary import rotary_frequencies, rotate
@@ -31,13 +29,26 @@ def simple_attention(x: Array) -> Array:
     return softmax(x @ jnp.swapaxes(x, -1, -2)).astype(x.dtype) @ x
 
 
-def causal_mask(length: int, window: int | None = None) -> Array:
-    """[T, T] bool: entry [t, s] is True where position t may attend to position s, that is s <= t.
+def visible(
+    t: Array, s: Array, document_t: Array | None = None, document_s: Array | None = None, window: int | None = None
+) -> Array:
+    """Whether position t may attend to position s, elementwise: positions int and their documents int -> bool.
 
-    With a `window` only to the last so many, t itself among them: t - window < s (Beltagy et al. 2020; Mistral 7B).
+    True where s <= t. With a `window` only the last so many positions are visible, t itself among them: t - window < s
+    (Beltagy et al. 2020; Mistral 7B). With documents only those of the same document. Every mask is made here.
     """
-    seen = jnp.tril(jnp.ones((length, length), bool))
-    return seen if window is None else seen & ~jnp.tril(seen, -window)
+    seen = s <= t
+    if window is not None:
+        seen = seen & (s > t - window)
+    if document_t is not None:
+        seen = seen & (document_t == document_s)
+    return seen
+
+
+def causal_mask(length: int, window: int | None = None) -> Array:
+    """[T, T] bool: entry [t, s] is True where position t may attend to position s (`visible`)."""
+    t = jnp.arange(length)
+    return visible(t[:, None], t[None, :], window=window)
 
 
 def document_numbers(tokens: Array, separator: int) -> Array:
@@ -46,9 +57,9 @@ def document_numbers(tokens: Array, separator: int) -> Array:
 
 
 def document_mask(documents: Array, window: int | None = None) -> Array:
-    """The causal mask within documents: [..., T] -> [..., T, T] bool, True where s <= t and both are of the same."""
-    same = documents[..., :, None] == documents[..., None, :]
-    return same & jnp.broadcast_to(causal_mask(documents.shape[-1], window), same.shape)
+    """The causal mask within documents: [..., T] int -> [..., T, T] bool (`visible`)."""
+    t = jax.lax.broadcasted_iota(jnp.int32, documents.shape, documents.ndim - 1)
+    return visible(t[..., :, None], t[..., None, :], documents[..., :, None], documents[..., None, :], window)
 
 
 def attention_weights(q: Array, k: Array, mask: Array | None = None) -> Array:
@@ -83,6 +94,20 @@ def scaled_dot_product_attention(
     return (weights if keep is None else dropout(weights, keep)).astype(v.dtype) @ v
 
 
+@has_fast_form
+def causal_dot_product_attention(
+    q: Array, k: Array, v: Array, documents: Array | None = None, window: int | None = None
+) -> Array:
+    """`scaled_dot_product_attention` in which position t attends to the positions that are `visible` from it.
+
+    q, k [..., T, K], v [..., T, V], documents int, broadcast to [..., T] -> [..., T, V] in the dtype of v.
+    Raises ValueError where shapes do not fit.
+    """
+    if documents is None:
+        return scaled_dot_product_attention(q, k, v, causal_mask(q.shape[-2], window))
+    return scaled_dot_product_attention(q, k, v, document_mask(jnp.broadcast_to(documents, q.shape[:-1]), window))
+
+
 def split_heads(x: Array, n_heads: int) -> Array:
     """[..., T, H K] -> [..., H, T, K]."""
     return jnp.swapaxes(x.reshape(*x.shape[:-1], n_heads, -1), -2, -3)
@@ -100,21 +125,6 @@ def repeat_heads(x: Array, n_heads: int) -> Array:
     Grouped-query attention, Ainslie et al. 2023; G = 1 is multi-query attention.
     """
     return jnp.repeat(x, n_heads // x.shape[-3], axis=-3)
-
-
-def grouped_attention(q: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """Scaled dot-product attention in which each of G key and value heads serves H/G query heads, none of them copied.
-
-    q [..., H, T, K], keys [..., G, K, S], as the cache holds them, values [..., G, S, V], mask bool [..., T, S], that
-    of all heads -> [..., H, T, V] in the dtype of the values. Ainslie et al. 2023.
-    """
-    *lead, heads, length, width = q.shape
-    groups, slots, dtype = keys.shape[-3], keys.shape[-1], at_least_float32(q).dtype
-    scores = jnp.matmul(q.reshape(*lead, groups, -1, width), keys, preferred_element_type=dtype) * width**-0.5
-    scores = scores.reshape(*lead, groups, heads // groups, length, slots)
-    seen = jnp.broadcast_to(mask[..., None, None, :, :], scores.shape)
-    weights = softmax(jnp.where(seen, scores, jnp.finfo(scores.dtype).min)).astype(values.dtype)
-    return (weights.reshape(*lead, groups, -1, slots) @ values).reshape(*lead, heads, length, -1)
 
 
 class SelfAttention(nn.Module):
@@ -147,11 +157,10 @@ class MultiHeadAttention(nn.Module):
 
     Causal by default; `causal=False` with `context` [..., S, D] is cross-attention. `features` None: D; `head_dim`
     None: features / n_heads. With `documents` [..., T] int, where it is causal, no token attends to another document;
-    with a `window` only the last so many tokens are attended to. `rotary` turns queries and keys by their positions,
-    `qk_norm` norms each of their heads before that.
+    with a `window` only the last so many tokens are attended to. `rotary` rotates queries and keys by their positions,
+    `qk_norm` normalises each of their heads before that.
     The weights [..., H, T, S] are sown as an intermediate, computed only where somebody asks for them.
-
-    With a `cache` of the keys and values before, at a `place` (`jaxllm.cache`), the result is (y, the cache extended).
+    Raises ValueError for features and heads that do not divide evenly.
     """
 
     n_heads: int
@@ -168,32 +177,18 @@ class MultiHeadAttention(nn.Module):
     epsilon: float = EPSILON  # of that norm
 
     @nn.compact
-    def __call__(
-        self, x: Array, context: Array | None = None, documents: Array | None = None,
-        cache: LayerCache | None = None, place: Place | None = None,
-    ) -> Any:  # fmt: skip
-        features = self.features or x.shape[-1]
-        q, k, v = self._heads(x, x if context is None else context, features, place)
-        if cache is not None and place is not None:
-            cache = extend(cache, k, v, place)
-        if cache is not None and place is not None and x.shape[-2] == 1:
-            keys, values = optimization_barrier(cache)  # or XLA updates a second cache, a copy, beside the first
-            heads = grouped_attention(q, keys, values, place.mask(cache, self.window))
-        else:  # also a prompt, before which there is nothing in the cache
-            k, v = (repeat_heads(y, self.n_heads) for y in (k, v))
-            heads = self._attend(q, k, v, documents)
-        y = Linear(features, self.use_bias, self.output_std, name="output")(merge_heads(heads))
-        return y if cache is None else (y, cache)
+    def __call__(self, x: Array, context: Array | None = None, documents: Array | None = None) -> Array:
+        q, k, v = self.heads(x, x if context is None else context)
+        k, v = repeat_heads(k, self.n_heads), repeat_heads(v, self.n_heads)
+        y = merge_heads(self.attend(q, k, v, documents))
+        return Linear(self.features or x.shape[-1], self.use_bias, self.output_std, name="output")(y)
 
-    def _heads(self, x: Array, context: Array, n_features: int, place: Place | None) -> list[Array]:
-        """Queries [..., H, T, K], keys and values [..., G, S, K], normed and turned where that is asked for."""
-        kv_heads = self.n_kv_heads or self.n_heads
-        if (self.head_dim is None and n_features % self.n_heads) or self.n_heads % kv_heads:
-            raise ValueError(
-                f"{n_features} features, {self.n_heads} heads and {kv_heads} key heads do not divide evenly."
-            )
-        width = self.head_dim or n_features // self.n_heads
-        heads = {"query": self.n_heads, "key": kv_heads, "value": kv_heads}
+    @nn.nowrap
+    def heads(self, x: Array, context: Array, positions: Array | None = None) -> tuple[Array, Array, Array]:
+        """Queries [..., H, T, K], keys and values [..., G, S, K]; `positions` [..., T] int, 0 to T - 1 if not given."""
+        groups = self.n_kv_heads or self.n_heads
+        width = _head_width(self.features or x.shape[-1], self.n_heads, groups, self.head_dim)
+        heads = {"query": self.n_heads, "key": groups, "value": groups}
         features = {name: n * width for name, n in heads.items()}
         if context is x:
             maps = linear_maps(self, x, "query_key_value", features, self.use_bias)
@@ -204,31 +199,36 @@ class MultiHeadAttention(nn.Module):
             ]
         q, k, v = (split_heads(y, n) for y, n in zip(maps, heads.values(), strict=True))
         if self.qk_norm:
-            q, k = (
-                Norm("rms_norm", False, self.epsilon, name=f"{name}_norm")(y) for name, y in (("query", q), ("key", k))
-            )
+            q = Norm("rms_norm", False, self.epsilon, name="query_norm")(q)
+            k = Norm("rms_norm", False, self.epsilon, name="key_norm")(k)
         if self.rotary is not None:
-            q, k = (_turn(y, self.rotary, place) for y in (q, k))
-        return [q, k, v]
+            q, k = (_rotate_heads(y, self.rotary, positions) for y in (q, k))
+        return q, k, v
 
-    def _attend(self, q: Array, k: Array, v: Array, documents: Array | None) -> Array:
-        """Attention among the tokens given, [..., H, T, K] -> [..., H, T, V]."""
+    @nn.nowrap
+    def attend(self, q: Array, k: Array, v: Array, documents: Array | None) -> Array:
+        """Attention of each head: q [..., H, T, K], k [..., H, S, K], v [..., H, S, V] -> [..., H, T, V]."""
         documents = None if documents is None else documents[..., None, :]  # the same for all heads
         mask = None
         if self.causal:
-            length = q.shape[-2]
-            mask = causal_mask(length, self.window) if documents is None else document_mask(documents, self.window)
-        keep = Dropout(self.dropout).mask((*q.shape[:-1], k.shape[-2]))
+            mask = causal_mask(q.shape[-2], self.window) if documents is None else document_mask(documents, self.window)
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(q, k, mask))
+        keep = Dropout(self.dropout).mask((*q.shape[:-1], k.shape[-2]))
         if self.causal and keep is None:
-            return causal_attention(q, k, v, documents, self.window)  # the same, faster
+            return causal_dot_product_attention(q, k, v, documents, self.window)
         return scaled_dot_product_attention(q, k, v, mask, keep)
 
 
-def _turn(x: Array, rotary: Rotary, place: Place | None) -> Array:
-    """Queries or keys [..., T, K], turned by their positions."""
-    base, interleaved, factor, low, high, original_context = rotary
-    frequencies = rotary_frequencies(x.shape[-1], base, factor, low, high, original_context)
-    positions = jnp.arange(x.shape[-2]) if place is None else place.positions[..., None, :]
-    return rotate(x, positions, frequencies, interleaved)
+def _head_width(features: int, n_heads: int, n_kv_heads: int, head_dim: int | None) -> int:
+    if (head_dim is None and features % n_heads) or n_heads % n_kv_heads:
+        raise ValueError(f"{features} features, {n_heads} heads and {n_kv_heads} key heads do not divide evenly.")
+    return head_dim or features // n_heads
+
+
+def _rotate_heads(x: Array, rotary: Rotary, positions: Array | None) -> Array:
+    """Queries or keys [..., H, T, K], rotated by the positions [..., T] of their tokens."""
+    base, interleaved, *scaling = rotary
+    frequencies = rotary_frequencies(x.shape[-1], base, *scaling)
+    places = jnp.arange(x.shape[-2]) if positions is None else positions[..., None, :]  # the same for all heads
+    return rotate(x, places, frequencies, interleaved)

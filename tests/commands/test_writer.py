@@ -17,8 +17,9 @@ from runs import piped
 import train.writer
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
+from jaxllm.fast.generate import Generation, start_generation
 from jaxllm.fast.quantised_weights import pack
-from jaxllm.generate import Generation, Sampling, begin, generate
+from jaxllm.generate import Sampling, generate
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
 from jaxllm.tokenizers.sentencepiece import BYTES, SentencePieceTokenizer
@@ -152,7 +153,7 @@ def test_the_system_prompt_outlasts_what_is_forgotten(
 
     def spied(model: GPT, params: object, prompts: list[list[int]], *rest: object) -> Generation:
         read.append(TOKENIZER.decode(prompts[0]))
-        return begin(model, params, prompts, *rest)
+        return start_generation(model, params, prompts, *rest)
 
     def texts(*lines: str) -> list[str]:
         read.clear()
@@ -160,7 +161,7 @@ def test_the_system_prompt_outlasts_what_is_forgotten(
         assert main(["chat", run, "--max-new-tokens", "4", "--temperature", "0", "--system", "be brief"]) == 0
         return [*read]
 
-    monkeypatch.setattr(train.writer, "begin", spied)
+    monkeypatch.setattr(train.writer, "start_generation", spied)
     first, second = "a" * 40, "b" * 40
     (fresh,) = texts(second)
     assert fresh == f"<s>system:be brief</s><s>user:{second}</s><s>"

@@ -11,7 +11,8 @@ from models import TINY, VARIANTS, random_gpt
 
 from jaxllm import GPT, GPTConfig, reference, sampling
 from jaxllm.compare import random_parameters
-from jaxllm.generate import Sampling, _advance, _rounded, begin, draw, generate, stream
+from jaxllm.fast.generate import _advance, _rounded, start_generation, stream
+from jaxllm.generate import Sampling, draw, generate
 
 KEY = jax.random.key(0)
 SMALL = replace(TINY, n_layers=1)
@@ -113,7 +114,7 @@ def test_a_row_is_the_same_whatever_is_beside_it_and_however_it_is_cut() -> None
     whole = generate(model, params, PROMPTS, KEY, 12, sampling)
     np.testing.assert_array_equal(generate(model, params, PROMPTS[:1], KEY, 12, sampling), whole[:1])
     for at_a_time in (1, 5):
-        pieces = stream(begin(model, params, PROMPTS, KEY, 12, sampling), 12, at_a_time)
+        pieces = stream(start_generation(model, params, PROMPTS, KEY, 12, sampling), 12, at_a_time)
         np.testing.assert_array_equal(np.concatenate([*pieces], axis=1), whole)
 
 

@@ -14,8 +14,9 @@ from models import TINY, random_gpt, random_tokens
 
 from jaxllm import GPT, InputError
 from jaxllm.embeddings import TokenEmbedding
-from jaxllm.generate import Sampling, begin, generate
-from jaxllm.gpt import summed_loss
+from jaxllm.fast.generate import start_generation
+from jaxllm.generate import Sampling, generate
+from jaxllm.gpt import Block, summed_loss
 from jaxllm.loss import cross_entropy
 from train.config import TrainConfig
 from train.step import TrainState, make_eval_step, make_train_step
@@ -52,7 +53,7 @@ def test_training_and_evaluating_see_what_is_intercepted(name: str, remat: bool)
     """Loss and gradient are those of the logits that `apply` returns."""
     config, is_meant = INTERCEPTED[name]
     _, params = random_gpt(config)
-    model, interceptor = GPT(config, remat=remat), capped(is_meant)
+    model, interceptor = GPT(config, block=nn.remat(Block) if remat else Block), capped(is_meant)
 
     def loss(params: Any) -> jax.Array:
         return cross_entropy(GPT(config).apply({"params": params}, X), Y)
@@ -80,13 +81,9 @@ def test_the_loss_of_the_model_sees_what_is_intercepted_in_it(name: str) -> None
     with nn.intercept_methods(capped(is_meant)):
         logits = model.apply({"params": params}, X)
         want = cross_entropy(logits, Y, weights) * weights.sum()
-        for got in (
-            model.apply({"params": params}, X, Y, weights),
-            model.clone(trace_once=True).apply({"params": params}, X, Y, weights),
-            summed_loss(model, params, X, Y, weights),
-        ):
+        for got in (summed_loss(model, params, X, Y, weights), make_eval_step(model)(params, X, Y, weights)):
             assert got == pytest.approx(float(want), rel=1e-5)
-        unweighted = model.apply({"params": params}, X, Y)
+        unweighted = summed_loss(model, params, X, Y)
         assert unweighted == pytest.approx(float(cross_entropy(logits, Y)) * Y.size, rel=1e-5)
 
 
@@ -112,7 +109,7 @@ def test_generating_sees_what_is_intercepted_also_after_a_text_that_was_not() ->
         with says(token):
             assert text() == [token] * 4
     assert text() == plain
-    begun = begin(model, params, [[1, 2, 3]], jax.random.key(0), 4, Sampling(0))
+    begun = start_generation(model, params, [[1, 2, 3]], jax.random.key(0), 4, Sampling(0))
     with says(5):
         assert begun.advance(3).tokens()[0].tolist() == [plain[0], 5, 5, 5]
 

@@ -31,7 +31,11 @@ FLOAT32 = pytest.param("float32", marks=pytest.mark.newest)
 BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.newest)
 
 
-NO_FLOATS = {"attention.document_numbers": "int32", "attention.document_mask": "bool"}  # what they return
+NO_FLOATS = {
+    "attention.document_numbers": "int32",
+    "attention.document_mask": "bool",
+    "attention.visible": "bool",
+}  # what they return
 
 
 def _arrays(arguments: list[Any]) -> list[int]:

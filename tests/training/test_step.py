@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from models import TINY, random_like, random_tokens
 
 from jaxllm import GPT, GPTConfig, reference
+from jaxllm.gpt import Block
 from jaxllm.layers import Dropout, dropout_mask
 from jaxllm.loss import cross_entropy
 from train.config import OptimizerConfig, RunConfig, TrainConfig
@@ -21,6 +23,7 @@ from train.step import (
     init_state,
     learning_rate_schedule,
     make_eval_step,
+    make_model,
     make_optimizer,
     make_train_step,
 )
@@ -158,7 +161,7 @@ def test_begun_at_once_it_is_the_same_state_and_the_same_step() -> None:
 def test_with_remat_a_step_gives_the_same() -> None:
     config = TrainConfig(steps=20, batch_size=4, remat=True)
     optimizer, schedule = make_optimizer(OPTIMIZER, 20), learning_rate_schedule(OPTIMIZER, 20)
-    state, compiled = begin(GPT(TINY, "float32", config.remat), optimizer, config, schedule)
+    state, compiled = begin(make_model(TINY, config), optimizer, config, schedule)
     step, want = setup()
     for _ in range(2):
         (state, metrics), (want, wanted) = compiled(state, X, Y), step(want, X, Y)
@@ -232,7 +235,9 @@ def test_every_dropout_site_draws_its_own_mask(trace_once: bool) -> None:
         config = replace(TINY, dropout=0.5)
         params = GPT(config).init(jax.random.key(0), X)["params"]
         seen.clear()
-        GPT(config, trace_once=trace_once).apply({"params": params}, X, rngs={"dropout": dropout_key(0)})
+        GPT(config, block=nn.jit(Block) if trace_once else Block).apply(
+            {"params": params}, X, rngs={"dropout": dropout_key(0)}
+        )
         jax.effects_barrier()
     assert len(seen) == 1 + 3 * TINY.n_layers
     same_shape = [mask for mask in seen if mask.shape == seen[0].shape]

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jaxllm import GPT, GPTConfig, __version__
+from jaxllm import GPTConfig, __version__
 
 from ..config import OptimizerConfig, TrainConfig
 from ..runtime.allocator import compute_in_this_thread
-from ..step import begin, compiler_options, learning_rate_schedule, make_optimizer
+from ..step import begin, compiler_options, learning_rate_schedule, make_model, make_optimizer
 from .peers.protocol import Job, peak_memory, serve
 
 
@@ -23,7 +23,7 @@ class Ours:
     def __init__(self, job: Job) -> None:
         self._config = TrainConfig(**job["train"])
         optimizer_config, steps = OptimizerConfig(**job["optimizer"]), self._config.steps
-        model = GPT(GPTConfig(**job["model"]), self._config.dtype, self._config.remat)
+        model = make_model(GPTConfig(**job["model"]), self._config)
         optimizer = make_optimizer(optimizer_config, steps)
         schedule = learning_rate_schedule(optimizer_config, steps)
         start = time.perf_counter()
