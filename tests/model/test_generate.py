@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from models import TINY, VARIANTS, random_gpt
 
-from jaxllm import GPT, GPTConfig, reference, sampling
+from jaxllm import GPT, GPTConfig, fast, reference, sampling
 from jaxllm.compare import random_parameters
 from jaxllm.fast.generate import _advance, _rounded, start_generation, stream
 from jaxllm.generate import Sampling, draw, generate
@@ -206,3 +206,27 @@ def test_a_prompt_without_a_token_is_refused() -> None:
         generate(model, params, [[1], []], KEY, 3)
     with pytest.raises(ValueError, match="max_new_tokens is 0, but it must be at least 1"):
         generate(model, params, [[1]], KEY, 0)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    "sampling", [Sampling(0, repetition_penalty=1.5), pytest.param(Sampling(0.9, 5, 0.95, 0.01), marks=pytest.mark.newest)],
+    ids=["greedy", "sampled"],
+)  # fmt: skip
+def test_the_textbook_generates_the_same(sampling: Sampling) -> None:
+    """Without a cache and without a program, also beyond the context and after a stop token."""
+    config = replace(SMALL, tie_embeddings=False)
+    model, params = GPT(config), random_parameters(GPT(config), seed=4)
+    for options in ({}, {"vocab_size": 15, "stop_tokens": [3, 4], "begin_token": 6}):
+        want = generate(model, params, PROMPTS, KEY, 14, sampling, **options)
+        with fast.off():
+            np.testing.assert_array_equal(generate(model, params, PROMPTS, KEY, 14, sampling, **options), want)
+
+
+def test_a_sampling_is_a_tree_of_what_a_program_takes() -> None:
+    """Another k and another rule make another program, other numbers do not."""
+    leaves, structure = jax.tree.flatten(Sampling(0.7, 5, 0.9))
+    assert leaves == [0.7, 0.9] and structure == jax.tree.structure(Sampling(0.8, 5, 0.8))
+    for other in (Sampling(0.7, 4, 0.9), Sampling(0, 5, 0.9), Sampling(0.7, 5), Sampling(0.7, 5, 0.9, 0.1)):
+        assert jax.tree.structure(other) != structure
+        assert jax.tree.map(lambda x: x, other) == other

@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 from models import TINY, random_gpt, random_tokens
 
-from jaxllm import GPT, InputError
+from jaxllm import GPT, InputError, fast
 from jaxllm.embeddings import TokenEmbedding
 from jaxllm.fast.generate import start_generation
 from jaxllm.generate import Sampling, generate
@@ -112,6 +112,20 @@ def test_generating_sees_what_is_intercepted_also_after_a_text_that_was_not() ->
     begun = start_generation(model, params, [[1, 2, 3]], jax.random.key(0), 4, Sampling(0))
     with says(5):
         assert begun.advance(3).tokens()[0].tolist() == [plain[0], 5, 5, 5]
+
+
+def test_generating_sees_what_is_intercepted_in_one_block() -> None:
+    """Also where the blocks of a generation would come from one trace."""
+    model, params = random_gpt(TINY)
+
+    def text() -> list[int]:
+        return generate(model, params, [[1, 2, 3]], jax.random.key(0), 5, Sampling(0))[0].tolist()
+
+    plain = text()
+    with nn.intercept_methods(capped(INTERCEPTED["one block"][1])):
+        got = text()
+        with fast.off():
+            assert text() == got != plain
 
 
 def test_a_model_with_a_call_of_its_own_is_not_trained() -> None:
