@@ -19,7 +19,7 @@ from jax import Array
 
 from jaxllm.config import Rotary
 from jaxllm.fast import has_fast_form
-from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, dropout, linear_maps, softmax
+from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, dropout, softmax
 from jaxllm.precision import at_least_float32
 from jaxllm.rotary import rotary_frequencies, rotate
 
@@ -189,15 +189,8 @@ class MultiHeadAttention(nn.Module):
         groups = self.n_kv_heads or self.n_heads
         width = _head_width(self.features or x.shape[-1], self.n_heads, groups, self.head_dim)
         heads = {"query": self.n_heads, "key": groups, "value": groups}
-        features = {name: n * width for name, n in heads.items()}
-        if context is x:
-            maps = linear_maps(self, x, "query_key_value", features, self.use_bias)
-        else:
-            sources = (x, context, context)
-            maps = [
-                Linear(n, self.use_bias, name=name)(y) for (name, n), y in zip(features.items(), sources, strict=True)
-            ]
-        q, k, v = (split_heads(y, n) for y, n in zip(maps, heads.values(), strict=True))
+        sources = zip(heads.items(), (x, context, context), strict=True)
+        q, k, v = (split_heads(Linear(n * width, self.use_bias, name=name)(y), n) for (name, n), y in sources)
         if self.qk_norm:
             q = Norm("rms_norm", False, self.epsilon, name="query_norm")(q)
             k = Norm("rms_norm", False, self.epsilon, name="key_norm")(k)

@@ -5,6 +5,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxllm.fast.init import normal
+from jaxllm.fast.quantised_weights import PackedTable, parameter
 from jaxllm.layers import INIT_STD
 from jaxllm.precision import at_least_float32
 
@@ -14,8 +15,7 @@ def token_embedding(table: Array, tokens: Array) -> Array:
 
     A token outside 0..V-1 gives NaN, so that it is noticed (plain indexing would use another row).
     """
-    inside = jnp.where(tokens < 0, table.shape[0], tokens)
-    return jnp.take(table, inside, axis=0, mode="fill", fill_value=jnp.nan)
+    return table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def token_logits(table: Array, x: Array) -> Array:
@@ -24,6 +24,8 @@ def token_logits(table: Array, x: Array) -> Array:
     At least float32, accumulated there too. Press and Wolf 2017.
     """
     dtype = at_least_float32(x).dtype
+    if isinstance(table, PackedTable):
+        return (x @ table.T.astype(x.dtype)).astype(dtype)
     return jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=dtype)
 
 
@@ -55,7 +57,7 @@ class TokenEmbedding(nn.Module):
 
     def setup(self) -> None:
         shape = (self.vocab_size, self.d_model)
-        self.table = self.param("table", normal(INIT_STD), shape)
+        self.table = parameter(self, "table", normal(INIT_STD), shape)
 
     def __call__(self, tokens: Array) -> Array:
         return token_embedding(self.table, tokens)

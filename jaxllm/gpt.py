@@ -21,7 +21,7 @@ from jaxllm.attention import MultiHeadAttention, document_numbers
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.fast.init import normal
-from jaxllm.fast.quantised_weights import packed_linear
+from jaxllm.fast.quantised_weights import parameter
 from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear
 from jaxllm.loss import head_loss, token_losses
 from jaxllm.precision import at_least_float32
@@ -63,9 +63,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        if self.has_variable("params", "packed"):
-            return at_least_float32(packed_linear(x, self.get_variable("params", "packed")))
-        kernel = self.param("kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
+        kernel = parameter(self, "kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
         return at_least_float32(linear(x, kernel))
 
 
@@ -103,7 +101,7 @@ class GPT(nn.Module):
         self.dropout = Dropout(c.dropout, parent=self, name="Dropout_0")  # the name is part of its key
         self.blocks = [self.block(c, parent=self, name=f"block_{i}") for i in range(c.n_layers)]
         self.norm_final = Norm(c.norm, c.use_bias, c.norm_epsilon, parent=self)
-        if not c.tie_embeddings or "head" in self.variables.get("params", {}):  # the table, packed
+        if not c.tie_embeddings:
             self.head = Head(c.vocab_size, parent=self)
 
     def __call__(self, tokens: Array) -> Array:
@@ -132,7 +130,7 @@ class GPT(nn.Module):
     @nn.nowrap
     def logits(self, x: Array) -> Array:
         """The head: [..., D] -> [..., V]."""
-        return self.head(x) if hasattr(self, "head") else self.token_embedding.logits(x)
+        return self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
 
 
 def interceptors() -> tuple[Any, ...]:

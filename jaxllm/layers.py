@@ -10,13 +10,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import Array
 from jax.lax import optimization_barrier
 
 from jaxllm.fast.init import normal
-from jaxllm.fast.quantised_weights import packed_linear
+from jaxllm.fast.quantised_weights import parameter
 from jaxllm.precision import at_least_float32
 
 EPSILON = 1e-5  # of the norms, as in GPT-2 (flax's own default is 1e-6)
@@ -206,7 +205,7 @@ NORMS = {"layer_norm": layer_norm, "rms_norm": rms_norm}
 
 
 class Linear(nn.Module):
-    """Parameters of `linear`: kernel [D, features] normal(init_std), bias [features] zero; or a `Packed` map."""
+    """Parameters of `linear`: kernel [D, features] normal(init_std), bias [features] zero."""
 
     features: int
     use_bias: bool = True
@@ -214,19 +213,9 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        if self.has_variable("params", "packed"):
-            return packed_linear(x, self.get_variable("params", "packed"))
-        kernel = self.param("kernel", normal(self.init_std), (x.shape[-1], self.features))
+        kernel = parameter(self, "kernel", normal(self.init_std), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         return linear(x, kernel, bias)
-
-
-def linear_maps(module: nn.Module, x: Array, joined: str, features: dict[str, int], use_bias: bool) -> list[Array]:
-    """Maps of one input, to so many features each; one map under the name `joined` where they are packed so."""
-    if joined in module.variables.get("params", {}):
-        y = Linear(sum(features.values()), use_bias, name=joined)(x)
-        return jnp.split(y, np.cumsum([*features.values()])[:-1], axis=-1)
-    return [Linear(n, use_bias, name=name)(x) for name, n in features.items()]
 
 
 class Norm(nn.Module):
@@ -274,8 +263,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         if self.activation in GATED:
-            features = {"gate": self.hidden_dim, "up": self.hidden_dim}
-            gate, up = linear_maps(self, x, "gate_up", features, self.use_bias)
+            gate, up = (Linear(self.hidden_dim, self.use_bias, name=name)(x) for name in ("gate", "up"))
             hidden = GATED[self.activation](gate, up)
         else:
             hidden = ACTIVATIONS[self.activation](Linear(self.hidden_dim, self.use_bias, name="up")(x))

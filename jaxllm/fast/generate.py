@@ -17,6 +17,7 @@ from jax import Array
 
 from jaxllm.cache import Cache
 from jaxllm.fast.decode import CachedBlock, CachedGPT
+from jaxllm.fast.quantised_weights import cast_kernels
 from jaxllm.generate import PLAIN, Sampling, cut_prompts, draw, draw_keys, non_finite_logits
 from jaxllm.gpt import GPT, interceptors
 from jaxllm.utils.errors import InputError
@@ -161,15 +162,20 @@ def _start(
 
 
 def _read_prompt(model: GPT, params: Any, tokens: Array, start: Array, capacity: int) -> tuple[Array, Cache]:
-    dtype = model.dtype or params["token_embedding"]["table"].dtype
-    return _read(model, params, tokens, Cache.empty(model.config, start, capacity, dtype))
+    return _read(model, params, tokens, Cache.empty(model.config, start, capacity, _dtype(model, params)))
 
 
 def _read(model: GPT, params: Any, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
     # All blocks come from one trace, which compiles sooner; interceptors could not tell such blocks apart.
     block = CachedBlock if interceptors() else nn.jit(CachedBlock)
     cached = CachedGPT(model.config, model.dtype, block)
+    params = cast_kernels(params, _dtype(model, params))
     return cast(tuple[Array, Cache], cached.apply({"params": params}, tokens, cache))
+
+
+def _dtype(model: GPT, params: Any) -> Any:
+    """The dtype of the computation."""
+    return model.dtype or params["token_embedding"]["table"].dtype
 
 
 def _draw_next(plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: State, logits: Array) -> State:

@@ -1,30 +1,156 @@
-"""Linear maps as generation reads them: each output's weights side by side in memory, perhaps in 8 bits.
+"""Weights as generation reads them: each output's weights side by side in memory, perhaps in bfloat16 or int8.
 
-One token after another, a model is as fast as its weights come from memory. llama.cpp and torchao store them in
-groups of 32 with a scale each, for kernels of their own; XLA has no such kernels, so here a row of int8 has one scale,
-the input is rounded to int8 as well, and the product is one of integers, which XLA on a CPU does at the speed of the
-memory (Dettmers et al. 2022, section 2, without its outliers). Maps of the same input are one matrix: fewer, larger
-products. The NumPy twins are in `jaxllm.reference.fast.quantised_weights`.
+`pack` returns the parameters of a GPT with kernels and tables of the types below in place of arrays. `x @ kernel` looks
+at the type, so the model needs no case for it: `jaxllm.layers.linear` and `jaxllm.embeddings.token_logits` compute with
+either.
+
+Generation is as fast as the weights come from memory. A row of int8 has one scale, the input is rounded to int8 as
+well, and the product is one of integers, which XLA on a CPU computes at the speed of the memory (Dettmers et al. 2022,
+section 2, without its outliers). Maps of one input share one matrix: fewer, larger products. The NumPy twins are in
+`jaxllm.reference.fast.quantised_weights`.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
 from jax import Array
 
 from jaxllm.config import WEIGHTS
 from jaxllm.utils.errors import InputError
 
-JOINED = {"query_key_value": ("query", "key", "value"), "gate_up": ("gate", "up")}  # maps of one input
+ONE_INPUT = (("query", "key", "value"), ("gate", "up"))  # maps that share a matrix
 
 
-class Packed(NamedTuple):
-    """y_f = scale_f sum_d weights_fd x_d + bias_f."""
+@partial(jax.tree_util.register_dataclass, data_fields=["weights", "scale"], meta_fields=["rows"])
+@dataclass(frozen=True)
+class PackedKernel:
+    """A kernel [D, F], stored as its transpose: kernel_df = scale_f weights_fd. It multiplies as `x @ kernel`."""
 
     weights: Array  # [F, D] float or int8
-    scale: Array | None  # [F], with int8
-    bias: Array | None  # [F]
+    scale: Array | None = None  # [F], with int8
+    rows: tuple[int, int] | None = None  # first and end of the rows that are the kernel, None for all
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n, width = self.weights.shape
+        start, end = (0, n) if self.rows is None else self.rows
+        return (width, end - start)
+
+    @property
+    def dtype(self) -> Any:
+        return self.weights.dtype if self.scale is None else self.scale.dtype
+
+    @property
+    def T(self) -> "PackedTable":  # noqa: N802 (as of an array)
+        return PackedTable(self)
+
+    def astype(self, dtype: Any) -> "PackedKernel":
+        """With float weights in another dtype; int8 stays, because the product is in the dtype of x anyway."""
+        return self if self.scale is not None else replace(self, weights=self.weights.astype(dtype))
+
+    def __rmatmul__(self, x: Array) -> Array:
+        rows = slice(None) if self.rows is None else slice(*self.rows)
+        if self.scale is not None:
+            return quantised_product(x, self.weights, self.scale)[..., rows]
+        if x.dtype.itemsize < 4 and jax.default_backend() == "cpu":  # see `cast_kernels`; this cast is XLA's own
+            return jnp.einsum("...d,fd->...f", x, self.weights[rows])
+        return jnp.einsum("...d,fd->...f", x, self.weights)[..., rows]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["kernel", "vectors"], meta_fields=[])
+@dataclass(frozen=True)
+class PackedTable:
+    """A table [V, D] of which `x @ table.T` reads the packed kernel, and a lookup of tokens the `vectors`, an array."""
+
+    kernel: PackedKernel  # [D, V]
+    vectors: Array | None = None  # [V, D]; None where no token is looked up
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.kernel.shape[::-1]
+
+    @property
+    def dtype(self) -> Any:
+        return (self.kernel if self.vectors is None else self.vectors).dtype
+
+    @property
+    def T(self) -> PackedKernel:  # noqa: N802 (as of an array)
+        return self.kernel
+
+    @property
+    def at(self) -> Any:
+        assert self.vectors is not None
+        return self.vectors.at
+
+    def astype(self, dtype: Any) -> "PackedTable":
+        vectors = None if self.vectors is None else self.vectors.astype(dtype)
+        return PackedTable(self.kernel.astype(dtype), vectors)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+@jax.tree_util.register_pytree_node_class
+class JoinedMaps(dict):
+    """A module's parameters in which maps of one input have kernels that are row ranges of one matrix.
+
+    As a pytree it holds that matrix once. So a jitted function sees the same array in each of these kernels, and XLA,
+    which computes equal expressions once, computes one product for all of them.
+    """
+
+    def tree_flatten(self) -> tuple[tuple[PackedKernel, dict], tuple]:
+        kernels = {name: part["kernel"] for name, part in sorted(self.items()) if _is_row_range(part.get("kernel"))}
+        whole = replace(next(iter(kernels.values())), rows=None)
+        rest = {name: _without(part, "kernel") if name in kernels else part for name, part in self.items()}
+        return (whole, rest), tuple((name, kernel.rows) for name, kernel in kernels.items())
+
+    @classmethod
+    def tree_unflatten(cls, rows: tuple, children: tuple[PackedKernel, dict]) -> "JoinedMaps":
+        whole, rest = children
+        kernels = {name: PackedKernel(whole.weights, whole.scale, where) for name, where in rows}
+        return cls(rest | {name: rest[name] | {"kernel": kernel} for name, kernel in kernels.items()})
+
+
+def _is_row_range(kernel: Any) -> bool:
+    return isinstance(kernel, PackedKernel) and kernel.rows is not None
+
+
+def _without(part: dict, name: str) -> dict:
+    return {n: leaf for n, leaf in part.items() if n != name}
+
+
+def cast_kernels(params: Any, dtype: Any) -> Any:
+    """The parameters with packed kernels in the dtype of the computation; arrays and int8 kernels stay as they are.
+
+    `x @ kernel` casts too, but a loop around the model needs this in its body: XLA on a CPU moves a cast that does not
+    change out of the loop before it looks for equal expressions, and then no longer sees that maps of one input share a
+    matrix.
+    """
+
+    def is_kernel(leaf: Any) -> bool:
+        return isinstance(leaf, PackedKernel)
+
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if is_kernel(leaf) else leaf, params, is_leaf=is_kernel)
+
+
+def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...]) -> Any:
+    """`module.param(name, init, shape)`, where the parameter may be of a type above.
+
+    flax compares the shapes of arrays within a parameter with those that `init` would give; here the parameter's own
+    shape is compared.
+    """
+    value = module.get_variable("params", name)
+    if not isinstance(value, PackedKernel | PackedTable):
+        return module.param(name, init, shape)
+    if value.shape != shape:
+        raise ValueError(f"{name} of {module.name} has shape {value.shape}, but the model's is {shape}.")
+    return value
 
 
 def quantise_rows(x: Array) -> tuple[Array, Array]:
@@ -48,43 +174,46 @@ def quantised_product(x: Array, weights: Array, scale: Array) -> Array:
     return (product * row_scale * jnp.broadcast_to(scale, product.shape)).astype(x.dtype)
 
 
-def packed_linear(x: Array, packed: Packed) -> Array:
-    """x [..., D] -> [..., F] in the dtype of x."""
-    if packed.scale is not None:
-        y = quantised_product(x, packed.weights, packed.scale)
-    else:
-        y = jnp.einsum("...d,fd->...f", x, packed.weights.astype(x.dtype))
-    return y if packed.bias is None else y + jnp.broadcast_to(packed.bias.astype(y.dtype), y.shape)
-
-
 def pack(params: Any, weights: str = "float32") -> Any:
-    """A GPT's parameters for generating: maps packed, those of one input joined; norms and tables as they are.
+    """A GPT's parameters for generating: kernels packed, those of one input joined; norms, biases and tables as before.
 
-    `weights` is what the maps and the head become: float32, bfloat16 or int8. Such parameters are for `jaxllm.generate`
-    and `GPT.apply`; they have no gradient. Raises InputError for other `weights`.
+    `weights` is what the kernels and the head become: float32, bfloat16 or int8. A tied table is packed beside its
+    vectors, except in float32. Such parameters are for `jaxllm.generate` and `GPT.apply`; they have no gradient. Raises
+    InputError for other `weights`.
     """
     if weights not in WEIGHTS:
         raise InputError(f"weights is {weights!r}; choose one of {', '.join(WEIGHTS)}.")
     packed = _pack_maps(params, weights)
-    if weights != "float32" and "head" not in params:  # the table is read by rows at the bottom, and whole at the top
-        packed["head"] = {"packed": _packed(params["token_embedding"]["table"], None, weights)}
+    if weights != "float32" and "head" not in params:
+        table = jnp.asarray(params["token_embedding"]["table"])
+        packed["token_embedding"] = {"table": PackedTable(_packed(table, weights), table)}
     return packed
 
 
 def _pack_maps(tree: Any, weights: str) -> Any:
+    for names in ONE_INPUT:
+        if all(name in tree for name in names):
+            rest = {name: part for name, part in tree.items() if name not in names}
+            return JoinedMaps(_pack_maps(rest, weights) | _joined({name: tree[name] for name in names}, weights))
     if "kernel" in tree:
-        return {"packed": _packed(jnp.asarray(tree["kernel"]).T, tree.get("bias"), weights)}
-    out = {name: _pack_maps(x, weights) if isinstance(x, dict) else x for name, x in tree.items()}
-    for joined, names in JOINED.items():
-        if all(name in out for name in names):
-            parts = [out.pop(name)["packed"] for name in names]
-            out[joined] = {"packed": jax.tree.map(lambda *x: jnp.concatenate(x), *parts)}
-    return out
+        return tree | {"kernel": _packed(jnp.asarray(tree["kernel"]).T, weights)}
+    return {name: _pack_maps(part, weights) if isinstance(part, dict) else part for name, part in tree.items()}
 
 
-def _packed(rows: Array, bias: Array | None, weights: str) -> Packed:
+def _joined(maps: dict[str, dict], weights: str) -> dict[str, dict]:
+    kernels = [_packed(jnp.asarray(part["kernel"]).T, weights) for part in maps.values()]
+    whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *kernels)
+    ends = np.cumsum([kernel.shape[1] for kernel in kernels]).tolist()
+    ranges = zip([0, *ends[:-1]], ends, strict=True)
+    return {
+        name: part | {"kernel": replace(whole, rows=rows)}
+        for (name, part), rows in zip(maps.items(), ranges, strict=True)
+    }
+
+
+def _packed(rows: Array, weights: str) -> PackedKernel:
     rows = jnp.asarray(rows)
     if weights == "int8":
         integers, scale = jax.jit(quantise_rows)(rows)
-        return Packed(integers, scale[:, 0], bias)
-    return Packed(rows.astype(weights) if weights != "float32" else rows, None, bias)
+        return PackedKernel(integers, scale[:, 0])
+    return PackedKernel(rows.astype(weights) if weights != "float32" else rows)

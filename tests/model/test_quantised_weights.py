@@ -10,7 +10,7 @@ from models import TINY, VARIANTS, random_gpt, random_tokens
 
 from jaxllm import InputError, reference
 from jaxllm.compare import arithmetic
-from jaxllm.fast.quantised_weights import Packed, pack, packed_linear, quantise_rows, quantised_product
+from jaxllm.fast.quantised_weights import PackedKernel, pack, quantise_rows, quantised_product
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 7), (3, 4, 6)])
@@ -26,10 +26,11 @@ def test_quantised_functions_agree_with_their_twins(shape: tuple[int, ...], rng:
         np.testing.assert_allclose(row_scale, want_scale, rtol=1e-15)
         want = reference.fast.quantised_weights.quantised_product(x, weights, scale[:, 0])
         np.testing.assert_allclose(quantised_product(jnp.asarray(x), weights, scale[:, 0]), want, rtol=1e-13)
-        bias = rng.normal(size=9)
-        for packed in (Packed(weights, scale[:, 0], None), Packed(weights.astype(float), None, jnp.asarray(bias))):
-            want = reference.fast.quantised_weights.packed_linear(x, packed)
-            np.testing.assert_allclose(packed_linear(jnp.asarray(x), packed), want, rtol=1e-12, atol=1e-14)
+        for packed in ((weights, scale[:, 0]), (weights.astype(float), None)):
+            want = reference.fast.quantised_weights.packed_product(x, *packed)
+            for rows in (None, (2, 5)):
+                got = jnp.asarray(x) @ PackedKernel(*packed, rows)
+                np.testing.assert_allclose(got, want if rows is None else want[..., 2:5], rtol=1e-12, atol=1e-14)
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
@@ -58,13 +59,12 @@ def test_a_packed_model_is_the_same_model(variant: str) -> None:
 
 
 def test_int8_is_a_quarter_of_the_bytes() -> None:
-    """What is read for each token: of the table only the packed copy."""
+    """What is read for each token: of the table only the packed kernel."""
     config = replace(TINY, d_model=64, d_ff=256)
     params = random_gpt(config)[1]
     packed = pack(params, "int8")
-    maps = [
-        leaf for block in ("block_0", "block_1", "head") for leaf in jax.tree.leaves(packed[block]) if leaf.ndim == 2
-    ]
+    read = [packed["block_0"], packed["block_1"], packed["token_embedding"]["table"].T]
+    maps = [leaf for leaf in jax.tree.leaves(read) if leaf.ndim == 2]
     assert sum(leaf.nbytes for leaf in maps) == 2 * 12 * 64**2 + TINY.vocab_size * 64
     assert all(leaf.dtype == jnp.int8 for leaf in maps)
 

@@ -110,8 +110,10 @@ def _save(params: Any, path: str | None) -> float:
 
 def weight_bytes(params: Any) -> int:
     """What a step reads of the parameters, packed or not: all but tables of which it looks up a row."""
-    looked_up = {"position_embedding"} | ({"token_embedding"} if "head" in params else set())
-    return sum(leaf.nbytes for name, part in params.items() if name not in looked_up for leaf in jax.tree.leaves(part))
+    read = {name: part for name, part in params.items() if name not in ("position_embedding", "token_embedding")}
+    if "head" not in params:
+        read["head"] = params["token_embedding"]["table"].T
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(read))
 
 
 def memory_bandwidth(n_bytes: int) -> float:

@@ -1,7 +1,5 @@
 """Twins of `jaxllm.fast.quantised_weights`, in float64. Rounding has no slope: it passes no gradient on."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -21,8 +19,6 @@ def quantised_product(x: ArrayLike, weights: ArrayLike, scale: ArrayLike) -> Arr
     return float64(rows) @ float64(weights).T * row_scale * float64(scale)
 
 
-def packed_linear(x: ArrayLike, packed: Any) -> Array:
-    """y_f = scale_f sum_d weights_fd x_d + bias_f, x rounded where there is a scale."""
-    weights, scale, bias = packed
-    y = float64(x) @ float64(weights).T if scale is None else quantised_product(x, weights, scale)
-    return y if bias is None else y + float64(bias)
+def packed_product(x: ArrayLike, weights: ArrayLike, scale: ArrayLike | None = None) -> Array:
+    """y_f = scale_f sum_d weights_fd x_d, x rounded where there is a scale: `x @ PackedKernel(weights, scale)`."""
+    return float64(x) @ float64(weights).T if scale is None else quantised_product(x, weights, scale)
