@@ -8,7 +8,7 @@ step nothing.
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, ClassVar, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,26 +27,27 @@ from jaxllm.loss import head_loss, token_losses
 from jaxllm.precision import at_least_float32
 from jaxllm.utils.errors import InputError
 
+Attention = TypeVar("Attention", bound=MultiHeadAttention)
+
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): [B, T, D] -> [B, T, D]; `documents` [B, T] as in attention."""
 
     config: GPTConfig
-    attention_class: ClassVar[type[MultiHeadAttention]] = MultiHeadAttention
 
     @nn.compact
     def __call__(self, x: Array, documents: Array | None = None) -> Array:
-        norm_1, attention, norm_2, mlp = self.parts()
+        norm_1, attention, norm_2, mlp = self.parts(MultiHeadAttention)
         x = x + Dropout(self.config.dropout)(attention(norm_1(x), documents=documents))
         self.sow("intermediates", "residual_1", x)
         return x + Dropout(self.config.dropout)(mlp(norm_2(x)))
 
     @nn.nowrap
-    def parts(self) -> tuple[Norm, Any, Norm, MLP]:
+    def parts(self, attention_class: type[Attention]) -> tuple[Norm, Attention, Norm, MLP]:
         """The modules of a block, in the order in which they are called."""
         c = self.config
         residual_std = INIT_STD / (2 * c.n_layers) ** 0.5  # keeps the sum of 2L branches at unit scale
-        attention = self.attention_class(
+        attention = attention_class(
             c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std,
             head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
             name="attention",
@@ -90,8 +91,8 @@ class GPT(nn.Module):
     dtype: str | None = None
     block: type[Block] = Block
 
-    # Interceptors that look for a GPT are to see its `__call__` alone: `nowrap` hides the other methods from them. In a
-    # setup that is not wrapped the parts do not find their parent.
+    # `nowrap` hides all methods but `__call__` from interceptors, which would take their results for logits. A setup
+    # that is not wrapped has to name the parent of its modules.
     @nn.nowrap
     def setup(self) -> None:
         c = self.config

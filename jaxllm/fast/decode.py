@@ -53,13 +53,11 @@ class CachedAttention(MultiHeadAttention):
 class CachedBlock(Block):
     """`Block` of the tokens at a place [B, T, D], without dropout: -> [B, T, D] and the cache with them."""
 
-    attention_class = CachedAttention
-
     @nn.compact
     def __call__(  # type: ignore[override]
         self, x: Array, cache: LayerCache, place: Place
     ) -> tuple[Array, LayerCache]:
-        norm_1, attention, norm_2, mlp = self.parts()
+        norm_1, attention, norm_2, mlp = self.parts(CachedAttention)
         y, cache = attention(norm_1(x), cache, place)
         x = x + y
         return x + mlp(norm_2(x)), cache
