@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jaxtyping import Bool, Float, Int
 
 from jaxllm.config import Rotary
 from jaxllm.fast import has_fast_form
@@ -24,15 +25,17 @@ from jaxllm.precision import at_least_float32
 from jaxllm.rotary import rotary_frequencies, rotate
 
 
-def simple_attention(x: Array) -> Array:
-    """softmax(x x^T) x: basic dot-product attention without weights. [..., T, D] -> [..., T, D]."""
+def simple_attention(x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T D"]:
+    """softmax(x x^T) x: basic dot-product attention without weights."""
     return softmax(x @ jnp.swapaxes(x, -1, -2)).astype(x.dtype) @ x
 
 
 def visible(
-    t: Array, s: Array, document_t: Array | None = None, document_s: Array | None = None, window: int | None = None
-) -> Array:
-    """Whether position t may attend to position s, elementwise: positions int and their documents int -> bool.
+    t: Int[Array, "*#shape"], s: Int[Array, "*#shape"],
+    document_t: Int[Array, "*#shape"] | None = None, document_s: Int[Array, "*#shape"] | None = None,
+    window: int | None = None,
+) -> Bool[Array, "..."]:  # fmt: skip
+    """Whether position t may attend to position s, elementwise.
 
     True where s <= t. With a `window` only the last so many positions are visible, t itself among them: t - window < s
     (Beltagy et al. 2020; Mistral 7B). With documents only those of the same document. Every mask is made here.
@@ -45,28 +48,30 @@ def visible(
     return seen
 
 
-def causal_mask(length: int, window: int | None = None) -> Array:
-    """[T, T] bool: entry [t, s] is True where position t may attend to position s (`visible`)."""
+def causal_mask(length: int, window: int | None = None) -> Bool[Array, "{length} {length}"]:
+    """Entry [t, s] is True where position t may attend to position s (`visible`)."""
     t = jnp.arange(length)
     return visible(t[:, None], t[None, :], window=window)
 
 
-def document_numbers(tokens: Array, separator: int) -> Array:
-    """Which document of its row each token belongs to, if one begins at each separator: [..., T] -> [..., T] int32."""
+def document_numbers(tokens: Int[Array, "*batch T"], separator: int) -> Int[Array, "*batch T"]:
+    """The number of the document within its row that each token belongs to, if one begins at each separator."""
     return jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)
 
 
-def document_mask(documents: Array, window: int | None = None) -> Array:
-    """The causal mask within documents: [..., T] int -> [..., T, T] bool (`visible`)."""
+def document_mask(documents: Int[Array, "*batch T"], window: int | None = None) -> Bool[Array, "*batch T T"]:
+    """The causal mask within documents (`visible`)."""
     t = jax.lax.broadcasted_iota(jnp.int32, documents.shape, documents.ndim - 1)
     return visible(t[..., :, None], t[..., None, :], documents[..., :, None], documents[..., None, :], window)
 
 
-def attention_weights(q: Array, k: Array, mask: Array | None = None) -> Array:
-    """softmax(q k^T / sqrt(K)) where the mask is True, 0 elsewhere.
+def attention_weights(
+    q: Float[Array, "*#batch T K"], k: Float[Array, "*#batch S K"], mask: Bool[Array, "..."] | None = None
+) -> Float[Array, "... T S"]:
+    """softmax(q k^T / sqrt(K)) where the mask is True, 0 elsewhere, in at least float32.
 
-    q [..., T, K], k [..., S, K], mask bool, broadcast to [..., T, S] -> [..., T, S], at least float32.
-    A row without any True gives 1/S everywhere. Vaswani et al. 2017, equation 1.
+    The mask is broadcast to [..., T, S]. A row of it without any True gives 1/S everywhere. Vaswani et al. 2017,
+    equation 1.
     Raises ValueError where shapes or the dtype of the mask do not fit.
     """
     if q.shape[-1] != k.shape[-1]:
@@ -81,12 +86,13 @@ def attention_weights(q: Array, k: Array, mask: Array | None = None) -> Array:
 
 
 def scaled_dot_product_attention(
-    q: Array, k: Array, v: Array, mask: Array | None = None, keep: Array | None = None
-) -> Array:
-    """softmax(q k^T / sqrt(K)) v, Vaswani et al. 2017, equation 1.
+    q: Float[Array, "*#batch T K"], k: Float[Array, "*#batch S K"], v: Float[Array, "*#batch S V"],
+    mask: Bool[Array, "..."] | None = None, keep: Float[Array, "... T S"] | None = None,
+) -> Float[Array, "... T V"]:  # fmt: skip
+    """softmax(q k^T / sqrt(K)) v in the dtype of v. Vaswani et al. 2017, equation 1.
 
-    q [..., T, K], k [..., S, K], v [..., S, V], mask bool [..., T, S] -> [..., T, V] in the dtype of v.
-    `keep` is a dropout mask for the weights, [..., T, S]. Raises ValueError where shapes do not fit.
+    The mask is that of `attention_weights`, `keep` a dropout mask for the weights. Raises ValueError where shapes do
+    not fit.
     """
     if k.shape[-2] != v.shape[-2]:
         raise ValueError(f"k {k.shape} and v {v.shape} must have the same number of positions.")
@@ -96,31 +102,31 @@ def scaled_dot_product_attention(
 
 @has_fast_form
 def causal_dot_product_attention(
-    q: Array, k: Array, v: Array, documents: Array | None = None, window: int | None = None
-) -> Array:
-    """`scaled_dot_product_attention` in which position t attends to the positions that are `visible` from it.
-
-    q, k [..., T, K], v [..., T, V], documents int, broadcast to [..., T] -> [..., T, V] in the dtype of v.
-    Raises ValueError where shapes do not fit.
-    """
-    if documents is None:
-        return scaled_dot_product_attention(q, k, v, causal_mask(q.shape[-2], window))
-    return scaled_dot_product_attention(q, k, v, document_mask(jnp.broadcast_to(documents, q.shape[:-1]), window))
+    q: Float[Array, "*batch T K"], k: Float[Array, "*batch T K"], v: Float[Array, "*batch T V"],
+    documents: Int[Array, "*#batch T"] | None = None, window: int | None = None,
+) -> Float[Array, "*batch T V"]:  # fmt: skip
+    """`scaled_dot_product_attention` in which position t attends to the positions that are `visible` from it."""
+    return scaled_dot_product_attention(q, k, v, _mask(q, documents, window))
 
 
-def split_heads(x: Array, n_heads: int) -> Array:
-    """[..., T, H K] -> [..., H, T, K]."""
+def _mask(q: Array, documents: Array | None, window: int | None) -> Array:
+    """The mask of causal attention, which broadcasts to [..., T, T], for queries [..., T, K]."""
+    return causal_mask(q.shape[-2], window) if documents is None else document_mask(documents, window)
+
+
+def split_heads(x: Float[Array, "*batch T F"], n_heads: int) -> Float[Array, "*batch {n_heads} T K"]:
+    """Head h has the features h K to (h + 1) K."""
     return jnp.swapaxes(x.reshape(*x.shape[:-1], n_heads, -1), -2, -3)
 
 
-def merge_heads(x: Array) -> Array:
-    """[..., H, T, K] -> [..., T, H K], the inverse of `split_heads`."""
+def merge_heads(x: Float[Array, "*batch H T K"]) -> Float[Array, "*batch T F"]:
+    """The inverse of `split_heads`: F = H K."""
     x = jnp.swapaxes(x, -2, -3)
     return x.reshape(*x.shape[:-2], -1)
 
 
-def repeat_heads(x: Array, n_heads: int) -> Array:
-    """Each of G key or value heads serves H/G query heads: [..., G, T, K] -> [..., H, T, K].
+def repeat_heads(x: Float[Array, "*batch G T K"], n_heads: int) -> Float[Array, "*batch {n_heads} T K"]:
+    """Each of G key or value heads, repeated for the H/G query heads that it serves.
 
     Grouped-query attention, Ainslie et al. 2023; G = 1 is multi-query attention.
     """
@@ -128,16 +134,19 @@ def repeat_heads(x: Array, n_heads: int) -> Array:
 
 
 class SelfAttention(nn.Module):
-    """Scaled dot-product attention with learned q, k, v maps: [..., T, D] -> [..., T, features].
+    """Scaled dot-product attention with learned q, k, v maps.
 
-    `context` [..., S, D] makes it cross-attention: keys and values come from there.
+    A `context` makes it cross-attention: keys and values come from there.
     """
 
     features: int
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, context: Array | None = None, mask: Array | None = None) -> Array:
+    def __call__(
+        self, x: Float[Array, "*batch T D"], context: Float[Array, "*batch S C"] | None = None,
+        mask: Bool[Array, "..."] | None = None,
+    ) -> Float[Array, "*batch T {self.features}"]:  # fmt: skip
         context = x if context is None else context
         q = Linear(self.features, self.use_bias, name="query")(x)
         k = Linear(self.features, self.use_bias, name="key")(context)
@@ -146,20 +155,21 @@ class SelfAttention(nn.Module):
 
 
 class CausalAttention(SelfAttention):
-    """SelfAttention that never looks ahead: [..., T, D] -> [..., T, features]."""
+    """SelfAttention that never looks ahead."""
 
-    def __call__(self, x: Array) -> Array:  # type: ignore[override]  # a causal mask has no meaning elsewhere
+    def __call__(  # type: ignore[override]  # a causal mask has no meaning elsewhere
+        self, x: Float[Array, "*batch T D"]
+    ) -> Float[Array, "*batch T {self.features}"]:
         return super().__call__(x, mask=causal_mask(x.shape[-2]))
 
 
 class MultiHeadAttention(nn.Module):
-    """`n_heads` attentions side by side, then an output map: [..., T, D] -> [..., T, features].
+    """`n_heads` attentions side by side, then an output map.
 
-    Causal by default; `causal=False` with `context` [..., S, D] is cross-attention. `features` None: D; `head_dim`
-    None: features / n_heads. With `documents` [..., T] int, where it is causal, no token attends to another document;
-    with a `window` only the last so many tokens are attended to. `rotary` rotates queries and keys by their positions,
-    `qk_norm` normalises each of their heads before that.
-    The weights [..., H, T, S] are sown as an intermediate, computed only where somebody asks for them.
+    Causal by default; `causal=False` with a `context` is cross-attention. `features` None: D; `head_dim` None:
+    features / n_heads. With `documents`, where it is causal, no token attends to another document; with a `window` only
+    the last so many tokens are attended to. `rotary` rotates queries and keys by their positions, `qk_norm` normalises
+    each of their heads before that. The weights [..., H, T, S] are sown as an intermediate, computed only on request.
     Raises ValueError for features and heads that do not divide evenly.
     """
 
@@ -177,15 +187,21 @@ class MultiHeadAttention(nn.Module):
     epsilon: float = EPSILON  # of that norm
 
     @nn.compact
-    def __call__(self, x: Array, context: Array | None = None, documents: Array | None = None) -> Array:
+    def __call__(
+        self, x: Float[Array, "*batch T D"], context: Float[Array, "*batch S C"] | None = None,
+        documents: Int[Array, "*batch T"] | None = None,
+    ) -> Float[Array, "*batch T F"]:  # fmt: skip
         q, k, v = self.heads(x, x if context is None else context)
         k, v = repeat_heads(k, self.n_heads), repeat_heads(v, self.n_heads)
         y = merge_heads(self.attend(q, k, v, documents))
         return Linear(self.features or x.shape[-1], self.use_bias, self.output_std, name="output")(y)
 
     @nn.nowrap
-    def heads(self, x: Array, context: Array, positions: Array | None = None) -> tuple[Array, Array, Array]:
-        """Queries [..., H, T, K], keys and values [..., G, S, K]; `positions` [..., T] int, 0 to T - 1 if not given."""
+    def heads(
+        self, x: Float[Array, "*batch T D"], context: Float[Array, "*batch S C"],
+        positions: Int[Array, "*batch T"] | None = None,
+    ) -> tuple[Float[Array, "*batch H T K"], Float[Array, "*batch G S K"], Float[Array, "*batch G S K"]]:  # fmt: skip
+        """Queries, keys and values; the positions are 0 to T - 1 if not given."""
         groups = self.n_kv_heads or self.n_heads
         width = _head_width(self.features or x.shape[-1], self.n_heads, groups, self.head_dim)
         heads = {"query": self.n_heads, "key": groups, "value": groups}
@@ -199,12 +215,13 @@ class MultiHeadAttention(nn.Module):
         return q, k, v
 
     @nn.nowrap
-    def attend(self, q: Array, k: Array, v: Array, documents: Array | None) -> Array:
-        """Attention of each head: q [..., H, T, K], k [..., H, S, K], v [..., H, S, V] -> [..., H, T, V]."""
+    def attend(
+        self, q: Float[Array, "*batch H T K"], k: Float[Array, "*batch H S K"], v: Float[Array, "*batch H S K"],
+        documents: Int[Array, "*batch T"] | None,
+    ) -> Float[Array, "*batch H T K"]:  # fmt: skip
+        """The attention of each head."""
         documents = None if documents is None else documents[..., None, :]  # the same for all heads
-        mask = None
-        if self.causal:
-            mask = causal_mask(q.shape[-2], self.window) if documents is None else document_mask(documents, self.window)
+        mask = _mask(q, documents, self.window) if self.causal else None
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(q, k, mask))
         keep = Dropout(self.dropout).mask((*q.shape[:-1], k.shape[-2]))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Int
 
 from jaxllm.attention import visible
 from jaxllm.config import GPTConfig
@@ -19,20 +20,20 @@ from jaxllm.config import GPTConfig
 class LayerCache(NamedTuple):
     """One block's keys (normalised, rotated) and values, laid out as attention reads them."""
 
-    keys: Array  # [B, G, K, S]
-    values: Array  # [B, G, S, K]
+    keys: Float[Array, "B G K S"]
+    values: Float[Array, "B G S K"]
 
 
 class Place(NamedTuple):
     """Where the tokens that are being read stand."""
 
-    slot: Array  # int32, of the first of them
-    positions: Array  # [B, T] int32, in their rows
-    documents: Array  # [B, T] int32
-    all_documents: Array  # [B, S] int32, of every slot up to these tokens
+    slot: Int[Array, ""]  # of the first of them
+    positions: Int[Array, "B T"]  # in their rows
+    documents: Int[Array, "B T"]
+    all_documents: Int[Array, "B S"]  # of every slot up to these tokens
 
-    def mask(self, window: int | None) -> Array:
-        """[B, T, S] bool: which slots each of the tokens may attend to (`jaxllm.attention.visible`)."""
+    def mask(self, window: int | None) -> Bool[Array, "B T S"]:
+        """Which slots each of the tokens may attend to (`jaxllm.attention.visible`)."""
         t = self.slot + jnp.arange(self.documents.shape[1])
         s = jnp.arange(self.all_documents.shape[1])
         return visible(
@@ -44,13 +45,15 @@ class Cache(NamedTuple):
     """Keys and values of all blocks, in S slots of which `length` are filled."""
 
     layers: tuple[LayerCache, ...]
-    start: Array  # [B] int32, the slot of each row's first token; those before hold padding
-    documents: Array  # [B, S] int32, the number of each filled slot's document, 0 where there is padding or nothing
-    length: Array  # int32
+    start: Int[Array, "B"]  # the slot of each row's first token; those before hold padding
+    documents: Int[Array, "B S"]  # the number of each filled slot's document, 0 where there is padding or nothing
+    length: Int[Array, ""]
 
     @classmethod
-    def empty(cls, config: GPTConfig, start: Array, capacity: int, dtype: jnp.dtype | str = "float32") -> "Cache":
-        """For rows [B] whose prompts will begin at slots `start`."""
+    def empty(
+        cls, config: GPTConfig, start: Int[Array, "B"], capacity: int, dtype: jnp.dtype | str = "float32"
+    ) -> "Cache":
+        """For rows whose prompts will begin at slots `start`."""
         n_rows, groups, width = start.shape[0], config.kv_heads, config.head_dim
         layers = tuple(
             LayerCache(
@@ -66,8 +69,8 @@ class Cache(NamedTuple):
         """S, the number of slots."""
         return self.documents.shape[-1]
 
-    def place(self, tokens: Array, separator: int | None) -> Place:
-        """The place of the tokens [B, T] that are read next; a document begins with each row and each separator."""
+    def place(self, tokens: Int[Array, "B T"], separator: int | None) -> Place:
+        """The place of the tokens that are read next; a document begins with each row and each separator."""
         slots = self.length + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         positions = slots - self.start[:, None]
         begins = positions == 0
@@ -83,8 +86,10 @@ class Cache(NamedTuple):
         return Cache(tuple(layers), self.start, place.all_documents, self.length + place.positions.shape[1])
 
 
-def extend(cache: LayerCache, keys: Array, values: Array, place: Place) -> LayerCache:
-    """The cache with keys and values [B, G, T, K] at the place."""
+def extend(
+    cache: LayerCache, keys: Float[Array, "B G T K"], values: Float[Array, "B G T K"], place: Place
+) -> LayerCache:
+    """The cache with keys and values at the place."""
     update = jax.lax.dynamic_update_slice_in_dim
     new_keys = jnp.swapaxes(keys, -1, -2).astype(cache.keys.dtype)
     new_values = values.astype(cache.values.dtype)

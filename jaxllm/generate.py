@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Bool, Float, Int, Key
 
 from jaxllm.fast import has_fast_form
 from jaxllm.gpt import GPT
@@ -56,8 +57,10 @@ class Sampling:
 PLAIN = Sampling()
 
 
-def draw(logits: Array, keys: Array, sampling: Sampling, seen: Array | None = None) -> Array:
-    """One token per row: logits [B, V], keys [B] -> [B] int32. `seen` [B, V] marks tokens of the text."""
+def draw(
+    logits: Float[Array, "B V"], keys: Key[Array, "B"], sampling: Sampling, seen: Bool[Array, "B V"] | None = None
+) -> Int[Array, "B"]:
+    """One token per row; `seen` marks tokens of the text, which the repetition penalty makes less likely."""
     if sampling.repetition_penalty is not None and seen is not None:
         logits = repetition_penalty(logits, seen, sampling.repetition_penalty)
     if sampling.greedy:
@@ -73,23 +76,23 @@ def draw(logits: Array, keys: Array, sampling: Sampling, seen: Array | None = No
 
 
 @has_fast_form
-def largest(x: Array) -> Array:
-    """The index of each row's largest number, the first of equal ones: [B, V] -> [B] int32."""
+def largest(x: Float[Array, "B V"]) -> Int[Array, "B"]:
+    """The index of each row's largest number, the first of equal ones."""
     return jnp.argmax(x, axis=-1).astype(jnp.int32)
 
 
-def draw_keys(key: Array, n_drawn: Array | int, n_rows: int) -> Array:
-    """The keys [B] with which the rows draw their token number `n_drawn`."""
+def draw_keys(key: Key[Array, ""], n_drawn: Int[Array, ""] | int, n_rows: int) -> Key[Array, "{n_rows}"]:
+    """The keys with which the rows draw their token number `n_drawn`."""
     rows = jnp.arange(n_rows)
     return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, n_drawn), row))(rows)
 
 
 @has_fast_form
 def generate(
-    model: GPT, params: Any, prompts: Any, key: Array, max_new_tokens: int, sampling: Sampling = PLAIN,
+    model: GPT, params: Any, prompts: Any, key: Key[Array, ""], max_new_tokens: int, sampling: Sampling = PLAIN,
     vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Continue prompts, an array [B, P] or a list of lists of ids, by at most `max_new_tokens`: -> [B, tokens] int32.
+) -> Int[np.ndarray, "B N"]:  # fmt: skip
+    """Continue prompts, an array [B, P] or a list of lists of ids, by at most `max_new_tokens`; returns what was drawn.
 
     Ends early where every row has drawn a stop token, which is repeated to the end of its row. Ids from `vocab_size`
     on, with which a model's vocabulary may be padded, are never drawn. The same key gives the same tokens, for a row

@@ -12,10 +12,12 @@ from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen import module as linen
 from flax.traverse_util import flatten_dict
 from jax import Array
+from jaxtyping import Float, Int
 
 from jaxllm.attention import MultiHeadAttention, document_numbers
 from jaxllm.config import GPTConfig
@@ -28,15 +30,16 @@ from jaxllm.precision import at_least_float32
 from jaxllm.utils.errors import InputError
 
 Attention = TypeVar("Attention", bound=MultiHeadAttention)
+Tokens = Int[Array | np.ndarray, "B T"]
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): [B, T, D] -> [B, T, D]; `documents` [B, T] as in attention."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); `documents` as in attention."""
 
     config: GPTConfig
 
     @nn.compact
-    def __call__(self, x: Array, documents: Array | None = None) -> Array:
+    def __call__(self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
         norm_1, attention, norm_2, mlp = self.parts(MultiHeadAttention)
         x = x + Dropout(self.config.dropout)(attention(norm_1(x), documents=documents))
         self.sow("intermediates", "residual_1", x)
@@ -58,18 +61,18 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """The output head that shares nothing, kernel [D, V]: x [..., D] -> logits [..., V], at least float32."""
+    """The output head that shares nothing: logits in at least float32. Parameter: kernel [D, V]."""
 
     vocab_size: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         kernel = parameter(self, "kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
         return at_least_float32(linear(x, kernel))
 
 
 class GPT(nn.Module):
-    """tokens [B, T] int -> logits [B, T, V] float32 (float64 where the parameters are).
+    """tokens -> logits, float32 (float64 where the parameters are).
 
     With `config.separator` a document begins at each such token, and no token attends to another document. Positions
     are counted through, as in the training of Llama 3 (Grattafiori et al. 2024, section 3.2).
@@ -105,32 +108,32 @@ class GPT(nn.Module):
         if not c.tie_embeddings:
             self.head = Head(c.vocab_size, parent=self)
 
-    def __call__(self, tokens: Array) -> Array:
+    def __call__(self, tokens: Tokens) -> Float[Array, "B T V"]:
         return self.logits(self.hidden(tokens))
 
     @nn.nowrap
-    def hidden(self, tokens: Array) -> Array:
-        """What the head reads: tokens [B, T] -> [B, T, D]."""
+    def hidden(self, tokens: Tokens) -> Float[Array, "B T D"]:
+        """What the head reads."""
         check_tokens(tokens, self.config.context_length)
         separator = self.config.separator
-        documents = None if separator is None else document_numbers(tokens, separator)
+        documents = None if separator is None else document_numbers(jnp.asarray(tokens), separator)
         x = self.embed(tokens)
         for block in self.blocks:
             x = block(x, documents)
         return self.norm_final(x)
 
     @nn.nowrap
-    def embed(self, tokens: Array, positions: Array | None = None) -> Array:
-        """What the first block reads: tokens [B, T], positions [B, T], 0 to T - 1 if not given -> [B, T, D]."""
+    def embed(self, tokens: Tokens, positions: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
+        """What the first block reads; the positions are 0 to T - 1 if not given."""
         c = self.config
-        x = self.token_embedding(tokens)
+        x = self.token_embedding(jnp.asarray(tokens))
         x = x * c.d_model**0.5 if c.scale_embeddings else x
         x = self.position_embedding(x, positions) if c.rotary is None else x
         return self.dropout(x if self.dtype is None else x.astype(self.dtype))
 
     @nn.nowrap
-    def logits(self, x: Array) -> Array:
-        """The head: [..., D] -> [..., V]."""
+    def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+        """The head: the token table, or one of its own."""
         return self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
 
 
@@ -140,13 +143,15 @@ def interceptors() -> tuple[Any, ...]:
 
 
 def summed_loss(
-    model: GPT, params: Any, tokens: Array, targets: Array, weights: Array | None = None, rngs: Any = None
-) -> Array:
-    """The sum of the token losses, times `weights` [B, T] where given: tokens and targets [B, T] int -> scalar.
+    model: GPT, params: Any, tokens: Tokens, targets: Tokens,
+    weights: Float[Array | np.ndarray, "B T"] | None = None, rngs: Any = None,
+) -> Float[Array, ""]:  # fmt: skip
+    """The sum of the token losses, times the weights where given.
 
     By `head_loss`, which needs far less memory than the logits. With interceptors active it is the loss of the logits
     that `model.apply` returns, which they may change. `rngs` are those of `apply`.
     """
+    targets, weights = jnp.asarray(targets), None if weights is None else jnp.asarray(weights)
     if interceptors():
         losses = token_losses(cast(Array, model.apply({"params": params}, tokens, rngs=rngs)), targets)
         return (losses if weights is None else losses * weights).sum()
@@ -154,12 +159,12 @@ def summed_loss(
     return head_loss(head_table(model.config, params), x, targets, weights)
 
 
-def head_table(config: GPTConfig, params: Any) -> Array:
-    """The table [V, D] with which the head makes logits: the token table, or that of an untied head."""
+def head_table(config: GPTConfig, params: Any) -> Float[Array, "V D"]:
+    """The table with which the head makes logits: the token table, or that of an untied head."""
     return params["token_embedding"]["table"] if config.tie_embeddings else params["head"]["kernel"].T
 
 
-def check_tokens(tokens: Array, most: int) -> None:
+def check_tokens(tokens: Array | np.ndarray, most: int) -> None:
     """Raises InputError unless tokens are integers [B, T] and T is at most the context or the cache's capacity."""
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise InputError(f"tokens must be integers of shape [B, T], but they are {tokens.dtype} {tuple(tokens.shape)}.")
@@ -170,8 +175,10 @@ def check_tokens(tokens: Array, most: int) -> None:
         )
 
 
-def apply_with_intermediates(model: GPT, params: dict, tokens: Array) -> tuple[Array, dict[str, Array]]:
-    """Logits [B, T, V] and what every module returned, by path.
+def apply_with_intermediates(
+    model: GPT, params: dict, tokens: Tokens
+) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
+    """Logits and what every module returned, by path.
 
     Keys: token_embedding, position_embedding (their sum), for each block block_0/norm_1,
     block_0/attention/query, .../key, .../value, .../weights [B, H, T, T], block_0/attention (its result),

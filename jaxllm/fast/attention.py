@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import optimization_barrier
+from jaxtyping import Float, Int
 
 from jaxllm.attention import visible
 from jaxllm.precision import at_least_float32
@@ -25,12 +26,12 @@ SHORTEST, LONGEST = 64, 256  # queries of a chunk: shorter ones make slower prod
 
 
 def causal_dot_product_attention(
-    q: Array, k: Array, v: Array, documents: Array | None = None, window: int | None = None
-) -> Array:
+    q: Float[Array, "*batch T K"], k: Float[Array, "*batch T K"], v: Float[Array, "*batch T V"],
+    documents: Int[Array, "*#batch T"] | None = None, window: int | None = None,
+) -> Float[Array, "*batch T V"]:  # fmt: skip
     """`jaxllm.attention.causal_dot_product_attention` in chunks, or by cuDNN (`attention_path`).
 
-    q, k [..., T, K], v [..., T, V], documents int, broadcast to [..., T] -> [..., T, V] in the dtype of v. Scores and
-    sums are in at least float32. Reverse-mode derivatives only. Raises ValueError where shapes do not fit.
+    Scores and sums are in at least float32. Reverse-mode derivatives only. Raises ValueError where shapes do not fit.
     """
     if q.shape != k.shape or q.shape[:-1] != v.shape[:-1]:
         raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} must agree, except in the last axis of v.")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jax.lax import optimization_barrier
+from jaxtyping import Bool, Float, Int
 
 from jaxllm.attention import MultiHeadAttention, causal_dot_product_attention, merge_heads, repeat_heads
 from jaxllm.cache import Cache, LayerCache, Place, extend
@@ -16,11 +17,13 @@ from jaxllm.layers import Linear, softmax
 from jaxllm.precision import at_least_float32
 
 
-def grouped_attention(q: Array, keys: Array, values: Array, mask: Array) -> Array:
+def grouped_attention(
+    q: Float[Array, "*batch H T K"], keys: Float[Array, "*batch G K S"], values: Float[Array, "*batch G S V"],
+    mask: Bool[Array, "*batch T S"],
+) -> Float[Array, "*batch H T V"]:  # fmt: skip
     """`scaled_dot_product_attention` in which each of G key and value heads serves H/G query heads, without copies.
 
-    q [..., H, T, K], keys [..., G, K, S], as the cache holds them, values [..., G, S, V], mask bool [..., T, S], the
-    same for all heads -> [..., H, T, V] in the dtype of the values. Ainslie et al. 2023.
+    The keys are laid out as the cache holds them; the mask is that of all heads. Ainslie et al. 2023.
     """
     *lead, heads, length, width = q.shape
     groups, slots, dtype = keys.shape[-3], keys.shape[-1], at_least_float32(q).dtype
@@ -32,12 +35,12 @@ def grouped_attention(q: Array, keys: Array, values: Array, mask: Array) -> Arra
 
 
 class CachedAttention(MultiHeadAttention):
-    """Causal `MultiHeadAttention` of the tokens at a place [B, T, D]: -> [B, T, features] and the cache with them."""
+    """Causal `MultiHeadAttention` of the tokens at a place, and the cache with their keys and values."""
 
     @nn.compact
     def __call__(  # type: ignore[override]
-        self, x: Array, cache: LayerCache, place: Place
-    ) -> tuple[Array, LayerCache]:
+        self, x: Float[Array, "B T D"], cache: LayerCache, place: Place
+    ) -> tuple[Float[Array, "B T F"], LayerCache]:
         q, k, v = self.heads(x, x, place.positions)
         cache = extend(cache, k, v, place)
         if x.shape[-2] == 1:
@@ -51,12 +54,12 @@ class CachedAttention(MultiHeadAttention):
 
 
 class CachedBlock(Block):
-    """`Block` of the tokens at a place [B, T, D], without dropout: -> [B, T, D] and the cache with them."""
+    """`Block` of the tokens at a place, without dropout, and the cache with their keys and values."""
 
     @nn.compact
     def __call__(  # type: ignore[override]
-        self, x: Array, cache: LayerCache, place: Place
-    ) -> tuple[Array, LayerCache]:
+        self, x: Float[Array, "B T D"], cache: LayerCache, place: Place
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
         norm_1, attention, norm_2, mlp = self.parts(CachedAttention)
         y, cache = attention(norm_1(x), cache, place)
         x = x + y
@@ -64,7 +67,7 @@ class CachedBlock(Block):
 
 
 class CachedGPT(GPT):
-    """tokens [B, T] and the cache of those before -> logits of the last token [B, V], and the cache with these.
+    """The logits of the last token that is read, and the cache with all that were read.
 
     The first reading into an empty cache may be of any length, padding included; after that tokens come one by one.
     The caller sees to it that no row grows beyond the context. Raises InputError for tokens that are not [B, T]
@@ -73,7 +76,9 @@ class CachedGPT(GPT):
 
     block: type[Block] = CachedBlock
 
-    def __call__(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:  # type: ignore[override]
+    def __call__(  # type: ignore[override]
+        self, tokens: Int[Array, "B T"], cache: Cache
+    ) -> tuple[Float[Array, "B V"], Cache]:
         check_tokens(tokens, cache.capacity)
         place = cache.place(tokens, self.config.separator)
         x, layers = self.embed(tokens, place.positions), []

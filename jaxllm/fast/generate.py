@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
+from jaxtyping import Bool, Float, Int, Key
 
 from jaxllm.cache import Cache
 from jaxllm.fast.decode import CachedBlock, CachedGPT
@@ -27,9 +28,9 @@ SHORTEST, STEP = 16, 256
 
 
 def generate(
-    model: GPT, params: Any, prompts: Any, key: Array, max_new_tokens: int, sampling: Sampling = PLAIN,
+    model: GPT, params: Any, prompts: Any, key: Key[Array, ""], max_new_tokens: int, sampling: Sampling = PLAIN,
     vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> Int[np.ndarray, "B N"]:  # fmt: skip
     """`jaxllm.generate.generate` through the cache. Raises InputError for a subclass with a `__call__` of its own."""
     generation = start_generation(
         model, params, prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens, begin_token
@@ -37,7 +38,7 @@ def generate(
     return generation.advance(max_new_tokens - 1).tokens()
 
 
-def largest(x: Array) -> Array:
+def largest(x: Float[Array, "B V"]) -> Int[Array, "B"]:
     """`jaxllm.generate.largest` in a loop.
 
     XLA 0.12 on a CPU makes one function for one thread of a loop that holds neither a sort nor a call, however much it
@@ -49,14 +50,14 @@ def largest(x: Array) -> Array:
 class State(NamedTuple):
     """Texts as they grow: an explicit pytree of fixed shapes."""
 
-    text: Array  # [B, N] int32: padding, prompt, tokens drawn, room
-    length: Array  # int32, columns of the text in use; the last one is not in the cache yet
-    start: Array  # [B] int32, column of the first token that the model sees of each row
-    done: Array  # [B] bool: a stop token was drawn, which is repeated from there on
-    drawn: Array  # int32, tokens drawn
-    seen: Array | None  # [B, V] bool, tokens of the text, where a penalty needs them
+    text: Int[Array, "B N"]  # padding, prompt, tokens drawn, room
+    length: Int[Array, ""]  # columns of the text in use; the last one is not in the cache yet
+    start: Int[Array, "B"]  # column of the first token that the model sees of each row
+    done: Bool[Array, "B"]  # a stop token was drawn, which is repeated from there on
+    drawn: Int[Array, ""]  # tokens drawn
+    seen: Bool[Array, "B V"] | None  # tokens of the text, where a penalty needs them
     cache: Cache
-    finite: Array  # bool: the largest logit of each row that was not done was finite, at every token
+    finite: Bool[Array, ""]  # the largest logit of each row that was not done was finite, at every token
 
 
 class _Plan(NamedTuple):
@@ -86,8 +87,8 @@ class Generation(NamedTuple):
         fixed = (self.model, plan, self.params, self.sampling, self.stop, self.key)
         return self._replace(state=_advance(*fixed, self.state, jnp.asarray(n, jnp.int32)))
 
-    def tokens(self) -> np.ndarray:
-        """[B, tokens drawn] int32; after a stop token there is only that token again.
+    def tokens(self) -> Int[np.ndarray, "B N"]:
+        """What was drawn; after a stop token there is only that token again.
 
         Raises NonFiniteError where a token was drawn from logits that hold NaN or infinity; -inf is a token left out.
         """
@@ -97,8 +98,8 @@ class Generation(NamedTuple):
         return np.asarray(self.state.text)[:, end - int(self.state.drawn) : end]
 
 
-def stream(generation: Generation, max_new_tokens: int, at_a_time: int = 1) -> Iterator[np.ndarray]:
-    """The tokens of a generation [B, some] as they come, until all rows are done or have that many."""
+def stream(generation: Generation, max_new_tokens: int, at_a_time: int = 1) -> Iterator[Int[np.ndarray, "B N"]]:
+    """The tokens of a generation as they come, until all rows are done or have that many."""
     given = 0
     while True:
         new = generation.tokens()[:, given:]
@@ -110,7 +111,7 @@ def stream(generation: Generation, max_new_tokens: int, at_a_time: int = 1) -> I
 
 
 def start_generation(
-    model: GPT, params: Any, prompts: Any, key: Array, max_new_tokens: int, sampling: Sampling = PLAIN,
+    model: GPT, params: Any, prompts: Any, key: Key[Array, ""], max_new_tokens: int, sampling: Sampling = PLAIN,
     vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
 ) -> Generation:  # fmt: skip
     """Reads the prompts and draws the first token of each row; arguments and errors as in `generate`."""

@@ -134,19 +134,16 @@ def scaled_dot_product_attention_vjp(
     return kept @ v, pullback
 
 
-def _causal_mask(q: ArrayLike, documents: ArrayLike | None, window: int | None) -> Array:
+def _mask(q: ArrayLike, documents: ArrayLike | None, window: int | None) -> Array:
     """[T, T] or, with documents, [..., T, T]."""
-    *lead, length, _ = np.shape(q)
-    if documents is None:
-        return causal_mask(length, window)
-    return document_mask(np.broadcast_to(documents, (*lead, length)), window)
+    return causal_mask(np.shape(q)[-2], window) if documents is None else document_mask(documents, window)
 
 
 def causal_dot_product_attention(
     q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None
 ) -> Array:
     """`scaled_dot_product_attention` of what is visible."""
-    return scaled_dot_product_attention(q, k, v, _causal_mask(q, documents, window))
+    return scaled_dot_product_attention(q, k, v, _mask(q, documents, window))
 
 
 @vjp
@@ -154,7 +151,7 @@ def causal_dot_product_attention_vjp(
     q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None
 ) -> Vjp:
     """As under any mask."""
-    out, back = scaled_dot_product_attention_vjp(q, k, v, _causal_mask(q, documents, window))
+    out, back = scaled_dot_product_attention_vjp(q, k, v, _mask(q, documents, window))
     return out, lambda dy: (*back(dy)[:3], None, None)
 
 
