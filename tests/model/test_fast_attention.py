@@ -1,4 +1,4 @@
-"""The fast paths of attention and loss: every way of cutting up, how memory grows, and who takes which path."""
+"""The fast forms of attention and loss: every way of cutting up, how memory grows, and which path is taken."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -38,7 +39,7 @@ def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: 
     documents = np.arange(2 * length).reshape(2, length) // 5  # those of the second row begin elsewhere
     for within in ([], [documents]) if length in (7, 25) else ([],):
         attend = (
-            partial(chunked.causal_dot_product_attention, documents=within[0])
+            partial(chunked.causal_dot_product_attention, documents=jnp.asarray(within[0]))
             if within
             else chunked.causal_dot_product_attention
         )
@@ -117,7 +118,7 @@ def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> 
     jax_attention = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", as_cudnn)
     q, k, v, _ = (jnp.asarray(x, jnp.bfloat16) for x in qkv(16, 2, 3, width=8))
-    for within in ([], [np.arange(16) // 5]):  # documents, of which cuDNN is not told, take the other path
+    for within in ([], [jnp.arange(16) // 5]):  # documents, which cuDNN does not take, go the other way
         want = reference.attention.causal_dot_product_attention(
             *(np.asarray(x, np.float64) for x in (q, k, v)), *within
         )
@@ -141,7 +142,8 @@ def test_which_devices_have_cudnn(
     assert chunked._has_cudnn() == has
 
 
-def test_shapes_that_do_not_fit() -> None:
+def test_shapes_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the signature would refuse them first
     q, k, v, _ = qkv(5)
     with pytest.raises(ValueError, match=r"q \(5, 4\), k \(4, 4\) and v \(5, 4\) must agree"):
         chunked.causal_dot_product_attention(q, k[1:], v)

@@ -108,12 +108,12 @@ def test_the_same_in_every_way_of_computing(lifted: Callable[[type[Block]], type
 def test_dropout_of_weights_keeps_to_the_document() -> None:
     """The path that is not chunked."""
     module = MultiHeadAttention(2, dropout=0.5)
-    x = np.random.default_rng(0).normal(size=(3, 12, 4)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 12, 4)), jnp.float32)
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     params = module.init(rngs, x)
     before, after = (
-        module.apply(params, y, documents=DOCUMENTS, rngs=rngs)
-        for y in (x, np.where((DOCUMENTS == 3)[..., None], x, 1.0))
+        module.apply(params, y, documents=jnp.asarray(DOCUMENTS), rngs=rngs)
+        for y in (x, jnp.where((DOCUMENTS == 3)[..., None], x, 1.0))
     )
     np.testing.assert_array_equal(before[0, 5:9], after[0, 5:9])
     assert (np.asarray(before) != np.asarray(after))[0, :2].any()
