@@ -15,9 +15,9 @@ The NumPy twins are in `jaxllm.reference.attention`.
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from jaxllm.array import Array
 from jaxllm.config import Rotary
 from jaxllm.fast import has_fast_form
 from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, dropout, softmax

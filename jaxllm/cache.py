@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from jaxllm.array import Array
 from jaxllm.attention import visible
 from jaxllm.config import GPTConfig
 

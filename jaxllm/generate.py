@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
+from jaxllm.array import Array
 from jaxllm.fast import has_fast_form
 from jaxllm.gpt import GPT
 from jaxllm.sampling import min_p, repetition_penalty, scale_temperature, top_k, top_p

@@ -12,25 +12,23 @@ from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax.linen import module as linen
+from flax.linen.initializers import normal
 from flax.traverse_util import flatten_dict
-from jax import Array
 from jaxtyping import Float, Int
 
+from jaxllm.array import Array
 from jaxllm.attention import MultiHeadAttention, document_numbers
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
-from jaxllm.fast.init import normal
-from jaxllm.fast.quantised_weights import parameter
-from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear
+from jaxllm.fast.quantised_weights import Table, parameter
+from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear, residual_std
 from jaxllm.loss import head_loss, token_losses
 from jaxllm.precision import at_least_float32
 from jaxllm.utils.errors import InputError
 
 Attention = TypeVar("Attention", bound=MultiHeadAttention)
-Tokens = Int[Array | np.ndarray, "B T"]
 
 
 class Block(nn.Module):
@@ -49,13 +47,12 @@ class Block(nn.Module):
     def parts(self, attention_class: type[Attention]) -> tuple[Norm, Attention, Norm, MLP]:
         """The modules of a block, in the order in which they are called."""
         c = self.config
-        residual_std = INIT_STD / (2 * c.n_layers) ** 0.5  # keeps the sum of 2L branches at unit scale
         attention = attention_class(
-            c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std,
+            c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std(c.n_layers),
             head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
             name="attention",
         )  # fmt: skip
-        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std, name="mlp")
+        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std(c.n_layers), name="mlp")
         norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))
         return norm_1, attention, norm_2, mlp
 
@@ -108,25 +105,25 @@ class GPT(nn.Module):
         if not c.tie_embeddings:
             self.head = Head(c.vocab_size, parent=self)
 
-    def __call__(self, tokens: Tokens) -> Float[Array, "B T V"]:
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         return self.logits(self.hidden(tokens))
 
     @nn.nowrap
-    def hidden(self, tokens: Tokens) -> Float[Array, "B T D"]:
+    def hidden(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """What the head reads."""
         check_tokens(tokens, self.config.context_length)
         separator = self.config.separator
-        documents = None if separator is None else document_numbers(jnp.asarray(tokens), separator)
+        documents = None if separator is None else document_numbers(tokens, separator)
         x = self.embed(tokens)
         for block in self.blocks:
             x = block(x, documents)
         return self.norm_final(x)
 
     @nn.nowrap
-    def embed(self, tokens: Tokens, positions: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
+    def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
         """What the first block reads; the positions are 0 to T - 1 if not given."""
         c = self.config
-        x = self.token_embedding(jnp.asarray(tokens))
+        x = self.token_embedding(tokens)
         x = x * c.d_model**0.5 if c.scale_embeddings else x
         x = self.position_embedding(x, positions) if c.rotary is None else x
         return self.dropout(x if self.dtype is None else x.astype(self.dtype))
@@ -143,15 +140,14 @@ def interceptors() -> tuple[Any, ...]:
 
 
 def summed_loss(
-    model: GPT, params: Any, tokens: Tokens, targets: Tokens,
-    weights: Float[Array | np.ndarray, "B T"] | None = None, rngs: Any = None,
+    model: GPT, params: Any, tokens: Int[Array, "B T"], targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"] | None = None, rngs: Any = None,
 ) -> Float[Array, ""]:  # fmt: skip
     """The sum of the token losses, times the weights where given.
 
     By `head_loss`, which needs far less memory than the logits. With interceptors active it is the loss of the logits
     that `model.apply` returns, which they may change. `rngs` are those of `apply`.
     """
-    targets, weights = jnp.asarray(targets), None if weights is None else jnp.asarray(weights)
     if interceptors():
         losses = token_losses(cast(Array, model.apply({"params": params}, tokens, rngs=rngs)), targets)
         return (losses if weights is None else losses * weights).sum()
@@ -159,12 +155,12 @@ def summed_loss(
     return head_loss(head_table(model.config, params), x, targets, weights)
 
 
-def head_table(config: GPTConfig, params: Any) -> Float[Array, "V D"]:
+def head_table(config: GPTConfig, params: Any) -> Float[Table, "V D"]:
     """The table with which the head makes logits: the token table, or that of an untied head."""
     return params["token_embedding"]["table"] if config.tie_embeddings else params["head"]["kernel"].T
 
 
-def check_tokens(tokens: Array | np.ndarray, most: int) -> None:
+def check_tokens(tokens: Array, most: int) -> None:
     """Raises InputError unless tokens are integers [B, T] and T is at most the context or the cache's capacity."""
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise InputError(f"tokens must be integers of shape [B, T], but they are {tokens.dtype} {tuple(tokens.shape)}.")
@@ -176,7 +172,7 @@ def check_tokens(tokens: Array | np.ndarray, most: int) -> None:
 
 
 def apply_with_intermediates(
-    model: GPT, params: dict, tokens: Tokens
+    model: GPT, params: dict, tokens: Int[Array, "B T"]
 ) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
     """Logits and what every module returned, by path.
 

@@ -1,4 +1,4 @@
-"""Strictness for all tests: silent broadcasting of ranks is an error, products of float32 are float32."""
+"""Strictness for all tests: shapes are those of the signatures, products of float32 are float32."""
 
 import atexit
 import os
@@ -22,16 +22,23 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 
 from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer
+
+# Every call of a function in these modules is checked against the shapes and dtypes of its signature.
+NUMERIC = (
+    "attention", "cache", "embeddings", "fast", "generate", "gpt", "layers", "logit_lens", "loss", "precision", "rotary",
+    "sampling",
+)  # fmt: skip
+install_import_hook([f"jaxllm.{name}" for name in NUMERIC], "beartype.beartype")
 
 # No timed assertions: a slow machine is no failure.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
-jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

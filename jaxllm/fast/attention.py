@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.lax import optimization_barrier
 from jaxtyping import Float, Int
 
+from jaxllm.array import Array
 from jaxllm.attention import visible
 from jaxllm.precision import at_least_float32
 

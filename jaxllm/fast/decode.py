@@ -6,10 +6,10 @@ The modules have the parameters of those that they extend. `CachedGPT` gives the
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import Array
 from jax.lax import optimization_barrier
 from jaxtyping import Bool, Float, Int
 
+from jaxllm.array import Array
 from jaxllm.attention import MultiHeadAttention, causal_dot_product_attention, merge_heads, repeat_heads
 from jaxllm.cache import Cache, LayerCache, Place, extend
 from jaxllm.gpt import GPT, Block, check_tokens

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
+from jaxllm.array import Array
 from jaxllm.cache import Cache
 from jaxllm.fast.decode import CachedBlock, CachedGPT
 from jaxllm.fast.quantised_weights import cast_kernels

@@ -1,65 +1,47 @@
-"""A model's first parameters: those of `model.init`, from a program that XLA compiles about twice as fast.
+"""A model's first parameters: those of `model.init`, from a program that XLA compiles faster.
 
 In `model.init` every weight matrix brings its own copy of the random generator, which XLA optimises and compiles one by
-one: 9 s for GPT-2 124M on 2 cores, longer than its training step. Here the matrices of one shape are drawn together:
-5 s. nanodo compiles the plain `init`; a process that starts often, as on a laptop, waits for it every time.
+one. Here all matrices of one shape are drawn together.
 """
 
-from collections.abc import Callable
-from contextvars import ContextVar
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
-from jax import Array
+from flax.core.scope import LazyRng
+from flax.linen.initializers import normal
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Int, Key
+
+from jaxllm.array import Array
+from jaxllm.config import GPTConfig
+from jaxllm.layers import INIT_STD, residual_std
+
+RESIDUAL = ("output", "down")  # maps whose results are added to the residual stream
+Path = tuple[str, ...]
 
 
-class Draw(NamedTuple):
-    """A matrix still to be drawn, and the zeros that stand for it."""
-
-    place: Array
-    key: Array
-    std: float
-
-
-_put_off: ContextVar[list[Draw] | None] = ContextVar("_put_off", default=None)
-
-
-def normal(std: float) -> Callable[[Array, tuple[int, ...]], Array]:
-    """Initializer of a weight matrix: flax's `normal`, which `init_params` can put off."""
-
-    def initializer(key: Array, shape: tuple[int, ...]) -> Array:
-        put_off = _put_off.get()
-        if put_off is None:
-            return nn.initializers.normal(std)(key, shape)
-        put_off.append(Draw(jnp.zeros(shape), key, std))
-        return put_off[-1].place
-
-    return initializer
+def init_params(model: Any, key: Key[Array, ""], tokens: Int[Array, "B T"]) -> Any:
+    """`model.init(key, tokens)["params"]` of a `GPT`, to the bit; to be called under `jax.jit`."""
+    shapes = flatten_dict(jax.eval_shape(model.init, key, tokens)["params"])
+    alike: dict[Any, list[Path]] = {}
+    for path, leaf in shapes.items():
+        if path[-1] in ("kernel", "table"):
+            alike.setdefault((leaf.shape, leaf.dtype, _std(model.config, path)), []).append(path)
+    params = {path: jnp.full(leaf.shape, path[-1] == "scale", leaf.dtype) for path, leaf in shapes.items()}
+    for (shape, dtype, std), paths in alike.items():
+        keys = jnp.stack([_key(key, path) for path in paths])
+        drawn = jax.vmap(partial(normal(std, dtype), shape=shape))(keys)
+        drawn = jax.lax.optimization_barrier(drawn)  # or XLA would compile it into each use again
+        params |= dict(zip(paths, drawn, strict=True))
+    return unflatten_dict(params)
 
 
-def init_params(model: nn.Module, key: Array, *inputs: Array) -> Any:
-    """`model.init(key, *inputs)["params"]` to the bit; to be called under `jax.jit`."""
-    put_off: list[Draw] = []
-    token = _put_off.set(put_off)
-    try:
-        params = model.init(key, *inputs)["params"]
-    finally:
-        _put_off.reset(token)
-    drawn = _draw(put_off)
-    return jax.tree.map(lambda leaf: drawn.get(id(leaf), leaf), params)
+def _std(config: GPTConfig, path: Path) -> float:
+    return residual_std(config.n_layers) if path[-2] in RESIDUAL else INIT_STD
 
 
-def _draw(put_off: list[Draw]) -> dict[int, Array]:
-    """The matrices by the identity of what stands for them."""
-    alike: dict[tuple[tuple[int, ...], float], list[Draw]] = {}
-    for one in put_off:
-        alike.setdefault((one.place.shape, one.std), []).append(one)
-    drawn: dict[int, Array] = {}
-    for (shape, std), group in alike.items():
-        keys = jnp.stack([one.key for one in group])
-        together = jax.vmap(lambda key, shape=shape, std=std: nn.initializers.normal(std)(key, shape))(keys)
-        together = jax.lax.optimization_barrier(together)  # or XLA would compile it into each use again
-        drawn |= {id(one.place): matrix for one, matrix in zip(group, together, strict=True)}
-    return drawn
+def _key(key: Array, path: Path) -> Array:
+    """The key of the first parameter that the module at path[:-1] creates, which flax numbers 1."""
+    return LazyRng.create(key, *path[:-1], 1).as_jax_rng()

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import Array
 
+from jaxllm.array import Array
 from jaxllm.config import WEIGHTS
 from jaxllm.utils.errors import InputError
 
@@ -94,6 +94,10 @@ class PackedTable:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+
+Kernel = Array | PackedKernel
+Table = Array | PackedTable
 
 
 @jax.tree_util.register_pytree_node_class

@@ -13,6 +13,7 @@ import pytest
 from jaxllm import GPT, GPTConfig, loss, reference
 from jaxllm.attention import MultiHeadAttention, causal_mask, scaled_dot_product_attention
 from jaxllm.fast import attention as chunked
+from jaxllm.fast import loss as fast_loss
 from jaxllm.gpt import summed_loss
 from jaxllm.loss import cross_entropy
 
@@ -163,8 +164,8 @@ def test_attention_with_dropout_is_the_plain_one() -> None:
 @pytest.mark.parametrize("ids", [3, 7])
 def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten tokens, seven logits each: one token a chunk, three (the last chunk filled up), seven, all; ids by parts."""
-    monkeypatch.setattr(loss, "MOST_LOGITS", most)
-    monkeypatch.setattr(loss, "MOST_IDS", ids)
+    monkeypatch.setattr(fast_loss, "MOST_LOGITS", most)
+    monkeypatch.setattr(fast_loss, "MOST_IDS", ids)
     rng = np.random.default_rng(0)
     table, x, weights = rng.normal(size=(7, 4)), rng.normal(size=(2, 5, 4)), rng.random((2, 5))
     targets = rng.integers(7, size=(2, 5))
@@ -180,7 +181,7 @@ def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, monkeypatch: pytest.M
 
 
 def test_the_loss_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "MOST_LOGITS", 2**16)
+    monkeypatch.setattr(fast_loss, "MOST_LOGITS", 2**16)
     targets = jnp.zeros(1024, jnp.int32)
     bytes_of_all = 1024 * 1024 * 4
     assert (

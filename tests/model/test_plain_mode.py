@@ -8,29 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models import TINY, VARIANTS, random_gpt, random_tokens
-from twins import ALL_CASES, CASES, draw, find, jitted
 
 from jaxllm import GPTConfig, fast
-from jaxllm.compare import assert_close_to_reference
 from jaxllm.gpt import summed_loss
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-FORMULAS = [case for case in ALL_CASES if hasattr(find(case[0], "jaxllm"), "__wrapped__")]  # that have a fast form
-
-
-@pytest.mark.parametrize(("name", "case"), FORMULAS)
-def test_the_formula_agrees_with_its_twin(name: str, case: int) -> None:
-    arguments = draw(CASES[name][case])
-    with fast.off():
-        assert_close_to_reference(
-            jitted(find(name, "jaxllm"), arguments),
-            find(name, "jaxllm.reference"),
-            arguments,
-            reference_vjp=find(f"{name}_vjp", "jaxllm.reference"),
-            dtype="float64",
-        )
 
 
 def loss_of(config: GPTConfig, dtype: str) -> tuple[Any, Any]:

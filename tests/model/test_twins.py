@@ -1,6 +1,7 @@
 """Every numeric function and module of jaxllm against its NumPy twin, value and pullback, jitted and not."""
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from twins import (
     MODULES,
     MODULES_WITHOUT_TWIN,
     draw,
+    fast_alone,
+    fast_forms,
     find,
     jitted,
     module_twin,
@@ -21,21 +24,32 @@ from twins import (
     numeric_functions,
 )
 
-from jaxllm import reference
+from jaxllm import fast, reference
 from jaxllm.compare import assert_close_to_reference
 
 # Bounds: jaxllm.compare.TOLERANCES, relative to the largest value.
 # Without jit, where each operation is compiled by itself, and in bfloat16 only the first case of each.
-WAYS = [("float64", "eager"), ("float64", "jit"), ("float32", "jit"), ("bfloat16", "jit")]
+WAYS = [("float64", "eager"), ("float64", "jit"), ("float32", "jit"), ("bfloat16", "jit"), ("float64", "textbook")]
 FLOAT32 = pytest.param("float32", marks=pytest.mark.newest)
 BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.newest)
 
 
-NO_FLOATS = {
-    "attention.document_numbers": "int32",
-    "attention.document_mask": "bool",
-    "attention.visible": "bool",
-}  # what they return
+FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another, and why
+    "attention.attention_path": "a choice",
+    "decode.grouped_attention": "in CASES itself",
+    "generate.start_generation": "random: test_generate.py",
+    "generate.stream": "random: test_generate.py",
+    "init.init_params": "equals model.init to the bit: test_speed.py",
+    "quantised_weights.cast_kernels": "a cast",
+    "quantised_weights.pack": "the model as a whole: test_quantised_weights.py",
+    "quantised_weights.parameter": "a lookup",
+    "quantised_weights.quantise_rows": "rounds: test_quantised_weights.py",
+    "quantised_weights.quantised_product": "rounds: test_quantised_weights.py",
+}
+CALL_FAST_FORMS = {"layers.swiglu", "layers.geglu", "logit_lens.logit_lens"}
+NO_FLOATS = {  # what they return
+    "attention.document_numbers": "int32", "attention.document_mask": "bool", "attention.visible": "bool",
+}  # fmt: skip
 
 
 def _arrays(arguments: list[Any]) -> list[int]:
@@ -67,22 +81,49 @@ def test_twins_share_their_signature(name: str) -> None:
         pytest.param(*case, *way, marks=[] if way == ("float64", "jit") else [pytest.mark.newest])
         for case in ALL_CASES
         for way in WAYS
-        if case[1] == 0 or (way[1] == "jit" and way[0] != "bfloat16")
+        if (way[1] == "textbook" and case[0] in fast_forms() | CALL_FAST_FORMS)
+        or (way[1] == "jit" and (case[1] == 0 or way[0] != "bfloat16"))
+        or (way[1] == "eager" and case[1] == 0)
     ],
 )
 def test_agrees_with_twin(name: str, case: int, dtype: str, how: str) -> None:
     arguments = draw(CASES[name][case])
     ours = find(name, "jaxllm")
-    assert_close_to_reference(
-        jitted(ours, arguments) if how == "jit" else ours,
-        find(name, "jaxllm.reference"),
-        arguments,
-        reference_vjp=find(f"{name}_vjp", "jaxllm.reference"),
-        dtype=dtype,
-    )
+    with fast.off() if how == "textbook" else nullcontext():
+        assert_close_to_reference(
+            ours if how == "eager" else jitted(ours, arguments),
+            find(name, "jaxllm.reference"),
+            arguments,
+            reference_vjp=find(f"{name}_vjp", "jaxllm.reference"),
+            dtype=dtype,
+        )
 
 
-@pytest.mark.parametrize("dtype", ["float64", FLOAT32, BFLOAT16])
+def test_every_fast_function_is_a_fast_form_or_listed() -> None:
+    assert fast_alone() <= set(FAST_ALONE)
+    assert fast_forms() >= {"layers.linear", "layers.layer_norm", "embeddings.token_logits", "loss.head_loss"}
+
+
+@pytest.mark.parametrize(("name", "case"), [(n, i) for n, i in ALL_CASES if n in fast_forms()])
+def test_a_fast_form_equals_its_formula(name: str, case: int) -> None:
+    """In value and gradient, in float64."""
+    arguments = draw(CASES[name][case])
+    floats = [i for i in _arrays(arguments) if arguments[i].dtype == np.float64]
+
+    def outcome(function: Any) -> Any:
+        def of_floats(*xs: Any) -> Any:
+            given = dict(zip(floats, xs, strict=True))
+            return function(*[given.get(i, a) for i, a in enumerate(arguments)])
+
+        y, pullback = jax.vjp(of_floats, *[jnp.asarray(arguments[i]) for i in floats])
+        return y, pullback(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    with jax.enable_x64(True):
+        formula, form = outcome(find(name, "jaxllm").__wrapped__), outcome(find(name, "jaxllm.fast"))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12, strict=True), form, formula)
+
+
+@pytest.mark.parametrize("dtype", ["float64", FLOAT32, BFLOAT16, pytest.param("textbook", marks=pytest.mark.newest)])
 @pytest.mark.parametrize("name", MODULES)
 def test_module_agrees_with_twin(name: str, dtype: str, rng: np.random.Generator) -> None:
     module, (twin, twin_vjp, with_context) = MODULES[name][0], module_twin(name)
@@ -90,7 +131,10 @@ def test_module_agrees_with_twin(name: str, dtype: str, rng: np.random.Generator
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     ours = jax.jit(lambda params, *xs: module.apply({"params": params}, *xs))
     arguments = [random_like(shapes["params"]), *inputs]
-    assert_close_to_reference(ours, twin, arguments, reference_vjp=twin_vjp, dtype=dtype)
+    textbook = dtype == "textbook"
+    with fast.off() if textbook else nullcontext():
+        dtype = "float64" if textbook else dtype
+        assert_close_to_reference(ours, twin, arguments, reference_vjp=twin_vjp, dtype=dtype)
 
 
 @pytest.mark.parametrize(("name", "case"), [(n, i) for n, i in ALL_CASES if _arrays(draw(CASES[n][i]))])

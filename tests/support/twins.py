@@ -1,12 +1,13 @@
-"""What has a NumPy twin, and arguments to try it on: one table for agreement, finite differences and mutations."""
+"""Which functions have a NumPy twin or a fast form, and arguments to try them on: one table for all tests."""
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,21 +17,22 @@ import jaxllm
 import jaxllm.fast
 from jaxllm import reference
 from jaxllm.attention import CausalAttention, MultiHeadAttention, SelfAttention
-from jaxllm.config import Rotary
+from jaxllm.config import GPTConfig, Rotary
 from jaxllm.embeddings import PositionEmbedding
 from jaxllm.gpt import Head
 from jaxllm.layers import MLP, Linear, Norm
 
 NOT_NUMERIC = {
-    "config",
+    "array", "config",
     "fast.quantised_weights",  # rounds, so it has no slope: test_quantised_weights.py
 }  # fmt: skip
 WITHOUT_TWIN = {
     "precision.at_least_float32",  # a cast
     "layers.dropout_mask", "generate.draw", "generate.draw_keys", "generate.generate",  # random: test_step.py, test_generate.py
     "generate.largest", "generate.cut_prompts", "generate.non_finite_logits",  # not numeric: test_generate.py
-    "fast.generate.start_generation", "fast.generate.stream",  # test_generate.py
-    "fast.init.normal", "fast.init.init_params",  # random: test_speed.py
+    "fast.generate.start_generation", "fast.generate.stream",  # random: test_generate.py
+    "fast.init.init_params",  # random: test_speed.py
+    "layers.residual_std",  # a constant: test_gpt.py
     "fast.attention.attention_path",  # a choice
     "cache.extend",  # the cache as a whole: test_cache.py
     "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss", "gpt.head_table", "gpt.check_tokens",  # the model as a whole: test_gpt.py
@@ -50,12 +52,34 @@ def functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
 
 
 def numeric_functions() -> set[str]:
-    """The functions of jaxllm that need a twin, as `module.function`. A fast form has that of its textbook function."""
+    """The functions of jaxllm that need a twin, as `module.function`."""
     modules = {m.name for m in pkgutil.iter_modules(jaxllm.__path__) if not m.ispkg}
     modules |= {f"fast.{m.name}" for m in pkgutil.iter_modules(jaxllm.fast.__path__)}
     modules -= NOT_NUMERIC
-    names = {f"{m}.{f}" for m in modules for f in functions(importlib.import_module(f"jaxllm.{m}"))}
-    return names - {f"fast.{name}" for name in names} - WITHOUT_TWIN
+    found = {f"{m}.{f}" for m in modules for f in functions(importlib.import_module(f"jaxllm.{m}"))}
+    return found - WITHOUT_TWIN - {f"fast.{name}" for name in fast_forms()}
+
+
+def fast_forms() -> set[str]:
+    """The functions of jaxllm that have a fast form, as `module.function`."""
+    return {name for name in _fast_functions() if _has_formula(name)}
+
+
+def fast_alone() -> set[str]:
+    """The functions of jaxllm.fast that are not the fast form of another."""
+    return {name for name in _fast_functions() if not _has_formula(name)}
+
+
+def _fast_functions() -> set[str]:
+    modules = {m.name for m in pkgutil.walk_packages(jaxllm.fast.__path__)}
+    return {f"{m}.{f}" for m in modules for f in functions(importlib.import_module(f"jaxllm.fast.{m}"))}
+
+
+def _has_formula(name: str) -> bool:
+    module, _, function = name.rpartition(".")
+    if importlib.util.find_spec(f"jaxllm.{module}") is None:
+        return False
+    return function in functions(importlib.import_module(f"jaxllm.{module}"))
 
 
 def modules() -> set[str]:
@@ -113,12 +137,9 @@ def fixed(*values: int) -> Any:
     return lambda rng: np.array(values)
 
 
-class Reading(NamedTuple):
-    """What the lens needs of a config."""
-
-    norm: str = "layer_norm"
-    norm_epsilon: float = 1e-5
-    tie_embeddings: bool = True
+def reading(**changes: Any) -> GPTConfig:
+    """A config for the lens."""
+    return GPTConfig(vocab_size=7, context_length=1, d_model=4, n_layers=1, n_heads=1, **changes)
 
 
 def read_by(head: str, **shape: tuple[int, ...]) -> Any:
@@ -182,8 +203,8 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4), documents(5, 0, 3), 2],
     ],
     "logit_lens.logit_lens": [
-        [Reading(), read_by("token_embedding", table=(7, 4)), normal(2, 3, 4)],
-        [Reading("rms_norm", 0.1, False), read_by("head", kernel=(4, 7)), normal(3, 4)],
+        [reading(), read_by("token_embedding", table=(7, 4)), normal(2, 3, 4)],
+        [reading(norm="rms_norm", norm_epsilon=0.1, tie_embeddings=False), read_by("head", kernel=(4, 7)), normal(3, 4)],
     ],
     "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), fixed(0, 6, 7, -1)], [scaled(300, 4, 7), integers(7, 4)]],
     "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), positive(3, 5)]],

@@ -8,23 +8,24 @@ WITHIN = "model/test_within_documents.py::test_the_model_agrees_with_the_referen
 INTERCEPTED = "model/test_interceptors.py::test_training_and_evaluating_see_what_is_intercepted"
 CHUNKS = "model/test_fast_attention.py::test_every_plan_gives_the_same_numbers[25-0]"
 LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
+FAST_LAYERS, FAST_LOSS = "jaxllm/fast/layers.py", "jaxllm/fast/loss.py"
 CAUSAL, ROTARY = "jaxllm/fast/attention.py", "jaxllm/rotary.py"
 GPT, LOSS, SAMPLING = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
 CACHE, DECODE, GENERATE = "jaxllm/cache.py", "jaxllm/fast/decode.py", "jaxllm/fast/generate.py"
 
 MUTATIONS = [
-    Mutation("bias subtracted", LAYERS, "else y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)", "else y - jnp.broadcast_to(bias.astype(y.dtype), y.shape)", twin("layers.linear", 1)),
-    Mutation("gradient of the kernel off by 1e-9", LAYERS, 'jnp.einsum("...d,...f->df", x, dy)', '(1 + 1e-9) * jnp.einsum("...d,...f->df", x, dy)', twin("layers.linear")),
-    Mutation("gradient of x off by 1e-9", LAYERS, "return dy @ kernel.T", "return (1 + 1e-9) * dy @ kernel.T", twin("layers.linear")),
+    Mutation("bias subtracted", FAST_LAYERS, "kernel.astype(x.dtype))\n    return y if bias is None else y + bias", "kernel.astype(x.dtype))\n    return y if bias is None else y - bias", twin("layers.linear", 1)),
+    Mutation("gradient of the kernel off by 1e-9", FAST_LAYERS, 'jnp.einsum("...d,...f->df", x, dy)', '(1 + 1e-9) * jnp.einsum("...d,...f->df", x, dy)', twin("layers.linear")),
+    Mutation("gradient of x off by 1e-9", FAST_LAYERS, "return dy @ kernel.T", "return (1 + 1e-9) * dy @ kernel.T", twin("layers.linear")),
     Mutation("epsilon 1e-6", LAYERS, "EPSILON = 1e-5", "EPSILON = 1e-6", twin("layers.layer_norm")),
-    Mutation("unbiased variance", LAYERS, "jnp.square(z).mean(-1, keepdims=True)", "jnp.square(z).sum(-1, keepdims=True) / (x.shape[-1] - 1)", twin("layers.layer_norm")),
-    Mutation("epsilon outside the root", LAYERS, "jax.lax.rsqrt(jnp.square(z).mean(-1, keepdims=True) + epsilon)", "1 / (jnp.sqrt(jnp.square(z).mean(-1, keepdims=True)) + epsilon)", twin("layers.layer_norm")),
-    Mutation("norm without its scale", LAYERS, "y = normal * jnp.broadcast_to(scale.astype(normal.dtype), x.shape)", "y = normal", twin("layers.layer_norm")),
-    Mutation("RMS norm takes off the mean", LAYERS, "_norm(x, scale, bias, epsilon, False)", "_norm(x, scale, bias, epsilon, True)", twin("layers.rms_norm")),
-    Mutation("what shifts x not taken off the norm's gradient", LAYERS, "(g - g.mean(-1, keepdims=True) if centre else g)", "g", twin("layers.layer_norm")),
-    Mutation("what stretches x not taken off the norm's gradient", LAYERS, "if centre else g) - along)", "if centre else g))", twin("layers.rms_norm")),
-    Mutation("slope of the tanh GELU without its second term", LAYERS, "return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du", "return 0.5 * (1 + t)", twin("layers.gelu_tanh")),
-    Mutation("slope of the exact GELU without its second term", LAYERS, " + x * jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5", "", twin("layers.gelu")),
+    Mutation("unbiased variance", FAST_LAYERS, "jnp.square(z).mean(-1, keepdims=True)", "jnp.square(z).sum(-1, keepdims=True) / (x.shape[-1] - 1)", twin("layers.layer_norm")),
+    Mutation("epsilon outside the root", FAST_LAYERS, "jax.lax.rsqrt(jnp.square(z).mean(-1, keepdims=True) + epsilon)", "1 / (jnp.sqrt(jnp.square(z).mean(-1, keepdims=True)) + epsilon)", twin("layers.layer_norm")),
+    Mutation("norm without its scale", FAST_LAYERS, "y = normal * scale.astype(normal.dtype)", "y = normal", twin("layers.layer_norm")),
+    Mutation("RMS norm takes off the mean", FAST_LAYERS, "_norm(x, scale, bias, epsilon, False)", "_norm(x, scale, bias, epsilon, True)", twin("layers.rms_norm")),
+    Mutation("what shifts x not taken off the norm's gradient", FAST_LAYERS, "(g - g.mean(-1, keepdims=True) if centre else g)", "g", twin("layers.layer_norm")),
+    Mutation("what stretches x not taken off the norm's gradient", FAST_LAYERS, "if centre else g) - along)", "if centre else g))", twin("layers.rms_norm")),
+    Mutation("slope of the tanh GELU without its second term", FAST_LAYERS, "return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du", "return 0.5 * (1 + t)", twin("layers.gelu_tanh")),
+    Mutation("slope of the exact GELU without its second term", FAST_LAYERS, " + x * jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5", "", twin("layers.gelu")),
     Mutation("GELU's constant in its last digit", LAYERS, "0.044715 * x * x * x))", "0.044716 * x * x * x))", twin("layers.gelu_tanh")),
     Mutation("exact GELU without sqrt(2)", LAYERS, "return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))", "return 0.5 * x * (1 + jax.lax.erf(x))", twin("layers.gelu")),
     Mutation("the tanh GELU under the exact one's name", LAYERS, '"gelu": gelu,', '"gelu": gelu_tanh,', module("MLP exact gelu")),
@@ -66,10 +67,10 @@ MUTATIONS = [
     Mutation("loss divided by the number of tokens, not of weights", LOSS, "/ weights.sum()", "/ weights.size", twin("loss.cross_entropy", 1)),
     Mutation("the lens reads a stream that is not normed", "jaxllm/logit_lens.py", "x = NORMS[config.norm](x, norm[\"scale\"], norm.get(\"bias\"), config.norm_epsilon)", "pass", twin("logit_lens.logit_lens")),
     Mutation("loss in bits", LOSS, "return jnp.log(jnp.exp(z).sum(-1)) - _entry(z, targets)", "return (jnp.log(jnp.exp(z).sum(-1)) - _entry(z, targets)) / jnp.log(2.0)", twin("loss.token_losses")),
-    Mutation("weights forgotten in the gradient of the head's loss", LOSS, "total - came) * weights[:, None])", "total - came))", twin("loss.head_loss", 1)),
-    Mutation("the target's logit forgotten in the gradient of the head's loss", LOSS, "total - came)", "total)", twin("loss.head_loss")),
-    Mutation("only the last chunk's gradient of the table counts", LOSS, "dpart + jnp", "0 * dpart + jnp", "model/test_fast_attention.py::test_a_loss_in_chunks_is_the_loss[3-21]"),
-    Mutation("a part of the vocabulary takes the target for its own", LOSS, "one_hot(targets - start", "one_hot(targets", "model/test_fast_attention.py::test_a_loss_in_chunks_is_the_loss[3-21]"),
+    Mutation("weights forgotten in the gradient of the head's loss", FAST_LOSS, "total - came) * weights[:, None])", "total - came))", twin("loss.head_loss", 1)),
+    Mutation("the target's logit forgotten in the gradient of the head's loss", FAST_LOSS, "total - came)", "total)", twin("loss.head_loss")),
+    Mutation("only the last chunk's gradient of the table counts", FAST_LOSS, "dpart + jnp", "0 * dpart + jnp", "model/test_fast_attention.py::test_a_loss_in_chunks_is_the_loss[3-21]"),
+    Mutation("a part of the vocabulary takes the target for its own", FAST_LOSS, "one_hot(targets - start", "one_hot(targets", "model/test_fast_attention.py::test_a_loss_in_chunks_is_the_loss[3-21]"),
     Mutation("turned backwards", ROTARY, "a * cos - b * sin, a * sin + b * cos", "a * cos + b * sin, b * cos - a * sin", twin("rotary.rotate")),
     Mutation("the other pairs", ROTARY, "axis = -1 if interleaved else -2", "axis = -2 if interleaved else -1", twin("rotary.rotate"), "ValueError: too many values to unpack"),
     Mutation("slowed where it should not be", ROTARY, "(share + (1 - share) / factor)", "(1 - share + share / factor)", twin("rotary.rotary_frequencies", 1)),
