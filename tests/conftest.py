@@ -29,7 +29,7 @@ from jaxllm.tokenizers import BPETokenizer
 
 # Every call of a function in these modules is checked against the shapes and dtypes of its signature.
 NUMERIC = (
-    "attention", "cache", "embeddings", "fast", "generate", "gpt", "layers", "logit_lens", "loss", "precision", "rotary",
+    "attention", "cache", "embeddings", "fast", "gpt", "layers", "logit_lens", "loss", "precision", "rotary",
     "sampling",
 )  # fmt: skip
 install_import_hook([f"jaxllm.{name}" for name in NUMERIC], "beartype.beartype")

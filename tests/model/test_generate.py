@@ -217,10 +217,11 @@ def test_the_textbook_generates_the_same(sampling: Sampling) -> None:
     """Without a cache and without a program, also beyond the context and after a stop token."""
     config = replace(SMALL, tie_embeddings=False)
     model, params = GPT(config), random_parameters(GPT(config), seed=4)
+    prompts = [[6, *row] for row in PROMPTS]
     for options in ({}, {"vocab_size": 15, "stop_tokens": [3, 4], "begin_token": 6}):
-        want = generate(model, params, PROMPTS, KEY, 14, sampling, **options)
+        want = generate(model, params, prompts, KEY, 14, sampling, **options)
         with fast.off():
-            np.testing.assert_array_equal(generate(model, params, PROMPTS, KEY, 14, sampling, **options), want)
+            np.testing.assert_array_equal(generate(model, params, prompts, KEY, 14, sampling, **options), want)
 
 
 def test_a_sampling_is_a_tree_of_what_a_program_takes() -> None:
