@@ -121,11 +121,11 @@ def _head_vjp(
     normed = f"{name}_norm" in params
     if normed:
         heads, norm_back = norm_vjp(params[f"{name}_norm"], heads, "rms_norm", epsilon)
-    turned, turn_back = _rotate_heads_vjp(heads, rotary)
+    rotated, rotate_back = _rotate_heads_vjp(heads, rotary)
 
     def pullback(dy: Array) -> tuple[dict[str, Any], Array]:
         d_params = {}
-        dy = turn_back(dy)[0]
+        dy = rotate_back(dy)[0]
         if normed:
             felt[f"{name}_norm"] = dy
             d_params[f"{name}_norm"], dy = norm_back(dy)[:2]
@@ -133,4 +133,4 @@ def _head_vjp(
         d_params[name], dx = map_back(felt[name])
         return d_params, dx
 
-    return turned, pullback
+    return rotated, pullback

@@ -46,7 +46,7 @@ def test_draws_follow_the_probabilities(options: dict[str, float], expected: obj
 def plain_loop(
     config: GPTConfig, params: Any, row: list[int], n: int, penalty: float, begin: int | None = None
 ) -> list[int]:
-    """Most likely token after token by the reference, which reads everything anew; a full context loses its half."""
+    """Most likely token after token by the reference, which reads everything again; a full context loses its half."""
     text, start = list(row[-config.context_length :]), 0
     if begin is not None:
         text[0] = begin
@@ -99,7 +99,7 @@ def test_where_the_context_ends(prompt: int, n: int) -> None:
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("window", [None, 9])
 def test_a_context_longer_than_its_prompts_is_outgrown_twice(window: int | None) -> None:
-    """After each drop a row begins in the middle of what is read anew, and then grows by half a context again."""
+    """After each drop a row begins in the middle of what is read again, and then grows by half a context again."""
     config = replace(SMALL, context_length=64, sliding_window=window, tie_embeddings=False)
     model, params = GPT(config), random_parameters(GPT(config), seed=4)
     want = [plain_loop(config, params, row, 120, penalty=1.5) for row in PROMPTS[:2]]
@@ -176,7 +176,7 @@ def test_a_tiny_temperature_is_greedy() -> None:
 
 
 @pytest.mark.usefixtures("quick_compilation")
-def test_other_lengths_and_other_numbers_do_not_compile_anew() -> None:
+def test_other_lengths_and_other_numbers_do_not_compile_again() -> None:
     config = replace(SMALL, context_length=64)
     model, params = random_gpt(config)
     generate(model, params, [[1, 2, 3]], KEY, 5, Sampling(0.7, 3, 0.8))

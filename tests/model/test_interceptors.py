@@ -91,7 +91,7 @@ def test_generating_sees_what_is_intercepted_also_after_a_text_that_was_not() ->
     """The compiled loop of the first text is not the second's."""
     model, params = random_gpt(TINY)
 
-    def says(token: int) -> Any:
+    def always(token: int) -> Any:
         def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             out = call(*args, **kwargs)
             if not isinstance(context.module, GPT):
@@ -106,16 +106,16 @@ def test_generating_sees_what_is_intercepted_also_after_a_text_that_was_not() ->
     plain = text()
     assert plain not in ([5] * 4, [7] * 4)
     for token in (5, 7):
-        with says(token):
+        with always(token):
             assert text() == [token] * 4
     assert text() == plain
     begun = start_generation(model, params, [[1, 2, 3]], jax.random.key(0), 4, Sampling(0))
-    with says(5):
+    with always(5):
         assert begun.advance(3).tokens()[0].tolist() == [plain[0], 5, 5, 5]
 
 
 def test_generating_sees_what_is_intercepted_in_one_block() -> None:
-    """Also where the blocks of a generation would come from one trace."""
+    """Although the blocks of a generation come from one trace otherwise."""
     model, params = random_gpt(UNTIED)
 
     def text() -> list[int]:
