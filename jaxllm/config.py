@@ -8,11 +8,11 @@ from msgspec import Meta
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.validate import Fraction, NonNegative, PositiveFloat, check_fields
 
-WEIGHTS = ("float32", "bfloat16", "int8")  # what a model's maps can be packed in for generating
+WEIGHTS = ("float32", "bfloat16", "int8")  # dtypes in which a model's maps can be packed for generating
 
 
 class Rotary(NamedTuple):
-    """How queries and keys are turned by their position (`jaxllm.rotary`)."""
+    """How queries and keys are rotated by their position (`jaxllm.rotary`)."""
 
     base: float = 10000.0
     interleaved: bool = False
@@ -24,11 +24,11 @@ class Rotary(NamedTuple):
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """What a GPT is made of. Frozen and hashable, so it can be a static argument of `jax.jit`.
+    """The architecture of a GPT. Frozen and hashable, so it can be a static argument of `jax.jit`.
 
-    The defaults are GPT-2 124M (Radford et al. 2019); the bounds are above all that has been trained. One set of
-    options describes all families (transformers has a copy of the model for each): Llama is rotary, rms_norm, swiglu,
-    n_kv_heads and use_bias = false. Raises InputError for a value out of range or for sizes that do not fit together.
+    The defaults are GPT-2 124M (Radford et al. 2019). The bounds are above the sizes of every model that was trained.
+    One set of options describes all families: Llama is rotary, rms_norm, swiglu, n_kv_heads and use_bias = false.
+    Raises InputError for a value out of range or for sizes that do not fit together.
     """
 
     vocab_size: Annotated[int, Meta(ge=1, le=2**24)] = 50257  # V, number of token ids
@@ -77,7 +77,7 @@ class GPTConfig:
                 f"model.d_model is {self.d_model}, but sinusoidal positions come in pairs; make d_model even."
             )
         if self.rotary is not None and self.head_dim % 2:
-            raise InputError(f"a head is {self.head_dim} wide, but rotary positions turn pairs; make it even.")
+            raise InputError(f"a head is {self.head_dim} wide, but rotary positions rotate pairs; make it even.")
         if self.rotary is not None and self.rope_factor != 1 and self.rope_low_frequency >= self.rope_high_frequency:
             raise InputError(
                 f"model.rope_low_frequency is {self.rope_low_frequency}, but it must be below "
@@ -102,7 +102,7 @@ class GPTConfig:
 
     @property
     def rotary(self) -> Rotary | None:
-        """How queries and keys are turned; None where positions are added to the embeddings."""
+        """How queries and keys are rotated; None where positions are added to the embeddings."""
         if not self.position.startswith("rotary"):
             return None
         return Rotary(

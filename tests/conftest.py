@@ -28,7 +28,10 @@ from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer
 
 # Every call of a function in these modules is checked against the shapes and dtypes of its signature.
-NUMERIC = ("embeddings", "fast", "layers", "logit_lens", "loss", "precision", "rotary", "sampling")
+NUMERIC = (
+    "attention", "cache", "embeddings", "fast", "gpt", "layers", "logit_lens", "loss", "precision", "rotary",
+    "sampling",
+)  # fmt: skip
 install_import_hook([f"jaxllm.{name}" for name in NUMERIC], "beartype.beartype")
 
 # No timed assertions: a slow machine is no failure.

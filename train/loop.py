@@ -16,7 +16,7 @@ import optax
 
 from jaxllm.data import batch
 from jaxllm.data.windows import Ids
-from jaxllm.gpt import GPT
+from jaxllm.gpt import GPT, Block
 
 from .errors import NotSavedError, Stopped
 from .evaluate import Abandoned, evaluator, sample_text
@@ -33,7 +33,7 @@ from .runs.step_log import StepLog, StepMetrics
 from .runtime.profile import profiled
 from .runtime.signals import Stop, stoppable
 from .state import TrainState, init_and_compile
-from .step import make_train_step
+from .step import make_model, make_train_step
 
 
 def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> TrainState:
@@ -43,7 +43,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
     Raises DivergedError where a loss, a gradient or a parameter is not finite (no checkpoint ever holds such
     parameters); NotSavedError where the last checkpoint could not be written; Stopped when a signal ended the run.
     """
-    config, model = run.config, GPT(run.model, run.config.train.dtype, run.config.train.remat)
+    config, model = run.config, make_model(run.model, run.config.train)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
     with (
@@ -125,7 +125,7 @@ def _where_not_finite(
     if math.isfinite(loss):
         part = parts_backward(params)[int(metrics["not_finite"])]
         return f"the norm of the gradient is {norm} at step {step:,}, coming backward first in {part}"
-    first = first_forward(model.clone(remat=False), params, jax.numpy.asarray(_batch(run, step - 1)[0]))
+    first = first_forward(model.clone(block=Block), params, jax.numpy.asarray(_batch(run, step - 1)[0]))
     return f"train_loss is {loss} at step {step:,}" + (f", first of all {first} is not finite" if first else "")
 
 

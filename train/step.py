@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxllm.gpt import GPT, summed_loss
+from jaxllm.config import GPTConfig
+from jaxllm.gpt import GPT, Block, interceptors, summed_loss
 from jaxllm.utils.errors import InputError
 
 from .config import TrainConfig
@@ -20,6 +22,11 @@ from .state import TrainState
 Metrics = dict[str, Array]
 Step = Callable[[TrainState, ArrayLike, ArrayLike], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Any, ArrayLike, ArrayLike, ArrayLike], Array]
+
+
+def make_model(config: GPTConfig, train: TrainConfig) -> GPT:
+    """The model as it is trained: in the dtype of `train`, and with rematerialised blocks if `train.remat`."""
+    return GPT(config, train.dtype, nn.remat(Block) if train.remat else Block)
 
 
 def make_train_step(
@@ -37,14 +44,13 @@ def make_train_step(
     """
     dropout_keys = dropout_key(config.seed)
     _check_call(model)
-    model = model.clone(trace_once=True)  # one trace for all blocks
 
     def train_step(state: TrainState, inputs: Array, targets: Array) -> tuple[TrainState, Metrics]:
-        n_tokens, n = targets.size, config.grad_accumulation
+        n_tokens, n, traced_once = targets.size, config.grad_accumulation, _traced_once(model)
 
         def loss_fn(params: Any, inputs: Array, targets: Array, key: Array) -> Array:
             rngs = {"dropout": key} if model.config.dropout else {}
-            return summed_loss(model, params, inputs, targets, rngs=rngs) / n_tokens
+            return summed_loss(traced_once, params, inputs, targets, rngs=rngs) / n_tokens
 
         def accumulate(total: tuple[Array, Any], microbatch: Any) -> tuple[tuple[Array, Any], None]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None
@@ -76,11 +82,10 @@ def make_eval_step(model: GPT) -> EvalStep:
     Interceptors and subclasses as in `make_train_step`.
     """
     _check_call(model)
-    model = model.clone(trace_once=True)
 
     @jax.jit
     def eval_step(params: Any, inputs: Array, targets: Array, weights: Array) -> Array:
-        return summed_loss(model, params, inputs, targets, weights)
+        return summed_loss(_traced_once(model), params, inputs, targets, weights)
 
     return eval_step
 
@@ -108,6 +113,14 @@ def dropout_key(seed: int) -> Array:
         return jax.random.key(seed, impl="philox4x32")
     except ValueError:
         return jax.random.key(seed)
+
+
+def _traced_once(model: GPT) -> GPT:
+    """The model with all blocks from one trace, which compiles sooner.
+
+    Interceptors could not tell such blocks apart, so where some are active the model is returned unchanged.
+    """
+    return model if interceptors() else model.clone(block=nn.jit(model.block))
 
 
 def _check_call(model: GPT) -> None:

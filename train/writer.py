@@ -13,9 +13,9 @@ from typing import Any
 
 import jax
 
-from jaxllm import GPT
+from jaxllm.fast.generate import Generation, start_generation, stream
 from jaxllm.fast.quantised_weights import pack
-from jaxllm.generate import Generation, Sampling, begin, stream
+from jaxllm.generate import Sampling
 from jaxllm.pretrained.chat import encode_chat
 from jaxllm.utils.errors import InputError, NonFiniteError
 
@@ -80,7 +80,7 @@ class Writer:
     def __init__(self, path: str, step: str | None, options: Options) -> None:
         run = load_run(path, step)
         self.path, self.run, self.options, self.params = path, run, options, pack(run.params, options.weights)
-        self.model = GPT(run.model.config, run.model.dtype, trace_once=True)  # less time to compile
+        self.model = run.model
         self.ends = run.chat.end_tokens if run.chat else ()
 
     @property
@@ -92,7 +92,7 @@ class Writer:
         """A generation of at most so many tokens after these ids."""
         key, run, sampling = jax.random.key(seed), self.run, self.options.sampling
         size = run.tokenizer.vocab_size
-        return begin(self.model, self.params, [ids], key, most, sampling, size, self.ends, run.begin_token)
+        return start_generation(self.model, self.params, [ids], key, most, sampling, size, self.ends, run.begin_token)
 
     def tokens(self, ids: Sequence[int], seed: int, most: int) -> Iterator[int]:
         """At most so many ids that follow, up to a token that ends an answer. Raises NonFiniteError."""

@@ -1,11 +1,10 @@
-"""Causal attention as training runs it: the same numbers as `scaled_dot_product_attention` under `causal_mask`, faster.
+"""Causal attention in chunks: `jaxllm.attention.causal_dot_product_attention`, faster and in less memory.
 
-The queries are cut into chunks; a chunk looks at the keys up to its own end only, so most of the masked half is never
-computed. Beyond 512 positions the weights [T, T] are not held: the backward computes a chunk's weights again from the
-saved maximum and sum of each row, as FlashAttention does (Dao et al. 2022), so that memory grows with T. Levanter and
-MaxText loop over blocks of keys as well, which a TPU's memory wants; chunks of queries alone need no running maximum,
-and XLA gets large matrix products. On an NVIDIA GPU that can, cuDNN's kernel runs instead.
-The NumPy twin is in `jaxllm.reference.fast.attention`.
+The queries are cut into chunks. A chunk looks at the keys up to its own end only, so most of the masked half is never
+computed. Beyond `KEPT` positions the weights [T, T] are not held: the backward computes a chunk's weights again from
+the saved maximum and sum of each row, as FlashAttention does (Dao et al. 2022), so that memory grows with T. Chunks of
+queries alone need no running maximum, and XLA gets large matrix products. On an NVIDIA GPU that can, cuDNN's kernel
+runs instead.
 """
 
 from collections.abc import Callable
@@ -14,29 +13,28 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.lax import optimization_barrier
+from jaxtyping import Float, Int
 
+from jaxllm.array import Array
+from jaxllm.attention import visible
 from jaxllm.precision import at_least_float32
 
 GROUPS = 4  # of chunks, each with keys up to its own end: 5/8 of the full square is computed
-# Up to this length the exponentials are kept for the backward: on a CPU, keeping the scores gained 4 to 6 % of a step
-# of a small GPT, the exponentials another 2 %.
-KEPT = 512
-SHORTEST, LONGEST = 64, 256  # queries of a chunk: shorter ones made slower products, longer ones need more memory
+KEPT = 512  # positions up to which the exponentials are kept for the backward, which is then quicker
+SHORTEST, LONGEST = 64, 256  # queries of a chunk: shorter ones make slower products, longer ones need more memory
 
 
-def causal_attention(
-    q: Array, k: Array, v: Array, documents: Array | None = None, window: int | None = None
-) -> Array:  # fmt: skip
-    """softmax(q k^T / sqrt(K)) v where s <= t: q, k [..., T, K], v [..., T, V] -> [..., T, V] in the dtype of v.
+def causal_dot_product_attention(
+    q: Float[Array, "*batch T K"], k: Float[Array, "*batch T K"], v: Float[Array, "*batch T V"],
+    documents: Int[Array, "*#batch T"] | None = None, window: int | None = None,
+) -> Float[Array, "*batch T V"]:  # fmt: skip
+    """`jaxllm.attention.causal_dot_product_attention` in chunks, or by cuDNN (`attention_path`).
 
-    With `documents` int, broadcast to [..., T], only where those of s and t are equal, too; with a `window` only where
-    t - window < s. Scores and sums are in at
-    least float32. Reverse-mode derivatives only. Raises ValueError where shapes do not fit.
+    Scores and sums are in at least float32. Reverse-mode derivatives only. Raises ValueError where shapes do not fit.
     """
     if q.shape != k.shape or q.shape[:-1] != v.shape[:-1]:
-        raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} must agree, but for the last axis of v.")
+        raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} must agree, except in the last axis of v.")
     if documents is None and window is None and attention_path(q, v) == "cuDNN":
         swapped = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))
         return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, is_causal=True, implementation="cudnn"), -2, -3)
@@ -45,13 +43,13 @@ def causal_attention(
     arguments = [q, k, v]
     if documents is not None:
         arguments.append(jnp.broadcast_to(documents, q.shape[:-1])[..., None])
-    # One axis of batch and heads, because XLA's products on a CPU are faster with one.
+    # XLA's products on a CPU are faster with one axis of batch and heads.
     flat = (_lengthened(x.reshape(-1, *x.shape[-2:]), plan.groups * plan.rows) for x in arguments)
     return _attend(window, *flat)[:, :length].reshape(v.shape)
 
 
 def attention_path(q: Array | jax.ShapeDtypeStruct, v: Array | jax.ShapeDtypeStruct) -> str:
-    """ "cuDNN" or "chunked": which of the two computes `causal_attention` of these shapes [B, H, T, K] and dtypes.
+    """ "cuDNN" or "chunked": which of the two computes attention of these shapes [B, H, T, K] and dtypes.
 
     cuDNN takes half precision, heads of at most 128 features in steps of 8, an even length, Ampere or newer.
     """
@@ -85,7 +83,7 @@ class Plan(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Of a group."""
+        """The number of rows of a group."""
         return self.chunks * self.size
 
 
@@ -96,7 +94,7 @@ def _plan(length: int) -> Plan:
 
 
 class Saved(NamedTuple):
-    """For the backward: arguments, result, of each row the maximum and the sum of exponentials, and those, if kept."""
+    """What the backward needs: arguments, result, each row's maximum and sum of exponentials, and these, if kept."""
 
     q: Array
     k: Array
@@ -138,7 +136,7 @@ def _attend_forward(window: int | None, q: Array, k: Array, v: Array, *documents
 
 
 def _attend_backward(window: int | None, saved: Saved, dout: Array) -> tuple[Array | None, ...]:
-    """With w = p / sum p the weights: dv = w^T dout; ds = w (dout v^T - sum out dout); dout takes on the 1 / sum p."""
+    """With weights w = p / sum p: dv = w^T dout, ds = w (dout v^T - sum out dout); dout absorbs the 1 / sum p."""
     if not saved.kept:  # without the barrier XLA finds the forward's scores in the backward and keeps them
         saved, dout = optimization_barrier((saved, dout))
     q, k, v, documents, out, peak, total, kept = saved
@@ -179,7 +177,7 @@ def _group(plan: Plan, group: int, *arrays: Array) -> tuple[Array, ...]:
 
 
 def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, rows: tuple[Array, ...]) -> tuple[Any, Any]:
-    """`jax.lax.scan` of chunk(carry, (its first row's number, *its rows)) over chunks of a group's [..., rows, F]."""
+    """`jax.lax.scan` of chunk(carry, (number of its first row, *its rows)) over chunks of a group's [..., rows, F]."""
 
     def cut(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-2], plan.chunks, plan.size, x.shape[-1]), -3, 0)
@@ -194,19 +192,15 @@ def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, rows: tupl
 
 
 def _scores(q: Array, keys: Array, start: Array, window: int | None, *documents: Array) -> Array:
-    """q k^T / sqrt(K) of rows from number `start` on, at least float32; the least number there is where s > t.
+    """q k^T / sqrt(K) of rows from number `start` on, at least float32; the least number there is where not `visible`.
 
-    And where s is before the window, and where the rows' documents [N, t, 1] and the keys' [N, s, 1], if there are
-    such, differ.
+    q [N, t, K], keys [N, s, K]; documents, if given: the rows' [N, t, 1] and the keys' [N, s, 1].
     """
     scores = _product("...tk,...sk->...ts", q, keys) * q.shape[-1] ** -0.5
-    t, s = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
-    seen = s <= start + t
-    seen = seen if window is None else seen & (s > start + t - window)
-    if documents:
-        own, theirs = documents
-        seen = jnp.broadcast_to(seen, scores.shape) & (own == jnp.swapaxes(theirs, -2, -1))
-    return jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
+    shape = scores.shape if documents else scores.shape[-2:]
+    t, s = (jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) + axis) for axis in (-2, -1))
+    own, theirs = (documents[0], jnp.swapaxes(documents[1], -2, -1)) if documents else (None, None)
+    return jnp.where(visible(start + t, s, own, theirs, window), scores, jnp.finfo(scores.dtype).min)
 
 
 def _product(axes: str, a: Array, b: Array) -> Array:

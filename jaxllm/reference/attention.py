@@ -32,10 +32,29 @@ def simple_attention_vjp(x: ArrayLike) -> Vjp:
     return weights @ x, pullback
 
 
+def visible(
+    t: ArrayLike, s: ArrayLike, document_t: ArrayLike | None = None, document_s: ArrayLike | None = None,
+    window: int | None = None,
+) -> Array:  # fmt: skip
+    """True where s <= t, with a window 0 <= t - s < window, and with documents where the two are equal."""
+    distance = np.asarray(t) - np.asarray(s)
+    seen = (distance >= 0) & (distance < (np.inf if window is None else window))
+    return seen if document_t is None else seen & np.equal(document_t, document_s)  # type: ignore[arg-type]
+
+
+@vjp
+def visible_vjp(
+    t: ArrayLike, s: ArrayLike, document_t: ArrayLike | None = None, document_s: ArrayLike | None = None,
+    window: int | None = None,
+) -> Vjp:  # fmt: skip
+    """Neither integers nor bools have a derivative."""
+    return visible(t, s, document_t, document_s, window), lambda dy: (None,) * 5
+
+
 def causal_mask(length: int, window: int | None = None) -> Array:
     """[T, T] bool: True where s <= t and, with a window, s > t - window."""
     t, s = np.indices((length, length))
-    return (s <= t) & (s > t - (length if window is None else window))
+    return visible(t, s, window=window)
 
 
 @vjp
@@ -58,7 +77,8 @@ def document_numbers_vjp(tokens: ArrayLike, separator: int) -> Vjp:
 def document_mask(documents: ArrayLike, window: int | None = None) -> Array:
     """[..., T, T] bool: `causal_mask` where s and t belong to the same document."""
     documents = np.asarray(documents)
-    return causal_mask(documents.shape[-1], window) & (documents[..., :, None] == documents[..., None, :])
+    t, s = np.indices((documents.shape[-1],) * 2)
+    return visible(t, s, documents[..., :, None], documents[..., None, :], window)
 
 
 @vjp
@@ -117,6 +137,27 @@ def scaled_dot_product_attention_vjp(
     return kept @ v, pullback
 
 
+def _mask(q: ArrayLike, documents: ArrayLike | None, window: int | None) -> Array:
+    """[T, T] or, with documents, [..., T, T]."""
+    return causal_mask(np.shape(q)[-2], window) if documents is None else document_mask(documents, window)
+
+
+def causal_dot_product_attention(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None
+) -> Array:
+    """`scaled_dot_product_attention` of what is visible."""
+    return scaled_dot_product_attention(q, k, v, _mask(q, documents, window))
+
+
+@vjp
+def causal_dot_product_attention_vjp(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None
+) -> Vjp:
+    """As under any mask."""
+    out, back = scaled_dot_product_attention_vjp(q, k, v, _mask(q, documents, window))
+    return out, lambda dy: (*back(dy)[:3], None, None)
+
+
 def split_heads(x: ArrayLike, n_heads: int) -> Array:
     """[..., T, H K] -> [..., H, T, K]: head h holds the features from h K up to (h + 1) K."""
     return np.stack(np.split(float64(x), n_heads, axis=-1), axis=-3)
@@ -158,30 +199,6 @@ def repeat_heads_vjp(x: ArrayLike, n_heads: int) -> Vjp:
         return dx, None
 
     return repeat_heads(x, n_heads), pullback
-
-
-def grouped_attention(q: ArrayLike, keys: ArrayLike, values: ArrayLike, mask: ArrayLike) -> Array:
-    """Attention with each key and value head repeated for the query heads that read it.
-
-    Queries [..., H, T, K]; keys [..., G, K, S] and values [..., G, S, V] as in the cache; one mask [..., T, S] for all
-    heads.
-    """
-    return grouped_attention_vjp(q, keys, values, mask)[0]
-
-
-@vjp
-def grouped_attention_vjp(q: ArrayLike, keys: ArrayLike, values: ArrayLike, mask: ArrayLike) -> Vjp:
-    """The backward of attention, then of the repetition: a sum over the query heads that read a key or value head."""
-    n_heads = np.shape(q)[-3]
-    k, key_back = repeat_heads_vjp(float64(keys).swapaxes(-1, -2), n_heads)
-    v, value_back = repeat_heads_vjp(values, n_heads)
-    out, back = scaled_dot_product_attention_vjp(q, k, v, np.asarray(mask)[..., None, :, :])
-
-    def pullback(dy: Array) -> tuple[Array | None, ...]:
-        dq, dk, dv, *_ = back(dy)
-        return dq, key_back(dk)[0].swapaxes(-1, -2), value_back(dv)[0], None
-
-    return out, pullback
 
 
 def self_attention(

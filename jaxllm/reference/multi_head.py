@@ -27,14 +27,14 @@ def _mask(causal: bool, documents: ArrayLike | None, window: int | None, length:
     return causal_mask(length, window) if documents is None else document_mask(documents, window)[..., None, :, :]
 
 
-def _rotate(x: Array, rotary: Any) -> Array:
+def _rotate_heads(x: Array, rotary: Any) -> Array:
     if rotary is None:
         return x
     base, interleaved, *scaling = rotary
     return rotate(x, np.arange(x.shape[-2]), rotary_frequencies(x.shape[-1], base, *scaling), interleaved)
 
 
-def _rotate_vjp(x: Array, rotary: Any) -> Vjp:
+def _rotate_heads_vjp(x: Array, rotary: Any) -> Vjp:
     if rotary is None:
         return x, lambda dy: (dy,)
     base, interleaved, *scaling = rotary
@@ -69,7 +69,7 @@ def multi_head_attention(
     for name in ("query", "key"):
         if f"{name}_norm" in params:
             heads[name] = seen[f"{name}_norm"] = norm(params[f"{name}_norm"], heads[name], "rms_norm", epsilon)
-    q, k = _rotate(heads["query"], rotary), repeat_heads(_rotate(heads["key"], rotary), n_heads)
+    q, k = _rotate_heads(heads["query"], rotary), repeat_heads(_rotate_heads(heads["key"], rotary), n_heads)
     seen["weights"] = attention_weights(q, k, _mask(causal, documents, window, q.shape[-2]))
     return linear_map(params["output"], merge_heads(seen["weights"] @ repeat_heads(heads["value"], n_heads)))
 
@@ -128,7 +128,7 @@ def _head_vjp(
     normed = f"{name}_norm" in params
     if normed:
         heads, norm_back = norm_vjp(params[f"{name}_norm"], heads, "rms_norm", epsilon)
-    rotated, rotate_back = _rotate_vjp(heads, rotary)
+    rotated, rotate_back = _rotate_heads_vjp(heads, rotary)
 
     def pullback(dy: Array) -> tuple[dict[str, Any], Array]:
         d_params = {}

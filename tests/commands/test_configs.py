@@ -163,7 +163,7 @@ RULES = {  # of two fields: settings at the limit, settings beyond it, and the e
     "rotary": (
         ["model.position='rotary'", "model.d_model=9", "model.n_heads=3", "model.d_head=4"],
         ["model.position='rotary'", "model.d_model=9", "model.n_heads=3"],
-        "a head is 3 wide, but rotary positions turn pairs",
+        "a head is 3 wide, but rotary positions rotate pairs",
     ),
     "tokenizer.path": (
         ["tokenizer.kind='file'", "tokenizer.path='t.json'"], ["tokenizer.path='t.json'"],

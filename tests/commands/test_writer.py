@@ -17,8 +17,9 @@ from runs import piped
 import train.writer
 from jaxllm import GPT
 from jaxllm.compare import random_parameters
+from jaxllm.fast.generate import Generation, start_generation
 from jaxllm.fast.quantised_weights import pack
-from jaxllm.generate import Generation, Sampling, begin, generate
+from jaxllm.generate import Sampling, generate
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers.sentencepiece import BYTES, SentencePieceTokenizer
 from jaxllm.utils.files import replacing
@@ -133,7 +134,7 @@ def test_the_system_prompt_outlasts_what_is_forgotten(
 
     def spied(model: GPT, params: object, prompts: list[list[int]], *rest: object) -> Generation:
         read.append(TOKENIZER.decode(prompts[0]))
-        return begin(model, params, prompts, *rest)
+        return start_generation(model, params, prompts, *rest)
 
     def texts(*lines: str) -> list[str]:
         read.clear()
@@ -141,7 +142,7 @@ def test_the_system_prompt_outlasts_what_is_forgotten(
         assert main(["chat", run, "--max-new-tokens", "4", "--temperature", "0", "--system", "be brief"]) == 0
         return [*read]
 
-    monkeypatch.setattr(train.writer, "begin", spied)
+    monkeypatch.setattr(train.writer, "start_generation", spied)
     first, second = "a" * 40, "b" * 40
     (fresh,) = texts(second)
     assert fresh == f"<s>system:be brief</s><s>user:{second}</s><s>"

@@ -1,6 +1,7 @@
 """The key/value cache: reading token by token gives the logits of reading all at once."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from models import TINY, VARIANTS, random_gpt, random_tokens
 
-from jaxllm import GPT, InputError
+from jaxllm import InputError
 from jaxllm.cache import Cache
-from jaxllm.generate import Sampling, _advance, begin
+from jaxllm.fast.decode import CachedGPT
+from jaxllm.fast.generate import _advance, start_generation
+from jaxllm.generate import Sampling
 
 STARTS = np.array([0, 2, 3])  # slots of the rows' first tokens
 
@@ -43,7 +46,7 @@ def test_cached_logits_are_the_uncached_ones(options: dict[str, Any]) -> None:
         [np.concatenate([np.zeros(s, np.int32), row[: 8 - s]]) for s, row in zip(STARTS, tokens, strict=True)]
     )
     cache = Cache.empty(config, jnp.asarray(STARTS), 10)
-    read = jax.jit(lambda tokens, cache: model.apply({"params": params}, tokens, cache=cache))
+    read = jax.jit(partial(CachedGPT(config).apply, {"params": params}))
     logits, cache = read(rows[:, :5], cache)
     for slot in range(5, 9):
         want = np.stack([whole[i, slot - 1 - s] for i, s in enumerate(STARTS)])
@@ -54,10 +57,10 @@ def test_cached_logits_are_the_uncached_ones(options: dict[str, Any]) -> None:
 
 
 def test_more_than_the_cache_holds_is_refused() -> None:
-    model, params = random_gpt(TINY)
+    _, params = random_gpt(TINY)
     cache = Cache.empty(TINY, jnp.zeros(1, int), 4)
     with pytest.raises(InputError, match="5 tokens are more than the model's context_length = 4"):
-        model.apply({"params": params}, np.zeros((1, 5), np.int32), cache=cache)
+        CachedGPT(TINY).apply({"params": params}, np.zeros((1, 5), np.int32), cache)
 
 
 def _one_thread() -> str:
@@ -76,7 +79,7 @@ def test_the_loop_is_neither_one_thread_nor_copies_its_cache() -> None:
     """What XLA 0.12 made of it at first: one function for one thread, and two copies of each layer's values a token."""
     config = replace(TINY, n_layers=1, position="rotary")
     model, params = random_gpt(config)
-    begun = begin(GPT(config), params, [[1, 2]], jax.random.key(0), 6, Sampling(0))
+    begun = start_generation(model, params, [[1, 2]], jax.random.key(0), 6, Sampling(0))
     fixed = (begun.model, begun.plan, begun.params, begun.sampling, begun.stop, begun.key)
     program = _advance.lower(*fixed, begun.state, jnp.asarray(2)).compile().as_text()
     for mark, has_it in (("small_call", _one_thread), (" copy(", _one_copy)):

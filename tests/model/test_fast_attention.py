@@ -1,4 +1,4 @@
-"""The fast paths of attention and loss: every way of cutting up, how memory grows, and who takes which path."""
+"""The fast forms of attention and loss: every way of cutting up, how memory grows, and which path is taken."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -6,13 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
 from jaxllm import GPT, GPTConfig, loss, reference
 from jaxllm.attention import MultiHeadAttention, causal_mask, scaled_dot_product_attention
-from jaxllm.fast import attention as causal
+from jaxllm.fast import attention as chunked
 from jaxllm.fast import loss as fast_loss
+from jaxllm.gpt import summed_loss
 from jaxllm.loss import cross_entropy
 
 
@@ -31,16 +33,20 @@ def value_and_pullback(function: Any, q: Any, k: Any, v: Any, dout: Any) -> Any:
 def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of at most three rows: one group and several, one chunk in each and several, full and filled up; with
     the exponentials kept for the backward and without."""
-    monkeypatch.setattr(causal, "KEPT", kept)
-    monkeypatch.setattr(causal, "SHORTEST", 2)
-    monkeypatch.setattr(causal, "LONGEST", 3)
+    monkeypatch.setattr(chunked, "KEPT", kept)
+    monkeypatch.setattr(chunked, "SHORTEST", 2)
+    monkeypatch.setattr(chunked, "LONGEST", 3)
     q, k, v, dout = qkv(length, 2)
     documents = np.arange(2 * length).reshape(2, length) // 5  # those of the second row begin elsewhere
     for within in ([], [documents]) if length in (7, 25) else ([],):
-        attend = partial(causal.causal_attention, documents=within[0]) if within else causal.causal_attention
+        attend = (
+            partial(chunked.causal_dot_product_attention, documents=jnp.asarray(within[0]))
+            if within
+            else chunked.causal_dot_product_attention
+        )
         with jax.enable_x64(True):
             out, gradients = jax.jit(partial(value_and_pullback, attend))(q, k, v, dout)
-        want, want_back = reference.fast.attention.causal_attention_vjp(q, k, v, *within)
+        want, want_back = reference.attention.causal_dot_product_attention_vjp(q, k, v, *within)
         np.testing.assert_allclose(out, want, rtol=0, atol=1e-13)
         for got, wanted in zip(gradients, want_back(dout)[:3], strict=True):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
@@ -49,11 +55,11 @@ def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: 
 def test_the_plan_wastes_little() -> None:
     """Whole chunks of at most 256 rows, fewer rows of padding than there are chunks."""
     for length in (*range(1, 300), 1000, 1024, 1025, 5000, 8192):
-        groups, chunks, size = plan = causal._plan(length)
+        groups, chunks, size = plan = chunked._plan(length)
         assert size <= 256 and groups <= 4
         assert 0 <= groups * plan.rows - length < groups * chunks
-    assert causal._plan(256) == (4, 1, 64)
-    assert causal._plan(8192) == (4, 8, 256)
+    assert chunked._plan(256) == (4, 1, 64)
+    assert chunked._plan(8192) == (4, 8, 256)
 
 
 def temporary_bytes(function: Any, *shapes: tuple[int, ...]) -> int:
@@ -73,7 +79,7 @@ def test_memory_grows_with_the_length_not_its_square() -> None:
         return long / short
 
     plain = growth(lambda q, k, v: scaled_dot_product_attention(q, k, v, causal_mask(q.shape[-2])))
-    assert growth(causal.causal_attention) < 5 < 12 < plain
+    assert growth(chunked.causal_dot_product_attention) < 5 < 12 < plain
 
 
 @pytest.mark.newest
@@ -83,7 +89,7 @@ def test_the_backward_does_not_keep_the_forwards_scores() -> None:
 
     def chain(q: Any, k: Any, v: Any) -> Any:
         for _ in range(8):
-            q = causal.causal_attention(q, k, v)
+            q = chunked.causal_dot_product_attention(q, k, v)
         return q.sum()
 
     one = 1024 * 1024 * 5 // 8 * 4  # bytes of the scores of one
@@ -97,11 +103,11 @@ def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> 
 
     def path(shape: tuple[int, ...], dtype: str = "bfloat16", width: int | None = None) -> str:
         x = jax.ShapeDtypeStruct(shape, dtype)
-        return causal.attention_path(x, jax.ShapeDtypeStruct((*shape[:-1], width or shape[-1]), dtype))
+        return chunked.attention_path(x, jax.ShapeDtypeStruct((*shape[:-1], width or shape[-1]), dtype))
 
     fits = (2, 3, 16, 8)
     assert path(fits) == "chunked"
-    monkeypatch.setattr(causal, "_has_cudnn", lambda: True)
+    monkeypatch.setattr(chunked, "_has_cudnn", lambda: True)
     assert path(fits) == "cuDNN"
     others = [path(fits, "float32"), path((2, 3, 16, 136)), path((2, 3, 16, 12)), path((2, 3, 15, 8)), path((3, 16, 8))]
     assert others + [path(fits, width=16)] == ["chunked"] * 6
@@ -113,9 +119,11 @@ def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> 
     jax_attention = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", as_cudnn)
     q, k, v, _ = (jnp.asarray(x, jnp.bfloat16) for x in qkv(16, 2, 3, width=8))
-    for within in ([], [np.arange(16) // 5]):  # documents, of which cuDNN is not told, take the other path
-        want = reference.fast.attention.causal_attention(*(np.asarray(x, np.float64) for x in (q, k, v)), *within)
-        got = causal.causal_attention(q, k, v, *within)
+    for within in ([], [jnp.arange(16) // 5]):  # documents, which cuDNN does not take, go the other way
+        want = reference.attention.causal_dot_product_attention(
+            *(np.asarray(x, np.float64) for x in (q, k, v)), *within
+        )
+        got = chunked.causal_dot_product_attention(q, k, v, *within)
         np.testing.assert_allclose(np.asarray(got, np.float64), want, atol=0.03)
 
 
@@ -132,13 +140,14 @@ def test_which_devices_have_cudnn(
     named = {} if capability is None else {"compute_capability": capability}
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(**named)])
-    assert causal._has_cudnn() == has
+    assert chunked._has_cudnn() == has
 
 
-def test_shapes_that_do_not_fit() -> None:
+def test_shapes_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the signature would refuse them first
     q, k, v, _ = qkv(5)
     with pytest.raises(ValueError, match=r"q \(5, 4\), k \(4, 4\) and v \(5, 4\) must agree"):
-        causal.causal_attention(q, k[1:], v)
+        chunked.causal_dot_product_attention(q, k[1:], v)
 
 
 def test_attention_with_dropout_is_the_plain_one() -> None:
@@ -182,15 +191,14 @@ def test_the_loss_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_model_given_targets_returns_the_sum_of_their_losses(tied: bool) -> None:
+def test_the_summed_loss_of_a_model_is_that_of_its_logits(tied: bool) -> None:
     config = GPTConfig(vocab_size=11, context_length=6, d_model=8, n_layers=1, n_heads=2, tie_embeddings=tied)
     tokens = jnp.asarray(np.random.default_rng(0).integers(11, size=(2, 7)))
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    params = GPT(config).init(jax.random.key(0), inputs)
-    logits = GPT(config).apply(params, inputs)
-    assert GPT(config).apply(params, inputs, targets) / 12 == pytest.approx(
-        float(cross_entropy(logits, targets)), rel=1e-6
-    )
+    inputs, targets, model = tokens[:, :-1], tokens[:, 1:], GPT(config)
+    params = model.init(jax.random.key(0), inputs)["params"]
+    logits = model.apply({"params": params}, inputs)
+    got = summed_loss(model, params, inputs, targets) / 12
+    assert got == pytest.approx(float(cross_entropy(logits, targets)), rel=1e-6)
     weights = jnp.asarray(np.random.default_rng(1).random((2, 6)), jnp.float32)
-    weighted = GPT(config).apply(params, inputs, targets, weights) / weights.sum()
+    weighted = summed_loss(model, params, inputs, targets, weights) / weights.sum()
     assert weighted == pytest.approx(float(cross_entropy(logits, targets, weights)), rel=1e-6)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from models import TINY, VARIANTS, random_gpt
 
-from jaxllm import GPT, GPTConfig, reference, sampling
+from jaxllm import GPT, GPTConfig, fast, reference, sampling
 from jaxllm.compare import random_parameters
-from jaxllm.generate import Sampling, _advance, _rounded, begin, draw, generate, stream
+from jaxllm.fast.generate import _advance, _rounded, start_generation, stream
+from jaxllm.generate import Sampling, draw, generate
 
 KEY = jax.random.key(0)
 SMALL = replace(TINY, n_layers=1)
@@ -45,7 +46,7 @@ def test_draws_follow_the_probabilities(options: dict[str, float], expected: obj
 def plain_loop(
     config: GPTConfig, params: Any, row: list[int], n: int, penalty: float, begin: int | None = None
 ) -> list[int]:
-    """Most likely token after token by the reference, which reads everything anew; a full context loses its half."""
+    """Most likely token after token by the reference, which reads everything again; a full context loses its half."""
     text, start = list(row[-config.context_length :]), 0
     if begin is not None:
         text[0] = begin
@@ -98,7 +99,7 @@ def test_where_the_context_ends(prompt: int, n: int) -> None:
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("window", [None, 9])
 def test_a_context_longer_than_its_prompts_is_outgrown_twice(window: int | None) -> None:
-    """After each drop a row begins in the middle of what is read anew, and then grows by half a context again."""
+    """After each drop a row begins in the middle of what is read again, and then grows by half a context again."""
     config = replace(SMALL, context_length=64, sliding_window=window, tie_embeddings=False)
     model, params = GPT(config), random_parameters(GPT(config), seed=4)
     want = [plain_loop(config, params, row, 120, penalty=1.5) for row in PROMPTS[:2]]
@@ -113,7 +114,7 @@ def test_a_row_is_the_same_whatever_is_beside_it_and_however_it_is_cut() -> None
     whole = generate(model, params, PROMPTS, KEY, 12, sampling)
     np.testing.assert_array_equal(generate(model, params, PROMPTS[:1], KEY, 12, sampling), whole[:1])
     for at_a_time in (1, 5):
-        pieces = stream(begin(model, params, PROMPTS, KEY, 12, sampling), 12, at_a_time)
+        pieces = stream(start_generation(model, params, PROMPTS, KEY, 12, sampling), 12, at_a_time)
         np.testing.assert_array_equal(np.concatenate([*pieces], axis=1), whole)
 
 
@@ -175,7 +176,7 @@ def test_a_tiny_temperature_is_greedy() -> None:
 
 
 @pytest.mark.usefixtures("quick_compilation")
-def test_other_lengths_and_other_numbers_do_not_compile_anew() -> None:
+def test_other_lengths_and_other_numbers_do_not_compile_again() -> None:
     config = replace(SMALL, context_length=64)
     model, params = random_gpt(config)
     generate(model, params, [[1, 2, 3]], KEY, 5, Sampling(0.7, 3, 0.8))
@@ -205,3 +206,28 @@ def test_a_prompt_without_a_token_is_refused() -> None:
         generate(model, params, [[1], []], KEY, 3)
     with pytest.raises(ValueError, match="max_new_tokens is 0, but it must be at least 1"):
         generate(model, params, [[1]], KEY, 0)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    "sampling", [Sampling(0, repetition_penalty=1.5), pytest.param(Sampling(0.9, 5, 0.95, 0.01), marks=pytest.mark.newest)],
+    ids=["greedy", "sampled"],
+)  # fmt: skip
+def test_the_textbook_generates_the_same(sampling: Sampling) -> None:
+    """Without a cache and without a program, also beyond the context and after a stop token."""
+    config = replace(SMALL, tie_embeddings=False)
+    model, params = GPT(config), random_parameters(GPT(config), seed=4)
+    prompts = [[6, *row] for row in PROMPTS]
+    for options in ({}, {"vocab_size": 15, "stop_tokens": [3, 4], "begin_token": 6}):
+        want = generate(model, params, prompts, KEY, 14, sampling, **options)
+        with fast.off():
+            np.testing.assert_array_equal(generate(model, params, prompts, KEY, 14, sampling, **options), want)
+
+
+def test_a_sampling_is_a_tree_of_what_a_program_takes() -> None:
+    """Another k and another rule make another program, other numbers do not."""
+    leaves, structure = jax.tree.flatten(Sampling(0.7, 5, 0.9))
+    assert leaves == [0.7, 0.9] and structure == jax.tree.structure(Sampling(0.8, 5, 0.8))
+    for other in (Sampling(0.7, 4, 0.9), Sampling(0, 5, 0.9), Sampling(0.7, 5), Sampling(0.7, 5, 0.9, 0.1)):
+        assert jax.tree.structure(other) != structure
+        assert jax.tree.map(lambda x: x, other) == other

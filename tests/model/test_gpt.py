@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -184,7 +185,8 @@ def test_every_config_field_does_something(field: str) -> None:
     assert not (same_params and np.array_equal(before[2], after[2]))
 
 
-def test_tokens_are_checked() -> None:
+def test_tokens_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the signature would refuse some first
     model, params = random_gpt(TINY)
     with pytest.raises(InputError, match="9 tokens are more than the model's context_length = 8"):
         model.apply({"params": params}, np.zeros((1, 9), np.int32))

@@ -12,10 +12,11 @@ import pytest
 from flax import linen as nn
 from models import TINY, random_gpt, random_tokens
 
-from jaxllm import GPT, InputError
+from jaxllm import GPT, InputError, fast
 from jaxllm.embeddings import TokenEmbedding
-from jaxllm.generate import Sampling, begin, generate
-from jaxllm.gpt import summed_loss
+from jaxllm.fast.generate import start_generation
+from jaxllm.generate import Sampling, generate
+from jaxllm.gpt import Block, summed_loss
 from jaxllm.loss import cross_entropy
 from train.config import TrainConfig
 from train.state import TrainState
@@ -53,7 +54,7 @@ def test_training_and_evaluating_see_what_is_intercepted(name: str, remat: bool)
     """Loss and gradient are those of the logits that `apply` returns."""
     config, is_meant = INTERCEPTED[name]
     _, params = random_gpt(config)
-    model, interceptor = GPT(config, remat=remat), capped(is_meant)
+    model, interceptor = GPT(config, block=nn.remat(Block) if remat else Block), capped(is_meant)
 
     def loss(params: Any) -> jax.Array:
         return cross_entropy(GPT(config).apply({"params": params}, X), Y)
@@ -81,13 +82,9 @@ def test_the_loss_of_the_model_sees_what_is_intercepted_in_it(name: str) -> None
     with nn.intercept_methods(capped(is_meant)):
         logits = model.apply({"params": params}, X)
         want = cross_entropy(logits, Y, weights) * weights.sum()
-        for got in (
-            model.apply({"params": params}, X, Y, weights),
-            model.clone(trace_once=True).apply({"params": params}, X, Y, weights),
-            summed_loss(model, params, X, Y, weights),
-        ):
+        for got in (summed_loss(model, params, X, Y, weights), make_eval_step(model)(params, X, Y, weights)):
             assert got == pytest.approx(float(want), rel=1e-5)
-        unweighted = model.apply({"params": params}, X, Y)
+        unweighted = summed_loss(model, params, X, Y)
         assert unweighted == pytest.approx(float(cross_entropy(logits, Y)) * Y.size, rel=1e-5)
 
 
@@ -95,7 +92,7 @@ def test_generating_sees_what_is_intercepted_also_after_a_text_that_was_not() ->
     """The compiled loop of the first text is not the second's."""
     model, params = random_gpt(TINY)
 
-    def says(token: int) -> Any:
+    def always(token: int) -> Any:
         def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             out = call(*args, **kwargs)
             if not isinstance(context.module, GPT):
@@ -110,12 +107,26 @@ def test_generating_sees_what_is_intercepted_also_after_a_text_that_was_not() ->
     plain = text()
     assert plain not in ([5] * 4, [7] * 4)
     for token in (5, 7):
-        with says(token):
+        with always(token):
             assert text() == [token] * 4
     assert text() == plain
-    begun = begin(model, params, [[1, 2, 3]], jax.random.key(0), 4, Sampling(0))
-    with says(5):
+    begun = start_generation(model, params, [[1, 2, 3]], jax.random.key(0), 4, Sampling(0))
+    with always(5):
         assert begun.advance(3).tokens()[0].tolist() == [plain[0], 5, 5, 5]
+
+
+def test_generating_sees_what_is_intercepted_in_one_block() -> None:
+    """Although the blocks of a generation come from one trace otherwise."""
+    model, params = random_gpt(UNTIED)
+
+    def text() -> list[int]:
+        return generate(model, params, [[1, 2, 3]], jax.random.key(0), 12)[0].tolist()
+
+    plain = text()
+    with nn.intercept_methods(capped(INTERCEPTED["one block"][1])):
+        got = text()
+        with fast.off():
+            assert text() == got != plain
 
 
 def test_a_model_with_a_call_of_its_own_is_not_trained() -> None:

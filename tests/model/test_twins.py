@@ -36,7 +36,9 @@ BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.newest)
 
 FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another, and why
     "attention.attention_path": "a choice",
-    "attention.causal_attention": "scaled_dot_product_attention with a causal mask, in CASES itself",
+    "decode.grouped_attention": "in CASES itself",
+    "generate.start_generation": "random: test_generate.py",
+    "generate.stream": "random: test_generate.py",
     "init.init_params": "equals model.init to the bit: test_speed.py",
     "quantised_weights.cast_kernels": "a cast",
     "quantised_weights.pack": "the model as a whole: test_quantised_weights.py",
@@ -45,7 +47,9 @@ FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another
     "quantised_weights.quantised_product": "rounds: test_quantised_weights.py",
 }
 CALL_FAST_FORMS = {"layers.swiglu", "layers.geglu", "logit_lens.logit_lens"}
-NO_FLOATS = {"attention.document_numbers": "int32", "attention.document_mask": "bool"}  # what they return
+NO_FLOATS = {  # what they return
+    "attention.document_numbers": "int32", "attention.document_mask": "bool", "attention.visible": "bool",
+}  # fmt: skip
 
 
 def _arrays(arguments: list[Any]) -> list[int]:

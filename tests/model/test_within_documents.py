@@ -1,5 +1,6 @@
 """A window that holds several documents: with `separator` no token attends to another document's."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from models import TINY, VARIANTS, random_gpt, random_tokens
 
 from jaxllm import GPT, GPTConfig, InputError, reference
@@ -14,7 +16,7 @@ from jaxllm.attention import MultiHeadAttention
 from jaxllm.compare import compare_model, random_parameters
 from jaxllm.compare.report import Report
 from jaxllm.generate import Sampling, generate
-from jaxllm.gpt import apply_with_intermediates
+from jaxllm.gpt import Block, apply_with_intermediates, summed_loss
 
 CONFIG = replace(TINY, separator=3, context_length=12, **VARIANTS["grouped"])
 TOKENS = np.array(
@@ -86,17 +88,17 @@ def test_other_documents_change_nothing() -> None:
 
 @pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("options", [{"remat": True}, {"trace_once": True}], ids=str)
-def test_the_same_in_every_way_of_computing(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("lifted", [nn.remat, nn.jit], ids=["remat", "jit"])
+def test_the_same_in_every_way_of_computing(lifted: Callable[[type[Block]], type[Block]]) -> None:
     """The block is then a function of documents, too, which its backward must take."""
     config = replace(CONFIG, n_layers=1)
     _, params = random_gpt(config)
 
     def loss(params: Any, model: GPT) -> Any:
-        return model.apply({"params": params}, TOKENS, TOKENS)
+        return summed_loss(model, params, TOKENS, TOKENS)
 
     value = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    want, got = value(params, GPT(config)), value(params, GPT(config, **options))
+    want, got = value(params, GPT(config)), value(params, GPT(config, block=lifted(Block)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), want, got)
     assert abs(float(loss(params, GPT(replace(config, separator=None)))) - float(want[0])) > 1e-3
 
@@ -106,12 +108,12 @@ def test_the_same_in_every_way_of_computing(options: dict[str, Any]) -> None:
 def test_dropout_of_weights_keeps_to_the_document() -> None:
     """The path that is not chunked."""
     module = MultiHeadAttention(2, dropout=0.5)
-    x = np.random.default_rng(0).normal(size=(3, 12, 4)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 12, 4)), jnp.float32)
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     params = module.init(rngs, x)
     before, after = (
-        module.apply(params, y, documents=DOCUMENTS, rngs=rngs)
-        for y in (x, np.where((DOCUMENTS == 3)[..., None], x, 1.0))
+        module.apply(params, y, documents=jnp.asarray(DOCUMENTS), rngs=rngs)
+        for y in (x, jnp.where((DOCUMENTS == 3)[..., None], x, 1.0))
     )
     np.testing.assert_array_equal(before[0, 5:9], after[0, 5:9])
     assert (np.asarray(before) != np.asarray(after))[0, :2].any()

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from gguf_files import both, write_gguf
 from imported_runs import CONFIG, imported
 from pretrained_files import GPT2, LLAMA, Tensors, contents, hugging_face, random_params, refusal, saved
 from runs import write_config
 
-from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
+from jaxllm import GPT, GPTConfig, InputError, fast, load_pretrained, save_pretrained
 from jaxllm.compare import random_parameters
 from jaxllm.generate import Sampling, generate
 from jaxllm.pretrained.parameter_map import nested
@@ -181,15 +182,26 @@ def test_the_checkpoints_of_a_run_are_no_exception(tmp_path: Path, capsys: pytes
 class Masked(GPT):
     """A GPT that never generates the id 0."""
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        logits, cache = super().__call__(*args, **options)
-        return logits.at[..., 0].set(-jnp.inf), cache
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return super().__call__(tokens).at[..., 0].set(-jnp.inf)
+
+
+def never_writes_0(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """What `Masked` does, as an interceptor."""
+    out = call(*args, **kwargs)
+    return (out[0].at[..., 0].set(-jnp.inf), out[1]) if isinstance(context.module, GPT) else out
 
 
 def test_a_logit_of_minus_infinity_is_a_token_that_is_never_drawn() -> None:
     params, key = random_parameters(GPT(CONFIG)), jax.random.key(0)
+    with pytest.raises(InputError, match="Masked has a __call__ of its own, .*intercept_methods"):
+        generate(Masked(CONFIG), params, [[1, 2]], key, 12)
     for sampling in (Sampling(), Sampling(0.0)):
-        assert (generate(Masked(CONFIG), params, [[1, 2]], key, 12, sampling) > 0).all()
+        with nn.intercept_methods(never_writes_0):
+            drawn = generate(GPT(CONFIG), params, [[1, 2]], key, 12, sampling)
+        with fast.off():
+            assert generate(Masked(CONFIG), params, [[1, 2]], key, 12, sampling).tolist() == drawn.tolist()
+        assert (drawn > 0).all()
         with pytest.raises(NonFiniteError, match="the model computes non-finite logits"):
             generate(GPT(CONFIG), poisoned(params, "norm_final/scale", np.inf, 0), [[1, 2]], key, 12, sampling)
 

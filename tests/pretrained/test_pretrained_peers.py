@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import pytest
 from chat_templates import SPECIAL, TEMPLATES, histories
+from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imported_runs import TOKENIZER, imported
@@ -27,6 +28,7 @@ from imported_runs import TOKENIZER, imported
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.compare import arithmetic, random_parameters
 from jaxllm.compare.trees import in_dtype
+from jaxllm.gpt import Block
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.pretrained.hf_config import numeric_fields
 from jaxllm.pretrained.hf_tokenizer import save_tokenizer_files
@@ -130,7 +132,7 @@ def their_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
 
 
 def our_logits(config: GPTConfig, params: Any, tokens: np.ndarray) -> np.ndarray:
-    return np.asarray(jax.jit(GPT(config, trace_once=True).apply)({"params": params}, tokens))
+    return np.asarray(jax.jit(GPT(config, block=nn.jit(Block)).apply)({"params": params}, tokens))
 
 
 def assert_near(got: np.ndarray, want: np.ndarray, bound: float) -> None:

@@ -28,12 +28,14 @@ NOT_NUMERIC = {
 }  # fmt: skip
 WITHOUT_TWIN = {
     "precision.at_least_float32",  # a cast
-    "layers.dropout_mask", "generate.draw", "generate.generate", "generate.begin", "generate.stream",  # random: test_step.py, test_generate.py
+    "layers.dropout_mask", "generate.draw", "generate.draw_keys", "generate.generate",  # random: test_step.py, test_generate.py
+    "generate.largest", "generate.cut_prompts", "generate.non_finite_logits",  # not numeric: test_generate.py
+    "fast.generate.start_generation", "fast.generate.stream",  # random: test_generate.py
     "fast.init.init_params",  # random: test_speed.py
     "layers.residual_std",  # a constant: test_gpt.py
     "fast.attention.attention_path",  # a choice
     "cache.extend",  # the cache as a whole: test_cache.py
-    "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss",  # the model as a whole: test_gpt.py
+    "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss", "gpt.head_table", "gpt.check_tokens",  # the model as a whole: test_gpt.py
 }  # fmt: skip
 
 
@@ -171,6 +173,10 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(1, 2), integers(50, 1), positive(1)],
     ],
     "attention.simple_attention": [[normal(6, 3)], [normal(2, 1, 3)]],
+    "attention.visible": [
+        [integers(9, 4, 1), integers(9, 1, 5)],
+        [integers(9, 2, 4, 1), integers(9, 1, 1, 5), integers(2, 2, 4, 1), integers(2, 2, 1, 5), 3],
+    ],
     "attention.causal_mask": [[1], [5], [5, 1], [6, 3], [4, 9]],
     "attention.document_numbers": [[integers(3, 2, 9), 1], [fixed(5, 5, 0, 2, 5), 5], [fixed(1), 0]],
     "attention.document_mask": [[documents(7, 0, 2, 5)], [documents(8, 1, 2, 7), 2], [integers(2, 2, 1, 5)]],
@@ -180,14 +186,14 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(2, 4, 3), normal(2, 6, 3), normal(2, 6, 1), mask(4, 6)],
         [normal(2, 3, 4, 3), normal(2, 3, 6, 3), normal(2, 3, 6, 2), mask(2, 1, 4, 6), keep(2, 3, 4, 6)],
     ],
-    "attention.grouped_attention": [
+    "fast.decode.grouped_attention": [
         [normal(2, 6, 4, 3), normal(2, 2, 3, 5), normal(2, 2, 5, 4), mask(2, 4, 5)],
         [normal(3, 1, 2), normal(1, 2, 7), normal(1, 7, 2), mask(1, 7)],
     ],
     "attention.split_heads": [[normal(2, 5, 6), 3], [normal(5, 6), 1]],
     "attention.merge_heads": [[normal(2, 3, 5, 2)], [normal(1, 5, 2)]],
     "attention.repeat_heads": [[normal(2, 2, 5, 3), 6], [normal(1, 5, 3), 4], [normal(4, 5, 3), 4]],
-    "fast.attention.causal_attention": [
+    "attention.causal_dot_product_attention": [
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4)],
         [normal(2, 130, 3), normal(2, 130, 3), normal(2, 130, 2)],  # three chunks, the last one padded
         [normal(1, 1, 4), normal(1, 1, 4), normal(1, 1, 4)],
@@ -211,7 +217,7 @@ CASES: dict[str, list[list[Any]]] = {
 }  # fmt: skip
 MODULES_WITHOUT_TWIN = {
     "Dropout",  # random: test_step.py
-    "GPT", "Block", "TokenEmbedding",  # the model as a whole: test_gpt.py
+    "GPT", "Block", "TokenEmbedding", "CachedAttention", "CachedBlock", "CachedGPT",  # the model as a whole: test_gpt.py, test_cache.py
 }  # fmt: skip
 ALL_CASES = [(name, case) for name in sorted(CASES) for case in range(len(CASES[name]))]
 

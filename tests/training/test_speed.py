@@ -14,11 +14,13 @@ import jax
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from models import TINY, random_like, random_tokens
 
 from jaxllm import GPT
 from jaxllm.fast.init import init_params
+from jaxllm.gpt import Block, summed_loss
 from train.bench import scaling as growth
 from train.cli import main
 from train.runtime import allocator as startup
@@ -37,8 +39,8 @@ def test_remat_changes_memory_and_nothing_else() -> None:
     params = GPT(config).init(jax.random.key(0), inputs)["params"]
 
     def gradients(remat: bool) -> tuple[Any, int]:
-        model = GPT(config, remat=remat)
-        loss = jax.value_and_grad(lambda params: model.apply({"params": params}, inputs, targets))
+        model = GPT(config, block=nn.remat(Block) if remat else Block)
+        loss = jax.value_and_grad(lambda params: summed_loss(model, params, inputs, targets))
         compiled: Any = jax.jit(loss).lower(params).compile()
         return compiled(params), compiled.memory_analysis().temp_size_in_bytes
 
@@ -56,8 +58,8 @@ def test_blocks_traced_once_compute_the_same() -> None:
     params = random_like(GPT(config).init(jax.random.key(0), inputs)["params"])
 
     def gradients(trace_once: bool) -> tuple[Any, int]:
-        model = GPT(config, trace_once=trace_once)
-        lowered = jax.jit(jax.value_and_grad(lambda p: model.apply({"params": p}, inputs, targets))).lower(params)
+        model = GPT(config, block=nn.jit(Block) if trace_once else Block)
+        lowered = jax.jit(jax.value_and_grad(lambda p: summed_loss(model, p, inputs, targets))).lower(params)
         return lowered.compile()(params), len(lowered.as_text())
 
     (plain, plain_length), (once, once_length) = gradients(False), gradients(True)

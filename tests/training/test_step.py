@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from models import TINY, random_like, random_tokens
 
 from jaxllm import GPT, GPTConfig, reference
+from jaxllm.gpt import Block
 from jaxllm.layers import Dropout, dropout_mask
 from jaxllm.loss import cross_entropy
 from train.config import OptimizerConfig, TrainConfig
 from train.optimizer import OPTIMIZERS, learning_rate_schedule, make_optimizer
 from train.state import TrainState, init_and_compile, init_state
-from train.step import dropout_key, make_eval_step, make_train_step
+from train.step import dropout_key, make_eval_step, make_model, make_train_step
 
 # Rules are tested here; `test_training_twice.py` compares the numbers of a step compiled as for use.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -162,7 +164,7 @@ def test_init_and_compile_gives_the_same_state_and_step() -> None:
 def test_with_remat_a_step_gives_the_same() -> None:
     config = TrainConfig(steps=20, batch_size=4, remat=True)
     optimizer, schedule = make_optimizer(OPTIMIZER, 20), learning_rate_schedule(OPTIMIZER, 20)
-    gpt = GPT(TINY, "float32", config.remat)
+    gpt = make_model(TINY, config)
     state, compiled = init_and_compile(gpt, optimizer, make_train_step(gpt, optimizer, config, schedule), config)
     step, want = setup()
     for _ in range(2):
@@ -237,7 +239,9 @@ def test_every_dropout_site_draws_its_own_mask(trace_once: bool) -> None:
         config = replace(TINY, dropout=0.5)
         params = GPT(config).init(jax.random.key(0), X)["params"]
         seen.clear()
-        GPT(config, trace_once=trace_once).apply({"params": params}, X, rngs={"dropout": dropout_key(0)})
+        GPT(config, block=nn.jit(Block) if trace_once else Block).apply(
+            {"params": params}, X, rngs={"dropout": dropout_key(0)}
+        )
         jax.effects_barrier()
     assert len(seen) == 1 + 3 * TINY.n_layers
     same_shape = [mask for mask in seen if mask.shape == seen[0].shape]

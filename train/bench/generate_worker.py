@@ -12,8 +12,9 @@ from flax.traverse_util import flatten_dict
 
 from jaxllm import GPT, GPTConfig, __version__
 from jaxllm.compare import random_parameters
+from jaxllm.fast.generate import start_generation
 from jaxllm.fast.quantised_weights import pack
-from jaxllm.generate import Sampling, begin
+from jaxllm.generate import Sampling
 
 from ..runtime.allocator import compute_in_this_thread
 from .peers.protocol import Job, draw_prompts, peak_memory, serve_generation
@@ -40,7 +41,7 @@ class OurGeneration:
     def write(self, prompts: np.ndarray) -> tuple[np.ndarray, float]:
         """As `GenerateSide` says."""
         n = self._job["new_tokens"]
-        begun = begin(self._model, self._params, prompts, jax.random.key(0), n, GREEDY)
+        begun = start_generation(self._model, self._params, prompts, jax.random.key(0), n, GREEDY)
         jax.block_until_ready(begun.state)
         first_at = time.perf_counter()
         return begun.advance(n - 1).tokens(), first_at

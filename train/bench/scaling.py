@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm import GPT
 from jaxllm.attention import causal_mask, scaled_dot_product_attention
 from jaxllm.embeddings import token_logits
-from jaxllm.fast.attention import attention_path, causal_attention
+from jaxllm.fast.attention import attention_path, causal_dot_product_attention
 from jaxllm.loss import head_loss, token_losses
 from jaxllm.utils.files import replace_file
 
@@ -27,7 +26,7 @@ from ..inputs import model_without_text
 from ..optimizer import learning_rate_schedule, make_optimizer
 from ..outputs import check_output
 from ..state import init_state
-from ..step import compiler_options, make_train_step
+from ..step import compiler_options, make_model, make_train_step
 from .workload import workload_for
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
@@ -90,7 +89,7 @@ def attention_rows(dtype: str) -> Iterator[Measured]:
             return scaled_dot_product_attention(q, k, v, mask).astype(jnp.float32).sum()
 
         def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return causal_attention(q, k, v).astype(jnp.float32).sum()
+            return causal_dot_product_attention(q, k, v).astype(jnp.float32).sum()
 
         yield {"size": length, **by_turns({attention_path(q, v): ours, "plain": plain}, (q, k, v), dtype)}
 
@@ -128,7 +127,7 @@ def size_rows(config: RunConfig) -> Iterator[Measured]:
 def _step_cost(config: RunConfig) -> Measured:
     model, train = model_without_text(config), config.train
     optimizer = make_optimizer(config.optimizer, train.steps)
-    gpt = GPT(model, train.dtype, train.remat)
+    gpt = make_model(model, train)
     state = init_state(gpt, optimizer, train.seed)
     step = make_train_step(gpt, optimizer, train, learning_rate_schedule(config.optimizer, train.steps))
     tokens = np.random.default_rng(0).integers(model.vocab_size, size=(train.batch_size, model.context_length + 1))

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jaxllm import GPT, GPTConfig, __version__
+from jaxllm import GPTConfig, __version__
 
 from ..config import OptimizerConfig, TrainConfig
 from ..optimizer import learning_rate_schedule, make_optimizer
 from ..runtime.allocator import compute_in_this_thread
 from ..state import init_and_compile
-from ..step import compiler_options, make_train_step
+from ..step import compiler_options, make_model, make_train_step
 from .peers.protocol import Job, peak_memory, serve
 
 
@@ -25,7 +25,7 @@ class OurTraining:
     def __init__(self, job: Job) -> None:
         self._config = TrainConfig(**job["train"])
         optimizer_config, steps = OptimizerConfig(**job["optimizer"]), self._config.steps
-        model = GPT(GPTConfig(**job["model"]), self._config.dtype, self._config.remat)
+        model = make_model(GPTConfig(**job["model"]), self._config)
         optimizer = make_optimizer(optimizer_config, steps)
         schedule = learning_rate_schedule(optimizer_config, steps)
         start = time.perf_counter()

@@ -1,0 +1,232 @@
+"""`jaxllm.generate.generate` as one compiled program: it reads the prompts at once, then token by token.
+
+The loop has static shapes; lengths are rounded up to a few sizes, so that another prompt or another number of tokens
+seldom compiles again. Prompts of unequal lengths are aligned at their ends. Where a row has filled the model's context,
+all rows are read into the cache again.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Bool, Float, Int, Key
+
+from jaxllm.array import Array
+from jaxllm.cache import Cache
+from jaxllm.fast.decode import CachedBlock, CachedGPT
+from jaxllm.fast.quantised_weights import cast_kernels
+from jaxllm.generate import PLAIN, Sampling, cut_prompts, draw, draw_keys, non_finite_logits
+from jaxllm.gpt import GPT, interceptors
+from jaxllm.utils.errors import InputError
+
+# Lengths are rounded up to a power of two from the first on, beyond the second to multiples of it.
+SHORTEST, STEP = 16, 256
+
+
+def generate(
+    model: GPT, params: Any, prompts: Any, key: Key[Array, ""], max_new_tokens: int, sampling: Sampling = PLAIN,
+    vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
+) -> Int[np.ndarray, "B N"]:  # fmt: skip
+    """`jaxllm.generate.generate` through the cache. Raises InputError for a subclass with a `__call__` of its own."""
+    generation = start_generation(
+        model, params, prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens, begin_token
+    )
+    return generation.advance(max_new_tokens - 1).tokens()
+
+
+def largest(x: Float[Array, "B V"]) -> Int[Array, "B"]:
+    """`jaxllm.generate.largest` in a loop.
+
+    XLA 0.12 on a CPU makes one function for one thread of a loop that holds neither a sort nor a call, however much it
+    reads (its SmallWhileLoopHoistingPass). An argmax is neither; this is a call.
+    """
+    return jax.lax.top_k(x, 1)[1][:, 0].astype(jnp.int32)
+
+
+class State(NamedTuple):
+    """Texts as they grow: an explicit pytree of fixed shapes."""
+
+    text: Int[Array, "B N"]  # padding, prompt, tokens drawn, room
+    length: Int[Array, ""]  # columns of the text in use; the last one is not in the cache yet
+    start: Int[Array, "B"]  # column of the first token that the model sees of each row
+    done: Bool[Array, "B"]  # a stop token was drawn, which is repeated from there on
+    drawn: Int[Array, ""]  # tokens drawn
+    seen: Bool[Array, "B V"] | None  # tokens of the text, where a penalty needs them
+    cache: Cache
+    finite: Bool[Array, ""]  # the largest logit of each row that was not done was finite, at every token
+
+
+class _Plan(NamedTuple):
+    """The shapes of a generation, and what else is a constant of its program."""
+
+    width: int  # columns of the text
+    begin_token: int | None  # what the model sees first, also where it sees only the end of a text
+    slides: bool  # whether a row may outgrow the context
+    vocab_size: int | None
+    interceptors: tuple[Any, ...]  # active when it is traced: other ones make another program
+
+
+class Generation(NamedTuple):
+    """A generation under way: `advance` draws more tokens, `tokens` returns what was drawn."""
+
+    model: GPT
+    params: Any
+    plan: _Plan
+    sampling: Sampling
+    stop: Array
+    key: Array
+    state: State
+
+    def advance(self, n: int) -> "Generation":
+        """With up to n more tokens in each row; the old state is given up."""
+        plan = self.plan._replace(interceptors=interceptors())
+        fixed = (self.model, plan, self.params, self.sampling, self.stop, self.key)
+        return self._replace(state=_advance(*fixed, self.state, jnp.asarray(n, jnp.int32)))
+
+    def tokens(self) -> Int[np.ndarray, "B N"]:
+        """What was drawn; after a stop token there is only that token again.
+
+        Raises NonFiniteError where a token was drawn from logits that hold NaN or infinity; -inf is a token left out.
+        """
+        if not bool(self.state.finite):
+            raise non_finite_logits()
+        end = int(self.state.length)
+        return np.asarray(self.state.text)[:, end - int(self.state.drawn) : end]
+
+
+def stream(generation: Generation, max_new_tokens: int, at_a_time: int = 1) -> Iterator[Int[np.ndarray, "B N"]]:
+    """The tokens of a generation as they come, until all rows are done or have that many."""
+    given = 0
+    while True:
+        new = generation.tokens()[:, given:]
+        given += new.shape[1]
+        yield new
+        if given >= max_new_tokens or bool(generation.state.done.all()):
+            return
+        generation = generation.advance(min(at_a_time, max_new_tokens - given))
+
+
+def start_generation(
+    model: GPT, params: Any, prompts: Any, key: Key[Array, ""], max_new_tokens: int, sampling: Sampling = PLAIN,
+    vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
+) -> Generation:  # fmt: skip
+    """Reads the prompts and draws the first token of each row; arguments and errors as in `generate`."""
+    if type(model).__call__ is not GPT.__call__:
+        raise InputError(
+            f"{type(model).__name__} has a __call__ of its own, which reading through the cache does not call; change "
+            "the logits by flax's nn.intercept_methods, or generate within `jaxllm.fast.off()`."
+        )
+    context = model.config.context_length
+    rows = cut_prompts(prompts, context, max_new_tokens, begin_token)
+    longest = max(len(row) for row in rows)
+    prompt = min(_rounded(longest), context)
+    text = np.zeros((len(rows), prompt), np.int32)
+    for i, row in enumerate(rows):
+        text[i, prompt - len(row) :] = row
+    start = jnp.asarray([prompt - len(row) for row in rows], jnp.int32)
+    slides = longest + max_new_tokens - 1 > context
+    plan = _Plan(_rounded(prompt + max_new_tokens), begin_token, slides, vocab_size, interceptors())
+    stop = jnp.asarray(stop_tokens, jnp.int32)
+    state = _start(model, plan, params, sampling, stop, key, jnp.asarray(text), start)
+    return Generation(model, params, plan, sampling, stop, key, state)
+
+
+def _rounded(length: int) -> int:
+    if length > STEP:
+        return -(-length // STEP) * STEP
+    return max(SHORTEST, 1 << (length - 1).bit_length())
+
+
+@partial(jax.jit, static_argnames=("model", "plan"))
+def _start(
+    model: GPT, plan: _Plan, params: Any, sampling: Sampling, stop: Array, key: Array, text: Array, start: Array
+) -> State:  # fmt: skip
+    n_rows, prompt = text.shape
+    context = model.config.context_length
+    # What is read again fills a context's slots, the row half of them, and then the row grows to a context again.
+    capacity = context + max(prompt, context - context // 2) if plan.slides else plan.width
+    logits, cache = _read_prompt(model, params, text, start, capacity)
+    seen = None
+    if sampling.repetition_penalty is not None:
+        within = jnp.arange(prompt)[None] >= start[:, None]
+        ids = jnp.where(within, text, model.config.vocab_size)  # padding is nowhere
+        seen = jnp.zeros((n_rows, model.config.vocab_size), bool)
+        seen = seen.at[jnp.arange(n_rows)[:, None], ids].set(True, mode="drop")
+    text = jnp.pad(text, ((0, 0), (0, plan.width - prompt)))
+    zero = jnp.zeros((), jnp.int32)
+    state = State(text, zero + prompt, start, jnp.zeros(n_rows, bool), zero, seen, cache, jnp.asarray(True))
+    return _draw_next(plan, sampling, stop, key, state, logits)
+
+
+def _read_prompt(model: GPT, params: Any, tokens: Array, start: Array, capacity: int) -> tuple[Array, Cache]:
+    return _read(model, params, tokens, Cache.empty(model.config, start, capacity, _dtype(model, params)))
+
+
+def _read(model: GPT, params: Any, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
+    # All blocks come from one trace, which compiles sooner; interceptors could not tell such blocks apart.
+    block = CachedBlock if interceptors() else nn.jit(CachedBlock)
+    cached = CachedGPT(model.config, model.dtype, block)
+    params = cast_kernels(params, _dtype(model, params))
+    return cast(tuple[Array, Cache], cached.apply({"params": params}, tokens, cache))
+
+
+def _dtype(model: GPT, params: Any) -> Any:
+    """The dtype of the computation."""
+    return model.dtype or params["token_embedding"]["table"].dtype
+
+
+def _draw_next(plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: State, logits: Array) -> State:
+    """The state with one more token in each row, drawn from logits [B, V]."""
+    n_rows = state.text.shape[0]
+    seen = None if state.seen is None else state.seen[:, : plan.vocab_size]
+    logits = logits[:, : plan.vocab_size]
+    finite = state.finite & (jnp.isfinite(logits.max(-1)) | state.done).all()
+    token = draw(logits, draw_keys(key, state.drawn, n_rows), sampling, seen)
+    last = jax.lax.dynamic_index_in_dim(state.text, state.length - 1, 1, keepdims=False)
+    token = jnp.where(state.done, last, token)
+    text = jax.lax.dynamic_update_slice_in_dim(state.text, token[:, None], state.length, 1)
+    done = state.done | (token[:, None] == stop[None]).any(1)
+    seen = None if state.seen is None else state.seen.at[jnp.arange(n_rows), token].set(True)
+    return State(text, state.length + 1, state.start, done, state.drawn + 1, seen, state.cache, finite)
+
+
+@partial(jax.jit, static_argnames=("model", "plan"), donate_argnames="state")
+def _advance(
+    model: GPT, plan: _Plan, params: Any, sampling: Sampling, stop: Array, key: Array, state: State, n: Array
+) -> State:  # fmt: skip
+    end = jnp.minimum(state.length + n, plan.width)
+
+    def unfinished(state: State) -> Array:
+        return (state.length < end) & state.finite & ~state.done.all()
+
+    def one_token(state: State) -> State:
+        if plan.slides:
+            state = _within_context(model, plan, params, state)
+        token = jax.lax.dynamic_slice_in_dim(state.text, state.length - 1, 1, 1)
+        logits, cache = _read(model, params, token, state.cache)
+        return _draw_next(plan, sampling, stop, key, state._replace(cache=cache), logits)
+
+    return jax.lax.while_loop(unfinished, one_token, state)
+
+
+def _within_context(model: GPT, plan: _Plan, params: Any, state: State) -> State:
+    """Where a row has filled the context, the state with that row's older half dropped and all rows read again."""
+    context = model.config.context_length
+    column = state.length - 1  # of the token that is to be read next
+    full = column - state.start >= context
+
+    def read_again(state: State) -> State:
+        start = jnp.where(full, column - context // 2, state.start)
+        first = column - context  # at least 0, for a row is full
+        window = jax.lax.dynamic_slice_in_dim(state.text, first, context, 1)
+        if plan.begin_token is not None:
+            oldest = jnp.arange(context)[None] == (start - first)[:, None]
+            window = jnp.where(oldest, plan.begin_token, window)
+        _, cache = _read_prompt(model, params, window, start - first, state.cache.capacity)
+        return state._replace(start=start, cache=cache)
+
+    return jax.lax.cond(full.any(), read_again, lambda state: state, state)
