@@ -20,7 +20,8 @@ def token_embedding(table: Float[Table, "V D"], tokens: Int[Array, "*batch"]) ->
 @has_fast_form
 def token_logits(table: Float[Table, "V D"], x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
     """x E^T, the output head that shares the token table, in at least float32. Press and Wolf 2017."""
-    return at_least_float32(x) @ at_least_float32(table.astype(x.dtype)).T
+    z = at_least_float32(x)
+    return z @ table.astype(x.dtype).astype(z.dtype).T
 
 
 def learned_positions(table: Float[Array, "context D"], length: int) -> Float[Array, "{length} D"]:

@@ -30,10 +30,7 @@ def off() -> AbstractContextManager[None]:
 
 
 def has_fast_form(textbook: Callable[P, R]) -> Callable[P, R]:
-    """Marks a function of `jaxllm.NAME` that has the same function, faster, in `jaxllm.fast.NAME`.
-
-    The formula itself stays at hand as `__wrapped__`.
-    """
+    """A decorator of a function of `jaxllm.NAME` that has a faster form of the same name in `jaxllm.fast.NAME`."""
     module = f"{__name__}.{textbook.__module__.removeprefix('jaxllm.')}"
 
     @wraps(textbook)
@@ -42,3 +39,8 @@ def has_fast_form(textbook: Callable[P, R]) -> Callable[P, R]:
         return cast(R, function(*args, **kwargs))
 
     return call
+
+
+def formula(function: Callable[P, R]) -> Callable[P, R]:
+    """The textbook function that `has_fast_form` decorated, whether or not `off` is active."""
+    return cast(Callable[P, R], function.__wrapped__)  # type: ignore[attr-defined]

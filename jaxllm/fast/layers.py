@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from jaxllm import layers
 from jaxllm.array import Array
+from jaxllm.fast import formula
 from jaxllm.fast.quantised_weights import Kernel
 from jaxllm.layers import EPSILON
 from jaxllm.precision import at_least_float32
@@ -126,7 +127,7 @@ def _gelu_tanh_slope(x: Array) -> Array:
 @_with_slope(_gelu_tanh_slope)
 def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`jaxllm.layers.gelu_tanh`."""
-    return layers.gelu_tanh.__wrapped__(x)
+    return formula(layers.gelu_tanh)(x)
 
 
 def _gelu_slope(x: Array) -> Array:
@@ -136,7 +137,7 @@ def _gelu_slope(x: Array) -> Array:
 @_with_slope(_gelu_slope)
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`jaxllm.layers.gelu`."""
-    return layers.gelu.__wrapped__(x)
+    return formula(layers.gelu)(x)
 
 
 def _silu_slope(x: Array) -> Array:
@@ -147,4 +148,4 @@ def _silu_slope(x: Array) -> Array:
 @_with_slope(_silu_slope)
 def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`jaxllm.layers.silu`."""
-    return layers.silu.__wrapped__(x)
+    return formula(layers.silu)(x)

@@ -149,7 +149,7 @@ def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: t
     flax compares the shapes of arrays within a parameter with those that `init` would give; here the parameter's own
     shape is compared.
     """
-    value = module.get_variable("params", name)
+    value: Any = module.get_variable("params", name)
     if not isinstance(value, PackedKernel | PackedTable):
         return module.param(name, init, shape)
     if value.shape != shape:

@@ -17,7 +17,7 @@ from jax.stages import Compiled
 
 from jaxllm.config import GPTConfig
 from jaxllm.fast.attention import GROUPS, KEPT, LONGEST
-from jaxllm.loss import MOST_LOGITS
+from jaxllm.fast.loss import MOST_LOGITS
 from jaxllm.pretrained.parameter_map import nested, parameter_shapes
 
 from ..config import OptimizerConfig, RunConfig, TrainConfig
