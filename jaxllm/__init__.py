@@ -9,6 +9,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxllm import array as array
     from jaxllm import attention as attention
     from jaxllm import cache as cache
     from jaxllm import compare as compare

@@ -7,7 +7,7 @@ Where texts begin with a certain token, it stays the first that the model sees.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,7 @@ def generate(
             if len(text) - starts[i] > context:
                 starts[i] = len(text) - 1 - context // 2
         in_sight = [_in_sight(text, start, begin_token) for text, start in zip(texts, starts, strict=True)]
-        logits = jnp.concatenate([model.apply({"params": params}, row[None])[:, -1] for row in in_sight])
+        logits = jnp.concatenate([_last_logits(model, params, row) for row in in_sight])
         seen = jnp.stack([jnp.isin(ids, text) for text in texts])
         if not bool((jnp.isfinite(logits[:, :vocab_size].max(-1)) | done).all()):
             raise non_finite_logits()
@@ -132,6 +132,12 @@ def cut_prompts(prompts: Any, context: int, max_new_tokens: int, begin_token: in
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}, but it must be at least 1.")
     return [_in_sight(row, max(0, len(row) - context), begin_token) for row in rows]
+
+
+def _last_logits(model: GPT, params: Any, text: np.ndarray) -> Array:
+    """The logits [1, V] of what follows a text [N]."""
+    logits = cast(Array, model.apply({"params": params}, text[None]))
+    return logits[:, -1]
 
 
 def _in_sight(text: np.ndarray, start: int, begin_token: int | None) -> np.ndarray:

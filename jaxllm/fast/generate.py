@@ -47,7 +47,7 @@ def largest(x: Float[Array, "B V"]) -> Int[Array, "B"]:
     return jax.lax.top_k(x, 1)[1][:, 0].astype(jnp.int32)
 
 
-class State(NamedTuple):
+class GenerationState(NamedTuple):
     """Texts as they grow: an explicit pytree of fixed shapes."""
 
     text: Int[Array, "B N"]  # padding, prompt, tokens drawn, room
@@ -79,7 +79,7 @@ class Generation(NamedTuple):
     sampling: Sampling
     stop: Array
     key: Array
-    state: State
+    state: GenerationState
 
     def advance(self, n: int) -> "Generation":
         """With up to n more tokens in each row; the old state is given up."""
@@ -144,7 +144,7 @@ def _rounded(length: int) -> int:
 @partial(jax.jit, static_argnames=("model", "plan"))
 def _start(
     model: GPT, plan: _Plan, params: Any, sampling: Sampling, stop: Array, key: Array, text: Array, start: Array
-) -> State:  # fmt: skip
+) -> GenerationState:  # fmt: skip
     n_rows, prompt = text.shape
     context = model.config.context_length
     # What is read again fills a context's slots, the row half of them, and then the row grows to a context again.
@@ -158,7 +158,7 @@ def _start(
         seen = seen.at[jnp.arange(n_rows)[:, None], ids].set(True, mode="drop")
     text = jnp.pad(text, ((0, 0), (0, plan.width - prompt)))
     zero = jnp.zeros((), jnp.int32)
-    state = State(text, zero + prompt, start, jnp.zeros(n_rows, bool), zero, seen, cache, jnp.asarray(True))
+    state = GenerationState(text, zero + prompt, start, jnp.zeros(n_rows, bool), zero, seen, cache, jnp.asarray(True))
     return _draw_next(plan, sampling, stop, key, state, logits)
 
 
@@ -179,7 +179,9 @@ def _dtype(model: GPT, params: Any) -> Any:
     return model.dtype or params["token_embedding"]["table"].dtype
 
 
-def _draw_next(plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: State, logits: Array) -> State:
+def _draw_next(
+    plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: GenerationState, logits: Array
+) -> GenerationState:
     """The state with one more token in each row, drawn from logits [B, V]."""
     n_rows = state.text.shape[0]
     seen = None if state.seen is None else state.seen[:, : plan.vocab_size]
@@ -191,19 +193,19 @@ def _draw_next(plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: 
     text = jax.lax.dynamic_update_slice_in_dim(state.text, token[:, None], state.length, 1)
     done = state.done | (token[:, None] == stop[None]).any(1)
     seen = None if state.seen is None else state.seen.at[jnp.arange(n_rows), token].set(True)
-    return State(text, state.length + 1, state.start, done, state.drawn + 1, seen, state.cache, finite)
+    return GenerationState(text, state.length + 1, state.start, done, state.drawn + 1, seen, state.cache, finite)
 
 
 @partial(jax.jit, static_argnames=("model", "plan"), donate_argnames="state")
 def _advance(
-    model: GPT, plan: _Plan, params: Any, sampling: Sampling, stop: Array, key: Array, state: State, n: Array
-) -> State:  # fmt: skip
+    model: GPT, plan: _Plan, params: Any, sampling: Sampling, stop: Array, key: Array, state: GenerationState, n: Array
+) -> GenerationState:  # fmt: skip
     end = jnp.minimum(state.length + n, plan.width)
 
-    def unfinished(state: State) -> Array:
+    def unfinished(state: GenerationState) -> Array:
         return (state.length < end) & state.finite & ~state.done.all()
 
-    def one_token(state: State) -> State:
+    def one_token(state: GenerationState) -> GenerationState:
         if plan.slides:
             state = _within_context(model, plan, params, state)
         token = jax.lax.dynamic_slice_in_dim(state.text, state.length - 1, 1, 1)
@@ -213,13 +215,13 @@ def _advance(
     return jax.lax.while_loop(unfinished, one_token, state)
 
 
-def _within_context(model: GPT, plan: _Plan, params: Any, state: State) -> State:
+def _within_context(model: GPT, plan: _Plan, params: Any, state: GenerationState) -> GenerationState:
     """Where a row has filled the context, the state with that row's older half dropped and all rows read again."""
     context = model.config.context_length
     column = state.length - 1  # of the token that is to be read next
     full = column - state.start >= context
 
-    def read_again(state: State) -> State:
+    def read_again(state: GenerationState) -> GenerationState:
         start = jnp.where(full, column - context // 2, state.start)
         first = column - context  # at least 0, for a row is full
         window = jax.lax.dynamic_slice_in_dim(state.text, first, context, 1)

@@ -54,8 +54,8 @@ METHODS = {
 }  # of any object
 NAMES = {"torch.load", "builtins.eval", "builtins.exec", "os.system", "os.popen", "subprocess.getoutput"}
 EXPECTED = {
-    ("jaxllm/fast/__init__.py", "importlib.import_module"),  # likewise, by the names of functions in the code
     ("jaxllm/__init__.py", "importlib.import_module"),  # of this package's own modules, by a list in the code
+    ("jaxllm/pretrained/__init__.py", "importlib.import_module"),  # likewise
     ("train/cli.py", "importlib.import_module"),  # of this package's own commands, by a list in the code
     ("train/bench/peers/nanogpt.py", "spec.loader.exec_module"),  # the user's checkout of nanoGPT, which is to be run
     ("jaxllm/fast/__init__.py", "importlib.import_module"),  # of this package's own modules, by a function's home
