@@ -7,7 +7,7 @@ Where texts begin with a certain token, it stays the first that the model sees.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,7 @@ def generate(
             if len(text) - starts[i] > context:
                 starts[i] = len(text) - 1 - context // 2
         in_sight = [_in_sight(text, start, begin_token) for text, start in zip(texts, starts, strict=True)]
-        logits = jnp.concatenate([model.apply({"params": params}, row[None])[:, -1] for row in in_sight])
+        logits = jnp.concatenate([_last_logits(model, params, row) for row in in_sight])
         seen = jnp.stack([jnp.isin(ids, text) for text in texts])
         if not bool((jnp.isfinite(logits[:, :vocab_size].max(-1)) | done).all()):
             raise non_finite_logits()
@@ -122,6 +122,10 @@ def generate(
         if done.all():
             break
     return np.stack([text[-n_drawn - 1 :] for text in texts]).astype(np.int32)
+
+
+def _last_logits(model: GPT, params: Any, text: np.ndarray) -> Float[Array, "1 V"]:
+    return cast(Array, model.apply({"params": params}, text[None]))[:, -1]
 
 
 def cut_prompts(prompts: Any, context: int, max_new_tokens: int, begin_token: int | None) -> list[np.ndarray]:

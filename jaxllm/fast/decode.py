@@ -4,6 +4,8 @@ The modules have the parameters of those that they extend. `CachedGPT` gives the
 `jaxllm.gpt.GPT` gives for the whole text: one reading of a prompt, then one token at a time.
 """
 
+from typing import cast
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.lax import optimization_barrier
@@ -83,6 +85,6 @@ class CachedGPT(GPT):
         place = cache.place(tokens, self.config.separator)
         x, layers = self.embed(tokens, place.positions), []
         for block, layer in zip(self.blocks, cache.layers, strict=True):
-            x, layer = block(x, layer, place)
+            x, layer = cast(CachedBlock, block)(x, layer, place)
             layers.append(layer)
         return self.logits(self.norm_final(x[:, -1])), cache.extended(layers, place)
