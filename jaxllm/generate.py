@@ -124,10 +124,6 @@ def generate(
     return np.stack([text[-n_drawn - 1 :] for text in texts]).astype(np.int32)
 
 
-def _last_logits(model: GPT, params: Any, text: np.ndarray) -> Float[Array, "1 V"]:
-    return cast(Array, model.apply({"params": params}, text[None]))[:, -1]
-
-
 def cut_prompts(prompts: Any, context: int, max_new_tokens: int, begin_token: int | None) -> list[np.ndarray]:
     """What the context holds of each prompt: all, or its end behind the begin token. Raises as `generate` does."""
     rows = [np.asarray(row, np.int32) for row in prompts]

@@ -182,8 +182,6 @@ def _dtype(model: GPT, params: Any) -> Any:
 def _draw_next(
     plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: GenerationState, logits: Array
 ) -> GenerationState:  # fmt: skip
-    plan: _Plan, sampling: Sampling, stop: Array, key: Array, state: GenerationState, logits: Array
-) -> GenerationState:
     """The state with one more token in each row, drawn from logits [B, V]."""
     n_rows = state.text.shape[0]
     seen = None if state.seen is None else state.seen[:, : plan.vocab_size]
