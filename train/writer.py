@@ -12,7 +12,9 @@ from itertools import chain
 from typing import Any
 
 import jax
+from flax import linen as nn
 
+from jaxllm.fast.decode import CachedBlock, CachedGPT
 from jaxllm.fast.generate import Generation, start_generation, stream
 from jaxllm.fast.quantised_weights import pack
 from jaxllm.generate import Sampling
@@ -80,7 +82,7 @@ class Writer:
     def __init__(self, path: str, step: str | None, options: Options) -> None:
         run = load_run(path, step)
         self.path, self.run, self.options, self.params = path, run, options, pack(run.params, options.weights)
-        self.model = run.model
+        self.model = CachedGPT(run.model.config, run.model.dtype, nn.jit(CachedBlock))  # it starts sooner
         self.ends = run.chat.end_tokens if run.chat else ()
 
     @property

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Bool, Float, Int, Key
 
 from jaxllm.array import Array
 from jaxllm.cache import Cache
-from jaxllm.fast.decode import CachedBlock, CachedGPT
+from jaxllm.fast.decode import CachedGPT
 from jaxllm.fast.quantised_weights import cast_kernels
 from jaxllm.generate import PLAIN, Sampling, cut_prompts, draw, draw_keys, non_finite_logits
 from jaxllm.gpt import GPT, interceptors
@@ -114,8 +113,11 @@ def start_generation(
     model: GPT, params: Any, prompts: Any, key: Key[Array, ""], max_new_tokens: int, sampling: Sampling = PLAIN,
     vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
 ) -> Generation:  # fmt: skip
-    """Reads the prompts and draws the first token of each row; arguments and errors as in `generate`."""
-    if type(model).__call__ is not GPT.__call__:
+    """Reads the prompts and draws the first token of each row; arguments and errors as in `generate`.
+
+    A `CachedGPT` is used as it is: with `nn.jit(CachedBlock)` all blocks come from one trace, which starts sooner.
+    """
+    if type(model).__call__ not in (GPT.__call__, CachedGPT.__call__):
         raise InputError(
             f"{type(model).__name__} has a __call__ of its own, which reading through the cache does not call; change "
             "the logits by flax's nn.intercept_methods, or generate within `jaxllm.fast.off()`."
@@ -167,9 +169,7 @@ def _read_prompt(model: GPT, params: Any, tokens: Array, start: Array, capacity:
 
 
 def _read(model: GPT, params: Any, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-    # All blocks come from one trace, which compiles sooner; interceptors could not tell such blocks apart.
-    block = CachedBlock if interceptors() else nn.jit(CachedBlock)
-    cached = CachedGPT(model.config, model.dtype, block)
+    cached = model if isinstance(model, CachedGPT) else CachedGPT(model.config, model.dtype)
     params = cast_kernels(params, _dtype(model, params))
     return cast(tuple[Array, Cache], cached.apply({"params": params}, tokens, cache))
 

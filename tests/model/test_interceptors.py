@@ -116,7 +116,7 @@ def test_generating_sees_what_is_intercepted_also_after_a_text_that_was_not() ->
 
 
 def test_generating_sees_what_is_intercepted_in_one_block() -> None:
-    """Although the blocks of a generation come from one trace otherwise."""
+    """And in no other."""
     model, params = random_gpt(UNTIED)
 
     def text() -> list[int]:

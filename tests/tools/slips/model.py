@@ -99,7 +99,6 @@ MUTATIONS = [
     Mutation("a row behind its end counts", GENERATE, "(jnp.isfinite(logits.max(-1)) | state.done).all()", "jnp.isfinite(logits.max(-1)).all()", "pretrained/test_finite_weights.py::test_what_a_row_computes_behind_its_end_does_not_count", "NonFiniteError"),
     Mutation("interceptors of the model forgotten in its loss", GPT, "if interceptors():", "if False:", f"{INTERCEPTED}[False-logits of the model]"),
     Mutation("blocks from one trace while one is intercepted", "train/step.py", "return model if interceptors() else model.clone", "return model.clone", f"{INTERCEPTED}[False-one block]"),
-    Mutation("blocks from one trace while one is intercepted in generation", GENERATE, "CachedBlock if interceptors() else nn.jit(CachedBlock)", "nn.jit(CachedBlock)", "model/test_interceptors.py::test_generating_sees_what_is_intercepted_in_one_block"),
     Mutation("no window in a cached step", DECODE, "place.mask(self.window)", "place.mask(None)", "model/test_generate.py::test_greedy_continues_as_the_reference_does[llama]"),
     Mutation("the textbook keeps one token more of a full context", "jaxllm/generate.py", "len(text) - 1 - context // 2", "len(text) - 2 - context // 2", "model/test_generate.py::test_the_textbook_generates_the_same[greedy]"),
 ]  # fmt: skip
