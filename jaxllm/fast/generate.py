@@ -16,9 +16,11 @@ from jaxtyping import Bool, Float, Int, Key
 
 from jaxllm.array import Array
 from jaxllm.cache import Cache
+from jaxllm.fast import formula
 from jaxllm.fast.decode import CachedGPT
 from jaxllm.fast.quantised_weights import cast_kernels
 from jaxllm.generate import PLAIN, Sampling, cut_prompts, draw, draw_keys, non_finite_logits
+from jaxllm.generate import generate as textbook
 from jaxllm.gpt import GPT, interceptors
 from jaxllm.utils.errors import InputError
 
@@ -30,11 +32,18 @@ def generate(
     model: GPT, params: Any, prompts: Any, key: Key[Array, ""], max_new_tokens: int, sampling: Sampling = PLAIN,
     vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
 ) -> Int[np.ndarray, "B N"]:  # fmt: skip
-    """`jaxllm.generate.generate` through the cache. Raises InputError for a subclass with a `__call__` of its own."""
-    generation = start_generation(
-        model, params, prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens, begin_token
-    )
-    return generation.advance(max_new_tokens - 1).tokens()
+    """`jaxllm.generate.generate` through the cache.
+
+    A subclass with a `__call__` of its own, which the cache does not call, is read by the textbook's loop.
+    """
+    rest = (prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens, begin_token)
+    if not _reads_with_a_cache(model):
+        return formula(textbook)(model, params, *rest)
+    return start_generation(model, params, *rest).advance(max_new_tokens - 1).tokens()
+
+
+def _reads_with_a_cache(model: GPT) -> bool:
+    return type(model).__call__ in (GPT.__call__, CachedGPT.__call__)
 
 
 def largest(x: Float[Array, "B V"]) -> Int[Array, "B"]:
@@ -116,8 +125,9 @@ def start_generation(
     """Reads the prompts and draws the first token of each row; arguments and errors as in `generate`.
 
     A `CachedGPT` is used as it is: with `nn.jit(CachedBlock)` all blocks come from one trace, which starts sooner.
+    Raises InputError for a subclass with a `__call__` of its own.
     """
-    if type(model).__call__ not in (GPT.__call__, CachedGPT.__call__):
+    if not _reads_with_a_cache(model):
         raise InputError(
             f"{type(model).__name__} has a __call__ of its own, which reading through the cache does not call; change "
             "the logits by flax's nn.intercept_methods, or generate within `jaxllm.fast.off()`."

@@ -17,8 +17,9 @@ from imported_runs import CONFIG, imported
 from pretrained_files import GPT2, LLAMA, Tensors, contents, hugging_face, random_params, refusal, saved
 from runs import write_config
 
-from jaxllm import GPT, GPTConfig, InputError, fast, load_pretrained, save_pretrained
+from jaxllm import GPT, GPTConfig, InputError, load_pretrained, save_pretrained
 from jaxllm.compare import random_parameters
+from jaxllm.fast.generate import start_generation
 from jaxllm.generate import Sampling, generate
 from jaxllm.pretrained.parameter_map import nested
 from jaxllm.pretrained.safetensors import write_tensors
@@ -195,12 +196,11 @@ def never_writes_0(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
 def test_a_logit_of_minus_infinity_is_a_token_that_is_never_drawn() -> None:
     params, key = random_parameters(GPT(CONFIG)), jax.random.key(0)
     with pytest.raises(InputError, match="Masked has a __call__ of its own, .*intercept_methods"):
-        generate(Masked(CONFIG), params, [[1, 2]], key, 12)
+        start_generation(Masked(CONFIG), params, [[1, 2]], key, 12)
     for sampling in (Sampling(), Sampling(0.0)):
         with nn.intercept_methods(never_writes_0):
             drawn = generate(GPT(CONFIG), params, [[1, 2]], key, 12, sampling)
-        with fast.off():
-            assert generate(Masked(CONFIG), params, [[1, 2]], key, 12, sampling).tolist() == drawn.tolist()
+        assert generate(Masked(CONFIG), params, [[1, 2]], key, 12, sampling).tolist() == drawn.tolist()
         assert (drawn > 0).all()
         with pytest.raises(NonFiniteError, match="the model computes non-finite logits"):
             generate(GPT(CONFIG), poisoned(params, "norm_final/scale", np.inf, 0), [[1, 2]], key, 12, sampling)
