@@ -4,10 +4,10 @@
 at the type, so the model needs no case for it: `jaxllm.layers.linear` and `jaxllm.embeddings.token_logits` compute with
 either.
 
-Generation is as fast as the weights come from memory. A row of int8 has one scale, the input is rounded to int8 as
-well, and the product is one of integers, which XLA on a CPU computes at the speed of the memory (Dettmers et al. 2022,
-section 2, without its outliers). Maps of one input share one matrix: fewer, larger products. The NumPy twins are in
-`jaxllm.reference.fast.quantised_weights`.
+Reading the weights from memory limits the speed of generation. A row of int8 has one scale, the input is rounded to
+int8 as well, and the product is one of integers, which XLA on a CPU computes at the speed of the memory (Dettmers et
+al. 2022, section 2, without its outliers). Maps of one input share one matrix: fewer, larger products. The NumPy twins
+are in `jaxllm.reference.fast.quantised_weights`.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ class PackedKernel:
 @partial(jax.tree_util.register_dataclass, data_fields=["kernel", "vectors"], meta_fields=[])
 @dataclass(frozen=True)
 class PackedTable:
-    """A table [V, D] of which `x @ table.T` reads the packed kernel, and a lookup of tokens the `vectors`, an array."""
+    """A table [V, D]: `x @ table.T` reads the packed kernel, a lookup of tokens reads the array `vectors`."""
 
     kernel: PackedKernel  # [D, V]
     vectors: Array | None = None  # [V, D]; None where no token is looked up
@@ -104,7 +104,7 @@ Table = Array | PackedTable
 class JoinedMaps(dict):
     """A module's parameters in which maps of one input have kernels that are row ranges of one matrix.
 
-    As a pytree it holds that matrix once. So a jitted function sees the same array in each of these kernels, and XLA,
+    As a pytree it holds that matrix once. A jitted function then sees the same array in each of these kernels, and XLA,
     which computes equal expressions once, computes one product for all of them.
     """
 
@@ -132,9 +132,9 @@ def _without(part: dict, name: str) -> dict:
 def cast_kernels(params: Any, dtype: Any) -> Any:
     """The parameters with packed kernels in the dtype of the computation; arrays and int8 kernels stay as they are.
 
-    `x @ kernel` casts too, but a loop around the model needs this in its body: XLA on a CPU moves a cast that does not
-    change out of the loop before it looks for equal expressions, and then no longer sees that maps of one input share a
-    matrix.
+    `x @ kernel` casts too, but a loop around the model needs this call in its body: XLA on a CPU moves a cast of
+    constants out of the loop before it looks for equal expressions, and then no longer sees that maps of one input
+    share a matrix.
     """
 
     def is_kernel(leaf: Any) -> bool:
@@ -158,9 +158,9 @@ def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: t
 
 
 def quantise_rows(x: Array) -> tuple[Array, Array]:
-    """Each row as integers of -127 to 127 times a scale: [..., D] -> int8 [..., D], scales [..., 1]; 0 is exact.
+    """Each row as integers from -127 to 127 times a scale: [..., D] -> int8 [..., D], scales [..., 1]; 0 is exact.
 
-    In bfloat16 the scale is rounded so far that -128 may occur.
+    In bfloat16 the rounding of the scale may give -128.
     """
     scale = jnp.abs(x).max(-1, keepdims=True) / 127
     return jnp.round(x / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
@@ -179,11 +179,11 @@ def quantised_product(x: Array, weights: Array, scale: Array) -> Array:
 
 
 def pack(params: Any, weights: str = "float32") -> Any:
-    """A GPT's parameters for generating: kernels packed, those of one input joined; norms, biases and tables as before.
+    """A GPT's parameters for generating: kernels packed, those of one input joined; norms, biases and tables unchanged.
 
-    `weights` is what the kernels and the head become: float32, bfloat16 or int8. A tied table is packed beside its
-    vectors, except in float32. Such parameters are for `jaxllm.generate` and `GPT.apply`; they have no gradient. Raises
-    InputError for other `weights`.
+    `weights` is the dtype of packed kernels and of the head: float32, bfloat16 or int8. A tied table keeps its vectors
+    beside the packed kernel, and is left as it is in float32. Such parameters are for `jaxllm.generate` and
+    `GPT.apply`; they have no gradient. Raises InputError for other `weights`.
     """
     if weights not in WEIGHTS:
         raise InputError(f"weights is {weights!r}; choose one of {', '.join(WEIGHTS)}.")
