@@ -98,7 +98,7 @@ class Generation(NamedTuple):
         return np.asarray(self.state.text)[:, end - int(self.state.drawn) : end]
 
 
-def stream(generation: Generation, max_new_tokens: int, at_a_time: int = 1) -> Iterator[Int[np.ndarray, "B N"]]:
+def stream(generation: Generation, max_new_tokens: int) -> Iterator[Int[np.ndarray, "B N"]]:
     """Yield the tokens of a generation as they are drawn, until all rows are done or have `max_new_tokens`."""
     given = 0
     while True:
@@ -107,7 +107,7 @@ def stream(generation: Generation, max_new_tokens: int, at_a_time: int = 1) -> I
         yield new
         if given >= max_new_tokens or bool(generation.state.done.all()):
             return
-        generation = generation.advance(min(at_a_time, max_new_tokens - given))
+        generation = generation.advance(1)
 
 
 def start_generation(

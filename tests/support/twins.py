@@ -1,4 +1,4 @@
-"""Which functions have a NumPy twin or a fast form, and arguments to try them on: one table for all tests."""
+"""Which functions have a NumPy twin or a fast form, and arguments for them: one table for all tests."""
 
 import importlib
 import importlib.util
@@ -40,7 +40,7 @@ WITHOUT_TWIN = {
 
 
 def functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    """The public functions a module defines itself."""
+    """The public functions that a module itself defines."""
     return {
         name: f
         for name, f in vars(module).items()
@@ -143,12 +143,12 @@ def reading(**changes: Any) -> GPTConfig:
 
 
 def read_by(head: str, **shape: tuple[int, ...]) -> Any:
-    """The parameters that make logits of the stream, 4 wide."""
+    """The parameters that turn a residual stream of width 4 into logits."""
     shapes = {"norm_final": {"scale": (4,), "bias": (4,)}, head: shape}
     return lambda rng: {name: {leaf: rng.normal(size=s) for leaf, s in of.items()} for name, of in shapes.items()}
 
 
-# name -> argument lists; a callable is drawn from the generator, anything else is passed as it is (and static).
+# name -> argument lists; a callable draws from the generator, any other value is passed unchanged (and static).
 CASES: dict[str, list[list[Any]]] = {
     "layers.linear": [[normal(3, 4, 5), normal(5, 6)], [normal(1, 5), normal(5, 1), normal(1)], [normal(5), normal(5, 2)]],
     "layers.layer_norm": [[normal(3, 4, 5), normal(5)], [normal(2, 5), normal(5), normal(5)], [normal(2, 5), normal(5), None, 0.1]],

@@ -1,4 +1,4 @@
-"""The model, its loss, and how text is drawn from it."""
+"""Mutations of the model, its loss, and generation."""
 
 from slips.mutation import Mutation, module, twin
 

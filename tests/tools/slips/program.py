@@ -1,4 +1,4 @@
-"""The commands, and the programs that time, draw and print."""
+"""Mutations of the commands, and of the code that times, plots and prints."""
 
 from slips.mutation import Mutation
 
