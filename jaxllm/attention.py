@@ -38,7 +38,7 @@ def visible(
     """Whether position t may attend to position s, elementwise.
 
     True where s <= t. With a `window`, only the last `window` positions are visible, t included: s > t - window
-    (Beltagy et al. 2020; Mistral 7B). With documents, only positions of the same document are. Every mask is made here.
+    (Beltagy et al. 2020; Mistral 7B). With documents, other documents are not visible. Every mask is made here.
     """
     seen = s <= t
     if window is not None:

@@ -38,27 +38,30 @@ class PackedKernel:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(D, F)."""
         n, width = self.weights.shape
         start, end = (0, n) if self.rows is None else self.rows
         return (width, end - start)
 
     @property
     def dtype(self) -> Any:
+        """The dtype of float weights; that of the scale with int8."""
         return self.weights.dtype if self.scale is None else self.scale.dtype
 
     @property
     def T(self) -> "PackedTable":  # noqa: N802 (as of an array)
+        """The kernel as a table [F, D], in which no token is looked up."""
         return PackedTable(self)
 
     def astype(self, dtype: Any) -> "PackedKernel":
-        """With float weights in another dtype; int8 stays, because the product is in the dtype of x anyway."""
+        """The kernel with float weights in another dtype. int8 stays, because its product is in the dtype of x."""
         return self if self.scale is not None else replace(self, weights=self.weights.astype(dtype))
 
     def __rmatmul__(self, x: Array) -> Array:
         rows = slice(None) if self.rows is None else slice(*self.rows)
         if self.scale is not None:
             return quantised_product(x, self.weights, self.scale)[..., rows]
-        if x.dtype.itemsize < 4 and jax.default_backend() == "cpu":  # see `cast_kernels`; this cast is XLA's own
+        if x.dtype.itemsize < 4 and jax.default_backend() == "cpu":  # XLA itself casts these, see `cast_kernels`
             return jnp.einsum("...d,fd->...f", x, self.weights[rows])
         return jnp.einsum("...d,fd->...f", x, self.weights)[..., rows]
 
@@ -73,22 +76,27 @@ class PackedTable:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(V, D)."""
         return self.kernel.shape[::-1]
 
     @property
     def dtype(self) -> Any:
+        """The dtype of the vectors; that of the kernel without vectors."""
         return (self.kernel if self.vectors is None else self.vectors).dtype
 
     @property
     def T(self) -> PackedKernel:  # noqa: N802 (as of an array)
+        """The packed kernel [D, V]."""
         return self.kernel
 
     @property
     def at(self) -> Any:
+        """`vectors.at`, through which tokens are looked up."""
         assert self.vectors is not None
         return self.vectors.at
 
     def astype(self, dtype: Any) -> "PackedTable":
+        """The table with vectors and float weights in another dtype."""
         vectors = None if self.vectors is None else self.vectors.astype(dtype)
         return PackedTable(self.kernel.astype(dtype), vectors)
 
@@ -109,6 +117,7 @@ class JoinedMaps(dict):
     """
 
     def tree_flatten(self) -> tuple[tuple[PackedKernel, dict], tuple]:
+        """The whole matrix and all other parameters; static are the rows of each kernel."""
         kernels = {name: part["kernel"] for name, part in sorted(self.items()) if _is_row_range(part.get("kernel"))}
         whole = replace(next(iter(kernels.values())), rows=None)
         rest = {name: _without(part, "kernel") if name in kernels else part for name, part in self.items()}
@@ -116,6 +125,7 @@ class JoinedMaps(dict):
 
     @classmethod
     def tree_unflatten(cls, rows: tuple, children: tuple[PackedKernel, dict]) -> "JoinedMaps":
+        """The inverse of `tree_flatten`."""
         whole, rest = children
         kernels = {name: PackedKernel(whole.weights, whole.scale, where) for name, where in rows}
         return cls(rest | {name: rest[name] | {"kernel": kernel} for name, kernel in kernels.items()})
