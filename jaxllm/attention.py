@@ -8,7 +8,7 @@
     MultiHeadAttention             several heads side by side, mixed by an output map
 
 Attention over another sequence (cross-attention) is the same function with k and v from there.
-The functions know nothing of batches and heads: leading axes `...` carry them.
+Leading axes `...` carry batches and heads.
 The NumPy twins are in `jaxllm.reference.attention`.
 """
 
@@ -37,8 +37,8 @@ def visible(
 ) -> Bool[Array, "..."]:  # fmt: skip
     """Whether position t may attend to position s, elementwise.
 
-    True where s <= t. With a `window` only the last so many positions are visible, t itself among them: t - window < s
-    (Beltagy et al. 2020; Mistral 7B). With documents only those of the same document. Every mask is made here.
+    True where s <= t. With a `window`, only the last `window` positions are visible, t included: s > t - window
+    (Beltagy et al. 2020; Mistral 7B). With documents, other documents are not visible. Every mask is made here.
     """
     seen = s <= t
     if window is not None:
@@ -55,12 +55,12 @@ def causal_mask(length: int, window: int | None = None) -> Bool[Array, "{length}
 
 
 def document_numbers(tokens: Int[Array, "*batch T"], separator: int) -> Int[Array, "*batch T"]:
-    """The number of the document within its row that each token belongs to, if one begins at each separator."""
+    """The number of each token's document within its row; a document begins at each separator."""
     return jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)
 
 
 def document_mask(documents: Int[Array, "*batch T"], window: int | None = None) -> Bool[Array, "*batch T T"]:
-    """The causal mask within documents (`visible`)."""
+    """The causal mask of each row: entry [t, s] is True where `visible`, which needs the same document."""
     t = jax.lax.broadcasted_iota(jnp.int32, documents.shape, documents.ndim - 1)
     return visible(t[..., :, None], t[..., None, :], documents[..., :, None], documents[..., None, :], window)
 
@@ -70,8 +70,7 @@ def attention_weights(
 ) -> Float[Array, "... T S"]:
     """softmax(q k^T / sqrt(K)) where the mask is True, 0 elsewhere, in at least float32.
 
-    The mask is broadcast to [..., T, S]. A row of it without any True gives 1/S everywhere. Vaswani et al. 2017,
-    equation 1.
+    The mask is broadcast to [..., T, S]. A row without any True gives 1/S everywhere. Vaswani et al. 2017, equation 1.
     Raises ValueError where shapes or the dtype of the mask do not fit.
     """
     if q.shape[-1] != k.shape[-1]:
@@ -91,8 +90,8 @@ def scaled_dot_product_attention(
 ) -> Float[Array, "... T V"]:  # fmt: skip
     """softmax(q k^T / sqrt(K)) v in the dtype of v. Vaswani et al. 2017, equation 1.
 
-    The mask is that of `attention_weights`, `keep` a dropout mask for the weights. Raises ValueError where shapes do
-    not fit.
+    The mask is that of `attention_weights`; `keep` is a dropout mask for the weights. Raises ValueError where shapes
+    do not fit.
     """
     if k.shape[-2] != v.shape[-2]:
         raise ValueError(f"k {k.shape} and v {v.shape} must have the same number of positions.")
@@ -115,7 +114,7 @@ def _mask(q: Array, documents: Array | None, window: int | None) -> Array:
 
 
 def split_heads(x: Float[Array, "*batch T F"], n_heads: int) -> Float[Array, "*batch {n_heads} T K"]:
-    """Head h has the features h K to (h + 1) K."""
+    """Features as heads: head h has the K features from h K on."""
     return jnp.swapaxes(x.reshape(*x.shape[:-1], n_heads, -1), -2, -3)
 
 
@@ -134,7 +133,7 @@ def repeat_heads(x: Float[Array, "*batch G T K"], n_heads: int) -> Float[Array, 
 
 
 class SelfAttention(nn.Module):
-    """Scaled dot-product attention with learned q, k, v maps.
+    """Scaled dot-product attention with learned q, k, v maps; the mask is that of `attention_weights`.
 
     A `context` makes it cross-attention: keys and values come from there.
     """
@@ -157,7 +156,7 @@ class SelfAttention(nn.Module):
 class CausalAttention(SelfAttention):
     """SelfAttention that never looks ahead."""
 
-    def __call__(  # type: ignore[override]  # a causal mask has no meaning elsewhere
+    def __call__(  # type: ignore[override]  # a causal mask does not apply to another sequence
         self, x: Float[Array, "*batch T D"]
     ) -> Float[Array, "*batch T {self.features}"]:
         return super().__call__(x, mask=causal_mask(x.shape[-2]))
@@ -167,10 +166,10 @@ class MultiHeadAttention(nn.Module):
     """`n_heads` attentions side by side, then an output map.
 
     Causal by default; `causal=False` with a `context` is cross-attention. `features` None: D; `head_dim` None:
-    features / n_heads. With `documents`, where it is causal, no token attends to another document; with a `window` only
-    the last so many tokens are attended to. `rotary` rotates queries and keys by their positions, `qk_norm` normalises
-    each of their heads before that. The weights [..., H, T, S] are sown as an intermediate, computed only on request.
-    Raises ValueError for features and heads that do not divide evenly.
+    features / n_heads. Causal attention stays within each document of `documents` and within the last `window` tokens.
+    `rotary` rotates queries and keys by their positions; `qk_norm` normalises each of their heads before that. The
+    weights [..., H, T, S] are sown as an intermediate, and computed only on request. Raises ValueError for features and
+    heads that do not divide evenly.
     """
 
     n_heads: int
@@ -184,7 +183,7 @@ class MultiHeadAttention(nn.Module):
     window: int | None = None
     rotary: Rotary | None = None
     qk_norm: bool = False
-    epsilon: float = EPSILON  # of that norm
+    epsilon: float = EPSILON  # of the norm of queries and keys
 
     @nn.compact
     def __call__(
@@ -201,7 +200,7 @@ class MultiHeadAttention(nn.Module):
         self, x: Float[Array, "*batch T D"], context: Float[Array, "*batch S C"],
         positions: Int[Array, "*batch T"] | None = None,
     ) -> tuple[Float[Array, "*batch H T K"], Float[Array, "*batch G S K"], Float[Array, "*batch G S K"]]:  # fmt: skip
-        """Queries, keys and values; the positions are 0 to T - 1 if not given."""
+        """Queries, keys and values by head; the positions are 0 to T - 1 if not given."""
         groups = self.n_kv_heads or self.n_heads
         width = _head_width(self.features or x.shape[-1], self.n_heads, groups, self.head_dim)
         heads = {"query": self.n_heads, "key": groups, "value": groups}
@@ -219,7 +218,7 @@ class MultiHeadAttention(nn.Module):
         self, q: Float[Array, "*batch H T K"], k: Float[Array, "*batch H S K"], v: Float[Array, "*batch H S K"],
         documents: Int[Array, "*batch T"] | None,
     ) -> Float[Array, "*batch H T K"]:  # fmt: skip
-        """The attention of each head."""
+        """The attention of each head; sows its weights where intermediates are requested."""
         documents = None if documents is None else documents[..., None, :]  # the same for all heads
         mask = _mask(q, documents, self.window) if self.causal else None
         if self.is_mutable_collection("intermediates"):
@@ -231,6 +230,7 @@ class MultiHeadAttention(nn.Module):
 
 
 def _head_width(features: int, n_heads: int, n_kv_heads: int, head_dim: int | None) -> int:
+    """K, the width of a head. Raises ValueError for sizes that do not divide evenly."""
     if (head_dim is None and features % n_heads) or n_heads % n_kv_heads:
         raise ValueError(f"{features} features, {n_heads} heads and {n_kv_heads} key heads do not divide evenly.")
     return head_dim or features // n_heads

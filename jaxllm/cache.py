@@ -1,9 +1,9 @@
-"""The key/value cache: what attention keeps of the tokens that were read, so that each further token is read alone.
+"""The key/value cache: keys and values of the tokens that were read, so that each further token is read alone.
 
-An explicit pytree of fixed shapes, an argument and a result. The rows of a batch are aligned at their ends: a shorter
-prompt begins with padding, so that all rows write to the same slot, one small copy a layer. Padding is a document of
-its own, number 0, which no token attends to. Slots are never shifted (XLA on a CPU up to jaxlib 0.12.0.1 computes an
-update of a cache by itself wrong, openxla/xla#49176).
+It is an explicit pytree of fixed shapes, an argument and a result. The rows of a batch are aligned at their ends: a
+shorter prompt begins with padding, so that all rows write to the same slot, one small copy a layer. Padding is a
+document of its own, number 0, which no token attends to. Slots are never shifted, because XLA on a CPU up to jaxlib
+0.12.0.1 computes an update of a cache by itself wrong (openxla/xla#49176).
 """
 
 from typing import NamedTuple
@@ -25,12 +25,12 @@ class LayerCache(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the tokens that are being read stand."""
+    """Slots, positions and documents of the T tokens that are read."""
 
     slot: Int[Array, ""]  # of the first of them
     positions: Int[Array, "B T"]  # in their rows
     documents: Int[Array, "B T"]
-    all_documents: Int[Array, "B S"]  # of every slot up to these tokens
+    all_documents: Int[Array, "B S"]  # of all slots, these tokens included
 
     def mask(self, window: int | None) -> Bool[Array, "B T S"]:
         """Which slots each of the tokens may attend to (`jaxllm.attention.visible`)."""
@@ -53,7 +53,7 @@ class Cache(NamedTuple):
     def empty(
         cls, config: GPTConfig, start: Int[Array, "B"], capacity: int, dtype: jnp.dtype | str = "float32"
     ) -> "Cache":
-        """For rows whose prompts will begin at slots `start`."""
+        """A cache of `capacity` slots for rows whose prompts will begin at slots `start`."""
         n_rows, groups, width = start.shape[0], config.kv_heads, config.head_dim
         layers = tuple(
             LayerCache(
@@ -70,7 +70,7 @@ class Cache(NamedTuple):
         return self.documents.shape[-1]
 
     def place(self, tokens: Int[Array, "B T"], separator: int | None) -> Place:
-        """The place of the tokens that are read next; a document begins with each row and each separator."""
+        """The place of the tokens that are read next; each row and each separator begins a document."""
         slots = self.length + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         positions = slots - self.start[:, None]
         begins = positions == 0
@@ -89,7 +89,7 @@ class Cache(NamedTuple):
 def extend(
     cache: LayerCache, keys: Float[Array, "B G T K"], values: Float[Array, "B G T K"], place: Place
 ) -> LayerCache:
-    """The cache with keys and values at the place."""
+    """The cache with keys and values written at the place."""
     update = jax.lax.dynamic_update_slice_in_dim
     new_keys = jnp.swapaxes(keys, -1, -2).astype(cache.keys.dtype)
     new_values = values.astype(cache.values.dtype)

@@ -12,7 +12,7 @@ WEIGHTS = ("float32", "bfloat16", "int8")  # dtypes in which a model's maps can 
 
 
 class Rotary(NamedTuple):
-    """How queries and keys are rotated by their position (`jaxllm.rotary`)."""
+    """How queries and keys are rotated by their position: the arguments of `jaxllm.rotary`."""
 
     base: float = 10000.0
     interleaved: bool = False
@@ -26,7 +26,7 @@ class Rotary(NamedTuple):
 class GPTConfig:
     """The architecture of a GPT. Frozen and hashable, so it can be a static argument of `jax.jit`.
 
-    The defaults are GPT-2 124M (Radford et al. 2019). The bounds are above the sizes of every model that was trained.
+    The defaults are GPT-2 124M (Radford et al. 2019). The bounds exceed the sizes of all trained models.
     One set of options describes all families: Llama is rotary, rms_norm, swiglu, n_kv_heads and use_bias = false.
     Raises InputError for a value out of range or for sizes that do not fit together.
     """
@@ -45,7 +45,7 @@ class GPTConfig:
     rope_low_frequency: PositiveFloat = 1.0  # turns in the original context below which pairs are slowed fully
     rope_high_frequency: PositiveFloat = 4.0  # turns above which pairs are not slowed
     rope_original_context: Annotated[int, Meta(ge=1, le=2**24)] = 8192  # the original context
-    sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # how many tokens one attends to, with itself
+    sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # tokens that one attends to, itself included
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"  # of the input of attention, MLP and head
     norm_epsilon: PositiveFloat = 1e-5  # added to the variance or mean square
     qk_norm: bool = False  # an RMSNorm of each head's queries and keys before they are rotated (Qwen 3)

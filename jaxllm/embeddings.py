@@ -78,6 +78,8 @@ class PositionEmbedding(nn.Module):
         if self.kind == "learned":
             table = self.param("table", normal(INIT_STD), (self.context_length, d_model))
             vectors = learned_positions(table, length) if positions is None else token_embedding(table, positions)
+        elif positions is None:
+            vectors = sinusoidal_positions(length, d_model)
         else:
-            vectors = sinusoidal_embedding(jnp.arange(length) if positions is None else positions, d_model)
+            vectors = sinusoidal_embedding(positions, d_model)
         return x + vectors.astype(x.dtype)

@@ -1,8 +1,8 @@
 """Sampling text from a model, one token after another.
 
-A row's tokens do not depend on the rows beside it: each row draws with a key of its own. Where a row has filled the
-model's context, its older half is dropped, so the model always sees between the last half and the last whole context.
-Where texts begin with a certain token, it stays the first that the model sees.
+A row's tokens do not depend on the other rows: each row draws with a key of its own. When a row has filled the model's
+context, its older half is dropped; from then on the model sees between half a context and a whole one. A begin token
+stays the first token that the model sees.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ from jaxllm.utils.errors import NonFiniteError
 class Sampling:
     """How the next token is drawn from logits; None leaves a rule out, temperature 0 takes the most likely token.
 
-    In this order: repetition penalty, temperature, top-k, top-p, min-p, as in transformers. A pytree: k, which rules
-    are left out and whether the temperature is 0 are constants of a compiled program, the other numbers its arguments.
+    The order is that of transformers: repetition penalty, temperature, top-k, top-p, min-p. As a pytree it has static
+    parts (k, which rules are left out, whether the temperature is 0); the other numbers are its leaves.
     """
 
     temperature: float = 1.0
@@ -38,11 +38,11 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is taken. A temperature that is an array is never 0 to the program."""
+        """Whether the most likely token is taken. A temperature that is an array counts as not 0."""
         return isinstance(self.temperature, int | float) and self.temperature == 0
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[bool, int | None]]:
-        """The arguments and the constants of a program."""
+        """The leaves and the static parts."""
         temperature = None if self.greedy else self.temperature
         return (temperature, self.top_p, self.min_p, self.repetition_penalty), (self.greedy, self.top_k)
 
@@ -60,12 +60,12 @@ PLAIN = Sampling()
 def draw(
     logits: Float[Array, "B V"], keys: Key[Array, "B"], sampling: Sampling, seen: Bool[Array, "B V"] | None = None
 ) -> Int[Array, "B"]:
-    """One token per row; `seen` marks tokens of the text, which the repetition penalty makes less likely."""
+    """One token per row; `seen` marks the tokens of the text, which the repetition penalty makes less likely."""
     if sampling.repetition_penalty is not None and seen is not None:
         logits = repetition_penalty(logits, seen, sampling.repetition_penalty)
     if sampling.greedy:
         return largest(logits)
-    least_temperature = jnp.finfo(logits.dtype).tiny  # what is less is 0 to the processor
+    least_temperature = jnp.finfo(logits.dtype).tiny  # processors flush smaller numbers to 0
     logits = logits - logits.max(-1, keepdims=True)  # no overflow where the temperature is tiny
     logits = scale_temperature(logits, jnp.maximum(sampling.temperature, least_temperature))
     logits = logits if sampling.top_k is None else top_k(logits, sampling.top_k)
@@ -92,15 +92,15 @@ def generate(
     model: GPT, params: Any, prompts: Any, key: Key[Array, ""], max_new_tokens: int, sampling: Sampling = PLAIN,
     vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
 ) -> Int[np.ndarray, "B N"]:  # fmt: skip
-    """Continue prompts, an array [B, P] or a list of lists of ids, by at most `max_new_tokens`; returns what was drawn.
+    """Continue prompts, an array [B, P] or a list of lists of ids; returns the at most `max_new_tokens` drawn tokens.
 
-    Ends early where every row has drawn a stop token, which is repeated to the end of its row. Ids from `vocab_size`
-    on, with which a model's vocabulary may be padded, are never drawn. The same key gives the same tokens, for a row
-    the same whatever other rows there are. Of a prompt longer than the context the end is read. A `begin_token`, with
-    which the prompts begin, stays the first token that the model sees, in place of the oldest one in sight.
+    Generation ends early when every row has drawn a stop token, which is repeated to the end of its row. Ids from
+    `vocab_size` on, with which a model's vocabulary may be padded, are never drawn. The same key gives the same tokens,
+    and a row's tokens do not depend on the other rows. Only the end of a prompt longer than the context is read. A
+    `begin_token`, with which the prompts begin, stays the first token that the model sees, in place of the oldest one.
 
-    Raises ValueError for an empty prompt and for no token at all to be drawn, and NonFiniteError where a token would be
-    drawn from logits that hold NaN or infinity; -inf is a token left out.
+    Raises ValueError for an empty prompt and for `max_new_tokens` below 1, and NonFiniteError where a token would be
+    drawn from logits that hold NaN or infinity; -inf excludes a token.
     """
     context, ids = model.config.context_length, jnp.arange(model.config.vocab_size)
     texts = cut_prompts(prompts, context, max_new_tokens, begin_token)
@@ -125,7 +125,7 @@ def generate(
 
 
 def cut_prompts(prompts: Any, context: int, max_new_tokens: int, begin_token: int | None) -> list[np.ndarray]:
-    """What the context holds of each prompt: all, or its end behind the begin token. Raises as `generate` does."""
+    """The part of each prompt that fits into the context: all, or its end. Raises ValueError as `generate` does."""
     rows = [np.asarray(row, np.int32) for row in prompts]
     if min(len(row) for row in rows) < 1:
         raise ValueError("a prompt holds no token; give each at least one.")
@@ -134,19 +134,18 @@ def cut_prompts(prompts: Any, context: int, max_new_tokens: int, begin_token: in
     return [_in_sight(row, max(0, len(row) - context), begin_token) for row in rows]
 
 
-def _last_logits(model: GPT, params: Any, text: np.ndarray) -> Array:
-    """The logits [1, V] of what follows a text [N]."""
-    logits = cast(Array, model.apply({"params": params}, text[None]))
-    return logits[:, -1]
+def _last_logits(model: GPT, params: Any, text: np.ndarray) -> Float[Array, "1 V"]:
+    """The logits of the token that follows a text [N]."""
+    return cast(Array, model.apply({"params": params}, text[None]))[:, -1]
 
 
 def _in_sight(text: np.ndarray, start: int, begin_token: int | None) -> np.ndarray:
-    """The text [N] from `start` on, of which the first token is the begin token."""
+    """The text [N] from `start` on; if that cuts it, the begin token replaces the first token that is left."""
     if start == 0 or begin_token is None:
         return text[start:]
     return np.concatenate([np.array([begin_token], np.int32), text[start + 1 :]])
 
 
 def non_finite_logits() -> NonFiniteError:
-    """The error of logits from which nothing can be drawn."""
+    """The error for logits from which nothing can be drawn."""
     return NonFiniteError("the model computes non-finite logits; look for NaN in its parameters.")

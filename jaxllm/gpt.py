@@ -1,9 +1,8 @@
 """The GPT: embeddings, pre-norm blocks of attention and MLP, a final norm, a head.
 
 By default GPT-2 (Radford et al. 2019; shapes and initialisation as in the released weights); the options of GPTConfig
-make it a Llama, Mistral, Qwen 3 or Gemma. The NumPy twin is `jaxllm.reference.gpt`. Modules return arrays only; what
-they computed on the way is captured from outside (`apply_with_intermediates`), so that looking inside costs a training
-step nothing.
+make it a Llama, Mistral, Qwen 3 or Gemma. The NumPy twin is `jaxllm.reference.gpt`. Modules return arrays only; their
+intermediates are captured from outside (`apply_with_intermediates`), so that a training step does not pay for them.
 """
 
 from dataclasses import replace
@@ -58,7 +57,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """The output head that shares nothing: logits in at least float32. Parameter: kernel [D, V]."""
+    """An untied output head: logits in at least float32. Parameter: kernel [D, V]."""
 
     vocab_size: int
 
@@ -71,28 +70,28 @@ class Head(nn.Module):
 class GPT(nn.Module):
     """tokens -> logits, float32 (float64 where the parameters are).
 
-    With `config.separator` a document begins at each such token, and no token attends to another document. Positions
-    are counted through, as in the training of Llama 3 (Grattafiori et al. 2024, section 3.2).
+    With `config.separator`, a document begins at each such token, and no token attends to another document. Positions
+    continue from one document to the next, as in the training of Llama 3 (Grattafiori et al. 2024, section 3.2).
 
-    `init(key, tokens)["params"]` is a plain nested dict; `apply({"params": params}, tokens)` is a pure
-    function. `dtype` is that of the computation, None for the parameters' own; the parameters stay as they are,
-    and so does the sum of gradients into the token table. Dropout is active where a key is given:
+    `init(key, tokens)["params"]` is a plain nested dict; `apply({"params": params}, tokens)` is a pure function.
+    `dtype` is the dtype of the computation, None for that of the parameters. The parameters keep their dtype, and
+    gradients into the token table are summed in it. Dropout is active where a key is given:
     `apply({"params": params}, tokens, rngs={"dropout": key})`.
 
-    `block` is the class of the blocks. `nn.remat(Block)` computes each block a second time in the backward instead of
-    keeping what it computed. `nn.jit(Block)` makes all blocks from one trace, which starts sooner; it draws other
-    dropout masks and other first parameters, and interceptors cannot tell its blocks apart.
+    `block` is the class of the blocks. `nn.remat(Block)` computes each block again in the backward instead of keeping
+    its intermediates. `nn.jit(Block)` traces all blocks once, which compiles faster; dropout masks and initial
+    parameters are then other ones, and interceptors cannot tell the blocks apart.
 
-    Raises InputError for tokens that are not [B, T] integers or longer than the context. Token values are
-    data on the device and are not checked: one outside the vocabulary makes the logits of its row NaN.
+    Raises InputError for tokens that are not [B, T] integers or longer than the context. Token values are data on the
+    device and are not checked: one outside the vocabulary makes the logits of its row NaN.
     """
 
     config: GPTConfig
     dtype: str | None = None
     block: type[Block] = Block
 
-    # `nowrap` hides all methods but `__call__` from interceptors, which would take their results for logits. A setup
-    # that is not wrapped has to name the parent of its modules.
+    # `nowrap` hides all methods but `__call__` from interceptors, which would mistake their results for logits. A
+    # setup that is not wrapped has to name the parent of its modules.
     @nn.nowrap
     def setup(self) -> None:
         c = self.config
@@ -110,7 +109,7 @@ class GPT(nn.Module):
 
     @nn.nowrap
     def hidden(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """What the head reads."""
+        """The result of the final norm, which the head reads."""
         check_tokens(tokens, self.config.context_length)
         separator = self.config.separator
         documents = None if separator is None else document_numbers(tokens, separator)
@@ -121,7 +120,7 @@ class GPT(nn.Module):
 
     @nn.nowrap
     def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
-        """What the first block reads; the positions are 0 to T - 1 if not given."""
+        """The input of the first block; the positions are 0 to T - 1 if not given."""
         c = self.config
         x = self.token_embedding(tokens)
         x = x * c.d_model**0.5 if c.scale_embeddings else x
@@ -130,7 +129,7 @@ class GPT(nn.Module):
 
     @nn.nowrap
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """The head: the token table, or one of its own."""
+        """The result of the head: of the token table, or of the untied one."""
         return self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
 
 
@@ -145,8 +144,8 @@ def summed_loss(
 ) -> Float[Array, ""]:  # fmt: skip
     """The sum of the token losses, times the weights where given.
 
-    By `head_loss`, which needs far less memory than the logits. With interceptors active it is the loss of the logits
-    that `model.apply` returns, which they may change. `rngs` are those of `apply`.
+    `head_loss` computes it in far less memory than the logits need. With interceptors active it is the loss of the
+    logits that `model.apply` returns, which they may change. `rngs` are those of `apply`.
     """
     if interceptors():
         losses = token_losses(cast(Array, model.apply({"params": params}, tokens, rngs=rngs)), targets)
@@ -189,13 +188,13 @@ def apply_with_intermediates(
 
 
 def _is_named(module: nn.Module, method: str) -> bool:
-    """Every module but dropout and last maps, whose result is their parent's."""
+    """Whether a result gets a name: not that of dropout, nor of a last map, which is its parent's result."""
     return method == "__call__" and not isinstance(module, Dropout) and module.name not in ("output", "down", "head")
 
 
 @lru_cache
 def count_parameters(config: GPTConfig) -> int:
-    """Number of parameters, by `jax.eval_shape` of a model of one block, since all are alike: no memory is spent."""
+    """The number of parameters, by `jax.eval_shape` of a model of one block, because all blocks are alike."""
     model, tokens = GPT(replace(config, n_layers=1)), jax.ShapeDtypeStruct((1, 1), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
     return _size(params) + (config.n_layers - 1) * _size(params["block_0"])

@@ -16,11 +16,11 @@ from jaxllm.fast.quantised_weights import Kernel, parameter
 from jaxllm.precision import at_least_float32
 
 EPSILON = 1e-5  # of the norms, as in GPT-2 (flax's own default is 1e-6)
-INIT_STD = 0.02  # of the normal distribution of every weight matrix and table at first, as in GPT-2
+INIT_STD = 0.02  # of the normal distribution of initial weight matrices and tables, as in GPT-2
 
 
 def residual_std(n_layers: int) -> float:
-    """INIT_STD of a map whose result is added to the residual stream; the sum of 2L of these keeps its scale.
+    """INIT_STD / sqrt(2L), for maps whose results are added to the residual stream: the sum of all 2L keeps its scale.
 
     Radford et al. 2019, section 2.3.
     """
@@ -105,14 +105,14 @@ def softmax(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
 
 
 def dropout(x: Float[Array, "*shape"], keep: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x times a mask of 0 and 1/(1 - rate), see `dropout_mask`: the mask is data, so this has a twin."""
+    """x times a mask of 0 and 1/(1 - rate) from `dropout_mask`."""
     return x * keep.astype(x.dtype)
 
 
 def dropout_mask(key: Key[Array, ""], shape: tuple[int, ...], rate: float) -> Float32[Array, "..."]:
-    """Mask of the shape, 0 with probability `rate` and 1/(1 - rate) elsewhere. Srivastava et al. 2014.
+    """A mask of the shape: 0 with probability `rate`, 1/(1 - rate) elsewhere. Srivastava et al. 2014.
 
-    Each element takes sixteen random bits, half the cost of a uniform float; the rate is rounded to 1/65536.
+    Each element takes 16 random bits, where a uniform float takes 32; the rate is rounded to a multiple of 1/65536.
     """
     threshold = min(round(rate * 65536), 65535)
     kept = jax.random.bits(key, shape, jnp.uint16) >= threshold

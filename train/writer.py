@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from jaxllm.fast.decode import CachedBlock, CachedGPT
+from jaxllm.fast.cached_gpt import CachedBlock, CachedGPT
 from jaxllm.fast.generate import Generation, start_generation, stream
 from jaxllm.fast.quantised_weights import pack
 from jaxllm.generate import Sampling

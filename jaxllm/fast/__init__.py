@@ -1,4 +1,4 @@
-"""What exists only for speed, and the one place that decides whether it is called.
+"""Functions that exist only for speed, and the switch that decides whether they are called.
 
 A textbook function marked with `has_fast_form` has a function of the same name and signature in the file of the same
 name in this package: `jaxllm.layers.linear` and `jaxllm.fast.layers.linear`. Values and gradients are equal up to
@@ -30,7 +30,7 @@ def off() -> AbstractContextManager[None]:
 
 
 def has_fast_form(textbook: Callable[P, R]) -> Callable[P, R]:
-    """A decorator of a function of `jaxllm.NAME` that has a faster form of the same name in `jaxllm.fast.NAME`."""
+    """Decorate a function of `jaxllm.NAME` that has a faster form of the same name in `jaxllm.fast.NAME`."""
     module = f"{__name__}.{textbook.__module__.removeprefix('jaxllm.')}"
 
     @wraps(textbook)

@@ -1,10 +1,10 @@
 """Causal attention in chunks: `jaxllm.attention.causal_dot_product_attention`, faster and in less memory.
 
-The queries are cut into chunks. A chunk looks at the keys up to its own end only, so most of the masked half is never
-computed. Beyond `KEPT` positions the weights [T, T] are not held: the backward computes a chunk's weights again from
-the saved maximum and sum of each row, as FlashAttention does (Dao et al. 2022), so that memory grows with T. Chunks of
-queries alone need no running maximum, and XLA gets large matrix products. On an NVIDIA GPU that can, cuDNN's kernel
-runs instead.
+The queries are cut into chunks. A chunk reads only the keys up to the end of its group, so most of the masked half is
+never computed. Beyond `KEPT` positions the weights [T, T] are not kept: the backward computes a chunk's weights again
+from the saved maximum and sum of each row, as FlashAttention does (Dao et al. 2022), so that memory grows with T.
+Because only queries are cut, no running maximum is needed, and XLA gets large matrix products. On an NVIDIA GPU that
+supports it, cuDNN's kernel runs instead.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def causal_dot_product_attention(
 
 
 def attention_path(q: Array | jax.ShapeDtypeStruct, v: Array | jax.ShapeDtypeStruct) -> str:
-    """ "cuDNN" or "chunked": which of the two computes attention of these shapes [B, H, T, K] and dtypes.
+    """ "cuDNN" or "chunked": the path that attention takes for these shapes [B, H, T, K] and dtypes.
 
     cuDNN takes half precision, heads of at most 128 features in steps of 8, an even length, Ampere or newer.
     """
@@ -94,7 +94,7 @@ def _plan(length: int) -> Plan:
 
 
 class Saved(NamedTuple):
-    """What the backward needs: arguments, result, each row's maximum and sum of exponentials, and these, if kept."""
+    """The inputs of the backward: arguments, result, each row's maximum and sum, and perhaps the exponentials."""
 
     q: Array
     k: Array
@@ -103,7 +103,7 @@ class Saved(NamedTuple):
     out: Array
     peak: Array
     total: Array
-    kept: tuple[Array, ...] = ()  # of each group, [N, rows, keys]
+    kept: tuple[Array, ...] = ()  # each group's exponentials [N, rows, keys], or none
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -172,7 +172,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _group(plan: Plan, group: int, *arrays: Array) -> tuple[Array, ...]:
-    """The rows of a group, of each array [..., T, F]."""
+    """The rows of a group from each array [..., T, F]."""
     return tuple(x[..., group * plan.rows : (group + 1) * plan.rows, :] for x in arrays)
 
 
@@ -192,7 +192,7 @@ def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, rows: tupl
 
 
 def _scores(q: Array, keys: Array, start: Array, window: int | None, *documents: Array) -> Array:
-    """q k^T / sqrt(K) of rows from number `start` on, at least float32; the least number there is where not `visible`.
+    """q k^T / sqrt(K) of rows from number `start` on, in at least float32; the lowest finite number if not `visible`.
 
     q [N, t, K], keys [N, s, K]; documents, if given: the rows' [N, t, 1] and the keys' [N, s, 1].
     """
@@ -204,5 +204,5 @@ def _scores(q: Array, keys: Array, start: Array, window: int | None, *documents:
 
 
 def _product(axes: str, a: Array, b: Array) -> Array:
-    """Accumulated in at least float32, from operands in the dtype of b."""
+    """The product of both in the dtype of b, accumulated in at least float32."""
     return jnp.einsum(axes, a.astype(b.dtype), b, preferred_element_type=at_least_float32(b).dtype)

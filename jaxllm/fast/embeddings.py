@@ -1,4 +1,4 @@
-"""A function of `jaxllm.embeddings` with fewer copies."""
+"""`jaxllm.embeddings.token_logits` with fewer copies."""
 
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from jaxllm.precision import at_least_float32
 
 
 def token_logits(table: Float[Table, "V D"], x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-    """`jaxllm.embeddings.token_logits`, whose product takes half precision as it is and accumulates in float32."""
+    """`jaxllm.embeddings.token_logits`; the product reads half precision uncast and accumulates in float32."""
     dtype = at_least_float32(x).dtype
     if isinstance(table, PackedTable):
         return (x @ table.T.astype(x.dtype)).astype(dtype)

@@ -1,8 +1,8 @@
-"""`jaxllm.generate.generate` as one compiled program: it reads the prompts at once, then token by token.
+"""`jaxllm.generate.generate` by two compiled programs: one reads the prompts at once, one loops token by token.
 
-The loop has static shapes; lengths are rounded up to a few sizes, so that another prompt or another number of tokens
-seldom compiles again. Prompts of unequal lengths are aligned at their ends. Where a row has filled the model's context,
-all rows are read into the cache again.
+All shapes are static; lengths are rounded up to a few sizes, so that another prompt or another number of tokens rarely
+compiles again. Prompts of unequal lengths are aligned at their ends. When a row has filled the model's context, all
+rows are read into the cache again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, Key
 from jaxllm.array import Array
 from jaxllm.cache import Cache
 from jaxllm.fast import formula
-from jaxllm.fast.decode import CachedGPT
+from jaxllm.fast.cached_gpt import CachedGPT
 from jaxllm.fast.quantised_weights import cast_kernels
 from jaxllm.generate import PLAIN, Sampling, cut_prompts, draw, draw_keys, non_finite_logits
 from jaxllm.generate import generate as textbook
@@ -49,14 +49,14 @@ def _reads_with_a_cache(model: GPT) -> bool:
 def largest(x: Float[Array, "B V"]) -> Int[Array, "B"]:
     """`jaxllm.generate.largest` in a loop.
 
-    XLA 0.12 on a CPU makes one function for one thread of a loop that holds neither a sort nor a call, however much it
-    reads (its SmallWhileLoopHoistingPass). An argmax is neither; this is a call.
+    XLA 0.12 on a CPU compiles a loop that contains neither a sort nor a call into one single-threaded function,
+    however much the loop reads (SmallWhileLoopHoistingPass). An argmax is neither; `top_k` is a call.
     """
     return jax.lax.top_k(x, 1)[1][:, 0].astype(jnp.int32)
 
 
 class GenerationState(NamedTuple):
-    """Texts as they grow: an explicit pytree of fixed shapes."""
+    """Texts and their cache during generation: an explicit pytree of fixed shapes."""
 
     text: Int[Array, "B N"]  # padding, prompt, tokens drawn, room
     length: Int[Array, ""]  # columns of the text in use; the last one is not in the cache yet
@@ -69,17 +69,17 @@ class GenerationState(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """The shapes of a generation, and what else is a constant of its program."""
+    """The shapes of a generation and the other constants of its program."""
 
     width: int  # columns of the text
-    begin_token: int | None  # what the model sees first, also where it sees only the end of a text
+    begin_token: int | None  # the first token that the model sees, also where it sees only the end of a text
     slides: bool  # whether a row may outgrow the context
     vocab_size: int | None
-    interceptors: tuple[Any, ...]  # active when it is traced: other ones make another program
+    interceptors: tuple[Any, ...]  # active during tracing; other ones make another program
 
 
 class Generation(NamedTuple):
-    """A generation under way: `advance` draws more tokens, `tokens` returns what was drawn."""
+    """A generation in progress: `advance` draws more tokens, `tokens` returns those that were drawn."""
 
     model: GPT
     params: Any
@@ -90,15 +90,15 @@ class Generation(NamedTuple):
     state: GenerationState
 
     def advance(self, n: int) -> "Generation":
-        """With up to n more tokens in each row; the old state is given up."""
+        """The generation with up to n more tokens in each row. The buffers of the old state are donated."""
         plan = self.plan._replace(interceptors=interceptors())
         fixed = (self.model, plan, self.params, self.sampling, self.stop, self.key)
         return self._replace(state=_advance(*fixed, self.state, jnp.asarray(n, jnp.int32)))
 
     def tokens(self) -> Int[np.ndarray, "B N"]:
-        """What was drawn; after a stop token there is only that token again.
+        """The drawn tokens; a stop token is repeated to the end of its row.
 
-        Raises NonFiniteError where a token was drawn from logits that hold NaN or infinity; -inf is a token left out.
+        Raises NonFiniteError where a token was drawn from logits that hold NaN or infinity; -inf excludes a token.
         """
         if not bool(self.state.finite):
             raise non_finite_logits()
@@ -106,8 +106,8 @@ class Generation(NamedTuple):
         return np.asarray(self.state.text)[:, end - int(self.state.drawn) : end]
 
 
-def stream(generation: Generation, max_new_tokens: int, at_a_time: int = 1) -> Iterator[Int[np.ndarray, "B N"]]:
-    """The tokens of a generation as they come, until all rows are done or have that many."""
+def stream(generation: Generation, max_new_tokens: int) -> Iterator[Int[np.ndarray, "B N"]]:
+    """Yield the tokens of a generation as they are drawn, until all rows are done or have `max_new_tokens`."""
     given = 0
     while True:
         new = generation.tokens()[:, given:]
@@ -115,7 +115,7 @@ def stream(generation: Generation, max_new_tokens: int, at_a_time: int = 1) -> I
         yield new
         if given >= max_new_tokens or bool(generation.state.done.all()):
             return
-        generation = generation.advance(min(at_a_time, max_new_tokens - given))
+        generation = generation.advance(1)
 
 
 def start_generation(
@@ -159,13 +159,13 @@ def _start(
 ) -> GenerationState:  # fmt: skip
     n_rows, prompt = text.shape
     context = model.config.context_length
-    # What is read again fills a context's slots, the row half of them, and then the row grows to a context again.
+    # Reading again fills as many slots as the context has. The full row keeps half of them, then grows again.
     capacity = context + max(prompt, context - context // 2) if plan.slides else plan.width
     logits, cache = _read_prompt(model, params, text, start, capacity)
     seen = None
     if sampling.repetition_penalty is not None:
         within = jnp.arange(prompt)[None] >= start[:, None]
-        ids = jnp.where(within, text, model.config.vocab_size)  # padding is nowhere
+        ids = jnp.where(within, text, model.config.vocab_size)  # padding marks no token
         seen = jnp.zeros((n_rows, model.config.vocab_size), bool)
         seen = seen.at[jnp.arange(n_rows)[:, None], ids].set(True, mode="drop")
     text = jnp.pad(text, ((0, 0), (0, plan.width - prompt)))
@@ -226,7 +226,7 @@ def _advance(
 
 
 def _within_context(model: GPT, plan: _Plan, params: Any, state: GenerationState) -> GenerationState:
-    """Where a row has filled the context, the state with that row's older half dropped and all rows read again."""
+    """The state, in which rows that have filled the context lost their older half and all rows were read again."""
     context = model.config.context_length
     column = state.length - 1  # of the token that is to be read next
     full = column - state.start >= context

@@ -1,7 +1,7 @@
-"""A model's first parameters: those of `model.init`, from a program that XLA compiles faster.
+"""A model's initial parameters: those of `model.init`, from a program that XLA compiles faster.
 
-In `model.init` every weight matrix brings its own copy of the random generator, which XLA optimises and compiles one by
-one. Here all matrices of one shape are drawn together.
+In `model.init` every weight matrix has its own copy of the random generator, and XLA compiles each copy. Here all
+matrices of one shape are drawn together.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ Path = tuple[str, ...]
 
 
 def init_params(model: Any, key: Key[Array, ""], tokens: Int[Array, "B T"]) -> Any:
-    """`model.init(key, tokens)["params"]` of a `GPT`, to the bit; to be called under `jax.jit`."""
+    """`model.init(key, tokens)["params"]` of a `GPT`, equal to the bit; call it under `jax.jit`."""
     shapes = flatten_dict(jax.eval_shape(model.init, key, tokens)["params"])
     alike: dict[Any, list[Path]] = {}
     for path, leaf in shapes.items():

@@ -1,7 +1,7 @@
 """Functions of `jaxllm.layers` with a backward written for speed. They have a reverse-mode derivative only.
 
-XLA on a CPU shares what the two directions have in common: it stores it, and splits the forward loop to do so. The
-`optimization_barrier`s prevent that. Each backward starts from the arguments, which are all that is kept.
+XLA on a CPU shares common expressions of forward and backward: it stores them, and splits the forward loop to do so.
+The `optimization_barrier`s prevent that. Only the arguments are kept, and each backward starts from them.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def layer_norm(
     x: Float[Array, "*batch D"], scale: Float[Array, "D"], bias: Float[Array, "D"] | None = None,
     epsilon: float = EPSILON,
 ) -> Float[Array, "*batch D"]:  # fmt: skip
-    """`jaxllm.layers.layer_norm`, of which each direction is one loop over x."""
+    """`jaxllm.layers.layer_norm`; forward and backward are one loop over x each."""
     return _norm(x, scale, bias, epsilon, True)
 
 
@@ -60,7 +60,7 @@ def rms_norm(
     x: Float[Array, "*batch D"], scale: Float[Array, "D"], bias: Float[Array, "D"] | None = None,
     epsilon: float = EPSILON,
 ) -> Float[Array, "*batch D"]:  # fmt: skip
-    """`jaxllm.layers.rms_norm`, of which each direction is one loop over x."""
+    """`jaxllm.layers.rms_norm`; forward and backward are one loop over x each."""
     return _norm(x, scale, bias, epsilon, False)
 
 
@@ -104,7 +104,7 @@ _norm.defvjp(_norm_forward, _norm_backward)
 
 
 def _with_slope(slope: Callable[[Array], Array]) -> Callable[[Callable[[Array], Array]], Callable[[Array], Array]]:
-    """A decorator that gives an elementwise function the derivative `slope`, computed from x in the backward."""
+    """Decorate an elementwise function with the derivative `slope`, computed from x in the backward."""
 
     def decorate(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
         f = jax.custom_vjp(function)

@@ -1,4 +1,4 @@
-"""A function of `jaxllm.loss` that never holds all logits at once. It has a reverse-mode derivative only."""
+"""`jaxllm.loss.head_loss` without holding all logits at once. It has a reverse-mode derivative only."""
 
 from functools import reduce
 
@@ -22,11 +22,11 @@ def head_loss(
     table: Float[Table, "V D"], x: Float[Array, "*batch D"], targets: Int[Array, "*batch"],
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, ""]:  # fmt: skip
-    """`jaxllm.loss.head_loss`, as training runs it.
+    """`jaxllm.loss.head_loss` in chunks.
 
-    Tokens go through the head in chunks of `MOST_LOGITS` logits. Where a gradient is wanted, the gradients of a chunk
-    are computed at once, while its logits are there. The vocabulary is cut into parts of `MOST_IDS`. In half precision
-    the gradient of the logits is rounded to it, as any other gradient is.
+    Tokens go through the head in chunks of `MOST_LOGITS` logits. Under differentiation the forward also computes the
+    gradients of a chunk, while it holds the chunk's logits, with the vocabulary cut into parts of `MOST_IDS`. In half
+    precision the gradient of the logits is rounded to it, as any other gradient is.
     """
     rows = jnp.ones(targets.size, at_least_float32(x).dtype) if weights is None else weights.reshape(-1)
     return _head_loss(table, x.reshape(-1, x.shape[-1]), targets.reshape(-1), rows)

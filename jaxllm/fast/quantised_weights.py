@@ -4,10 +4,10 @@
 at the type, so the model needs no case for it: `jaxllm.layers.linear` and `jaxllm.embeddings.token_logits` compute with
 either.
 
-Generation is as fast as the weights come from memory. A row of int8 has one scale, the input is rounded to int8 as
-well, and the product is one of integers, which XLA on a CPU computes at the speed of the memory (Dettmers et al. 2022,
-section 2, without its outliers). Maps of one input share one matrix: fewer, larger products. The NumPy twins are in
-`jaxllm.reference.fast.quantised_weights`.
+Reading the weights from memory limits the speed of generation. A row of int8 has one scale, the input is rounded to
+int8 as well, and the product is one of integers, which XLA on a CPU computes at the speed of the memory (Dettmers et
+al. 2022, section 2, without its outliers). Maps of one input share one matrix: fewer, larger products. The NumPy twins
+are in `jaxllm.reference.fast.quantised_weights`.
 """
 
 from collections.abc import Callable
@@ -38,27 +38,30 @@ class PackedKernel:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(D, F)."""
         n, width = self.weights.shape
         start, end = (0, n) if self.rows is None else self.rows
         return (width, end - start)
 
     @property
     def dtype(self) -> Any:
+        """The dtype of float weights; that of the scale with int8."""
         return self.weights.dtype if self.scale is None else self.scale.dtype
 
     @property
     def T(self) -> "PackedTable":  # noqa: N802 (as of an array)
+        """The kernel as a table [F, D], in which no token is looked up."""
         return PackedTable(self)
 
     def astype(self, dtype: Any) -> "PackedKernel":
-        """With float weights in another dtype; int8 stays, because the product is in the dtype of x anyway."""
+        """The kernel with float weights in another dtype. int8 stays, because its product is in the dtype of x."""
         return self if self.scale is not None else replace(self, weights=self.weights.astype(dtype))
 
     def __rmatmul__(self, x: Array) -> Array:
         rows = slice(None) if self.rows is None else slice(*self.rows)
         if self.scale is not None:
             return quantised_product(x, self.weights, self.scale)[..., rows]
-        if x.dtype.itemsize < 4 and jax.default_backend() == "cpu":  # see `cast_kernels`; this cast is XLA's own
+        if x.dtype.itemsize < 4 and jax.default_backend() == "cpu":  # XLA itself casts these, see `cast_kernels`
             return jnp.einsum("...d,fd->...f", x, self.weights[rows])
         return jnp.einsum("...d,fd->...f", x, self.weights)[..., rows]
 
@@ -66,29 +69,34 @@ class PackedKernel:
 @partial(jax.tree_util.register_dataclass, data_fields=["kernel", "vectors"], meta_fields=[])
 @dataclass(frozen=True)
 class PackedTable:
-    """A table [V, D] of which `x @ table.T` reads the packed kernel, and a lookup of tokens the `vectors`, an array."""
+    """A table [V, D]: `x @ table.T` reads the packed kernel, a lookup of tokens reads the array `vectors`."""
 
     kernel: PackedKernel  # [D, V]
     vectors: Array | None = None  # [V, D]; None where no token is looked up
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(V, D)."""
         return self.kernel.shape[::-1]
 
     @property
     def dtype(self) -> Any:
+        """The dtype of the vectors; that of the kernel without vectors."""
         return (self.kernel if self.vectors is None else self.vectors).dtype
 
     @property
     def T(self) -> PackedKernel:  # noqa: N802 (as of an array)
+        """The packed kernel [D, V]."""
         return self.kernel
 
     @property
     def at(self) -> Any:
+        """`vectors.at`, through which tokens are looked up."""
         assert self.vectors is not None
         return self.vectors.at
 
     def astype(self, dtype: Any) -> "PackedTable":
+        """The table with vectors and float weights in another dtype."""
         vectors = None if self.vectors is None else self.vectors.astype(dtype)
         return PackedTable(self.kernel.astype(dtype), vectors)
 
@@ -104,11 +112,12 @@ Table = Array | PackedTable
 class JoinedMaps(dict):
     """A module's parameters in which maps of one input have kernels that are row ranges of one matrix.
 
-    As a pytree it holds that matrix once. So a jitted function sees the same array in each of these kernels, and XLA,
+    As a pytree it holds that matrix once. A jitted function then sees the same array in each of these kernels, and XLA,
     which computes equal expressions once, computes one product for all of them.
     """
 
     def tree_flatten(self) -> tuple[tuple[PackedKernel, dict], tuple]:
+        """The whole matrix and all other parameters; static are the rows of each kernel."""
         kernels = {name: part["kernel"] for name, part in sorted(self.items()) if _is_row_range(part.get("kernel"))}
         whole = replace(next(iter(kernels.values())), rows=None)
         rest = {name: _without(part, "kernel") if name in kernels else part for name, part in self.items()}
@@ -116,6 +125,7 @@ class JoinedMaps(dict):
 
     @classmethod
     def tree_unflatten(cls, rows: tuple, children: tuple[PackedKernel, dict]) -> "JoinedMaps":
+        """The inverse of `tree_flatten`."""
         whole, rest = children
         kernels = {name: PackedKernel(whole.weights, whole.scale, where) for name, where in rows}
         return cls(rest | {name: rest[name] | {"kernel": kernel} for name, kernel in kernels.items()})
@@ -132,9 +142,9 @@ def _without(part: dict, name: str) -> dict:
 def cast_kernels(params: Any, dtype: Any) -> Any:
     """The parameters with packed kernels in the dtype of the computation; arrays and int8 kernels stay as they are.
 
-    `x @ kernel` casts too, but a loop around the model needs this in its body: XLA on a CPU moves a cast that does not
-    change out of the loop before it looks for equal expressions, and then no longer sees that maps of one input share a
-    matrix.
+    `x @ kernel` casts too, but a loop around the model needs this call in its body: XLA on a CPU moves a cast of
+    constants out of the loop before it looks for equal expressions, and then no longer sees that maps of one input
+    share a matrix.
     """
 
     def is_kernel(leaf: Any) -> bool:
@@ -158,9 +168,9 @@ def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: t
 
 
 def quantise_rows(x: Array) -> tuple[Array, Array]:
-    """Each row as integers of -127 to 127 times a scale: [..., D] -> int8 [..., D], scales [..., 1]; 0 is exact.
+    """Each row as integers from -127 to 127 times a scale: [..., D] -> int8 [..., D], scales [..., 1]; 0 is exact.
 
-    In bfloat16 the scale is rounded so far that -128 may occur.
+    In bfloat16 the rounding of the scale may give -128.
     """
     scale = jnp.abs(x).max(-1, keepdims=True) / 127
     return jnp.round(x / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
@@ -179,11 +189,11 @@ def quantised_product(x: Array, weights: Array, scale: Array) -> Array:
 
 
 def pack(params: Any, weights: str = "float32") -> Any:
-    """A GPT's parameters for generating: kernels packed, those of one input joined; norms, biases and tables as before.
+    """A GPT's parameters for generating: kernels packed, those of one input joined; norms, biases and tables unchanged.
 
-    `weights` is what the kernels and the head become: float32, bfloat16 or int8. A tied table is packed beside its
-    vectors, except in float32. Such parameters are for `jaxllm.generate` and `GPT.apply`; they have no gradient. Raises
-    InputError for other `weights`.
+    `weights` is the dtype of packed kernels and of the head: float32, bfloat16 or int8. A tied table keeps its vectors
+    beside the packed kernel, and is left as it is in float32. Such parameters are for `jaxllm.generate` and
+    `GPT.apply`; they have no gradient. Raises InputError for other `weights`.
     """
     if weights not in WEIGHTS:
         raise InputError(f"weights is {weights!r}; choose one of {', '.join(WEIGHTS)}.")

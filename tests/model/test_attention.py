@@ -1,4 +1,4 @@
-"""The attention ladder: each rung reduces to the one below; the book's five modules to six digits."""
+"""The attention ladder: each rung reduces to the one below, and the book's five modules agree to six digits."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ INPUTS = jnp.asarray(GOLDEN["inputs"])  # "Your journey starts with one step"
 
 
 def kernels(golden: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of ours from the book's names."""
+    """Our parameters from the book's names."""
     names = {"query": "wq", "key": "wk", "value": "wv", "output": "wo"}
     params = {ours: {"kernel": jnp.asarray(golden[theirs])} for ours, theirs in names.items() if theirs in golden}
     if "bo" in golden:

@@ -50,7 +50,7 @@ def test_gpt2_tokens(gpt2: BPETokenizer, shared_text: Read) -> None:
 
 
 def test_cross_entropy() -> None:
-    """Six log-probabilities of targets, as logits of a distribution that is otherwise one other token."""
+    """Six log-probabilities of targets, as logits of two tokens; the other token has the rest of the probability."""
     log_p = np.array([-9.5042, -10.3796, -11.3677, -11.4798, -9.7764, -12.2561])
     logits = jnp.asarray(np.stack([log_p, np.log1p(-np.exp(log_p))], -1))
     loss = cross_entropy(logits, jnp.zeros(6, int))

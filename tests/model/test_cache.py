@@ -12,7 +12,7 @@ from models import TINY, VARIANTS, random_gpt, random_tokens
 
 from jaxllm import InputError
 from jaxllm.cache import Cache
-from jaxllm.fast.decode import CachedGPT
+from jaxllm.fast.cached_gpt import CachedGPT
 from jaxllm.fast.generate import _advance, start_generation
 from jaxllm.generate import Sampling
 
@@ -35,11 +35,11 @@ STARTS = np.array([0, 2, 3])  # slots of the rows' first tokens
     ids=str,
 )  # fmt: skip
 def test_cached_logits_are_the_uncached_ones(options: dict[str, Any]) -> None:
-    """Three rows aligned at their ends; within 1e-5 of the largest, float32."""
+    """Three rows aligned at their ends, float32; within 1e-5 of the largest logit."""
     config = replace(TINY, **{"n_layers": 1} | options)
     model, params = random_gpt(config)
     tokens = random_tokens(config)
-    tokens[:, 4] = 5  # where a separator is one, in the middle of what is read at once and of what is not
+    tokens[:, 4] = 5  # a separator in some configs: in the middle of what is read at once and of what is not
     tokens[1, 6] = 5
     whole = model.apply({"params": params}, tokens)
     rows = np.stack(
@@ -64,19 +64,19 @@ def test_more_than_the_cache_holds_is_refused() -> None:
 
 
 def _one_thread() -> str:
-    """A program whose loop XLA makes one function of, for one thread."""
+    """A program whose loop XLA compiles into one single-threaded function."""
     loop = jax.jit(lambda x: jax.lax.while_loop(lambda s: s[0] < 9, lambda s: (s[0] + 1, jnp.sin(s[1])), (0, x)))
     return loop.lower(jnp.ones(4)).compile().as_text() or ""
 
 
 def _one_copy() -> str:
-    """A program that does nothing but copy."""
+    """A program that only copies."""
     return jax.jit(lambda x: x).lower(jnp.ones(4)).compile().as_text() or ""
 
 
 @pytest.mark.newest
 def test_the_loop_is_neither_one_thread_nor_copies_its_cache() -> None:
-    """What XLA 0.12 made of it at first: one function for one thread, and two copies of each layer's values a token."""
+    """Without workarounds XLA 0.12 makes one single-threaded function, and two copies of each layer's values a token."""
     config = replace(TINY, n_layers=1, position="rotary")
     model, params = random_gpt(config)
     begun = start_generation(model, params, [[1, 2]], jax.random.key(0), 6, Sampling(0))
@@ -84,7 +84,7 @@ def test_the_loop_is_neither_one_thread_nor_copies_its_cache() -> None:
     program = _advance.lower(*fixed, begun.state, jnp.asarray(2)).compile().as_text()
     for mark, has_it in (("small_call", _one_thread), (" copy(", _one_copy)):
         if mark not in has_it():
-            pytest.skip(f"this XLA has another name for {mark!r}")  # which would pass whatever it made of the loop
+            pytest.skip(f"this XLA has another name for {mark!r}")  # so the test would prove nothing
     assert "small_call" not in program
     shapes = [f"f32[{','.join(map(str, x.shape))}]" for x in begun.state.cache.layers[0]]
     assert "while" in program and all(shape in program for shape in shapes)

@@ -1,4 +1,4 @@
-"""The fast forms of attention and loss: every way of cutting up, how memory grows, and which path is taken."""
+"""The fast forms of attention and loss: every way of cutting into chunks, the growth of memory, and the path taken."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -31,13 +31,13 @@ def value_and_pullback(function: Any, q: Any, k: Any, v: Any, dout: Any) -> Any:
 @pytest.mark.parametrize("kept", [0, 64])
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 24, 25, 29])
 def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of at most three rows: one group and several, one chunk in each and several, full and filled up; with
-    the exponentials kept for the backward and without."""
+    """Chunks of at most three rows: one or several groups, one or several chunks in each, full or padded; with and
+    without the exponentials kept for the backward."""
     monkeypatch.setattr(chunked, "KEPT", kept)
     monkeypatch.setattr(chunked, "SHORTEST", 2)
     monkeypatch.setattr(chunked, "LONGEST", 3)
     q, k, v, dout = qkv(length, 2)
-    documents = np.arange(2 * length).reshape(2, length) // 5  # those of the second row begin elsewhere
+    documents = np.arange(2 * length).reshape(2, length) // 5  # the second row's begin elsewhere
     for within in ([], [documents]) if length in (7, 25) else ([],):
         attend = (
             partial(chunked.causal_dot_product_attention, documents=jnp.asarray(within[0]))
@@ -53,7 +53,7 @@ def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: 
 
 
 def test_the_plan_wastes_little() -> None:
-    """Whole chunks of at most 256 rows, fewer rows of padding than there are chunks."""
+    """Equal chunks of at most 256 rows, and fewer rows of padding than chunks."""
     for length in (*range(1, 300), 1000, 1024, 1025, 5000, 8192):
         groups, chunks, size = plan = chunked._plan(length)
         assert size <= 256 and groups <= 4
@@ -69,7 +69,7 @@ def temporary_bytes(function: Any, *shapes: tuple[int, ...]) -> int:
 
 @pytest.mark.newest
 def test_memory_grows_with_the_length_not_its_square() -> None:
-    """From 1024 to 4096 positions four times as much, where holding the weights takes sixteen times."""
+    """From 1024 to 4096 positions memory grows fourfold; with the weights kept it grows sixteenfold."""
 
     def growth(attention: Any) -> float:
         def total(q: Any, k: Any, v: Any) -> Any:
@@ -83,9 +83,9 @@ def test_memory_grows_with_the_length_not_its_square() -> None:
 
 
 @pytest.mark.newest
-@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="XLA of JAX 0.10 keeps more than it needs: 25 of 11.5 MB")
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="XLA of JAX 0.10 keeps more than it needs")
 def test_the_backward_does_not_keep_the_forwards_scores() -> None:
-    """Of eight attentions in a row, a few times the scores of one are in memory, not those of all."""
+    """Eight attentions in a row hold a few times the scores of one in memory, not the scores of all."""
 
     def chain(q: Any, k: Any, v: Any) -> Any:
         for _ in range(8):
@@ -99,7 +99,7 @@ def test_the_backward_does_not_keep_the_forwards_scores() -> None:
 
 @pytest.mark.newest
 def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """cuDNN on a GPU that has it, for the shapes that it takes; its operands are [B, T, H, K]."""
+    """cuDNN on a GPU that has it, for the shapes that it supports; its operands are [B, T, H, K]."""
 
     def path(shape: tuple[int, ...], dtype: str = "bfloat16", width: int | None = None) -> str:
         x = jax.ShapeDtypeStruct(shape, dtype)
@@ -119,7 +119,7 @@ def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> 
     jax_attention = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", as_cudnn)
     q, k, v, _ = (jnp.asarray(x, jnp.bfloat16) for x in qkv(16, 2, 3, width=8))
-    for within in ([], [jnp.arange(16) // 5]):  # documents, which cuDNN does not take, go the other way
+    for within in ([], [jnp.arange(16) // 5]):  # documents, which cuDNN does not support, take the other path
         want = reference.attention.causal_dot_product_attention(
             *(np.asarray(x, np.float64) for x in (q, k, v)), *within
         )
@@ -151,7 +151,7 @@ def test_shapes_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_attention_with_dropout_is_the_plain_one() -> None:
-    """With every weight kept (rate of almost 0) it must be what the fast path gives."""
+    """With every weight kept (a rate near 0) it equals the fast path."""
     x = jnp.asarray(qkv(9, 2, width=8, dtype="float32")[0])
     module = MultiHeadAttention(2, dropout=1e-9)
     params = module.init(jax.random.key(0), x)
@@ -163,7 +163,7 @@ def test_attention_with_dropout_is_the_plain_one() -> None:
 @pytest.mark.parametrize("most", [1, 21, 50, 1000])
 @pytest.mark.parametrize("ids", [3, 7])
 def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten tokens, seven logits each: one token a chunk, three (the last chunk filled up), seven, all; ids by parts."""
+    """Ten tokens, seven logits each: chunks of one, three (the last is padded), seven and all; ids in parts."""
     monkeypatch.setattr(fast_loss, "MOST_LOGITS", most)
     monkeypatch.setattr(fast_loss, "MOST_IDS", ids)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Generation: the draw, the loop through the cache against a plain loop over the NumPy model, and its edges."""
+"""Generation: the draw, the loop through the cache against a plain loop over the NumPy model, and edge cases."""
 
 from dataclasses import replace
 from typing import Any
@@ -46,7 +46,7 @@ def test_draws_follow_the_probabilities(options: dict[str, float], expected: obj
 def plain_loop(
     config: GPTConfig, params: Any, row: list[int], n: int, penalty: float, begin: int | None = None
 ) -> list[int]:
-    """Most likely token after token by the reference, which reads everything again; a full context loses its half."""
+    """Greedy decoding by the reference, which reads all tokens each time; a full context loses its older half."""
     text, start = list(row[-config.context_length :]), 0
     if begin is not None:
         text[0] = begin
@@ -69,7 +69,7 @@ PROMPTS = [[3], [1, 4, 1, 5, 9, 2], [7, 7, 2, 8, 1, 8, 2, 8, 4, 5, 9]]
     ["gpt2", "llama", *(pytest.param(v, marks=pytest.mark.newest) for v in ("multi-query", "qwen", "separator"))],
 )
 def test_greedy_continues_as_the_reference_does(variant: str) -> None:
-    """Three prompts of unequal lengths at once, one longer than the context, and far beyond it; and one alone."""
+    """Three prompts of unequal lengths, one longer than the context, continued far beyond it; and one prompt alone."""
     config = replace(
         TINY if variant == "gpt2" else SMALL,
         **(VARIANTS | {"separator": {"separator": 5}})[variant],
@@ -77,7 +77,7 @@ def test_greedy_continues_as_the_reference_does(variant: str) -> None:
     )
     model, params = GPT(config), random_parameters(GPT(config), seed=4)
     want = [plain_loop(config, params, row, 25, penalty=1.5) for row in PROMPTS]
-    assert len({t for row in want for t in row}) > 3  # a model that says one thing only would prove nothing
+    assert len({t for row in want for t in row}) > 3  # a model that repeats one token would prove nothing
     sampling = Sampling(temperature=0, repetition_penalty=1.5)
     assert generate(model, params, PROMPTS, KEY, 25, sampling).tolist() == want
     assert generate(model, params, PROMPTS[1:2], KEY, 25, sampling).tolist() == want[1:2]
@@ -86,7 +86,7 @@ def test_greedy_continues_as_the_reference_does(variant: str) -> None:
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(("prompt", "n"), [(6, 2), (6, 3), (6, 4), (6, 5), (8, 1), (8, 2), (9, 1), (9, 2)])
 def test_where_the_context_ends(prompt: int, n: int) -> None:
-    """Of a context of 8 the model reads 7, all, one more and two more: it is dropped from the first one more on."""
+    """Texts of 7, 8, 9 and 10 tokens with a context of 8: from 9 on the older half is dropped."""
     config = replace(SMALL, tie_embeddings=False)
     model, params = GPT(config), random_parameters(GPT(config), seed=4)
     row = PROMPTS[2][:prompt]
@@ -99,7 +99,7 @@ def test_where_the_context_ends(prompt: int, n: int) -> None:
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("window", [None, 9])
 def test_a_context_longer_than_its_prompts_is_outgrown_twice(window: int | None) -> None:
-    """After each drop a row begins in the middle of what is read again, and then grows by half a context again."""
+    """After each drop a row begins in the middle of the tokens read again, and then grows by half a context."""
     config = replace(SMALL, context_length=64, sliding_window=window, tie_embeddings=False)
     model, params = GPT(config), random_parameters(GPT(config), seed=4)
     want = [plain_loop(config, params, row, 120, penalty=1.5) for row in PROMPTS[:2]]
@@ -113,9 +113,10 @@ def test_a_row_is_the_same_whatever_is_beside_it_and_however_it_is_cut() -> None
     sampling = Sampling(0.9, 5, 0.95, 0.01, 1.1)
     whole = generate(model, params, PROMPTS, KEY, 12, sampling)
     np.testing.assert_array_equal(generate(model, params, PROMPTS[:1], KEY, 12, sampling), whole[:1])
-    for at_a_time in (1, 5):
-        pieces = stream(start_generation(model, params, PROMPTS, KEY, 12, sampling), 12, at_a_time)
-        np.testing.assert_array_equal(np.concatenate([*pieces], axis=1), whole)
+    one_by_one = stream(start_generation(model, params, PROMPTS, KEY, 12, sampling), 12)
+    np.testing.assert_array_equal(np.concatenate([*one_by_one], axis=1), whole)
+    in_parts = start_generation(model, params, PROMPTS, KEY, 12, sampling).advance(5).advance(5).advance(1)
+    np.testing.assert_array_equal(in_parts.tokens(), whole)
 
 
 @pytest.mark.newest
@@ -147,7 +148,7 @@ def test_the_key_decides() -> None:
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_ids_beyond_the_vocabulary_are_never_drawn(temperature: float) -> None:
-    """A model may have more ids than its tokenizer."""
+    """A model may have more ids than its tokenizer has."""
     model, params = random_gpt(SMALL)
     tokens = generate(model, params, [[0]] * 3, KEY, 200, Sampling(temperature, None, None, None, 1.1), vocab_size=5)
     assert tokens.max() < 5
@@ -160,7 +161,7 @@ def test_of_equal_logits_the_first_is_the_most_likely() -> None:
 
 
 def test_top_p_ends_where_p_is_reached_exactly() -> None:
-    """Two tokens make up all of the probability, to the last digit; the others come after p = 1."""
+    """Two tokens have all of the probability, to the last digit; the others come after p = 1."""
     logits = np.array([-200.0, 0.0, -300.0, 0.0], np.float32)
     for top_p in (sampling.top_p, reference.sampling.top_p):
         np.testing.assert_array_equal(top_p(logits, 1.0), [-np.inf, 0, -np.inf, 0])
@@ -189,7 +190,7 @@ def test_other_lengths_and_other_numbers_do_not_compile_again() -> None:
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("variant", ["gpt2", "llama"])
 def test_a_begin_token_stays_the_first_that_the_model_sees(variant: str) -> None:
-    """Of a prompt longer than the context, and each time a row has filled it, whatever row is beside it."""
+    """With a prompt longer than the context, and each time a row has filled it, independent of the other rows."""
     config = replace(TINY, **VARIANTS[variant], tie_embeddings=False)
     model, params = GPT(config), random_parameters(GPT(config), seed=4)
     prompts = [[6, *row] for row in PROMPTS]
@@ -214,7 +215,7 @@ def test_a_prompt_without_a_token_is_refused() -> None:
     ids=["greedy", "sampled"],
 )  # fmt: skip
 def test_the_textbook_generates_the_same(sampling: Sampling) -> None:
-    """Without a cache and without a program, also beyond the context and after a stop token."""
+    """Without a cache and without jit, also beyond the context and after a stop token."""
     config = replace(SMALL, tie_embeddings=False)
     model, params = GPT(config), random_parameters(GPT(config), seed=4)
     prompts = [[6, *row] for row in PROMPTS]
@@ -225,7 +226,7 @@ def test_the_textbook_generates_the_same(sampling: Sampling) -> None:
 
 
 def test_a_sampling_is_a_tree_of_what_a_program_takes() -> None:
-    """Another k and another rule make another program, other numbers do not."""
+    """Another k or another rule makes another program; other numbers do not."""
     leaves, structure = jax.tree.flatten(Sampling(0.7, 5, 0.9))
     assert leaves == [0.7, 0.9] and structure == jax.tree.structure(Sampling(0.8, 5, 0.8))
     for other in (Sampling(0.7, 4, 0.9), Sampling(0, 5, 0.9), Sampling(0.7, 5), Sampling(0.7, 5, 0.9, 0.1)):

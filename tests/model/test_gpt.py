@@ -1,4 +1,4 @@
-"""The Linen modules and the whole GPT against the reference, and what makes it a GPT-2."""
+"""The whole GPT against the reference, and the properties of GPT-2."""
 
 import dataclasses
 from dataclasses import replace
@@ -41,7 +41,7 @@ def test_model_agrees_with_the_reference(variant: str, dtype: str) -> None:
 
 @pytest.mark.newest
 def test_intermediates_are_those_of_the_reference() -> None:
-    """Without jit, and without a gradient: the dict that a user asks for."""
+    """Without jit and without a gradient: the dict that users get."""
     tokens = random_tokens(TINY)
     with jax.enable_x64(True):
         model, params = random_gpt(TINY, "float64")
@@ -59,7 +59,7 @@ def test_intermediates_are_those_of_the_reference() -> None:
 
 @pytest.mark.newest
 def test_bfloat16_computation_is_near_float32() -> None:
-    """Eight bits of mantissa through two blocks: logits within 3 % of their largest, float32 in the end."""
+    """Eight bits of mantissa through two blocks: float32 logits within 3 % of the largest."""
     model, params = random_gpt(TINY)
     tokens = random_tokens(TINY)
     exact = model.apply({"params": params}, tokens)
@@ -98,7 +98,7 @@ def test_initialisation_is_gpt2s() -> None:
 
 @pytest.mark.newest
 def test_what_modules_have_by_default() -> None:
-    """Each linear map and each norm a bias, as in GPT-2."""
+    """Each linear map and each norm has a bias, as in GPT-2."""
 
     def shapes(module: nn.Module) -> Any:
         return jax.tree.map(jnp.shape, module.init(jax.random.key(0), jnp.ones((3, 4)))["params"])
@@ -123,7 +123,7 @@ def test_an_untrained_model_knows_nothing() -> None:
 @pytest.mark.parametrize("variant", ["gpt2", "grouped"])
 @pytest.mark.parametrize("t", [0, 3, 7])
 def test_causality_by_gradient(variant: str, t: int) -> None:
-    """The loss at position t has exactly zero gradient with respect to later inputs, and not before."""
+    """The gradient of the loss at position t is exactly zero for later inputs, and not zero for the others."""
     config = replace(TINY, **VARIANTS[variant])
     model, params = random_gpt(config)
     tokens = random_tokens(config, batch=1)
@@ -169,7 +169,7 @@ def outcome(config: GPTConfig) -> tuple[object, object, np.ndarray]:
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(GPTConfig)])
 def test_every_config_field_does_something(field: str) -> None:
-    """No dead field: another value gives other parameters, another result or another limit."""
+    """Another value gives other parameters or other logits."""
     other = {
         "vocab_size": 18, "context_length": 9, "d_model": 12, "n_layers": 3, "n_heads": 4, "n_kv_heads": 1,
         "d_ff": 5, "position": "sinusoidal", "norm": "rms_norm", "activation": "gelu", "dropout": 0.5,

@@ -1,4 +1,4 @@
-"""What `nn.intercept_methods` does to logits or blocks holds in training, evaluating and generating alike."""
+"""A change of logits or blocks by `nn.intercept_methods` holds in training, evaluation and generation."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +29,7 @@ UNTIED = replace(TINY, tie_embeddings=False)
 
 
 def capped(is_meant: Callable[[nn.Module, str], bool]) -> Any:
-    """An interceptor that caps the (first) result of the methods that are meant."""
+    """An interceptor that caps the (first) result of the methods for which `is_meant` is true."""
 
     def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         out = call(*args, **kwargs)
@@ -89,7 +89,7 @@ def test_the_loss_of_the_model_sees_what_is_intercepted_in_it(name: str) -> None
 
 
 def test_generating_sees_what_is_intercepted_also_after_a_text_that_was_not() -> None:
-    """The compiled loop of the first text is not the second's."""
+    """The loop compiled for the first text is not used for the second."""
     model, params = random_gpt(TINY)
 
     def always(token: int) -> Any:

@@ -1,4 +1,4 @@
-"""`jaxllm.fast.off()`: everything by the textbook, which has every derivative."""
+"""`jaxllm.fast.off()`: every function by its textbook formula, which has every derivative."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def loss_of(config: GPTConfig, dtype: str) -> tuple[Any, Any]:
-    """The loss of a small GPT as a function of its parameters, and these."""
+    """The loss of a small GPT as a function of its parameters, and the parameters."""
     model, params = random_gpt(config, dtype)
     tokens, targets = random_tokens(config), random_tokens(config, seed=1)
     return lambda params: summed_loss(model, params, tokens, targets) / targets.size, params
@@ -35,7 +35,7 @@ def test_the_textbook_gives_the_same_loss_and_gradient(variant: str) -> None:
 
 @pytest.mark.usefixtures("x64")
 def test_the_textbook_has_forward_and_second_derivatives() -> None:
-    """Along a random direction and for one vector of parameters, against the gradient and its differences."""
+    """A forward derivative along a random direction, and the Hessian of one vector, against the gradient and its differences."""
     loss, params = loss_of(replace(TINY, n_layers=1), "float64")
     rng = np.random.default_rng(0)
     direction = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)

@@ -1,4 +1,4 @@
-"""Packed maps: against their twins, and whole models that are packed against the same ones that are not."""
+"""Packed maps against their twins, and packed models against unpacked ones."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ def test_a_row_of_zeros_stays_zero() -> None:
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("variant", ["gpt2", pytest.param("llama", marks=pytest.mark.newest)])
 def test_a_packed_model_is_the_same_model(variant: str) -> None:
-    """To rounding with float32; within the steps of 8 bits with int8, and within those of bfloat16."""
+    """Up to rounding with float32, and within the steps of 8 bits with bfloat16 and int8."""
     config = replace(TINY, **VARIANTS[variant], n_layers=1, tie_embeddings=variant == "gpt2")
     model, params = random_gpt(config)
     tokens = random_tokens(config)
@@ -59,7 +59,7 @@ def test_a_packed_model_is_the_same_model(variant: str) -> None:
 
 
 def test_int8_is_a_quarter_of_the_bytes() -> None:
-    """What is read for each token: of the table only the packed kernel."""
+    """The bytes read for each token; of the table only the packed kernel is read."""
     config = replace(TINY, d_model=64, d_ff=256)
     params = random_gpt(config)[1]
     packed = pack(params, "int8")

@@ -1,4 +1,4 @@
-"""The reference by itself, without JAX: every hand-written derivative against differences of its function."""
+"""The reference alone, without JAX: every hand-written derivative against differences of its function."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -27,13 +27,13 @@ from jaxllm.reference import (
     step,
 )
 from jaxllm.reference.arrays import leaves, tree_map
-from jaxllm.reference.fast import decode
+from jaxllm.reference.fast import cached_gpt
 from jaxllm.reference.layers import linear_map_vjp
 
 pytestmark = pytest.mark.newest
 
-MODULES = (attention, decode, embeddings, gpt, layers, logit_lens, loss, multi_head, rotary, sampling)
-WITHOUT_BACKWARD = {  # helpers, and the model with its intermediates, whose backward is forward_vjp
+MODULES = (attention, cached_gpt, embeddings, gpt, layers, logit_lens, loss, multi_head, rotary, sampling)
+WITHOUT_BACKWARD = {  # a helper, and the model with its intermediates, whose backward is forward_vjp
     "named", "forward_with_intermediates",
 }  # fmt: skip
 H = 2e-4  # of the differences
@@ -59,7 +59,7 @@ def test_every_function_has_a_backward_and_arguments() -> None:
 @settings(max_examples=30)
 @given(data=st.data())
 def test_the_backward_is_the_derivative(name: str, data: st.DataObject) -> None:
-    """Along a random direction of each argument, which no wrong entry of a gradient survives."""
+    """Along a random direction of each argument, so that any wrong entry of a gradient is noticed."""
     draw = Draw(data)
     arguments = ARGUMENTS[name](draw)
     function, function_vjp = find(name)
@@ -80,7 +80,7 @@ def test_the_backward_is_the_derivative(name: str, data: st.DataObject) -> None:
         size = norm_of(gradient) * norm_of(v) + abs(want) + 1e-3
         assert abs(got - want) <= 1e-7 * size, f"argument {i}: {got} by the backward, {want} by differences"
     for a, b in zip(arguments, before, strict=True):
-        tree_map(np.testing.assert_array_equal, a, b)  # nothing given was changed
+        tree_map(np.testing.assert_array_equal, a, b)  # the arguments are unchanged
 
 
 def has_derivative(x: Any) -> bool:
@@ -96,12 +96,12 @@ def norm_of(tree: Any) -> float:
 
 
 def difference(function: Callable[..., Any], arguments: list[Any], i: int, v: Any, dy: np.ndarray) -> float:
-    """(8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h, of the error h^4."""
+    """(8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h, with an error of order h^4."""
     allowed = np.isfinite(function(*arguments))
 
     def at(t: float) -> float:
         y = function(*arguments[:i], tree_map(lambda x, d: x + t * d, arguments[i], v), *arguments[i + 1 :])
-        assume((np.isfinite(y) == allowed).all())  # a token of a sampler that comes or goes is a jump
+        assume((np.isfinite(y) == allowed).all())  # a token that enters or leaves the allowed set is a jump
         return float(np.sum(np.where(allowed, y, 0) * dy))
 
     return (8 * (at(H) - at(-H)) - (at(2 * H) - at(-2 * H))) / (12 * H)
@@ -109,7 +109,7 @@ def difference(function: Callable[..., Any], arguments: list[Any], i: int, v: An
 
 @pytest.mark.parametrize("width", [1, 4, 5])
 def test_differences_are_taken_far_from_kinks(width: int) -> None:
-    """Of ReLU and of the repetition penalty, at 0, and of samplers, where two logits are equal; a step is 2 H."""
+    """ReLU and the repetition penalty have a kink at 0, samplers where two logits are equal; a step is 2 H."""
     draw = object.__new__(Draw)
     draw.rng = np.random.default_rng(0)
     x = draw.spread(20_000, width)
@@ -129,7 +129,7 @@ def test_tokens_outside_have_no_gradient() -> None:
 
 
 def test_a_pullback_returns_one_gradient_for_each_argument_given() -> None:
-    """As jax.vjp does: two arguments, two gradients, also where a third may be given."""
+    """As with jax.vjp: two arguments give two gradients, also where a third is optional."""
     x, w, b = np.ones((2, 3)), np.ones((3, 4)), np.ones(4)
     for arguments in ([x, w], [x, w, b]):
         assert len(layers.linear_vjp(*arguments)[1](np.ones((2, 4)))) == len(arguments)
@@ -158,9 +158,10 @@ def test_clipping_shortens_and_never_turns() -> None:
 
 
 def test_adamw_against_its_closed_form() -> None:
-    """With the same gradient at each step both corrected means are exact: mu' = g, nu' = g^2, so a step is -lr sign(g);
+    """With the same gradient at each step both corrected means are exact: mu' = g, nu' = g^2, so a step is -lr sign(g).
 
-    a matrix decays beside that, a vector does not."""
+    A matrix also decays; a vector does not.
+    """
     params = {"matrix": np.array([[2.0, -3.0]]), "vector": np.array([2.0, -3.0])}
     gradients = tree_map(lambda p: np.full(p.shape, [1e-3, -10.0]), params)
     moments = optimizer.start(params)

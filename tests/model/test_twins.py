@@ -28,7 +28,7 @@ from jaxllm import fast, reference
 from jaxllm.compare import assert_close_to_reference
 
 # Bounds: jaxllm.compare.TOLERANCES, relative to the largest value.
-# Without jit, where each operation is compiled by itself, and in bfloat16 only the first case of each.
+# Without jit, where each operation is compiled separately, and in bfloat16 only the first case of each function runs.
 WAYS = [("float64", "eager"), ("float64", "jit"), ("float32", "jit"), ("bfloat16", "jit"), ("float64", "textbook")]
 FLOAT32 = pytest.param("float32", marks=pytest.mark.newest)
 BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.newest)
@@ -36,7 +36,7 @@ BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.newest)
 
 FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another, and why
     "attention.attention_path": "a choice",
-    "decode.grouped_attention": "in CASES itself",
+    "cached_gpt.grouped_attention": "in CASES itself",
     "generate.start_generation": "random: test_generate.py",
     "generate.stream": "random: test_generate.py",
     "init.init_params": "equals model.init to the bit: test_speed.py",
@@ -147,7 +147,7 @@ def test_dtype_is_that_of_the_arrays(name: str, case: int) -> None:
 @pytest.mark.newest
 @pytest.mark.parametrize("name", sorted(n for n in CASES if n not in NO_FLOATS and _arrays(draw(CASES[n][-1]))))
 def test_vmap_is_a_loop(name: str) -> None:
-    """Value and gradient, of all arrays together."""
+    """Value and gradient, mapped over all arrays together."""
     draws = [draw(CASES[name][-1], "float32", seed) for seed in range(3)]
     varied = _arrays(draws[0])
     ours = find(name, "jaxllm")
@@ -172,7 +172,7 @@ def test_vmap_is_a_loop(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_follows_x(dtype: str, rng: np.random.Generator) -> None:
-    """Compute in the dtype of x with float32 parameters; the result is in that dtype and near the truth."""
+    """With float32 parameters the result is in the dtype of x and near the exact one."""
     from jaxllm import layers
 
     x, w, b, scale = (rng.normal(size=s) for s in ((4, 32), (32, 8), (8,), (32,)))

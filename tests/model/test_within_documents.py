@@ -1,4 +1,4 @@
-"""A window that holds several documents: with `separator` no token attends to another document's."""
+"""Windows that hold several documents: with `separator` no token attends to another document."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +38,7 @@ def test_the_model_agrees_with_the_reference() -> None:
 @pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_the_reference_attends_within_documents() -> None:
-    """So that the two do not agree by both looking across."""
+    """Otherwise model and reference could agree by both attending across documents."""
     _, params = random_gpt(CONFIG)
     _, seen = reference.gpt.forward_with_intermediates(CONFIG, params, TOKENS)
     weights = seen["block_1/attention/weights"]
@@ -50,7 +50,7 @@ def test_the_reference_attends_within_documents() -> None:
 @pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_documents_may_begin_with_the_id_0() -> None:
-    """As those of GPT-2's relatives do whose end of text is their first token."""
+    """As in tokenizers whose end of text is their first token."""
     config = replace(CONFIG, separator=0)
     tokens = np.where(TOKENS == 3, 0, np.where(TOKENS == 0, 3, TOKENS))
     model, params = random_gpt(config)
@@ -70,7 +70,7 @@ def test_documents_may_begin_with_the_id_0() -> None:
 @pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_other_documents_change_nothing() -> None:
-    """Logits to the bit, and the gradient with respect to what other documents' tokens bring is 0."""
+    """Logits are equal to the bit, and the gradient with respect to the vectors of other documents' tokens is 0."""
     model, params = random_gpt(CONFIG)
     apply = jax.jit(lambda tokens: model.apply({"params": params}, tokens))
     before = apply(TOKENS)
@@ -90,7 +90,7 @@ def test_other_documents_change_nothing() -> None:
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("lifted", [nn.remat, nn.jit], ids=["remat", "jit"])
 def test_the_same_in_every_way_of_computing(lifted: Callable[[type[Block]], type[Block]]) -> None:
-    """The block is then a function of documents, too, which its backward must take."""
+    """The block is then also a function of documents, which its backward must accept."""
     config = replace(CONFIG, n_layers=1)
     _, params = random_gpt(config)
 
@@ -106,7 +106,7 @@ def test_the_same_in_every_way_of_computing(lifted: Callable[[type[Block]], type
 @pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_dropout_of_weights_keeps_to_the_document() -> None:
-    """The path that is not chunked."""
+    """This path is not chunked."""
     module = MultiHeadAttention(2, dropout=0.5)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 12, 4)), jnp.float32)
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}

@@ -34,8 +34,8 @@ class Draw:
         return np.asarray(self.rng.normal(size=shape), order=layout)
 
     def spread(self, *shape: int) -> np.ndarray:
-        """Rows of numbers at least 0.05 from 0 and 0.7 from each other: no small step passes a kink there, no order
-        changes, and no norm divides by almost nothing."""
+        """Rows of numbers at least 0.05 from 0 and 0.7 from each other: no small step passes a kink or changes the
+        order, and no norm divides by a tiny number."""
         order = self.rng.permuted(np.broadcast_to(np.arange(shape[-1], dtype=float), shape), axis=-1)
         return order - shape[-1] / 2 + 0.2 + self.rng.uniform(-0.15, 0.15, size=shape)
 
@@ -50,7 +50,7 @@ class Draw:
         return self.rng.random(shape) < 0.6 if self.data.draw(st.booleans()) else None
 
     def documents(self, *shape: int) -> np.ndarray | None:
-        """Numbers that rise along the last axis by chance."""
+        """Numbers that rise along the last axis at random places, or None."""
         return np.cumsum(self.rng.random(shape) < 0.4, -1) if self.data.draw(st.booleans()) else None
 
     def maps(self, d: int, **features: int) -> dict[str, Any]:
@@ -80,17 +80,17 @@ def attention_arguments(d: Draw) -> list[Any]:
 
 
 def heads(d: Draw) -> tuple[dict[str, Any], int, int, int, Rotary | None]:
-    """Parameters of multi-head attention, width, heads, key heads and, where they have pairs to turn, perhaps how."""
+    """Parameters of multi-head attention, width, heads, key heads, and perhaps a Rotary where K is even."""
     groups, per_group, k, width = d.size(2), d.size(2), d.size(4), d.size(6, 4)
     n = groups * per_group
     params = d.maps(width, query=n * k, key=groups * k, value=groups * k) | {"output": d.linear(n * k, width)}
-    turned = k % 2 == 0 and d.data.draw(st.booleans())
-    if turned:
+    rotates = k % 2 == 0 and d.data.draw(st.booleans())
+    if rotates:
         params |= {"query_norm": {"scale": d.array(k)}, "key_norm": {"scale": d.array(k)}}
-    return params, width, n, groups, Rotary(20.0, d.data.draw(st.booleans())) if turned else None
+    return params, width, n, groups, Rotary(20.0, d.data.draw(st.booleans())) if rotates else None
 
 
-def turned(d: Draw) -> list[Any]:
+def rotations(d: Draw) -> list[Any]:
     """Queries or keys, positions and frequencies."""
     k, t = d.size(3), d.size()
     return [d.array(*d.sizes(), t, 2 * k), d.rng.integers(9, size=t), d.array(k), d.data.draw(st.booleans())]
@@ -220,7 +220,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "embeddings.learned_positions": lambda d: [d.array(4, d.size()), d.size()],
     "embeddings.sinusoidal_embedding": lambda d: [d.rng.integers(9, size=d.sizes()), 2 * d.size()],
     "rotary.rotary_frequencies": lambda d: [2 * d.size(), 100.0, d.data.draw(st.sampled_from([1.0, 4.0])), 1.0, 4.0, 50],
-    "rotary.rotate": turned,
+    "rotary.rotate": rotations,
     "embeddings.sinusoidal_positions": lambda d: [d.size(), 2 * d.size()],
     "embeddings.position_embedding": lambda d: [{"table": d.array(5, 4)}, d.array(*d.sizes(1), d.size(), 4)],
     "attention.simple_attention": lambda d: [d.array(*d.sizes(1), d.size(), d.size())],
@@ -237,7 +237,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "attention.causal_attention": causal_attention,
     "multi_head.multi_head_attention": multi_head_attention,
     "attention.causal_dot_product_attention": same_positions,
-    "fast.decode.grouped_attention": grouped_attention,
+    "fast.cached_gpt.grouped_attention": grouped_attention,
     "gpt.block": block,
     "gpt.forward": model,
     "logit_lens.logit_lens": lens,

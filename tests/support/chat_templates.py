@@ -139,7 +139,7 @@ HOSTILE = [*SPECIAL, "<|", "|>", "<|im_", "end|>", "user", "[/", "INST]", "<", "
 
 @st.composite
 def histories(draw: st.DrawFn, pieces: list[str] | None = None) -> list[dict[str, Any]]:
-    """A system message or none, then questions and answers, some with reasoning or calls of tools."""
+    """An optional system message, then questions and answers, some with reasoning or tool calls."""
     text = st.lists(st.sampled_from(pieces or PLAIN), max_size=5).map("".join)
     messages = [{"role": "system", "content": draw(text)}] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):

@@ -4,7 +4,6 @@ Seeds are small and valid, so that mutations reach every rule of the loaders. A 
 """
 
 import json
-import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ Rng = np.random.Generator
 
 MOST = 2**16  # bytes of an input
 INTEGERS = [0, 1, 2, 3, 7, 8, 31, 32, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**53, 2**61, 2**62, 2**63 - 1, 2**63, 2**64 - 1]  # fmt: skip
-# Values for JSON and TOML. One that is valid in only one of them tests the other's parser.
+# Values for JSON and TOML. A value that is valid in one of them tests the parser of the other.
 VALUES = [
     '""', "0", "1", "-1", "2", "-0.0", "1.5", "1e-400", "1e999", "-1e999", "NaN", "nan", "Infinity", "-inf", "null",
     "true", "false", "[]", "{}", "[[]]", "[{}]", '{"a": 1, "a": 2}', '{"": ""}', '[1, "x", null]', "9" * 30, "9" * 400,
@@ -33,7 +32,7 @@ def pick(rng: Rng, items: Sequence[Any]) -> Any:
 
 
 def mutate_bytes(rng: Rng, seeds: Sequence[bytes]) -> bytes:
-    """One of the seeds after one to eight small accidents."""
+    """One of the seeds after one to eight random changes."""
     content = bytearray(pick(rng, seeds))
     for _ in range(min(8, int(rng.geometric(0.5)))):
         pick(rng, ACCIDENTS)(rng, content, seeds)
@@ -100,7 +99,7 @@ def mutate_json(rng: Rng, content: Any) -> bytes:
 
 
 class Raw(str):
-    """Text that is written as it is in place of a value."""
+    """Text that is written unchanged in place of a value."""
 
 
 class Pairs(list[tuple[str, Any]]):
@@ -151,7 +150,7 @@ def _json(value: Any) -> str:
 
 
 def mutate_lines(rng: Rng, text: str) -> bytes:
-    """Lines `name = value` with values replaced, and lines doubled, removed, moved or invented."""
+    """Lines `name = value` with values replaced, and lines doubled, removed or added."""
     lines = text.split("\n")
     for _ in range(min(4, int(rng.geometric(0.5)))):
         i, what = int(rng.integers(len(lines))), rng.random()
@@ -182,8 +181,3 @@ def hostile_text(rng: Rng, most: int) -> str:
         pick(rng, CHARACTERS) if rng.random() < 0.6 else chr(int(rng.integers(0x110000))) for _ in range(min(n, 300))
     ]
     return ("".join(parts) * (1 + n // 300))[:most]
-
-
-def with_length(header: bytes, data: bytes) -> bytes:
-    """A safetensors file with that header."""
-    return struct.pack("<Q", len(header)) + header + data

@@ -1,4 +1,4 @@
-"""Small models with every parameter random, so that no one or zero hides a fault."""
+"""Small models whose parameters are all random, because initial ones and zeros would hide faults."""
 
 from typing import Any
 

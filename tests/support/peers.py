@@ -8,9 +8,9 @@ import pytest
 def hugging_face_tokenizers() -> Any:
     """The package `tokenizers`; the test is skipped without it.
 
-    It is looked for by one of its modules, because the folder `tests/tokenizers` is a namespace package of that name.
+    The function looks for one of its modules, because the folder `tests/tokenizers` is a namespace package of that name.
     """
-    pytest.importorskip("tokenizers.models", reason="Hugging Face tokenizers are of the extra peers")
+    pytest.importorskip("tokenizers.models", reason="Hugging Face tokenizers are in the extra `peers`")
     import tokenizers
 
     return tokenizers

@@ -34,7 +34,7 @@ CONFIGS = {
 
 
 def random_params(config: GPTConfig, dtype: Any = np.float32, seed: int = 0) -> dict[str, Any]:
-    """Random parameters of so few bits that no dtype and no sum rounds them."""
+    """Random parameters of few bits, so that no dtype and no sum rounds them."""
     rng = np.random.default_rng(seed)
     shapes = parameter_shapes(config)
     return nested({path: (rng.integers(-127, 128, shape) / 64).astype(dtype) for path, shape in shapes.items()})

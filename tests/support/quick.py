@@ -1,11 +1,11 @@
-"""What `pytest -m quick` runs: in every room the tests that notice most in the least time.
+"""The tests that `pytest -m quick` runs: in every folder those that notice most in the least time.
 
 Doctests are quick too.
 """
 
 import re
 
-# file -> the tests that are quick, as regular expressions that match the beginning of a name; none: all of them
+# file -> its quick tests, as regular expressions that match the beginning of a name; an empty tuple means all
 QUICK: dict[str, tuple[str, ...]] = {
     # the numbers: each function and its twin, value and gradient, in float64
     "model/test_twins.py": (
@@ -50,7 +50,7 @@ QUICK: dict[str, tuple[str, ...]] = {
 
 
 def is_quick(nodeid: str) -> bool:
-    """Whether a test, by pytest's name for it, is one of those above."""
+    """Whether the test with this node id is quick."""
     file, _, name = nodeid.partition("::")
     if not file.startswith("tests/"):
         return True  # a doctest

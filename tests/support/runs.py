@@ -1,4 +1,4 @@
-"""A run small enough to train within a test."""
+"""A run that is small enough to train in a test, and comparisons of runs."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Which functions have a NumPy twin or a fast form, and arguments to try them on: one table for all tests."""
+"""Which functions have a NumPy twin or a fast form, and arguments for them: one table for all tests."""
 
 import importlib
 import importlib.util
@@ -40,7 +40,7 @@ WITHOUT_TWIN = {
 
 
 def functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    """The public functions a module defines itself."""
+    """The public functions that a module itself defines."""
     return {
         name: f
         for name, f in vars(module).items()
@@ -143,12 +143,12 @@ def reading(**changes: Any) -> GPTConfig:
 
 
 def read_by(head: str, **shape: tuple[int, ...]) -> Any:
-    """The parameters that make logits of the stream, 4 wide."""
+    """The parameters that turn a residual stream of width 4 into logits."""
     shapes = {"norm_final": {"scale": (4,), "bias": (4,)}, head: shape}
     return lambda rng: {name: {leaf: rng.normal(size=s) for leaf, s in of.items()} for name, of in shapes.items()}
 
 
-# name -> argument lists; a callable is drawn from the generator, anything else is passed as it is (and static).
+# name -> argument lists; a callable draws from the generator, any other value is passed unchanged (and static).
 CASES: dict[str, list[list[Any]]] = {
     "layers.linear": [[normal(3, 4, 5), normal(5, 6)], [normal(1, 5), normal(5, 1), normal(1)], [normal(5), normal(5, 2)]],
     "layers.layer_norm": [[normal(3, 4, 5), normal(5)], [normal(2, 5), normal(5), normal(5)], [normal(2, 5), normal(5), None, 0.1]],
@@ -186,7 +186,7 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(2, 4, 3), normal(2, 6, 3), normal(2, 6, 1), mask(4, 6)],
         [normal(2, 3, 4, 3), normal(2, 3, 6, 3), normal(2, 3, 6, 2), mask(2, 1, 4, 6), keep(2, 3, 4, 6)],
     ],
-    "fast.decode.grouped_attention": [
+    "fast.cached_gpt.grouped_attention": [
         [normal(2, 6, 4, 3), normal(2, 2, 3, 5), normal(2, 2, 5, 4), mask(2, 4, 5)],
         [normal(3, 1, 2), normal(1, 2, 7), normal(1, 7, 2), mask(1, 7)],
     ],

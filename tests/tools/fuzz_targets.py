@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import headers
-from damage import Rng, hostile_text, mutate_bytes, mutate_json, mutate_lines, pick, with_length
+from damage import Rng, hostile_text, mutate_bytes, mutate_json, mutate_lines, pick
 
 from jaxllm import InputError
 from jaxllm.data.shard_writer import prepare_shards
@@ -290,7 +290,7 @@ GGUFS = (
 def make_safetensors(rng: Rng) -> Files:
     if rng.random() < 0.4:
         return {FILE: mutate_bytes(rng, [headers.safetensors(HEADER, bytes(29)), headers.safetensors({})])}
-    return {FILE: with_length(mutate_json(rng, HEADER), bytes(29))}
+    return {FILE: headers.safetensors(mutate_json(rng, HEADER), bytes(29))}
 
 
 def use_safetensors(folder: Path) -> None:

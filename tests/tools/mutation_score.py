@@ -45,7 +45,7 @@ TESTS = {
     "jaxllm/loss.py": Tests(["model/test_twins.py", "model/test_fast_attention.py"], "loss or cross_entropy"),
     "jaxllm/sampling.py": Tests(["model/test_twins.py", "model/test_generate.py"], "sampling or test_generate and not greedy"),
     "jaxllm/generate.py": Tests(["model/test_generate.py", "pretrained/test_finite_weights.py"]),
-    "jaxllm/fast/decode.py": Tests(["model/test_cache.py", "model/test_generate.py", "model/test_twins.py"], "not test_twins or grouped"),
+    "jaxllm/fast/cached_gpt.py": Tests(["model/test_cache.py", "model/test_generate.py", "model/test_twins.py"], "not test_twins or grouped"),
     "jaxllm/fast/generate.py": Tests(["model/test_generate.py", "pretrained/test_finite_weights.py"]),
     "jaxllm/tokenizers/bpe.py": Tests(["tokenizers/test_tokenizers.py", "tokenizers/test_pre_tokenize.py", "tokenizers/test_other_formats.py", "tokenizers/test_split_patterns.py", "tokenizers/test_added_tokens.py", "tokenizers/test_chunks.py"]),
     "jaxllm/data/batches.py": Tests(BATCHES),

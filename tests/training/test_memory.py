@@ -21,7 +21,7 @@ from train.memory_estimate import GIB, Need, activation_bytes, estimate, fitting
 from train.optimizer import learning_rate_schedule, make_optimizer
 from train.runtime.memory import KNOBS, available_bytes, describe_out_of_memory, step_bytes
 from train.state import first_state
-from train.step import make_train_step
+from train.step import make_model, make_train_step
 
 SMALL = GPTConfig(vocab_size=300, context_length=64, d_model=64, n_layers=2, n_heads=2)
 OPTIMIZER = OptimizerConfig()
@@ -68,7 +68,7 @@ def test_the_state_is_counted_exactly(model: GPTConfig, accumulation: int, gradi
 )
 def test_the_estimate_is_near_what_xla_plans(model: GPTConfig, train: TrainConfig) -> None:
     schedule, optimizer = learning_rate_schedule(OPTIMIZER, 200), make_optimizer(OPTIMIZER, 200)
-    step = cast(Any, make_train_step(GPT(model, train.dtype, train.remat), optimizer, train, schedule))
+    step = cast(Any, make_train_step(make_model(model, train), optimizer, train, schedule))
     tokens = jax.ShapeDtypeStruct((train.batch_size, model.context_length), jnp.int32)
     state = shapes_of_state(model)
     planned = step_bytes(step.lower(state, tokens, tokens).compile())

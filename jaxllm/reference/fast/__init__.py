@@ -1,5 +1,5 @@
 """Twins of `jaxllm.fast`."""
 
-from jaxllm.reference.fast import decode, quantised_weights
+from jaxllm.reference.fast import cached_gpt, quantised_weights
 
-__all__ = ["decode", "quantised_weights"]
+__all__ = ["cached_gpt", "quantised_weights"]

@@ -1,4 +1,4 @@
-"""Slips that people make, by room, each with the test that must notice it. `tests/tools/mutate.py` puts in one at a time."""
+"""Common mistakes by folder, each with the test that must notice it. `tests/tools/mutate.py` applies them one by one."""
 
 from slips import comparison, model, pretrained, program, texts, training
 from slips.mutation import Mutation, stale

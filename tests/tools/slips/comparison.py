@@ -21,7 +21,7 @@ MUTATIONS = [
     Mutation("a broadcast axis not summed", ARRAYS, "if n == 1 and gradient.shape[i] != 1)", "if False)", derivative("layers.dropout")),
     Mutation("the reference's window one too wide", f"{REFERENCE}attention.py", "distance < (np.inf", "distance <= (np.inf", twin("attention.causal_mask", 2)),
     Mutation("the reference's chunks without a window", f"{REFERENCE}attention.py", "return causal_mask(np.shape(q)[-2], window) if", "return causal_mask(np.shape(q)[-2]) if", twin("attention.causal_dot_product_attention", 5)),
-    Mutation("a shared key head hears one of its query heads twice", f"{REFERENCE}fast/decode.py", "key_back(dk)[0]", "2 * key_back(dk)[0]", derivative("fast.decode.grouped_attention")),
+    Mutation("a shared key head hears one of its query heads twice", f"{REFERENCE}fast/cached_gpt.py", "key_back(dk)[0]", "2 * key_back(dk)[0]", derivative("fast.cached_gpt.grouped_attention")),
     Mutation("a token twice in a text counts once", f"{REFERENCE}embeddings.py", "np.add.at(d_table, tokens[inside], dy[inside])", "d_table[tokens[inside]] = dy[inside]", "model/test_reference.py::test_tokens_outside_have_no_gradient"),
     Mutation("a tied table's gradient from the embedding only", f"{REFERENCE}gpt.py", "d_table + d_head if", "d_table if", derivative("gpt.forward")),
     Mutation("no slope at ReLU's kink", f"{REFERENCE}layers.py", "np.heaviside(x, 0.5)", "np.heaviside(x, 0)", "model/test_reference.py::test_relu_has_half_a_slope_at_its_kink"),

@@ -1,4 +1,4 @@
-"""The model, its loss, and how text is drawn from it."""
+"""Mutations of the model, its loss, and generation."""
 
 from slips.mutation import Mutation, module, twin
 
@@ -11,7 +11,7 @@ LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jax
 FAST_LAYERS, FAST_LOSS = "jaxllm/fast/layers.py", "jaxllm/fast/loss.py"
 CAUSAL, ROTARY = "jaxllm/fast/attention.py", "jaxllm/rotary.py"
 GPT, LOSS, SAMPLING = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
-CACHE, DECODE, GENERATE = "jaxllm/cache.py", "jaxllm/fast/decode.py", "jaxllm/fast/generate.py"
+CACHE, DECODE, GENERATE = "jaxllm/cache.py", "jaxllm/fast/cached_gpt.py", "jaxllm/fast/generate.py"
 
 MUTATIONS = [
     Mutation("bias subtracted", FAST_LAYERS, "kernel.astype(x.dtype))\n    return y if bias is None else y + bias", "kernel.astype(x.dtype))\n    return y if bias is None else y - bias", twin("layers.linear", 1)),

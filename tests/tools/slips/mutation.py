@@ -1,4 +1,4 @@
-"""A mutation, and a check that it still fits the code that it breaks."""
+"""A mutation, and a check that it still fits the code that it changes."""
 
 import ast
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Mutation(NamedTuple):
-    """What is broken, in which file, the old text (which must occur there once), the new text, and the test that notices.
+    """The mistake, its file, the old text (which must occur there once), the new text, and the test that notices it.
 
     The test must fail by an assertion. If it fails by another exception, or only one of its assertions is meant, `sign` is
     a part of the exception's message or of the line of the test that raised it.

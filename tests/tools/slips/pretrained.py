@@ -1,4 +1,4 @@
-"""Files of other programs: weights, settings, tokenizers, conversations."""
+"""Mutations of reading and writing files of other programs: weights, settings, tokenizers, conversations."""
 
 from slips.mutation import Mutation
 

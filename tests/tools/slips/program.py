@@ -1,4 +1,4 @@
-"""The commands, and the programs that time, draw and print."""
+"""Mutations of the commands, and of the code that times, plots and prints."""
 
 from slips.mutation import Mutation
 
@@ -46,8 +46,8 @@ MUTATIONS = [
     Mutation("a plain way however large", "train/bench/scaling.py", "if i == 0 or way.memory_bytes <= MOST_BYTES}", "}", "training/test_speed.py::test_growth_of_attention_and_loss"),
     Mutation("last words with a dot of their own", "train/bench/process.py", '.rstrip(".")', "", "bench/test_bench.py::test_a_peer_that_dies[0]"),
     Mutation("losses that part agree", "train/bench/train_report.py", 'figures["loss_difference"] <= figures["loss_tolerance"]', "True", "bench/test_bench.py::test_losses_that_differ"),
-    Mutation("characters that the output lacks", "train/cli.py", "    _escape_missing_characters()\n    words", "    words", "commands/test_output.py::test_a_character_that_cannot_be_encoded_is_escaped[ascii-4-tokenizer show {run}]", "UnicodeEncodeError"),
-    Mutation("the user's error handler overruled", "train/cli.py", 'file.errors in ("strict", "surrogateescape")', "True", "commands/test_output.py::test_a_character_that_can_be_encoded_is_written"),
+    Mutation("characters that the output lacks", "train/cli.py", "    _escape_missing_characters()\n    words", "    words", "commands/test_encodings.py::test_a_character_that_cannot_be_encoded_is_escaped[ascii-4-tokenizer show {run}]", "UnicodeEncodeError"),
+    Mutation("the user's error handler overruled", "train/cli.py", 'file.errors in ("strict", "surrogateescape")', "True", "commands/test_encodings.py::test_a_character_that_can_be_encoded_is_written"),
     Mutation("a note once", "train/notes.py", 'simplefilter("always", Note)', 'simplefilter("default", Note)', "commands/test_notes.py::test_a_note_is_printed_every_time"),
     Mutation("any warning a note", "train/notes.py", "if issubclass(category, Note):", "if True:", "commands/test_notes.py::test_other_warnings_are_unchanged"),
     Mutation("a backend that is not there ends the drawing", "train/plotting.py", 'os.environ.pop("MPLBACKEND", None)', 'os.environ.get("MPLBACKEND")', f"{BACKEND}[nonsense-None]"),

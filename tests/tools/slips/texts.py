@@ -1,4 +1,4 @@
-"""Tokenizers and data."""
+"""Mutations of tokenizers and data."""
 
 from slips.mutation import Mutation
 

@@ -1,4 +1,4 @@
-"""A training run: the step, what it keeps, what it prints, and the programs around it."""
+"""Mutations of a training run: its step, its files, its output, and the process around it."""
 
 from slips.mutation import Mutation
 

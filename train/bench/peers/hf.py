@@ -29,7 +29,7 @@ def make(job: Job) -> Any:
 
 
 def loss(model: Any) -> Loss:
-    """From its logits: its own loss would shift the targets once more and lose one per window."""
+    """The cross-entropy of its logits. Its own loss would shift the targets again and drop one per window."""
     return lambda inputs, targets: cross_entropy(model(inputs).logits.flatten(0, 1), targets.flatten())
 
 

@@ -20,14 +20,14 @@ class TransformersGeneration(TorchGeneration):
 
 
 def make_for_generation(job: Job) -> Any:
-    """The model without an end token, because both sides choose among all tokens and end no text early."""
+    """The model without an end token: both sides choose among all tokens and end no text early."""
     model = make(job)
     model.generation_config.eos_token_id = None
     return model
 
 
 def continue_(model: Any, prompts: Any, n: int) -> Any:
-    """Greedily, with its key/value cache. The mask keeps it from ignoring the padding token in prompts."""
+    """Continue greedily with its key/value cache. The mask makes it read padding tokens in prompts, too."""
     return model.generate(
         prompts, attention_mask=torch.ones_like(prompts), do_sample=False, use_cache=True, max_new_tokens=n,
         pad_token_id=0,

@@ -8,7 +8,7 @@ from torch_writer import TorchGeneration
 
 
 def continue_(model: Any, prompts: Any, n: int) -> Any:
-    """A draw from the most likely token only, which is greedy."""
+    """Continue greedily: top-k with k = 1 leaves only the most likely token."""
     return model.generate(prompts, n, temperature=1.0, top_k=1)
 
 

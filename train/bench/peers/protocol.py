@@ -1,4 +1,4 @@
-"""The messages of a process that is timed: JSON, one object a line, over its standard input and output.
+"""The messages of a timed process: JSON, one object a line, over its standard input and output.
 
 The first message is the job. The process builds its model, takes the first step and answers with a description. Then
 {"rates": [...]} asks for a step with each learning rate, and {"stop": true} for the final answer. A process that
@@ -22,10 +22,10 @@ Job = dict[str, Any]
 class TrainSide(Protocol):
     """A model and its optimizer, on one side of a bench."""
 
-    weights_s: float  # seconds spent on handing weights over, which do not count as its start
+    weights_s: float  # seconds spent on loading weights, which its start-up time leaves out
 
     def step(self, tokens: np.ndarray, rate: float) -> float:
-        """One optimizer step on tokens [B, T + 1] with that learning rate; returns the loss when all is computed."""
+        """One optimizer step on tokens [B, T + 1] with that learning rate; returns the loss after it is computed."""
 
     def about(self, first_step_s: float) -> dict[str, Any]:
         """Device, versions, number of parameters and `compile_s`, after the first step, which took `first_step_s`.
@@ -34,7 +34,7 @@ class TrainSide(Protocol):
         """
 
     def close(self) -> dict[str, Any]:
-        """`peak_bytes`, and other figures that are known only at the end."""
+        """`peak_bytes`, and other figures that are known at the end."""
 
 
 def draw_tokens(job: Job, step: int) -> np.ndarray:
@@ -69,7 +69,7 @@ def _timed_step(side: TrainSide, job: Job, step: int, rate: float) -> tuple[floa
 
 
 class GenerateSide(Protocol):
-    """A model that continues prompts with the likeliest tokens, on one side of a bench."""
+    """A model that continues prompts greedily, on one side of a bench."""
 
     weights_s: float  # as of a `TrainSide`
 
@@ -86,7 +86,7 @@ class GenerateSide(Protocol):
         """Device, versions and other figures that are known after the first text."""
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The answer to any other message."""
+        """The answer to a message of another kind."""
 
     def close(self) -> dict[str, Any]:
         """`peak_bytes`."""
@@ -99,9 +99,9 @@ def draw_prompts(job: Job) -> np.ndarray:
 
 
 def serve_generation(build: Callable[[Job], GenerateSide]) -> None:
-    """Build a side for the job, write a text, and more when asked.
+    """Build a side for the job, write a text, and more texts on request.
 
-    job["sample"] is a file in which to save the first text and the logits it began from, or None.
+    job["sample"] is the file for the first text and the logits of its first token, or None.
     """
     answer, messages = _connect()
     job = messages.get()
@@ -140,7 +140,7 @@ def _connect() -> "tuple[Callable[[dict[str, Any]], None], queue.SimpleQueue[dic
 
 
 def _listen() -> "queue.SimpleQueue[dict[str, Any]]":
-    """The parent's messages. When they end, for whatever reason, this process ends at once."""
+    """The parent's messages. When they end, this process exits at once."""
     messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def read() -> None:

@@ -67,7 +67,7 @@ class TorchTraining:
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
             self._loss = torch.compile(self._loss)
-        # nanoGPT has a method for it. For others: the same two groups and, on CUDA, the fused step.
+        # nanoGPT has a method for this. Others get the same two groups and, on CUDA, the fused step.
         configure = getattr(self.model, "configure_optimizers", self._two_groups)
         o = job["optimizer"]
         self._optimizer = configure(o["weight_decay"], o["learning_rate"], (o["beta1"], o["beta2"]), self._device)
@@ -105,7 +105,7 @@ class TorchTraining:
         return contextlib.nullcontext()
 
     def about(self, first_step_s: float) -> dict[str, Any]:
-        """As `protocol.TrainSide` says; on CUDA the first step is the one that compiles."""
+        """As `protocol.TrainSide` says; on CUDA the first step compiles."""
         cuda = self._device == "cuda"
         return {
             "compile_s": first_step_s if cuda else 0.0,
@@ -119,7 +119,7 @@ class TorchTraining:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The device's name, and versions."""
+    """The name of the device, and versions."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

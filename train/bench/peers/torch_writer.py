@@ -38,7 +38,7 @@ class TorchGeneration:
         return np.asarray(tokens[:, prompts.shape[1] :], np.int32), self._first_at
 
     def _note_first(self, *call: Any) -> None:
-        """After each call of the model; the first of a text reads the prompts."""
+        """Record the time after the first call of the model in a text, which reads the prompts."""
         if self._first_at is None:
             if self._device == "cuda":
                 torch.cuda.synchronize()

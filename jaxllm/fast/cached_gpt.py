@@ -1,7 +1,7 @@
 """Reading token by token through the key/value cache (`jaxllm.cache`), so that each token is computed once.
 
-The modules have the parameters of those that they extend. `CachedGPT` gives the logits of the last token that
-`jaxllm.gpt.GPT` gives for the whole text: one reading of a prompt, then one token at a time.
+The modules have the parameters of those that they extend. `CachedGPT` returns for the last token the logits that
+`jaxllm.gpt.GPT` returns for the whole text. It reads a prompt at once, then one token at a time.
 """
 
 from typing import cast
@@ -25,7 +25,7 @@ def grouped_attention(
 ) -> Float[Array, "*batch H T V"]:  # fmt: skip
     """`scaled_dot_product_attention` in which each of G key and value heads serves H/G query heads, without copies.
 
-    The keys are laid out as the cache holds them; the mask is that of all heads. Ainslie et al. 2023.
+    The keys are laid out as in the cache; all heads share the mask. Ainslie et al. 2023.
     """
     *lead, heads, length, width = q.shape
     groups, slots, dtype = keys.shape[-3], keys.shape[-1], at_least_float32(q).dtype
@@ -46,9 +46,9 @@ class CachedAttention(MultiHeadAttention):
         q, k, v = self.heads(x, x, place.positions)
         cache = extend(cache, k, v, place)
         if x.shape[-2] == 1:
-            keys, values = optimization_barrier(cache)  # or XLA updates a second cache, a copy, beside the first
+            keys, values = optimization_barrier(cache)  # without it XLA copies the cache and updates both
             y = grouped_attention(q, keys, values, place.mask(self.window))
-        else:  # a prompt, before which there is nothing in the cache
+        else:  # a prompt, read into an empty cache
             k, v = repeat_heads(k, self.n_heads), repeat_heads(v, self.n_heads)
             y = causal_dot_product_attention(q, k, v, place.documents[..., None, :], self.window)
         y = merge_heads(y)
@@ -69,11 +69,11 @@ class CachedBlock(Block):
 
 
 class CachedGPT(GPT):
-    """The logits of the last token that is read, and the cache with all that were read.
+    """The logits of the last token that is read, and the cache extended by the tokens.
 
-    The first reading into an empty cache may be of any length, padding included; after that tokens come one by one.
-    The caller sees to it that no row grows beyond the context. Raises InputError for tokens that are not [B, T]
-    integers or more than the cache holds.
+    Any number of tokens, padding included, may be read into an empty cache; after that tokens are read one by one. The
+    caller keeps each row within the context. Raises InputError for tokens that are not [B, T] integers or more than the
+    cache holds.
     """
 
     block: type[Block] = CachedBlock

@@ -1,4 +1,4 @@
-"""Twins of `jaxllm.fast.decode`, in float64."""
+"""Twins of `jaxllm.fast.cached_gpt`, in float64."""
 
 import numpy as np
 from numpy.typing import ArrayLike
