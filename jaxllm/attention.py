@@ -203,9 +203,9 @@ class MultiHeadAttention(nn.Module):
         """Queries, keys and values by head; the positions are 0 to T - 1 if not given."""
         groups = self.n_kv_heads or self.n_heads
         width = _head_width(self.features or x.shape[-1], self.n_heads, groups, self.head_dim)
-        heads = {"query": self.n_heads, "key": groups, "value": groups}
-        sources = zip(heads.items(), (x, context, context), strict=True)
-        q, k, v = (split_heads(Linear(n * width, self.use_bias, name=name)(y), n) for (name, n), y in sources)
+        q = split_heads(Linear(self.n_heads * width, self.use_bias, name="query")(x), self.n_heads)
+        k = split_heads(Linear(groups * width, self.use_bias, name="key")(context), groups)
+        v = split_heads(Linear(groups * width, self.use_bias, name="value")(context), groups)
         if self.qk_norm:
             q = Norm("rms_norm", False, self.epsilon, name="query_norm")(q)
             k = Norm("rms_norm", False, self.epsilon, name="key_norm")(k)
