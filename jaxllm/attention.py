@@ -2,59 +2,75 @@
 
     simple_attention               every token looks at every token, no weights
     scaled_dot_product_attention   queries, keys and values of their own; the scale; a mask
+    causal_dot_product_attention   the mask that hides what comes later
     SelfAttention                  learned linear maps make q, k, v
     CausalAttention                no looking ahead
     MultiHeadAttention             several heads side by side, mixed by an output map
 
 Attention over another sequence (cross-attention) is the same function with k and v from there.
-As in equinox the kernel knows nothing of batches and heads: leading axes `...` carry them.
+Leading axes `...` carry batches and heads.
 The NumPy twins are in `jaxllm.reference.attention`.
 """
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import Array
-from jax.lax import optimization_barrier
+from jaxtyping import Bool, Float, Int
 
-from jaxllm.cache import LayerCache, Place, extend
-from jaxllm.causal import causal_attention
+from jaxllm.array import Array
 from jaxllm.config import Rotary
-from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, at_least_float32, dropout, linear_maps, softmax
+from jaxllm.fast import has_fast_form
+from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, dropout, softmax
+from jaxllm.precision import at_least_float32
 from jaxllm.rotary import rotary_frequencies, rotate
 
 
-def simple_attention(x: Array) -> Array:
-    """softmax(x x^T) x: basic dot-product attention without weights. [..., T, D] -> [..., T, D]."""
+def simple_attention(x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T D"]:
+    """softmax(x x^T) x: basic dot-product attention without weights."""
     return softmax(x @ jnp.swapaxes(x, -1, -2)).astype(x.dtype) @ x
 
 
-def causal_mask(length: int, window: int | None = None) -> Array:
-    """[T, T] bool: entry [t, s] is True where position t may attend to position s, that is s <= t.
+def visible(
+    t: Int[Array, "*#shape"], s: Int[Array, "*#shape"],
+    document_t: Int[Array, "*#shape"] | None = None, document_s: Int[Array, "*#shape"] | None = None,
+    window: int | None = None,
+) -> Bool[Array, "..."]:  # fmt: skip
+    """Whether position t may attend to position s, elementwise.
 
-    With a `window` only to the last so many, t itself among them: t - window < s (Beltagy et al. 2020; Mistral 7B).
+    True where s <= t. With a `window`, only the last `window` positions are visible, t included: s > t - window
+    (Beltagy et al. 2020; Mistral 7B). With documents, other documents are not visible. Every mask is made here.
     """
-    seen = jnp.tril(jnp.ones((length, length), bool))
-    return seen if window is None else seen & ~jnp.tril(seen, -window)
+    seen = s <= t
+    if window is not None:
+        seen = seen & (s > t - window)
+    if document_t is not None:
+        seen = seen & (document_t == document_s)
+    return seen
 
 
-def document_numbers(tokens: Array, separator: int) -> Array:
-    """Which document of its row each token belongs to, if one begins at each separator: [..., T] -> [..., T] int32."""
+def causal_mask(length: int, window: int | None = None) -> Bool[Array, "{length} {length}"]:
+    """Entry [t, s] is True where position t may attend to position s (`visible`)."""
+    t = jnp.arange(length)
+    return visible(t[:, None], t[None, :], window=window)
+
+
+def document_numbers(tokens: Int[Array, "*batch T"], separator: int) -> Int[Array, "*batch T"]:
+    """The number of each token's document within its row; a document begins at each separator."""
     return jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)
 
 
-def document_mask(documents: Array, window: int | None = None) -> Array:
-    """The causal mask within documents: [..., T] -> [..., T, T] bool, True where s <= t and both are of the same."""
-    same = documents[..., :, None] == documents[..., None, :]
-    return same & jnp.broadcast_to(causal_mask(documents.shape[-1], window), same.shape)
+def document_mask(documents: Int[Array, "*batch T"], window: int | None = None) -> Bool[Array, "*batch T T"]:
+    """The causal mask of each row: entry [t, s] is True where `visible`, which needs the same document."""
+    t = jax.lax.broadcasted_iota(jnp.int32, documents.shape, documents.ndim - 1)
+    return visible(t[..., :, None], t[..., None, :], documents[..., :, None], documents[..., None, :], window)
 
 
-def attention_weights(q: Array, k: Array, mask: Array | None = None) -> Array:
-    """softmax(q k^T / sqrt(K)) where the mask is True, 0 elsewhere.
+def attention_weights(
+    q: Float[Array, "*#batch T K"], k: Float[Array, "*#batch S K"], mask: Bool[Array, "..."] | None = None
+) -> Float[Array, "... T S"]:
+    """softmax(q k^T / sqrt(K)) where the mask is True, 0 elsewhere, in at least float32.
 
-    q [..., T, K], k [..., S, K], mask bool, broadcast to [..., T, S] -> [..., T, S], at least float32.
-    A row without any True gives 1/S everywhere. Vaswani et al. 2017, equation 1.
+    The mask is broadcast to [..., T, S]. A row without any True gives 1/S everywhere. Vaswani et al. 2017, equation 1.
     Raises ValueError where shapes or the dtype of the mask do not fit.
     """
     if q.shape[-1] != k.shape[-1]:
@@ -69,12 +85,13 @@ def attention_weights(q: Array, k: Array, mask: Array | None = None) -> Array:
 
 
 def scaled_dot_product_attention(
-    q: Array, k: Array, v: Array, mask: Array | None = None, keep: Array | None = None
-) -> Array:
-    """softmax(q k^T / sqrt(K)) v, Vaswani et al. 2017, equation 1.
+    q: Float[Array, "*#batch T K"], k: Float[Array, "*#batch S K"], v: Float[Array, "*#batch S V"],
+    mask: Bool[Array, "..."] | None = None, keep: Float[Array, "... T S"] | None = None,
+) -> Float[Array, "... T V"]:  # fmt: skip
+    """softmax(q k^T / sqrt(K)) v in the dtype of v. Vaswani et al. 2017, equation 1.
 
-    q [..., T, K], k [..., S, K], v [..., S, V], mask bool [..., T, S] -> [..., T, V] in the dtype of v.
-    `keep` is a dropout mask for the weights, [..., T, S]. Raises ValueError where shapes do not fit.
+    The mask is that of `attention_weights`; `keep` is a dropout mask for the weights. Raises ValueError where shapes
+    do not fit.
     """
     if k.shape[-2] != v.shape[-2]:
         raise ValueError(f"k {k.shape} and v {v.shape} must have the same number of positions.")
@@ -82,51 +99,53 @@ def scaled_dot_product_attention(
     return (weights if keep is None else dropout(weights, keep)).astype(v.dtype) @ v
 
 
-def split_heads(x: Array, n_heads: int) -> Array:
-    """[..., T, H K] -> [..., H, T, K]."""
+@has_fast_form
+def causal_dot_product_attention(
+    q: Float[Array, "*batch T K"], k: Float[Array, "*batch T K"], v: Float[Array, "*batch T V"],
+    documents: Int[Array, "*#batch T"] | None = None, window: int | None = None,
+) -> Float[Array, "*batch T V"]:  # fmt: skip
+    """`scaled_dot_product_attention` in which position t attends to the positions that are `visible` from it."""
+    return scaled_dot_product_attention(q, k, v, _mask(q, documents, window))
+
+
+def _mask(q: Array, documents: Array | None, window: int | None) -> Array:
+    """The mask of causal attention, which broadcasts to [..., T, T], for queries [..., T, K]."""
+    return causal_mask(q.shape[-2], window) if documents is None else document_mask(documents, window)
+
+
+def split_heads(x: Float[Array, "*batch T F"], n_heads: int) -> Float[Array, "*batch {n_heads} T K"]:
+    """Features as heads: head h has the K features from h K on."""
     return jnp.swapaxes(x.reshape(*x.shape[:-1], n_heads, -1), -2, -3)
 
 
-def merge_heads(x: Array) -> Array:
-    """[..., H, T, K] -> [..., T, H K], the inverse of `split_heads`."""
+def merge_heads(x: Float[Array, "*batch H T K"]) -> Float[Array, "*batch T F"]:
+    """The inverse of `split_heads`: F = H K."""
     x = jnp.swapaxes(x, -2, -3)
     return x.reshape(*x.shape[:-2], -1)
 
 
-def repeat_heads(x: Array, n_heads: int) -> Array:
-    """Each of G key or value heads serves H/G query heads: [..., G, T, K] -> [..., H, T, K].
+def repeat_heads(x: Float[Array, "*batch G T K"], n_heads: int) -> Float[Array, "*batch {n_heads} T K"]:
+    """Each of G key or value heads, repeated for the H/G query heads that it serves.
 
     Grouped-query attention, Ainslie et al. 2023; G = 1 is multi-query attention.
     """
     return jnp.repeat(x, n_heads // x.shape[-3], axis=-3)
 
 
-def grouped_attention(q: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """Scaled dot-product attention in which each of G key and value heads serves H/G query heads, none of them copied.
-
-    q [..., H, T, K], keys [..., G, K, S], as the cache holds them, values [..., G, S, V], mask bool [..., T, S], that
-    of all heads -> [..., H, T, V] in the dtype of the values. Ainslie et al. 2023.
-    """
-    *lead, heads, length, width = q.shape
-    groups, slots, dtype = keys.shape[-3], keys.shape[-1], at_least_float32(q).dtype
-    scores = jnp.matmul(q.reshape(*lead, groups, -1, width), keys, preferred_element_type=dtype) * width**-0.5
-    scores = scores.reshape(*lead, groups, heads // groups, length, slots)
-    seen = jnp.broadcast_to(mask[..., None, None, :, :], scores.shape)
-    weights = softmax(jnp.where(seen, scores, jnp.finfo(scores.dtype).min)).astype(values.dtype)
-    return (weights.reshape(*lead, groups, -1, slots) @ values).reshape(*lead, heads, length, -1)
-
-
 class SelfAttention(nn.Module):
-    """Scaled dot-product attention with learned q, k, v maps: [..., T, D] -> [..., T, features].
+    """Scaled dot-product attention with learned q, k, v maps; the mask is that of `attention_weights`.
 
-    `context` [..., S, D] makes it cross-attention: keys and values come from there.
+    A `context` makes it cross-attention: keys and values come from there.
     """
 
     features: int
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, context: Array | None = None, mask: Array | None = None) -> Array:
+    def __call__(
+        self, x: Float[Array, "*batch T D"], context: Float[Array, "*batch S C"] | None = None,
+        mask: Bool[Array, "..."] | None = None,
+    ) -> Float[Array, "*batch T {self.features}"]:  # fmt: skip
         context = x if context is None else context
         q = Linear(self.features, self.use_bias, name="query")(x)
         k = Linear(self.features, self.use_bias, name="key")(context)
@@ -135,22 +154,22 @@ class SelfAttention(nn.Module):
 
 
 class CausalAttention(SelfAttention):
-    """SelfAttention that never looks ahead: [..., T, D] -> [..., T, features]."""
+    """SelfAttention that never looks ahead."""
 
-    def __call__(self, x: Array) -> Array:  # type: ignore[override]  # a causal mask has no meaning elsewhere
+    def __call__(  # type: ignore[override]  # a causal mask does not apply to another sequence
+        self, x: Float[Array, "*batch T D"]
+    ) -> Float[Array, "*batch T {self.features}"]:
         return super().__call__(x, mask=causal_mask(x.shape[-2]))
 
 
 class MultiHeadAttention(nn.Module):
-    """`n_heads` attentions side by side, then an output map: [..., T, D] -> [..., T, features].
+    """`n_heads` attentions side by side, then an output map.
 
-    Causal by default; `causal=False` with `context` [..., S, D] is cross-attention. `features` None: D; `head_dim`
-    None: features / n_heads. With `documents` [..., T] int, where it is causal, no token attends to another document;
-    with a `window` only the last so many tokens are attended to. `rotary` turns queries and keys by their positions,
-    `qk_norm` norms each of their heads before that.
-    The weights [..., H, T, S] are sown as an intermediate, computed only where somebody asks for them.
-
-    With a `cache` of the keys and values before, at a `place` (`jaxllm.cache`), the result is (y, the cache extended).
+    Causal by default; `causal=False` with a `context` is cross-attention. `features` None: D; `head_dim` None:
+    features / n_heads. Causal attention stays within each document of `documents` and within the last `window` tokens.
+    `rotary` rotates queries and keys by their positions; `qk_norm` normalises each of their heads before that. The
+    weights [..., H, T, S] are sown as an intermediate, and computed only on request. Raises ValueError for features and
+    heads that do not divide evenly.
     """
 
     n_heads: int
@@ -164,70 +183,62 @@ class MultiHeadAttention(nn.Module):
     window: int | None = None
     rotary: Rotary | None = None
     qk_norm: bool = False
-    epsilon: float = EPSILON  # of that norm
+    epsilon: float = EPSILON  # of the norm of queries and keys
 
     @nn.compact
     def __call__(
-        self, x: Array, context: Array | None = None, documents: Array | None = None,
-        cache: LayerCache | None = None, place: Place | None = None,
-    ) -> Any:  # fmt: skip
-        features = self.features or x.shape[-1]
-        q, k, v = self._heads(x, x if context is None else context, features, place)
-        if cache is not None and place is not None:
-            cache = extend(cache, k, v, place)
-        if cache is not None and place is not None and x.shape[-2] == 1:
-            keys, values = optimization_barrier(cache)  # or XLA updates a second cache, a copy, beside the first
-            heads = grouped_attention(q, keys, values, place.mask(cache, self.window))
-        else:  # also a prompt, before which there is nothing in the cache
-            k, v = (repeat_heads(y, self.n_heads) for y in (k, v))
-            heads = self._attend(q, k, v, documents)
-        y = Linear(features, self.use_bias, self.output_std, name="output")(merge_heads(heads))
-        return y if cache is None else (y, cache)
+        self, x: Float[Array, "*batch T D"], context: Float[Array, "*batch S C"] | None = None,
+        documents: Int[Array, "*batch T"] | None = None,
+    ) -> Float[Array, "*batch T F"]:  # fmt: skip
+        q, k, v = self.heads(x, x if context is None else context)
+        k, v = repeat_heads(k, self.n_heads), repeat_heads(v, self.n_heads)
+        y = merge_heads(self.attend(q, k, v, documents))
+        return Linear(self.features or x.shape[-1], self.use_bias, self.output_std, name="output")(y)
 
-    def _heads(self, x: Array, context: Array, n_features: int, place: Place | None) -> list[Array]:
-        """Queries [..., H, T, K], keys and values [..., G, S, K], normed and turned where that is asked for."""
-        kv_heads = self.n_kv_heads or self.n_heads
-        if (self.head_dim is None and n_features % self.n_heads) or self.n_heads % kv_heads:
-            raise ValueError(
-                f"{n_features} features, {self.n_heads} heads and {kv_heads} key heads do not divide evenly."
-            )
-        width = self.head_dim or n_features // self.n_heads
-        heads = {"query": self.n_heads, "key": kv_heads, "value": kv_heads}
-        features = {name: n * width for name, n in heads.items()}
-        if context is x:
-            maps = linear_maps(self, x, "query_key_value", features, self.use_bias)
-        else:
-            sources = (x, context, context)
-            maps = [
-                Linear(n, self.use_bias, name=name)(y) for (name, n), y in zip(features.items(), sources, strict=True)
-            ]
-        q, k, v = (split_heads(y, n) for y, n in zip(maps, heads.values(), strict=True))
+    @nn.nowrap
+    def heads(
+        self, x: Float[Array, "*batch T D"], context: Float[Array, "*batch S C"],
+        positions: Int[Array, "*batch T"] | None = None,
+    ) -> tuple[Float[Array, "*batch H T K"], Float[Array, "*batch G S K"], Float[Array, "*batch G S K"]]:  # fmt: skip
+        """Queries, keys and values by head; the positions are 0 to T - 1 if not given."""
+        groups = self.n_kv_heads or self.n_heads
+        width = _head_width(self.features or x.shape[-1], self.n_heads, groups, self.head_dim)
+        q = split_heads(Linear(self.n_heads * width, self.use_bias, name="query")(x), self.n_heads)
+        k = split_heads(Linear(groups * width, self.use_bias, name="key")(context), groups)
+        v = split_heads(Linear(groups * width, self.use_bias, name="value")(context), groups)
         if self.qk_norm:
-            q, k = (
-                Norm("rms_norm", False, self.epsilon, name=f"{name}_norm")(y) for name, y in (("query", q), ("key", k))
-            )
+            q = Norm("rms_norm", False, self.epsilon, name="query_norm")(q)
+            k = Norm("rms_norm", False, self.epsilon, name="key_norm")(k)
         if self.rotary is not None:
-            q, k = (_turn(y, self.rotary, place) for y in (q, k))
-        return [q, k, v]
+            q, k = (_rotate_heads(y, self.rotary, positions) for y in (q, k))
+        return q, k, v
 
-    def _attend(self, q: Array, k: Array, v: Array, documents: Array | None) -> Array:
-        """Attention among the tokens given, [..., H, T, K] -> [..., H, T, V]."""
+    @nn.nowrap
+    def attend(
+        self, q: Float[Array, "*batch H T K"], k: Float[Array, "*batch H S K"], v: Float[Array, "*batch H S K"],
+        documents: Int[Array, "*batch T"] | None,
+    ) -> Float[Array, "*batch H T K"]:  # fmt: skip
+        """The attention of each head; sows its weights where intermediates are requested."""
         documents = None if documents is None else documents[..., None, :]  # the same for all heads
-        mask = None
-        if self.causal:
-            length = q.shape[-2]
-            mask = causal_mask(length, self.window) if documents is None else document_mask(documents, self.window)
-        keep = Dropout(self.dropout).mask((*q.shape[:-1], k.shape[-2]))
+        mask = _mask(q, documents, self.window) if self.causal else None
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(q, k, mask))
+        keep = Dropout(self.dropout).mask((*q.shape[:-1], k.shape[-2]))
         if self.causal and keep is None:
-            return causal_attention(q, k, v, documents, self.window)  # the same, faster
+            return causal_dot_product_attention(q, k, v, documents, self.window)
         return scaled_dot_product_attention(q, k, v, mask, keep)
 
 
-def _turn(x: Array, rotary: Rotary, place: Place | None) -> Array:
-    """Queries or keys [..., T, K], turned by their positions."""
+def _head_width(features: int, n_heads: int, n_kv_heads: int, head_dim: int | None) -> int:
+    """K, the width of a head. Raises ValueError for sizes that do not divide evenly."""
+    if (head_dim is None and features % n_heads) or n_heads % n_kv_heads:
+        raise ValueError(f"{features} features, {n_heads} heads and {n_kv_heads} key heads do not divide evenly.")
+    return head_dim or features // n_heads
+
+
+def _rotate_heads(x: Array, rotary: Rotary, positions: Array | None) -> Array:
+    """Queries or keys [..., H, T, K], rotated by the positions [..., T] of their tokens."""
     base, interleaved, factor, low, high, original_context = rotary
     frequencies = rotary_frequencies(x.shape[-1], base, factor, low, high, original_context)
-    positions = jnp.arange(x.shape[-2]) if place is None else place.positions[..., None, :]
-    return rotate(x, positions, frequencies, interleaved)
+    places = jnp.arange(x.shape[-2]) if positions is None else positions[..., None, :]  # the same for all heads
+    return rotate(x, places, frequencies, interleaved)

@@ -1,90 +1,95 @@
-"""The key/value cache: what attention keeps of the tokens read, so that each further token is read alone.
+"""The key/value cache: keys and values of the tokens that were read, so that each further token is read alone.
 
-An explicit pytree of fixed shapes, handed in and given back, as in gemma; but rows of a batch are aligned at their
-ends: a shorter prompt begins with padding, so that all rows write to the same slot, one small copy a layer, where
-transformers' static cache scatters. Slots are never shifted (an update of a cache by itself is computed wrong by XLA on
-a CPU up to jaxlib 0.12.0.1, openxla/xla#49176).
+It is an explicit pytree of fixed shapes, an argument and a result. The rows of a batch are aligned at their ends: a
+shorter prompt begins with padding, so that all rows write to the same slot, one small copy a layer. Padding is a
+document of its own, number 0, which no token attends to. Slots are never shifted, because XLA on a CPU up to jaxlib
+0.12.0.1 computes an update of a cache by itself wrong (openxla/xla#49176).
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Bool, Float, Int
 
+from jaxllm.array import Array
+from jaxllm.attention import visible
 from jaxllm.config import GPTConfig
 
 
 class LayerCache(NamedTuple):
-    """Of one block: keys as they are compared, normed and turned, and values, each as attention's products read it."""
+    """One block's keys (normalised, rotated) and values, laid out as attention reads them."""
 
-    keys: Array  # [B, G, K, S]
-    values: Array  # [B, G, S, K]
-
-    @property
-    def capacity(self) -> int:
-        """S, the number of slots."""
-        return self.values.shape[-2]
+    keys: Float[Array, "B G K S"]
+    values: Float[Array, "B G S K"]
 
 
 class Place(NamedTuple):
-    """Where the tokens that are being read stand."""
+    """Slots, positions and documents of the T tokens that are read."""
 
-    slot: Array  # int32, of the first of them
-    positions: Array  # [B, T] int32, in their rows
-    visible: Array  # [B] int32, the first slot that the last of them may attend to
+    slot: Int[Array, ""]  # of the first of them
+    positions: Int[Array, "B T"]  # in their rows
+    documents: Int[Array, "B T"]
+    all_documents: Int[Array, "B S"]  # of all slots, these tokens included
 
-    def mask(self, cache: LayerCache, window: int | None) -> Array:
-        """[B, 1, S] bool: which slots one token may attend to."""
-        slots = jnp.arange(cache.capacity)
-        near = slots <= self.slot if window is None else (slots <= self.slot) & (slots > self.slot - window)
-        return (near[None] & (slots[None] >= self.visible[:, None]))[:, None]
+    def mask(self, window: int | None) -> Bool[Array, "B T S"]:
+        """Which slots each of the tokens may attend to (`jaxllm.attention.visible`)."""
+        t = self.slot + jnp.arange(self.documents.shape[1])
+        s = jnp.arange(self.all_documents.shape[1])
+        return visible(
+            t[None, :, None], s[None, None, :], self.documents[:, :, None], self.all_documents[:, None, :], window
+        )
 
 
 class Cache(NamedTuple):
     """Keys and values of all blocks, in S slots of which `length` are filled."""
 
     layers: tuple[LayerCache, ...]
-    start: Array  # [B] int32, the slot of each row's first token; those before hold padding
-    visible: Array  # [B] int32, the first slot that a next token may attend to: the start, or the last separator's
-    length: Array  # int32
+    start: Int[Array, "B"]  # the slot of each row's first token; those before hold padding
+    documents: Int[Array, "B S"]  # the number of each filled slot's document, 0 where there is padding or nothing
+    length: Int[Array, ""]
 
     @classmethod
-    def empty(cls, config: GPTConfig, start: Array, capacity: int, dtype: jnp.dtype | str = "float32") -> "Cache":
-        """For rows [B] whose prompts will begin at slots `start`."""
-        shape = (start.shape[0], config.kv_heads)
-        keys, values = (config.head_dim, capacity), (capacity, config.head_dim)
+    def empty(
+        cls, config: GPTConfig, start: Int[Array, "B"], capacity: int, dtype: jnp.dtype | str = "float32"
+    ) -> "Cache":
+        """A cache of `capacity` slots for rows whose prompts will begin at slots `start`."""
+        n_rows, groups, width = start.shape[0], config.kv_heads, config.head_dim
         layers = tuple(
-            LayerCache(jnp.zeros(shape + keys, dtype), jnp.zeros(shape + values, dtype)) for _ in range(config.n_layers)
+            LayerCache(
+                jnp.zeros((n_rows, groups, width, capacity), dtype), jnp.zeros((n_rows, groups, capacity, width), dtype)
+            )
+            for _ in range(config.n_layers)
         )
-        start = start.astype(jnp.int32)
-        return cls(layers, start, start, jnp.zeros((), jnp.int32))
+        documents = jnp.zeros((n_rows, capacity), jnp.int32)
+        return cls(layers, start.astype(jnp.int32), documents, jnp.zeros((), jnp.int32))
 
-    def place(self, tokens: Array, separator: int | None) -> Place:
-        """That of the tokens [B, T] that are read next; a separator among them hides what was before it."""
+    @property
+    def capacity(self) -> int:
+        """S, the number of slots."""
+        return self.documents.shape[-1]
+
+    def place(self, tokens: Int[Array, "B T"], separator: int | None) -> Place:
+        """The place of the tokens that are read next; each row and each separator begins a document."""
         slots = self.length + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         positions = slots - self.start[:, None]
-        visible = self.visible
+        begins = positions == 0
         if separator is not None:
-            begins = (tokens == separator) & (positions >= 0)
-            visible = jnp.maximum(visible, jnp.where(begins, slots, 0).max(1))
-        return Place(self.length, jnp.maximum(positions, 0), visible)
+            begins |= (positions > 0) & (tokens == separator)
+        before = self.documents.max(axis=1, keepdims=True)  # numbers rise along a row
+        documents = before + jnp.cumsum(begins, axis=1, dtype=jnp.int32)
+        all_documents = jax.lax.dynamic_update_slice_in_dim(self.documents, documents, self.length, axis=1)
+        return Place(self.length, jnp.maximum(positions, 0), documents, all_documents)
 
-    def documents(self, tokens: Array, separator: int | None) -> Array:
-        """Numbers [B, T] that part a first reading's padding from its tokens and, by the separator, documents."""
-        slots = jnp.arange(tokens.shape[1])[None]
-        begins = slots == self.start[:, None]
-        if separator is not None:
-            begins |= (slots > self.start[:, None]) & (tokens == separator)
-        return jnp.cumsum(begins, axis=1, dtype=jnp.int32)
-
-    def read(self, layers: list[LayerCache], place: Place) -> "Cache":
-        """The cache after the tokens at the place have been read."""
-        return Cache(tuple(layers), self.start, place.visible, self.length + place.positions.shape[1])
+    def extended(self, layers: list[LayerCache], place: Place) -> "Cache":
+        """The cache after the tokens at the place have been read into its layers."""
+        return Cache(tuple(layers), self.start, place.all_documents, self.length + place.positions.shape[1])
 
 
-def extend(cache: LayerCache, keys: Array, values: Array, place: Place) -> LayerCache:
-    """The cache with keys and values [B, G, T, K] at the place."""
+def extend(
+    cache: LayerCache, keys: Float[Array, "B G T K"], values: Float[Array, "B G T K"], place: Place
+) -> LayerCache:
+    """The cache with keys and values written at the place."""
     update = jax.lax.dynamic_update_slice_in_dim
     new_keys = jnp.swapaxes(keys, -1, -2).astype(cache.keys.dtype)
     new_values = values.astype(cache.values.dtype)

@@ -5,14 +5,14 @@ from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
 
-from jaxllm.errors import InputError
-from jaxllm.validate import Fraction, NonNegative, PositiveFloat, check_fields
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.validate import Fraction, NonNegative, PositiveFloat, check_fields
 
-WEIGHTS = ("float32", "bfloat16", "int8")  # what a model's maps can be packed in for generating
+WEIGHTS = ("float32", "bfloat16", "int8")  # dtypes in which a model's maps can be packed for generating
 
 
 class Rotary(NamedTuple):
-    """How queries and keys are turned by their position (`jaxllm.rotary`)."""
+    """How queries and keys are rotated by their position: the arguments of `jaxllm.rotary`."""
 
     base: float = 10000.0
     interleaved: bool = False
@@ -24,38 +24,37 @@ class Rotary(NamedTuple):
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """What a GPT is made of. Frozen and hashable, so it can be a static argument of `jax.jit`.
+    """The architecture of a GPT. Frozen and hashable, so it can be a static argument of `jax.jit`.
 
-    The defaults are GPT-2 124M (Radford et al. 2019); the bounds are above all that has been trained. One set of
-    options describes all families (transformers has a copy of the model for each): Llama is rotary, rms_norm, swiglu,
-    n_kv_heads and use_bias = false. Raises InputError for a value out of range or for sizes that do not fit together.
+    The defaults are GPT-2 124M (Radford et al. 2019). The bounds exceed the sizes of all trained models.
+    One set of options describes all families: Llama is rotary, rms_norm, swiglu, n_kv_heads and use_bias = false.
+    Raises InputError for a value out of range or for sizes that do not fit together.
     """
 
-    vocab_size: Annotated[int, Meta(ge=1, le=2**24)] = 50257  # V
+    vocab_size: Annotated[int, Meta(ge=1, le=2**24)] = 50257  # V, number of token ids
     context_length: Annotated[int, Meta(ge=1, le=2**24)] = 1024  # T, the most tokens the model can look at
-    d_model: Annotated[int, Meta(ge=1, le=2**17)] = 768  # D
-    n_layers: Annotated[int, Meta(ge=1, le=1000)] = 12
-    n_heads: Annotated[int, Meta(ge=1, le=1024)] = 12  # H; each head is K = D / H wide
-    # Heads of keys and values (grouped-query attention); None: n_heads.
-    n_kv_heads: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    d_head: Annotated[int, Meta(ge=1, le=2**14)] | None = None  # K, width of a head; None: D / H
-    d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; None: 4 D
-    position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved"] = "learned"
-    rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next four
-    rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # Llama 3's scaling: the context grew by this; 1: it did not
-    rope_low_frequency: PositiveFloat = 1.0  # turns within rope_original_context below which a pair is slowed in full
-    rope_high_frequency: PositiveFloat = 4.0  # and above which not at all
-    rope_original_context: Annotated[int, Meta(ge=1, le=2**24)] = 8192
-    sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # tokens attended to, itself among them
-    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
-    norm_epsilon: PositiveFloat = 1e-5
-    qk_norm: bool = False  # an RMSNorm of each head's queries and keys, before they are turned (Qwen 3)
+    d_model: Annotated[int, Meta(ge=1, le=2**17)] = 768  # D, width of the residual stream
+    n_layers: Annotated[int, Meta(ge=1, le=1000)] = 12  # number of blocks
+    n_heads: Annotated[int, Meta(ge=1, le=1024)] = 12  # H, number of attention heads
+    n_kv_heads: Annotated[int, Meta(ge=1, le=1024)] | None = None  # heads of keys and values; none: n_heads
+    d_head: Annotated[int, Meta(ge=1, le=2**14)] | None = None  # K, width of a head; none: D / H
+    d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; none: 4 D
+    position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved"] = "learned"  # encoding
+    rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next four fields
+    rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # Llama 3's scaling, by how much the context grew; 1: none
+    rope_low_frequency: PositiveFloat = 1.0  # turns in the original context below which pairs are slowed fully
+    rope_high_frequency: PositiveFloat = 4.0  # turns above which pairs are not slowed
+    rope_original_context: Annotated[int, Meta(ge=1, le=2**24)] = 8192  # the original context
+    sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # tokens that one attends to, itself included
+    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"  # of the input of attention, MLP and head
+    norm_epsilon: PositiveFloat = 1e-5  # added to the variance or mean square
+    qk_norm: bool = False  # an RMSNorm of each head's queries and keys before they are rotated (Qwen 3)
     activation: Literal["gelu_tanh", "gelu", "relu", "swiglu", "geglu"] = "gelu_tanh"  # the last two are gated
-    dropout: Fraction = 0.0  # probability of dropping; active only where a dropout key is given
-    tie_embeddings: bool = True  # the output head is the token table
-    scale_embeddings: bool = False  # token embeddings times sqrt(D) (Gemma)
-    use_bias: bool = True  # in linear maps and norms
-    separator: NonNegative | None = None  # id with which a document begins; no token attends to another document
+    dropout: Fraction = 0.0  # probability of dropping an activation, in training only
+    tie_embeddings: bool = True  # whether the output head is the token table
+    scale_embeddings: bool = False  # whether token embeddings are multiplied by sqrt(D) (Gemma)
+    use_bias: bool = True  # whether linear maps and norms have biases
+    separator: NonNegative | None = None  # id that begins a document; tokens attend within theirs
 
     def __post_init__(self) -> None:
         check_fields(self, "model.")
@@ -78,7 +77,7 @@ class GPTConfig:
                 f"model.d_model is {self.d_model}, but sinusoidal positions come in pairs; make d_model even."
             )
         if self.rotary is not None and self.head_dim % 2:
-            raise InputError(f"a head is {self.head_dim} wide, but rotary positions turn pairs; make it even.")
+            raise InputError(f"a head is {self.head_dim} wide, but rotary positions rotate pairs; make it even.")
         if self.rotary is not None and self.rope_factor != 1 and self.rope_low_frequency >= self.rope_high_frequency:
             raise InputError(
                 f"model.rope_low_frequency is {self.rope_low_frequency}, but it must be below "
@@ -103,7 +102,7 @@ class GPTConfig:
 
     @property
     def rotary(self) -> Rotary | None:
-        """How queries and keys are turned; None where positions are added to the embeddings."""
+        """How queries and keys are rotated; None where positions are added to the embeddings."""
         if not self.position.startswith("rotary"):
             return None
         return Rotary(

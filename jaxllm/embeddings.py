@@ -2,84 +2,84 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import Array
+from flax.linen.initializers import normal
+from jaxtyping import Float, Int
 
-from jaxllm.init import normal
-from jaxllm.layers import INIT_STD, at_least_float32
-
-
-def token_embedding(table: Array, tokens: Array) -> Array:
-    """Row `tokens[...]` of the table: table [V, D], tokens [...] int -> [..., D].
-
-    A token outside 0..V-1 gives NaN, so that it is noticed (plain indexing would use another row).
-    """
-    inside = jnp.where(tokens < 0, table.shape[0], tokens)
-    return jnp.take(table, inside, axis=0, mode="fill", fill_value=jnp.nan)
+from jaxllm.array import Array
+from jaxllm.fast import has_fast_form
+from jaxllm.fast.quantised_weights import Table, parameter
+from jaxllm.layers import INIT_STD
+from jaxllm.precision import at_least_float32
 
 
-def token_logits(table: Array, x: Array) -> Array:
-    """x E^T, the output head that shares the token table: table [V, D], x [..., D] -> [..., V].
-
-    At least float32, accumulated there too. Press and Wolf 2017.
-    """
-    dtype = at_least_float32(x).dtype
-    return jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=dtype)
+def token_embedding(table: Float[Table, "V D"], tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
+    """table[tokens]; a token outside 0..V-1 gives NaN, where plain indexing would return another row."""
+    return table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
-def learned_positions(table: Array, length: int) -> Array:
-    """The first `length` rows of a learned table: [context_length, D] -> [length, D]."""
+@has_fast_form
+def token_logits(table: Float[Table, "V D"], x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+    """x E^T, the output head that shares the token table, in at least float32. Press and Wolf 2017."""
+    z = at_least_float32(x)
+    return z @ table.astype(x.dtype).astype(z.dtype).T
+
+
+def learned_positions(table: Float[Array, "context D"], length: int) -> Float[Array, "{length} D"]:
+    """The first `length` rows of a learned table."""
     return table[:length]
 
 
-def sinusoidal_embedding(positions: Array, d_model: int) -> Array:
-    """P[t, 2i] = sin(t / 10000^(2i/D)), P[t, 2i+1] = cos(the same): positions t [...] -> [..., D], at least float32.
+def sinusoidal_embedding(positions: Int[Array, "*batch"], d_model: int) -> Float[Array, "*batch {d_model}"]:
+    """P[t, 2i] = sin(t / 10000^(2i/D)), P[t, 2i+1] = cos(the same), in at least float32. D must be even.
 
-    Vaswani et al. 2017, section 3.5. D must be even.
+    Vaswani et al. 2017, section 3.5.
     """
     frequency = jnp.exp(-jnp.log(10000.0) * jnp.arange(0, d_model, 2) / d_model)
-    angle = positions.astype(float)[..., None] * jnp.broadcast_to(frequency, (*positions.shape, d_model // 2))
+    angle = positions.astype(float)[..., None] * frequency
     return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(*positions.shape, d_model)
 
 
-def sinusoidal_positions(length: int, d_model: int) -> Array:
-    """`sinusoidal_embedding` of 0 to length - 1: [length, D]."""
+def sinusoidal_positions(length: int, d_model: int) -> Float[Array, "{length} {d_model}"]:
+    """`sinusoidal_embedding` of 0 to length - 1."""
     return sinusoidal_embedding(jnp.arange(length), d_model)
 
 
 class TokenEmbedding(nn.Module):
-    """Parameter of `token_embedding` and `token_logits`: table [V, D] normal(0.02)."""
+    """Parameter of `token_embedding` and `token_logits`: table [V, D] normal(INIT_STD)."""
 
     vocab_size: int
     d_model: int
 
     def setup(self) -> None:
-        shape = (self.vocab_size, self.d_model)
-        self.table = self.param("table", normal(INIT_STD), shape)
+        self.table = parameter(self, "table", normal(INIT_STD), (self.vocab_size, self.d_model))
 
-    def __call__(self, tokens: Array) -> Array:
+    def __call__(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         return token_embedding(self.table, tokens)
 
-    def logits(self, x: Array) -> Array:
+    def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """The tied output head."""
         return token_logits(self.table, x)
 
 
 class PositionEmbedding(nn.Module):
-    """Adds `learned_positions` (parameter: table [context_length, D] normal(0.02)) or `sinusoidal_positions`.
+    """Adds `learned_positions` (parameter: table [context_length, D] normal(INIT_STD)) or `sinusoidal_positions`.
 
-    Those of 0 to T - 1, or of `positions` [..., T].
+    The positions are 0 to T - 1, unless they are given.
     """
 
     context_length: int
     kind: str = "learned"
 
     @nn.compact
-    def __call__(self, x: Array, positions: Array | None = None) -> Array:
+    def __call__(
+        self, x: Float[Array, "*batch T D"], positions: Int[Array, "*rows T"] | None = None
+    ) -> Float[Array, "*batch T D"]:
         length, d_model = x.shape[-2:]
         if self.kind == "learned":
-            shape = (self.context_length, d_model)
-            table = self.param("table", normal(INIT_STD), shape)
+            table = self.param("table", normal(INIT_STD), (self.context_length, d_model))
             vectors = learned_positions(table, length) if positions is None else token_embedding(table, positions)
+        elif positions is None:
+            vectors = sinusoidal_positions(length, d_model)
         else:
-            vectors = sinusoidal_embedding(jnp.arange(length) if positions is None else positions, d_model)
-        return x + jnp.broadcast_to(vectors.astype(x.dtype), x.shape)
+            vectors = sinusoidal_embedding(positions, d_model)
+        return x + vectors.astype(x.dtype)

@@ -1,186 +1,179 @@
 """The GPT: embeddings, pre-norm blocks of attention and MLP, a final norm, a head.
 
 By default GPT-2 (Radford et al. 2019; shapes and initialisation as in the released weights); the options of GPTConfig
-make it a Llama, Mistral, Qwen 3 or Gemma. The NumPy twin is `jaxllm.reference.gpt`. Modules return arrays only; what
-they saw on the way is captured from outside (`apply_with_intermediates`), so that looking inside costs a training step
-nothing.
+make it a Llama, Mistral, Qwen 3 or Gemma. The NumPy twin is `jaxllm.reference.gpt`. Modules return arrays only; their
+intermediates are captured from outside (`apply_with_intermediates`), so that a training step does not pay for them.
 """
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import module as linen
+from flax.linen.initializers import normal
 from flax.traverse_util import flatten_dict
-from jax import Array
+from jaxtyping import Float, Int
 
+from jaxllm.array import Array
 from jaxllm.attention import MultiHeadAttention, document_numbers
-from jaxllm.cache import Cache, LayerCache, Place
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
-from jaxllm.errors import InputError
-from jaxllm.init import normal
-from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, at_least_float32, linear
+from jaxllm.fast.quantised_weights import Table, parameter
+from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear, residual_std
 from jaxllm.loss import head_loss, token_losses
-from jaxllm.packed import packed_linear
+from jaxllm.precision import at_least_float32
+from jaxllm.utils.errors import InputError
+
+Attention = TypeVar("Attention", bound=MultiHeadAttention)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): [B, T, D] -> [B, T, D]; `documents` [B, T] as in attention.
-
-    With a `cache` at a `place`: (x, the cache extended).
-    """
+    """x + attention(norm(x)), then x + mlp(norm(x)); `documents` as in attention."""
 
     config: GPTConfig
 
     @nn.compact
-    def __call__(
-        self, x: Array, documents: Array | None = None, cache: LayerCache | None = None, place: Place | None = None
-    ) -> Any:
+    def __call__(self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
+        norm_1, attention, norm_2, mlp = self.parts(MultiHeadAttention)
+        x = x + Dropout(self.config.dropout)(attention(norm_1(x), documents=documents))
+        self.sow("intermediates", "residual_1", x)
+        return x + Dropout(self.config.dropout)(mlp(norm_2(x)))
+
+    @nn.nowrap
+    def parts(self, attention_class: type[Attention]) -> tuple[Norm, Attention, Norm, MLP]:
+        """The modules of a block, in the order in which they are called."""
         c = self.config
-        residual_std = INIT_STD / (2 * c.n_layers) ** 0.5  # keeps the sum of 2L branches at unit scale
-        attention = MultiHeadAttention(
-            c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std,
+        attention = attention_class(
+            c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std(c.n_layers),
             head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
             name="attention",
         )  # fmt: skip
-        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std, name="mlp")
+        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std(c.n_layers), name="mlp")
         norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))
-        y = attention(norm_1(x), documents=documents, cache=cache, place=place)
-        y, cache = (y, None) if cache is None else y
-        x = x + Dropout(c.dropout)(y)
-        self.sow("intermediates", "residual_1", x)
-        x = x + Dropout(c.dropout)(mlp(norm_2(x)))
-        return x if cache is None else (x, cache)
+        return norm_1, attention, norm_2, mlp
 
 
 class Head(nn.Module):
-    """The output head that shares nothing, kernel [D, V]: x [..., D] -> logits [..., V], or with targets their loss."""
+    """An untied output head: logits in at least float32. Parameter: kernel [D, V]."""
 
     vocab_size: int
 
     @nn.compact
-    def __call__(self, x: Array, targets: Array | None = None, weights: Array | None = None) -> Array:
-        if self.has_variable("params", "packed"):
-            logits = at_least_float32(packed_linear(x, self.get_variable("params", "packed")))
-            if targets is None:
-                return logits
-            return _sum(token_losses(logits, targets), weights)
-        kernel = self.param("kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
-        if targets is None:
-            return at_least_float32(linear(x, kernel))
-        return head_loss(kernel.T, x, targets, weights)
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+        kernel = parameter(self, "kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
+        return at_least_float32(linear(x, kernel))
 
 
 class GPT(nn.Module):
-    """tokens [B, T] int -> logits [B, T, V] float32 (float64 where the parameters are).
+    """tokens -> logits, float32 (float64 where the parameters are).
 
-    With `config.separator` a document begins at each such token, and no token attends to another document. Positions
-    are counted through, as in the training of Llama 3 (Grattafiori et al. 2024, section 3.2).
+    With `config.separator`, a document begins at each such token, and no token attends to another document. Positions
+    continue from one document to the next, as in the training of Llama 3 (Grattafiori et al. 2024, section 3.2).
 
-    With a `cache` (`jaxllm.cache`): the logits of the last token alone [B, V], and the cache after these. The first
-    reading into an empty cache may be of any length, padding included; after that tokens come one by one. The caller
-    sees to it that no row grows beyond the context.
-
-    With `targets` [B, T]: the sum of the token losses, times `weights` [B, T] where given, by `head_loss`, which needs
-    far less memory than the logits; with interceptors active, by the logits that they may change (`summed_loss`).
-
-    `init(key, tokens)["params"]` is a plain nested dict; `apply({"params": params}, tokens)` is a pure
-    function. `dtype` is that of the computation, None for the parameters' own; the parameters stay as they are,
-    and so does the sum of gradients into the token table. Dropout is active where a key is given:
+    `init(key, tokens)["params"]` is a plain nested dict; `apply({"params": params}, tokens)` is a pure function.
+    `dtype` is the dtype of the computation, None for that of the parameters. The parameters keep their dtype, and
+    gradients into the token table are summed in it. Dropout is active where a key is given:
     `apply({"params": params}, tokens, rngs={"dropout": key})`.
 
-    Raises InputError for tokens that are not [B, T] integers or longer than the context. Token values are
-    data on the device and are not checked: one outside the vocabulary makes the logits of its row NaN.
+    `block` is the class of the blocks. `nn.remat(Block)` computes each block again in the backward instead of keeping
+    its intermediates. `nn.jit(Block)` traces all blocks once, which compiles faster; dropout masks and initial
+    parameters are then other ones, and interceptors cannot tell the blocks apart.
+
+    Raises InputError for tokens that are not [B, T] integers or longer than the context. Token values are data on the
+    device and are not checked: one outside the vocabulary makes the logits of its row NaN.
     """
 
     config: GPTConfig
     dtype: str | None = None
-    remat: bool = False  # the backward computes each block a second time instead of keeping what it saw
-    # Every block from one trace: starts sooner, but dropout draws other masks than without. Interceptors, which could
-    # not tell the blocks apart, turn it off.
-    trace_once: bool = False
+    block: type[Block] = Block
 
-    @nn.compact
-    def __call__(
-        self, tokens: Array, targets: Array | None = None, weights: Array | None = None, cache: Cache | None = None
-    ) -> Any:
+    # `nowrap` hides all methods but `__call__` from interceptors, which would mistake their results for logits. A
+    # setup that is not wrapped has to name the parent of its modules.
+    @nn.nowrap
+    def setup(self) -> None:
         c = self.config
-        block = nn.remat(Block) if self.remat else Block
-        intercepted = bool(interceptors())
-        if self.trace_once and not intercepted and not self.is_initializing():  # which would draw other numbers
-            block = nn.jit(block)
-        _check_tokens(tokens, c.context_length, cache)
-        place = None if cache is None else cache.place(tokens, c.separator)
-        embedding = TokenEmbedding(c.vocab_size, c.d_model, name="token_embedding")
-        x = embedding(tokens)
-        x = x * c.d_model**0.5 if c.scale_embeddings else x
+        self.token_embedding = TokenEmbedding(c.vocab_size, c.d_model, parent=self)
         if c.rotary is None:
-            positions = None if place is None else place.positions
-            x = PositionEmbedding(c.context_length, c.position, name="position_embedding")(x, positions)
-        x = Dropout(c.dropout)(x if self.dtype is None else x.astype(self.dtype))
-        if cache is None or place is None:
-            documents = None if c.separator is None else document_numbers(tokens, c.separator)
-            for i in range(c.n_layers):
-                x = block(c, name=f"block_{i}")(x, documents)
-        else:
-            layers, documents = [], cache.documents(tokens, c.separator)
-            for i, layer in enumerate(cache.layers):
-                x, layer = block(c, name=f"block_{i}")(x, documents, layer, place)
-                layers.append(layer)
-            x, cache = x[:, -1], cache.read(layers, place)
-        x = Norm(c.norm, c.use_bias, c.norm_epsilon, name="norm_final")(x)
-        if not c.tie_embeddings or "head" in self.variables.get("params", {}):  # the table, packed
-            out = Head(c.vocab_size, name="head")(x, None if intercepted else targets, weights)
-        elif targets is None or intercepted:
-            out = embedding.logits(x)
-        else:
-            out = head_loss(embedding.table, x, targets, weights)
-        if targets is not None and intercepted:
-            out = _sum(token_losses(out, targets), weights)
-        return out if cache is None else (out, cache)
+            self.position_embedding = PositionEmbedding(c.context_length, c.position, parent=self)
+        self.dropout = Dropout(c.dropout, parent=self, name="Dropout_0")  # the name is part of its key
+        self.blocks = [self.block(c, parent=self, name=f"block_{i}") for i in range(c.n_layers)]
+        self.norm_final = Norm(c.norm, c.use_bias, c.norm_epsilon, parent=self)
+        if not c.tie_embeddings:
+            self.head = Head(c.vocab_size, parent=self)
 
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+        return self.logits(self.hidden(tokens))
 
-def _sum(losses: Array, weights: Array | None) -> Array:
-    return (losses if weights is None else losses * weights).sum()
+    @nn.nowrap
+    def hidden(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """The result of the final norm, which the head reads."""
+        check_tokens(tokens, self.config.context_length)
+        separator = self.config.separator
+        documents = None if separator is None else document_numbers(tokens, separator)
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x, documents)
+        return self.norm_final(x)
+
+    @nn.nowrap
+    def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
+        """The input of the first block; the positions are 0 to T - 1 if not given."""
+        c = self.config
+        x = self.token_embedding(tokens)
+        x = x * c.d_model**0.5 if c.scale_embeddings else x
+        x = self.position_embedding(x, positions) if c.rotary is None else x
+        return self.dropout(x if self.dtype is None else x.astype(self.dtype))
+
+    @nn.nowrap
+    def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+        """The result of the head: of the token table, or of the untied one."""
+        return self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
 
 
 def interceptors() -> tuple[Any, ...]:
-    """The functions given to `nn.intercept_methods` that are active in this thread; flax tells it nowhere else."""
+    """The functions given to `nn.intercept_methods` that are active in this thread. Flax has no public name for it."""
     return tuple(linen._global_interceptor_stack)
 
 
 def summed_loss(
-    model: GPT, params: Any, tokens: Array, targets: Array, weights: Array | None = None, rngs: Any = None
-) -> Array:
-    """The sum of the token losses, times `weights` [B, T] where given: tokens and targets [B, T] int -> scalar.
+    model: GPT, params: Any, tokens: Int[Array, "B T"], targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"] | None = None, rngs: Any = None,
+) -> Float[Array, ""]:  # fmt: skip
+    """The sum of the token losses, times the weights where given.
 
-    As `model.apply` with targets, but with interceptors active of the logits that `model.apply` returns without, so
-    that one that changes them at the model itself is honoured too. `rngs` are those of `apply`.
+    `head_loss` computes it in far less memory than the logits need. With interceptors active it is the loss of the
+    logits that `model.apply` returns, which they may change. `rngs` are those of `apply`.
     """
-    if not interceptors():
-        return cast(Array, model.apply({"params": params}, tokens, targets, weights, rngs=rngs))
-    logits = cast(Array, model.apply({"params": params}, tokens, rngs=rngs))
-    return _sum(token_losses(logits, targets), weights)
+    if interceptors():
+        losses = token_losses(cast(Array, model.apply({"params": params}, tokens, rngs=rngs)), targets)
+        return (losses if weights is None else losses * weights).sum()
+    x = cast(Array, model.apply({"params": params}, tokens, rngs=rngs, method="hidden"))
+    return head_loss(head_table(model.config, params), x, targets, weights)
 
 
-def _check_tokens(tokens: Array, context_length: int, cache: Cache | None) -> None:
+def head_table(config: GPTConfig, params: Any) -> Float[Table, "V D"]:
+    """The table with which the head makes logits: the token table, or that of an untied head."""
+    return params["token_embedding"]["table"] if config.tie_embeddings else params["head"]["kernel"].T
+
+
+def check_tokens(tokens: Array, most: int) -> None:
+    """Raises InputError unless tokens are integers [B, T] and T is at most the context or the cache's capacity."""
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise InputError(f"tokens must be integers of shape [B, T], but they are {tokens.dtype} {tuple(tokens.shape)}.")
-    if cache is not None:  # which may hold padding beside a whole context
-        context_length = cache.layers[0].capacity
-    if tokens.shape[1] > context_length:
+    if tokens.shape[1] > most:
         raise InputError(
-            f"{tokens.shape[1]} tokens are more than the model's context_length = {context_length}; "
+            f"{tokens.shape[1]} tokens are more than the model's context_length = {most}; "
             "shorten them or use a model with a longer context."
         )
 
 
-def apply_with_intermediates(model: GPT, params: dict, tokens: Array) -> tuple[Array, dict[str, Array]]:
-    """Logits [B, T, V] and what every module returned on the way, by path.
+def apply_with_intermediates(
+    model: GPT, params: dict, tokens: Int[Array, "B T"]
+) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
+    """Logits and what every module returned, by path.
 
     Keys: token_embedding, position_embedding (their sum), for each block block_0/norm_1,
     block_0/attention/query, .../key, .../value, .../weights [B, H, T, T], block_0/attention (its result),
@@ -195,13 +188,13 @@ def apply_with_intermediates(model: GPT, params: dict, tokens: Array) -> tuple[A
 
 
 def _is_named(module: nn.Module, method: str) -> bool:
-    """Every module but dropout and last maps, whose result is their parent's."""
+    """Whether a result gets a name: not that of dropout, nor of a last map, which is its parent's result."""
     return method == "__call__" and not isinstance(module, Dropout) and module.name not in ("output", "down", "head")
 
 
 @lru_cache
 def count_parameters(config: GPTConfig) -> int:
-    """Number of parameters, by `jax.eval_shape` of a model of one block, since all are alike: no memory is spent."""
+    """The number of parameters, by `jax.eval_shape` of a model of one block, because all blocks are alike."""
     model, tokens = GPT(replace(config, n_layers=1)), jax.ShapeDtypeStruct((1, 1), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
     return _size(params) + (config.n_layers - 1) * _size(params["block_0"])

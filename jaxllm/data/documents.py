@@ -1,8 +1,7 @@
-"""A corpus as a stream of documents: text files, folders, JSON lines, any of them gzipped, named corpora.
+"""A corpus as a stream of documents: text files, folders and JSON lines, gzipped or not, and named corpora.
 
-nanoGPT's and nanochat's preparations go through a data set library and keep the whole text on disk a second time. Here
-a document is an iterator over parts of about a million characters, so that one of a terabyte needs no more memory than
-one of a page, and what is wrong is named by file and line or byte.
+A document is an iterator over chunks of about a million characters, so a document of a terabyte needs no more memory
+than one of a page. Errors name the file and the line or byte.
 """
 
 import codecs
@@ -12,12 +11,13 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from jaxllm.data.folders import files
 from jaxllm.data.sources import (
-    NAMED,
+    NAMED_CORPORA,
     PYTHON_DOCS,
     PYTHON_STDLIB,
     named_file,
@@ -25,31 +25,31 @@ from jaxllm.data.sources import (
     stdlib_files,
     unknown_source,
 )
-from jaxllm.errors import InputError
-from jaxllm.files import not_utf8, open_file, without_mark
-from jaxllm.tokenizers.base import to_utf8
-from jaxllm.tokenizers.parts import LONGEST, cut, in_parts
-from jaxllm.validate import printable
+from jaxllm.tokenizers.chunks import LONGEST_CHUNK, chunk_text, rechunk
+from jaxllm.utils.errors import InputError, printable
+from jaxllm.utils.files import open_file
+from jaxllm.utils.utf8 import not_utf8, to_utf8, without_mark
 
-BLOCK = 2**20  # bytes read at once
+READ_SIZE = 2**20  # bytes read at once
 LONGEST_LINE = 2**28  # bytes of a line of JSON
 JSON_LINES = (".jsonl", ".ndjson")
 
 
 class Document(NamedTuple):
-    """A text on its own. Its parts, never empty, are to be read before the next document is asked for."""
+    """One text of a corpus, in chunks. They are never empty, and must be read before the next document is asked for."""
 
     name: str  # for messages
-    parts: Iterator[str]
+    chunks: Iterator[str]
 
 
 def read_documents(sources: Sequence[str], field: str = "text") -> Iterator[Document]:
     """The documents of all sources, in order.
 
     A source is "python-docs" (a document is a topic), "python-stdlib" (a document is a module), a named corpus, a file
-    or a folder (see `jaxllm.data.folders.files`). A file is a document; of one that ends in
-    .jsonl or .ndjson each line is, and `field` names the text in it. Files that end in .gz are unpacked first. Endings
-    may be in capitals. Empty documents are left out. Raises InputError for what is missing, damaged or no UTF-8.
+    or a folder (see `jaxllm.data.folders.files`). A file is one document. In a file whose name ends in .jsonl or
+    .ndjson each line is one, whose text is under `field`. Files whose names end in .gz are unpacked first. The endings
+    may be in capitals. Empty documents are left out. Raises InputError for a source that is missing, damaged or not
+    UTF-8.
     """
     check_sources(sources)
     for source in sources:
@@ -58,7 +58,7 @@ def read_documents(sources: Sequence[str], field: str = "text") -> Iterator[Docu
         elif source == PYTHON_STDLIB:
             for path in stdlib_files():
                 yield from _of_file(path, field)
-        elif source in NAMED:
+        elif source in NAMED_CORPORA:
             yield from _of_file(named_file(source), field)
         else:
             for path in files(source):
@@ -66,9 +66,9 @@ def read_documents(sources: Sequence[str], field: str = "text") -> Iterator[Docu
 
 
 def check_sources(sources: Sequence[str]) -> None:
-    """Raises InputError for a source that is neither a corpus nor there, before any of them is read."""
+    """Raises InputError for a source that is not a named corpus and does not exist. No source is read."""
     for source in sources:
-        if source in (PYTHON_DOCS, PYTHON_STDLIB, *NAMED):
+        if source in (PYTHON_DOCS, PYTHON_STDLIB, *NAMED_CORPORA):
             continue
         if not source:
             raise InputError("data.source is empty; name a corpus, a text file or a folder.")
@@ -103,23 +103,18 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _of_text(file: BinaryIO, name: str) -> Iterator[Document]:
-    parts = in_parts(_decoded(file, name), cut, LONGEST)
-    first = next(parts, None)
+    chunks = rechunk(_decoded_blocks(file, name), chunk_text, LONGEST_CHUNK)
+    first = next(chunks, None)
     if first is not None:
-        yield Document(name, _and_then(first, parts))
+        yield Document(name, chain([first], chunks))
 
 
-def _and_then(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
-
-
-def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
-    first = file.read(BLOCK)
+def _decoded_blocks(file: BinaryIO, name: str) -> Iterator[str]:
+    first = file.read(READ_SIZE)
     block = without_mark(first, name)
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), len(first) - len(block)
     while True:
-        pending = len(decoder.getstate()[0])  # bytes of a character that the last block cut
+        pending = len(decoder.getstate()[0])  # bytes of a character that the end of the last block cut
         try:
             yield decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
@@ -127,7 +122,7 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
         if not block:
             return
         offset += len(block)
-        block = file.read(BLOCK)
+        block = file.read(READ_SIZE)
 
 
 def _of_lines(file: BinaryIO, name: str, field: str) -> Iterator[Document]:
@@ -142,7 +137,7 @@ def _of_lines(file: BinaryIO, name: str, field: str) -> Iterator[Document]:
         if line.strip():
             text = _field(line, where, field)
             if text:
-                yield Document(where, cut(text))
+                yield Document(where, chunk_text(text))
 
 
 def _field(line: bytes, where: str, field: str) -> str:
@@ -164,7 +159,7 @@ def _field(line: bytes, where: str, field: str) -> str:
 
 
 def _others(content: Any) -> str:
-    """The fields that do hold text, for a sentence's end."""
+    """The fields that hold text, as the end of a sentence."""
     fields = content.items() if isinstance(content, dict) else ()
     found = [printable(key, 40) for key, value in fields if isinstance(value, str)]
     names = ", ".join(found[:8])
@@ -172,13 +167,13 @@ def _others(content: Any) -> str:
 
 
 def read_source(source: str, field: str = "text") -> str:
-    """All of a source's documents in memory, joined by newlines (the topics of "python-docs" by two).
+    """All documents of a source as one text, joined by newlines (the topics of "python-docs" by two).
 
-    Raises InputError as `read_documents` does, and where there is no text.
+    Raises InputError as `read_documents` does, and for a source without text.
     """
     if source == PYTHON_DOCS:
         return "\n\n".join(text for _, text in python_topics()) + "\n"
-    text = "\n".join("".join(document.parts) for document in read_documents([source], field))
+    text = "\n".join("".join(document.chunks) for document in read_documents([source], field))
     if not text:
         raise InputError(f"data.source {source!r} holds no text.")
     return text

@@ -1,7 +1,7 @@
-"""The files of a folder as a corpus: symbolic links are followed, nothing is read twice, what is left out is named.
+"""The files of a folder as a corpus: symbolic links are followed, nothing is read twice, omissions are reported.
 
-`find -L` and Python's `os.walk(followlinks=True)` read a folder again under each of its names, and the latter does not
-end where a link leads back. Here each folder is read once, under the first of its names, and so is each file.
+Each folder and each file is read once, under the first of its names, even where links form a cycle. (Python's
+`os.walk(followlinks=True)` does not end there.)
 """
 
 import errno
@@ -11,12 +11,13 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxllm.data.own_files import is_own_file, is_run
+from jaxllm.data.own_output import is_own_file, is_run
 from jaxllm.data.shards import is_prepared
-from jaxllm.errors import InputError, Note, printable
+from jaxllm.utils.errors import InputError, Note, printable
 
-NAMED = 5  # of those left out for a reason; the others are counted
+MOST_NAMED = 5  # of the files left out for one reason; the others are counted
 FOLDER, TEXT = "folder", "text"
+WINDOWS_LINK_CYCLE = 1921  # its error for a link that leads to itself, where POSIX has ELOOP
 OWN = "because jaxllm itself wrote it"
 AGAIN = "because it is read under another name"
 NOWHERE = "because a symbolic link leads nowhere"
@@ -24,11 +25,11 @@ SPECIAL = "because it is no regular file"
 
 
 def files(source: str) -> Iterator[Path]:
-    """The file itself, or those of the folder in the order of their paths, without hidden ones, as they are asked for.
+    """The file itself, or the files of the folder in the order of their paths, without hidden ones.
 
-    Warns at the end with a Note of what was left out: what jaxllm wrote (`own_files`, prepared data), links that lead
-    nowhere, other names of what is read, pipes and devices. Raises InputError for a source that cannot be read, or is
-    itself a run or prepared data.
+    They are found as they are asked for. At the end a Note reports what was left out: files that jaxllm wrote
+    (`own_output`, prepared data), links that lead nowhere, further names of a file or folder, pipes and devices. Raises
+    InputError for a source that cannot be read, and for one that is itself a run or prepared data.
     """
     try:
         if not os.path.isdir(source):
@@ -44,16 +45,16 @@ def files(source: str) -> Iterator[Path]:
 
 
 class _Walk:
-    """The files of a folder, and the reasons for what is left out.
+    """The files of a folder, and what is left out for which reason.
 
-    It remembers the real paths of folders and of files read by the name of a link, not of all files.
+    The real paths of folders, and of files read through a link, are kept in memory, but not those of all files.
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.folders: set[str] = set()
         self.linked: set[str] = set()
-        self.left_out: dict[str, tuple[int, list[str]]] = {}  # for each reason how many, and the first names
+        self.left_out: dict[str, tuple[int, list[str]]] = {}  # reason -> how many, and the first names
 
     def __iter__(self) -> Iterator[Path]:
         open_folders = [self._inside(self.source)]
@@ -70,26 +71,27 @@ class _Walk:
             else:
                 self._leave_out(entry, what)
         for reason, (number, names) in self.left_out.items():
-            more = f" and {number - NAMED:,} more" if number > NAMED else ""
+            more = f" and {number - MOST_NAMED:,} more" if number > MOST_NAMED else ""
             left_out = f"{', '.join(names)}{more}"
             warnings.warn(Note(f"left out of {printable(self.source)}, {reason}: {left_out}."), stacklevel=2)
 
     def _leave_out(self, entry: "os.DirEntry[str]", reason: str) -> None:
         number, names = self.left_out.get(reason, (0, []))
-        self.left_out[reason] = number + 1, names + [printable(str(Path(entry.path)))] * (number < NAMED)
+        self.left_out[reason] = number + 1, names + [printable(str(Path(entry.path)))] * (number < MOST_NAMED)
 
     def _inside(self, folder: str) -> Iterator["os.DirEntry[str]"]:
         self.folders.add(os.path.realpath(folder))
         with os.scandir(folder) as entries:
-            shown = [entry for entry in entries if not entry.name.startswith(".")]
-        return iter(sorted(shown, key=lambda entry: entry.name))
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        return iter(sorted(visible, key=lambda entry: entry.name))
 
     def _what_is(self, entry: "os.DirEntry[str]") -> str:
-        """FOLDER or TEXT where it is to be read, or else the reason why it is not. Raises OSError."""
+        """FOLDER or TEXT for an entry to be read, else the reason to leave it out. Raises OSError."""
         try:
             mode = os.stat(entry.path).st_mode
         except OSError as error:
-            if not entry.is_symlink() or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            cycle = error.errno == errno.ELOOP or getattr(error, "winerror", None) == WINDOWS_LINK_CYCLE
+            if not entry.is_symlink() or not (cycle or error.errno in (errno.ENOENT, errno.ENOTDIR)):
                 raise
             return NOWHERE
         if stat.S_ISDIR(mode):
@@ -103,7 +105,7 @@ class _Walk:
         return AGAIN if self._is_read_elsewhere(entry) else TEXT
 
     def _is_read_elsewhere(self, entry: "os.DirEntry[str]") -> bool:
-        """Whether the file is read under another name; a link's target is remembered."""
+        """Whether the file is read under another name. A link's target is remembered."""
         if not entry.is_symlink():
             return bool(self.linked) and os.path.realpath(entry.path) in self.linked
         real = os.path.realpath(entry.path)

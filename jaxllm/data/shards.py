@@ -1,7 +1,7 @@
-"""Ids on disk: shards of little-endian uint16 or uint32, as nanoGPT's, and an index by which each is checked.
+"""Reading ids on disk: shards of little-endian uint16 or uint32 without a header, and the index that describes them.
 
-nanoGPT's train.bin has no header: a file cut short, of another tokenizer or of another width is read as if nothing were
-wrong. Here `index.json`, written last, holds dtype, counts, sha256 of each shard and the tokenizer's fingerprint.
+`index.json`, written last, holds the dtype, the counts, the sha256 of each shard and the tokenizer's fingerprint. So a
+file that was cut short, or belongs to another tokenizer or width, is noticed.
 """
 
 import hashlib
@@ -20,21 +20,21 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from jaxllm.data.own_files import TOKENIZER_FORMAT, format_of
-from jaxllm.data.pairs import Ids
-from jaxllm.data.rows import Joined
-from jaxllm.errors import InputError
-from jaxllm.files import read_file, without_mark
-from jaxllm.tokenizers.workers import usable_cores
-from jaxllm.validate import printable, shown
+from jaxllm.data.id_sequences import JoinedIds
+from jaxllm.data.own_output import TOKENIZER_FORMAT, format_of
+from jaxllm.data.windows import Ids
+from jaxllm.utils.errors import InputError, printable, shown
+from jaxllm.utils.files import read_file
+from jaxllm.utils.processes import usable_cores
+from jaxllm.utils.utf8 import without_mark
 
 FORMAT: Literal["jaxllm shards"] = "jaxllm shards"
 VERSION: Literal[1] = 1
 INDEX, PROGRESS, TOKENIZER = "index.json", "progress.json", "tokenizer.json"
 TRAIN, VALIDATION = "train", "validation"
-NAME = re.compile(r"[\w-][\w.-]{0,99}", re.ASCII)  # of a shard: none that leads out of the folder, on any system
-MOST_MAPPED = 64  # shards; more would run into the limit on open files
-TOUCHED = 256  # reads, each of which may map from 64 KiB to 2 MiB around it; then the pages are given back
+NAME = re.compile(r"[\w-][\w.-]{0,99}", re.ASCII)  # of a shard, so that none leads out of the folder on any system
+MOST_MAPPED = 64  # shards; more could reach the limit on open files
+READS_BEFORE_RELEASE = 256  # each read may bring in from 64 KiB to 2 MiB around it; then the pages are released
 
 
 class Shard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,21 +51,21 @@ class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["jaxllm shards"]
     version: Literal[1]
     dtype: Literal["uint16", "uint32"]
-    tokenizer: str  # fingerprint of the tokenizer, which lies beside it
+    tokenizer: str  # the fingerprint of the tokenizer, which is saved in the same folder
     vocab_size: int
-    separator: int | None  # the end token, with which every document but a split's first begins; None if there is none
+    separator: int | None  # the end token, before every document but a split's first; None without one
     characters: int  # of all the text
     documents: dict[str, int]  # of each split
     splits: dict[str, list[Shard]]
 
     @property
     def sha256(self) -> str:
-        """Of the index, and so of all that it holds the sha256 of."""
+        """The sha256 of the index, and so of the shards whose sha256 it holds."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
 def is_prepared(source: str) -> bool:
-    """Whether it is a folder of shards, finished or not, also where its index is damaged."""
+    """Whether it is a folder of shards, finished or not, even if its index is damaged."""
     found = [path for name in (INDEX, PROGRESS) if os.path.isfile(path := os.path.join(source, name))]
     named = (FORMAT, f"{FORMAT} in progress")
     return any(format_of(path) in named for path in found) or (
@@ -74,7 +74,7 @@ def is_prepared(source: str) -> bool:
 
 
 def read_index(folder: str | Path) -> Index:
-    """The index of a folder, every shard's name and size checked. Raises InputError for whatever does not fit."""
+    """The index of a folder. Raises InputError for a damaged index, and for a shard with a wrong name or size."""
     folder = Path(folder)
     path = folder / INDEX
     try:
@@ -82,7 +82,7 @@ def read_index(folder: str | Path) -> Index:
     except FileNotFoundError:
         unfinished = (folder / PROGRESS).exists()
         raise InputError(
-            f"{folder} is not finished: give the same `jaxllm data prepare` command again, and it goes on."
+            f"{folder} is not finished: give the same `jaxllm data prepare` command again to continue."
             if unfinished
             else f"{folder} holds no prepared data: it has no {INDEX}."
         ) from None
@@ -111,7 +111,10 @@ def _check_size(folder: Path, shard: Shard, width: int) -> None:
 
 
 def verify(folder: str | Path, index: Index, progress: Callable[[int], None] | None = None) -> None:
-    """Compare each shard's sha256, on all cores; `progress` is told the bytes read. Raises InputError for another."""
+    """Check each shard's sha256, on all cores. Raises InputError for a wrong one.
+
+    `progress` is called with the number of bytes read so far.
+    """
     folder = Path(folder)
     shards = [shard for split in index.splits.values() for shard in split]
     done = 0
@@ -135,11 +138,12 @@ def _sha256(path: Path) -> str:
         raise InputError(f"cannot read the shard {path}: {error.strerror}.") from None
 
 
-class Maps:
+class MappedFiles:
     """Files mapped into memory as they are needed, at most MOST_MAPPED at a time.
 
-    Pages that were read are given back now and then, so that memory does not grow with what was read (the system keeps
-    the files in its cache all the same). Threads may read at the same time.
+    Pages that were read are released every READS_BEFORE_RELEASE reads, so that the process does not grow with what it
+    reads. (They stay in the system's cache. A system without `madvise`, such as Windows, releases them by itself.)
+    Threads may read at the same time.
     """
 
     def __init__(self) -> None:
@@ -147,7 +151,7 @@ class Maps:
         self._lock, self._reads = threading.Lock(), 0
 
     def __call__(self, path: Path) -> mmap.mmap:
-        """The file's bytes, to be read once and at once."""
+        """The file's bytes, to be used immediately and only once."""
         with self._lock:
             if path not in self._maps:
                 if len(self._maps) == MOST_MAPPED:
@@ -158,30 +162,30 @@ class Maps:
                         self._maps[path].madvise(mmap.MADV_RANDOM)
             self._maps.move_to_end(path)
             self._reads += 1
-            if self._reads % TOUCHED == 0 and hasattr(mmap, "MADV_DONTNEED"):
+            if self._reads % READS_BEFORE_RELEASE == 0 and hasattr(mmap, "MADV_DONTNEED"):
                 for mapped in self._maps.values():
                     mapped.madvise(mmap.MADV_DONTNEED)
             return self._maps[path]
 
 
 @dataclass(frozen=True)
-class StoredIds:
+class ShardIds:
     """The ids of one shard: `ids[start:stop]` is a view of the file."""
 
     path: Path
     dtype: np.dtype[Any]
     count: int
-    maps: Maps
+    files: MappedFiles
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, wanted: slice, /) -> Ids:
-        return np.frombuffer(self.maps(self.path), self.dtype, self.count)[wanted]
+        return np.frombuffer(self.files(self.path), self.dtype, self.count)[wanted]
 
 
-def open_split(folder: str | Path, index: Index, split: str) -> Joined:
+def open_split(folder: str | Path, index: Index, split: str) -> JoinedIds:
     """The ids of "train" or "validation"."""
-    maps, dtype = Maps(), np.dtype(index.dtype).newbyteorder("<")
+    files, dtype = MappedFiles(), np.dtype(index.dtype).newbyteorder("<")
     shards = index.splits.get(split, [])
-    return Joined([StoredIds(Path(folder) / shard.file, dtype, shard.count, maps) for shard in shards])
+    return JoinedIds([ShardIds(Path(folder) / shard.file, dtype, shard.count, files) for shard in shards])

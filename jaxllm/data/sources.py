@@ -1,4 +1,4 @@
-"""Corpora by name: the docs and the sources inside Python, and texts that are downloaded once."""
+"""Corpora by name: the documentation and the sources inside Python, and texts that are downloaded once."""
 
 import hashlib
 import http.client
@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxllm.errors import InputError
-from jaxllm.validate import nearest
+from jaxllm.utils.errors import InputError, nearest
 
 PYTHON_DOCS, PYTHON_STDLIB = "python-docs", "python-stdlib"
-NO_MODULES = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Corpus:
     sha256: str
 
 
-NAMED = {
+NAMED_CORPORA = {
     "tinyshakespeare": Corpus(
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
@@ -37,7 +36,7 @@ NAMED = {
 
 
 def python_topics() -> Iterator[tuple[str, str]]:
-    """The reference topics that `help()` shows, about 480,000 characters, a little different in each Python."""
+    """Names and texts of the topics that `help()` shows: about 480,000 characters, depending on the Python version."""
     from pydoc_data.topics import topics  # type: ignore[import-untyped,unused-ignore]
 
     for name in sorted(topics):
@@ -45,17 +44,17 @@ def python_topics() -> Iterator[tuple[str, str]]:
 
 
 def stdlib_files() -> Iterator[Path]:
-    """The modules of Python's standard library, without tests: about 11 MB. Raises InputError where there are none."""
+    """The modules of Python's standard library without its tests, about 11 MB. Raises InputError if there are none."""
     root = Path(sysconfig.get_path("stdlib"))
-    found = [path for path in sorted(root.rglob("*.py")) if not NO_MODULES & set(path.relative_to(root).parts)]
+    found = [path for path in sorted(root.rglob("*.py")) if not NOT_LIBRARY & set(path.relative_to(root).parts)]
     if not found:
         raise InputError(f"this Python keeps no source of its standard library in {root}; name a folder of text.")
     yield from found
 
 
 def unknown_source(source: str) -> InputError:
-    """What to say of a source that is neither a corpus nor a file."""
-    names = nearest(source, [PYTHON_DOCS, PYTHON_STDLIB, *NAMED])
+    """The error for a source that is neither a corpus nor a file."""
+    names = nearest(source, [PYTHON_DOCS, PYTHON_STDLIB, *NAMED_CORPORA])
     return InputError(f"data.source {source!r} is no file or folder; of the named corpora, {names}")
 
 
@@ -65,11 +64,11 @@ def cache_folder() -> Path:
 
 
 def named_file(name: str) -> Path:
-    """The file of a corpus in NAMED, downloaded if it is not there, and checked.
+    """The file of a corpus in NAMED_CORPORA, downloaded if it is not cached, and checked by sha256.
 
-    Raises InputError where it cannot be had, naming where to put it by hand, or is not what it should be.
+    Raises InputError if it cannot be downloaded, naming where to put it by hand, and for a wrong sha256.
     """
-    corpus, path = NAMED[name], cache_folder() / f"{name}.txt"
+    corpus, path = NAMED_CORPORA[name], cache_folder() / f"{name}.txt"
     try:
         if not path.exists():
             _download(name, corpus, path)
@@ -82,7 +81,7 @@ def named_file(name: str) -> Path:
 
 
 def _download(name: str, corpus: Corpus, path: Path) -> None:
-    """Fetch into a temporary file, check, then rename: a broken download never passes for the corpus."""
+    """Download, check, write a temporary file, then rename it: a broken download is never taken for the corpus."""
     try:
         with urllib.request.urlopen(corpus.url, timeout=30) as response:
             content = response.read()
@@ -93,12 +92,12 @@ def _download(name: str, corpus: Corpus, path: Path) -> None:
         ) from None
     if hashlib.sha256(content).hexdigest() != corpus.sha256:
         raise InputError(
-            f"what {corpus.url} sent is not {name} (sha256 {corpus.sha256}); put the right file as {path}."
+            f"the download from {corpus.url} is not {name} (sha256 {corpus.sha256}); put the right file as {path}."
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
-        aside.write_bytes(content)
-        os.replace(aside, path)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"cannot keep {name} as {path}: {error.strerror}; make room or set XDG_CACHE_HOME.") from None

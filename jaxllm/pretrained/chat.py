@@ -1,8 +1,7 @@
-"""What a pretrained model says of conversations, beside its weights: tokens that begin and end, and a chat template.
+"""Conversations with a pretrained model: its begin and end tokens and its chat template, and the ids of messages.
 
-transformers keeps this in four files and llama.cpp in keys of a GGUF file; here it is one small record, and one file of
-a run folder. transformers reads a special token that a user writes in a message as the token itself unless asked not
-to; here a message is always ordinary text.
+A ChatFormat is what a model's files say beside its weights; a run folder keeps it as pretrained.json. Messages are
+always ordinary text: the name of a special token in a message does not become that token.
 """
 
 import json
@@ -13,66 +12,67 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from jaxllm.errors import InputError
-from jaxllm.files import replace_file
-from jaxllm.pretrained.provenance import Followed, users_of
-from jaxllm.pretrained.templates import render_template
+from jaxllm.pretrained.chat_template import render_template
+from jaxllm.pretrained.tracked_text import TrackedText, user_mask
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
-from jaxllm.tokenizers.base import any_of, to_utf8
-from jaxllm.tokenizers.exchange import read_json
-from jaxllm.validate import NonNegative, check_fields, shown
+from jaxllm.tokenizers.special_tokens import any_of
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import read_json, replace_file
+from jaxllm.utils.utf8 import to_utf8
+from jaxllm.utils.validate import NonNegative, check_fields, shown
 
 Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How texts and conversations begin and end. Raises InputError for a field of another type."""
+    """How texts and conversations begin and end. Raises InputError if a field is of another type."""
 
-    begin_token: NonNegative | None = None  # id that is put before a prompt; a chat template writes its own
-    end_tokens: tuple[NonNegative, ...] = ()  # ids, each of which ends an answer
-    bos_token: str | None = None  # names that a template may write
-    eos_token: str | None = None
+    begin_token: NonNegative | None = None  # id before a prompt; a chat template writes its own
+    end_tokens: tuple[NonNegative, ...] = ()  # ids; any of them ends an answer
+    bos_token: str | None = None  # name of a token that the template may write
+    eos_token: str | None = None  # the same
     chat_template: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "pretrained.")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, for a JSON file."""
+        """The fields as a dict of JSON values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Any) -> Self:
-        """The inverse of `to_dict`. Raises InputError for a field that is unknown or of another type."""
+        """The inverse of `to_dict`. Raises InputError if a field is unknown or of another type."""
         if not isinstance(fields, dict) or (unknown := sorted(set(fields) - set(cls.__dataclass_fields__))):
-            what = f"has the unknown field {shown(unknown[0])}" if isinstance(fields, dict) else "is no table"
+            what = f"has the unknown field {shown(unknown[0])}" if isinstance(fields, dict) else "is not a table"
             raise InputError(f"pretrained.json {what}; its fields are {', '.join(cls.__dataclass_fields__)}.")
         return cls(**fields)
 
     def save(self, path: str | Path) -> None:
-        """Write the fields as JSON. Raises OSError where the file cannot be written."""
+        """Write the fields as JSON. Raises OSError if the file cannot be written."""
         replace_file(Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """What `save` wrote. Raises InputError for a file that is missing or damaged."""
+        """Read a file of `save`. Raises InputError if it is missing or damaged."""
         return cls.from_dict(read_json(path, "pretrained.json"))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """The conversation as one text, by the model's own template; then what comes before an answer.
+        """The conversation as one text, written by the model's chat template.
 
-        A message has a `role`, such as "system", "user" or "assistant", and a `content`, both text; a template may look
-        at more, such as `reasoning_content` or `tool_calls`, which may be any JSON value. Raises InputError where the
-        model has no template, and as `render_template` does.
+        `add_generation_prompt` appends the text that introduces an answer. A message has a `role`, such as "system",
+        "user" or "assistant", and a `content`, both text. Further keys that a template may read, such as
+        `reasoning_content` or `tool_calls`, may have any JSON value. Raises InputError if the model has no template, if
+        a message has another form, or as `render_template` does.
         """
-        return str.__str__(self.follow(messages, add_generation_prompt))
+        return str.__str__(self.render_tracked(messages, add_generation_prompt))
 
-    def follow(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> Followed:
-        """As `render`, a text that knows which of its characters the template wrote."""
+    def render_tracked(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TrackedText:
+        """As `render`, with a mask of the characters that come from messages."""
         if self.chat_template is None:
-            raise InputError("this model has no chat template; give it a text to go on with instead.")
-        _check(messages)
+            raise InputError("this model has no chat template; give it a text to continue instead.")
+        _check_messages(messages)
         named = {"bos_token": self.bos_token, "eos_token": self.eos_token}
         variables = {name: token for name, token in named.items() if token is not None}
         return render_template(
@@ -86,15 +86,16 @@ def encode_chat(
     messages: Sequence[Message],
     add_generation_prompt: bool = True,
 ) -> list[int]:
-    """The ids of the conversation's text, in which special tokens are those that the template writes.
+    """The ids of the conversation's text. Only the template writes special tokens.
 
-    Whatever is in a message is ordinary text, also the name of a special token, and also in what an assistant said: a
-    model that was made to spell `<|im_end|>` must not end its turn by it one turn later. Raises InputError as `render`.
+    The name of a special token in a message is encoded as ordinary text, in answers of the assistant too: otherwise a
+    model that was led to spell `<|im_end|>` would end its turn there in the next round. Raises InputError as `render`.
     """
-    text = chat_format.follow(messages, add_generation_prompt)
+    text = chat_format.render_tracked(messages, add_generation_prompt)
     names = tokenizer.special_tokens
+    # Special tokens are searched in a copy whose characters from messages are replaced by one that is in no name.
     blank = next(c for c in map(chr, range(sys.maxunicode)) if c not in "".join(names))
-    own = "".join(blank if users else c for c, users in zip(str.__str__(text), users_of(text), strict=True))
+    own = "".join(blank if users else c for c, users in zip(str.__str__(text), user_mask(text), strict=True))
     parts: list[str | int] = []
     end = 0
     for found in re.finditer(any_of(names), own):
@@ -103,18 +104,19 @@ def encode_chat(
     return tokenizer.encode_parts(part for part in (*parts, text[end:]) if part != "")
 
 
-def _check(messages: Sequence[Message]) -> None:
+def _check_messages(messages: Sequence[Message]) -> None:
+    """Raises InputError if a message lacks a role or a content, is not JSON or holds a lone surrogate."""
     for one in messages:
         if not isinstance(one.get("role"), str) or not _has_content(one):
             raise InputError(f"a message must have a role and a content, both text, but one is {shown(one)}.")
         try:
             text = json.dumps(dict(one), ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
-            raise InputError(f"what a message holds must be JSON, but one is {shown(one)}.") from None
+            raise InputError(f"the values of a message must be JSON, but one is {shown(one)}.") from None
         to_utf8(text)
 
 
 def _has_content(message: Message) -> bool:
-    """A message that calls tools need not say anything."""
+    """A message that calls tools may have no content."""
     content = message.get("content")
     return isinstance(content, str) or (content is None and bool(message.get("tool_calls")))

@@ -1,43 +1,44 @@
-"""The model families whose weights come in and go out, as data: what their settings mean and how files name tensors.
+"""The model families that are read and written, as data: their settings and the names of their tensors.
 
-transformers has a class for each family, llama.cpp a converter in Python and a case in C++. Here a family is a row of
-settings and two of names, and what reads and writes them (`settings`, `places`) knows no family.
+A family is a row: names and defaults of its settings (`hf_config`, `gguf_config` read them) and one layout of tensors
+for each kind of file (`parameter_map` reads it). A new family of the same computations is a new row.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-Paths = str | tuple[str, ...]  # of our parameters; several lie side by side in one tensor
+Paths = str | tuple[str, ...]  # of parameters of the GPT; a tensor holds several side by side
 EMBEDDING, HEAD = "token_embedding/table", "head/kernel"
 
 
 class Layout(NamedTuple):
-    """How a kind of file names a family's tensors and lays them out."""
+    """How one kind of file names a family's tensors and stores them."""
 
-    names: Mapping[str, Paths]  # of tensors, {i} being the block, to our paths; those that a config lacks are left out
-    prefix: str = ""  # of all names but the head's, which a file of the model without its head leaves out
-    out_in: bool = True  # maps are [out, in], as the head is in all of them; ours are [in, out]
-    offset: int = 0  # what the family adds to a norm's scale as it is stored
+    # Tensor to parameters, where {i} is the block. A tensor whose parameters the config lacks is left out.
+    names: Mapping[str, Paths]
+    prefix: str = ""  # of all names but the head's; a file of the model without its head omits it
+    out_in: bool = True  # kernels are stored [out, in], while the GPT's are [in, out]; the head is always [out, in]
+    offset: int = 0  # is added to a stored scale of a norm
     interleaved: bool = False  # rows of queries and keys are in the order of rotary pairs 2i, 2i + 1
     ignored: tuple[str, ...] = ()  # tensors that hold no weights
 
 
 class Family(NamedTuple):
-    """A family, by the names of transformers' config.json and of llama.cpp's keys."""
+    """A family, in the terms of transformers' config.json and of llama.cpp's keys."""
 
     architecture: str  # of transformers
-    model_type: str  # of transformers, and llama.cpp's general.architecture
+    model_type: str  # of transformers, and general.architecture of llama.cpp
     settings: Mapping[str, str]  # field of GPTConfig: name in config.json
-    defaults: Mapping[str, Any]  # what a setting is that config.json leaves out; one without must be there
-    activations: Mapping[str, str]  # name in config.json: ours; of several the first is written
+    defaults: Mapping[str, Any]  # of settings that config.json may omit; a setting without a default is required
+    activations: Mapping[str, str]  # name in config.json: name in GPTConfig; the first of a value is written
     fixed: Mapping[str, Any]  # fields of GPTConfig that are the same in the whole family
-    # Other settings that change numbers: the values that do not, of which the first is what is left out.
+    # Other settings that may change numbers: the values that do not, first the one that an omitted setting has.
     harmless: Mapping[str, tuple[Any, ...]]
     folder: Layout
-    gguf: Layout | None  # None where llama.cpp has no name for it
+    gguf: Layout | None  # None if llama.cpp has no architecture of that name
     gguf_epsilon: str = "attention.layer_norm_rms_epsilon"
-    whole_heads: bool = False  # whether the heads must divide d_model
-    layer_types: bool = False  # whether a sliding window may be of some layers only
+    whole_heads: bool = False  # whether n_heads must divide d_model
+    layer_types: bool = False  # whether a sliding window may apply to some layers only
 
 
 def _attention(kind: str) -> tuple[str, ...]:
@@ -168,13 +169,13 @@ GEMMA = Family(
         **LLAMA_DEFAULTS, "num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
         "tie_word_embeddings": True,
     },
-    {"gelu_pytorch_tanh": "geglu", "gelu": "geglu"},  # it means the one where it says the other
+    {"gelu_pytorch_tanh": "geglu", "gelu": "geglu"},  # Gemma computes the tanh form under both names
     {**LLAMA_FIXED, "scale_embeddings": True},
     {
         **LLAMA_HARMLESS, "hidden_activation": (None, "gelu_pytorch_tanh"),
         "use_bidirectional_attention": (None, False),
     },
-    LLAMA_FOLDER._replace(offset=1), Layout(GGUF_APART),  # in which the offset is added already
+    LLAMA_FOLDER._replace(offset=1), Layout(GGUF_APART),  # a GGUF file has the offset added
 )  # fmt: skip
 
 FAMILIES = (GPT2, LLAMA, MISTRAL, QWEN3, GEMMA)

@@ -1,95 +1,107 @@
-"""The tokenizer and the chat template in the keys of a GGUF file.
+"""The tokenizer and the chat format in the keys of a GGUF file.
 
-llama.cpp knows each pre-tokenizer by a name that its converter gave it, and settles what a file leaves open by the
-names of tokens; so it is here, for the names whose pattern is known to be exact.
+A file names its pre-tokenizer; those whose pattern is known to give the same ids are supported. What a file leaves
+open is decided by the names of tokens, as in llama.cpp (src/llama-vocab.cpp).
 """
 
 import warnings
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxllm.errors import InputError, Note
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
-from jaxllm.tokenizers.byte_level import from_vocabulary
-from jaxllm.tokenizers.patterns import PATTERNS
-from jaxllm.tokenizers.read_tokenizer_json import as_input_error
-from jaxllm.validate import shown
+from jaxllm.tokenizers.formats.byte_level import from_vocabulary
+from jaxllm.tokenizers.split_patterns import PATTERNS
+from jaxllm.utils.errors import InputError, Note, as_input_error
+from jaxllm.utils.validate import shown
 
 KEY = "tokenizer.ggml."
-MOST_CHARACTERS = 1024  # of a token; the longest of the vocabularies in use have a few hundred
+MOST_CHARACTERS = 1024  # of a token; published vocabularies have at most a few hundred
 NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6  # types of tokens (ggml-org/llama.cpp, include/llama.h)
-NAMES = {name: pattern for pattern, one in PATTERNS.items() for name in one.ggml}
-NORMALIZED = {"qwen2": "NFC"}  # of patterns; the file does not say so
-# Patterns whose tokenizers take a piece that is a token whole, and begin each text unless the file says otherwise.
+PRE_TOKENIZERS = {name: pattern for pattern, one in PATTERNS.items() for name in one.ggml}
+NORMALIZATION = {"qwen2": "NFC"}  # by pattern; no key of the file says so
+# Patterns whose tokenizers encode a piece that is a token as that token, and those that put a begin token before each
+# text unless the file says otherwise.
 WHOLE_PIECES = BEGINS = ("llama3",)
 ROLES = ("bos", "eos", "eot", "eom")
-# Of tokens that end an answer, also where the file names another one. (llama.cpp, src/llama-vocab.cpp)
+# Names of tokens that end an answer, in addition to those that the file names. (llama.cpp, src/llama-vocab.cpp)
 ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>")
 
 
 def read_gguf_tokenizer(
     metadata: Mapping[str, Any], path: str | Path
 ) -> tuple[BPETokenizer | SentencePieceTokenizer, ChatFormat]:
-    """The tokenizer and the conversations of the keys that `gguf.read_header` gives.
+    """The tokenizer and the chat format of the metadata that `gguf.read_header` returns.
 
-    Raises InputError for keys that are missing or damaged, and for a kind of tokenizer that is not supported; warns of
-    an id that no token has.
+    Raises InputError if keys are missing or damaged, or if the kind of tokenizer is not supported. Warns with a Note of
+    an id of a role that no token has.
     """
     model, pre = (str(metadata.get(KEY + key)) for key in ("model", "pre"))
-    if model != "llama" and (model != "gpt2" or pre not in NAMES):
+    if model != "llama" and (model != "gpt2" or pre not in PRE_TOKENIZERS):
         raise InputError(
             f"{path} has a tokenizer of model {shown(model)} and pre-tokenizer {shown(pre)}, but this jaxllm reads "
-            f"llama, and gpt2 with {', '.join(NAMES)}."
+            f"llama, and gpt2 with {', '.join(PRE_TOKENIZERS)}."
         )
+    tokenizer: BPETokenizer | SentencePieceTokenizer
     with as_input_error(path, "GGUF file with a tokenizer of byte pairs"):
-        names, kinds = metadata[KEY + "tokens"], np.asarray(metadata[KEY + "token_type"]).tolist()
-        ids = {name: i for i, name in enumerate(names)}
-        if len(ids) != len(names) or len(kinds) != len(names):
-            raise InputError(f"{path} holds a token twice, or not a type for each of its {len(names):,} tokens.")
-        if (longest := max(map(len, ids), default=0)) > MOST_CHARACTERS:
-            raise InputError(
-                f"{path} holds a token of {longest:,} characters, more than the {MOST_CHARACTERS:,} of any."
-            )
-        added = _added(metadata, ids, kinds)
+        vocabulary = _read_vocabulary(metadata, path)
         if model == "llama":
-            pieces, chat = (
-                _sentencepiece(metadata, ids, kinds, added),
-                _chat_format(metadata, names, kinds, begins=True),
-            )
-            return pieces.ending_documents_with(chat.eos_token), chat
-        pattern = NAMES[pre]
-        tokenizer = from_vocabulary(
-            ids,
-            metadata[KEY + "merges"],
-            {name: i for name, i in ids.items() if kinds[i] != NORMAL and name not in added},
-            pattern,
-            NORMALIZED.get(pattern),
-            path,
-            pattern in WHOLE_PIECES,
-            added,
-        )
-        chat = _chat_format(metadata, names, kinds, pattern in BEGINS)
+            tokenizer, begins = _sentencepiece(metadata, vocabulary), True
+        else:
+            pattern = PRE_TOKENIZERS[pre]
+            tokenizer, begins = _byte_pairs(metadata, vocabulary, pattern, path), pattern in BEGINS
+        chat = _chat_format(metadata, vocabulary, begins)
         return tokenizer.ending_documents_with(chat.eos_token), chat
 
 
-def _added(metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int]) -> dict[str, int]:
-    """The tokens that are found in any text. Those that have a role or end answers are special, whatever their type is;
-    llama.cpp corrects the types of such tokens, too."""
-    given = (metadata.get(f"{KEY}{role}_token_id") for role in ("bos", "eos", "eot", "eom", "unknown", "padding"))
-    roles = {i for i in given if isinstance(i, int | np.integer)}
-    return {name: i for name, i in ids.items() if kinds[i] == USER_DEFINED and i not in roles and name not in ENDS}
+class _Vocabulary(NamedTuple):
+    """The tokens of a file."""
+
+    names: list[str]  # by id
+    kinds: list[int]  # types by id
+    ids: dict[str, int]
+    added: dict[str, int]  # tokens that are not special and are found in any text
 
 
-def _sentencepiece(
-    metadata: Mapping[str, Any], ids: dict[str, int], kinds: list[int], added: dict[str, int]
-) -> SentencePieceTokenizer:
-    """Scores as the list of merges that transformers makes of them: the best first, then the longest left part; of
-    different tokens with the same score and lengths, that of the lower id."""
+def _read_vocabulary(metadata: Mapping[str, Any], path: str | Path) -> _Vocabulary:
+    """The tokens. Raises InputError if a name is repeated or too long, or a type is missing.
+
+    Tokens that have a role or end an answer are special whatever their type is; llama.cpp corrects their types too.
+    """
+    names, kinds = metadata[KEY + "tokens"], np.asarray(metadata[KEY + "token_type"]).tolist()
+    ids = {name: i for i, name in enumerate(names)}
+    if len(ids) != len(names) or len(kinds) != len(names):
+        raise InputError(f"{path} holds a token twice, or not a type for each of its {len(names):,} tokens.")
+    if (longest := max(map(len, ids), default=0)) > MOST_CHARACTERS:
+        raise InputError(
+            f"{path} holds a token of {longest:,} characters, more than the {MOST_CHARACTERS:,} allowed; convert the "
+            "model again."
+        )
+    given = (metadata.get(f"{KEY}{role}_token_id") for role in (*ROLES, "unknown", "padding"))
+    special = {i for i in given if isinstance(i, int | np.integer)}
+    user_defined = {name: i for name, i in ids.items() if kinds[i] == USER_DEFINED}
+    added = {name: i for name, i in user_defined.items() if i not in special and name not in ENDS}
+    return _Vocabulary(names, kinds, ids, added)
+
+
+def _byte_pairs(metadata: Mapping[str, Any], vocabulary: _Vocabulary, pattern: str, path: str | Path) -> BPETokenizer:
+    _, kinds, ids, added = vocabulary
+    special = {name: i for name, i in ids.items() if kinds[i] != NORMAL and name not in added}
+    merges, normalization = metadata[KEY + "merges"], NORMALIZATION.get(pattern)
+    return from_vocabulary(ids, merges, special, pattern, normalization, path, pattern in WHOLE_PIECES, added)
+
+
+def _sentencepiece(metadata: Mapping[str, Any], vocabulary: _Vocabulary) -> SentencePieceTokenizer:
+    """The tokenizer, with scores converted to the list of merges that transformers makes of them.
+
+    The merge with the highest score is first, then the one with the longest left part. Of different tokens with equal
+    scores and lengths the one with the lower id is first.
+    """
+    _, kinds, ids, added = vocabulary
     scores = np.asarray(metadata[KEY + "scores"]).tolist()
     if len(scores) != len(ids):
         raise InputError(f"{KEY}scores has {len(scores):,} values for {len(ids):,} tokens; convert the model again.")
@@ -110,10 +122,10 @@ def _sentencepiece(
 
 
 def _token_ids(metadata: Mapping[str, Any], n_tokens: int) -> dict[str, int]:
-    """The ids of ROLES. One outside the table is left out with a warning, as in llama.cpp (src/llama-vocab.cpp).
+    """The ids of ROLES. An id that no token has is left out with a warning, as in llama.cpp (src/llama-vocab.cpp).
 
-    Converters write 4294967295 where there is none. Where llama.cpp then takes its default for the kind of tokenizer,
-    here the role has no token. Raises InputError for what is no integer.
+    Converters write 4294967295 for a role without a token. llama.cpp then uses the default of the kind of tokenizer;
+    here the role has no token. Raises InputError if an id is not an integer.
     """
     ids = {}
     for role in ROLES:
@@ -131,7 +143,9 @@ def _token_ids(metadata: Mapping[str, Any], n_tokens: int) -> dict[str, int]:
     return ids
 
 
-def _chat_format(metadata: Mapping[str, Any], names: list[str], kinds: list[int], begins: bool) -> ChatFormat:
+def _chat_format(metadata: Mapping[str, Any], vocabulary: _Vocabulary, begins: bool) -> ChatFormat:
+    """The chat format; `begins` is whether a text begins with the begin token if the file does not say."""
+    names, kinds, *_ = vocabulary
     ids = _token_ids(metadata, len(names))
     named = [i for i, name in enumerate(names) if name in ENDS and kinds[i] == CONTROL]
     return ChatFormat(

@@ -1,8 +1,7 @@
-"""safetensors: the length of a header, the header in JSON, then the tensors' bytes without a gap.
+"""safetensors files: the length of the header, the header in JSON, then the bytes of the tensors without a gap.
 
-The Rust crate takes headers of up to 100 MB and checks that offsets leave no hole; the JSON it reads may be of any
-form that fits. Here a header has at most 8 MiB, no name twice and no field of its own invention; the costliest, of
-nothing but empty objects, takes thirty times its size in memory.
+The header comes from an untrusted file. It may have at most MOST_HEADER bytes, no name twice and no unknown field, and
+reading it takes at most 32 times its size in memory. (huggingface/safetensors, README, "Format")
 """
 
 import json
@@ -17,12 +16,11 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from jaxllm.errors import InputError
-from jaxllm.files import open_file, replacing
-from jaxllm.pretrained.tensors import Tensor, addressable, damaged, map_tensor
-from jaxllm.validate import printable, shown
+from jaxllm.pretrained.tensor_file import StoredTensor, addressable, damaged, map_tensor
+from jaxllm.utils.errors import InputError, printable, shown
+from jaxllm.utils.files import open_file, replacing
 
-MOST_HEADER = 2**23  # bytes; room for the names of 70,000 tensors
+MOST_HEADER = 2**23  # bytes; enough for 70,000 tensors
 MOST_DIMENSIONS = 8
 METADATA = "__metadata__"
 DTYPES: dict[str, Any] = {
@@ -38,21 +36,20 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
 
     dtype: str
     shape: Annotated[list[Size], Meta(max_length=MOST_DIMENSIONS)]
-    data_offsets: tuple[Size, Size]  # from the end of the header
+    data_offsets: tuple[Size, Size]  # in bytes from the end of the header
 
 
-class Header(msgspec.Struct, frozen=True):
-    """What a file holds, in the order of its bytes."""
+class SafetensorsHeader(msgspec.Struct, frozen=True):
+    """The content of a file: tensors by name in the order of their bytes, and the metadata."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, StoredTensor]
     metadata: dict[str, str]
 
 
-def read_header(path: str | Path) -> Header:
-    """The header of a file, each tensor's place checked; the tensors are not read.
+def read_header(path: str | Path) -> SafetensorsHeader:
+    """The header of a file, with the place of each tensor checked; the tensors are not read.
 
-    Raises InputError for a file that cannot be read or breaks a rule of the format
-    (huggingface/safetensors, README, "Format").
+    Raises InputError if the file cannot be read or breaks a rule of the format.
     """
     try:
         with open_file(path) as file:
@@ -64,15 +61,16 @@ def read_header(path: str | Path) -> Header:
     try:
         entries = _decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise damaged(path, "safetensors", f"its header is not what it should be, {printable(str(error))}") from None
+        raise damaged(path, "safetensors", f"its header is malformed, {printable(str(error))}") from None
     metadata = entries.pop(METADATA, {})
-    return Header(_placed(entries, 8 + length, size, path), metadata)
+    return SafetensorsHeader(_locate(entries, 8 + length, size, path), metadata)
 
 
-def read_tensor(path: str | Path, tensor: Tensor) -> np.ndarray:
-    """One of the header's tensors, as a read-only array of its shape and dtype, mapped from the file.
+def read_tensor(path: str | Path, tensor: StoredTensor) -> np.ndarray:
+    """A tensor of the header as a read-only array of its shape and dtype, mapped from the file.
 
-    BF16 and the two F8 have the dtypes of ml_dtypes, which JAX takes. Raises InputError where the file has changed.
+    BF16, F8_E4M3 and F8_E5M2 have the dtypes of ml_dtypes, which JAX accepts. Raises InputError if the file cannot be
+    read or has become shorter.
     """
     return map_tensor(path, tensor, DTYPES[tensor.dtype], tensor.shape)
 
@@ -82,19 +80,17 @@ def _checked_length(first: bytes, size: int, path: str | Path) -> int:
     if length > size - 8:
         raise damaged(path, "safetensors", f"a header of {length:,} bytes does not fit into a file of {size:,}")
     if length > MOST_HEADER:
-        raise damaged(
-            path, "safetensors", f"its header has {length:,} bytes, more than the {MOST_HEADER:,} of any model"
-        )
+        raise damaged(path, "safetensors", f"its header has {length:,} bytes, more than the {MOST_HEADER:,} allowed")
     return length
 
 
 def _decode(raw: bytes) -> dict[str, Any]:
-    """Name to Entry, and METADATA to a dict of strings. Raises errors of msgspec and ValueError."""
+    """Name to Entry, and METADATA to a dict of strings. Raises errors of msgspec, ValueError and RecursionError."""
     if raw[:1] != b"{":
         raise ValueError("it does not begin with {")
-    # What is of another form is refused where it stands, before it can take memory: first read by type.
+    # Decoding by type stops at the first value of another form, before that value takes memory.
     content = msgspec.json.decode(raw, type=dict[str, dict[str, str | list[Size]]])
-    json.loads(raw, object_pairs_hook=_refuse_twice)  # only this one shows a name that is there twice
+    json.loads(raw, object_pairs_hook=_refuse_twice)  # msgspec does not report a repeated name
     return {
         name: msgspec.convert(value, dict[str, str] if name == METADATA else Entry) for name, value in content.items()
     }
@@ -104,12 +100,12 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
-            raise ValueError(f"{shown(name)} is there twice")
+            raise ValueError(f"{shown(name)} occurs twice")
         seen.add(name)
 
 
-def _placed(entries: dict[str, Entry], data: int, size: int, path: str | Path) -> dict[str, Tensor]:
-    """The tensors in the order of their bytes, which must fill the file from `data` to its `size`."""
+def _locate(entries: dict[str, Entry], data: int, size: int, path: str | Path) -> dict[str, StoredTensor]:
+    """The tensors in the order of their bytes, which must fill the file from byte `data` to its end, `size`."""
     tensors, end = {}, 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         start, stop = entry.data_offsets
@@ -123,8 +119,10 @@ def _placed(entries: dict[str, Entry], data: int, size: int, path: str | Path) -
             what = f"tensor {shown(name)} of shape {shown(entry.shape)} and dtype {entry.dtype}"
             raise damaged(path, "safetensors", f"{what} has {stop - start:,} bytes")
         if start != end:
-            raise damaged(path, "safetensors", f"tensor {shown(name)} begins at {start:,}, where {end:,} would follow")
-        tensors[name] = Tensor(entry.dtype, tuple(entry.shape), data + start, data + stop)
+            raise damaged(
+                path, "safetensors", f"tensor {shown(name)} begins at {start:,}, but the one before ends at {end:,}"
+            )
+        tensors[name] = StoredTensor(entry.dtype, tuple(entry.shape), data + start, data + stop)
         end = stop
     if data + end != size:
         raise damaged(path, "safetensors", f"its tensors end at byte {data + end:,}, but it has {size:,}")
@@ -132,10 +130,10 @@ def _placed(entries: dict[str, Entry], data: int, size: int, path: str | Path) -
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a file that `read_header` and the safetensors library read, aside and then by rename.
+    """Write the tensors and the metadata to a safetensors file, which appears only when it is complete.
 
-    The data begin at a multiple of 8 bytes, as the library's do. Raises OSError where it cannot be written; then there
-    is none.
+    The data begin at a multiple of 8 bytes, as in files that the safetensors library writes. Raises OSError if the file
+    cannot be written; an older file then stays.
     """
     names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {METADATA: dict(metadata)}

@@ -1,32 +1,31 @@
-"""The NumPy float64 twin of every numeric function of jaxllm, forward and backward, plain as a textbook.
+"""A GPT and its training in NumPy and float64: every function forward and backward, as a textbook prints it.
 
-`jaxllm.attention.f(*args)` has `jaxllm.reference.attention.f(*args)` with the same name, signature and meaning, and
-`f_vjp(*args) -> (out, pullback)`, shaped like `jax.vjp`, with the derivative worked out by hand and stated.
-A Linen module has a function that takes its parameters first: `MultiHeadAttention(n_heads)` and
-`multi_head_attention(params, x, n_heads)`. Optax's part of a training step is in `optimizer`, the step in `step`.
+Each function is the twin of one in jaxllm: `jaxllm.attention.f(*args)` and `jaxllm.reference.attention.f(*args)` have
+the same name, signature and meaning. `f_vjp(*args)` returns `(out, pullback)` like `jax.vjp`; its docstring states the
+derivative, and the pullback closes over the values that it needs. A Linen module has a function that takes the
+module's parameters first: `MultiHeadAttention(n_heads)` is `multi_head_attention(params, x, n_heads)`.
 
-autograd and llm.c keep the derivative beside the function too, but with caches that the reader must match up; here
-a pullback closes over what it needs. Nothing here imports more than NumPy, so an error in JAX, in its compiler or
-in our use of them cannot hide in both.
+A good order to read: `layers`, `embeddings`, `attention`, `rotary`, `multi_head`, `gpt`, `loss`, `optimizer`, `step`;
+then `sampling` and `logit_lens`. `arrays` holds the helpers. Only NumPy is imported, so that an error in JAX, in its
+compiler or in the use of them cannot occur on both sides of a comparison.
 """
 
 from jaxllm.reference import (
     attention,
-    causal,
     embeddings,
+    fast,
     gpt,
     layers,
-    lens,
+    logit_lens,
     loss,
     multi_head,
     optimizer,
-    packed,
     rotary,
     sampling,
     step,
-)  # fmt: skip
+)
 
 __all__ = [
-    "attention", "causal", "embeddings", "gpt", "layers", "lens", "loss", "multi_head", "optimizer", "packed", "rotary",
+    "attention", "embeddings", "fast", "gpt", "layers", "logit_lens", "loss", "multi_head", "optimizer", "rotary",
     "sampling", "step",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the twins share: float64 arrays, sums that undo broadcasting, and trees of parameters."""
+"""Helpers of the reference: float64 arrays, the form of a backward, and trees of parameters."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
-Params = Mapping[str, Any]  # nested dicts of arrays, as Linen makes them
-Vjp = tuple[Any, Callable[[Any], tuple[Any, ...]]]
+Params = Mapping[str, Any]  # nested dicts of arrays, as `model.init` returns them
+Vjp = tuple[Any, Callable[[Any], tuple[Any, ...]]]  # a result and its pullback
 
 
 def float64(x: ArrayLike) -> Array:
@@ -18,10 +18,10 @@ def float64(x: ArrayLike) -> Array:
 
 
 def vjp(function: Callable[..., Vjp]) -> Callable[..., Vjp]:
-    """Marks a twin's backward: the pullback returns one gradient for each positional argument, as `jax.vjp` does.
+    """Marks a backward: the pullback returns one gradient for each positional argument, as that of `jax.vjp` does.
 
-    Where an argument has no derivative (integers, masks, None, a choice by name) its place holds None; what is given
-    by keyword is a constant.
+    The gradient is None where an argument has no derivative: integers, masks, None, a choice by name. Arguments by
+    keyword are constants.
     """
 
     @wraps(function)
@@ -33,7 +33,7 @@ def vjp(function: Callable[..., Vjp]) -> Callable[..., Vjp]:
 
 
 def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
-    """The derivative of broadcasting an array of `shape`: what was copied is summed."""
+    """The gradient of an array of `shape` that was broadcast: the sum over all copies of each number."""
     added = tuple(range(gradient.ndim - len(shape)))
     gradient = gradient.sum(axis=added)
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and gradient.shape[i] != 1)
@@ -41,12 +41,12 @@ def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """`function` of each leaf of nested dicts, and of the leaves of `others` in the same places."""
+    """Nested dicts like `tree` with `function` of each leaf, and of the leaves of `others` in the same places."""
     if isinstance(tree, Mapping):
         return {name: tree_map(function, tree[name], *(other[name] for other in others)) for name in tree}
     return function(tree, *others)
 
 
 def leaves(tree: Any) -> list[Any]:
-    """The leaves of nested dicts."""
+    """The leaves of nested dicts as a list, depth first."""
     return [leaf for name in tree for leaf in leaves(tree[name])] if isinstance(tree, Mapping) else [tree]

@@ -1,4 +1,7 @@
-"""Twins of `jaxllm.attention`, in float64, each with its derivative written out by hand."""
+"""Attention, from the basic form without weights to causal attention with one head; masks; and the layout of heads.
+
+Queries are [..., T, K], keys [..., S, K], values [..., S, V]; a mask is True where a query may attend to a key.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,16 +11,16 @@ from jaxllm.reference.layers import dropout, dropout_vjp, linear_map, linear_map
 
 
 def simple_attention(x: ArrayLike) -> Array:
-    """softmax(x x^T) x."""
+    """softmax(x x^T) x: [..., T, D] -> [..., T, D]."""
     x = float64(x)
     return softmax(x @ x.swapaxes(-1, -2)) @ x
 
 
 @vjp
 def simple_attention_vjp(x: ArrayLike) -> Vjp:
-    """x stands in three places, so dx is a sum of three: with y = P x, P = softmax(S), S = x x^T
+    """With y = P x, P = softmax(S) and S = x x^T, x occurs three times, so dx has three terms:
 
-    dx = P^T dy (as value) + dS x (as query) + dS^T x (as key), dS from dP = dy x^T through the softmax.
+    dx = P^T dy (as value) + dS x (as query) + dS^T x (as key), where dS is dP = dy x^T taken back through the softmax.
     """
     x = float64(x)
     weights, softmax_back = softmax_vjp(x @ x.swapaxes(-1, -2))
@@ -29,20 +32,39 @@ def simple_attention_vjp(x: ArrayLike) -> Vjp:
     return weights @ x, pullback
 
 
+def visible(
+    t: ArrayLike, s: ArrayLike, document_t: ArrayLike | None = None, document_s: ArrayLike | None = None,
+    window: int | None = None,
+) -> Array:  # fmt: skip
+    """True where s <= t, with a window 0 <= t - s < window, and with documents where the two are equal."""
+    distance = np.asarray(t) - np.asarray(s)
+    seen = (distance >= 0) & (distance < (np.inf if window is None else window))
+    return seen if document_t is None else seen & np.equal(document_t, document_s)  # type: ignore[arg-type]
+
+
+@vjp
+def visible_vjp(
+    t: ArrayLike, s: ArrayLike, document_t: ArrayLike | None = None, document_s: ArrayLike | None = None,
+    window: int | None = None,
+) -> Vjp:  # fmt: skip
+    """Neither integers nor bools have a derivative."""
+    return visible(t, s, document_t, document_s, window), lambda dy: (None,) * 5
+
+
 def causal_mask(length: int, window: int | None = None) -> Array:
-    """True where s <= t and, with a window, s > t - window."""
+    """[T, T] bool: True where s <= t and, with a window, s > t - window."""
     t, s = np.indices((length, length))
-    return (s <= t) & (s > t - (length if window is None else window))
+    return visible(t, s, window=window)
 
 
 @vjp
 def causal_mask_vjp(length: int, window: int | None = None) -> Vjp:
-    """Neither the lengths nor the mask has a derivative."""
+    """Lengths have no derivative."""
     return causal_mask(length, window), lambda dy: (None, None)
 
 
 def document_numbers(tokens: ArrayLike, separator: int) -> Array:
-    """How many documents have begun in the row up to each token."""
+    """The number of separators up to and including each token [..., T]: which document of the row it belongs to."""
     return np.cumsum(np.asarray(tokens) == separator, axis=-1)
 
 
@@ -53,19 +75,20 @@ def document_numbers_vjp(tokens: ArrayLike, separator: int) -> Vjp:
 
 
 def document_mask(documents: ArrayLike, window: int | None = None) -> Array:
-    """True where s <= t, within the window, and both are of one document."""
+    """[..., T, T] bool: `causal_mask` where s and t belong to the same document."""
     documents = np.asarray(documents)
-    return causal_mask(documents.shape[-1], window) & (documents[..., :, None] == documents[..., None, :])
+    t, s = np.indices((documents.shape[-1],) * 2)
+    return visible(t, s, documents[..., :, None], documents[..., None, :], window)
 
 
 @vjp
 def document_mask_vjp(documents: ArrayLike, window: int | None = None) -> Vjp:
-    """Neither the numbers nor the mask has a derivative."""
+    """Integers have no derivative."""
     return document_mask(documents, window), lambda dy: (None, None)
 
 
 def attention_weights(q: ArrayLike, k: ArrayLike, mask: ArrayLike | None = None) -> Array:
-    """softmax(q k^T / sqrt(K)), masked scores at the lowest number there is."""
+    """softmax(q k^T / sqrt(K)) [..., T, S], where a masked score is the lowest finite number. Vaswani et al. 2017."""
     return softmax(_scores(float64(q), float64(k), mask))
 
 
@@ -76,7 +99,7 @@ def _scores(q: Array, k: Array, mask: ArrayLike | None) -> Array:
 
 @vjp
 def attention_weights_vjp(q: ArrayLike, k: ArrayLike, mask: ArrayLike | None = None) -> Vjp:
-    """dS comes from dP through the softmax and is 0 where masked; dq = dS k / sqrt(K), dk = dS^T q / sqrt(K)."""
+    """dq = dS k / sqrt(K) and dk = dS^T q / sqrt(K), where dS is dP taken back through the softmax, 0 where masked."""
     q, k = float64(q), float64(k)
     weights, softmax_back = softmax_vjp(_scores(q, k, mask))
 
@@ -91,7 +114,7 @@ def attention_weights_vjp(q: ArrayLike, k: ArrayLike, mask: ArrayLike | None = N
 def scaled_dot_product_attention(
     q: ArrayLike, k: ArrayLike, v: ArrayLike, mask: ArrayLike | None = None, keep: ArrayLike | None = None
 ) -> Array:
-    """softmax(q k^T / sqrt(K)) v."""
+    """softmax(q k^T / sqrt(K)) v: [..., T, V]. Vaswani et al. 2017, equation 1. `keep` is a mask for dropout."""
     weights = attention_weights(q, k, mask)
     return (weights if keep is None else dropout(weights, keep)) @ float64(v)
 
@@ -100,7 +123,7 @@ def scaled_dot_product_attention(
 def scaled_dot_product_attention_vjp(
     q: ArrayLike, k: ArrayLike, v: ArrayLike, mask: ArrayLike | None = None, keep: ArrayLike | None = None
 ) -> Vjp:
-    """y = P v: dv = P^T dy, dP = dy v^T; then back through dropout and the weights."""
+    """y = P v, so dv = P^T dy and dP = dy v^T, which is taken back through dropout and the weights."""
     v = float64(v)
     weights, weights_back = attention_weights_vjp(q, k, mask)
     kept, dropout_back = (weights, lambda d: (d, None)) if keep is None else dropout_vjp(weights, keep)
@@ -114,31 +137,52 @@ def scaled_dot_product_attention_vjp(
     return kept @ v, pullback
 
 
+def _mask(q: ArrayLike, documents: ArrayLike | None, window: int | None) -> Array:
+    """[T, T] or, with documents, [..., T, T]."""
+    return causal_mask(np.shape(q)[-2], window) if documents is None else document_mask(documents, window)
+
+
+def causal_dot_product_attention(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None
+) -> Array:
+    """`scaled_dot_product_attention` of what is visible."""
+    return scaled_dot_product_attention(q, k, v, _mask(q, documents, window))
+
+
+@vjp
+def causal_dot_product_attention_vjp(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None
+) -> Vjp:
+    """As under any mask."""
+    out, back = scaled_dot_product_attention_vjp(q, k, v, _mask(q, documents, window))
+    return out, lambda dy: (*back(dy)[:3], None, None)
+
+
 def split_heads(x: ArrayLike, n_heads: int) -> Array:
-    """Head h holds the features h K to (h + 1) K."""
+    """[..., T, H K] -> [..., H, T, K]: head h holds the features from h K up to (h + 1) K."""
     return np.stack(np.split(float64(x), n_heads, axis=-1), axis=-3)
 
 
 @vjp
 def split_heads_vjp(x: ArrayLike, n_heads: int) -> Vjp:
-    """Each number has only moved, so each gradient moves back."""
+    """A permutation of the numbers: each gradient returns to the place of its number."""
     return split_heads(x, n_heads), lambda dy: (merge_heads(dy), None)
 
 
 def merge_heads(x: ArrayLike) -> Array:
-    """The heads' features one after the other."""
+    """[..., H, T, K] -> [..., T, H K]: the features of the heads one after the other."""
     x = float64(x)
     return np.concatenate([x[..., h, :, :] for h in range(x.shape[-3])], axis=-1)
 
 
 @vjp
 def merge_heads_vjp(x: ArrayLike) -> Vjp:
-    """Each number has only moved, so each gradient moves back."""
+    """A permutation of the numbers: each gradient returns to the place of its number."""
     return merge_heads(x), lambda dy: (split_heads(dy, np.shape(x)[-3]),)
 
 
 def repeat_heads(x: ArrayLike, n_heads: int) -> Array:
-    """Query head h is served by key head h G // H."""
+    """[..., G, S, K] -> [..., H, S, K]: query head h reads key head h G // H. Ainslie et al. 2023."""
     x = float64(x)
     groups = x.shape[-3]
     return np.stack([x[..., h * groups // n_heads, :, :] for h in range(n_heads)], axis=-3)
@@ -146,7 +190,7 @@ def repeat_heads(x: ArrayLike, n_heads: int) -> Array:
 
 @vjp
 def repeat_heads_vjp(x: ArrayLike, n_heads: int) -> Vjp:
-    """A head that served several gathers the gradients of all of them."""
+    """The gradient of a key head is the sum over the query heads that read it."""
 
     def pullback(dy: Array) -> tuple[Array, None]:
         dx = np.zeros(np.shape(x))
@@ -155,26 +199,6 @@ def repeat_heads_vjp(x: ArrayLike, n_heads: int) -> Vjp:
         return dx, None
 
     return repeat_heads(x, n_heads), pullback
-
-
-def grouped_attention(q: ArrayLike, keys: ArrayLike, values: ArrayLike, mask: ArrayLike) -> Array:
-    """Each key and value head repeated for the query heads that it serves; the mask is that of all heads."""
-    return grouped_attention_vjp(q, keys, values, mask)[0]
-
-
-@vjp
-def grouped_attention_vjp(q: ArrayLike, keys: ArrayLike, values: ArrayLike, mask: ArrayLike) -> Vjp:
-    """A key or value head gathers what the query heads that it serves send back."""
-    n_heads = np.shape(q)[-3]
-    k, key_back = repeat_heads_vjp(float64(keys).swapaxes(-1, -2), n_heads)
-    v, value_back = repeat_heads_vjp(values, n_heads)
-    out, back = scaled_dot_product_attention_vjp(q, k, v, np.asarray(mask)[..., None, :, :])
-
-    def pullback(dy: Array) -> tuple[Array | None, ...]:
-        dq, dk, dv, *_ = back(dy)
-        return dq, key_back(dk)[0].swapaxes(-1, -2), value_back(dv)[0], None
-
-    return out, pullback
 
 
 def self_attention(
@@ -192,7 +216,7 @@ def self_attention(
 def self_attention_vjp(
     params: Params, x: ArrayLike, context: ArrayLike | None = None, mask: ArrayLike | None = None
 ) -> Vjp:
-    """Back through the attention, then through the three maps; without a context x gathers what all three return."""
+    """Back through the attention, then through the three maps. Without a context, dx is the sum of all three."""
     source = x if context is None else context
     q, q_back = linear_map_vjp(params["query"], x)
     k, k_back = linear_map_vjp(params["key"], source)

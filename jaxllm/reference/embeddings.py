@@ -1,4 +1,4 @@
-"""Twins of `jaxllm.embeddings`, in float64, each with its derivative written out by hand."""
+"""Embeddings of tokens and positions, and the logits of a tied table."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -7,7 +7,7 @@ from jaxllm.reference.arrays import Array, Params, Vjp, float64, sum_to, vjp
 
 
 def token_embedding(table: ArrayLike, tokens: ArrayLike) -> Array:
-    """Row tokens[...] of the table, NaN for a token outside it."""
+    """E[tokens]: table [V, D], tokens [...] -> [..., D], NaN for a token outside the table."""
     table, tokens = float64(table), np.asarray(tokens)
     inside = (tokens >= 0) & (tokens < len(table))
     return np.where(inside[..., None], table[np.where(inside, tokens, 0)], np.nan)
@@ -15,7 +15,7 @@ def token_embedding(table: ArrayLike, tokens: ArrayLike) -> Array:
 
 @vjp
 def token_embedding_vjp(table: ArrayLike, tokens: ArrayLike) -> Vjp:
-    """A scatter-add: dE_v is the sum of dy over all places where token v stands; tokens outside add nothing."""
+    """dE_v is the sum of dy over all places of token v: a scatter-add. Tokens outside the table add nothing."""
     table, tokens = float64(table), np.asarray(tokens)
     inside = (tokens >= 0) & (tokens < len(table))
 
@@ -28,13 +28,13 @@ def token_embedding_vjp(table: ArrayLike, tokens: ArrayLike) -> Vjp:
 
 
 def token_logits(table: ArrayLike, x: ArrayLike) -> Array:
-    """logit_v = sum_d x_d E_vd."""
+    """logit_v = sum_d x_d E_vd: table [V, D], x [..., D] -> [..., V]."""
     return float64(x) @ float64(table).T
 
 
 @vjp
 def token_logits_vjp(table: ArrayLike, x: ArrayLike) -> Vjp:
-    """dE = sum over tokens of dy^T x, dx = dy E. A tied table adds this dE to that of the embedding."""
+    """dx = dy E and dE = dy^T x, summed over all tokens. A tied table adds this dE to that of the embedding."""
     table, x = float64(table), float64(x)
 
     def pullback(dy: Array) -> tuple[Array, Array]:
@@ -44,13 +44,13 @@ def token_logits_vjp(table: ArrayLike, x: ArrayLike) -> Vjp:
 
 
 def learned_positions(table: ArrayLike, length: int) -> Array:
-    """The first rows of the table."""
+    """The first `length` rows of the table: [C, D] -> [T, D]."""
     return float64(table)[:length]
 
 
 @vjp
 def learned_positions_vjp(table: ArrayLike, length: int) -> Vjp:
-    """dy for the rows used, 0 for the others."""
+    """dE = dy for the rows that are used, 0 for the others."""
 
     def pullback(dy: Array) -> tuple[Array, None]:
         d_table = np.zeros(np.shape(table))
@@ -61,7 +61,10 @@ def learned_positions_vjp(table: ArrayLike, length: int) -> Vjp:
 
 
 def sinusoidal_embedding(positions: ArrayLike, d_model: int) -> Array:
-    """P[t, 2i] = sin(t / 10000^(2i/D)), P[t, 2i+1] = cos(t / 10000^(2i/D))."""
+    """P[t, 2i] = sin(t / 10000^(2i/D)) and P[t, 2i+1] = cos(t / 10000^(2i/D)): positions [...] -> [..., D].
+
+    Vaswani et al. 2017, section 3.5.
+    """
     t = float64(positions)
     table = np.full((*t.shape, d_model), np.nan)
     for i in range(d_model // 2):
@@ -72,23 +75,23 @@ def sinusoidal_embedding(positions: ArrayLike, d_model: int) -> Array:
 
 @vjp
 def sinusoidal_embedding_vjp(positions: ArrayLike, d_model: int) -> Vjp:
-    """Positions are integers, without a derivative."""
+    """Positions are integers and have no derivative."""
     return sinusoidal_embedding(positions, d_model), lambda dy: (None, None)
 
 
 def sinusoidal_positions(length: int, d_model: int) -> Array:
-    """Those of 0 to length - 1."""
+    """The sinusoidal embeddings [T, D] of the positions 0 to `length` - 1."""
     return sinusoidal_embedding(np.arange(length), d_model)
 
 
 @vjp
 def sinusoidal_positions_vjp(length: int, d_model: int) -> Vjp:
-    """A constant: nothing it depends on has a derivative."""
+    """Lengths have no derivative."""
     return sinusoidal_positions(length, d_model), lambda dy: (None, None)
 
 
 def position_embedding(params: Params, x: ArrayLike, kind: str = "learned") -> Array:
-    """Twin of the module `PositionEmbedding`."""
+    """Twin of the module `PositionEmbedding`: x + P."""
     x = float64(x)
     length, d_model = x.shape[-2:]
     if kind == "learned":
@@ -98,7 +101,7 @@ def position_embedding(params: Params, x: ArrayLike, kind: str = "learned") -> A
 
 @vjp
 def position_embedding_vjp(params: Params, x: ArrayLike, kind: str = "learned") -> Vjp:
-    """y = x + P, P the same for each row of the batch: dx = dy, dP = the sum of dy over the batch."""
+    """y = x + P with the same P for each row of the batch: dx = dy, and dP is the sum of dy over the batch."""
     x = float64(x)
 
     def pullback(dy: Array) -> tuple[Params, Array, None]:

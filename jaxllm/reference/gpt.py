@@ -1,4 +1,4 @@
-"""Twin of `jaxllm.gpt`, in float64: the whole model, and its gradient, on one page each."""
+"""The GPT: the block and the whole model, forward and backward."""
 
 from typing import Any
 
@@ -13,7 +13,10 @@ Named = dict[str, Array]
 def block(
     config: Any, params: Params, x: Array, documents: ArrayLike | None = None, seen: Named | None = None
 ) -> Array:
-    """Twin of the module `Block`; `seen` is filled with the intermediates."""
+    """Twin of the module `Block`: x + attention(norm(x)), then x + mlp(norm(x)); [..., T, D] -> [..., T, D].
+
+    `seen` is filled with the intermediates.
+    """
     attended: Named = {}
     inside: Named = {}
     seen = {} if seen is None else seen
@@ -33,23 +36,23 @@ def block(
 
 
 def _options(config: Any) -> dict[str, Any]:
-    """Of the attention in every block."""
+    """The options of the attention that all blocks share."""
     return {"window": config.sliding_window, "rotary": config.rotary, "epsilon": config.norm_epsilon}
 
 
 @vjp
 def block_vjp(
-    config: Any, params: Params, x: Array, documents: ArrayLike | None = None, felt: Named | None = None
+    config: Any, params: Params, x: Array, documents: ArrayLike | None = None, cotangents: Named | None = None
 ) -> Vjp:
-    """Each sum x + f(norm(x)) sends dy back twice: straight on, and through f and the norm.
+    """With y = x + f(norm(x)), dx is dy plus dy taken back through f and the norm; so for both halves of the block.
 
-    `felt` is filled with the gradients at the intermediates, under their names.
+    `cotangents` is filled with the gradients at the intermediates, by name.
     """
     attended: Named = {}
     inside: Named = {}
     norm_1, norm_1_back = layers.norm_vjp(params["norm_1"], x, config.norm, config.norm_epsilon)
     attention_out, attention_back = multi_head.multi_head_attention_vjp(
-        params["attention"], norm_1, config.n_heads, config.kv_heads, documents=documents, felt=attended,
+        params["attention"], norm_1, config.n_heads, config.kv_heads, documents=documents, cotangents=attended,
         **_options(config),
     )  # fmt: skip
     residual = x + attention_out
@@ -62,12 +65,12 @@ def block_vjp(
         d_residual = dy + through_mlp
         d_attention, d_norm_1, *_ = attention_back(d_residual)
         d_scale_1, through_attention = norm_1_back(d_norm_1)[:2]
-        if felt is not None:
-            felt["mlp"] = dy
-            felt.update({f"mlp/{name}": value for name, value in inside.items()})
-            felt["norm_2"], felt["residual_1"], felt["attention"] = d_norm_2, d_residual, d_residual
-            felt.update({f"attention/{name}": value for name, value in attended.items()})
-            felt["norm_1"] = d_norm_1
+        if cotangents is not None:
+            cotangents["mlp"] = dy
+            cotangents.update({f"mlp/{name}": value for name, value in inside.items()})
+            cotangents["norm_2"], cotangents["residual_1"], cotangents["attention"] = d_norm_2, d_residual, d_residual
+            cotangents.update({f"attention/{name}": value for name, value in attended.items()})
+            cotangents["norm_1"] = d_norm_1
         d_params = {"norm_1": d_scale_1, "attention": d_attention, "norm_2": d_scale_2, "mlp": d_mlp}
         return None, d_params, d_residual + through_attention, None, None
 
@@ -75,9 +78,10 @@ def block_vjp(
 
 
 def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -> tuple[Array, Named]:
-    """Logits [B, T, V] and every intermediate under the names of `jaxllm.gpt.apply_with_intermediates`.
+    """Logits [B, T, V] and every intermediate, under the names of `jaxllm.gpt.apply_with_intermediates`.
 
-    `config` is a GPTConfig; `params` the dict of the Linen model, as arrays of any kind; no dropout.
+    `config` is a GPTConfig, `params` the nested dict of the Linen model with arrays of any kind, `tokens` [B, T]. There
+    is no dropout.
     """
     seen: Named = {}
     x = seen["token_embedding"] = embeddings.token_embedding(params["token_embedding"]["table"], tokens)
@@ -100,22 +104,23 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
 
 
 def _documents(config: Any, tokens: ArrayLike) -> Array | None:
+    """The document of each token, where attention stays within documents."""
     return None if config.separator is None else attention.document_numbers(tokens, config.separator)
 
 
 def forward(config: Any, params: Params, tokens: ArrayLike) -> Array:
-    """Logits: tokens [B, T] -> [B, T, V]."""
+    """Logits [B, T, V] of tokens [B, T]."""
     return forward_with_intermediates(config, params, tokens)[0]
 
 
 @vjp
-def forward_vjp(config: Any, params: Params, tokens: ArrayLike, felt: Named | None = None) -> Vjp:
-    """The chain rule from the logits back to the tables; the gradients of the parameters are a dict like theirs.
+def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Named | None = None) -> Vjp:
+    """The chain rule from the logits back to the tables; the gradients of the parameters are a dict like `params`.
 
-    A tied table is used twice, at the bottom and at the top, so its gradient is the sum of both. `felt` is filled
-    with the gradients at the intermediates, under their names, in the order in which they come: from the top down.
+    A tied table is used twice, as embedding and as head, so its gradient is the sum of both. `cotangents` is filled
+    with the gradients at the intermediates, by name, in the order of the backward: from the logits down.
     """
-    felt = {} if felt is None else felt
+    cotangents = {} if cotangents is None else cotangents
     table = params["token_embedding"]["table"]
     x, embedding_back = embeddings.token_embedding_vjp(table, tokens)
     scale = config.d_model**0.5 if config.scale_embeddings else 1.0
@@ -134,21 +139,21 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, felt: Named | No
         logits, head_back = layers.linear_map_vjp(params["head"], x)
 
     def pullback(dy: Array) -> tuple[None, Params, None, None]:
-        felt["logits"] = dy
-        d_head, felt["norm_final"] = head_back(dy)
+        cotangents["logits"] = dy
+        d_head, cotangents["norm_final"] = head_back(dy)
         d_params: dict[str, Any] = {}
-        d_params["norm_final"], dx = norm_back(felt["norm_final"])[:2]
+        d_params["norm_final"], dx = norm_back(cotangents["norm_final"])[:2]
         for i, (back, inside) in reversed([*enumerate(backs)]):
-            felt[f"block_{i}"] = dx
+            cotangents[f"block_{i}"] = dx
             d_params[f"block_{i}"], dx = back(dx)[1:3]
-            felt.update({f"block_{i}/{name}": value for name, value in inside.items()})
+            cotangents.update({f"block_{i}/{name}": value for name, value in inside.items()})
         if config.rotary is None:
-            felt["position_embedding"] = dx
+            cotangents["position_embedding"] = dx
             d_positions, dx = position_back(dx)[:2]
             if config.position == "learned":
                 d_params["position_embedding"] = d_positions
-        felt["token_embedding"] = dx * scale
-        (d_table, _) = embedding_back(felt["token_embedding"])
+        cotangents["token_embedding"] = dx * scale
+        (d_table, _) = embedding_back(cotangents["token_embedding"])
         if not config.tie_embeddings:
             d_params["head"] = d_head
         d_params["token_embedding"] = {"table": d_table + d_head if config.tie_embeddings else d_table}

@@ -1,7 +1,8 @@
-"""Twins of `jaxllm.layers`, in float64, each with its derivative written out by hand.
+"""The layers of a GPT: linear maps, norms, activations, softmax, dropout and the MLP.
 
-In every `f_vjp`, dy is the gradient of some scalar with respect to y = f(x), and the pullback returns dx, the
-gradient of that scalar with respect to x: the chain rule, one link at a time.
+Each function f has its backward beside it, `f_vjp`. There, L is any scalar that depends on y = f(x), `dy` is the
+gradient of L with respect to y, and the pullback returns dx, the gradient of L with respect to x. This is one link of
+the chain rule; a model's backward is a chain of pullbacks. Features are the last axis, D of them in and F out.
 """
 
 import math
@@ -15,14 +16,14 @@ EPSILON = 1e-5
 
 
 def linear(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Array:
-    """y_f = sum_d x_d W_df + b_f."""
+    """y_f = sum_d x_d W_df + b_f: [..., D], [D, F], [F] -> [..., F]."""
     y = float64(x) @ float64(kernel)
     return y if bias is None else y + float64(bias)
 
 
 @vjp
 def linear_vjp(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Vjp:
-    """dx = dy W^T; dW = sum over tokens of x^T dy; db = sum over tokens of dy."""
+    """dx = dy W^T, dW = x^T dy and db = dy, the last two summed over all tokens."""
     x, kernel = float64(x), float64(kernel)
 
     def pullback(dy: Array) -> tuple[Array, Array, Array | None]:
@@ -33,7 +34,7 @@ def linear_vjp(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -
 
 
 def layer_norm(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON) -> Array:
-    """(x - mean) / sqrt(var + epsilon) * scale + bias."""
+    """(x - mean) / sqrt(var + epsilon) * scale + bias, mean and variance over the features. Ba et al. 2016."""
     x = float64(x)
     mean = x.mean(axis=-1, keepdims=True)
     variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
@@ -45,8 +46,9 @@ def layer_norm(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, ep
 def layer_norm_vjp(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON) -> Vjp:
     """With z = (x - mean) / s, s = sqrt(var + epsilon) and dz = dy scale:
 
-    dx = (dz - mean(dz) - z mean(dz z)) / s. The two means are what flows back through mean and variance: they take
-    from dz what would shift x or stretch it. dscale = sum of dy z, dbias = sum of dy.
+    dx = (dz - mean(dz) - z mean(dz z)) / s. The second term is the derivative of the mean, the third that of the
+    variance: y does not change when all of x is shifted or stretched, so dx has no such part. dscale = dy z and
+    dbias = dy, summed over all tokens.
     """
     x, scale = float64(x), float64(scale)
     centred = x - x.mean(axis=-1, keepdims=True)
@@ -62,7 +64,7 @@ def layer_norm_vjp(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None
 
 
 def rms_norm(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON) -> Array:
-    """x / sqrt(mean(x^2) + epsilon) * scale + bias."""
+    """x / sqrt(mean(x^2) + epsilon) * scale + bias, the mean over the features. Zhang and Sennrich 2019, equation 4."""
     x = float64(x)
     y = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + epsilon) * float64(scale)
     return y if bias is None else y + float64(bias)
@@ -70,7 +72,10 @@ def rms_norm(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsi
 
 @vjp
 def rms_norm_vjp(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, epsilon: float = EPSILON) -> Vjp:
-    """With z = x / s, s = sqrt(mean(x^2) + epsilon) and dz = dy scale: dx = (dz - z mean(dz z)) / s."""
+    """With z = x / s, s = sqrt(mean(x^2) + epsilon) and dz = dy scale: dx = (dz - z mean(dz z)) / s.
+
+    dscale = dy z and dbias = dy, summed over all tokens.
+    """
     x, scale = float64(x), float64(scale)
     s = np.sqrt((x**2).mean(axis=-1, keepdims=True) + epsilon)
     z = x / s
@@ -84,12 +89,12 @@ def rms_norm_vjp(x: ArrayLike, scale: ArrayLike, bias: ArrayLike | None = None, 
 
 
 def _affine_gradients(dy: Array, z: Array, scale: Array, bias: ArrayLike | None) -> tuple[Array, Array | None]:
-    """Of y = z scale + bias, with respect to scale and bias."""
+    """dscale and dbias of y = z scale + bias."""
     return sum_to(dy * z, scale.shape), None if bias is None else sum_to(dy, np.shape(bias))
 
 
 def gelu_tanh(x: ArrayLike) -> Array:
-    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), as in GPT-2. Hendrycks and Gimpel 2016, section 2."""
     x = float64(x)
     return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
@@ -105,7 +110,7 @@ def gelu_tanh_vjp(x: ArrayLike) -> Vjp:
 
 
 def gelu(x: ArrayLike) -> Array:
-    """x Phi(x), Phi(x) = (1 + erf(x / sqrt(2))) / 2. NumPy has no erf, so the standard library's is mapped."""
+    """x Phi(x) with Phi(x) = (1 + erf(x / sqrt(2))) / 2, the normal distribution. Hendrycks and Gimpel 2016."""
     x = float64(x)
     return x * _normal_distribution(x)
 
@@ -119,6 +124,7 @@ def gelu_vjp(x: ArrayLike) -> Vjp:
 
 
 def _normal_distribution(x: Array) -> Array:
+    """Phi(x). NumPy has no erf; the standard library's is applied number by number."""
     return (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2))) / 2
 
 
@@ -129,13 +135,13 @@ def relu(x: ArrayLike) -> Array:
 
 @vjp
 def relu_vjp(x: ArrayLike) -> Vjp:
-    """dx = dy where x > 0; at the kink x = 0 half of dy, the middle of its two slopes, as JAX chooses."""
+    """dx = dy where x > 0 and 0 where x < 0; at x = 0 it is dy / 2, the mean of both slopes, as in JAX."""
     x = float64(x)
     return relu(x), lambda dy: (dy * np.heaviside(x, 0.5),)
 
 
 def silu(x: ArrayLike) -> Array:
-    """x / (1 + exp(-x))."""
+    """x sigmoid(x) = x / (1 + exp(-x))."""
     x = float64(x)
     return x * _sigmoid(x)
 
@@ -147,40 +153,40 @@ def _sigmoid(x: Array) -> Array:
 
 @vjp
 def silu_vjp(x: ArrayLike) -> Vjp:
-    """With s = 1 / (1 + exp(-x)), whose slope is s (1 - s): dx = dy (s + x s (1 - s))."""
+    """With s = sigmoid(x), whose derivative is s (1 - s): dx = dy (s + x s (1 - s))."""
     x = float64(x)
     s = _sigmoid(x)
     return silu(x), lambda dy: (dy * (s + x * s * (1 - s)),)
 
 
 def swiglu(gate: ArrayLike, up: ArrayLike) -> Array:
-    """silu(gate) up."""
+    """silu(gate) up. Shazeer 2020, equation 6."""
     return silu(gate) * float64(up)
 
 
 @vjp
 def swiglu_vjp(gate: ArrayLike, up: ArrayLike) -> Vjp:
-    """A product: dup = dy silu(gate), and dy up goes back through silu."""
+    """By the product rule dup = dy silu(gate), and dgate is the gradient dy up taken back through silu."""
     opened, back = silu_vjp(gate)
     up = float64(up)
     return opened * up, lambda dy: (*back(dy * up), dy * opened)
 
 
 def geglu(gate: ArrayLike, up: ArrayLike) -> Array:
-    """gelu_tanh(gate) up."""
+    """gelu_tanh(gate) up. Shazeer 2020, equation 6."""
     return gelu_tanh(gate) * float64(up)
 
 
 @vjp
 def geglu_vjp(gate: ArrayLike, up: ArrayLike) -> Vjp:
-    """A product: dup = dy gelu_tanh(gate), and dy up goes back through gelu_tanh."""
+    """By the product rule dup = dy gelu_tanh(gate), and dgate is the gradient dy up taken back through gelu_tanh."""
     opened, back = gelu_tanh_vjp(gate)
     up = float64(up)
     return opened * up, lambda dy: (*back(dy * up), dy * opened)
 
 
 def softmax(x: ArrayLike) -> Array:
-    """exp(x) / sum exp(x); the maximum is taken off first, which changes nothing but the range."""
+    """exp(x) / sum exp(x) over the last axis. Subtracting the maximum cancels in the ratio and prevents overflow."""
     x = float64(x)
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
@@ -188,13 +194,13 @@ def softmax(x: ArrayLike) -> Array:
 
 @vjp
 def softmax_vjp(x: ArrayLike) -> Vjp:
-    """dy_i/dx_j = y_i (1[i = j] - y_j), hence dx = y (dy - sum_i dy_i y_i): what all gain alike, none gains."""
+    """The derivative of y_i by x_j is y_i (1[i = j] - y_j), so dx = y (dy - sum_i dy_i y_i)."""
     y = softmax(x)
     return y, lambda dy: (y * (dy - (dy * y).sum(axis=-1, keepdims=True)),)
 
 
 def dropout(x: ArrayLike, keep: ArrayLike) -> Array:
-    """x times the mask."""
+    """x keep, where `keep` holds 0 for a dropped number and 1 / (1 - rate) for any other. Srivastava et al. 2014."""
     return float64(x) * float64(keep)
 
 
@@ -220,7 +226,7 @@ def linear_map(params: Params, x: ArrayLike) -> Array:
 
 @vjp
 def linear_map_vjp(params: Params, x: ArrayLike) -> Vjp:
-    """`linear_vjp`, its gradients of kernel and bias in a dict like theirs."""
+    """`linear_vjp`, with the gradients of kernel and bias in a dict like `params`."""
     y, back = linear_vjp(x, params["kernel"], params.get("bias"))
 
     def pullback(dy: Array) -> tuple[Params, Array]:
@@ -237,7 +243,7 @@ def norm(params: Params, x: ArrayLike, kind: str = "layer_norm", epsilon: float 
 
 @vjp
 def norm_vjp(params: Params, x: ArrayLike, kind: str = "layer_norm", epsilon: float = EPSILON) -> Vjp:
-    """The gradients of the norm, those of its parameters in a dict like theirs."""
+    """The backward of the norm, with the gradients of scale and bias in a dict like `params`."""
     y, back = NORM_VJPS[kind](x, params["scale"], params.get("bias"), epsilon)
 
     def pullback(dy: Array) -> tuple[Params, Array, None, None]:
@@ -248,7 +254,7 @@ def norm_vjp(params: Params, x: ArrayLike, kind: str = "layer_norm", epsilon: fl
 
 
 def mlp(params: Params, x: ArrayLike, activation: str = "gelu_tanh", seen: dict[str, Array] | None = None) -> Array:
-    """Twin of the module `MLP`; `seen` is filled with what up, and a gate, returned."""
+    """Twin of the module `MLP`. `seen` is filled with the results of `up` and, if there is one, `gate`."""
     seen = {} if seen is None else seen
     seen["up"] = linear_map(params["up"], x)
     if activation in GATED:
@@ -260,23 +266,28 @@ def mlp(params: Params, x: ArrayLike, activation: str = "gelu_tanh", seen: dict[
 
 
 @vjp
-def mlp_vjp(params: Params, x: ArrayLike, activation: str = "gelu_tanh", felt: dict[str, Array] | None = None) -> Vjp:
-    """Backward through down, activation and up (and gate); `felt` is filled with the gradients at these two."""
-    felt = {} if felt is None else felt
-    inner = ("gate", "up") if activation in GATED else ("up",)  # what the activation takes
+def mlp_vjp(
+    params: Params, x: ArrayLike, activation: str = "gelu_tanh", cotangents: dict[str, Array] | None = None
+) -> Vjp:
+    """Back through `down`, the activation, and `up` and `gate`; both read x, so their gradients of x are added.
+
+    `cotangents` is filled with the gradients at the results of `up` and `gate`.
+    """
+    cotangents = {} if cotangents is None else cotangents
+    inner = ("gate", "up") if activation in GATED else ("up",)  # the maps whose results the activation takes
     outs, backs = zip(*(linear_map_vjp(params[name], x) for name in inner), strict=True)
     hidden, activation_back = (GATED_VJPS | ACTIVATION_VJPS)[activation](*outs)
     y, down_back = linear_map_vjp(params["down"], hidden)
 
     def pullback(dy: Array) -> tuple[Params, Array, None, None]:
         d_down, d_hidden = down_back(dy)
-        felt.update(zip(inner, activation_back(d_hidden), strict=True))
-        d_inner, dxs = zip(*(back(felt[name]) for name, back in zip(inner, backs, strict=True)), strict=True)
+        cotangents.update(zip(inner, activation_back(d_hidden), strict=True))
+        d_inner, dxs = zip(*(back(cotangents[name]) for name, back in zip(inner, backs, strict=True)), strict=True)
         return {**dict(zip(inner, d_inner, strict=True)), "down": d_down}, sum(dxs), None, None
 
     return y, pullback
 
 
 def named(params: Params, **gradients: Array | None) -> Params:
-    """The gradients of the parameters that there are."""
+    """A dict of those gradients whose parameter is in `params`."""
     return {name: gradients[name] for name in params}

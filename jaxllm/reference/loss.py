@@ -1,4 +1,4 @@
-"""Twins of `jaxllm.loss`, in float64, each with its derivative written out by hand."""
+"""The cross-entropy of logits and targets: per token, as a mean, and of a tied head."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,7 +9,10 @@ from jaxllm.reference.layers import softmax
 
 
 def token_losses(logits: ArrayLike, targets: ArrayLike) -> Array:
-    """log sum_v exp(logit_v) - logit_target, NaN for a target outside the vocabulary."""
+    """-log softmax(logits)_target = log sum_v exp(logit_v) - logit_target: [..., V], [...] -> [...].
+
+    NaN for a target outside the vocabulary.
+    """
     z, targets = float64(logits), np.asarray(targets)
     z = z - z.max(axis=-1, keepdims=True)
     inside = (targets >= 0) & (targets < z.shape[-1])
@@ -19,18 +22,18 @@ def token_losses(logits: ArrayLike, targets: ArrayLike) -> Array:
 
 @vjp
 def token_losses_vjp(logits: ArrayLike, targets: ArrayLike) -> Vjp:
-    """dlogit_v = dloss (softmax(logits)_v - 1[v = target]): what was promised, less what came."""
+    """dlogit_v = dy (softmax(logits)_v - 1[v = target]): the predicted distribution less the observed one."""
     logits, targets = float64(logits), np.asarray(targets)
 
     def pullback(dy: Array) -> tuple[Array, None]:
-        came = targets[..., None] == np.arange(logits.shape[-1])
-        return np.asarray(dy)[..., None] * (softmax(logits) - came), None
+        observed = targets[..., None] == np.arange(logits.shape[-1])
+        return np.asarray(dy)[..., None] * (softmax(logits) - observed), None
 
     return token_losses(logits, targets), pullback
 
 
 def cross_entropy(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> Array:
-    """sum(w * loss) / sum(w), w = 1 where not given."""
+    """The weighted mean sum(w l) / sum(w) of the token losses l, with w = 1 by default."""
     losses = token_losses(logits, targets)
     w = np.ones_like(losses) if weights is None else float64(weights)
     return np.asarray((losses * w).sum() / w.sum())
@@ -38,7 +41,7 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | No
 
 @vjp
 def cross_entropy_vjp(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> Vjp:
-    """L = sum(w l) / sum(w), so dl = dL w / sum(w) and dw = dL (l - L) / sum(w)."""
+    """With y = sum(w l) / sum(w): dl = dy w / sum(w) and dw = dy (l - y) / sum(w)."""
     losses, losses_back = token_losses_vjp(logits, targets)
     loss = cross_entropy(logits, targets, weights)
     w = np.ones_like(losses) if weights is None else float64(weights)
@@ -51,14 +54,14 @@ def cross_entropy_vjp(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike 
 
 
 def head_loss(table: ArrayLike, x: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> Array:
-    """sum(w * loss) of the logits x E^T, w = 1 where not given."""
+    """sum(w l) of the token losses l of the logits x E^T, with w = 1 by default."""
     losses = token_losses(token_logits(table, x), targets)
     return np.asarray((losses if weights is None else losses * float64(weights)).sum())
 
 
 @vjp
 def head_loss_vjp(table: ArrayLike, x: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> Vjp:
-    """dw = dL l; the rest is the head's pullback after the loss's."""
+    """dw = dy l; dE and dx are the gradient dy w taken back through the losses and the head."""
     logits, head_back = token_logits_vjp(table, x)
     losses, losses_back = token_losses_vjp(logits, targets)
     w = np.ones_like(losses) if weights is None else float64(weights)

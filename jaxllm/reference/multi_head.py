@@ -1,4 +1,4 @@
-"""Twin of the module `MultiHeadAttention`, in float64, and its derivative."""
+"""Multi-head attention, and its backward: grouped heads, rotary positions, norms of queries and keys, and masks."""
 
 from typing import Any
 
@@ -21,20 +21,20 @@ from jaxllm.reference.rotary import rotary_frequencies, rotate, rotate_vjp
 
 
 def _mask(causal: bool, documents: ArrayLike | None, window: int | None, length: int) -> Array | None:
-    """[T, T], or with documents [..., 1, T, T], the same for all heads."""
+    """The mask [T, T], or [..., 1, T, T] with documents, the same for all heads; None where all may attend to all."""
     if not causal:
         return None
     return causal_mask(length, window) if documents is None else document_mask(documents, window)[..., None, :, :]
 
 
-def _turn(x: Array, rotary: Any) -> Array:
+def _rotate_heads(x: Array, rotary: Any) -> Array:
     if rotary is None:
         return x
     base, interleaved, *scaling = rotary
     return rotate(x, np.arange(x.shape[-2]), rotary_frequencies(x.shape[-1], base, *scaling), interleaved)
 
 
-def _turn_vjp(x: Array, rotary: Any) -> Vjp:
+def _rotate_heads_vjp(x: Array, rotary: Any) -> Vjp:
     if rotary is None:
         return x, lambda dy: (dy,)
     base, interleaved, *scaling = rotary
@@ -54,7 +54,11 @@ def multi_head_attention(
     epsilon: float = EPSILON,
     seen: dict[str, Array] | None = None,
 ) -> Array:
-    """Twin of the module; with norms of queries and keys where `params` has them. `seen` takes the intermediates."""
+    """Twin of the module `MultiHeadAttention`: x [..., T, D] -> [..., T, D].
+
+    Queries and keys are normalised where `params` has norms for them, and rotated where `rotary` is given. `seen` is
+    filled with the intermediates.
+    """
     context = x if context is None else context
     seen = {} if seen is None else seen
     groups = n_kv_heads or n_heads
@@ -65,7 +69,7 @@ def multi_head_attention(
     for name in ("query", "key"):
         if f"{name}_norm" in params:
             heads[name] = seen[f"{name}_norm"] = norm(params[f"{name}_norm"], heads[name], "rms_norm", epsilon)
-    q, k = _turn(heads["query"], rotary), repeat_heads(_turn(heads["key"], rotary), n_heads)
+    q, k = _rotate_heads(heads["query"], rotary), repeat_heads(_rotate_heads(heads["key"], rotary), n_heads)
     seen["weights"] = attention_weights(q, k, _mask(causal, documents, window, q.shape[-2]))
     return linear_map(params["output"], merge_heads(seen["weights"] @ repeat_heads(heads["value"], n_heads)))
 
@@ -82,14 +86,17 @@ def multi_head_attention_vjp(
     window: int | None = None,
     rotary: Any = None,
     epsilon: float = EPSILON,
-    felt: dict[str, Array] | None = None,
+    cotangents: dict[str, Array] | None = None,
 ) -> Vjp:
-    """The forward, line by line from its end; `felt` is filled with the gradients at its intermediates."""
-    felt = {} if felt is None else felt
+    """The backward of each line of the forward, from the last to the first.
+
+    `cotangents` is filled with the gradients at the intermediates.
+    """
+    cotangents = {} if cotangents is None else cotangents
     groups = n_kv_heads or n_heads
     source = x if context is None else context
-    query, query_back = _head_vjp(params, "query", x, n_heads, rotary, epsilon, felt)
-    key, key_back = _head_vjp(params, "key", source, groups, rotary, epsilon, felt)
+    query, query_back = _head_vjp(params, "query", x, n_heads, rotary, epsilon, cotangents)
+    key, key_back = _head_vjp(params, "key", source, groups, rotary, epsilon, cotangents)
     value, value_back = linear_map_vjp(params["value"], source)
     k, repeat_back = repeat_heads_vjp(key, n_heads)
     v = repeat_heads(split_heads(value, groups), n_heads)
@@ -100,8 +107,8 @@ def multi_head_attention_vjp(
     def pullback(dy: Array) -> tuple[Params | Array | None, ...]:
         d_output, d_merged = output_back(dy)
         dq, dk, dv, _ = attention_back(split_heads(d_merged, n_heads))
-        felt["value"] = merge_heads(repeat_back(dv)[0])  # values are shared among heads as keys are
-        d_value, from_value = value_back(felt["value"])
+        cotangents["value"] = merge_heads(repeat_back(dv)[0])  # values are repeated as keys are
+        d_value, from_value = value_back(cotangents["value"])
         d_key, from_key = key_back(repeat_back(dk)[0])
         d_query, dx = query_back(dq)
         d_params = d_query | d_key | {"value": d_value, "output": d_output}
@@ -113,24 +120,24 @@ def multi_head_attention_vjp(
 
 
 def _head_vjp(
-    params: Params, name: str, x: ArrayLike, n: int, rotary: Any, epsilon: float, felt: dict[str, Array]
+    params: Params, name: str, x: ArrayLike, n: int, rotary: Any, epsilon: float, cotangents: dict[str, Array]
 ) -> Vjp:
-    """Queries or keys [..., n, T, K]: the map, the norm where there is one, the rotation, and back in turn."""
+    """Queries or keys [..., n, T, K]: the linear map, the norm if there is one, the rotation; and back through each."""
     mapped, map_back = linear_map_vjp(params[name], x)
     heads = split_heads(mapped, n)
     normed = f"{name}_norm" in params
     if normed:
         heads, norm_back = norm_vjp(params[f"{name}_norm"], heads, "rms_norm", epsilon)
-    turned, turn_back = _turn_vjp(heads, rotary)
+    rotated, rotate_back = _rotate_heads_vjp(heads, rotary)
 
     def pullback(dy: Array) -> tuple[dict[str, Any], Array]:
         d_params = {}
-        dy = turn_back(dy)[0]
+        dy = rotate_back(dy)[0]
         if normed:
-            felt[f"{name}_norm"] = dy
+            cotangents[f"{name}_norm"] = dy
             d_params[f"{name}_norm"], dy = norm_back(dy)[:2]
-        felt[name] = merge_heads(dy)
-        d_params[name], dx = map_back(felt[name])
+        cotangents[name] = merge_heads(dy)
+        d_params[name], dx = map_back(cotangents[name])
         return d_params, dx
 
-    return turned, pullback
+    return rotated, pullback

@@ -1,6 +1,6 @@
-"""Twins of what Optax does in a training step (`train.step`), in float64: schedule, clipping, AdamW.
+"""What Optax does in a training step: the schedule of the learning rate, clipping, AdamW.
 
-Trees are nested dicts of arrays, as `params` is.
+Gradients, moments and updates are nested dicts of arrays like `params`. `config` is an OptimizerConfig.
 """
 
 import math
@@ -12,38 +12,39 @@ from jaxllm.reference.arrays import leaves, tree_map
 
 
 class Moments(NamedTuple):
-    """AdamW's memory."""
+    """The state of AdamW."""
 
-    updates: int  # so far
+    updates: int  # their number so far
     mu: Any  # running mean of the gradients
     nu: Any  # running mean of their squares
 
 
 def learning_rate(config: Any, steps: int, step: int) -> float:
-    """Of step `step` = 0, 1, ... : a line from lr / (warmup + 1) up to lr, then half a cosine wave down to the minimum.
+    """The learning rate of step 0, 1, ..., `steps` - 1: a linear warm-up, then half a cosine wave down to the minimum.
 
-    `config` is an OptimizerConfig. nanoGPT's schedule (its train.py).
+    The warm-up begins at lr / (warmup + 1) and not at 0, as in nanoGPT's train.py. Loshchilov and Hutter 2017, equation
+    5, without restarts.
     """
     highest, lowest, warmup = config.learning_rate, config.min_learning_rate, config.warmup_steps
     if step < warmup:
         return highest * (step + 1) / (warmup + 1)
-    done = min((step - warmup) / (steps - warmup), 1)
-    return lowest + (highest - lowest) * (1 + math.cos(math.pi * done)) / 2
+    progress = min((step - warmup) / (steps - warmup), 1)
+    return lowest + (highest - lowest) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def global_norm(tree: Any) -> float:
-    """The length of all leaves taken as one vector."""
+    """The Euclidean norm of all leaves taken as one vector."""
     return math.sqrt(sum(float((leaf**2).sum()) for leaf in leaves(tree)))
 
 
 def clip_by_global_norm(gradients: Any, limit: float) -> Any:
-    """The gradients, shortened to `limit` where they are longer; their direction stays. Pascanu et al. 2013."""
+    """The gradients, scaled to the norm `limit` if theirs is larger. Pascanu et al. 2013."""
     norm = global_norm(gradients)
     return gradients if norm <= limit else tree_map(lambda g: g * (limit / norm), gradients)
 
 
 def start(params: Any) -> Moments:
-    """No updates yet, both means 0."""
+    """The state before the first update: both means are 0."""
     zeros = tree_map(lambda p: np.zeros(np.shape(p)), params)
     return Moments(0, zeros, zeros)
 
@@ -51,13 +52,12 @@ def start(params: Any) -> Moments:
 def adamw(
     config: Any, gradients: Any, moments: Moments, params: Any, learning_rate: float, epsilon: float = 1e-8
 ) -> tuple[Any, Moments]:
-    """What is to be added to the parameters, and the new moments. Loshchilov and Hutter 2019, algorithm 2.
+    """The updates, which are added to the parameters, and the new moments. Loshchilov and Hutter 2019, algorithm 2.
 
-    As in PyTorch and Optax the decay is multiplied by the learning rate too, which the paper leaves apart.
-
-    mu = b1 mu + (1 - b1) g, nu = b2 nu + (1 - b2) g^2. Both began at 0 and are too small by 1 - b^t after t updates;
-    dividing by that corrects them. The step is -lr (mu' / (sqrt(nu') + epsilon) + decay p), with decay for matrices
-    only: a bias or a norm's scale has nothing to gain from being small.
+    mu = b1 mu + (1 - b1) g and nu = b2 nu + (1 - b2) g^2. Both start at 0, so after t updates they are too small by the
+    factor 1 - b^t; mu' and nu' are corrected by it. The update is -lr (mu' / (sqrt(nu') + epsilon) + decay p), where
+    the decay is for matrices only, not for biases and the scales of norms. As in PyTorch and Optax the decay is
+    multiplied by the learning rate, unlike in the paper.
     """
     b1, b2, t = config.beta1, config.beta2, moments.updates + 1
     mu = tree_map(lambda m, g: b1 * m + (1 - b1) * g, moments.mu, gradients)
@@ -71,6 +71,6 @@ def adamw(
 
 
 def update(config: Any, steps: int, step: int, gradients: Any, moments: Moments, params: Any) -> tuple[Any, Moments]:
-    """Clipping, then AdamW at the learning rate of step `step`: what the optimizer of `train.step` does."""
+    """The updates and new moments of step number `step`: clipping, then AdamW at the learning rate of the schedule."""
     clipped = clip_by_global_norm(gradients, config.clip_norm)
     return adamw(config, clipped, moments, params, learning_rate(config, steps, step))

@@ -1,4 +1,4 @@
-"""Twins of `jaxllm.rotary`, in float64, pair by pair."""
+"""Rotary positions (Su et al. 2021): each pair of features is rotated by an angle that grows with the position."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,7 +10,11 @@ def rotary_frequencies(
     head_dim: int, base: float = 10000.0, factor: float = 1.0, low_frequency: float = 1.0, high_frequency: float = 4.0,
     original_context: int = 8192,
 ) -> Array:  # fmt: skip
-    """base^(-2i/K), slowed by the factor where a whole turn is longer than the original context / low_frequency."""
+    """The angle per position [K / 2] of each pair: base^(-2i/K).
+
+    With a factor, as in Llama 3: frequencies whose wavelength is over original_context / low_frequency are divided by
+    the factor, those under original_context / high_frequency stay, and those between are interpolated.
+    """
     frequencies = []
     for i in range(head_dim // 2):
         frequency = base ** (-2 * i / head_dim)
@@ -28,18 +32,22 @@ def rotary_frequencies_vjp(
     head_dim: int, base: float = 10000.0, factor: float = 1.0, low_frequency: float = 1.0, high_frequency: float = 4.0,
     original_context: int = 8192,
 ) -> Vjp:  # fmt: skip
-    """All arguments are constants."""
+    """All arguments are numbers and have no derivative."""
     frequencies = rotary_frequencies(head_dim, base, factor, low_frequency, high_frequency, original_context)
     return frequencies, lambda dy: (None,) * 6
 
 
 def _pairs(head_dim: int, interleaved: bool) -> list[tuple[int, int]]:
+    """The features of each pair: neighbours, or one of each half."""
     half = head_dim // 2
     return [(2 * i, 2 * i + 1) if interleaved else (i, i + half) for i in range(half)]
 
 
 def rotate(x: ArrayLike, positions: ArrayLike, frequencies: ArrayLike, interleaved: bool = False) -> Array:
-    """Each pair of features times a rotation matrix."""
+    """Each pair (a, b) becomes (a cos - b sin, a sin + b cos) of the angle position times frequency.
+
+    x [..., T, K], positions [..., T], frequencies [K / 2] -> [..., T, K].
+    """
     x, positions, frequencies = float64(x), float64(positions), float64(frequencies)
     out = np.empty_like(x)
     for frequency, (i, j) in zip(frequencies, _pairs(x.shape[-1], interleaved), strict=True):
@@ -51,10 +59,10 @@ def rotate(x: ArrayLike, positions: ArrayLike, frequencies: ArrayLike, interleav
 
 @vjp
 def rotate_vjp(x: ArrayLike, positions: ArrayLike, frequencies: ArrayLike, interleaved: bool = False) -> Vjp:
-    """A rotation is undone by turning back: dx = dy at the negative angle.
+    """The transpose of a rotation is the rotation by the negative angle: dx = rotate(dy, -positions).
 
-    d/d angle of a pair (a', b') is (-b', a'), and the angle is position times frequency, so the frequency gathers
-    position (db' a' - da' b') over all tokens.
+    The derivative of a rotated pair (a, b) by the angle is (-b, a), and the angle is position times frequency, so the
+    gradient of the frequency is the sum of position (db a - da b) over all tokens.
     """
     y, positions, frequencies = rotate(x, positions, frequencies, interleaved), float64(positions), float64(frequencies)
 

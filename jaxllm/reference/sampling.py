@@ -1,4 +1,4 @@
-"""Twins of `jaxllm.sampling`, in float64. A kept logit passes its gradient on, one ruled out passes none."""
+"""Changes of the logits before a token is drawn. A token that is ruled out has the logit -inf and no gradient."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,14 +8,14 @@ from jaxllm.reference.layers import softmax
 
 
 def repetition_penalty(logits: ArrayLike, seen: ArrayLike, penalty: ArrayLike | float) -> Array:
-    """Where seen: logits / penalty if positive, logits times penalty if not."""
+    """Where `seen`: a positive logit over the penalty, any other times the penalty. Keskar et al. 2019, section 4.1."""
     logits, penalty = float64(logits), float64(penalty)
     return np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 @vjp
 def repetition_penalty_vjp(logits: ArrayLike, seen: ArrayLike, penalty: ArrayLike | float) -> Vjp:
-    """y = x / p: dx = dy / p, dp = - sum of dy x / p^2; y = x p: dx = dy p, dp = sum of dy x; unseen: dx = dy."""
+    """Where y = x / p: dx = dy / p, dp = -sum dy x / p^2. Where y = x p: dx = dy p, dp = sum dy x. Unseen: dx = dy."""
     x, p = float64(logits), float64(penalty)
 
     def pullback(dy: Array) -> tuple[Array, None, Array]:
@@ -33,13 +33,13 @@ def scale_temperature(logits: ArrayLike, temperature: ArrayLike | float) -> Arra
 
 @vjp
 def scale_temperature_vjp(logits: ArrayLike, temperature: ArrayLike | float) -> Vjp:
-    """y = x / T: dx = dy / T, dT = - sum of dy x / T^2."""
+    """With y = x / T: dx = dy / T, dT = -sum dy x / T^2."""
     x, t = float64(logits), float64(temperature)
     return scale_temperature(x, t), lambda dy: (dy / t, sum_to(-dy * x / t**2, t.shape))
 
 
 def top_k(logits: ArrayLike, k: int) -> Array:
-    """Keep the k largest logits and their equals."""
+    """The k largest logits and any that equal the smallest of these; all others are -inf."""
     logits = float64(logits)
     kept = np.partition(logits, -min(k, logits.shape[-1]), axis=-1)[..., -min(k, logits.shape[-1]), None]
     return np.where(logits >= kept, logits, -np.inf)
@@ -52,16 +52,16 @@ def top_k_vjp(logits: ArrayLike, k: int) -> Vjp:
 
 
 def top_p(logits: ArrayLike, p: ArrayLike | float) -> Array:
-    """Row by row: take tokens from the most likely down until they hold probability p; equals of the last stay."""
+    """The most likely tokens, until their probabilities sum to p, and any that equal the last. Holtzman et al. 2020."""
     logits = float64(logits)
     out = np.full_like(logits, -np.inf)
     for row in np.ndindex(logits.shape[:-1]):
-        held, smallest = 0.0, np.inf
+        total, smallest = 0.0, np.inf
         probability = softmax(logits[row])
         for token in np.argsort(-logits[row]):
-            if held >= float64(p):
+            if total >= float64(p):
                 break
-            held, smallest = held + probability[token], logits[row][token]
+            total, smallest = total + probability[token], logits[row][token]
         kept = logits[row] >= smallest
         out[row][kept] = logits[row][kept]
     return out
@@ -74,7 +74,7 @@ def top_p_vjp(logits: ArrayLike, p: ArrayLike | float) -> Vjp:
 
 
 def min_p(logits: ArrayLike, p: ArrayLike | float) -> Array:
-    """Keep tokens whose probability is at least p times the largest."""
+    """The tokens whose probability is at least p times the largest; all others are -inf. Nguyen et al. 2024."""
     probability = softmax(logits)
     return np.where(probability >= float64(p) * probability.max(axis=-1, keepdims=True), float64(logits), -np.inf)
 
@@ -86,4 +86,5 @@ def min_p_vjp(logits: ArrayLike, p: ArrayLike | float) -> Vjp:
 
 
 def _kept_vjp(out: Array) -> Vjp:
+    """The backward of a choice: dx = dy where `out` is finite."""
     return out, lambda dy: (np.where(np.isneginf(out), 0, dy), None)

@@ -1,23 +1,29 @@
-"""Text to ids and back: by characters, words or byte pairs.
+"""Text to ids and back, by characters, words or byte pairs.
 
-tok = BPETokenizer.train(text, vocab_size=1024)
-ids = tok.encode("some text")
-tok.decode(ids)
-tok.save("tokenizer.json")
-tok == load_tokenizer("tokenizer.json")
+    tok = BPETokenizer.train(text, vocab_size=1024)
+    ids = tok.encode("some text")
+    tok.decode(ids)
+    tok.save("tokenizer.json")
+    tok == load_tokenizer("tokenizer.json")
+
+`textbook` explains byte-pair encoding on one page. `char`, `word`, `bpe` and `sentencepiece` are the tokenizers, `base`
+is what they share. Byte pairs take four steps: `special_tokens` finds special and added tokens, `pre_tokenize` splits
+the text between them into pieces (by `split_patterns`, or a `custom_pattern`), `bpe_training` learns merges and
+`bpe_encoding` applies them. `chunks` cuts long texts, `merges` and `listing` show a vocabulary to people, and `formats`
+reads and writes the files of other programs.
 """
 
 import json
 from pathlib import Path
 
-from jaxllm.errors import InputError
-from jaxllm.files import decoded, read_file
 from jaxllm.tokenizers.base import FORMAT, VERSION, Tokenizer
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.char import CharTokenizer
 from jaxllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from jaxllm.tokenizers.word import WordTokenizer
-from jaxllm.validate import shown
+from jaxllm.utils.errors import InputError, shown
+from jaxllm.utils.files import read_file
+from jaxllm.utils.utf8 import decoded
 
 __all__ = ["BPETokenizer", "CharTokenizer", "SentencePieceTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer"]
 
@@ -27,7 +33,7 @@ KINDS: dict[str, type[Tokenizer]] = {
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer that `save` wrote. Raises InputError for a missing, damaged or foreign file."""
+    """The tokenizer that `save` wrote. Raises InputError for a file that is missing, damaged or not a tokenizer's."""
     try:
         content = json.loads(decoded(read_file(path), path))
     except OSError as error:

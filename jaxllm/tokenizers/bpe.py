@@ -1,57 +1,40 @@
-"""Byte-pair encoding on UTF-8 bytes: learned here, encoded by tiktoken."""
+"""Byte-pair encoding on UTF-8 bytes: merges are learned by `bpe_training`, text is encoded by `bpe_encoding`."""
 
 import unicodedata
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import cached_property, partial
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import tiktoken
-
-from jaxllm.errors import InputError, Note
-from jaxllm.tokenizers import gpt2_files, textbook
-from jaxllm.tokenizers.base import (
-    END_OF_TEXT,
-    NOTHING,
-    Tokenizer,
-    document_end,
-    end_from,
-    ids_from,
-    join,
-    parted,
-    parted_again,
-    to_utf8,
-    vocabulary_from,
-)
-from jaxllm.tokenizers.merges import learn_merges
-from jaxllm.tokenizers.own_pattern import check_pattern, encode_whole, matched
-from jaxllm.tokenizers.parts import LONGEST
-from jaxllm.tokenizers.patterns import PATTERNS
-from jaxllm.tokenizers.pieces import count_pieces, split_pieces
-from jaxllm.tokenizers.workers import check_processes, usable_cores
-from jaxllm.validate import shown
-
-PARALLEL = 2**17  # characters: longer texts are encoded in parts of this length, on all cores
+from jaxllm.tokenizers.base import Tokenizer, as_texts, end_from, ids_from, vocabulary_from
+from jaxllm.tokenizers.bpe_encoding import BPEEncoder
+from jaxllm.tokenizers.bpe_training import learn_merges
+from jaxllm.tokenizers.chunks import LONGEST_CHUNK
+from jaxllm.tokenizers.custom_pattern import check_pattern
+from jaxllm.tokenizers.pre_tokenize import count_pieces
+from jaxllm.tokenizers.special_tokens import END_OF_TEXT, NO_TOKENS, document_end, split_at_added, split_at_tokens
+from jaxllm.tokenizers.split_patterns import PATTERNS
+from jaxllm.tokenizers.textbook import tokens_of
+from jaxllm.utils.errors import InputError, Note, shown
+from jaxllm.utils.processes import check_processes
+from jaxllm.utils.utf8 import to_utf8
 
 
 class BPETokenizer(Tokenizer):
     """Tokens are byte strings; their order is the order in which pairs are merged.
 
-    The 256 single bytes come first, in any order; a vocabulary that others trained may lack some, which `encode` then
-    leaves out, as Hugging Face tokenizers do. The special tokens' ids follow the last token, or are those of the
-    mapping; the tokens have the other ids, in order.
+    The 256 single bytes come first, in any order. A published vocabulary may lack some of them, which `encode` then
+    leaves out, as Hugging Face tokenizers do. Special tokens given as names have the ids after the last token; given as
+    a mapping they have its ids, and the tokens have the remaining ids in order.
 
-    `pattern` is the name in PATTERNS of the cut into pieces, or a regular expression that matches every character, for
-    a vocabulary with all bytes. With `normalization` "NFC" a text is brought into that form of Unicode first, and
-    `decode` gives it in that form.
+    `pattern` splits text into pieces: a name in PATTERNS, or a regular expression that matches every character, for a
+    vocabulary with all bytes. With `normalization` "NFC" a text is first brought into that form of Unicode, so `decode`
+    returns it in that form.
 
-    `added` tokens are no special tokens: they are found in any text, before it is cut into pieces. Those that are also
-    in `normalized` are found last, in the normalized text. `end` names the special token that separates documents,
-    where it is not the first of DOCUMENT_ENDS. Raises InputError for names or ids that do not fit together.
+    `added` tokens are not special: they are found in any text, before it is split into pieces. Those that are also in
+    `normalized` are found last, in the normalized text. `end` names the special token that separates documents, where
+    it is not the first of DOCUMENT_ENDS. Raises InputError for names or ids that do not fit together.
     """
 
     kind = "bpe"
@@ -64,7 +47,7 @@ class BPETokenizer(Tokenizer):
         special_tokens: Sequence[str] | Mapping[str, int] = (END_OF_TEXT,),
         pattern: str = "gpt2",
         normalization: str | None = None,
-        added: Mapping[str, int] = NOTHING,
+        added: Mapping[str, int] = NO_TOKENS,
         normalized: Collection[str] = (),
         end: str | None = None,
     ) -> None:
@@ -91,7 +74,7 @@ class BPETokenizer(Tokenizer):
             )
         ids = (i for i in range(self.vocab_size) if i not in taken)
         self.ranks = dict(zip(self.tokens, ids, strict=True))  # token to id, without special and added tokens
-        if pattern not in PATTERNS and self._absent:
+        if pattern not in PATTERNS and self._encoder.absent:
             raise InputError(f"pattern is {shown(pattern)}, a regular expression, which needs a token for each byte.")
 
     @classmethod
@@ -106,14 +89,14 @@ class BPETokenizer(Tokenizer):
         """Learn `vocab_size - 256 - len(special_tokens)` merges from a text or an iterable of texts.
 
         An iterable is read once and not kept: memory grows with the number of different words only. They are counted
-        in that many `processes` (see `workers.in_processes`); the merges are the same for any number of them.
-        Deterministic: of equally frequent pairs the one with the lowest ids is merged first. When the text has no
-        pair left the vocabulary stays smaller and a UserWarning says so. `progress` is told the merges done.
+        in `processes` processes (see `in_processes`), with the same merges for any number of them. Among equally
+        frequent pairs the one with the lowest ids is merged first. If no pair is left the vocabulary stays smaller and
+        a UserWarning says so. `progress` is called with the number of merges so far.
         Raises InputError for empty text, a lone surrogate or a vocab_size below 256 + len(special_tokens).
         """
         check_processes(processes)
         cls.check_size(vocab_size, special_tokens)
-        return cls.from_pieces(count_pieces(join(text), processes), vocab_size, special_tokens, progress)
+        return cls.from_pieces(count_pieces(as_texts(text), processes), vocab_size, special_tokens, progress)
 
     @classmethod
     def from_pieces(
@@ -123,14 +106,12 @@ class BPETokenizer(Tokenizer):
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         progress: Callable[[int], None] | None = None,
     ) -> Self:
-        """As `train`, from the pieces of the text and how often each occurs (`pieces.count_pieces`)."""
+        """As `train`, from the pieces of the text and how often each occurs (`pre_tokenize.count_pieces`)."""
         n_merges = cls.check_size(vocab_size, special_tokens)
         if not pieces:
             raise InputError("the text is empty; byte-pair encoding needs text to learn from.")
         merges = learn_merges(pieces, n_merges, progress)
-        tokens = [bytes([i]) for i in range(256)]
-        for left, right in merges:
-            tokens.append(tokens[left] + tokens[right])
+        tokens = tokens_of(merges)
         if len(merges) < n_merges:
             note = f"the text has no more pairs after {len(merges)} merges: the vocabulary has"
             warnings.warn(Note(f"{note} {len(tokens) + len(special_tokens)} ids, not {vocab_size}."), stacklevel=3)
@@ -151,10 +132,12 @@ class BPETokenizer(Tokenizer):
     def gpt2(cls, vocab_bpe: str | Path | None = None, encoder_json: str | Path | None = None) -> Self:
         """GPT-2's 50,257 tokens, from the two published files or, without them, through tiktoken's cache.
 
-        Raises InputError naming the files and where to put them if they are neither given, cached nor in reach,
-        or if their contents are not the published ones.
+        Raises InputError for files that are not the published ones and, naming them and where to put them, for files
+        that are neither given, cached nor can be downloaded.
         """
-        return cls(gpt2_files.read_tokens(vocab_bpe, encoder_json))
+        from jaxllm.tokenizers.formats.gpt2_files import read_tokens  # formats are built on the tokenizers
+
+        return cls(read_tokens(vocab_bpe, encoder_json))
 
     @property
     def vocab_size(self) -> int:
@@ -166,48 +149,30 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def table(self) -> tuple[bytes, ...]:
-        """Id to bytes, special and added tokens among them."""
-        ids = {i: name.encode() for name, i in (self.special_tokens | self.added).items()}
-        return tuple(bytes_of for _, bytes_of in sorted(({i: t for t, i in self.ranks.items()} | ids).items()))
-
-    @cached_property
-    def _tiktoken(self) -> tiktoken.Encoding:
-        absent = {bytes([b]): self.vocab_size + i for i, b in enumerate(self._absent)}  # it wants every byte
-        return tiktoken.Encoding(
-            "jaxllm",
-            pat_str=matched(self.pattern),
-            mergeable_ranks=self.ranks | absent,
-            special_tokens=self.special_tokens,
-        )
-
-    @cached_property
-    def _absent(self) -> bytes:
-        """The bytes that no token is."""
-        return bytes(b for b in range(256) if bytes([b]) not in self.ranks)
+        """Id to bytes, special and added tokens included."""
+        names = {i: name.encode() for name, i in (self.special_tokens | self.added).items()}
+        return tuple(content for _, content in sorted(({i: token for token, i in self.ranks.items()} | names).items()))
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids. Special tokens written in the text are ordinary text unless named in `allowed_special`.
 
         A long text is encoded on all cores. Raises InputError for a lone surrogate or a name that is no special token.
         """
-        return self._of_parts(self._parted(text, allowed_special), self._encode_long)
+        return self._encode_parts(self._split(text, allowed_special), self._encode_text)
 
     def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
-        """The ids of texts, each cut into pieces and merged by itself, and of special tokens given as ids."""
-        return self._of_parts(parted_again(parts, self._found_first), self._encode_long)
+        """The ids of texts, each split into pieces and merged by itself, and of special tokens given as ids."""
+        return self._encode_parts(split_at_added(parts, self._found_first), self._encode_text)
 
     def encode_slowly(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The same ids as `encode`, by `textbook.encode_piece`: for reading and for the tests.
 
-        (A code point newer than one of the two regex libraries may be cut differently.)
+        (A code point newer than one of the two regex libraries may be split differently.)
         """
-        encode_piece = partial(textbook.encode_piece, ranks=self.ranks)
-        return self._of_parts(
-            self._parted(text, allowed_special), lambda part: self._encode_by_piece(part, encode_piece)
-        )
+        return self._encode_parts(self._split(text, allowed_special), self._encoder.encode_by_textbook)
 
-    def _parted(self, text: str, allowed_special: Collection[str]) -> list[str | int]:
-        return parted(text, self.special_tokens, allowed_special, self._found_first)
+    def _split(self, text: str, allowed_special: Collection[str]) -> list[str | int]:
+        return split_at_tokens(text, self.special_tokens, allowed_special, self._found_first)
 
     @cached_property
     def _found_first(self) -> dict[str, int]:
@@ -216,61 +181,50 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def _found_last(self) -> dict[str, int]:
-        """The added tokens that are found in the normalized text, in the form that they have there."""
+        """The added tokens that are found in the normalized text, in their normalized form."""
         return {self._normalize(name): self.added[name] for name in self.normalized}
 
     def _normalize(self, text: str) -> str:
         return unicodedata.normalize("NFC", text) if self.normalization else text
 
-    def _of_parts(self, parts: Iterable[str | int], encode: Callable[[str], list[int]]) -> list[int]:
+    def _encode_parts(self, parts: Iterable[str | int], encode: Callable[[str], list[int]]) -> list[int]:
         ids: list[int] = []
         normal = (self._normalize(part) if isinstance(part, str) else part for part in parts)
-        for part in parted_again(normal, self._found_last):
+        for part in split_at_added(normal, self._found_last):
             ids += encode(part) if isinstance(part, str) else [part]
         return ids
 
-    def encode_part(self, text: str, start: int) -> list[int]:
-        if start >= LONGEST and self.pattern not in PATTERNS:
+    def _encode_text(self, text: str) -> list[int]:
+        return self._encoder.encode(text, self.chunks)
+
+    @cached_property
+    def _encoder(self) -> BPEEncoder:
+        return BPEEncoder(self.ranks, self.pattern, self.vocab_size)
+
+    def encode_chunk(self, text: str, start: int) -> list[int]:
+        if start >= LONGEST_CHUNK and self.pattern not in PATTERNS:
             raise InputError(
-                f"a text of over {LONGEST:,} characters has to be cut, but where the tokenizer's own pattern allows it "
-                "is not known; give the text in several documents."
+                f"a text of over {LONGEST_CHUNK:,} characters has to be cut, but it is not known where the "
+                "tokenizer's custom pattern allows that; give the text in several documents."
             )
         return self.encode(text)
 
-    def cut(self, text: str, size: int | None = None) -> Iterator[str]:
-        return super().cut(text, size) if self.pattern in PATTERNS else iter([text])
-
-    def _encode_long(self, text: str) -> list[int]:
-        if len(text) <= PARALLEL:
-            return self._encode(text)
-        with ThreadPoolExecutor(usable_cores()) as pool:  # tiktoken works without Python's lock
-            return list(chain.from_iterable(pool.map(self._encode, self.cut(text, PARALLEL))))
-
-    def _encode(self, text: str) -> list[int]:
-        if self.pattern not in PATTERNS:
-            return encode_whole(self._tiktoken, text)
-        if not self._absent or (raw := text.encode()).translate(None, self._absent) == raw:
-            with suppress(ValueError):  # tiktoken's regex gives up on white space by the million; its merging does not
-                return self._tiktoken.encode(text, disallowed_special=())  # `encode_ordinary` panics where this raises
-        return self._encode_by_piece(text, self._tiktoken._encode_single_piece)
-
-    def _encode_by_piece(self, text: str, encode: Callable[[bytes], list[int]]) -> list[int]:
-        pieces = (piece.encode().translate(None, self._absent) for piece in split_pieces(text, self.pattern))
-        return [i for piece in pieces if piece for i in encode(piece)]
+    def chunks(self, text: str, size: int | None = None) -> Iterator[str]:
+        return super().chunks(text, size) if self.pattern in PATTERNS else iter([text])
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes of the ids. Raises InputError for an id outside the vocabulary."""
         return b"".join(self.table[i] for i in self.check_ids(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text; bytes that are no UTF-8 become U+FFFD (a list of ids may stop within a character)."""
+        """The text. Bytes that are not UTF-8 become U+FFFD: a list of ids may end within a character."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def to_dict(self) -> dict[str, Any]:
         # One character per byte (Latin-1): exact, and readable where the token is ASCII.
         last = list(self.special_tokens.values()) == list(range(len(self.tokens), self.vocab_size))
-        more = {
-            "absent_bytes": self._absent.decode("latin-1"),
+        optional = {
+            "absent_bytes": self._encoder.absent.decode("latin-1"),
             "pattern": self.pattern if self.pattern != "gpt2" else "",
             "normalization": self.normalization,
             "added": self.added,
@@ -280,7 +234,7 @@ class BPETokenizer(Tokenizer):
         return {
             "special_tokens": list(self.special_tokens) if last else self.special_tokens,
             "tokens": [token.decode("latin-1") for token in self.tokens],
-            **{name: value for name, value in more.items() if value},  # nothing that a plain one does not need
+            **{name: value for name, value in optional.items() if value},  # absent where it is the default
         }
 
     @classmethod
@@ -296,14 +250,9 @@ class BPETokenizer(Tokenizer):
             raise InputError(
                 "the tokenizer file is damaged: 'tokens' must hold each of the 256 bytes that is not in 'absent_bytes'."
             )
-        special: Any = fields.get("special_tokens")
-        special = (
-            ids_from(fields, "special_tokens")
-            if isinstance(special, dict)
-            else vocabulary_from(fields, "special_tokens")
-        )
+        from_field = ids_from if isinstance(fields.get("special_tokens"), dict) else vocabulary_from
         normalized = vocabulary_from(fields, "normalized") if "normalized" in fields else ()
         return cls(
-            tokens, special, fields.get("pattern", "gpt2"), fields.get("normalization"), ids_from(fields, "added"),
-            normalized, end_from(fields),
+            tokens, from_field(fields, "special_tokens"), fields.get("pattern", "gpt2"), fields.get("normalization"),
+            ids_from(fields, "added"), normalized, end_from(fields),
         )  # fmt: skip

@@ -3,23 +3,24 @@
 from collections.abc import Iterable
 from typing import Any, Self
 
-from jaxllm.errors import InputError
-from jaxllm.tokenizers.base import Tokenizer, index, join, to_utf8, vocabulary_from
+from jaxllm.tokenizers.base import Tokenizer, as_texts, token_to_id, vocabulary_from
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.utf8 import to_utf8
 
 
 class CharTokenizer(Tokenizer):
-    """Characters in code point order are the vocabulary, as in nanoGPT's character data."""
+    """The vocabulary is characters in code point order, as in nanoGPT's character-level data."""
 
     kind = "char"
 
     def __init__(self, characters: Iterable[str]) -> None:
         self.characters = tuple(characters)
-        self._ids = index(self.characters)
+        self._ids = token_to_id(self.characters)
 
     @classmethod
     def train(cls, text: str | Iterable[str]) -> Self:
         """The characters that occur. Raises InputError for empty text."""
-        characters = sorted({character for part in join(text) for character in part})
+        characters = sorted({character for part in as_texts(text) for character in part})
         if not characters:
             raise InputError("the text is empty; a character tokenizer needs at least one character.")
         to_utf8("".join(characters))
@@ -31,9 +32,9 @@ class CharTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """The ids. Raises InputError naming the first unknown character and its position."""
-        return self.encode_part(text, 0)
+        return self.encode_chunk(text, 0)
 
-    def encode_part(self, text: str, start: int) -> list[int]:
+    def encode_chunk(self, text: str, start: int) -> list[int]:
         try:
             return [self._ids[character] for character in text]
         except KeyError as error:

@@ -1,8 +1,8 @@
-"""Byte pairs over characters, with bytes for what no token covers: the tokenizers of Llama 2, Mistral and Gemma.
+"""Byte pairs over characters, with bytes for characters that no token covers: as in Llama 2, Mistral and Gemma.
 
-SentencePiece gives each token a score and merges the pair whose token has the best; Hugging Face lists the pairs in
-that order, and llama.cpp keeps the scores. Here it is the list. All of them merge whole texts; since no token goes on
-from most characters to a space, a text is cut there first, and each different word is merged once.
+SentencePiece gives each token a score and merges the pair whose token has the best one. Hugging Face lists the pairs in
+that order, as here; llama.cpp keeps the scores. Merging is defined on the whole text. But after most characters no
+token continues with a space, so the text is split there first, and each different word is merged once.
 """
 
 import heapq
@@ -13,34 +13,27 @@ from typing import Any, Self
 
 import regex
 
-from jaxllm.errors import InputError
-from jaxllm.tokenizers.base import (
-    Tokenizer,
-    document_end,
-    end_from,
-    index,
-    parted,
-    parted_again,
-    to_utf8,
-    vocabulary_from,
-)
-from jaxllm.validate import shown
+from jaxllm.tokenizers.base import Tokenizer, end_from, token_to_id, vocabulary_from
+from jaxllm.tokenizers.special_tokens import document_end, split_at_added, split_at_tokens
+from jaxllm.utils.errors import InputError, shown
+from jaxllm.utils.utf8 import to_utf8
 
 SPACE = "▁"  # stands for a space in tokens
-# What is put before a text: nothing; a space before each part between special tokens; and, where it does not begin
-# with one, before each part or before the first. (tokenizers: Prepend, and Metaspace's prepend_scheme)
+# Where `encode` adds a space: "none", nowhere; "part", before each part of the text between special tokens; "always"
+# and "first", before each part or the first one, unless it begins with a space. (Hugging Face tokenizers: the
+# normalizer Prepend, and Metaspace's prepend_scheme)
 PREFIXES = ("none", "part", "always", "first")
-LONGEST_WORD = 32  # characters; of longer ones the ids are not kept
+LONGEST_WORD = 32  # characters; the ids of longer words are not cached
 BYTES = [f"<0x{b:02X}>" for b in range(256)]
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """`tokens` by id; `merges` as pairs of ids, of which the first that is met in a text is merged first.
+    """`tokens` are in the order of their ids, `merges` are pairs of ids in the order in which they are merged.
 
     `special_tokens` are tokens that only the caller or a chat template writes; `added` ones are found in any text,
-    before anything is merged. The 256 tokens `<0x00>` to `<0xFF>` must be there. `end` names the special token that
-    separates documents, where it is not the first of DOCUMENT_ENDS. Raises InputError for a merge that makes no token,
-    and for names that are none.
+    before anything is merged. The 256 tokens `<0x00>` to `<0xFF>` are required. `prefix` is one of PREFIXES. `end`
+    names the special token that separates documents, where it is not the first of DOCUMENT_ENDS. Raises InputError for
+    a merge that makes no token, and for special and added tokens that are not among the tokens.
     """
 
     kind = "sentencepiece"
@@ -58,7 +51,7 @@ class SentencePieceTokenizer(Tokenizer):
     ) -> None:
         self.tokens, self.merges, self.prefix, self.end = tuple(tokens), tuple(merges), prefix, end
         to_utf8("".join(self.tokens))
-        self._ids = index(self.tokens)
+        self._ids = token_to_id(self.tokens)
         missing = next((name for name in (*BYTES, *special_tokens, *added) if name not in self._ids), None)
         if missing is not None or prefix not in PREFIXES:
             what = f"there is no token {shown(missing)}" if missing is not None else f"prefix is {shown(prefix)}"
@@ -67,12 +60,14 @@ class SentencePieceTokenizer(Tokenizer):
             )
         self.special_tokens = {name: self._ids[name] for name in special_tokens}
         self.added: dict[str, int] = {name: self._ids[name] for name in added}
-        # Of a pair: its place in the list, and what it becomes. Special tokens never come of merging.
+        # A pair's position in the list, and the id that it becomes. Merging never makes a special token.
         self._ranks: dict[tuple[int, int], tuple[int, int]] = {}
         for rank, (left, right) in enumerate(self.merges):
             joined = self._ids.get(self.tokens[left] + self.tokens[right])
             if joined is None:
-                raise InputError(f"merge {rank:,} makes {shown(self.tokens[left] + self.tokens[right])}, no token.")
+                raise InputError(
+                    f"merge {rank:,} makes {shown(self.tokens[left] + self.tokens[right])}, which is not a token."
+                )
             if self.tokens[joined] not in self.special_tokens:
                 self._ranks[left, right] = rank, joined
 
@@ -89,42 +84,45 @@ class SentencePieceTokenizer(Tokenizer):
 
         Raises InputError for a lone surrogate or a name that is no special token.
         """
-        return self._of_parts(parted(text, self.special_tokens, allowed_special, self.added))
+        return self._encode_parts(split_at_tokens(text, self.special_tokens, allowed_special, self.added))
 
     def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
         """The ids of texts, each merged by itself, and of special tokens given as ids."""
-        return self._of_parts(parted_again(parts, self.added))
+        return self._encode_parts(split_at_added(parts, self.added))
 
-    def encode_part(self, text: str, start: int) -> list[int]:
-        return self._of_parts(parted_again([text], self.added), goes_on=start > 0)
+    def encode_chunk(self, text: str, start: int) -> list[int]:
+        return self._encode_parts(split_at_added([text], self.added), continues=start > 0)
 
-    def _of_parts(self, parts: Iterable[str | int], goes_on: bool = False) -> list[int]:
-        """As `encode_parts`, without looking for added tokens; no space is put before a first text that goes on."""
+    def _encode_parts(self, parts: Iterable[str | int], continues: bool = False) -> list[int]:
+        """As `encode_parts`, without looking for added tokens.
+
+        `continues` says that the first part continues a text, so no space is added before it.
+        """
         ids: list[int] = []
-        for piece in parts:
-            if isinstance(piece, str):
-                written = piece.replace(" ", SPACE)
-                for word in self._cut.split(written if goes_on else self._prefixed(written, first=not ids)):
-                    ids += self._merge(word) if len(word) > LONGEST_WORD else self._kept(word)
+        for part in parts:
+            if isinstance(part, str):
+                written = part.replace(" ", SPACE)
+                for word in self._word_starts.split(written if continues else self._prefixed(written, first=not ids)):
+                    ids += self._merge(word) if len(word) > LONGEST_WORD else self._merge_cached(word)
             else:
-                ids.append(piece)
-            goes_on = False
+                ids.append(part)
+            continues = False
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of the ids, with the space that `encode` may have put before the first."""
+        """The bytes of the ids, with the space that `encode` may have added at the beginning."""
         return b"".join(self.table[i] for i in self.check_ids(ids))
 
     def text_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of the text, without the space that `encode` may have put before it.
+        """The bytes of the text, without the space that `encode` may have added at the beginning.
 
-        By the prefixes "always" and "first" a text that begins with a space has the ids of the text without it, and
-        comes back so, as in tokenizers.
+        With the prefixes "always" and "first" a text that begins with a space has the same ids as without it, so it is
+        decoded without it, as in Hugging Face tokenizers.
         """
         return self.decode_bytes(ids).removeprefix(b"" if self.prefix == "none" else b" ")
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text, without the space that `encode` may have put before it; what is no UTF-8 becomes U+FFFD."""
+        """The text, without the space that `encode` may have added; bytes that are not UTF-8 become U+FFFD."""
         return "".join(self.decode_stream(ids))
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
@@ -136,7 +134,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @cached_property
     def table(self) -> tuple[bytes, ...]:
-        """Id to bytes, special tokens among them."""
+        """Id to bytes, special tokens included."""
         bytes_of = {name: bytes([b]) for b, name in enumerate(BYTES)}
         return tuple(bytes_of.get(token) or token.replace(SPACE, " ").encode() for token in self.tokens)
 
@@ -145,32 +143,34 @@ class SentencePieceTokenizer(Tokenizer):
         return SPACE + text if wanted and (self.prefix == "part" or not text.startswith(SPACE)) else text
 
     @cached_property
-    def _cut(self) -> "regex.Pattern[str]":
-        """Before a space, unless one stands after that character within a token."""
+    def _word_starts(self) -> "regex.Pattern[str]":
+        """Before a space, unless a token has a space after the character before it."""
         before = self._before_spaces
         return regex.compile(
             f"(?<=[^{regex.escape(''.join(sorted(before)))}])(?={SPACE})" if before else f"(?={SPACE})"
         )
 
     @cached_property
-    def _ends(self) -> "regex.Pattern[str]":
-        """As `_cut`, in a text as it is given."""
+    def _boundaries(self) -> "regex.Pattern[str]":
+        """The same places as `_word_starts`, in a text with its own spaces."""
         before = self._before_spaces | ({" "} if SPACE in self._before_spaces else set())
         return regex.compile(f"[^{regex.escape(''.join(sorted(before)))}](?= )" if before else "(?s:.)(?= )")
 
     @cached_property
     def _before_spaces(self) -> set[str]:
-        """The characters after which a space stands within a token."""
+        """The characters that have a space after them within a token."""
         made = (self.tokens[i] for _, i in self._ranks.values())
         return {a for token in made if SPACE in token for a, b in pairwise(token) if b == SPACE}
 
     @cached_property
-    def _kept(self) -> Any:
+    def _merge_cached(self) -> Any:
         return lru_cache(2**16)(self._merge)
 
     def _merge(self, word: str) -> list[int]:
-        """Characters, or bytes where they are no tokens, and then merges: a heap of pairs, and lists that link what is
-        left to its neighbours."""
+        """The ids of a word: of its characters (or bytes, for characters that are not tokens), merged.
+
+        A heap holds the pairs by rank. `after` and `before` link each remaining id to its neighbours.
+        """
         ids = [i for character in word for i in self._of_character(character)]
         after, before = [*range(1, len(ids)), -1], [*range(-1, len(ids) - 1)]
         heap: list[tuple[int, int, int, int]] = []
@@ -185,7 +185,7 @@ class SentencePieceTokenizer(Tokenizer):
             _, i, left, right = heapq.heappop(heap)
             j = after[i]
             if ids[i] != left or j < 0 or ids[j] != right:
-                continue  # one of the two was merged meanwhile
+                continue  # one of the two has been merged since
             ids[i], ids[j] = self._ranks[left, right][1], -1
             after[i] = after[j]
             if after[i] >= 0:

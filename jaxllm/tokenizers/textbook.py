@@ -1,7 +1,27 @@
-"""Byte-pair encoding as one would explain it: the same ids as the fast path, in a few plain lines.
+"""Byte-pair encoding on one page, as a book prints it. Read this first.
 
-Read this first. `jaxllm.tokenizers.merges` learns the same merges without recounting, and tiktoken encodes;
-the tests hold them to this page. Gage 1994; Sennrich et al. 2016; on bytes, Radford et al. 2019.
+A text is bytes in UTF-8, so the ids 0 to 255 already write any text. Learning looks for the pair of neighbouring ids
+that occurs most often and gives it a new id: 256, then 257, and so on. Each new id stands for a longer string of bytes,
+a token. Encoding makes the same replacements in a new text, in the order in which they were learned.
+
+Text is first split into pieces, such as a word with the space before it. Merges never cross a piece, so no token spans
+two words.
+
+>>> merges = learn_merges({b"low": 5, b" lower": 2, b" lowest": 3}, n_merges=4)  # pieces, and how often each occurs
+>>> merges
+[(108, 111), (256, 119), (32, 257), (258, 101)]
+>>> tokens = tokens_of(merges)
+>>> tokens[256:]
+[b'lo', b'low', b' low', b' lowe']
+>>> ids = encode_piece(b" lower", ranks={token: i for i, token in enumerate(tokens)})
+>>> ids
+[259, 114]
+>>> b"".join(tokens[i] for i in ids)
+b' lower'
+
+The same three steps without recounting, on whole corpora: `jaxllm.tokenizers.pre_tokenize` splits text into pieces,
+`bpe_training` learns the merges, and `bpe` encodes through tiktoken. The tests compare all of it with this page.
+Gage 1994; Sennrich et al. 2016; on bytes, Radford et al. 2019.
 """
 
 from collections import Counter
@@ -11,8 +31,27 @@ from itertools import pairwise
 Pair = tuple[int, int]
 
 
+def learn_merges(piece_counts: Mapping[bytes, int], n_merges: int) -> list[Pair]:
+    """The pairs in the order in which they are merged; merge number i makes the id 256 + i.
+
+    Each time it is the most frequent pair and, among equally frequent ones, the pair with the lowest ids. There are
+    fewer than `n_merges` if no pair is left.
+
+    >>> learn_merges({b"aaabdaaabac": 1}, 3)
+    [(97, 97), (97, 98), (256, 257)]
+    """
+    pieces = {tuple(piece): times for piece, times in piece_counts.items()}
+    merges: list[Pair] = []
+    while len(merges) < n_merges and (counts := count_pairs(pieces)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        new = 256 + len(merges)
+        merges.append(best)
+        pieces = {tuple(merge(piece, best, new)): times for piece, times in pieces.items()}
+    return merges
+
+
 def count_pairs(pieces: Mapping[tuple[int, ...], int]) -> Counter[Pair]:
-    """How often each two ids stand side by side.
+    """How often each two ids are neighbours.
 
     >>> count_pairs({(97, 98, 97, 98): 1})
     Counter({(97, 98): 2, (98, 97): 1})
@@ -25,7 +64,7 @@ def count_pairs(pieces: Mapping[tuple[int, ...], int]) -> Counter[Pair]:
 
 
 def merge(ids: Sequence[int], pair: Pair, new: int) -> list[int]:
-    """Replace each occurrence of the pair, left to right.
+    """The ids with each occurrence of the pair replaced by `new`, from left to right.
 
     >>> merge([97, 97, 97, 98], (97, 97), 256)
     [256, 97, 98]
@@ -42,28 +81,19 @@ def merge(ids: Sequence[int], pair: Pair, new: int) -> list[int]:
     return out
 
 
-def learn_merges(piece_counts: Mapping[bytes, int], n_merges: int) -> list[Pair]:
-    """Join the most frequent pair, again and again; of equally frequent ones the pair with the lowest ids.
-
-    Stops early when no pair is left.
-
-    >>> learn_merges({b"aaabdaaabac": 1}, 3)
-    [(97, 97), (97, 98), (256, 257)]
-    """
-    pieces = {tuple(piece): times for piece, times in piece_counts.items()}
-    merges: list[Pair] = []
-    while len(merges) < n_merges and (counts := count_pairs(pieces)):
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        new = 256 + len(merges)
-        merges.append(best)
-        pieces = {tuple(merge(piece, best, new)): times for piece, times in pieces.items()}
-    return merges
+def tokens_of(merges: Sequence[Pair]) -> list[bytes]:
+    """The bytes of each id: the 256 single bytes, then for each merge the bytes of its two parts."""
+    tokens = [bytes([i]) for i in range(256)]
+    for left, right in merges:
+        tokens.append(tokens[left] + tokens[right])
+    return tokens
 
 
 def encode_piece(piece: bytes, ranks: Mapping[bytes, int]) -> list[int]:
-    """Split into bytes, then join the neighbours whose joined bytes have the lowest rank, until none have one.
+    """The ids of a piece: its bytes, merged wherever two neighbours make a token, the token with the lowest rank first.
 
-    A piece that is a token is that token; where merges were learned, they come to it as well.
+    A token's rank is its id, so the merges happen in the order in which they were learned. A piece that is itself a
+    token is that token; for learned merges the loop would find the same.
 
     >>> ranks = {bytes([i]): i for i in range(256)} | {b"aa": 256, b"ab": 257, b"aaab": 258}
     >>> encode_piece(b"aaabdaaabac", ranks)

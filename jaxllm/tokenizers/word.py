@@ -4,11 +4,13 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Self
 
-from jaxllm.errors import InputError
-from jaxllm.tokenizers.base import END_OF_TEXT, Tokenizer, index, join, to_utf8, vocabulary_from
+from jaxllm.tokenizers.base import Tokenizer, as_texts, token_to_id, vocabulary_from
+from jaxllm.tokenizers.special_tokens import END_OF_TEXT
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.utf8 import to_utf8
 
 UNKNOWN = "<|unk|>"
-# White space parts words; each of these marks, and a double dash, is a token of its own.
+# White space separates words; each of these marks, and a double dash, is a token of its own.
 _SPLIT = re.compile(r"""([,.:;?_!"()']|--|\s)""")
 _SPACE_BEFORE_MARK = re.compile(r"""\s+([,.:;?!"()'])""")
 
@@ -19,17 +21,17 @@ def split_words(text: str) -> list[str]:
 
 
 class WordTokenizer(Tokenizer):
-    """Words in code point order, then `<|endoftext|>` and `<|unk|>`, which stands for every other word.
+    """The vocabulary is words in code point order, then `<|endoftext|>` and `<|unk|>`, which stands for other words.
 
-    Rules and ids are those of Raschka's "Build a Large Language Model (From Scratch)", chapter 2. White space
-    is not kept: decoding joins words with one space and takes it off before a mark.
+    Rules and ids are those of Raschka's "Build a Large Language Model (From Scratch)", chapter 2. White space is lost:
+    decoding puts one space between words and none before a punctuation mark.
     """
 
     kind = "word"
 
     def __init__(self, words: Iterable[str]) -> None:
         self.tokens = (*words, END_OF_TEXT, UNKNOWN)
-        self._ids = index(self.tokens)
+        self._ids = token_to_id(self.tokens)
 
     @classmethod
     def train(cls, text: str | Iterable[str], vocab_size: int | None = None) -> Self:
@@ -38,7 +40,7 @@ class WordTokenizer(Tokenizer):
         Raises InputError for text without words and for a vocabulary without room for one.
         """
         counts: dict[str, int] = {}
-        for part in join(text):
+        for part in as_texts(text):
             to_utf8(part)
             for word in split_words(part):
                 counts[word] = counts.get(word, 0) + 1
@@ -60,9 +62,9 @@ class WordTokenizer(Tokenizer):
         return self._ids[END_OF_TEXT]
 
     def encode(self, text: str, allowed_special: Collection[str] = (END_OF_TEXT,)) -> list[int]:
-        """The ids; a word outside the vocabulary becomes `<|unk|>`.
+        """The ids. A word outside the vocabulary becomes `<|unk|>`.
 
-        As in the book, `<|endoftext|>` in the text is the special token; `allowed_special=()` reads it as a word.
+        As in the book, `<|endoftext|>` in the text is the special token; with `allowed_special=()` it is a word.
         """
         for name in set(allowed_special) - {END_OF_TEXT, UNKNOWN}:
             raise InputError(f"{name!r} is not a special token; there are {END_OF_TEXT}, {UNKNOWN}.")
@@ -74,7 +76,7 @@ class WordTokenizer(Tokenizer):
         return _SPACE_BEFORE_MARK.sub(r"\1", " ".join(self.tokens[i] for i in self.check_ids(ids)))
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """As in the base class: a word with the space before it, a mark without."""
+        """As in the base class; a word comes with the space before it."""
         before = ""
         for i in ids:
             yield _SPACE_BEFORE_MARK.sub(r"\1", before + self.tokens[self.check_ids([i])[0]])

@@ -1,5 +1,10 @@
-"""`jaxllm bench`: training steps timed, ours and another program's by turns.
+"""`jaxllm bench`: time and memory of training, generating and tokenizing, ours and another program's by turns.
 
-`command` leads, `subject` is what is timed, `processes` are those that take the steps (`worker` is ours, the others'
-are in `train.peers`), `measures` makes figures of seconds and `report` shows them.
+Training (`jaxllm bench train`): `train` is the command, `train_recording` lets both sides take steps by turns,
+`train_worker` is our side's process, `train_report` makes the figures and the table.
+Generating (`jaxllm bench generate`): `generate`, `generate_recording`, `generate_worker`, `generate_report` likewise.
+Both use `workload` (the model that is timed, and what a peer requires of it), `alternate` (the other side, and the
+length of a turn), `process` (a side's process), `statistics` (from seconds to figures) and `machine` (processor and
+versions). The processes of peers are scripts in `peers/`.
+`scaling` is `jaxllm bench attention`, `loss` and `sizes`; `tokenizer` is `jaxllm bench tokenizer`.
 """

@@ -1,30 +1,27 @@
-"""`jaxllm bench generate` as JSON and as text."""
+"""The figures of `jaxllm bench generate`, and their table."""
 
 import os
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jaxllm.deviation import bound_text, error_text
-from train.bench.measures import Spread, speed_ratio
-from train.bench.report import processor, ran
+from jaxllm.compare.report import bound_text, error_text
 
-if TYPE_CHECKING:
-    from train.bench.generate import Recording
+from .generate_recording import GenerateRecording
+from .machine import processor, versions_lines
+from .statistics import Figures, Spread, speed_ratio
 
-TOLERANCE = 1e-3  # of logits of about unit size; where a choice between two is closer, either is right
-
-Report = dict[str, Any]
+TOLERANCE = 1e-3  # of logits of about unit size; if a choice between two tokens is closer, either is right
 
 
-def make_report(
-    job: dict[str, Any], recordings: "list[Recording]", bandwidths: list[float], compared: Report | None,
+def make_figures(
+    job: dict[str, Any], recordings: list[GenerateRecording], bandwidths: list[float], compared: Figures | None,
     against: str | None,
-) -> Report:  # fmt: skip
-    """All figures; `peer` and what compares with it are None where ours was alone."""
+) -> Figures:  # fmt: skip
+    """All figures; `peer` and the comparisons with it are None if ours ran alone."""
     first, peer = recordings[0], recordings[-1]
     bytes_per_s = float(np.median(bandwidths))
     read = (first.begun["weight_bytes"], first.begun["float32_weight_bytes"])
@@ -52,8 +49,8 @@ def make_report(
     }  # fmt: skip
 
 
-def _side(job: dict[str, Any], recording: "Recording", weight_bytes: int, bytes_per_s: float) -> Report:
-    """The figures of one side, of all texts of all rounds."""
+def _side(job: dict[str, Any], recording: GenerateRecording, weight_bytes: int, bytes_per_s: float) -> Figures:
+    """The figures of one side, over all texts of all rounds."""
     whole, first = ([s for turn in recording.timed(name) for s in turn] for name in ("seconds", "first_s"))
     n = job["batch_size"] * job["new_tokens"]
     token = Spread.of([(w - f) / (job["new_tokens"] - 1) for w, f in zip(whole, first, strict=True)])
@@ -70,12 +67,14 @@ def _side(job: dict[str, Any], recording: "Recording", weight_bytes: int, bytes_
     }
 
 
-def same_tokens(report: Report) -> bool:
-    """Whether both have written the same up to a near-tie, and began from the same logits; true where ours was alone
-    or has other weights."""
-    compared = report["compared"]
+def same_tokens(figures: Figures) -> bool:
+    """Whether both began from the same logits and wrote the same tokens up to a near-tie.
+
+    True if ours ran alone or has other weights.
+    """
+    compared = figures["compared"]
     return compared is None or all(
-        difference <= report["tolerance"]
+        difference <= figures["tolerance"]
         for difference in (compared["logits_difference"], *(part["gap"] for part in compared["parted"]))
     )
 
@@ -91,27 +90,27 @@ def headline(job: dict[str, Any]) -> list[str]:
     ]
 
 
-def table(report: Report) -> list[str]:
-    """The figures, ours and the peer's side by side, their ratio, whether they wrote the same, and what ran where."""
-    sides = [("jaxllm", report["ours"])] + ([(report["against"], report["peer"])] if report["peer"] else [])
+def table(figures: Figures) -> list[str]:
+    """The figures of ours and the peer side by side, their ratio, whether they wrote the same, and the versions."""
+    sides = [("jaxllm", figures["ours"])] + ([(figures["against"], figures["peer"])] if figures["peer"] else [])
     rows = [("", [name for name, _ in sides])]
-    rows += [(label, [write(side) for _, side in sides]) for label, write in _rows(report)]
+    rows += [(label, [write(side) for _, side in sides]) for label, write in _rows(figures)]
     lines = [f"{label:<36}" + "".join(f"{cell:>28}" for cell in cells) for label, cells in rows]
-    if report["peer"]:
-        low, high = report["ratio_spread"]
+    if figures["peer"]:
+        low, high = figures["ratio_spread"]
         lines.append(
-            f"jaxllm is {report['ratio']:.3f} times as fast as {report['against']} ({low:.3f} to {high:.3f} over "
-            f"{report['sizes']['rounds']} rounds)"
+            f"jaxllm is {figures['ratio']:.3f} times as fast as {figures['against']} ({low:.3f} to {high:.3f} over "
+            f"{figures['sizes']['rounds']} rounds)"
         )
-        lines += _comparison(report)
-    return lines + ran(report)
+        lines += _comparison(figures)
+    return lines + versions_lines(figures)
 
 
-def _rows(report: Report) -> list[tuple[str, Callable[[Report], str]]]:
-    """Label and what to write of a side."""
-    speed = report["machine"]["bytes_per_s"] / 1e9
+def _rows(figures: Figures) -> list[tuple[str, Callable[[Figures], str]]]:
+    """Labels, and functions that write the figure of a side."""
+    speed = figures["machine"]["bytes_per_s"] / 1e9
     return [
-        (f"tokens a second, median of {report['sizes']['texts']}", lambda s: f"{s['tokens_per_s']:,.1f}"),
+        (f"tokens a second, median of {figures['sizes']['texts']}", lambda s: f"{s['tokens_per_s']:,.1f}"),
         ("to the first token", lambda s: f"{s['first_token_ms']:,.1f} ms"),
         ("each step after it, median", lambda s: f"{s['token_ms']:,.2f} ms"),
         ("10th to 90th percentile", lambda s: "{:,.2f} to {:,.2f} ms".format(*s["spread"])),
@@ -122,22 +121,22 @@ def _rows(report: Report) -> list[tuple[str, Callable[[Report], str]]]:
     ]
 
 
-def _comparison(report: Report) -> list[str]:
-    compared, name = report["compared"], report["against"]
+def _comparison(figures: Figures) -> list[str]:
+    compared, name = figures["compared"], figures["against"]
     if compared is None:
-        return [f"tokens not compared: weights are {report['sizes']['weights']} in jaxllm, float32 in {name}"]
-    difference = error_text(compared["logits_difference"], report["tolerance"])
+        return [f"tokens not compared: weights are {figures['sizes']['weights']} in jaxllm, float32 in {name}"]
+    difference = error_text(compared["logits_difference"], figures["tolerance"])
     lines = [f"logits of the first token differ by at most {difference}"]
     for part in compared["parted"]:
-        what = "a near-tie" if part["gap"] <= report["tolerance"] else "no near-tie"
+        what = "a near-tie" if part["gap"] <= figures["tolerance"] else "no near-tie"
         lines.append(
             f"text {part['row'] + 1} parts at token {part['token'] + 1}: jaxllm prefers its own by "
-            f"{error_text(part['gap'], report['tolerance'])}, {what}"
+            f"{error_text(part['gap'], figures['tolerance'])}, {what}"
         )
-    if not same_tokens(report):
-        lines.append(f"more than {bound_text(report['tolerance'])} apart: the two do not compute the same")
+    if not same_tokens(figures):
+        lines.append(f"more than {bound_text(figures['tolerance'])} apart: the two do not compute the same")
     elif not compared["parted"]:
         lines.append("all tokens are the same")
-    if compared["tokens"] < report["sizes"]["new_tokens"]:
+    if compared["tokens"] < figures["sizes"]["new_tokens"]:
         lines.append(f"compared are the first {compared['tokens']:,}, drawn before the context is full")
     return lines

@@ -1,4 +1,4 @@
-"""Our side of `jaxllm bench generate`, in a process of its own (`python -m train.bench.generate_worker`)."""
+"""Our side of `jaxllm bench generate`, in a separate process."""
 
 import platform
 import time
@@ -12,21 +12,23 @@ from flax.traverse_util import flatten_dict
 
 from jaxllm import GPT, GPTConfig, __version__
 from jaxllm.compare import random_parameters
-from jaxllm.generate import Sampling, begin
-from jaxllm.packed import pack
-from train.peers.protocol import Job, draw_prompts, peak_memory, serve_writer
-from train.startup import compute_in_this_thread
+from jaxllm.fast.generate import start_generation
+from jaxllm.fast.quantised_weights import pack
+from jaxllm.generate import Sampling
+
+from ..runtime.allocator import compute_in_this_thread
+from .peers.protocol import Job, draw_prompts, peak_memory, serve_generation
 
 GREEDY = Sampling(temperature=0)
 TRIES = 3
 
 
-class Ours:
-    """A `train.peers.protocol.Writer`, which is told what the peer wrote and asked for the memory's speed besides."""
+class OurGeneration:
+    """A `train.bench.peers.protocol.GenerateSide`. It also compares with the peer's text and measures the memory."""
 
     def __init__(self, job: Job) -> None:
         self._job, self._model = job, GPT(GPTConfig(**job["model"]))
-        params = random_parameters(self._model)  # as they are initialised they would repeat the prompt's last token
+        params = random_parameters(self._model)  # freshly initialised ones would repeat the prompt's last token
         self.weights_s = _save(params, job["save_weights"])
         self._params = pack(params, job["weights"])
         self._sizes = {
@@ -37,37 +39,39 @@ class Ours:
         self._peak_bytes: int | None = None
 
     def write(self, prompts: np.ndarray) -> tuple[np.ndarray, float]:
-        """As `Writer` says."""
+        """As `GenerateSide` says."""
         n = self._job["new_tokens"]
-        begun = begin(self._model, self._params, prompts, jax.random.key(0), n, GREEDY)
+        begun = start_generation(self._model, self._params, prompts, jax.random.key(0), n, GREEDY)
         jax.block_until_ready(begun.state)
         first_at = time.perf_counter()
         return begun.advance(n - 1).tokens(), first_at
 
     def logits(self, prompts: np.ndarray) -> np.ndarray:
-        """As `Writer` says."""
+        """As `GenerateSide` says."""
         return np.asarray(_last_logits(self._model, self._params, prompts))
 
     def about(self) -> dict[str, Any]:
-        """As `Writer` says."""
+        """As `GenerateSide` says."""
         device = jax.devices()[0]
         versions = {"jaxllm": __version__, "python": platform.python_version(), "jax": jax.__version__}
         return self._sizes | {
             "device": device.device_kind, "platform": device.platform, "versions": versions | {"numpy": np.__version__}
         }  # fmt: skip
 
-    def tell(self, message: dict[str, Any]) -> dict[str, Any]:
-        """{"compare": the peer's sample} or {"bandwidth": bytes of memory to read}."""
+    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Answers {"compare": file of the peer's sample} and {"bandwidth": bytes of memory to read}."""
         if "compare" in message:
             with np.load(message["compare"], allow_pickle=False) as file:
                 return self._compare(file["tokens"], file["logits"])
-        self._note_peak()  # before it counts what is read here
+        self._note_peak()  # before the bytes that are read here count
         return {"bytes_per_s": memory_bandwidth(message["bandwidth"])}
 
     def _compare(self, tokens: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
-        """How far the peer is from us in the logits of the first token, and by how much we prefer ours to its token
-        where a row parts; behind that the texts differ, and so may all else. Where the context is full, we drop its
-        older half and nanoGPT its oldest token, so only what is drawn before is compared."""
+        """The largest difference of the logits of the first token, and the logit gap at the first token that differs.
+
+        After that token the texts differ, so later tokens of the row are not compared. When the context is full,
+        jaxllm drops its older half and nanoGPT its oldest token, so only tokens drawn before that are compared.
+        """
         prompts = draw_prompts(self._job)
         shared = min(self._model.config.context_length - prompts.shape[1] + 1, tokens.shape[1])
         ours, tokens = self.write(prompts)[0][:, :shared], tokens[:, :shared]
@@ -87,7 +91,7 @@ class Ours:
             self._peak_bytes = peak_memory() if on_cpu else jax.devices()[0].memory_stats()["peak_bytes_in_use"]
 
     def close(self) -> dict[str, Any]:
-        """As `Writer` says."""
+        """As `GenerateSide` says."""
         self._note_peak()
         return {"peak_bytes": self._peak_bytes}
 
@@ -99,7 +103,7 @@ def _last_logits(model: GPT, params: Any, tokens: np.ndarray) -> jax.Array:
 
 
 def _save(params: Any, path: str | None) -> float:
-    """For the peer; returns the seconds it took."""
+    """Save the weights for the peer; returns the seconds it took."""
     start = time.perf_counter()
     if path is not None:
         np.savez(path, **jax.device_get(flatten_dict(params, sep="/")))
@@ -108,14 +112,16 @@ def _save(params: Any, path: str | None) -> float:
 
 def weight_bytes(params: Any) -> int:
     """What a step reads of the parameters, packed or not: all but tables of which it looks up a row."""
-    looked_up = {"position_embedding"} | ({"token_embedding"} if "head" in params else set())
-    return sum(leaf.nbytes for name, part in params.items() if name not in looked_up for leaf in jax.tree.leaves(part))
+    read = {name: part for name, part in params.items() if name not in ("position_embedding", "token_embedding")}
+    if "head" not in params:
+        read["head"] = params["token_embedding"]["table"].T
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(read))
 
 
 def memory_bandwidth(n_bytes: int) -> float:
-    """Bytes a second: the fastest of some readings of an array, by sums and by products with a vector.
+    """Bytes a second: the fastest of several reads of an array, by sums and by products with a vector.
 
-    Either may be the faster: XLA on a CPU computes a product on all cores, a sum by wider instructions.
+    Either may be faster: XLA on a CPU computes a product on all cores, a sum by wider instructions.
     """
     x = jnp.ones((n_bytes // (4 * 4096), 4096))
     readings = [jax.jit(lambda x: x.sum(0)), jax.jit(lambda x: x @ x[0])]
@@ -131,4 +137,4 @@ def memory_bandwidth(n_bytes: int) -> float:
 
 if __name__ == "__main__":
     compute_in_this_thread()
-    serve_writer(Ours)
+    serve_generation(OurGeneration)

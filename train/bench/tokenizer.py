@@ -1,7 +1,7 @@
 """`jaxllm bench tokenizer`: training byte pairs and encoding with them, beside tiktoken, Hugging Face and rustbpe.
 
-All sides take turns in one process, on the same texts; whoever encodes does it with our vocabulary and must come to
-our ids, or the bench exits with 1.
+All sides take turns in one process, on the same texts. Every side encodes with our vocabulary and must produce our
+ids, or the bench exits with 1.
 """
 
 import importlib.util
@@ -18,15 +18,16 @@ from typing import Any
 
 from jaxllm import __version__
 from jaxllm.data import read_documents
-from jaxllm.errors import InputError
 from jaxllm.tokenizers import BPETokenizer
-from jaxllm.tokenizers.exchange import to_hugging_face
-from jaxllm.tokenizers.pieces import FAST_PATTERN
-from jaxllm.tokenizers.workers import usable_cores
-from train.bench.measures import Spread, speed_ratio
-from train.bench.report import processor
-from train.compare import check_output
-from train.report import replace_text
+from jaxllm.tokenizers.formats import to_hugging_face
+from jaxllm.tokenizers.split_patterns import GPT2_FAST_PATTERN
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
+from jaxllm.utils.processes import usable_cores
+
+from ..outputs import check_output
+from .machine import processor
+from .statistics import Spread, speed_ratio
 
 Train = Callable[[list[str], int], Any]
 Encode = Callable[[str], Sequence[int]]
@@ -36,13 +37,13 @@ PACKAGES = {"tiktoken": "tiktoken", "hf": "tokenizers", "rustbpe": "rustbpe"}  #
 def bench_tokenizer_command(
     sources: list[str], field: str, vocab_size: int, against: list[str] | None, rounds: int, json_file: str | None
 ) -> bool:
-    """Prints the table and writes the JSON; returns whether all came to our ids."""
+    """Prints the table and writes the JSON; returns whether all produced our ids."""
     if not 1 <= rounds <= 1000:
         raise InputError(f"--rounds is {rounds}, but it must be from 1 to 1,000.")
     check_output("--json", json_file, (".json",))
     BPETokenizer.check_size(vocab_size)
     peers = _present(against)
-    texts = ["".join(document.parts) for document in read_documents(sources, field)]
+    texts = ["".join(document.chunks) for document in read_documents(sources, field)]
     whole = "\n".join(texts)
     print(
         f"{' and '.join(sources)}: {len(texts):,} documents, {len(whole.encode()):,} bytes; {vocab_size:,} ids",
@@ -54,12 +55,12 @@ def bench_tokenizer_command(
     ids = tokenizer.encode(whole)
     differing = [name for name, encode in encoders.items() if list(encode(whole)) != ids]
     encoding = _by_turns({name: _timed(encode, whole) for name, encode in encoders.items()}, rounds)
-    report = _report({"training": training, "encoding": encoding}, len(whole.encode()), len(ids), vocab_size, peers)
-    print("\n".join(_table(report)))
+    figures = _figures({"training": training, "encoding": encoding}, len(whole.encode()), len(ids), vocab_size, peers)
+    print("\n".join(_table(figures)))
     if json_file:
-        replace_text(Path(json_file), json.dumps(report, indent=1) + "\n")
+        replace_file(Path(json_file), f"{json.dumps(figures, indent=1)}\n".encode())
     for name in differing:
-        print(f"{name} came to other ids: the two do not compute the same")
+        print(f"{name} produced other ids: the two do not compute the same")
     return not differing
 
 
@@ -73,7 +74,7 @@ def _present(against: list[str] | None) -> list[str]:
 
 
 def _trainers(peers: list[str]) -> dict[str, Train]:
-    """Who can train, ours first."""
+    """The sides that can train, ours first."""
     trainers = {"hf": _train_hf, "rustbpe": _train_rustbpe}
     return {"ours": _train_ours} | {name: trainers[name] for name in peers if name in trainers}
 
@@ -99,17 +100,19 @@ def _train_rustbpe(texts: list[str], vocab_size: int) -> Any:
     import rustbpe
 
     tokenizer = rustbpe.Tokenizer()
-    tokenizer.train_from_iterator(iter(texts), vocab_size, pattern=FAST_PATTERN)
+    tokenizer.train_from_iterator(iter(texts), vocab_size, pattern=GPT2_FAST_PATTERN)
     return tokenizer
 
 
 def _encoders(peers: list[str], tokenizer: BPETokenizer) -> dict[str, Encode]:
-    """Who can encode with our vocabulary, ours first."""
+    """The sides that can encode with our vocabulary, ours first."""
     encoders: dict[str, Encode] = {"ours": tokenizer.encode}
     if "tiktoken" in peers:
         import tiktoken
 
-        theirs = tiktoken.Encoding("ours", pat_str=FAST_PATTERN, mergeable_ranks=tokenizer.ranks, special_tokens={})
+        theirs = tiktoken.Encoding(
+            "ours", pat_str=GPT2_FAST_PATTERN, mergeable_ranks=tokenizer.ranks, special_tokens={}
+        )
         encoders["tiktoken"] = theirs.encode_ordinary
     if "hf" in peers:
         from tokenizers import Tokenizer
@@ -139,7 +142,7 @@ def _by_turns(turns: dict[str, Callable[[], float]], rounds: int) -> dict[str, l
     return seconds
 
 
-def _report(
+def _figures(
     seconds: dict[str, dict[str, list[float]]], n_bytes: int, n_ids: int, vocab_size: int, peers: list[str]
 ) -> dict[str, Any]:
     """All figures; a ratio is our speed over the peer's, its median over the rounds."""
@@ -162,17 +165,17 @@ def _report(
     }  # fmt: skip
 
 
-def _table(report: dict[str, Any]) -> list[str]:
-    lines = [f"{report['machine']['processor']}, {report['machine']['cores']} cores; {report['date'][:10]}"]
-    lines.append(f"{report['sizes']['tokens']:,} tokens, {report['sizes']['bytes_per_token']:.3f} bytes per token")
+def _table(figures: dict[str, Any]) -> list[str]:
+    lines = [f"{figures['machine']['processor']}, {figures['machine']['cores']} cores; {figures['date'][:10]}"]
+    lines.append(f"{figures['sizes']['tokens']:,} tokens, {figures['sizes']['bytes_per_token']:.3f} bytes per token")
     for what in ("training", "encoding"):
-        for name, side in (("jaxllm", report["ours"]), *report["peer"].items()):
+        for name, side in (("jaxllm", figures["ours"]), *figures["peer"].items()):
             if what in side:
                 line = f"{what:<9} {name:<9} {side[what]['s']:>8.2f} s {side[what]['mb_per_s']:>8.2f} MB/s"
                 if name != "jaxllm":
-                    ratio = report["ratio"][name][what]
+                    ratio = figures["ratio"][name][what]
                     low, high = ratio["spread"]
                     line += f"   jaxllm {ratio['median']:.2f} times as fast ({low:.2f} to {high:.2f})"
                 lines.append(line)
-    lines.append(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
+    lines.append(", ".join(f"{name} {version}" for name, version in figures["versions"].items()))
     return lines

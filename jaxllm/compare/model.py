@@ -1,0 +1,109 @@
+"""The GPT beside its reference: every intermediate, the loss, and the gradients at both and at the parameters."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from jaxllm import reference
+from jaxllm.compare.measure import Comparison, compare_trees, measure
+from jaxllm.compare.scales import gradient_scales, loss_scale
+from jaxllm.compare.tolerances import MODEL_TOLERANCES, arithmetic
+from jaxllm.compare.trees import to_numpy
+from jaxllm.config import GPTConfig
+from jaxllm.gpt import GPT, apply_with_intermediates
+from jaxllm.loss import cross_entropy
+from jaxllm.utils.errors import InputError
+
+# Of gradients below a ReLU whose input has another sign than in the reference: the slopes are 0 and 1 there.
+KINK_TOLERANCE = 1.0
+
+
+def compare_model(
+    config: GPTConfig, params: Any, inputs: Any, targets: Any, dtype: str = "float32"
+) -> tuple[list[Comparison], Any]:
+    """Comparisons of the GPT with its reference on inputs and targets [B, T], without dropout; and JAX's gradients.
+
+    The comparisons have three stages:
+
+    - `forward`: every intermediate in the order of computation, then the mean loss;
+    - `backward`: the gradient of the loss at the intermediates, from the top down. Attention weights are left out,
+      because the model need not hold them, and `residual_1`, whose gradient is that of the attention's result;
+    - `gradient`: the gradient of each parameter.
+
+    Both get the same parameters. Tolerances are `MODEL_TOLERANCES[dtype]`, relative to the largest value of each tensor
+    or, where its terms cancel, to the size of the terms (`jaxllm.compare.scales`). Where rounding changes the sign of a
+    ReLU's input, a note says so, and gradients from there on down are held to `KINK_TOLERANCE` only. Raises InputError
+    for a layer norm of two features, whose gradient is nothing but rounding.
+    """
+    if config.d_model == 2 and config.norm == "layer_norm":
+        raise InputError("d_model is 2, but the layer norm of two features is always +-1: compare a wider model.")
+    with arithmetic(dtype):
+        params = jax.tree.map(lambda p: jnp.asarray(p, "float64" if dtype == "float64" else "float32"), params)
+        model = GPT(config, None if dtype == "float64" else dtype)
+        run = jax.jit(lambda *arrays: _run_model(model, *arrays))  # a new function, so that it is traced each time
+        loss, intermediates, cotangents, gradients = jax.device_get(run(params, inputs, targets))
+    tolerance, gradient_tolerance = MODEL_TOLERANCES[dtype]
+    exact = to_numpy(params)
+    logits, wanted = reference.gpt.forward_with_intermediates(config, exact, inputs)
+    rows = [measure("forward", name, intermediates[name], want, tolerance, dtype) for name, want in wanted.items()]
+    wanted_loss = reference.loss.cross_entropy(logits, targets)
+    scale = max(float(wanted_loss), loss_scale(logits, targets))
+    rows.append(measure("forward", "loss", loss, wanted_loss, tolerance, dtype, scale))
+    wanted_cotangents, wanted_gradients = _reference_gradients(config, exact, inputs, targets)
+    scales = gradient_scales(config, exact, wanted, wanted_cotangents, wanted_gradients)
+    kinks = _flipped_relus(config, intermediates, wanted)
+    for name, want in wanted_cotangents.items():
+        if name in cotangents:
+            gradient_tolerance = KINK_TOLERANCE if name in kinks else gradient_tolerance
+            row = measure("backward", name, cotangents[name], want, gradient_tolerance, dtype, scales[name])
+            rows.append(replace(row, note=kinks.get(name, row.note)))
+    rows += compare_trees("gradient", gradients, wanted_gradients, gradient_tolerance, dtype, scales=scales)
+    return rows, gradients
+
+
+def _reference_gradients(config: GPTConfig, params: Any, inputs: Any, targets: Any) -> tuple[dict[str, Any], Any]:
+    """The gradients of the mean loss at the intermediates, by name, and at the parameters."""
+    of_sum: dict[str, Any] = {}
+    _, gradients = reference.step.accumulate(config, params, inputs, targets, cotangents=of_sum)
+    return {name: dy / np.size(targets) for name, dy in of_sum.items()}, gradients
+
+
+def _flipped_relus(config: GPTConfig, intermediates: Any, wanted: Any) -> dict[str, str]:
+    """A note for each MLP in which a ReLU's input is positive in one of the model and the reference alone."""
+    notes = {}
+    for name, want in wanted.items():
+        if config.activation == "relu" and name.endswith("mlp/up"):
+            flipped = int(((np.asarray(intermediates[name]) > 0) != (want > 0)).sum())
+            if flipped:
+                notes[name] = f"rounding put {flipped} of {want.size} ReLUs on the other side of zero"
+    return notes
+
+
+def _run_model(model: GPT, params: Any, inputs: Array, targets: Array) -> tuple[Array, Any, Any, Any]:
+    """The loss, the intermediates, and the loss's gradients at the intermediates and at the parameters.
+
+    The gradient at an intermediate is that at a zero added to it. Linen's `perturb` does the same inside a module; an
+    interceptor does it from outside.
+    """
+
+    def loss(params: Any, shifts: Any) -> tuple[Array, Any]:
+        def shifted(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            y, name = call(*args, **kwargs), "/".join(context.module.path) or "logits"
+            return y + shifts[name] if context.method_name == "__call__" and name in shifts else y
+
+        with nn.intercept_methods(shifted):
+            logits, intermediates = apply_with_intermediates(model, params, inputs)
+        return cross_entropy(logits, targets), intermediates
+
+    shapes = jax.eval_shape(lambda: apply_with_intermediates(model, params, inputs)[1])
+    sown = ("/weights", "/residual_1")  # not the result of a module
+    shifts = {name: jnp.zeros(y.shape, y.dtype) for name, y in shapes.items() if not name.endswith(sown)}
+    (value, intermediates), (gradients, cotangents) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+        params, shifts
+    )
+    return value, intermediates, cotangents, gradients

@@ -1,0 +1,208 @@
+"""Causal attention in chunks: `jaxllm.attention.causal_dot_product_attention`, faster and in less memory.
+
+The queries are cut into chunks. A chunk reads only the keys up to the end of its group, so most of the masked half is
+never computed. Beyond `KEPT` positions the weights [T, T] are not kept: the backward computes a chunk's weights again
+from the saved maximum and sum of each row, as FlashAttention does (Dao et al. 2022), so that memory grows with T.
+Because only queries are cut, no running maximum is needed, and XLA gets large matrix products. On an NVIDIA GPU that
+supports it, cuDNN's kernel runs instead.
+"""
+
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.lax import optimization_barrier
+from jaxtyping import Float, Int
+
+from jaxllm.array import Array
+from jaxllm.attention import visible
+from jaxllm.precision import at_least_float32
+
+GROUPS = 4  # of chunks, each with keys up to its own end: 5/8 of the full square is computed
+KEPT = 512  # positions up to which the exponentials are kept for the backward, which is then quicker
+SHORTEST, LONGEST = 64, 256  # queries of a chunk: shorter ones make slower products, longer ones need more memory
+
+
+def causal_dot_product_attention(
+    q: Float[Array, "*batch T K"], k: Float[Array, "*batch T K"], v: Float[Array, "*batch T V"],
+    documents: Int[Array, "*#batch T"] | None = None, window: int | None = None,
+) -> Float[Array, "*batch T V"]:  # fmt: skip
+    """`jaxllm.attention.causal_dot_product_attention` in chunks, or by cuDNN (`attention_path`).
+
+    Scores and sums are in at least float32. Reverse-mode derivatives only. Raises ValueError where shapes do not fit.
+    """
+    if q.shape != k.shape or q.shape[:-1] != v.shape[:-1]:
+        raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} must agree, except in the last axis of v.")
+    if documents is None and window is None and attention_path(q, v) == "cuDNN":
+        swapped = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))
+        return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, is_causal=True, implementation="cudnn"), -2, -3)
+    length = q.shape[-2]
+    plan = _plan(length)
+    arguments = [q, k, v]
+    if documents is not None:
+        arguments.append(jnp.broadcast_to(documents, q.shape[:-1])[..., None])
+    # XLA's products on a CPU are faster with one axis of batch and heads.
+    flat = (_lengthened(x.reshape(-1, *x.shape[-2:]), plan.groups * plan.rows) for x in arguments)
+    return _attend(window, *flat)[:, :length].reshape(v.shape)
+
+
+def attention_path(q: Array | jax.ShapeDtypeStruct, v: Array | jax.ShapeDtypeStruct) -> str:
+    """ "cuDNN" or "chunked": the path that attention takes for these shapes [B, H, T, K] and dtypes.
+
+    cuDNN takes half precision, heads of at most 128 features in steps of 8, an even length, Ampere or newer.
+    """
+    length, width = q.shape[-2:]
+    fits = (
+        q.dtype in (jnp.bfloat16, jnp.float16)
+        and len(q.shape) == 4 and q.shape == v.shape
+        and width <= 128 and width % 8 == 0 and length % 2 == 0
+    )  # fmt: skip
+    return "cuDNN" if fits and _has_cudnn() else "chunked"
+
+
+def _has_cudnn() -> bool:
+    if jax.default_backend() != "gpu":
+        return False
+    capability = getattr(jax.devices()[0], "compute_capability", "0")  # "9.0" on an H100, "gfx90a" on AMD's
+    return capability.split(".")[0].isdecimal() and float(capability) >= 8.0
+
+
+def _lengthened(x: Array, length: int) -> Array:
+    """[N, T, F] with zeros up to `length`: as keys they are masked, as queries their results are dropped."""
+    return jnp.pad(x, [(0, 0), (0, length - x.shape[1]), (0, 0)])
+
+
+class Plan(NamedTuple):
+    """How the queries are cut: `groups` of `chunks` each of `size` rows. A group's chunks share their keys' end."""
+
+    groups: int
+    chunks: int
+    size: int
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of a group."""
+        return self.chunks * self.size
+
+
+def _plan(length: int) -> Plan:
+    groups = min(GROUPS, -(-length // SHORTEST))
+    chunks = -(-length // (groups * LONGEST))
+    return Plan(groups, chunks, -(-length // (groups * chunks)))
+
+
+class Saved(NamedTuple):
+    """The inputs of the backward: arguments, result, each row's maximum and sum, and perhaps the exponentials."""
+
+    q: Array
+    k: Array
+    v: Array
+    documents: tuple[Array, ...]  # [N, T, 1], or none
+    out: Array
+    peak: Array
+    total: Array
+    kept: tuple[Array, ...] = ()  # each group's exponentials [N, rows, keys], or none
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(window: int | None, q: Array, k: Array, v: Array, *documents: Array) -> Array:
+    return _attend_forward(window, q, k, v, *documents)[0]
+
+
+def _attend_forward(window: int | None, q: Array, k: Array, v: Array, *documents: Array) -> tuple[Array, Saved]:
+    plan, keep = _plan(q.shape[-2]), q.shape[-2] <= KEPT
+
+    def group(g: int) -> tuple[Array, ...]:
+        end = (g + 1) * plan.rows
+        keys, values, *theirs = (x[..., :end, :] for x in (k, v, *documents))
+
+        def chunk(_: None, rows: tuple) -> tuple[None, tuple[Array, ...]]:
+            start, q, *own = rows
+            scores = _scores(q, keys, start, window, *own, *theirs)
+            peak = scores.max(-1, keepdims=True)
+            p = jnp.exp(scores - peak)
+            total = p.sum(-1, keepdims=True)
+            p = p.astype(v.dtype)
+            out = (_product("...ts,...sk->...tk", p, values) / total).astype(v.dtype)
+            return None, (out, peak, total, *([p] if keep else []))
+
+        return _over_chunks(chunk, None, plan, g, _group(plan, g, q, *documents))[1]
+
+    outs, peaks, totals, *kept = zip(*map(group, range(plan.groups)), strict=True)
+    out, peak, total = (jnp.concatenate(x, -2) for x in (outs, peaks, totals))
+    return out, Saved(q, k, v, documents, out, peak, total, *kept)
+
+
+def _attend_backward(window: int | None, saved: Saved, dout: Array) -> tuple[Array | None, ...]:
+    """With weights w = p / sum p: dv = w^T dout, ds = w (dout v^T - sum out dout); dout absorbs the 1 / sum p."""
+    if not saved.kept:  # without the barrier XLA finds the forward's scores in the backward and keeps them
+        saved, dout = optimization_barrier((saved, dout))
+    q, k, v, documents, out, peak, total, kept = saved
+    plan, scale = _plan(q.shape[-2]), q.shape[-1] ** -0.5
+    dout = (dout / total).astype(v.dtype)
+    shift = (at_least_float32(out) * dout).sum(-1, keepdims=True)
+
+    def group(g: int) -> tuple[Array, tuple[Array, Array]]:
+        end = (g + 1) * plan.rows
+        keys, values, *theirs = (x[..., :end, :] for x in (k, v, *documents))
+
+        def chunk(grown: tuple[Array, Array], rows: tuple) -> tuple[tuple[Array, Array], Array]:
+            start, q, dout, peak, shift, *rest = rows
+            own, p_kept = rest[: len(theirs)], rest[len(theirs) :]
+            p = p_kept[0] if p_kept else jnp.exp(_scores(q, keys, start, window, *own, *theirs) - peak)
+            dp = _product("...tk,...sk->...ts", dout, values)
+            ds = (p * (dp - shift) * scale).astype(q.dtype)
+            dk = _product("...ts,...tk->...sk", ds, q)
+            dv = _product("...ts,...tk->...sk", p, dout)
+            return (grown[0] + dk, grown[1] + dv), _product("...ts,...sk->...tk", ds, keys).astype(q.dtype)
+
+        zero = tuple(jnp.zeros(x.shape, shift.dtype) for x in (keys, values))
+        rows = (*_group(plan, g, q, dout, peak, shift, *documents), *kept[g : g + 1])
+        grown, dq = _over_chunks(chunk, zero, plan, g, rows)
+        return dq, grown
+
+    dqs, grown = zip(*map(group, range(plan.groups)), strict=True)
+    dk, dv = (reduce(jnp.add, [_lengthened(x, q.shape[-2]) for x in parts]) for parts in zip(*grown, strict=True))
+    return jnp.concatenate(dqs, -2), dk.astype(k.dtype), dv.astype(v.dtype), *[None for _ in documents]
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _group(plan: Plan, group: int, *arrays: Array) -> tuple[Array, ...]:
+    """The rows of a group from each array [..., T, F]."""
+    return tuple(x[..., group * plan.rows : (group + 1) * plan.rows, :] for x in arrays)
+
+
+def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, rows: tuple[Array, ...]) -> tuple[Any, Any]:
+    """`jax.lax.scan` of chunk(carry, (number of its first row, *its rows)) over chunks of a group's [..., rows, F]."""
+
+    def cut(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(*x.shape[:-2], plan.chunks, plan.size, x.shape[-1]), -3, 0)
+
+    def join(x: Array) -> Array:
+        x = jnp.moveaxis(x, 0, -3)
+        return x.reshape(*x.shape[:-3], plan.rows, x.shape[-1])
+
+    starts = group * plan.rows + plan.size * jnp.arange(plan.chunks)
+    carry, outs = jax.lax.scan(chunk, carry, (starts, *map(cut, rows)))
+    return carry, jax.tree.map(join, outs)
+
+
+def _scores(q: Array, keys: Array, start: Array, window: int | None, *documents: Array) -> Array:
+    """q k^T / sqrt(K) of rows from number `start` on, in at least float32; the lowest finite number if not `visible`.
+
+    q [N, t, K], keys [N, s, K]; documents, if given: the rows' [N, t, 1] and the keys' [N, s, 1].
+    """
+    scores = _product("...tk,...sk->...ts", q, keys) * q.shape[-1] ** -0.5
+    shape = scores.shape if documents else scores.shape[-2:]
+    t, s = (jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) + axis) for axis in (-2, -1))
+    own, theirs = (documents[0], jnp.swapaxes(documents[1], -2, -1)) if documents else (None, None)
+    return jnp.where(visible(start + t, s, own, theirs, window), scores, jnp.finfo(scores.dtype).min)
+
+
+def _product(axes: str, a: Array, b: Array) -> Array:
+    """The product of both in the dtype of b, accumulated in at least float32."""
+    return jnp.einsum(axes, a.astype(b.dtype), b, preferred_element_type=at_least_float32(b).dtype)

@@ -1,0 +1,90 @@
+"""Reading token by token through the key/value cache (`jaxllm.cache`), so that each token is computed once.
+
+The modules have the parameters of those that they extend. `CachedGPT` returns for the last token the logits that
+`jaxllm.gpt.GPT` returns for the whole text. It reads a prompt at once, then one token at a time.
+"""
+
+from typing import cast
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.lax import optimization_barrier
+from jaxtyping import Bool, Float, Int
+
+from jaxllm.array import Array
+from jaxllm.attention import MultiHeadAttention, causal_dot_product_attention, merge_heads, repeat_heads
+from jaxllm.cache import Cache, LayerCache, Place, extend
+from jaxllm.gpt import GPT, Block, check_tokens
+from jaxllm.layers import Linear, softmax
+from jaxllm.precision import at_least_float32
+
+
+def grouped_attention(
+    q: Float[Array, "*batch H T K"], keys: Float[Array, "*batch G K S"], values: Float[Array, "*batch G S V"],
+    mask: Bool[Array, "*batch T S"],
+) -> Float[Array, "*batch H T V"]:  # fmt: skip
+    """`scaled_dot_product_attention` in which each of G key and value heads serves H/G query heads, without copies.
+
+    The keys are laid out as in the cache; all heads share the mask. Ainslie et al. 2023.
+    """
+    *lead, heads, length, width = q.shape
+    groups, slots, dtype = keys.shape[-3], keys.shape[-1], at_least_float32(q).dtype
+    scores = jnp.matmul(q.reshape(*lead, groups, -1, width), keys, preferred_element_type=dtype) * width**-0.5
+    scores = scores.reshape(*lead, groups, heads // groups, length, slots)
+    seen = jnp.broadcast_to(mask[..., None, None, :, :], scores.shape)
+    weights = softmax(jnp.where(seen, scores, jnp.finfo(scores.dtype).min)).astype(values.dtype)
+    return (weights.reshape(*lead, groups, -1, slots) @ values).reshape(*lead, heads, length, -1)
+
+
+class CachedAttention(MultiHeadAttention):
+    """Causal `MultiHeadAttention` of the tokens at a place, and the cache with their keys and values."""
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self, x: Float[Array, "B T D"], cache: LayerCache, place: Place
+    ) -> tuple[Float[Array, "B T F"], LayerCache]:
+        q, k, v = self.heads(x, x, place.positions)
+        cache = extend(cache, k, v, place)
+        if x.shape[-2] == 1:
+            keys, values = optimization_barrier(cache)  # without it XLA copies the cache and updates both
+            y = grouped_attention(q, keys, values, place.mask(self.window))
+        else:  # a prompt, read into an empty cache
+            k, v = repeat_heads(k, self.n_heads), repeat_heads(v, self.n_heads)
+            y = causal_dot_product_attention(q, k, v, place.documents[..., None, :], self.window)
+        y = merge_heads(y)
+        return Linear(self.features or x.shape[-1], self.use_bias, self.output_std, name="output")(y), cache
+
+
+class CachedBlock(Block):
+    """`Block` of the tokens at a place, without dropout, and the cache with their keys and values."""
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self, x: Float[Array, "B T D"], cache: LayerCache, place: Place
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        norm_1, attention, norm_2, mlp = self.parts(CachedAttention)
+        y, cache = attention(norm_1(x), cache, place)
+        x = x + y
+        return x + mlp(norm_2(x)), cache
+
+
+class CachedGPT(GPT):
+    """The logits of the last token that is read, and the cache extended by the tokens.
+
+    Any number of tokens, padding included, may be read into an empty cache; after that tokens are read one by one. The
+    caller keeps each row within the context. Raises InputError for tokens that are not [B, T] integers or more than the
+    cache holds.
+    """
+
+    block: type[Block] = CachedBlock
+
+    def __call__(  # type: ignore[override]
+        self, tokens: Int[Array, "B T"], cache: Cache
+    ) -> tuple[Float[Array, "B V"], Cache]:
+        check_tokens(tokens, cache.capacity)
+        place = cache.place(tokens, self.config.separator)
+        x, layers = self.embed(tokens, place.positions), []
+        for block, layer in zip(self.blocks, cache.layers, strict=True):
+            x, extended = cast(CachedBlock, block)(x, layer, place)
+            layers.append(extended)
+        return self.logits(self.norm_final(x[:, -1])), cache.extended(layers, place)

@@ -1,0 +1,80 @@
+"""`jaxllm.loss.head_loss` without holding all logits at once. It has a reverse-mode derivative only."""
+
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from jaxllm.array import Array
+from jaxllm.fast.embeddings import token_logits
+from jaxllm.fast.quantised_weights import Table
+from jaxllm.loss import _entry, token_losses
+from jaxllm.precision import at_least_float32
+
+MOST_LOGITS = 2**26  # held at a time by `head_loss`, 256 MiB in float32: GPT-2's vocabulary for 1,334 tokens
+# Ids in one matrix product of `head_loss`. XLA on a CPU copies 2 x 512 rows of a product's wider side into one block,
+# in a thread for which glibc keeps at most 64 MiB; a longer block is mapped and cleared in every step.
+MOST_IDS = 12_800
+
+
+def head_loss(
+    table: Float[Table, "V D"], x: Float[Array, "*batch D"], targets: Int[Array, "*batch"],
+    weights: Float[Array, "*batch"] | None = None,
+) -> Float[Array, ""]:  # fmt: skip
+    """`jaxllm.loss.head_loss` in chunks.
+
+    Tokens go through the head in chunks of `MOST_LOGITS` logits. Under differentiation the forward also computes the
+    gradients of a chunk, while it holds the chunk's logits, with the vocabulary cut into parts of `MOST_IDS`. In half
+    precision the gradient of the logits is rounded to it, as any other gradient is.
+    """
+    rows = jnp.ones(targets.size, at_least_float32(x).dtype) if weights is None else weights.reshape(-1)
+    return _head_loss(table, x.reshape(-1, x.shape[-1]), targets.reshape(-1), rows)
+
+
+@jax.custom_vjp
+def _head_loss(table: Table, x: Array, targets: Array, weights: Array) -> Array:
+    losses = jax.lax.map(lambda rows: token_losses(token_logits(table, rows[0]), rows[1]), _chunks(table, x, targets))
+    return (losses.reshape(-1)[: targets.size] * weights).sum()
+
+
+def _head_loss_forward(table: Array, x: Array, targets: Array, weights: Array) -> tuple[Array, tuple[Array, ...]]:
+    cuts = tuple(range(MOST_IDS, len(table), MOST_IDS))
+    parts = jnp.split(table.astype(x.dtype), cuts)
+
+    def chunk(dparts: list[Array], rows: tuple[Array, ...]) -> tuple[list[Array], tuple[Array, Array]]:
+        x, targets, weights = rows
+        zs = [token_logits(part, x) for part in parts]
+        peak = reduce(jnp.maximum, [z.max(-1) for z in zs])[:, None]
+        total = reduce(jnp.add, [jnp.exp(z - peak).sum(-1) for z in zs])[:, None]
+        dx, grown = jnp.zeros(x.shape, peak.dtype), []
+        for start, part, z, dpart in zip((0, *cuts), parts, zs, dparts, strict=True):
+            came = jax.nn.one_hot(targets - start, len(part), dtype=z.dtype)
+            dz = ((jnp.exp(z - peak) / total - came) * weights[:, None]).astype(x.dtype)
+            grown.append(dpart + jnp.matmul(dz.T, x, preferred_element_type=dpart.dtype))
+            dx += jnp.matmul(dz, part, preferred_element_type=dx.dtype)
+        chosen = reduce(jnp.fmax, [_entry(z, targets - start) for start, z in zip((0, *cuts), zs, strict=True)])
+        return grown, (jnp.log(total[:, 0]) - (chosen - peak[:, 0]), dx.astype(x.dtype))
+
+    zeros = [jnp.zeros(part.shape, jnp.promote_types(table.dtype, jnp.float32)) for part in parts]
+    dparts, (losses, dx) = jax.lax.scan(chunk, zeros, _chunks(table, x, targets, weights))
+    dtable = jnp.concatenate(dparts).astype(table.dtype)
+    losses, dx = losses.reshape(-1)[: len(x)], dx.reshape(-1, x.shape[-1])[: len(x)]
+    return (losses * weights).sum(), (dtable, dx, losses.astype(weights.dtype))
+
+
+def _head_loss_backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array, None, Array]:
+    dtable, dx, dweights = (g * dy.astype(g.dtype) for g in saved)
+    return dtable, dx, None, dweights
+
+
+_head_loss.defvjp(_head_loss_forward, _head_loss_backward)
+
+
+def _chunks(table: Table, *rows: Array) -> tuple[Array, ...]:
+    """Arrays [N, ...] as [chunks, rows of a chunk, ...]; the last chunk is padded with zeros, weights too."""
+    n = len(rows[0])
+    chunks = -(-n * len(table) // MOST_LOGITS)
+    missing = -n % chunks
+    padded = (jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in rows)
+    return tuple(x.reshape(chunks, -1, *x.shape[1:]) for x in padded)

@@ -1,0 +1,27 @@
+"""The logit lens: what a model would predict if a block's output were its last.
+
+The NumPy twin is `jaxllm.reference.logit_lens`.
+"""
+
+from typing import Any
+
+from jaxtyping import Float
+
+from jaxllm.array import Array
+from jaxllm.config import GPTConfig
+from jaxllm.embeddings import token_logits
+from jaxllm.layers import NORMS, linear
+from jaxllm.precision import at_least_float32
+
+
+def logit_lens(config: GPTConfig, params: Any, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+    """The final norm and the head, applied to the residual stream after any block, in at least float32.
+
+    `params` are the model's; `norm_final` and `head` (tied: `token_embedding`) are read. After the last block these are
+    the model's logits. nostalgebraist 2020, "interpreting GPT: the logit lens".
+    """
+    norm = params["norm_final"]
+    x = NORMS[config.norm](x, norm["scale"], norm.get("bias"), config.norm_epsilon)
+    if config.tie_embeddings:
+        return token_logits(params["token_embedding"]["table"], x)
+    return at_least_float32(linear(x, params["head"]["kernel"]))

@@ -1,0 +1,203 @@
+"""The config.json of a Hugging Face folder to a GPTConfig, and a GPTConfig to a config.json.
+
+A model is refused if a setting asks for what a GPT cannot compute. All such settings are in one message.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jaxllm.config import GPTConfig
+from jaxllm.pretrained.families import FAMILIES, Family
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.validate import shown
+
+LLAMA3_SCALING = {  # field of GPTConfig: name in rope_parameters
+    "rope_factor": "factor", "rope_low_frequency": "low_freq_factor", "rope_high_frequency": "high_freq_factor",
+    "rope_original_context": "original_max_position_embeddings",
+}  # fmt: skip
+SLIDING, FULL = "sliding_attention", "full_attention"
+Fields = dict[str, Any]  # of GPTConfig
+Obstacles = list[str]  # settings that a GPT cannot compute
+
+
+# ---- reading
+
+
+def read_hf_config(content: Any, path: str | Path) -> tuple[Family, GPTConfig]:
+    """The family and the GPTConfig of a parsed config.json, written by transformers 4 or 5; `path` is for messages.
+
+    Dropout is left at 0. Raises InputError if the family is not supported, or if settings are missing, out of range or
+    ask for what a GPT cannot compute; the message lists all of them.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is {shown(content)}, but must be a table of settings; download it again.")
+    family = _find_family(content, path)
+    fields, obstacles = _read_named(family, content)
+    for read in (_read_rope, _read_window):
+        more_fields, more_obstacles = read(family, content)
+        fields, obstacles = fields | more_fields, obstacles + more_obstacles
+    return family, make_config(fields | dict(family.fixed), obstacles, path)
+
+
+def make_config(fields: Mapping[str, Any], obstacles: Iterable[str], path: str | Path) -> GPTConfig:
+    """The GPTConfig of the fields. Raises InputError if there are obstacles or a field is out of range."""
+    if obstacles := list(obstacles):
+        raise InputError(f"{path} describes a model that this jaxllm cannot compute: {', '.join(obstacles)}.")
+    try:
+        return GPTConfig(**fields)
+    except InputError as error:
+        raise InputError(f"{path} describes a model that this jaxllm cannot compute: {error}") from None
+
+
+def _find_family(content: dict[str, Any], path: str | Path) -> Family:
+    """The family by `architectures`, or by `model_type` if there are none."""
+    architectures = content.get("architectures") or []
+    for family in FAMILIES:
+        if architectures == [family.architecture] or (
+            not architectures and content.get("model_type") == family.model_type
+        ):
+            return family
+    name = architectures[0] if isinstance(architectures, list) and architectures else content.get("model_type")
+    raise InputError(
+        f"{path} is of the architecture {shown(name)}, but this jaxllm reads "
+        f"{', '.join(family.architecture for family in FAMILIES)}."
+    )
+
+
+def _read_named(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstacles]:
+    """The settings that the family lists by name."""
+    given = dict(family.defaults) | content
+    fields = {field: given[name] for field, name in family.settings.items() if name in given}
+    obstacles = [f"{name} is missing" for name in family.settings.values() if name not in given]
+    for name, values in family.harmless.items():
+        if (value := content.get(name, values[0])) not in values:
+            obstacles.append(f"{name} is {shown(value)}")
+    activation = given[family.settings["activation"]]
+    fields["activation"] = family.activations.get(activation) if isinstance(activation, str) else None
+    if fields["activation"] is None:
+        obstacles.append(f"{family.settings['activation']} is {shown(activation)}")
+    return fields, obstacles
+
+
+def _read_rope(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstacles]:
+    """Base and scaling of the rotary frequencies."""
+    if family.fixed["position"] != "rotary":
+        return {}, []
+    # The name of transformers 4 is first: if a file has both, transformers 5 takes it too.
+    given = content.get("rope_scaling") or content.get("rope_parameters") or {}
+    if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
+        return {}, [f"the rope parameters are {shown(given)}"]
+    fields = {"rope_base": given.get("rope_theta", content.get("rope_theta", 10000.0))}
+    obstacles = []
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind == "llama3":
+        fields |= {field: given[name] for field, name in LLAMA3_SCALING.items() if name in given}
+        obstacles += [f"{name} is missing" for name in LLAMA3_SCALING.values() if name not in given]
+    elif kind != "default":
+        obstacles.append(f"rope_type is {shown(kind)}")
+    rotated = given.get("partial_rotary_factor", content.get("partial_rotary_factor"))
+    if rotated not in (None, 1):
+        obstacles.append(f"partial_rotary_factor is {shown(rotated)}")
+    return fields, obstacles
+
+
+def _read_window(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstacles]:
+    """The sliding window of a family in which some layers may have none: those before max_window_layers."""
+    window = content.get("sliding_window", 4096) if content.get("use_sliding_window") else None
+    if not family.layer_types or window is None:
+        return {}, []
+    types, first, n_layers = (content.get(name) for name in ("layer_types", "max_window_layers", "num_hidden_layers"))
+    first, kinds = 28 if first is None else first, set()  # 28 is the default of transformers
+    if isinstance(types, list):
+        kinds = {str(one) for one in types}
+    elif isinstance(first, int) and isinstance(n_layers, int):
+        kinds = {SLIDING if i >= first else FULL for i in (0, n_layers - 1)}
+    if kinds not in ({SLIDING}, {FULL}):
+        return {}, ["only some layers have a sliding window"]
+    return {"sliding_window": window if kinds == {SLIDING} else None}, []
+
+
+# ---- writing
+
+
+def write_hf_config(family: Family, config: GPTConfig, dtype: str) -> dict[str, Any]:
+    """The content of a config.json for transformers 5, which 4 reads too.
+
+    Fields that the family has no setting for are left out; `family_for` finds a family that needs none of them.
+    """
+    values = numeric_fields(config)
+    content: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.model_type, "dtype": dtype}
+    content |= {name: values[field] for field, name in family.settings.items()}
+    names = [name for name, ours in family.activations.items() if ours == config.activation]
+    content[family.settings["activation"]] = (names or list(family.activations))[0]
+    content |= {name: values[0] for name, values in family.harmless.items() if values[0] is not None}
+    if family.layer_types:
+        slides = config.sliding_window is not None
+        content |= {
+            "sliding_window": config.sliding_window,
+            "use_sliding_window": slides,
+            "max_window_layers": 0 if slides else config.n_layers,
+        }
+    if family.fixed["position"] == "rotary":
+        content |= _write_rope(config)
+    return content
+
+
+def _write_rope(config: GPTConfig) -> dict[str, Any]:
+    """Base and scaling under the names of transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters)."""
+    parameters: dict[str, Any] = {"rope_theta": config.rope_base, "rope_type": "default"}
+    content = {"rope_theta": config.rope_base, "rope_parameters": parameters}
+    if config.rope_factor != 1:
+        scaling = {"rope_type": "llama3", **{name: getattr(config, field) for field, name in LLAMA3_SCALING.items()}}
+        parameters |= scaling
+        content["rope_scaling"] = scaling
+    return content
+
+
+def numeric_fields(config: GPTConfig) -> dict[str, Any]:
+    """The fields that the logits of one document depend on, with default sizes filled in.
+
+    Two configs with equal numeric fields describe the same model. Interleaved rotary positions count as half-split
+    ones, because parameters are written in that order.
+    """
+    fields = asdict(config)
+    for field in ("dropout", "separator"):
+        del fields[field]
+    fields |= {"n_kv_heads": config.kv_heads, "d_head": config.head_dim, "d_ff": config.hidden_dim}
+    rope = [field for field in fields if field.startswith("rope_")]
+    if config.rotary is None or config.rope_factor == 1:
+        for field in rope if config.rotary is None else LLAMA3_SCALING:
+            del fields[field]
+    if config.rotary is not None:
+        fields["position"] = "rotary"
+    return fields
+
+
+def family_for(config: GPTConfig) -> Family:
+    """The first family that can express the config.
+
+    Raises InputError if there is none; the message names the nearest family and the fields that it lacks.
+    """
+    families = [family for family in FAMILIES if not family.whole_heads or config.d_model % config.n_heads == 0]
+    nearest, lacking = min(((one, _lacking_fields(one, config)) for one in families), key=lambda pair: len(pair[1]))
+    if not lacking:
+        return nearest
+    fields = " and ".join(f"model.{field} = {shown(getattr(config, field))}" for field in lacking)
+    raise InputError(
+        f"no architecture of transformers that this jaxllm writes can express this model: {nearest.architecture} is "
+        f"nearest, but has no {fields}."
+    )
+
+
+def _lacking_fields(family: Family, config: GPTConfig) -> list[str]:
+    """The fields that change when the config is written as the family's config.json and read again."""
+    ours, theirs = numeric_fields(config), {**family.fixed}
+    try:
+        theirs = numeric_fields(read_hf_config(write_hf_config(family, config, "float32"), "config.json")[1])
+    except InputError:  # a limit of a feature that the family has and the config does not use, such as rotary heads
+        if all(ours[field] == value for field, value in theirs.items()):
+            raise
+        ours = {field: ours[field] for field in theirs}
+    return [field for field, value in ours.items() if theirs.get(field) != value]

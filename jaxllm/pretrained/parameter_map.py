@@ -1,0 +1,144 @@
+"""Which tensor of a file holds which parameters of the GPT, in which layout: from a family's Layout and a config.
+
+`to_params` converts a tensor of a file into parameters, `to_tensor` converts them back. The shapes of all tensors are
+known before any is read.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxllm.config import GPTConfig
+from jaxllm.gpt import GPT
+from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.validate import shown
+
+MOST_NAMED = 8  # tensors that do not fit, in a message
+Shape = tuple[int, ...]
+ROTATED = ("/attention/query", "/attention/key")  # kernels, and norms of heads, that rotary positions act on
+
+
+class Placement(NamedTuple):
+    """The parameters that a tensor of a file holds, by path, and the shape of the tensor."""
+
+    paths: tuple[str, ...]
+    shape: Shape
+
+
+@lru_cache
+def parameter_shapes(config: GPTConfig) -> Mapping[str, Shape]:
+    """The shapes of all parameters by their paths, such as "block_0/mlp/up/kernel"."""
+    one = replace(config, n_layers=1)  # all blocks have the same shapes
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    shapes = flatten_dict(jax.eval_shape(GPT(one).init, jax.random.key(0), tokens)["params"], sep="/")
+    return {
+        path.replace("block_0", f"block_{i}"): tuple(leaf.shape)
+        for path, leaf in shapes.items()
+        for i in range(config.n_layers if path.startswith("block_0") else 1)
+    }
+
+
+def tensor_placements(layout: Layout, config: GPTConfig, found: Iterable[str] | None = None) -> dict[str, Placement]:
+    """The placement of each tensor of a model with that config, by the tensor's name.
+
+    `found` are the names of the tensors in a file. If given, they decide between two forms of a file: the names have no
+    prefix if the model was saved without its head, and a tied model may have a head in place of its table.
+    """
+    found = None if found is None else set(found)
+    prefix = layout.prefix
+    bare = found is not None and tensor_name(layout, EMBEDDING).removeprefix(prefix) in found
+    shapes, placements = parameter_shapes(config), {}
+    for pattern, paths in layout.names.items():
+        for i in range(config.n_layers if "{i}" in pattern else 1):
+            name = (pattern.removeprefix(prefix) if bare else pattern).format(i=i)
+            held = tuple(path.format(i=i) for path in ((paths,) if isinstance(paths, str) else paths))
+            if held[0] in shapes:
+                placements[name] = Placement(held, _stored_shape(layout, held, [shapes[path] for path in held]))
+    table, head = (tensor_name(layout, path) for path in (EMBEDDING, HEAD))
+    if config.tie_embeddings and found is not None and head in found and table not in found and table in placements:
+        placements[head] = placements.pop(table)
+    return placements
+
+
+def tensor_name(layout: Layout, path: str) -> str:
+    """The name of the tensor that holds only the parameter `path`, which has no {i}."""
+    return next(name for name, held in layout.names.items() if held == path)
+
+
+def _stored_shape(layout: Layout, paths: tuple[str, ...], shapes: list[Shape]) -> Shape:
+    joined = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+    return joined[::-1] if _is_out_in(layout, paths) else joined
+
+
+def _is_out_in(layout: Layout, paths: tuple[str, ...]) -> bool:
+    return paths[0] == HEAD or (layout.out_in and paths[0].endswith("/kernel"))
+
+
+def to_params(layout: Layout, config: GPTConfig, placement: Placement, x: np.ndarray) -> dict[str, np.ndarray]:
+    """The parameters in the tensor `x` of a file, by path, as new C-contiguous arrays."""
+    if layout.interleaved and any(part in placement.paths[0] for part in ROTATED):
+        x = half_split(x, config.head_dim)
+    if _is_out_in(layout, placement.paths):
+        x = x.T
+    if placement.paths[0].endswith("/scale"):
+        x = x + np.asarray(layout.offset, x.dtype)
+    parts = np.split(x, len(placement.paths), axis=-1)
+    return {path: np.array(part, order="C") for path, part in zip(placement.paths, parts, strict=True)}
+
+
+def to_tensor(layout: Layout, config: GPTConfig, placement: Placement, params: Mapping[str, Any]) -> np.ndarray:
+    """The tensor of a placement from the parameters by path; rotary positions are put into half-split order.
+
+    The result is a view of the parameters where no copy is needed.
+    """
+    parts = [np.asarray(params[path]) for path in placement.paths]
+    x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+    if placement.paths[0].endswith("/scale"):
+        x = x - np.asarray(layout.offset, x.dtype)
+    if _is_out_in(layout, placement.paths):
+        x = x.T
+    if config.position == "rotary_interleaved" and any(part in placement.paths[0] for part in ROTATED):
+        x = half_split(x, config.head_dim)
+    return x
+
+
+def half_split(x: np.ndarray, head_dim: int) -> np.ndarray:
+    """Rows of each head from the order of pairs (2i, 2i + 1) to that of pairs (i, i + K/2): [H K, ...] to the same."""
+    return x.reshape(-1, head_dim // 2, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+
+
+def check_shapes(wanted: Mapping[str, Shape], found: Mapping[str, Shape], what: str, remedy: str) -> None:
+    """Raises InputError if `found` differs from `wanted`: it names some missing, misshapen and unknown tensors."""
+    faults = [
+        [f"{shown(name)} is missing" for name in wanted if name not in found],
+        [
+            f"{shown(name)} is {list(shape)}, not {list(wanted[name])}"
+            for name, shape in found.items()
+            if wanted.get(name, shape) != shape
+        ],
+        [f"{shown(name)} is not known" for name in found if name not in wanted],
+    ]
+    kinds = [kind for kind in faults if kind]
+    if kinds:
+        most = MOST_NAMED // len(kinds)
+        parts = [", ".join(kind[:most]) + (f" and {len(kind) - most:,} more" if kind[most:] else "") for kind in kinds]
+        raise InputError(f"{what} does not fit its config: {', '.join(parts)}; {remedy}.")
+
+
+def is_ignored(layout: Layout, name: str) -> bool:
+    """Whether a tensor is known to hold no weights."""
+    patterns = [pattern.replace("{i}", "*") for pattern in layout.ignored]
+    return any(fnmatchcase(name, one) or fnmatchcase(name, one.removeprefix(layout.prefix)) for one in patterns)
+
+
+def nested(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dict that `GPT.apply` takes, from parameters by path."""
+    return dict(unflatten_dict({tuple(path.split("/")): leaf for path, leaf in params.items()}))

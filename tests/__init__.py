@@ -1,0 +1,1 @@
+"""The tests, a room for each room of the code; helpers are in `support`, programs in `tools`."""

@@ -1,9 +1,0 @@
-"""Slips that people make, by room, each with the test that must notice: `tests/mutate.py` puts them in one at a time."""
-
-from slips import comparison, model, pretrained, program, texts, training
-from slips.mutation import Mutation, stale
-
-ROOMS = (model, comparison, texts, pretrained, training, program)
-MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]
-
-__all__ = ["MUTATIONS", "Mutation", "stale"]

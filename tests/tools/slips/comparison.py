@@ -1,0 +1,52 @@
+"""Mutations of the NumPy reference and of the comparisons."""
+
+from slips.mutation import Mutation, module, twin
+
+
+def derivative(name: str) -> str:
+    return f"model/test_reference.py::test_the_backward_is_the_derivative[{name}]"
+
+
+def left_out(case: str) -> str:
+    return f"training/test_nonfinite.py::test_the_reference_leaves_out_what_is_not_finite_in_either[{case}]"
+
+
+ARRAYS, REFERENCE = "jaxllm/reference/arrays.py", "jaxllm/reference/"
+CALLS, FUNCTION, MEASURE, REPORT, DIFFERENCES = (
+    f"jaxllm/compare/{name}.py" for name in ("calls", "function", "measure", "report", "finite_differences")
+)
+MODEL, TOLERANCES, TREES = (f"jaxllm/compare/{name}.py" for name in ("model", "tolerances", "trees"))
+
+MUTATIONS = [
+    Mutation("a broadcast axis not summed", ARRAYS, "if n == 1 and gradient.shape[i] != 1)", "if False)", derivative("layers.dropout")),
+    Mutation("the reference's window one too wide", f"{REFERENCE}attention.py", "distance < (np.inf", "distance <= (np.inf", twin("attention.causal_mask", 2)),
+    Mutation("the reference's chunks without a window", f"{REFERENCE}attention.py", "return causal_mask(np.shape(q)[-2], window) if", "return causal_mask(np.shape(q)[-2]) if", twin("attention.causal_dot_product_attention", 5)),
+    Mutation("a shared key head hears one of its query heads twice", f"{REFERENCE}fast/cached_gpt.py", "key_back(dk)[0]", "2 * key_back(dk)[0]", derivative("fast.cached_gpt.grouped_attention")),
+    Mutation("a token twice in a text counts once", f"{REFERENCE}embeddings.py", "np.add.at(d_table, tokens[inside], dy[inside])", "d_table[tokens[inside]] = dy[inside]", "model/test_reference.py::test_tokens_outside_have_no_gradient"),
+    Mutation("a tied table's gradient from the embedding only", f"{REFERENCE}gpt.py", "d_table + d_head if", "d_table if", derivative("gpt.forward")),
+    Mutation("no slope at ReLU's kink", f"{REFERENCE}layers.py", "np.heaviside(x, 0.5)", "np.heaviside(x, 0)", "model/test_reference.py::test_relu_has_half_a_slope_at_its_kink"),
+    Mutation("the lens with the default epsilon", f"{REFERENCE}logit_lens.py", 'x = norm(params["norm_final"], x, config.norm, config.norm_epsilon)', 'x = norm(params["norm_final"], x, config.norm)', twin("logit_lens.logit_lens", 1), "ValueError: reference_vjp returns another result"),
+    Mutation("the gradient of a mean's weights as of a sum's", f"{REFERENCE}loss.py", "dy * (losses - loss) / w.sum()", "dy * losses / w.sum()", twin("loss.cross_entropy", 1)),
+    Mutation("no gradient of x as values", f"{REFERENCE}multi_head.py", "dx + from_key + from_value", "dx + from_key", module("MultiHeadAttention")),
+    Mutation("clipped at the limit itself", f"{REFERENCE}optimizer.py", "gradients if norm <= limit", "gradients if norm < limit", "model/test_reference.py::test_clipping_shortens_and_never_turns"),
+    Mutation("bytes of 128", f"{REFERENCE}fast/quantised_weights.py", "keepdims=True) / 127", "keepdims=True) / 128", "model/test_quantised_weights.py::test_quantised_functions_agree_with_their_twins[shape2]"),
+    Mutation("another frequency is the first to be scaled", f"{REFERENCE}rotary.py", "original_context / high_frequency:", "original_context / low_frequency:", twin("rotary.rotary_frequencies", 1)),
+    Mutation("equals of the last token left out", f"{REFERENCE}sampling.py", "kept = logits[row] >= smallest", "kept = logits[row] > smallest", twin("sampling.top_p")),
+    Mutation("the reference takes an infinite loss for finite", f"{REFERENCE}step.py", "if not_finite < 0 and not math.isfinite(mean_loss):", "if False:", left_out("inf-1.0-0")),
+    Mutation("a step that the reference leaves out not counted", f"{REFERENCE}step.py", "return state._replace(step=state.step + 1), metrics", "return state, metrics", left_out("1.0-inf-1")),
+    Mutation("cotangents of ones", CALLS, "rng.normal(size=y.shape)", "np.ones(y.shape)", "compare/test_function.py::test_cotangents_are_random"),
+    Mutation("integers within a tolerance", FUNCTION, "replace(row, tolerance=0.0)", "row", "compare/test_function.py::test_each_result_has_its_own_scale_and_integers_are_equal"),
+    Mutation("a confident model beyond tolerance", "jaxllm/compare/scales.py", '/ own["logits"]) if', '* 0) if', "compare/test_scales.py::test_a_confident_model_is_within_tolerance"),
+    Mutation("a jump from the last error, not the largest", REPORT, "found or jump, max(before, row.relative)", "found or jump, row.relative", "compare/test_report.py::test_a_jump_is_from_the_largest_error_before"),
+    Mutation("a jump at ten times and no more", REPORT, "row.relative > JUMP * before", "row.relative >= JUMP * before", "compare/test_report.py::test_a_jump_is_from_the_largest_error_before"),
+    Mutation("a scale of 0 taken for none", MEASURE, "scale = own if scale is None else scale", "scale = scale or own", "compare/test_report.py::test_a_scale_of_zero_is_a_scale"),
+    Mutation("the last of equal rows named", REPORT, "worst = max(self.rows,", "worst = max(reversed(self.rows),", "compare/test_report.py::test_of_equal_rows_the_first_is_named"),
+    Mutation("no step from zeros", DIFFERENCES, "** 2))) or 1.0", "** 2)))", "compare/test_finite_differences.py::test_the_gradient_of_an_argument_that_is_all_zeros_is_tested[None]"),
+    Mutation("a wrong gradient excused", DIFFERENCES, "if row.passed or (doubt.passed and row.relative > ACCURACY):", "if row.passed:", "compare/test_finite_differences.py::test_a_wrong_gradient_of_a_smooth_reference_is_not_excused"),
+    Mutation("a reference of JAX in float32", CALLS, "with jax.enable_x64(True):", "with jax.enable_x64(False):", "compare/test_calls.py::test_jaxs_own_function_is_a_reference[softmax0-float64]"),
+    Mutation("a dataclass within a dataclass", CALLS, "registered(getattr(leaf, field.name))", "getattr(leaf, field.name)", "compare/test_calls.py::test_results_that_are_dataclasses[float64-Plain]", "TypeError"),
+    Mutation("ten times the tolerance", TOLERANCES, '"float32": (1e-5, 1e-5)', '"float32": (1e-4, 1e-5)', "compare/test_function.py::test_the_bounds_are_those_of_the_readme"),
+    Mutation("a reference that writes into the arguments", TREES, "return np.array(x, np.float64)", "return np.asarray(x, np.float64)", "compare/test_function.py::test_a_reference_that_changes_its_input_changes_nothing", "ValueError: output array is read-only"),
+    Mutation("a ReLU on the other side of zero unnoticed", MODEL, "if flipped:", "if False:", "compare/test_model_and_optimizer.py::test_a_relu_flipped_by_rounding_is_noted_and_within_tolerance"),
+    Mutation("biases of zero", "jaxllm/compare/random_parameters.py", "z = 0.1 * z", "z = 0 * z", "compare/test_model_and_optimizer.py::test_random_parameters_hide_nothing"),
+]  # fmt: skip

@@ -1,0 +1,72 @@
+"""Mutations of a training run: its step, its files, its output, and the process around it."""
+
+from slips.mutation import Mutation
+
+OPTIMIZER = "training/test_step.py::test_the_optimizer_agrees_with_its_twin"
+STEPS = "training/test_step.py::test_steps_agree_with_the_reference"
+NOT_FINITE = "training/test_nonfinite.py::test_such_a_step_is_counted_and_changes_nothing_else"
+STEP = "train/step.py"
+OPTIMIZER_FILE = "train/optimizer.py"
+
+
+def rule(name: str) -> str:
+    return (
+        f"commands/test_configs.py::test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round[{name}]"
+    )
+
+
+MUTATIONS = [
+    Mutation("sign of weight decay", OPTIMIZER_FILE, "weight_decay=config.weight_decay", "weight_decay=-config.weight_decay", OPTIMIZER),
+    Mutation("decay of vectors too", OPTIMIZER_FILE, "p.ndim >= 2", "p.ndim >= 1", OPTIMIZER),
+    Mutation("betas swapped", OPTIMIZER_FILE, "b1=config.beta1,\n        b2=config.beta2,", "b1=config.beta2,\n        b2=config.beta1,", OPTIMIZER),
+    Mutation("Adam's epsilon 1e-6", OPTIMIZER_FILE, "weight_decay=config.weight_decay,", "weight_decay=config.weight_decay, eps=1e-6,", OPTIMIZER),
+    Mutation("bias correction dropped", OPTIMIZER_FILE, "    return optax.chain(", "    optax.tree.bias_correction = lambda moment, decay, count: moment\n    return optax.chain(", OPTIMIZER),
+    Mutation("no clipping", OPTIMIZER_FILE, "optax.clip_by_global_norm(config.clip_norm)", "optax.identity()", OPTIMIZER),
+    Mutation("clipping of each number, not of the norm", OPTIMIZER_FILE, "optax.clip_by_global_norm(config.clip_norm)", "optax.clip(config.clip_norm)", OPTIMIZER),
+    Mutation("warm-up from 0", OPTIMIZER_FILE, "highest * (now + 1)", "highest * now", OPTIMIZER),
+    Mutation("cosine down to 0", OPTIMIZER_FILE, "lowest + (highest - lowest)", "(highest - lowest)", OPTIMIZER),
+    Mutation("only the last micro-batch counts", STEP, "return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None", "return jax.value_and_grad(loss_fn)(state.params, *microbatch), None", STEPS),
+    Mutation("gradient divided by windows, not tokens", STEP, "n_tokens, n, traced_once = targets.size,", "n_tokens, n, traced_once = len(targets),", STEPS),
+    Mutation("norm of the update reported as the gradient's", STEP, "optax.tree.norm(grads)", "optax.tree.norm(updates)", STEPS),
+    Mutation("steps not counted", STEP, "TrainState(state.step + 1,", "TrainState(state.step,", STEPS),
+    Mutation("sha256 of a checkpoint's files not compared", "train/runs/manifest.py", 'return "" if digest == stored.sha256 else', 'return "" if digest else', "training/test_checkpoint.py::test_a_flipped_bit_anywhere_is_noticed_and_named"),
+    Mutation("sha256 of the manifest itself not compared", "train/runs/manifest.py", "if _encode(manifest) != raw:", "if False:", "training/test_checkpoint.py::test_a_flipped_bit_anywhere_is_noticed_and_named"),
+    Mutation("arrays read not compared", "train/runs/manifest.py", "if read.get(name) != manifest.arrays.get(name):", "if False:", "training/test_checkpoint.py::test_an_array_that_is_read_as_another_is_noticed"),
+    Mutation("a manifest may lead outside", "train/runs/manifest.py", 'or ".." in PurePosixPath(name).parts', "", "training/test_checkpoint.py::test_a_manifest_of_another_step_or_that_leads_outside_is_refused"),
+    Mutation("the best checkpoint goes with the old", "train/runs/checkpoint.py", " - set(best)", "", "training/test_checkpoint.py::test_the_newest_stay_and_the_best"),
+    Mutation("of equal losses the older is the best", "train/runs/checkpoint.py", "return min(losses, key=lambda step: (losses[step], -step), default=None)", "return min(losses, key=lambda step: losses[step], default=None)", "training/test_checkpoint.py::test_of_equal_losses_the_newer_is_the_best"),
+    Mutation("a step that is not finite applied", "train/nonfinite.py", "jnp.where(finite, n, o)", "jnp.where(True, n, o)", f"{NOT_FINITE}[both]"),
+    Mutation("a step that is not finite not counted by the schedule", "train/nonfinite.py", "lambda n, o: n if is_count(n) else", "lambda n, o: o if is_count(n) else", f"{NOT_FINITE}[both]"),
+    Mutation("the last part that is not finite, not the first", "train/nonfinite.py", "wrong.argmax()", "len(wrong) - 1 - wrong[::-1].argmax()", "training/test_nonfinite.py::test_the_first_part_backward_is_found[nan]"),
+    Mutation("a signal ignored", "train/loop.py", "ending = bool(stop)", "ending = False", "training/test_resume.py::test_a_run_ended_by_signals_goes_on_to_the_same_bits[float32-(7,)]"),
+    Mutation("metrics beyond the checkpoint kept", "train/runs/metrics.py", 'if record["step"] <= last_step]', "]", "training/test_train.py::test_an_interrupted_run_resumes_to_the_same_result"),
+    Mutation("a gradient alone that is not finite", STEP, "jnp.isfinite(loss) & jnp.isfinite(grad_norm)", "jnp.isfinite(loss)", f"{NOT_FINITE}[gradient]"),
+    Mutation("a loss alone that is not finite", STEP, "jnp.isfinite(loss) & jnp.isfinite(grad_norm)", "jnp.isfinite(grad_norm)", f"{NOT_FINITE}[loss]"),
+    Mutation("lines of metrics not flushed", "train/runs/metrics.py", "            self._file.flush()", "            pass", "training/test_step_log.py::test_each_line_of_metrics_is_in_the_file_as_soon_as_it_is_written"),
+    Mutation("lines of a run not flushed", "train/progress.py", "print(record_line(record), flush=True)", "print(record_line(record))", "training/test_step_log.py::test_lines_of_a_run_are_flushed"),
+    Mutation("an evaluation's time in the next step's", "train/runs/step_log.py", "time.perf_counter() if measured else now", "now", "training/test_step_log.py::test_the_speed_of_a_step_is_of_its_own_time"),
+    Mutation("a resumed run's seconds from 0", "train/runs/step_log.py", 'self._file.records[-1]["elapsed_s"] if self._file.records else 0.0', "0.0", "training/test_step_log.py::test_a_resumed_run_counts_on"),
+    Mutation("the two names in the rule of keep_best swapped", "train/config.py", "self.checkpoint.every % self.eval.every", "self.eval.every % self.checkpoint.every", rule("checkpoint.keep_best"), "InputError: checkpoint.keep_best is 1"),
+    Mutation("warm-up up to the last step", "train/config.py", "self.optimizer.warmup_steps >= self.train.steps", "self.optimizer.warmup_steps > self.train.steps", rule("optimizer.warmup_steps")),
+    Mutation("evaluation at the whole batch", "train/evaluate.py", "config.train.batch_size // config.train.grad_accumulation", "config.train.batch_size", "training/test_evaluate.py::test_a_batch_is_no_larger_than_a_microbatch[6-3-2]"),
+    Mutation("the first token is a target", "train/evaluate.py", "for i in range(len(ids) - n, len(ids), CHUNK)", "for i in range(0, len(ids), CHUNK)", "training/test_evaluate.py::test_bits_are_of_the_bytes_behind_the_targets"),
+    Mutation("batches not prepared ahead", "train/prefetch.py", "islice(rest, AHEAD + 1 - len(ahead))", "islice(rest, 1)", "training/test_prefetch.py::test_it_prepares_ahead_but_not_all"),
+    Mutation("a file taken for a run's folder", "train/runs/folder.py", "if self.path.exists() and not self.path.is_dir():", "if False:", "commands/test_cli.py::test_wrong_commands[train ok.toml --out text.txt]"),
+    Mutation("a run that fits exactly warns", "train/memory_estimate.py", "need.total <= available:", "need.total < available:", "training/test_memory.py::test_no_warning_where_it_fits_or_nothing_is_known"),
+    Mutation("a parent cgroup's limit ignored", "train/runtime/memory.py", "for folder in (group, *group.parents):", "for folder in (group,):", "training/test_memory.py::test_what_is_free_on_a_cpu[limit-above]"),
+    Mutation("the time to the last begun, not the last ended", "train/runtime/profile.py", "total = max((s.end for s in spans), default=0.0)", "total = (spans[-1].end if spans else 0.0)", "training/test_profile.py::test_the_time_is_that_to_the_last_end"),
+    Mutation("a span of no length runs to the end", "train/runtime/profile.py", "enumerate(spans) if s.end > s.begin]", "enumerate(spans)]", "training/test_profile.py::test_operations_of_no_length_have_no_time"),
+    Mutation("an ignored signal ends the run", "train/runtime/signals.py", "for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]", "for number in HANDLED]", "training/test_resume.py::test_a_signal_that_was_ignored_stays_ignored[SIGINT]"),
+    Mutation("the wake-up of others forgotten", "train/runtime/signals.py", "signal.set_wakeup_fd(wakeup)", "signal.set_wakeup_fd(-1)", "training/test_resume.py::test_after_a_run_signals_do_what_they_did_before", "BlockingIOError"),
+    Mutation("a checkpoint with the loss of another step", "train/loop.py", 'log.last.get("val_loss"))', 'next((r["val_loss"] for r in reversed(log._file.records) if "val_loss" in r), None))', "training/test_train.py::test_a_checkpoint_has_the_loss_of_its_own_step"),
+    Mutation("an error's text over lines", "train/errors.py", 'printable(" ".join(text.split()))', "printable(text)", "training/test_arrays.py::test_an_error_is_one_line"),
+    Mutation("arrays by the last name of their path", "train/runs/arrays.py", 'jax.tree_util.keystr(path, simple=True, separator="/")', "jax.tree_util.keystr(path[-1:], simple=True)", "training/test_arrays.py::test_arrays_are_named_by_their_path"),
+    Mutation("a text that has changed trained on", "train/inputs.py", "if (expected and expected != digest)", "if (False)", "commands/test_cli.py::test_wrong_settings[data.sha256=00]"),
+    Mutation("weights narrowed that lose by it", "train/runs/imported_weights.py", "if np.array_equal(narrow.astype(x.dtype), x):", "if True:", "commands/test_writer.py::test_weights_come_back"),
+    Mutation("parameters alone not read alone", "train/runs/checkpoint.py", "like._asdict().items() if tree is not None", "like._asdict().items()", "training/test_checkpoint.py::test_the_parameters_are_read_without_the_optimizer", "InputError"),
+    Mutation("a number where a text stands", "train/config.py", '(str in kinds and type(parsed["value"]) not in kinds)', "False", "commands/test_configs.py::test_a_text_field_takes_any_text_as_it_is[data.source-2024]"),
+    Mutation("the seed of the config ignored", "train/state.py", "key = jax.random.key(config.seed)", "key = jax.random.key(0)", "training/test_step.py::test_init_and_compile_gives_the_same_state_and_step"),
+    Mutation("the name of the optimizer ignored", OPTIMIZER_FILE, "OPTIMIZERS[config.name](", "adamw(", "training/test_step.py::test_the_config_selects_the_optimizer_by_name"),
+    Mutation("a running mean that begins at 0", "train/runs/loss_plot.py", "out.append(total / norm)", "out.append(total)", "training/test_step_log.py::test_the_running_mean_begins_at_the_first_value"),
+    Mutation("AdamW's moments for any optimizer", "train/memory_estimate.py", "return _bytes(params), _bytes(state)", "return _bytes(params), 2 * _bytes(params)", "training/test_memory.py::test_an_optimizer_may_look_at_names_and_dimensions"),
+]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Tests of training runs and of what they leave on disk."""

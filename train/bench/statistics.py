@@ -1,0 +1,60 @@
+"""From seconds to figures: medians and their spread, the ratio of two sides, floating-point operations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxllm.config import GPTConfig
+
+Figures = dict[str, Any]  # of a bench, as they are written as JSON
+
+# Dense products in bfloat16 a second, from the makers' data sheets, by JAX's device_kind.
+DATASHEET = {
+    "NVIDIA A100-PCIE-40GB": 312e12, "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA H200": 989e12,
+    "NVIDIA L4": 121e12, "NVIDIA GeForce RTX 4090": 165e12,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median, and the 10th and 90th percentile."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        low, median, high = (float(q) for q in np.percentile(values, (10, 50, 90)))
+        return cls(median, low, high)
+
+
+def speed_ratio(ours: Sequence[Sequence[float]], peer: Sequence[Sequence[float]]) -> Spread:
+    """Our speed over the peer's, from the seconds of each step in each round; above 1, ours is faster.
+
+    The ratio is taken within each round, whose two turns follow each other: a machine that is slower for a while is
+    slower for both.
+    """
+    return Spread.of([float(np.median(p) / np.median(o)) for o, p in zip(ours, peer, strict=True)])
+
+
+def flops_per_token(model: GPTConfig) -> float:
+    """Operations of forward and backward pass: 6 for each weight in a matrix product, 12 L D T for attention.
+
+    Chowdhery et al. 2022 (PaLM), appendix B; attention counts in full, though half of it is masked. The
+    token table counts once, as the head: looking up a row multiplies nothing. Biases, norms and positions are left out.
+    """
+    d = model.d_model
+    attention = 2 * d * (model.n_heads + model.kv_heads) * model.head_dim  # query and output, key and value
+    mlp = (3 if model.gated else 2) * d * model.hidden_dim
+    weights = model.n_layers * (attention + mlp) + model.vocab_size * d
+    return 6 * weights + 12 * model.n_layers * model.n_heads * model.head_dim * model.context_length
+
+
+def datasheet_peak(device: str, dtype: str) -> float | None:
+    """Operations a second in matrix products of that dtype by the data sheet; None if unknown."""
+    return DATASHEET.get(device) if dtype == "bfloat16" else None

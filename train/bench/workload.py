@@ -1,0 +1,103 @@
+"""What is timed: the model of a config, and what a peer requires of it."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxllm.config import GPTConfig
+from jaxllm.reference.optimizer import learning_rate
+from jaxllm.utils.errors import InputError
+
+from ..config import RunConfig
+from ..inputs import model_without_text
+from . import peers
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another program that trains a GPT-2."""
+
+    script: Path
+    needs: tuple[str, ...]  # modules of its Python
+    activation: Literal["gelu_tanh", "gelu"]  # the one it computes
+    instead_of: tuple[str, ...]  # activations of a config that it may replace
+    without_biases: bool  # whether it can have none
+    from_path: bool  # whether the user names its folder
+
+
+FOLDER = Path(peers.__path__[0])
+PEERS = {
+    "nanogpt": Peer(FOLDER / "nanogpt.py", ("torch", "numpy"), "gelu", ("gelu_tanh",), True, from_path=True),
+    "hf": Peer(FOLDER / "hf.py", ("torch", "transformers", "numpy"), "gelu_tanh", (), False, from_path=False),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and its training, on random tokens: no text is read."""
+
+    model: GPTConfig
+    config: RunConfig
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a batch."""
+        return self.config.train.batch_size * self.model.context_length
+
+    def job(self) -> dict[str, Any]:
+        """What a process needs to take the first step (`train.bench.peers.protocol`)."""
+        return {
+            "model": asdict(self.model),
+            "train": asdict(self.config.train),
+            "optimizer": asdict(self.config.optimizer),
+            "rates": self.rates(0, 1),
+        }
+
+    def rates(self, first: int, n: int) -> list[float]:
+        """Learning rates of n steps; after the config's last step the rate stays at its minimum."""
+        c = self.config
+        return [learning_rate(c.optimizer, c.train.steps, step) for step in range(first, first + n)]
+
+
+def workload_for(config: RunConfig, against: str | None) -> Workload:
+    """The config's model as both sides compute it. Raises InputError for a model that a peer or a bench cannot have."""
+    model = model_without_text(config)
+    if model.dropout:
+        raise InputError(
+            f"model.dropout is {model.dropout}, but a bench is without: its two sides would drop differently; give "
+            "--set model.dropout=0."
+        )
+    if against is None:
+        return Workload(model, config)
+    peer = PEERS[against]
+    for field, value, wanted in _requirements(model, peer):
+        if value != wanted:
+            only = f"only {_toml(wanted)}; give --set model.{field}={_toml(wanted)}"
+            has = "none; leave it out" if wanted is None else only
+            raise InputError(f"model.{field} is {_toml(value)}, but {against} has {has}.")
+    return Workload(replace(model, activation=peer.activation), config)
+
+
+def _requirements(model: GPTConfig, peer: Peer) -> list[tuple[str, Any, Any]]:
+    """(field, its value, the value that the peer needs)."""
+    context = model.context_length
+    replaced = model.activation in peer.instead_of
+    return [
+        ("norm", model.norm, "layer_norm"),
+        ("norm_epsilon", model.norm_epsilon, 1e-5),
+        ("qk_norm", model.qk_norm, False),
+        ("position", model.position, "learned"),
+        ("scale_embeddings", model.scale_embeddings, False),
+        ("sliding_window", min(model.sliding_window or context, context), context),
+        ("separator", model.separator, None),
+        ("tie_embeddings", model.tie_embeddings, True),
+        ("d_head", model.head_dim, model.d_model // model.n_heads),
+        ("n_kv_heads", model.kv_heads, model.n_heads),
+        ("d_ff", model.hidden_dim, 4 * model.d_model),
+        ("use_bias", model.use_bias, model.use_bias if peer.without_biases else True),
+        ("activation", model.activation, model.activation if replaced else peer.activation),
+    ]
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,139 @@
+"""`jaxllm bench`: measures speed and memory, alone or beside another program. `train/bench/` does the work."""
+
+import argparse
+
+from jaxllm.config import WEIGHTS
+
+from ..bench.generate import Lengths, bench_generate_command
+from ..bench.scaling import growth_command
+from ..bench.tokenizer import bench_tokenizer_command
+from ..bench.train import bench_train_command
+from .options import Parser, add_field, add_overrides, add_parser
+
+
+def add_options(parser: Parser) -> None:
+    """The options of everything that can be measured."""
+    kinds = parser.add_subparsers(dest="bench", metavar="WHAT", required=True)
+    add_train(kinds)
+    add_generate(kinds)
+    add_tokenizer(kinds)
+    add_growth(kinds)
+
+
+def add_train(kinds: "argparse._SubParsersAction[Parser]") -> None:
+    """`jaxllm bench train`."""
+    parser = add_parser(
+        kinds, "train",
+        "time the training step of a config on random tokens; beside another program's exit 1 if the losses differ",
+    )  # fmt: skip
+    parser.runs(
+        run_train,
+        "jaxllm bench train configs/shakespeare-char.toml --against nanogpt --peer ~/nanoGPT --json bench.json",
+    )
+    parser.add_argument("config", metavar="CONFIG.toml")
+    add_overrides(parser)
+    add_peer(parser)
+    add_rounds(parser, 10, "turns of a second or two steps")
+    add_json(parser)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Returns 1 if the losses differ."""
+    a = arguments
+    agree = bench_train_command(a.config, a.overrides, a.against, a.peer, a.peer_python, a.rounds, a.json)
+    return 0 if agree else 1
+
+
+def add_generate(kinds: "argparse._SubParsersAction[Parser]") -> None:
+    """`jaxllm bench generate`."""
+    parser = add_parser(
+        kinds, "generate",
+        "time how fast a config's model writes, greedily and with random weights; beside another program's exit 1 if "
+        "the tokens differ",
+    )  # fmt: skip
+    parser.runs(
+        run_generate, "jaxllm bench generate configs/gpt2-124m.toml --weights int8 --against hf --json bench.json"
+    )
+    parser.add_argument("config", metavar="CONFIG.toml")
+    add_overrides(parser)
+    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="texts at a time; default 1")
+    parser.add_argument("--prompt-tokens", type=int, default=16, metavar="P", help="default 16")
+    parser.add_argument("--new-tokens", type=int, default=64, metavar="N", help="default 64")
+    parser.add_argument("--weights", choices=WEIGHTS, default="float32", help="type of our weights; default float32")
+    add_peer(parser)
+    add_rounds(parser, 5, "turns of a second or a text")
+    add_json(parser)
+
+
+def run_generate(arguments: argparse.Namespace) -> int:
+    """Returns 1 if the tokens differ."""
+    a = arguments
+    lengths = Lengths(a.batch_size, a.prompt_tokens, a.new_tokens)
+    agree = bench_generate_command(
+        a.config, a.overrides, lengths, a.weights, a.against, a.peer, a.peer_python, a.rounds, a.json
+    )
+    return 0 if agree else 1
+
+
+def add_tokenizer(kinds: "argparse._SubParsersAction[Parser]") -> None:
+    """`jaxllm bench tokenizer`."""
+    parser = add_parser(
+        kinds, "tokenizer", "train byte pairs and encode with them, beside other programs; exit 1 if their ids differ"
+    )
+    parser.runs(run_tokenizer, "jaxllm bench tokenizer python-stdlib --against hf rustbpe tiktoken")
+    parser.add_argument("sources", nargs="*", default=["python-stdlib"], metavar="SOURCE", help="default python-stdlib")
+    add_field(parser)
+    parser.add_argument("--vocab-size", type=int, default=32768, metavar="N", help="default 32768")
+    parser.add_argument(
+        "--against", nargs="+", choices=("tiktoken", "hf", "rustbpe"), help="default: those that are installed"
+    )
+    add_rounds(parser, 3, "how often each side trains and encodes")
+    add_json(parser)
+
+
+def run_tokenizer(arguments: argparse.Namespace) -> int:
+    """Returns 1 if the ids differ."""
+    a = arguments
+    return 0 if bench_tokenizer_command(a.sources, a.field, a.vocab_size, a.against, a.rounds, a.json) else 1
+
+
+def add_growth(kinds: "argparse._SubParsersAction[Parser]") -> None:
+    """`jaxllm bench attention`, `loss` and `sizes`: how time and memory grow."""
+    for kind, help, example in (
+        ("attention", "causal attention at lengths from 256 to 8192, beside the textbook's", "--dtype bfloat16"),
+        ("loss", "the head with its loss at vocabularies up to 131072, beside the textbook's", "--json loss.json"),
+        ("sizes", "a config's step with half and twice its depth, width and batch", "configs/shakespeare-char.toml"),
+    ):
+        parser = add_parser(kinds, kind, help)
+        parser.runs(run_growth, f"jaxllm bench {kind} {example}")
+        if kind == "sizes":
+            parser.add_argument("config", metavar="CONFIG.toml")
+            add_overrides(parser)
+        else:
+            parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
+        add_json(parser)
+
+
+def run_growth(arguments: argparse.Namespace) -> None:
+    """Print a row for each size."""
+    given = vars(arguments)
+    growth_command(
+        arguments.bench, given.get("config"), given.get("overrides", []), given.get("dtype", ""), arguments.json
+    )
+
+
+def add_peer(parser: Parser) -> None:
+    """Another program beside ours."""
+    parser.add_argument("--against", choices=("nanogpt", "hf"), help="karpathy/nanoGPT, or Hugging Face's GPT-2")
+    parser.add_argument("--peer", metavar="PATH", help="checkout of nanoGPT")
+    parser.add_argument("--peer-python", metavar="EXE", help="a Python that has PyTorch; default: this one")
+
+
+def add_rounds(parser: Parser, default: int, help: str) -> None:
+    """How often each side takes its turn."""
+    parser.add_argument("--rounds", type=int, default=default, metavar="N", help=f"{help}; default {default}")
+
+
+def add_json(parser: Parser) -> None:
+    """A file of figures."""
+    parser.add_argument("--json", metavar="FILE.json", help="write all figures as JSON")

@@ -1,0 +1,179 @@
+"""`jaxllm compare`: model, gradients and optimizer step of a config or a run against the NumPy reference."""
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxllm import GPT, GPTConfig, __version__
+from jaxllm.compare import compare_model, compare_optimizer, random_parameters
+from jaxllm.compare.report import Report, fold, table
+from jaxllm.data.batches import evaluation_batches, n_targets
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
+
+from ..config import ModelConfig, RunConfig, TrainConfig, build_config, load_config
+from ..inputs import STAND_IN, model_without_text, prepare
+from ..optimizer import learning_rate_schedule, make_optimizer
+from ..outputs import check_output
+from ..runs.load import load_run
+from .compare_plot import draw_errors
+from .options import Parser, add_overrides, add_step
+
+LONGEST = 128  # default tokens of a window; the reference is slow
+MOST_WINDOWS = 1024
+SMALL = RunConfig(
+    model=ModelConfig(vocab_size=STAND_IN, context_length=64, d_model=64, n_layers=4, n_heads=4),
+    train=TrainConfig(steps=1000),
+)
+
+
+def add_options(parser: Parser) -> None:
+    """The options of the command."""
+    parser.runs(run, "jaxllm compare configs/gpt2-124m.toml --dtype float32 --out error.png")
+    parser.add_argument(
+        "path", nargs="?", metavar="CONFIG.toml|RUN",
+        help="a config (random weights) or a run folder (its newest checkpoint); default: a small GPT",
+    )  # fmt: skip
+    add_step(parser)
+    add_overrides(parser)
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float64"), help="type of the computation; default: the config's"
+    )
+    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="windows to compare on; default 1")
+    parser.add_argument("--length", type=int, metavar="T", help="tokens of a window; default: the context, at most 128")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE.json",
+        help="write all rows as JSON into a file, or print them instead of the table",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="PICTURE.png", help="draw error against depth")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table, write JSON and picture; returns 1 if a number is beyond tolerance."""
+    a = arguments
+    print_json = a.json == "-"
+    if not 1 <= a.batch_size <= MOST_WINDOWS:
+        raise InputError(f"--batch-size is {a.batch_size}, but it must be from 1 to {MOST_WINDOWS}.")
+    if a.length is not None and a.length < 1:
+        raise InputError(f"--length is {a.length}, but it must be at least 1.")
+    check_output("--json", None if print_json else a.json, (".json",))
+    check_output("--out", a.out, (".png", ".svg", ".pdf"))
+    subject = choose_subject(a.path, a.step, a.overrides, a.batch_size, a.length)
+    dtype = a.dtype or subject.config.train.dtype
+    if not print_json:
+        print(headline(subject, dtype), flush=True)
+    report = compare(subject, dtype)
+    text = json.dumps(about(subject) | report.as_dict(), indent=1, allow_nan=False)
+    if print_json:
+        print(text)
+    else:
+        parameters = [row for row in report.rows if row.stage not in ("forward", "backward")]
+        print("\n".join([*table([r for r in report.rows if r not in parameters] + fold(parameters)), report.summary()]))
+    if a.json and not print_json:
+        replace_file(Path(a.json), f"{text}\n".encode())
+    if a.out:
+        draw_errors(report, Path(a.out))
+    return 0 if report.passed else 1
+
+
+def headline(subject: "Subject", dtype: str) -> str:
+    """What is compared, on which device, and what the errors are relative to."""
+    return (
+        f"{subject.name}, {' x '.join(map(str, subject.inputs.shape))} tokens, {dtype} on "
+        f"{jax.devices()[0].platform}, against NumPy in float64; errors relative to the largest value of each "
+        "tensor, or of its terms where they cancel"
+    )
+
+
+def about(subject: "Subject") -> dict[str, Any]:
+    """The part of the JSON that says what was compared, and by which versions."""
+    return {
+        "subject": subject.name, "model": asdict(subject.model), "shape": list(subject.inputs.shape),
+        "device": jax.devices()[0].device_kind, "jaxllm": __version__, "jax": jax.__version__, "numpy": np.__version__,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to compare, with its parameters, the state of its optimizer and a batch."""
+
+    name: str
+    model: GPTConfig
+    config: RunConfig
+    params: Any
+    opt_state: Any  # None: random moments
+    step: int
+    inputs: np.ndarray  # [B, T]
+    targets: np.ndarray
+
+
+def choose_subject(
+    path: str | None, step: str | None, overrides: list[str], batch_size: int, length: int | None
+) -> Subject:
+    """The subject of a run folder, of a config file, or without a path of a small GPT; `overrides` change a config.
+
+    Raises InputError for options that do not fit the path.
+    """
+    is_run = path is not None and Path(path).is_dir()
+    if step is not None and not is_run:
+        raise InputError(f"--step is {step!r}, but only a run folder has steps; leave it out or name one.")
+    if overrides and is_run:
+        raise InputError(
+            f"--set {overrides[0]} would change the config that {path} was trained with; leave it out, or name a "
+            "config file."
+        )
+    if path is None:
+        return from_config(build_config(asdict(SMALL), overrides), "a small GPT", batch_size, length)
+    if is_run:
+        return from_run(path, step, batch_size, length)
+    return from_config(load_config(path, overrides), path, batch_size, length)
+
+
+def from_config(config: RunConfig, name: str, batch_size: int, length: int | None) -> Subject:
+    """Random parameters and tokens, at the fourth optimizer step, where Adam's bias correction still matters."""
+    model = model_without_text(config)
+    shape = (batch_size, _length(length, model) + 1)
+    tokens = np.random.default_rng(0).integers(model.vocab_size, size=shape).astype(np.int32)
+    params = random_parameters(GPT(model))
+    return Subject(f"{name}, random weights", model, config, params, None, 3, tokens[:, :-1], tokens[:, 1:])
+
+
+def from_run(path: str, step: str | None, batch_size: int, length: int | None) -> Subject:
+    """A checkpoint of a run folder, by default the newest, and the first windows of its validation split.
+
+    The windows of an imported model begin with its begin token.
+    """
+    run = load_run(path, step, with_optimizer=True)
+    ids = prepare(run.config, run.tokenizer).validation_ids
+    n = n_targets(ids, run.begin_token)
+    length = min(_length(length, run.model.config), n)
+    if batch_size > n // length:
+        raise InputError(
+            f"--batch-size is {batch_size}, but the validation split has {n // length} windows of {length} tokens."
+        )
+    inputs, targets, _ = next(evaluation_batches(ids, length, batch_size, run.begin_token))
+    return Subject(
+        f"{path}, step {run.step:,}", run.model.config, run.config, run.params, run.opt_state, run.step, inputs, targets
+    )
+
+
+def _length(length: int | None, model: GPTConfig) -> int:
+    if length is not None and length > model.context_length:
+        raise InputError(f"--length is {length}, more than model.context_length = {model.context_length}.")
+    return length or min(LONGEST, model.context_length)
+
+
+def compare(subject: Subject, dtype: str) -> Report:
+    """Forward, backward, gradients of the parameters, then the optimizer step made from those gradients."""
+    rows, gradients = compare_model(subject.model, subject.params, subject.inputs, subject.targets, dtype)
+    config, steps = subject.config.optimizer, subject.config.train.steps
+    rows += compare_optimizer(
+        make_optimizer(config, steps), learning_rate_schedule(config, steps), config, steps, subject.step,
+        subject.params, gradients, subject.opt_state, "float64" if dtype == "float64" else "float32",
+    )  # fmt: skip
+    return Report.of(dtype, rows)

@@ -1,0 +1,76 @@
+"""`jaxllm evaluate`: validation loss, perplexity and bits per byte of a trained model."""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+
+from jaxllm.config import WEIGHTS
+from jaxllm.data import read_source
+from jaxllm.data.id_sequences import IdSequence
+from jaxllm.data.shards import is_prepared
+from jaxllm.fast.quantised_weights import pack
+from jaxllm.tokenizers.listing import visible
+from jaxllm.utils.errors import InputError
+
+from ..config import DataConfig
+from ..evaluate import evaluator, score
+from ..inputs import prepare
+from ..nonfinite import check_computed
+from ..runs.load import TrainedRun, load_run
+from .options import Parser, add_run
+
+
+def add_options(parser: Parser) -> None:
+    """The options of the command."""
+    parser.runs(run, "jaxllm evaluate runs/first --data my-text.txt")
+    add_run(parser)
+    parser.add_argument(
+        "--data", metavar="PATH",
+        help="evaluate on all of this text, or on the validation split of prepared data; default: the run's data",
+    )  # fmt: skip
+    parser.add_argument("--field", metavar="NAME", help="key of the text in JSON lines; default: the run's data.field")
+    parser.add_argument("--weights", choices=WEIGHTS, help="type to hold the weights in; default: as they were trained")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the scores."""
+    path, data, field, weights = arguments.path, arguments.data, arguments.field, arguments.weights
+    if field is not None and data is None:
+        raise InputError(f"--field is {field!r}, but there is no --data whose text it names; give both.")
+    if field is not None and data is not None and is_prepared(data):
+        raise InputError(f"--field is {field!r}, but {data} is prepared data, which holds tokens; leave it out.")
+    trained = load_run(path, arguments.step)
+    if data is None and trained.chat is not None:
+        raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
+    ids = evaluation_ids(trained, data, field)
+    begin, tokenizer = trained.begin_token, trained.tokenizer
+    params = trained.params if weights is None else pack(trained.params, weights)
+    loss = evaluator(trained.model, trained.config, begin=begin)(params, ids)
+    check_computed(loss, path, trained.params)
+    scores = score(loss, ids, tokenizer, begin)
+    bits = "not defined for a word tokenizer" if scores.bits_per_byte is None else f"{scores.bits_per_byte:.4f}"
+    print(f"step             {trained.step:,}")
+    print(f"tokens           {scores.n_targets:,}")
+    if trained.chat is not None:
+        first = "the text itself" if begin is None else visible(tokenizer.decode_bytes([begin]))
+        print(f"each window      begins with {first}")
+    print(f"validation loss  {scores.loss:.4f} nats per token")
+    print(f"perplexity       {scores.perplexity:.4f}")
+    print(f"bits per byte    {bits}")
+
+
+def evaluation_ids(trained: TrainedRun, data: str | None, field: str | None) -> IdSequence:
+    """The validation split of the run or of prepared data, or all ids of a text.
+
+    Raises InputError for a text of too few tokens.
+    """
+    config, tokenizer = trained.config, trained.tokenizer
+    if data is None:
+        return prepare(config, tokenizer).validation_ids
+    if is_prepared(data):
+        return prepare(replace(config, data=DataConfig(data)), tokenizer).validation_ids
+    ids = np.asarray(tokenizer.encode(read_source(data, config.data.field if field is None else field)), np.int32)
+    if len(ids) < (2 if trained.begin_token is None else 1):
+        raise InputError(f"{data} has {len(ids)} tokens, but the loss needs a token to predict from; give more text.")
+    return ids

@@ -1,0 +1,212 @@
+"""`jaxllm train`: config, inputs, run folder, training, report."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import jax
+
+from jaxllm.config import GPTConfig
+from jaxllm.fast.attention import attention_path
+from jaxllm.gpt import count_parameters
+from jaxllm.tokenizers import load_tokenizer
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import read_file
+
+from ..config import RunConfig, differences, load_config, with_absolute_paths
+from ..inputs import Prepared, prepare
+from ..loop import train
+from ..memory_estimate import estimate, memory_line, warning
+from ..notes import print_cut_prompt
+from ..runs.checkpoint import Checkpoints
+from ..runs.folder import RunFolder
+from ..runs.load import MAY_CHANGE, check_unchanged, model_of
+from ..runs.loss_plot import draw_losses, is_older
+from ..runs.metrics import SAMPLE, read_metrics
+from ..runtime.allocator import compute_deterministically
+from ..runtime.jax_check import check_jax
+from ..runtime.memory import available_bytes
+from ..runtime.profile import WARM_UP
+from ..state import abstract_state
+from .options import Parser, add_overrides
+
+
+def add_options(parser: Parser) -> None:
+    """The options of the command."""
+    parser.runs(run, "jaxllm train configs/quickstart.toml --out runs/first --set train.steps=500")
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG.toml",
+        help="`jaxllm config` lists its fields; may be left out with --resume",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="RUN", help="run folder to make (default: runs/NAME of the config)")
+    add_overrides(parser)
+    parser.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
+    parser.add_argument(
+        "--fall-back", action="store_true",
+        help="with --resume: where newer checkpoints are damaged, continue from the newest whole one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--profile", type=int, metavar="N", help="show where the time of N steps goes, by operation and source line"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Start a run, or resume one. Everything about the input is checked before the run folder is touched."""
+    a = arguments
+    if a.config is None and not (a.resume and a.out):
+        raise InputError("name a config file, for example configs/quickstart.toml, or --out RUN with --resume.")
+    if a.fall_back and not a.resume:
+        raise InputError("--fall-back is for continuing a run; give it together with --resume.")
+    folder = RunFolder(a.out or Path("runs") / Path(a.config).stem)
+    if a.resume:
+        resume(folder, a.config, a.overrides, a.fall_back, a.profile)
+    else:
+        start(folder, a.config, a.overrides, a.profile)
+
+
+def start(folder: RunFolder, config_path: str, overrides: list[str], profile: int | None) -> None:
+    """Train a new run from a config file."""
+    folder.check_new()
+    config = load_config(config_path, overrides)
+    check_profile(profile, config.train.steps)
+    prepare_backend(config)
+    inputs = prepare(config)
+    with folder.locked():
+        folder.check_new()  # again, because preparing may have taken long
+        folder.create(inputs.config, inputs.tokenizer)
+        train_and_report(inputs, folder, 0, profile)
+
+
+def resume(
+    folder: RunFolder, config_path: str | None, overrides: list[str], fall_back: bool, profile: int | None
+) -> None:  # fmt: skip
+    """Continue the run of a folder from its newest checkpoint, or complete its files where it has all its steps."""
+    if folder.weights.exists():
+        raise InputError(f"{folder.path} has no run to continue: it was imported.")
+    config, tokenizer = resumed_config(folder, config_path, overrides), load_tokenizer(folder.tokenizer)
+    prepare_backend(config)
+    with folder.locked():
+        checkpoints = Checkpoints(folder.checkpoints)
+        if fall_back:
+            checkpoints.leave_out_damaged(abstract_state(model_of(config, tokenizer), config))
+        done, steps = checkpoints.latest_step() or 0, config.train.steps
+        if done > steps:
+            raise InputError(f"train.steps is {steps}, but {folder.path} has done {done}; ask for more than {done}.")
+        if done:
+            check_unchanged(checkpoints, done, config, tokenizer)
+        records = read_metrics(folder.metrics)
+        unmeasured = bool(records) and records[-1]["step"] == done and "val_loss" not in records[-1]
+        if done == steps and not unmeasured:
+            if is_older(folder.loss_picture, folder.metrics):  # killed while it was drawn
+                draw_losses(records, folder.loss_picture)
+            print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
+            return
+        check_profile(profile, steps - done)
+        train_and_report(prepare(config, tokenizer), folder, done, profile)
+
+
+def train_and_report(inputs: Prepared, folder: RunFolder, done: int, profile: int | None) -> None:
+    """Train to the last step; print what is trained before, and what came of it after."""
+    print("\n".join(introduction(inputs)))
+    warn_of_memory(inputs)
+    warn_of_long_prompt(inputs)
+    if done:
+        print(f"resuming after step {done:,} of {inputs.config.train.steps:,}")
+    train(inputs, folder, profile)
+    print("\n".join(conclusion(folder)))
+
+
+def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[str]) -> RunConfig:
+    """The config of the folder's run, with the fields changed that may change on the way.
+
+    Raises InputError for any other change, by `overrides` or by a config file that is not the run's.
+    """
+    old = with_absolute_paths(folder.read_config())
+    new = with_absolute_paths(folder.read_config(overrides))
+    for name, before, after in differences(old, new):
+        if not name.startswith(MAY_CHANGE):
+            raise InputError(
+                f"{name} was {before!r} in this run and cannot become {after!r} on the way; resume without it, "
+                "or start a new run in another folder."
+            )
+    given_config = with_absolute_paths(load_config(config_path, overrides)) if config_path else new
+    for name, before, given in differences(new, given_config):
+        left_to_the_data = {
+            "data.sha256": None, "data.characters": None, "model.vocab_size": 0, "tokenizer.kind": None,
+            "tokenizer.path": None, "model.separator": None,
+        }  # fmt: skip
+        if name not in left_to_the_data or given != left_to_the_data[name]:
+            raise InputError(
+                f"{name} is {before!r} in {folder.path} but {given!r} in {config_path}; leave {config_path} out to "
+                "continue the run as it is, or choose another folder with --out."
+            )
+    return new
+
+
+def prepare_backend(config: RunConfig) -> None:
+    """Check JAX with its first computation, after the settings that must come before that."""
+    if config.train.deterministic:
+        compute_deterministically()
+    check_jax()
+
+
+def check_profile(n_steps: int | None, left: int) -> None:
+    """Raises InputError for a number of steps to profile that does not fit into the steps left."""
+    if n_steps is not None and not 1 <= n_steps <= left - WARM_UP:
+        raise InputError(
+            f"--profile is {n_steps}, but it must be at least 1 and leave {WARM_UP} of the {left:,} steps to do: the "
+            f"first {WARM_UP}, which run with cold memory, are not profiled."
+        )
+
+
+def introduction(inputs: Prepared) -> list[str]:
+    """Lines on the data, the model and the memory."""
+    c, model, tokenizer = inputs.config, inputs.model, inputs.tokenizer
+    return [
+        f"{len(inputs.train_ids):,} training and {len(inputs.validation_ids):,} validation tokens from "
+        f"{' and '.join(c.data.sources)} ({c.data.characters:,} characters, sha256 {str(c.data.sha256)[:12]}), "
+        f"{tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} ids",
+        f"{count_parameters(model):,} parameters, {c.train.batch_size * model.context_length:,} tokens a step, "
+        f"{c.train.dtype} on {jax.devices()[0].platform}; an untrained model's loss is "
+        f"ln {model.vocab_size} = {math.log(model.vocab_size):.2f}; attention is {describe_attention(c, model)}",
+    ]
+
+
+def describe_attention(config: RunConfig, model: GPTConfig) -> str:
+    """Which form of attention training uses (`jaxllm.fast.attention`)."""
+    if model.dropout:
+        return "plain, because its weights are dropped"
+    shape = (config.train.batch_size, model.n_heads, model.context_length, model.head_dim)
+    x = jax.ShapeDtypeStruct(shape, config.train.dtype)
+    return "chunked, within documents" if model.separator is not None else attention_path(x, x)
+
+
+def warn_of_memory(inputs: Prepared) -> None:
+    """Print what the run needs and what is free, and a warning where that is not enough."""
+    config, model = inputs.config, inputs.model
+    need, free = estimate(model, config.train, config.optimizer), available_bytes()
+    print(memory_line(need, free))
+    if too_much := warning(need, free, config, model):
+        print(f"warning: {too_much}", file=sys.stderr)
+
+
+def warn_of_long_prompt(inputs: Prepared) -> None:
+    """Print a note where the prompt of the samples is longer than the context."""
+    n_tokens, context = len(inputs.tokenizer.encode(inputs.config.eval.prompt)), inputs.model.context_length
+    if n_tokens > context:
+        print_cut_prompt("eval.prompt", n_tokens, context, context)
+
+
+def conclusion(folder: RunFolder) -> list[str]:
+    """Lines on the loss, the time and the last sample."""
+    records = read_metrics(folder.metrics)
+    last = records[-1]
+    picture = f"picture {folder.loss_picture}, " if folder.loss_picture.exists() else ""
+    waited = sum(record.get("data_wait_s", 0) for record in records) / max(last["elapsed_s"], 1e-9)
+    sample = read_file(folder.samples).decode(errors="replace").rpartition(SAMPLE)[2]
+    return [
+        f"validation loss {last['val_loss']:.4f} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, of which "
+        f"{waited:.1%} was spent waiting for data; {picture}samples {folder.samples}",
+        SAMPLE + sample.rstrip(),
+    ]

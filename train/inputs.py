@@ -1,0 +1,174 @@
+"""From a config to everything a run needs: tokenizer, model shape, ids in memory or in shards. Nothing is written."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from jaxllm.config import GPTConfig
+from jaxllm.data import mixture, read_source, split_ids
+from jaxllm.data.batches import check_splits
+from jaxllm.data.id_sequences import IdSequence, JoinedIds
+from jaxllm.data.mixture import Mixture
+from jaxllm.data.shards import TOKENIZER, TRAIN, VALIDATION, Index, is_prepared, open_split, read_index, verify
+from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+from jaxllm.utils.errors import InputError
+
+from .config import RunConfig, TokenizerConfig
+from .progress import counted
+
+STAND_IN = 256  # vocabulary size where the tokenizer's depends on a text that is not read
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked config, with what its data determine."""
+
+    config: RunConfig  # resolved
+    tokenizer: Tokenizer
+    model: GPTConfig
+    train_ids: IdSequence | Mixture
+    validation_ids: IdSequence
+
+    @property
+    def first_id(self) -> int:
+        """The first id of the training data."""
+        row = self.train_ids.sources[0] if isinstance(self.train_ids, Mixture) else self.train_ids
+        return int(row[:1][0])
+
+
+def prepare(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepared:
+    """Open the sources, train the tokenizer unless one is given, encode texts, and split.
+
+    Raises InputError for everything in config and data that would stop the run later.
+    """
+    sources = {name: _open(name, config.data.field) for name in config.data.sources}
+    digest, length = _identity(list(sources.values()))
+    _check_text(config, digest, length)
+    chosen, tokenizer = _tokenizer(config.tokenizer, sources, tokenizer)
+    model = config.model.with_vocabulary(tokenizer.vocab_size)
+    if not config.data.attend_across:
+        model = replace(model, separator=_separator(sources))
+    splits = [_splits(name, source, tokenizer, model.context_length) for name, source in sources.items()]
+    trains, validations = zip(*splits, strict=True)
+    alone = len(sources) == 1
+    _check_prompt(config.eval.prompt, tokenizer)
+    return Prepared(
+        config.resolved(model, chosen, digest, length),
+        tokenizer,
+        model,
+        trains[0] if alone else mixture(trains, list(config.data.sources.values())),
+        validations[0] if alone else JoinedIds(validations),
+    )
+
+
+Source = str | Index  # a text, or the index of prepared data
+
+
+def _open(name: str, field: str) -> Source:
+    return read_index(name) if is_prepared(name) else read_source(name, field)
+
+
+def _identity(sources: list[Source]) -> tuple[str, int]:
+    """sha256 and length in characters of all sources together."""
+    digests = [s.sha256 if isinstance(s, Index) else hashlib.sha256(s.encode()).hexdigest() for s in sources]
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digest, sum(s.characters if isinstance(s, Index) else len(s) for s in sources)
+
+
+def _tokenizer(
+    config: TokenizerConfig, sources: dict[str, Source], given: Tokenizer | None
+) -> tuple[TokenizerConfig, Tokenizer]:
+    """The tokenizer and its resolved config. Raises InputError if data were prepared with another tokenizer."""
+    prepared = {name: source for name, source in sources.items() if isinstance(source, Index)}
+    if prepared and config.kind in ("char", "word", "bpe"):
+        raise InputError(
+            f"tokenizer.kind is {config.kind!r}, which would be trained, but {next(iter(prepared))} was prepared "
+            "with a tokenizer of its own; leave [tokenizer] out."
+        )
+    if config.kind is None:
+        path = next((str(Path(name) / TOKENIZER) for name in prepared), None)
+        config = TokenizerConfig("file", path=path) if path else TokenizerConfig("char")
+    tokenizer = given or train_tokenizer(config, [text for text in sources.values() if isinstance(text, str)])
+    fingerprint = tokenizer.fingerprint()
+    for name, index in prepared.items():
+        if index.tokenizer != fingerprint:
+            raise InputError(
+                f"{name} was prepared with another tokenizer, of {index.vocab_size:,} ids and fingerprint "
+                f"{index.tokenizer[:12]}, than this one of {tokenizer.vocab_size:,} and {fingerprint[:12]}; "
+                "leave [tokenizer] out, or prepare it again with --tokenizer."
+            )
+    return config, tokenizer
+
+
+def known_vocabulary(config: RunConfig) -> int | None:
+    """The number of ids if a tokenizer file or prepared data state it, else None."""
+    if config.tokenizer.path:
+        return load_tokenizer(config.tokenizer.path).vocab_size
+    return next((read_index(name).vocab_size for name in config.data.sources if is_prepared(name)), None)
+
+
+def model_without_text(config: RunConfig) -> GPTConfig:
+    """The model of a config whose text is not read: its vocabulary is the configured one, or a stand-in."""
+    written = config.model.vocab_size or config.tokenizer.vocab_size or known_vocabulary(config)
+    return config.model.with_vocabulary(written or (50257 if config.tokenizer.kind == "gpt2" else STAND_IN))
+
+
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """The configured tokenizer, loaded or trained on the texts."""
+    if config.kind == "file":
+        return load_tokenizer(str(config.path))
+    if config.kind == "gpt2":
+        return BPETokenizer.gpt2()
+    if config.kind == "bpe":
+        assert config.vocab_size is not None  # TokenizerConfig has checked it
+        with counted("learning byte pairs", config.vocab_size) as report:
+            return BPETokenizer.train(texts, config.vocab_size, progress=report)
+    if config.kind == "word":
+        return WordTokenizer.train(texts, config.vocab_size)
+    return CharTokenizer.train(texts)
+
+
+def _splits(name: str, source: Source, tokenizer: Tokenizer, context_length: int) -> tuple[IdSequence, IdSequence]:
+    """Training and validation ids. Without validation documents, the last tenth is for validation."""
+    if isinstance(source, str):
+        return split_ids(np.asarray(tokenizer.encode(source), np.int32), context_length)
+    with counted(f"checking {name}", sum(shard.count for split in source.splits.values() for shard in split)) as report:
+        verify(name, source, report)
+    train, validation = (open_split(name, source, split) for split in (TRAIN, VALIDATION))
+    if not len(validation):
+        return split_ids(train, context_length)
+    check_splits(train, validation, context_length)
+    return train, validation
+
+
+def _separator(sources: dict[str, Source]) -> int:
+    """The token that separates documents. Raises InputError if a source has none."""
+    found = 0
+    for name, source in sources.items():
+        if isinstance(source, str) or source.separator is None:
+            raise InputError(
+                f"data.attend_across is false, but in {name} no token separates one document from the next; use "
+                "`jaxllm data prepare` with a tokenizer that has an end token."
+            )
+        found = source.separator  # the same in all sources, because they share one tokenizer
+    return found
+
+
+def _check_text(config: RunConfig, digest: str, length: int) -> None:
+    expected, characters = config.data.sha256, config.data.characters
+    if (expected and expected != digest) or (characters and characters != length):
+        raise InputError(
+            f"data.source {config.data.source!r} has {length} characters and sha256 {digest}, not the "
+            f"{characters or 'same number'} and {expected or 'same digest'} that the config states; the text has "
+            "changed (the Python docs differ between Python versions): bring the old one back or start a new run."
+        )
+
+
+def _check_prompt(prompt: str, tokenizer: Tokenizer) -> None:
+    try:
+        tokenizer.encode(prompt)
+    except InputError as error:
+        raise InputError(f"eval.prompt: {error}") from None

@@ -1,0 +1,138 @@
+"""What a run needs of memory, reported before anything is allocated, with the setting that helps.
+
+JAX plans a step's memory only while it compiles the step. So the bytes of parameters, gradients and optimizer are
+counted from their shapes, and those of a step's activations by a formula that was fitted to XLA's plans. Once the
+step is compiled, `train.runtime.memory.step_bytes` reads the plan. One device is assumed, which holds everything.
+"""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.stages import Compiled
+
+from jaxllm.config import GPTConfig
+from jaxllm.fast.attention import GROUPS, KEPT, LONGEST
+from jaxllm.fast.loss import MOST_LOGITS
+from jaxllm.pretrained.parameter_map import nested, parameter_shapes
+
+from .config import OptimizerConfig, RunConfig, TrainConfig
+from .optimizer import make_optimizer
+from .runtime.memory import KNOBS, available_bytes, step_bytes
+
+GIB = 2**30
+SMALLER = (
+    "make model.d_model or model.n_layers smaller: parameters, gradients and AdamW take 16 bytes for each parameter"
+)
+
+
+class Need(NamedTuple):
+    """Bytes that a run needs at its peak, by their use."""
+
+    state: int  # parameters, gradients and optimizer
+    activations: int  # what else a step holds at its peak
+    checkpoint: int = 0  # while one is written in the background: two copies of parameters and optimizer
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.state + self.activations + self.checkpoint
+
+
+def estimate(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig) -> Need:
+    """The device memory that a run will need at its peak, before anything is compiled."""
+    parameters, moments = _parameters_and_moments(model, optimizer)
+    copies = (
+        2 * (parameters + moments) if jax.default_backend() == "cpu" else 0
+    )  # elsewhere they are in the host's memory
+    return Need(state_bytes(model, train, optimizer), activation_bytes(model, train), copies)
+
+
+def state_bytes(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig) -> int:
+    """The exact bytes of the TrainState and of the gradients, which are held twice where microbatches are summed."""
+    parameters, moments = _parameters_and_moments(model, optimizer)
+    step = jnp.dtype(jnp.int32).itemsize
+    return step + parameters + moments + min(train.grad_accumulation, 2) * parameters
+
+
+@cache  # `fitting` calls it in a loop
+def _parameters_and_moments(model: GPTConfig, optimizer: OptimizerConfig) -> tuple[int, int]:
+    """Bytes of parameters and optimizer, from the whole tree: an optimizer may depend on names and dimensions."""
+    params = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in parameter_shapes(model).items()}
+    state = jax.eval_shape(make_optimizer(optimizer, steps=1).init, nested(params))
+    return _bytes(params), _bytes(state)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def activation_bytes(model: GPTConfig, train: TrainConfig) -> int:
+    """An estimate of the bytes that a step keeps for its backward pass, and of the logits.
+
+    For each token a block keeps the inputs of its norms and linear maps, the outputs of attention and activation, and
+    attention's weights for short contexts or with dropout. In addition, the peak holds either the logits of a chunk
+    with their gradients, or a few copies of one chunk's attention scores: more in bfloat16, since scores are in
+    float32. The formula is fitted to JAX 0.12. JAX 0.10.1 may plan several times as much for contexts beyond KEPT,
+    and there remat saves nothing.
+    """
+    size, length = 2 if train.dtype == "bfloat16" else 4, model.context_length
+    tokens = train.batch_size // train.grad_accumulation * length
+    weights, scores = model.n_heads * length, model.n_heads * min(LONGEST, length // GROUPS)  # per token
+    heads = (model.n_heads + model.kv_heads) * model.head_dim
+    block = size * (6 * model.d_model + 2 * heads + (4 if model.gated else 2) * model.hidden_dim)
+    if model.dropout:
+        block += 4 * (3 * weights + 2 * model.d_model)
+    elif length <= KEPT:
+        block += 4 * weights * 5 // 8
+    backward = 0 if model.dropout else 4 * scores * (7 if size == 2 else 4)
+    kept = size * model.d_model if train.remat else block
+    again = block + backward if train.remat else backward
+    head = 10 * min(tokens * model.vocab_size, MOST_LOGITS)
+    return tokens * model.n_layers * kept + max(tokens * again, head)
+
+
+def memory_line(need: Need, available: int | None) -> str:
+    """The line that is printed at the start of a run."""
+    checkpoint = f", {_gib(need.checkpoint)} to write a checkpoint" if need.checkpoint else ""
+    free = "" if available is None else f"; {_gib(available)} are free"
+    return (
+        f"memory: {_gib(need.state)} parameters, gradients and optimizer, "
+        f"about {_gib(need.activations)} activations of a step{checkpoint}{free}"
+    )
+
+
+def warning(need: Need, available: int | None, config: RunConfig, model: GPTConfig) -> str:
+    """One sentence where a run will not fit: what is needed, what is free, what helps most. "" where it fits."""
+    if available is None or need.total <= available:
+        return ""
+    said = f"the run needs about {_gib(need.total)} of memory, but {_gib(available)} are free"
+    if need.state + need.checkpoint > available:
+        return f"{said}; {SMALLER}."
+    found = fitting(available, config, model)
+    return f"{said}; {KNOBS}{f' ({found} would fit)' if found else ''}."
+
+
+def warning_of_plan(step: Compiled, config: RunConfig, model: GPTConfig) -> str:
+    """As `warning`, by XLA's plan of the compiled step in place of the estimate."""
+    planned = step_bytes(step)
+    return warning(Need(0, planned), available_bytes(), config, model) if planned else ""
+
+
+def fitting(available: int, config: RunConfig, model: GPTConfig) -> str:
+    """The smallest train.grad_accumulation with which the run fits, with train.remat if needed; "" if there is none."""
+    now = config.train
+    more = [n for n in range(now.grad_accumulation, now.batch_size + 1) if now.batch_size % n == 0]
+    for remat in sorted({now.remat, True}):
+        for n in more:
+            tried = replace(now, grad_accumulation=n, remat=remat)
+            if estimate(model, tried, config.optimizer).total <= available:
+                changed = [f"train.grad_accumulation={n}"] if n != now.grad_accumulation else []
+                return " with ".join(changed + (["train.remat=true"] if remat != now.remat else []))
+    return ""
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB" if size < 10 * GIB else f"{size / GIB:.1f} GiB"

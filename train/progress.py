@@ -1,0 +1,89 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@contextmanager
+def counted(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar over items: yields a function to call with the number done. `total` may be unknown.
+
+    Outside a terminal it is a line a minute.
+    """
+    if not sys.stderr.isatty():
+        yield _line_a_minute(what, total)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _line_a_minute(what: str, total: int | None) -> Callable[[int], None]:
+    last = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 60:
+            last = time.monotonic()
+            print(f"{what}: {done:,}{f' of {total:,}' if total else ''}", flush=True)
+
+    return report
+
+
+def training_progress(steps: int, done: int) -> "Bar | Lines":
+    """The display of a training run: a bar on a terminal, lines elsewhere."""
+    return Bar(steps, done) if sys.stdout.isatty() else Lines(steps)
+
+
+class Lines:
+    """Plain lines for logs and pipes: twenty over the run, and each evaluation."""
+
+    def __init__(self, steps: int) -> None:
+        self._every = max(1, steps // 20)
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Show a record of metrics.jsonl."""
+        if record["step"] == 1 or record["step"] % self._every == 0 or "val_loss" in record:
+            print(record_line(record), flush=True)
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        print(text, flush=True)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class Bar:
+    """A progress bar for a terminal, each evaluation as a line above it. Methods as of `Lines`."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console())
+        self._task = self._progress.add_task("compiling", total=steps, completed=done)
+        self._progress.start()
+
+    def step(self, record: dict[str, Any]) -> None:
+        if "val_loss" in record:
+            self._progress.console.print(record_line(record), highlight=False)
+        self._progress.update(self._task, completed=record["step"], description=record_line(record))
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def record_line(record: dict[str, Any]) -> str:
+    """`step 100  train 2.31  val 2.40  15,000 tokens/s`."""
+    train = "left out" if record["train_loss"] is None else f"{record['train_loss']:.4f}"
+    val = f"  val {record['val_loss']:.4f}" if "val_loss" in record else ""
+    return f"step {record['step']:>6}  train {train}{val}  {record['tokens_per_s']:,.0f} tokens/s"

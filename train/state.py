@@ -1,0 +1,70 @@
+"""The training state, how it begins, and the compilation that a run waits for."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.stages import Compiled
+
+from jaxllm.fast.init import init_params
+from jaxllm.gpt import GPT, Block
+
+from .config import RunConfig, TrainConfig
+from .optimizer import make_optimizer
+
+
+class TrainState(NamedTuple):
+    """Everything that changes during training. Dropout keys are derived from (seed, step), so no key is part of it."""
+
+    step: Array  # number of steps taken, int32
+    params: Any
+    opt_state: Any
+
+
+def first_state(model: GPT, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+    """The state before the first step, as a function to be traced or compiled."""
+    model = model.clone(block=Block)  # rematerialisation changes only the backward pass; `init_params` cannot trace it
+    params = init_params(model, key, jnp.zeros((1, 1), jnp.int32))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def abstract_state(model: GPT, config: RunConfig) -> TrainState:
+    """Shapes and dtypes of the state of a run; nothing is computed."""
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    return cast(TrainState, jax.eval_shape(partial(first_state, model, optimizer), jax.random.key(0)))
+
+
+def init_state(model: GPT, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step, from one compiled program rather than one for each parameter."""
+    key = jax.random.key(seed)
+    return cast(TrainState, _initializer(model, optimizer).lower(key).compile()(key))
+
+
+def init_and_compile(
+    model: GPT, optimizer: optax.GradientTransformation, train_step: Any, config: TrainConfig,
+    restore: Callable[[TrainState], TrainState] | None = None,
+) -> tuple[TrainState, Compiled]:  # fmt: skip
+    """Returns the state of `init_state` and the jitted `train_step`, compiled.
+
+    XLA compiles both programs in threads while Python traces the second. With `restore`, the state is
+    `restore(shapes)`, read while XLA compiles the step, and no first state is computed.
+    """
+    key = jax.random.key(config.seed)
+    tokens = jax.ShapeDtypeStruct((config.batch_size, model.config.context_length), jnp.int32)
+    with ThreadPoolExecutor() as pool:
+        init = _initializer(model, optimizer).trace(key)
+        initializing = pool.submit(init.lower().compile) if restore is None else None
+        compiling = pool.submit(train_step.lower(init.out_info, tokens, tokens).compile)
+        state = restore(init.out_info) if restore else cast(Any, initializing).result()(key)
+        return state, compiling.result()
+
+
+def _initializer(model: GPT, optimizer: optax.GradientTransformation) -> Any:
+    # It runs once, so on a CPU XLA optimises it less and compiles it sooner. The random bits are the same.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    return jax.jit(partial(first_state, model, optimizer), compiler_options=options)
