@@ -159,13 +159,13 @@ def head_table(config: GPTConfig, params: Any) -> Float[Table, "V D"]:
     return params["token_embedding"]["table"] if config.tie_embeddings else params["head"]["kernel"].T
 
 
-def check_tokens(tokens: Array, most: int) -> None:
-    """Raises InputError unless tokens are integers [B, T] and T is at most the context or the cache's capacity."""
+def check_tokens(tokens: Array, most: int, limit: str = "the model's context_length") -> None:
+    """Raises InputError unless tokens are integers [B, T] and T is at most `most`, which a message calls `limit`."""
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise InputError(f"tokens must be integers of shape [B, T], but they are {tokens.dtype} {tuple(tokens.shape)}.")
     if tokens.shape[1] > most:
         raise InputError(
-            f"{tokens.shape[1]} tokens are more than the model's context_length = {most}; "
+            f"{tokens.shape[1]} tokens are more than {limit} = {most}; "
             "shorten them or use a model with a longer context."
         )
 

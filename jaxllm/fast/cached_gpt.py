@@ -81,7 +81,7 @@ class CachedGPT(GPT):
     def __call__(  # type: ignore[override]
         self, tokens: Int[Array, "B T"], cache: Cache
     ) -> tuple[Float[Array, "B V"], Cache]:
-        check_tokens(tokens, cache.capacity)
+        check_tokens(tokens, cache.capacity, "the cache's capacity")
         place = cache.place(tokens, self.config.separator)
         x, layers = self.embed(tokens, place.positions), []
         for block, layer in zip(self.blocks, cache.layers, strict=True):

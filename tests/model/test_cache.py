@@ -59,7 +59,7 @@ def test_cached_logits_are_the_uncached_ones(options: dict[str, Any]) -> None:
 def test_more_than_the_cache_holds_is_refused() -> None:
     _, params = random_gpt(TINY)
     cache = Cache.empty(TINY, jnp.zeros(1, int), 4)
-    with pytest.raises(InputError, match="5 tokens are more than the model's context_length = 4"):
+    with pytest.raises(InputError, match="5 tokens are more than the cache's capacity = 4"):
         CachedGPT(TINY).apply({"params": params}, np.zeros((1, 5), np.int32), cache)
 
 

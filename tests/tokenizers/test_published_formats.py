@@ -96,7 +96,7 @@ def test_a_vocabulary_of_tiktokens_as_transformers_writes_it(tmp_path: Path) -> 
 
 def test_transformers_opens_the_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Without warnings, for the same ids and conversations; what it saves again equals what we wrote."""
-    pytest.importorskip("transformers", reason="transformers is of the extra peers")
+    pytest.importorskip("transformers", reason="transformers is in the extra `peers`")
     from transformers import AutoTokenizer
 
     template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}{{ eos_token }}"
@@ -126,7 +126,7 @@ def test_transformers_opens_the_folder(tmp_path: Path, capfd: pytest.CaptureFixt
 
 
 def test_what_transformers_skips_is_the_same_after_a_round_trip(tmp_path: Path) -> None:
-    pytest.importorskip("transformers", reason="transformers is of the extra peers")
+    pytest.importorskip("transformers", reason="transformers is in the extra `peers`")
     from transformers import AutoTokenizer
 
     n = len(BPE.tokens)
@@ -150,7 +150,7 @@ def test_what_transformers_skips_is_the_same_after_a_round_trip(tmp_path: Path) 
 @pytest.mark.parametrize("beside", ["nothing", "map", "decoder"])
 def test_folders_without_tokenizer_json(kind: str, beside: str, tmp_path: Path) -> None:
     """With added_tokens.json, special_tokens_map.json and added_tokens_decoder, which contradict each other."""
-    pytest.importorskip("transformers", reason="transformers is of the extra peers")
+    pytest.importorskip("transformers", reason="transformers is in the extra `peers`")
     from transformers import AutoTokenizer
 
     n = len(BPE.tokens)

@@ -206,7 +206,7 @@ def test_equal_scores_of_gguf() -> None:
 def test_hugging_face_gives_the_same_ids(prefix: str, tmp_path: Path) -> None:
     """For files that we write and that transformers writes again, with the prefixes of Llama and Gemma among them."""
     tokenizers = hugging_face_tokenizers()
-    transformers = pytest.importorskip("transformers", reason="transformers is of the extra peers")
+    transformers = pytest.importorskip("transformers", reason="transformers is in the extra `peers`")
     ours, chat = tokenizer(prefix), ChatFormat(1, (2,), "<s>", "</s>", "{{ bos_token }}{{ messages[0].content }}")
     save_tokenizer_files(tmp_path, ours, chat)
     assert load_tokenizer_files(tmp_path) == (ours, chat)
