@@ -111,7 +111,7 @@ def _save(params: Any, path: str | None) -> float:
 
 
 def weight_bytes(params: Any) -> int:
-    """What a step reads of the parameters, packed or not: all but tables of which it looks up a row."""
+    """Bytes of the parameters that a step reads, packed or not: all except tables in which it looks up a row."""
     read = {name: part for name, part in params.items() if name not in ("position_embedding", "token_embedding")}
     if "head" not in params:
         read["head"] = params["token_embedding"]["table"].T
