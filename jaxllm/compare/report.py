@@ -96,7 +96,7 @@ def bound_text(tolerance: float) -> str:
 
 
 def error_text(error: float, tolerance: float) -> str:
-    """An error in two digits, or in as many as it takes to show whether it is within the tolerance.
+    """An error in two digits; in more if two do not show whether it is within the tolerance.
 
     >>> error_text(0.1504, 0.15)
     '1.504e-01'

@@ -74,7 +74,7 @@ def _lengthened(x: Array, length: int) -> Array:
     return jnp.pad(x, [(0, 0), (0, length - x.shape[1]), (0, 0)])
 
 
-class Plan(NamedTuple):
+class Chunking(NamedTuple):
     """How the queries are cut: `groups` of `chunks` each of `size` rows. A group's chunks share their keys' end."""
 
     groups: int
@@ -87,10 +87,10 @@ class Plan(NamedTuple):
         return self.chunks * self.size
 
 
-def _plan(length: int) -> Plan:
+def _plan(length: int) -> Chunking:
     groups = min(GROUPS, -(-length // SHORTEST))
     chunks = -(-length // (groups * LONGEST))
-    return Plan(groups, chunks, -(-length // (groups * chunks)))
+    return Chunking(groups, chunks, -(-length // (groups * chunks)))
 
 
 class Saved(NamedTuple):
@@ -171,12 +171,12 @@ def _attend_backward(window: int | None, saved: Saved, dout: Array) -> tuple[Arr
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _group(plan: Plan, group: int, *arrays: Array) -> tuple[Array, ...]:
+def _group(plan: Chunking, group: int, *arrays: Array) -> tuple[Array, ...]:
     """The rows of a group from each array [..., T, F]."""
     return tuple(x[..., group * plan.rows : (group + 1) * plan.rows, :] for x in arrays)
 
 
-def _over_chunks(chunk: Callable, carry: Any, plan: Plan, group: int, rows: tuple[Array, ...]) -> tuple[Any, Any]:
+def _over_chunks(chunk: Callable, carry: Any, plan: Chunking, group: int, rows: tuple[Array, ...]) -> tuple[Any, Any]:
     """`jax.lax.scan` of chunk(carry, (number of its first row, *its rows)) over chunks of a group's [..., rows, F]."""
 
     def cut(x: Array) -> Array:

@@ -79,15 +79,15 @@ def _normalise(x: Array, epsilon: float, centre: bool) -> tuple[Array, Array]:
     return z * factor, factor
 
 
-Saved = tuple[Array, Array, Array | None]
+NormSaved = tuple[Array, Array, Array | None]
 
 
-def _norm_forward(x: Array, scale: Array, bias: Array | None, epsilon: float, centre: bool) -> tuple[Array, Saved]:
+def _norm_forward(x: Array, scale: Array, bias: Array | None, epsilon: float, centre: bool) -> tuple[Array, NormSaved]:
     # The barrier also keeps the sum that made x out of the norm's loop.
     return _norm(optimization_barrier(x), scale, bias, epsilon, centre), (x, scale, bias)
 
 
-def _norm_backward(epsilon: float, centre: bool, saved: Saved, dy: Array) -> Saved:
+def _norm_backward(epsilon: float, centre: bool, saved: NormSaved, dy: Array) -> NormSaved:
     # g = dy scale, without its components along 1 (which would shift x) and along x (which would stretch it).
     (x, scale, bias), dy = optimization_barrier((saved, dy))
     normal, factor = _normalise(x, epsilon, centre)

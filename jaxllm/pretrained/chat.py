@@ -16,10 +16,10 @@ from jaxllm.pretrained.chat_template import render_template
 from jaxllm.pretrained.tracked_text import TrackedText, user_mask
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.special_tokens import any_of
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import read_json, replace_file
 from jaxllm.utils.utf8 import to_utf8
-from jaxllm.utils.validate import NonNegative, check_fields, shown
+from jaxllm.utils.validate import NonNegative, check_fields
 
 Message = Mapping[str, Any]
 

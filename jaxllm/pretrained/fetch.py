@@ -8,8 +8,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from jaxllm.utils.errors import InputError, printable
-from jaxllm.utils.validate import shown
+from jaxllm.utils.errors import InputError, printable, shown
 
 PACKAGE = "package:"
 NAME = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", re.ASCII)  # of a model: "gpt2", "HuggingFaceTB/SmolLM2-135M"

@@ -14,9 +14,8 @@ import msgspec
 import numpy as np
 
 from jaxllm.pretrained.tensor_file import StoredTensor, addressable, damaged, map_tensor
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import open_file
-from jaxllm.utils.validate import shown
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 MOST_HEADER = 2**26  # bytes; a tokenizer of 260,000 tokens and 500,000 merges takes about 16 MB

@@ -21,8 +21,7 @@ from jaxllm.pretrained.hf_config import make_config
 from jaxllm.pretrained.parameter_map import tensor_name
 from jaxllm.pretrained.tensor_file import StoredTensor
 from jaxllm.rotary import rotary_frequencies
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import shown
+from jaxllm.utils.errors import InputError, shown
 
 ARCHITECTURE, FREQUENCIES = "general.architecture", "rope_freqs.weight"
 # The index of a part and the number of parts. (ggml-org/llama.cpp, tools/gguf-split)

@@ -16,8 +16,7 @@ import numpy as np
 
 from jaxllm.pretrained.gguf import BY_NAME, read_tensor
 from jaxllm.pretrained.tensor_file import StoredTensor
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import shown
+from jaxllm.utils.errors import InputError, shown
 
 AT_ONCE = 2**16  # numbers; intermediates of that many stay in the processor's cache
 FLOATS = ("F32", "F16", "BF16", "F64")

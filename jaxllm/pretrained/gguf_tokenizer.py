@@ -16,8 +16,7 @@ from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.formats.byte_level import from_vocabulary
 from jaxllm.tokenizers.split_patterns import PATTERNS
-from jaxllm.utils.errors import InputError, Note, as_input_error
-from jaxllm.utils.validate import shown
+from jaxllm.utils.errors import InputError, Note, as_input_error, shown
 
 KEY = "tokenizer.ggml."
 MOST_CHARACTERS = 1024  # of a token; published vocabularies have at most a few hundred

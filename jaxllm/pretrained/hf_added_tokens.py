@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.tokenizers.special_tokens import END_OF_TEXT
-from jaxllm.utils.errors import InputError, Note
+from jaxllm.utils.errors import InputError, Note, shown
 from jaxllm.utils.files import read_json
-from jaxllm.utils.validate import shown
 
 TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP = "tokenizer_config.json", "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"

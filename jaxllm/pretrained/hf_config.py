@@ -10,8 +10,7 @@ from typing import Any
 
 from jaxllm.config import GPTConfig
 from jaxllm.pretrained.families import FAMILIES, Family
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import shown
+from jaxllm.utils.errors import InputError, shown
 
 LLAMA3_SCALING = {  # field of GPTConfig: name in rope_parameters
     "rope_factor": "factor", "rope_low_frequency": "low_freq_factor", "rope_high_frequency": "high_freq_factor",

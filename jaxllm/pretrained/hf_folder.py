@@ -11,9 +11,8 @@ import numpy as np
 
 from jaxllm.pretrained.safetensors import read_header, read_tensor
 from jaxllm.pretrained.tensor_file import StoredTensor
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import read_json
-from jaxllm.utils.validate import shown
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -26,9 +26,8 @@ from jaxllm.tokenizers.formats import to_hugging_face
 from jaxllm.tokenizers.formats.read_tokenizer_json import begin_token_of, tokenizer_of
 from jaxllm.tokenizers.special_tokens import END_OF_TEXT
 from jaxllm.tokenizers.split_patterns import pre_tokenizer_of
-from jaxllm.utils.errors import InputError, as_input_error
+from jaxllm.utils.errors import InputError, as_input_error, shown
 from jaxllm.utils.files import read_json, read_text, replace_file
-from jaxllm.utils.validate import shown
 
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 # For folders without tokenizer.json: the pattern and the normalizer of each tokenizer_class.

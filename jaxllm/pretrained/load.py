@@ -28,8 +28,7 @@ from jaxllm.pretrained.parameter_map import (
     to_params,
 )
 from jaxllm.pretrained.tensor_file import StoredTensor, is_finite
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import shown
+from jaxllm.utils.errors import InputError, shown
 
 
 def load_pretrained(path: str | Path) -> tuple[GPTConfig, dict[str, Any]]:

@@ -18,8 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import GPT
 from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import shown
+from jaxllm.utils.errors import InputError, shown
 
 MOST_NAMED = 8  # tensors that do not fit, in a message
 Shape = tuple[int, ...]

@@ -15,9 +15,8 @@ from jaxllm.pretrained.hf_folder import CONFIG, GENERATION_CONFIG, WEIGHT_DTYPES
 from jaxllm.pretrained.parameter_map import check_shapes, parameter_shapes, tensor_placements, to_tensor
 from jaxllm.pretrained.safetensors import DTYPES, write_tensors
 from jaxllm.pretrained.tensor_file import is_finite
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import replace_file
-from jaxllm.utils.validate import shown
 
 # None, because a class of transformers has ids of its own as the default.
 NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))

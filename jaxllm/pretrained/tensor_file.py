@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import open_file
-from jaxllm.utils.validate import shown
 
 MOST_BYTES = 2**63 - 1  # of an array whose dimensions of 0 count as 1; NumPy allows no more
 

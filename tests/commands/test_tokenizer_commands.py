@@ -122,7 +122,7 @@ def test_json_lines_whose_text_has_another_name(capsys: pytest.CaptureFixture[st
 
 WRONG = {
     "tokenizer train text.txt --out x.json": "--vocab-size is missing",
-    "tokenizer train text.txt --kind char --vocab-size 9 --out x.json": "characters are as many as they are",
+    "tokenizer train text.txt --kind char --vocab-size 9 --out x.json": "a character tokenizer has one id for each character of the text",
     "tokenizer train text.txt --vocab-size 256 --out x.json": "need at least 257",
     "tokenizer train missing --vocab-size 300 --out x.json": "'missing' is no file or folder",
     "tokenizer train latin.txt --vocab-size 300 --out x.json": "latin.txt is not UTF-8: byte 0xe9 at offset 3",

@@ -39,7 +39,7 @@ def test_cached_logits_are_the_uncached_ones(options: dict[str, Any]) -> None:
     config = replace(TINY, **{"n_layers": 1} | options)
     model, params = random_gpt(config)
     tokens = random_tokens(config)
-    tokens[:, 4] = 5  # a separator in some configs: in the middle of what is read at once and of what is not
+    tokens[:, 4] = 5  # the separator of some configs, inside the prompt in one case and after it in another
     tokens[1, 6] = 5
     whole = model.apply({"params": params}, tokens)
     rows = np.stack(

@@ -111,7 +111,7 @@ def test_gpt2s_ranks_are_known(gpt2: BPETokenizer, tmp_path: Path) -> None:
 
 
 def test_a_published_file_is_known_by_its_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With any line ends. Free ids above the ranks become reserved tokens, as many as tiktoken counts."""
+    """Line ends may be of any kind. Each free id above the ranks becomes a reserved token, so the size is tiktoken's."""
     path = export(BPETokenizer(TOKENS), tmp_path, bare=True)
     content = path.read_bytes()
     special = {END: 311, "<|endofprompt|>": 314}

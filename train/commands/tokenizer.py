@@ -92,7 +92,10 @@ def run_train(arguments: argparse.Namespace) -> None:
     if kind == "bpe" and vocab_size is None:
         raise InputError("--vocab-size is missing; byte-pair encoding needs it, for example 32768.")
     if kind == "char" and vocab_size is not None:
-        raise InputError(f"--vocab-size is {vocab_size}, but characters are as many as they are; leave it out.")
+        raise InputError(
+            f"--vocab-size is {vocab_size}, but a character tokenizer has one id for each character of the text; "
+            "leave it out."
+        )
     processes = usable_cores() if processes is None else processes
     check_processes(processes)
     vocabulary = Path(out).with_suffix(".vocab.txt")

@@ -13,8 +13,7 @@ from flax.traverse_util import flatten_dict
 from jaxllm.config import GPTConfig
 from jaxllm.pretrained.parameter_map import check_shapes, nested, parameter_shapes
 from jaxllm.pretrained.safetensors import read_header, read_tensor, write_tensors
-from jaxllm.utils.errors import InputError, printable
-from jaxllm.utils.validate import shown
+from jaxllm.utils.errors import InputError, printable, shown
 
 FORMAT = {"format": "jaxllm parameters", "version": "1"}
 

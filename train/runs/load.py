@@ -8,8 +8,7 @@ from typing import Any
 from jaxllm import GPT
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
-from jaxllm.utils.errors import InputError
-from jaxllm.utils.validate import shown
+from jaxllm.utils.errors import InputError, shown
 
 from ..config import RunConfig, build_config, differences
 from ..errors import DamagedError, DroppedError

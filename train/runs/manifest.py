@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 
 from jaxllm import __version__
+from jaxllm.utils.errors import shown
 from jaxllm.utils.files import open_file, read_file, replace_file, sync_folder
 from jaxllm.utils.processes import usable_cores
-from jaxllm.utils.validate import shown
 
 from ..errors import DamagedError, reason
 from .arrays import named
