@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxllm.config import GPTConfig
+from jaxllm.fast.products import XLA, using
 from jaxllm.gpt import GPT, Block, interceptors, summed_loss
 from jaxllm.utils.errors import InputError
 
@@ -58,7 +59,8 @@ def make_train_step(
         keys = jax.random.split(jax.random.fold_in(dropout_keys, state.step), n)
         microbatches = (*(x.reshape(n, -1, x.shape[-1]) for x in (inputs, targets)), keys)
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
-        (loss, grads), _ = jax.lax.scan(accumulate, zeros, microbatches)
+        with using(products):
+            (loss, grads), _ = jax.lax.scan(accumulate, zeros, microbatches)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

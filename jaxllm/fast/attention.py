@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from jaxllm.array import Array
 from jaxllm.attention import visible
+from jaxllm.fast.products import product
 from jaxllm.precision import at_least_float32
 
 GROUPS = 4  # of chunks, each with keys up to its own end: 5/8 of the full square is computed
@@ -205,4 +206,4 @@ def _scores(q: Array, keys: Array, start: Array, window: int | None, *documents:
 
 def _product(axes: str, a: Array, b: Array) -> Array:
     """The product of both in the dtype of b, accumulated in at least float32."""
-    return jnp.einsum(axes, a.astype(b.dtype), b, preferred_element_type=at_least_float32(b).dtype)
+    return product(axes, a.astype(b.dtype), b, at_least_float32(b).dtype)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from jaxllm import layers
 from jaxllm.array import Array
 from jaxllm.fast import formula
+from jaxllm.fast.products import product
 from jaxllm.fast.quantised_weights import Kernel
 from jaxllm.layers import EPSILON
 from jaxllm.precision import at_least_float32
@@ -34,7 +35,7 @@ def _product(x: Array, kernel: Kernel) -> Array:
 
 
 def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel, (x, kernel)
+    return product("...d,df->...f", x, kernel), (x, kernel)
 
 
 def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
@@ -42,7 +43,7 @@ def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
     # in which x^T dy reads it.
     (x, kernel), dy = optimization_barrier((saved, dy))
     # x stands first in x^T dy, and the result has two axes: XLA on a CPU is slower in the other forms.
-    return dy @ kernel.T, jnp.einsum("...d,...f->df", x, dy)
+    return product("...f,df->...d", dy, kernel), product("...d,...f->df", x, dy)
 
 
 _product.defvjp(_product_forward, _product_backward)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from jaxllm.array import Array
 from jaxllm.fast.embeddings import token_logits
+from jaxllm.fast.products import product
 from jaxllm.fast.quantised_weights import Table
 from jaxllm.loss import _entry, token_losses
 from jaxllm.precision import at_least_float32
@@ -44,15 +45,15 @@ def _head_loss_forward(table: Array, x: Array, targets: Array, weights: Array) -
 
     def chunk(dparts: list[Array], rows: tuple[Array, ...]) -> tuple[list[Array], tuple[Array, Array]]:
         x, targets, weights = rows
-        zs = [token_logits(part, x) for part in parts]
+        zs = [product("td,vd->tv", x, part, dpart.dtype) for part, dpart in zip(parts, dparts, strict=True)]
         peak = reduce(jnp.maximum, [z.max(-1) for z in zs])[:, None]
         total = reduce(jnp.add, [jnp.exp(z - peak).sum(-1) for z in zs])[:, None]
         dx, grown = jnp.zeros(x.shape, peak.dtype), []
         for start, part, z, dpart in zip((0, *cuts), parts, zs, dparts, strict=True):
             came = jax.nn.one_hot(targets - start, len(part), dtype=z.dtype)
             dz = ((jnp.exp(z - peak) / total - came) * weights[:, None]).astype(x.dtype)
-            grown.append(dpart + jnp.matmul(dz.T, x, preferred_element_type=dpart.dtype))
-            dx += jnp.matmul(dz, part, preferred_element_type=dx.dtype)
+            grown.append(dpart + product("tv,td->vd", dz, x, dpart.dtype))
+            dx += product("tv,vd->td", dz, part, dx.dtype)
         chosen = reduce(jnp.fmax, [_entry(z, targets - start) for start, z in zip((0, *cuts), zs, strict=True)])
         return grown, (jnp.log(total[:, 0]) - (chosen - peak[:, 0]), dx.astype(x.dtype))
 

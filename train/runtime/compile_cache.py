@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import jaxlib
 
-VARIABLE = "JAXLLM_COMPILE_CACHE"  # "off", or a folder
+from jaxllm.utils.private_folder import VARIABLE, default_place, make_private, processor
+
 MOST_BYTES = 2**30  # of the cache; JAX's own limit needs another package
 DAMAGED = "Error reading persistent compilation cache entry"  # the start of JAX's warning
 
@@ -41,15 +42,9 @@ def keep_compiled() -> None:
     empty_when_damaged(folder)
 
 
-def default_place() -> str:
-    """A folder in the user's folder for caches."""
-    caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(caches), "jaxllm", "xla")
-
-
 def machine_key() -> str:
     """A key of this JAX, system and processor; compiled code may not run under another key."""
-    machine = [jax.__version__, jaxlib.__version__, platform.system(), platform.machine(), *_processor()]
+    machine = [jax.__version__, jaxlib.__version__, platform.system(), platform.machine(), *processor()]
     return hashlib.sha256("\n".join(machine).encode()).hexdigest()[:16]
 
 
@@ -59,32 +54,7 @@ def doubts_its_own() -> bool:
     Before 0.11 it looks for LLVM's tuning flag +prefer-no-gather, set for Intel's processors, among the processor's
     features, and prints an error of several lines for each program that it reads (jax-ml/jax#38445).
     """
-    return jax.__version_info__ < (0, 11) and any("GenuineIntel" in line for line in _processor())
-
-
-def _processor() -> list[str]:
-    """The processor's name and features: on Linux the lines of x86 or ARM, elsewhere the name that Python knows."""
-    names = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "Features")
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return [platform.processor()]
-    return sorted({line for line in lines if line.partition(":")[0].strip() in names})
-
-
-def make_private(folder: Path) -> str:
-    """Create the folder for its owner only. Returns why it cannot be trusted, "" if it can."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.stat()
-    except (OSError, ValueError) as error:
-        return f"{folder}: {getattr(error, 'strerror', None) or error}"
-    if os.name == "posix" and found.st_uid != os.geteuid():
-        return f"{folder} belongs to another user"
-    if os.name == "posix" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"others can write into {folder}"
-    return ""
+    return jax.__version_info__ < (0, 11) and any("GenuineIntel" in line for line in processor())
 
 
 def drop_oldest(folder: Path, most_bytes: int) -> None:

@@ -1,0 +1,74 @@
+"""Matrix products by XLA, or by the library that a context names: `with using("onednn"): step(...)`.
+
+Products inside functions with a backward of their own go through `product`. XLA folds a transposed operand into a copy;
+a BLAS reads it as it lies. As `jaxllm.fast.off`, the choice is part of the key under which `jax.jit` keeps a trace.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxllm.array import Array
+from jaxllm.fast.native.build import TARGET, register
+from jaxllm.fast.native.libraries import LIBRARIES
+
+XLA = "xla"
+_active: Any = jax.make_user_context(XLA)
+
+
+def using(name: str) -> AbstractContextManager[None]:
+    """A context in which `product` calls a library: "xla", "onednn", "mkl" or "openblas".
+
+    A library computes float32, oneDNN bfloat16 too; XLA computes the rest, and everything on other backends than a CPU.
+    Raises NoLibraryError where the library cannot be used here.
+    """
+    if name != XLA:
+        register(name)
+    return cast(AbstractContextManager[None], _active(name))
+
+
+def active() -> str:
+    """The library that the context names."""
+    return cast(str, _active.value)
+
+
+def computes(name: str, *operands: Array) -> bool:
+    """Whether a library computes a product of these operands."""
+    dtype = operands[0].dtype
+    return (
+        name != XLA
+        and jax.default_backend() == "cpu" and jax.device_count() == 1
+        and all(x.dtype == dtype and x.size for x in operands)
+        and dtype.name in LIBRARIES[name].dtypes
+    )  # fmt: skip
+
+
+def product(axes: str, a: Array, b: Array, dtype: DTypeLike | None = None) -> Array:
+    """`jnp.einsum(axes, a, b, preferred_element_type=dtype)` for products of two matrices, or of batches of them.
+
+    The axes are single letters after an optional ellipsis: "...d,df->...f", "...d,...f->df", "...tk,...sk->...ts".
+    """
+    dtype = jnp.dtype(dtype or a.dtype)
+    if not computes(active(), a, b) or dtype.name not in LIBRARIES[active()].dtypes:
+        return jnp.einsum(axes, a, b, preferred_element_type=dtype)
+    left, right, out = (part.replace("...", "") for part in axes.replace("->", ",").split(","))
+    n = b.shape[right.index(out[-1]) - len(right)]
+    if len(left) == 2:
+        shape = (*a.shape[:-2], a.shape[left.index(out[0]) - 2], n)
+        a, b = (x.reshape(-1, *x.shape[-2:]) if x.ndim > 3 else x for x in (a, b))
+    else:  # every axis of a but the last is one axis r of rows
+        shape = (*a.shape[:-1], n) if len(out) == 1 else (a.shape[-1], n)
+        a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+        left, right, out = "r" + left, right.rjust(2, "r"), out.rjust(2, "r")
+    return _call(a, b, left[0] != out[0], right[1] != out[1], dtype).reshape(shape)
+
+
+def _call(a: Array, b: Array, transpose_a: bool, transpose_b: bool, dtype: Any) -> Array:
+    m, n = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
+    result = jax.ShapeDtypeStruct((*a.shape[:-2], m, n), dtype)
+    how = {"library": LIBRARIES[active()].number, "transpose_a": transpose_a, "transpose_b": transpose_b}
+    return cast(Array, jax.ffi.ffi_call(TARGET, result)(a, b, **{name: np.int64(x) for name, x in how.items()}))
