@@ -44,6 +44,7 @@ def make_train_step(
     for a subclass with a `__call__` of its own.
     """
     dropout_keys = dropout_key(config.seed)
+    products = XLA if config.products == "auto" else config.products
     _check_call(model)
 
     def train_step(state: TrainState, inputs: Array, targets: Array) -> tuple[TrainState, Metrics]:
