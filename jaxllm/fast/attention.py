@@ -40,7 +40,7 @@ def causal_dot_product_attention(
         swapped = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))
         return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, is_causal=True, implementation="cudnn"), -2, -3)
     length = q.shape[-2]
-    plan = _plan(length)
+    plan = chunking(length)
     arguments = [q, k, v]
     if documents is not None:
         arguments.append(jnp.broadcast_to(documents, q.shape[:-1])[..., None])
@@ -88,7 +88,8 @@ class Chunking(NamedTuple):
         return self.chunks * self.size
 
 
-def _plan(length: int) -> Chunking:
+def chunking(length: int) -> Chunking:
+    """How causal attention cuts a length."""
     groups = min(GROUPS, -(-length // SHORTEST))
     chunks = -(-length // (groups * LONGEST))
     return Chunking(groups, chunks, -(-length // (groups * chunks)))
@@ -113,7 +114,7 @@ def _attend(window: int | None, q: Array, k: Array, v: Array, *documents: Array)
 
 
 def _attend_forward(window: int | None, q: Array, k: Array, v: Array, *documents: Array) -> tuple[Array, Saved]:
-    plan, keep = _plan(q.shape[-2]), q.shape[-2] <= KEPT
+    plan, keep = chunking(q.shape[-2]), q.shape[-2] <= KEPT
 
     def group(g: int) -> tuple[Array, ...]:
         end = (g + 1) * plan.rows
@@ -141,7 +142,7 @@ def _attend_backward(window: int | None, saved: Saved, dout: Array) -> tuple[Arr
     if not saved.kept:  # without the barrier XLA finds the forward's scores in the backward and keeps them
         saved, dout = optimization_barrier((saved, dout))
     q, k, v, documents, out, peak, total, kept = saved
-    plan, scale = _plan(q.shape[-2]), q.shape[-1] ** -0.5
+    plan, scale = chunking(q.shape[-2]), q.shape[-1] ** -0.5
     dout = (dout / total).astype(v.dtype)
     shift = (at_least_float32(out) * dout).sum(-1, keepdims=True)
 

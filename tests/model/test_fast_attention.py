@@ -55,11 +55,11 @@ def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: 
 def test_the_plan_wastes_little() -> None:
     """Equal chunks of at most 256 rows, and fewer rows of padding than chunks."""
     for length in (*range(1, 300), 1000, 1024, 1025, 5000, 8192):
-        groups, chunks, size = plan = chunked._plan(length)
+        groups, chunks, size = plan = chunked.chunking(length)
         assert size <= 256 and groups <= 4
         assert 0 <= groups * plan.rows - length < groups * chunks
-    assert chunked._plan(256) == (4, 1, 64)
-    assert chunked._plan(8192) == (4, 8, 256)
+    assert chunked.chunking(256) == (4, 1, 64)
+    assert chunked.chunking(8192) == (4, 8, 256)
 
 
 def temporary_bytes(function: Any, *shapes: tuple[int, ...]) -> int:

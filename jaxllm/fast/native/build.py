@@ -43,15 +43,24 @@ def _compiled() -> ctypes.CDLL:
         raise NoLibraryError(f"there is no C compiler {command[0]!r}; install one, or name yours in CC")
     made_from = [SOURCE.read_text(), jax.__version__, jaxlib.__version__, platform.machine(), *command, *processor()]
     name = f"product-{hashlib.sha256(chr(10).join(made_from).encode()).hexdigest()[:16]}.so"
+    if path := cached(name):
+        return _load(path if path.is_file() else _compile(command, path))
+    with tempfile.TemporaryDirectory() as folder:  # a loaded file may be deleted
+        return _load(_compile(command, Path(folder, name)))
+
+
+def cached(name: str) -> Path | None:
+    """The path of a file in the private folder; None if VARIABLE is "off".
+
+    Raises NoLibraryError where others can write into the folder, or it cannot be made.
+    """
     place = os.environ.get(VARIABLE) or default_place()
     if place == "off":
-        with tempfile.TemporaryDirectory() as folder:  # a loaded file may be deleted
-            return _load(_compile(command, Path(folder, name)))
+        return None
     folder = Path(place, "native").absolute()
     if reason := make_private(folder.parent) or make_private(folder):
         raise NoLibraryError(f"compiled code cannot be kept: {reason}; choose a folder with {VARIABLE}")
-    path = folder / name
-    return _load(path if path.is_file() else _compile(command, path))
+    return folder / name
 
 
 def _compile(command: list[str], path: Path) -> Path:
