@@ -352,6 +352,9 @@ def test_weights_go_from_side_to_side(place: Path) -> None:
     zeros = {"a": {"b": np.zeros(3, np.float32)}, "c": np.zeros((2, 2), np.float32)}
     loaded, seconds = share_weights(zeros, {"save_weights": None, "load_weights": weights})
     assert loaded["a"]["b"].tolist() == [0, 1, 2] and loaded["c"].tolist() == [[1, 1], [1, 1]] and seconds > 0
+    half = {"a": {"b": np.zeros(3, np.float32)}, "c": np.ones((2, 2), np.float32)}
+    loaded, _ = share_weights(half, {"save_weights": None, "load_weights": weights})
+    assert loaded["c"] is half["c"] and loaded["a"]["b"].tolist() == [0, 1, 2]  # equal ones stay where they are
     other = {"a": {"b": np.zeros(4, np.float32)}, "d": zeros["c"]}
     with pytest.raises(SystemExit, match="other side's parameters have other names or shapes: a/b, c, d"):
         share_weights(other, {"save_weights": None, "load_weights": weights})
