@@ -192,6 +192,7 @@ def test_the_commits_own_code_runs(
     name = commit(place, "Begin")
     training(place, "A")
     assert main([*BENCH, "HEAD"]) == 0
+    assert (place / "log.txt").exists()
     log = (place / "log.txt").read_text()
     assert log.startswith("BAAABB") and log.count("A") == log.count("B")
     assert f"jaxllm is the working tree, {name} with uncommitted changes" in capsys.readouterr().out

@@ -54,7 +54,7 @@ MUTATIONS = [
     Mutation("weights of another model", "train/bench/weights.py", "    if differ:", "    if False:", f"{COMMIT}::test_weights_go_from_side_to_side", "DID NOT RAISE"),
     Mutation("the weights of the other side left out", "train/bench/train_worker.py", "self._state._replace(params=params)", "self._state", f"{COMMIT}::test_an_older_commit_beside_ours"),
     Mutation("a commit's packed weights not compared", "train/bench/generate_recording.py", "comparable = isinstance(other, Commit) or (", "comparable = bool(", f"{COMMIT}::test_texts_of_several_lengths[int8-0.1-1-differ]"),
-    Mutation("the config among the numbers before it", "train/commands/options.py", "if option and word.isdigit() and out[-1] != option:", "if option and out[-1] != option:", "bench/test_bench_generate.py::test_several_lengths"),
+    Mutation("the config among the numbers before it", "train/commands/options.py", "if option and word.isdigit() and out[-1] != option:", "if option and out[-1] != option:", "bench/test_bench_generate.py::test_several_lengths", "SystemExit: 2"),
     Mutation("losses that part agree", "train/bench/train_report.py", 'figures["loss_difference"] <= figures["loss_tolerance"]', "True", "bench/test_bench.py::test_losses_that_differ"),
     Mutation("characters that the output lacks", "train/cli.py", "    _escape_missing_characters()\n    words", "    words", "commands/test_encodings.py::test_a_character_that_cannot_be_encoded_is_escaped[ascii-4-tokenizer show {run}]", "UnicodeEncodeError"),
     Mutation("the user's error handler overruled", "train/cli.py", 'file.errors in ("strict", "surrogateescape")', "True", "commands/test_encodings.py::test_a_character_that_can_be_encoded_is_written"),
