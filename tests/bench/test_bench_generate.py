@@ -231,9 +231,41 @@ def test_bytes_that_a_step_reads(tied: bool) -> None:
     assert weight_bytes(pack(params, "int8")) == maps + 4 * (scales + rest)
 
 
+def test_several_lengths(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row for each combination, wherever the config stands; one length is written as it always was."""
+    play(monkeypatch, place)
+    shapes = "((2, 3), (2, 4), (1, 3), (1, 4))"
+    (place / "side.py").write_text(SCRIPT.replace("prompts.shape == (2, 3)", f"prompts.shape in {shapes}"))
+    lengths = "bench generate --batch-size 2 1 --prompt-tokens 3 4 tiny.toml --new-tokens 5 --rounds 1".split()
+    assert main([*lengths, "--json", "bench.json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("2, 1 x 5 tokens after prompts of 3, 4; ")
+    assert lines[2].split()[:3] == ["texts", "prompt", "tokens/s"] and "ratio" not in lines[2]
+    assert [line.split()[:2] for line in lines[3:7]] == [["2", "3"], ["2", "4"], ["1", "3"], ["1", "4"]]
+    rows = json.loads((place / "bench.json").read_text())["rows"]
+    sizes_of_rows = [(row["sizes"]["batch_size"], row["sizes"]["prompt_tokens"]) for row in rows]
+    assert sizes_of_rows == [(2, 3), (2, 4), (1, 3), (1, 4)]
+    assert f"{rows[3]['ours']['tokens_per_s']:,.1f}" == lines[6].split()[2] and rows[3]["peer"] is None
+    last = "bench generate --batch-size 7 --prompt-tokens 3 --batch-size 2 tiny.toml --new-tokens 5 --rounds 1".split()
+    assert main([*last, "--json", "one.json"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("2 x 5 tokens after prompts of 3; ")
+    assert json.loads((place / "one.json").read_text()).keys() == rows[0].keys()
+
+
+@pytest.mark.parametrize("words", [["x"], [""], ["1", "x"], ["1", "2.5"]])
+def test_numbers_that_are_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "generate", "tiny.toml", "--batch-size", *words])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert (f"unrecognized arguments: {words[1]};" if len(words) > 1 else f"numbers value: {words[0]!r};") in error
+
+
 WRONG = {
     "--batch-size 0": "--batch-size is 0, but it must be from 1 to 1,024.",
     "--prompt-tokens 0": "--prompt-tokens is 0, but it must be from 1 to 16.",
+    "--prompt-tokens 4 17": "--prompt-tokens is 17, but it must be from 1 to 16.",
+    "--batch-size 2 --batch-size 2000 --prompt-tokens 3 4": "--batch-size is 2000, but it must be from 1 to 1,024.",
     "--new-tokens 1": "--new-tokens is 1, but it must be from 2 to 100,000.",
     "--prompt-tokens 10 --new-tokens 7 --against hf --set model.activation=gelu_tanh": "--prompt-tokens 10 and --new-tokens 7 are together more than model.context_length = 16, where hf ends",
     "--rounds 0": "--rounds is 0, but it must be from 1 to 10,000.",

@@ -60,11 +60,11 @@ LEFT_OUT = {  # modules without logic of their own, or whose logic no quick test
     "train/runs/__init__.py", "train/runtime/__init__.py", "jaxllm/pretrained/__init__.py",
     "jaxllm/reference/__init__.py", "jaxllm/tokenizers/__init__.py", "train/__init__.py", "train/__main__.py",
     "jaxllm/fast/init.py",  # to the bit, of programs compiled with all optimisations: test_speed.py
-    "train/bench/__init__.py", "train/bench/train_worker.py",  # the step of `train.step` in a process of its own
+    "train/bench/__init__.py",
     # as `train_report` and `train_recording`, and names of processors
-    "train/bench/generate.py", "train/bench/generate_report.py", "train/bench/generate_recording.py", "train/bench/train.py",
+    "train/bench/generate.py", "train/bench/generate_report.py", "train/bench/train.py",
     "train/bench/tokenizer.py", "train/bench/machine.py",
-    "train/commands/bench.py", "train/commands/options.py",
+    "train/commands/bench.py",
     "train/bench/peers/__init__.py", "train/bench/peers/hf.py", "train/bench/peers/hf_writer.py", "train/bench/peers/nanogpt.py",
     "train/bench/peers/nanogpt_writer.py", "train/bench/peers/protocol.py", "train/bench/peers/torch_worker.py",
     "train/bench/peers/torch_writer.py",  # other programs, in their Python

@@ -1,10 +1,11 @@
-"""`jaxllm bench`: time and memory of training, generating and tokenizing, ours and another program's by turns.
+"""`jaxllm bench`: time and memory of training, generating and tokenizing, ours and another side's by turns.
 
 Training (`jaxllm bench train`): `train` is the command, `train_recording` lets both sides take steps by turns,
 `train_worker` is our side's process, `train_report` makes the figures and the table.
 Generating (`jaxllm bench generate`): `generate`, `generate_recording`, `generate_worker`, `generate_report` likewise.
-Both use `workload` (the model that is timed, and what a peer requires of it), `alternate` (the other side, and the
-length of a turn), `process` (a side's process), `statistics` (from seconds to figures) and `machine` (processor and
-versions). The processes of peers are scripts in `peers/`.
+Both use `workload` (the model that is timed, and what a peer requires of it), `alternate` (another program, and the
+length of a turn), `commit` (another commit of ours), `sides` (starts both), `weights` (which both have), `process` (a
+side's process), `statistics` (from seconds to figures) and `machine` (processor and versions). The processes of peers
+are scripts in `peers/`.
 `scaling` is `jaxllm bench attention`, `loss` and `sizes`; `tokenizer` is `jaxllm bench tokenizer`.
 """

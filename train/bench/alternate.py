@@ -21,16 +21,16 @@ Show = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Against:
-    """The other side: a name in PEERS, the folder of its code and the Python that runs it."""
+class Program:
+    """Another program as the other side: a name in PEERS, the folder of its code and the Python that runs it."""
 
     name: str
     path: str | None
     python: str
 
 
-def peer_for(against: str | None, path: str | None, python: str | None) -> Against | None:
-    """The other side, from the command's options. Raises InputError for options that do not fit together."""
+def peer_for(against: str | None, path: str | None, python: str | None) -> Program | None:
+    """The other program, from the command's options. Raises InputError for options that do not fit together."""
     if against is None:
         if path or python:
             raise InputError(f"{'--peer' if path else '--peer-python'} is for a bench --against another program.")
@@ -44,7 +44,7 @@ def peer_for(against: str | None, path: str | None, python: str | None) -> Again
         raise InputError(f"--peer {path}: there is no model.py in it; name a checkout of karpathy/nanoGPT.")
     python = python or sys.executable
     check_python(python, PEERS[against].needs, against)
-    return Against(against, path and os.path.abspath(path), python)
+    return Program(against, path and os.path.abspath(path), python)
 
 
 def check_rounds(rounds: int) -> None:

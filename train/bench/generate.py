@@ -1,4 +1,4 @@
-"""`jaxllm bench generate`: texts written by ours and by transformers or nanoGPT, by turns.
+"""`jaxllm bench generate`: texts written by ours and by transformers, nanoGPT or another commit of ours, by turns.
 
 Reading the prompt and writing are timed apart, as by llama.cpp's llama-bench. As the weights must be read from memory
 for each token, the speed is also reported as a part of what the memory's bandwidth allows.
@@ -9,6 +9,7 @@ import math
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
@@ -16,9 +17,12 @@ from jaxllm.utils.files import replace_file
 from ..config import MOST_NEW_TOKENS, load_config
 from ..errors import DivergedError
 from ..outputs import check_output
-from .alternate import check_rounds, peer_for, status_line
+from .alternate import check_rounds, status_line
 from .generate_recording import record_generation
-from .generate_report import headline, make_figures, same_tokens, table
+from .generate_report import headline, make_figures, row, same_tokens, table, title
+from .machine import versions_lines
+from .sides import Other, described, program_name
+from .statistics import Figures
 from .workload import workload_for
 
 MOST_TEXTS = 1024
@@ -49,28 +53,44 @@ class Lengths:
 
 
 def bench_generate_command(
-    config: str, overrides: list[str], lengths: Lengths, weights: str, against: str | None, path: str | None,
-    python: str | None, rounds: int, json_file: str | None,
+    config: str, overrides: list[str], lengths: list[Lengths], weights: str, other: Other | None, rounds: int,
+    json_file: str | None,
 ) -> bool:  # fmt: skip
-    """Prints the table and writes the JSON; returns whether both sides wrote the same, where they should."""
+    """Prints the table and writes the JSON; returns whether both sides wrote the same, where they should.
+
+    Several lengths give a row each, in the table and in the JSON.
+    """
     check_rounds(rounds)
     check_output("--json", json_file, (".json",))
-    peer = peer_for(against, path, python)
     loaded = load_config(config, overrides)
     loaded = replace(loaded, model=replace(loaded.model, dropout=0.0))  # dropout is for training only
-    model = workload_for(loaded, against).model
-    lengths.check(model.context_length, against)
-    job = {"model": asdict(model), "weights": weights, **asdict(lengths)}
-    print(f"{config}: " + "\n".join(headline(job)))
+    program = program_name(other)
+    model = workload_for(loaded, program).model
+    for one in lengths:
+        one.check(model.context_length, program)
+    jobs = [{"model": asdict(model), "weights": weights, **asdict(one)} for one in lengths]
+    print(f"{config}: " + "\n".join([*headline(jobs), *described(other)]))
     if model.activation != loaded.model.activation:
-        print(f"{against} computes {model.activation}; so does jaxllm here, not {loaded.model.activation}")
-    sys.stdout.flush()
-    with status_line() as show:
-        recordings, bandwidths, compared = record_generation(job, peer, rounds, show)
-    if compared and not math.isfinite(compared["logits_difference"]):
-        raise DivergedError(f"the logits of {against} or of jaxllm are not finite: the two cannot be compared.")
-    figures = make_figures(job, recordings, bandwidths, compared, against)
-    print("\n".join(table(figures)))
+        print(f"{program} computes {model.activation}; so does jaxllm here, not {loaded.model.activation}")
+    if len(jobs) > 1:
+        print(title(other.name if other else None))
+    rows = []
+    for job in jobs:
+        sys.stdout.flush()
+        rows.append(_measured(job, other, rounds))
+        print("\n".join(row(rows[-1]) if len(jobs) > 1 else table(rows[-1])))
+    if len(jobs) > 1:
+        print("\n".join(versions_lines(rows[-1])))
     if json_file:
+        figures = {"rows": rows} if len(jobs) > 1 else rows[0]
         replace_file(Path(json_file), f"{json.dumps(figures, indent=1, allow_nan=False)}\n".encode())
-    return same_tokens(figures)
+    return all(map(same_tokens, rows))
+
+
+def _measured(job: dict[str, Any], other: Other | None, rounds: int) -> Figures:
+    """The figures of one job."""
+    with status_line() as show:
+        recordings, bandwidths, compared = record_generation(job, other, rounds, show)
+    if other and compared and not math.isfinite(compared["logits_difference"]):
+        raise DivergedError(f"the logits of {other.name} or of jaxllm are not finite: the two cannot be compared.")
+    return make_figures(job, recordings, bandwidths, compared, other)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from . import alternate
-from .alternate import Against, Show
+from .alternate import Show
+from .commit import Commit
 from .process import Worker
+from .sides import Other, other_side, our_side, start_sides
 from .workload import FOLDER
 
 OURS = [sys.executable, "-m", f"{__package__}.generate_worker"]
@@ -34,17 +36,18 @@ class GenerateRecording:
 
 
 def record_generation(
-    job: dict[str, Any], against: Against | None, rounds: int, show: Show
+    job: dict[str, Any], other: Other | None, rounds: int, show: Show
 ) -> tuple[list[GenerateRecording], list[float], dict[str, Any] | None]:
-    """The recordings of ours and the peer by turns, the memory's speed in each round, and ours compared with the peer.
+    """The recordings of ours and the other by turns, the memory's speed in each round, and ours compared with it.
 
-    The comparison is None if there is no peer or ours has other weights.
+    The comparison is None if ours ran alone, or if its weights are of another type than the other's.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxllm-bench-"))
-        workers, begun = _start_workers(stack, Path(folder), job, against, show)
-        comparable = against is not None and job["weights"] == "float32"
-        compared = workers[0].ask({"compare": f"{folder}/theirs.npz"}) if comparable else None
+        sample = str(Path(folder) / "theirs.npz")
+        workers, begun = _start_workers(stack, sample, job, other, show)
+        comparable = isinstance(other, Commit) or (other is not None and job["weights"] == "float32")
+        compared = workers[0].ask({"compare": sample}) if comparable else None
         texts, recorded, bandwidths = 1, [], []
         for i in range(rounds + 1):
             show(f"round {i} of {rounds}, {texts} texts each" if i else "warming up")
@@ -57,20 +60,7 @@ def record_generation(
 
 
 def _start_workers(
-    stack: ExitStack, folder: Path, job: dict[str, Any], against: Against | None, show: Show
+    stack: ExitStack, sample: str, job: dict[str, Any], other: Other | None, show: Show
 ) -> tuple[list[Worker], list[dict[str, Any]]]:
-    """The processes and their answers to the job. Ours begins, because the peer starts from its weights."""
-    weights = str(folder / "weights.npz") if against else None
-    show("starting and compiling jaxllm")
-    ours = Worker("jaxllm", OURS, job | {"save_weights": weights, "sample": None}, alternate.ROOT)
-    begun = stack.enter_context(ours).start()
-    if against is None:
-        return [ours], [begun]
-    alternate.check_platform(begun["platform"], against.name)
-    show(f"starting {against.name}")
-    asked = job | {"load_weights": weights, "peer": against.path, "platform": begun["platform"]}
-    asked |= {"sample": f"{folder}/theirs.npz"}
-    peer = stack.enter_context(Worker(against.name, [against.python, str(SCRIPTS[against.name])], asked))
-    answer = peer.start()
-    (folder / "weights.npz").unlink(missing_ok=True)
-    return [ours, peer], [begun, answer]
+    beside = other_side(stack, other, job | {"sample": sample}, SCRIPTS) if other else None
+    return start_sides(stack, our_side(OURS, job | {"sample": None}), beside, show)

@@ -10,31 +10,35 @@ import numpy as np
 
 from jaxllm.compare.report import bound_text, error_text
 
+from .alternate import Program
 from .generate_recording import GenerateRecording
 from .machine import processor, versions_lines
+from .sides import Other, commits
 from .statistics import Figures, Spread, speed_ratio
 
-TOLERANCE = 1e-3  # of logits of about unit size; if a choice between two tokens is closer, either is right
+# Of logits of about unit size, by the type of the weights. If a choice between two tokens is closer, either is right.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2, "int8": 2e-2}
 
 
 def make_figures(
     job: dict[str, Any], recordings: list[GenerateRecording], bandwidths: list[float], compared: Figures | None,
-    against: str | None,
+    other: Other | None,
 ) -> Figures:  # fmt: skip
     """All figures; `peer` and the comparisons with it are None if ours ran alone."""
     first, peer = recordings[0], recordings[-1]
     bytes_per_s = float(np.median(bandwidths))
-    read = (first.begun["weight_bytes"], first.begun["float32_weight_bytes"])
+    program = isinstance(other, Program)  # which reads float32; a commit says what it reads
+    read = (first.begun["weight_bytes"], first.begun["float32_weight_bytes"] if program else peer.begun["weight_bytes"])
     sides = [_side(job, one, n, bytes_per_s) for one, n in zip(recordings, read, strict=False)]
-    ratio = speed_ratio(first.timed("seconds"), peer.timed("seconds")) if against else None
-    return {
-        "against": against,
+    ratio = speed_ratio(first.timed("seconds"), peer.timed("seconds")) if other else None
+    return commits(other) | {
+        "against": other.name if other else None,
         "ratio": ratio and ratio.median,
         "ratio_spread": ratio and [ratio.low, ratio.high],
         "compared": compared,
-        "tolerance": TOLERANCE if compared else None,
+        "tolerance": TOLERANCE[job["weights"]] if compared else None,
         "ours": sides[0],
-        "peer": sides[1] if against else None,
+        "peer": sides[1] if other else None,
         "sizes": job["model"] | {
             "parameters": first.begun["n_parameters"], "weights": job["weights"], "batch_size": job["batch_size"],
             "prompt_tokens": job["prompt_tokens"], "new_tokens": job["new_tokens"], "rounds": len(first.turns),
@@ -44,7 +48,7 @@ def make_figures(
             "processor": processor(), "cores": os.cpu_count(), "system": platform.system(),
             "device": first.begun["device"], "bytes_per_s": bytes_per_s, "round_bytes_per_s": bandwidths,
         },
-        "versions": first.begun["versions"] | ({against: peer.begun["versions"]} if against else {}),
+        "versions": first.begun["versions"] | ({other.name: peer.begun["versions"]} if other else {}),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
 
@@ -79,13 +83,17 @@ def same_tokens(figures: Figures) -> bool:
     )
 
 
-def headline(job: dict[str, Any]) -> list[str]:
-    """What is timed and where."""
-    m = job["model"]
+def headline(jobs: list[dict[str, Any]]) -> list[str]:
+    """What is timed and where; the jobs differ in their lengths only."""
+    m = jobs[0]["model"]
+    texts, new, prompts = (
+        ", ".join(dict.fromkeys(str(job[name]) for job in jobs))
+        for name in ("batch_size", "new_tokens", "prompt_tokens")
+    )
     return [
         f"{m['n_layers']} layers, {m['n_heads']} heads, {m['d_model']} wide, {m['vocab_size']:,} ids, random weights "
-        f"in {job['weights']}",
-        f"{job['batch_size']} x {job['new_tokens']} tokens after prompts of {job['prompt_tokens']}; {processor()}, "
+        f"in {jobs[0]['weights']}",
+        f"{texts} x {new} tokens after prompts of {prompts}; {processor()}, "
         f"{os.cpu_count()} cores, {platform.system()}; {datetime.now():%Y-%m-%d}",
     ]
 
@@ -104,6 +112,36 @@ def table(figures: Figures) -> list[str]:
         )
         lines += _comparison(figures)
     return lines + versions_lines(figures)
+
+
+def title(against: str | None) -> str:
+    """The first line of a table that has a `row` for each length."""
+    ours = f"{'texts':>5}{'prompt':>7}{'tokens/s':>10}{'first token':>12}{'each step':>12}{'bandwidth':>11}"
+    return ours + (f"{against:>10}{'ratio':>8}{'':15}{'tokens':>9}" if against else "")
+
+
+def row(figures: Figures) -> list[str]:
+    """The most important figures of a `table` in one line; below it, where the two sides part."""
+    sizes, ours, peer = figures["sizes"], figures["ours"], figures["peer"]
+    line = (
+        f"{sizes['batch_size']:>5}{sizes['prompt_tokens']:>7}{ours['tokens_per_s']:>10,.1f}"
+        f"{ours['first_token_ms']:>9,.1f} ms{ours['token_ms']:>9,.2f} ms{ours['memory_traffic']:>11.0%}"
+    )
+    if peer is None:
+        return [line]
+    low, high = figures["ratio_spread"]
+    compared = figures["compared"]
+    tokens = (
+        "-"
+        if compared is None
+        else "differ"
+        if not same_tokens(figures)
+        else "near-tie"
+        if compared["parted"]
+        else "same"
+    )
+    line += f"{peer['tokens_per_s']:>10,.1f}{figures['ratio']:>8.3f} {f'({low:.2f} to {high:.2f})':<14}{tokens:>9}"
+    return [line] + (["      " + one for one in _comparison(figures)] if tokens in ("differ", "near-tie") else [])
 
 
 def _rows(figures: Figures) -> list[tuple[str, Callable[[Figures], str]]]:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from jaxllm import GPT, GPTConfig, __version__
 from jaxllm.compare import random_parameters
@@ -18,6 +17,7 @@ from jaxllm.generate import Sampling
 
 from ..runtime.allocator import compute_in_this_thread
 from .peers.protocol import Job, draw_prompts, peak_memory, serve_generation
+from .weights import share_weights
 
 GREEDY = Sampling(temperature=0)
 TRIES = 3
@@ -28,8 +28,8 @@ class OurGeneration:
 
     def __init__(self, job: Job) -> None:
         self._job, self._model = job, GPT(GPTConfig(**job["model"]))
-        params = random_parameters(self._model)  # freshly initialised ones would repeat the prompt's last token
-        self.weights_s = _save(params, job["save_weights"])
+        # Freshly initialised parameters would repeat the prompt's last token.
+        params, self.weights_s = share_weights(random_parameters(self._model), job)
         self._params = pack(params, job["weights"])
         self._sizes = {
             "n_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -100,14 +100,6 @@ class OurGeneration:
 def _last_logits(model: GPT, params: Any, tokens: np.ndarray) -> jax.Array:
     out: Any = model.apply({"params": params}, tokens)
     return out[:, -1]
-
-
-def _save(params: Any, path: str | None) -> float:
-    """Save the weights for the peer; returns the seconds it took."""
-    start = time.perf_counter()
-    if path is not None:
-        np.savez(path, **jax.device_get(flatten_dict(params, sep="/")))
-    return time.perf_counter() - start
 
 
 def weight_bytes(params: Any) -> int:

@@ -17,10 +17,16 @@ from ..runtime.allocator import with_allocator
 KILL = 9  # SIGKILL, which Windows does not name
 
 
-def worker_environment() -> dict[str, str]:
-    """The environment of each side's process; both have our setting of the memory allocator."""
+def worker_environment(folder: Path | None = None) -> dict[str, str]:
+    """The environment of each side's process, in which Python searches for modules in `folder` first.
+
+    Both sides have our setting of the memory allocator.
+    """
     # By default JAX takes three quarters of a GPU's memory in advance, and the other side needs its part.
-    return with_allocator({"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ})
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+    if folder is not None:  # also where PYTHONSAFEPATH leaves the working folder out
+        environment["PYTHONPATH"] = os.pathsep.join([str(folder), environment.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return with_allocator(environment)
 
 
 def check_python(python: str, modules: tuple[str, ...], name: str) -> None:
@@ -34,6 +40,11 @@ def check_python(python: str, modules: tuple[str, ...], name: str) -> None:
         raise InputError(
             f"{name} needs a Python with {', '.join(modules)}, which {python} is not; give --peer-python EXE."
         )
+
+
+def last_line(text: str, otherwise: str) -> str:
+    """The last line that is not blank, as part of a sentence."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), otherwise).rstrip(".")
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
@@ -55,13 +66,13 @@ class Worker:
     """
 
     def __init__(self, name: str, command: list[str], job: dict[str, Any], folder: Path | None = None) -> None:
-        """`folder` is its working folder, by default the current one."""
+        """`folder` is its working folder, by default the current one; Python searches there first."""
         self.name = name
         self._errors = tempfile.TemporaryFile()
         self._job = job | {"spawned": time.time()}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-            env=worker_environment(), cwd=folder, start_new_session=True,  # Ctrl-C reaches the parent only
+            env=worker_environment(folder), cwd=folder, start_new_session=True,  # Ctrl-C reaches the parent only
         )  # fmt: skip
 
     def __enter__(self) -> "Worker":
@@ -96,5 +107,4 @@ class Worker:
         if code == -KILL:
             return "it was killed, as when it needs more memory than there is"
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {code}").rstrip(".")
+        return last_line(self._errors.read().decode(errors="replace"), f"exit code {code}")

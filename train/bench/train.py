@@ -1,4 +1,4 @@
-"""`jaxllm bench train`: the training step of a config, ours and a peer's by turns."""
+"""`jaxllm bench train`: the training step of a config, ours and a peer's or another commit's by turns."""
 
 import json
 import math
@@ -11,7 +11,8 @@ from jaxllm.utils.files import replace_file
 from ..config import load_config
 from ..errors import DivergedError
 from ..outputs import check_output
-from .alternate import check_rounds, peer_for, status_line
+from .alternate import check_rounds, status_line
+from .sides import Other, described, program_name
 from .statistics import Figures
 from .train_recording import record_training
 from .train_report import headline, losses_agree, make_figures, table
@@ -19,21 +20,21 @@ from .workload import workload_for
 
 
 def bench_train_command(
-    config: str, overrides: list[str], against: str | None, path: str | None, python: str | None, rounds: int,
-    json_file: str | None,
-) -> bool:  # fmt: skip
+    config: str, overrides: list[str], other: Other | None, rounds: int, json_file: str | None
+) -> bool:
     """Prints the table and writes the JSON; returns whether both sides arrived at the same loss."""
     check_rounds(rounds)
     check_output("--json", json_file, (".json",))
-    peer = peer_for(against, path, python)
     loaded = load_config(config, overrides)
-    workload = workload_for(loaded, against)
-    print(f"{config}: " + "\n".join(headline(workload)))
+    program = program_name(other)
+    workload = workload_for(loaded, program)
+    print(f"{config}: " + "\n".join([*headline(workload), *described(other)]))
     if workload.model.activation != loaded.model.activation:
-        print(f"{against} computes {workload.model.activation}; so does jaxllm here, not {loaded.model.activation}")
+        print(f"{program} computes {workload.model.activation}; so does jaxllm here, not {loaded.model.activation}")
     sys.stdout.flush()
     with status_line() as show:
-        figures = make_figures(workload, record_training(workload, peer, rounds, show), against)
+        recordings = record_training(workload, other, rounds, show)
+    figures = make_figures(workload, recordings, other)
     _check_finite(figures)
     print("\n".join(table(figures)))
     if json_file:

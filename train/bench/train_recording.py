@@ -1,17 +1,16 @@
 """Training steps of ours and a peer by turns, and what both sides answer."""
 
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import alternate
-from .alternate import Against, Show
+from .alternate import Show
 from .process import Worker
+from .sides import Other, other_side, our_side, start_sides
 from .workload import PEERS, Workload
 
 OURS = [sys.executable, "-m", f"{__package__}.train_worker"]
@@ -33,10 +32,10 @@ class TrainRecording:
         return [turn["seconds"][1:] for turn in self.turns]
 
 
-def record_training(workload: Workload, against: Against | None, rounds: int, show: Show) -> list[TrainRecording]:
-    """Start ours and the peer, let them take turns of as many steps as fill TURN_S, and stop them."""
+def record_training(workload: Workload, other: Other | None, rounds: int, show: Show) -> list[TrainRecording]:
+    """Start ours and the other, let them take turns of as many steps as fill TURN_S, and stop them."""
     with ExitStack() as stack:
-        workers, begun = _start_workers(stack, workload, against, show)
+        workers, begun = _start_workers(stack, workload, other, show)
 
         def turns(first: int, steps: int) -> list[dict[str, Any]]:
             return [worker.ask({"rates": workload.rates(first, steps)}) for worker in workers]
@@ -59,18 +58,8 @@ def _steps_of_a_turn(last: list[dict[str, Any]]) -> int:
 
 
 def _start_workers(
-    stack: ExitStack, workload: Workload, against: Against | None, show: Show
+    stack: ExitStack, workload: Workload, other: Other | None, show: Show
 ) -> tuple[list[Worker], list[dict[str, Any]]]:
-    """The processes and their answers to the job. Ours begins, because the peer starts from its weights."""
-    with tempfile.TemporaryDirectory(prefix="jaxllm-bench-") as folder:
-        weights = str(Path(folder) / "weights.npz") if against else None
-        show("starting and compiling jaxllm")
-        ours = stack.enter_context(Worker("jaxllm", OURS, workload.job() | {"save_weights": weights}, alternate.ROOT))
-        begun = ours.start()
-        if against is None:
-            return [ours], [begun]
-        alternate.check_platform(begun["platform"], against.name)
-        show(f"starting {against.name}")
-        job = workload.job() | {"load_weights": weights, "peer": against.path, "platform": begun["platform"]}
-        peer = stack.enter_context(Worker(against.name, [against.python, str(PEERS[against.name].script)], job))
-        return [ours, peer], [begun, peer.start()]
+    job, scripts = workload.job(), {name: peer.script for name, peer in PEERS.items()}
+    beside = other_side(stack, other, job, scripts) if other else None
+    return start_sides(stack, our_side(OURS, job), beside, show)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .machine import processor, versions_lines
+from .sides import Other, commits
 from .statistics import Figures, Spread, datasheet_peak, flops_per_token, speed_ratio
 from .train_recording import TrainRecording
 from .workload import Workload
@@ -17,20 +18,20 @@ from .workload import Workload
 AGREEMENT = {"float32": 1e-3, "bfloat16": 2e-2}  # of the losses after the last step, relative
 
 
-def make_figures(workload: Workload, recordings: list[TrainRecording], against: str | None) -> Figures:
+def make_figures(workload: Workload, recordings: list[TrainRecording], other: Other | None) -> Figures:
     """All figures; `peer` and the comparisons with it are None if ours ran alone."""
     first, peer, train = recordings[0], recordings[-1], workload.config.train
     product = first.ended["product_flops_per_s"]
     sides = [_side(workload, recording, product, first.begun["device"]) for recording in recordings]
-    ratio = speed_ratio(first.seconds, peer.seconds) if against else None
-    return {
-        "against": against,
+    ratio = speed_ratio(first.seconds, peer.seconds) if other else None
+    return commits(other) | {
+        "against": other.name if other else None,
         "ratio": ratio and ratio.median,
         "ratio_spread": ratio and [ratio.low, ratio.high],
-        "loss_difference": abs(sides[0]["loss"] - sides[1]["loss"]) / abs(sides[1]["loss"]) if against else None,
-        "loss_tolerance": AGREEMENT[train.dtype] if against else None,
+        "loss_difference": abs(sides[0]["loss"] - sides[1]["loss"]) / abs(sides[1]["loss"]) if other else None,
+        "loss_tolerance": AGREEMENT[train.dtype] if other else None,
         "ours": sides[0],
-        "peer": sides[1] if against else None,
+        "peer": sides[1] if other else None,
         "sizes": asdict(workload.model) | {
             "parameters": first.begun["n_parameters"], "batch_size": train.batch_size,
             "grad_accumulation": train.grad_accumulation, "dtype": train.dtype,
@@ -41,7 +42,7 @@ def make_figures(workload: Workload, recordings: list[TrainRecording], against: 
             "device": first.begun["device"], "product_flops_per_s": product,
             "datasheet_flops_per_s": datasheet_peak(first.begun["device"], train.dtype),
         },
-        "versions": first.begun["versions"] | ({against: peer.begun["versions"]} if against else {}),
+        "versions": first.begun["versions"] | ({other.name: peer.begun["versions"]} if other else {}),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
 

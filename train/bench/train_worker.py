@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from jaxllm import GPTConfig, __version__
 
@@ -17,6 +16,7 @@ from ..runtime.allocator import compute_in_this_thread
 from ..state import init_and_compile
 from ..step import compiler_options, make_model, make_train_step
 from .peers.protocol import Job, peak_memory, serve
+from .weights import share_weights
 
 
 class OurTraining:
@@ -32,16 +32,9 @@ class OurTraining:
         train_step = make_train_step(model, optimizer, self._config, schedule)
         self._state, self._step = init_and_compile(model, optimizer, train_step, self._config)
         self._compile_s = time.perf_counter() - start
-        self.weights_s = self._save_weights(job["save_weights"])
+        params, self.weights_s = share_weights(self._state.params, job)
+        self._state = self._state._replace(params=params)
         self._n_parameters = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
-
-    def _save_weights(self, path: str | None) -> float:
-        """Save the weights for the peer; returns the seconds it took."""
-        if path is None:
-            return 0.0
-        start = time.perf_counter()
-        np.savez(path, **jax.device_get(flatten_dict(self._state.params, sep="/")))
-        return time.perf_counter() - start
 
     def step(self, tokens: np.ndarray, rate: float) -> float:
         """As `TrainSide` says; the rate is that of our own schedule."""

@@ -1,11 +1,13 @@
 """`jaxllm bench`: measures speed and memory, alone or beside another program. `train/bench/` does the work."""
 
 import argparse
+from itertools import product
 
 from jaxllm.config import WEIGHTS
 
 from ..bench.generate import Lengths, bench_generate_command
 from ..bench.scaling import growth_command
+from ..bench.sides import other_of
 from ..bench.tokenizer import bench_tokenizer_command
 from ..bench.train import bench_train_command
 from .options import Parser, add_field, add_overrides, add_parser
@@ -24,7 +26,8 @@ def add_train(kinds: "argparse._SubParsersAction[Parser]") -> None:
     """`jaxllm bench train`."""
     parser = add_parser(
         kinds, "train",
-        "time the training step of a config on random tokens; beside another program's exit 1 if the losses differ",
+        "time the training step of a config on random tokens; beside another program or commit exit 1 if the losses "
+        "differ",
     )  # fmt: skip
     parser.runs(
         run_train,
@@ -40,7 +43,8 @@ def add_train(kinds: "argparse._SubParsersAction[Parser]") -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     """Returns 1 if the losses differ."""
     a = arguments
-    agree = bench_train_command(a.config, a.overrides, a.against, a.peer, a.peer_python, a.rounds, a.json)
+    other = other_of(a.against, a.against_commit, a.peer, a.peer_python, "train_worker")
+    agree = bench_train_command(a.config, a.overrides, other, a.rounds, a.json)
     return 0 if agree else 1
 
 
@@ -48,16 +52,16 @@ def add_generate(kinds: "argparse._SubParsersAction[Parser]") -> None:
     """`jaxllm bench generate`."""
     parser = add_parser(
         kinds, "generate",
-        "time how fast a config's model writes, greedily and with random weights; beside another program's exit 1 if "
-        "the tokens differ",
+        "time how fast a config's model writes, greedily and with random weights; beside another program or commit "
+        "exit 1 if the tokens differ",
     )  # fmt: skip
     parser.runs(
         run_generate, "jaxllm bench generate configs/gpt2-124m.toml --weights int8 --against hf --json bench.json"
     )
     parser.add_argument("config", metavar="CONFIG.toml")
     add_overrides(parser)
-    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="texts at a time; default 1")
-    parser.add_argument("--prompt-tokens", type=int, default=16, metavar="P", help="default 16")
+    parser.add_numbers("--batch-size", 1, "B", "texts at a time; default 1. Several numbers give a row each")
+    parser.add_numbers("--prompt-tokens", 16, "P", "default 16; several as well")
     parser.add_argument("--new-tokens", type=int, default=64, metavar="N", help="default 64")
     parser.add_argument("--weights", choices=WEIGHTS, default="float32", help="type of our weights; default float32")
     add_peer(parser)
@@ -68,10 +72,9 @@ def add_generate(kinds: "argparse._SubParsersAction[Parser]") -> None:
 def run_generate(arguments: argparse.Namespace) -> int:
     """Returns 1 if the tokens differ."""
     a = arguments
-    lengths = Lengths(a.batch_size, a.prompt_tokens, a.new_tokens)
-    agree = bench_generate_command(
-        a.config, a.overrides, lengths, a.weights, a.against, a.peer, a.peer_python, a.rounds, a.json
-    )
+    other = other_of(a.against, a.against_commit, a.peer, a.peer_python, "generate_worker")
+    lengths = [Lengths(b, p, a.new_tokens) for b, p in product(a.batch_size, a.prompt_tokens)]
+    agree = bench_generate_command(a.config, a.overrides, lengths, a.weights, other, a.rounds, a.json)
     return 0 if agree else 1
 
 
@@ -123,8 +126,12 @@ def run_growth(arguments: argparse.Namespace) -> None:
 
 
 def add_peer(parser: Parser) -> None:
-    """Another program beside ours."""
-    parser.add_argument("--against", choices=("nanogpt", "hf"), help="karpathy/nanoGPT, or Hugging Face's GPT-2")
+    """Another program beside ours, or another commit."""
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--against", choices=("nanogpt", "hf"), help="karpathy/nanoGPT, or Hugging Face's GPT-2")
+    other.add_argument(
+        "--against-commit", metavar="REV", help="another commit of this checkout: a hash, a tag, a branch or HEAD~N"
+    )
     parser.add_argument("--peer", metavar="PATH", help="checkout of nanoGPT")
     parser.add_argument("--peer-python", metavar="EXE", help="a Python that has PyTorch; default: this one")
 

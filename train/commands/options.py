@@ -1,7 +1,8 @@
 """What the parsers of commands share. This module does not import JAX."""
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NoReturn
 
 from jaxllm.config import WEIGHTS
@@ -10,7 +11,23 @@ Run = Callable[[argparse.Namespace], int | None]  # does what a command does; re
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors of one sentence."""
+    """argparse, with errors of one sentence and options of several numbers."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._numbers: list[str] = []
+
+    def add_numbers(self, option: str, default: int, metavar: str, help: str) -> None:
+        """An option of one or several whole numbers, which is a list.
+
+        argparse's own (nargs="+") would take a file name after them for one of the numbers.
+        """
+        self.add_argument(option, type=numbers, default=[default], metavar=f"{metavar} ...", help=help)
+        self._numbers.append(option)
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        """As argparse does."""
+        return super().parse_known_args(join_numbers(sys.argv[1:] if args is None else args, self._numbers), namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence and exit with code 2."""
@@ -20,6 +37,29 @@ class Parser(argparse.ArgumentParser):
         """Set the function that runs this command, and the example at the end of its help."""
         self.set_defaults(run=run)
         self.epilog = f"example:\n  {example}"
+
+
+def join_numbers(words: Iterable[str], options: Collection[str]) -> list[str]:
+    """The words of a command line, in which the numbers after one of the options are one word.
+
+    >>> join_numbers(["--batch-size", "1", "8", "a.toml"], ["--batch-size"])
+    ['--batch-size', '1 8', 'a.toml']
+    """
+    out: list[str] = []
+    option = None
+    for word in words:
+        if option and word.isdigit() and out[-1] != option:
+            out[-1] += f" {word}"
+            continue
+        out.append(word)
+        if not word.isdigit():
+            option = word if word in options else None
+    return out
+
+
+def numbers(text: str) -> list[int]:
+    """The whole numbers in a text, at least one. Raises ValueError for other words."""
+    return [int(word) for word in text.split() or [text]]
 
 
 def add_parser(commands: "argparse._SubParsersAction[Parser]", name: str, help: str) -> Parser:

@@ -2,6 +2,7 @@
 
 from slips.mutation import Mutation
 
+COMMIT = "bench/test_bench_commit.py"
 BACKEND = "commands/test_plotting.py::test_the_environment_may_name_any_backend"
 
 MUTATIONS = [
@@ -45,6 +46,15 @@ MUTATIONS = [
     Mutation("a table read by rows counted", "train/bench/generate_worker.py", '("position_embedding", "token_embedding")', '("token_embedding",)', "bench/test_bench_generate.py::test_bytes_that_a_step_reads"),
     Mutation("a plain way however large", "train/bench/scaling.py", "if i == 0 or way.memory_bytes <= MOST_BYTES}", "}", "training/test_speed.py::test_growth_of_attention_and_loss"),
     Mutation("last words with a dot of their own", "train/bench/process.py", '.rstrip(".")', "", "bench/test_bench.py::test_a_peer_that_dies[0]"),
+    Mutation("a repository around the code taken for its own", "train/bench/commit.py", "if top.returncode or Path(top.stdout.strip()).resolve() != alternate.ROOT.resolve():", "if top.returncode:", f"{COMMIT}::test_code_in_no_checkout[True]"),
+    Mutation("a field that another commit lacks, whatever its value", "train/bench/commit.py", "if job[section][field] != defaults[field]:", "if False:", f"{COMMIT}::test_a_field_that_the_commit_does_not_know", "DID NOT RAISE"),
+    Mutation("uncommitted changes hidden", "train/bench/commit.py", "head, bool(changes))", "head, False)", f"{COMMIT}::test_the_commits_own_code_runs"),
+    Mutation("an old commit asked to load weights", "train/bench/sides.py", "tree, loads=False)", "tree)", f"{COMMIT}::test_the_commits_own_code_runs"),
+    Mutation("our code in the place of the other commit's", "train/bench/process.py", "    if folder is not None:", "    if False:", f"{COMMIT}::test_the_commits_own_code_runs"),
+    Mutation("weights of another model", "train/bench/weights.py", "    if differ:", "    if False:", f"{COMMIT}::test_weights_go_from_side_to_side", "DID NOT RAISE"),
+    Mutation("the weights of the other side left out", "train/bench/train_worker.py", "self._state._replace(params=params)", "self._state", f"{COMMIT}::test_an_older_commit_beside_ours"),
+    Mutation("a commit's packed weights not compared", "train/bench/generate_recording.py", "comparable = isinstance(other, Commit) or (", "comparable = bool(", f"{COMMIT}::test_texts_of_several_lengths[int8-0.1-1-differ]"),
+    Mutation("the config among the numbers before it", "train/commands/options.py", "if option and word.isdigit() and out[-1] != option:", "if option and out[-1] != option:", "bench/test_bench_generate.py::test_several_lengths", "SystemExit: 2"),
     Mutation("losses that part agree", "train/bench/train_report.py", 'figures["loss_difference"] <= figures["loss_tolerance"]', "True", "bench/test_bench.py::test_losses_that_differ"),
     Mutation("characters that the output lacks", "train/cli.py", "    _escape_missing_characters()\n    words", "    words", "commands/test_encodings.py::test_a_character_that_cannot_be_encoded_is_escaped[ascii-4-tokenizer show {run}]", "UnicodeEncodeError"),
     Mutation("the user's error handler overruled", "train/cli.py", 'file.errors in ("strict", "surrogateescape")', "True", "commands/test_encodings.py::test_a_character_that_can_be_encoded_is_written"),

@@ -3,6 +3,8 @@
 The first message is the job. The process builds its model, takes the first step and answers with a description. Then
 {"rates": [...]} asks for a step with each learning rate, and {"stop": true} for the final answer. A process that
 generates begins with one text, and {"texts": n} asks for n more. Only NumPy is needed.
+
+`--against-commit` sends these messages to older versions of our own processes, so no key changes its meaning.
 """
 
 import json
