@@ -32,6 +32,10 @@ class Prepared:
     train_ids: IdSequence | Mixture
     validation_ids: IdSequence
 
+    def computing_with(self, products: str) -> "Prepared":
+        """The same run with `train.products` resolved."""
+        return replace(self, config=replace(self.config, train=replace(self.config.train, products=products)))
+
     @property
     def first_id(self) -> int:
         """The first id of the training data."""

@@ -50,12 +50,13 @@ def computes(name: str, *operands: Array) -> bool:
 def product(axes: str, a: Array, b: Array, dtype: DTypeLike | None = None) -> Array:
     """`jnp.einsum(axes, a, b, preferred_element_type=dtype)` for products of two matrices, or of batches of them.
 
-    The axes are single letters after an optional ellipsis: "...d,df->...f", "...d,...f->df", "...tk,...sk->...ts".
+    An ellipsis stands for rows, or for the axes of a batch: "...d,df->...f", "...d,...f->df", "...tk,...sk->...ts". A
+    batch may have a letter: "ntk,nsk->nts".
     """
     dtype = jnp.dtype(dtype or a.dtype)
     if not computes(active(), a, b) or dtype.name not in LIBRARIES[active()].dtypes:
         return jnp.einsum(axes, a, b, preferred_element_type=dtype)
-    left, right, out = (part.replace("...", "") for part in axes.replace("->", ",").split(","))
+    left, right, out = (part.replace("...", "")[-2:] for part in axes.replace("->", ",").split(","))
     n = b.shape[right.index(out[-1]) - len(right)]
     if len(left) == 2:
         shape = (*a.shape[:-2], a.shape[left.index(out[0]) - 2], n)

@@ -2,6 +2,7 @@
 
 import platform
 import time
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jaxllm import GPTConfig, __version__
 
 from ..config import OptimizerConfig, TrainConfig
 from ..optimizer import learning_rate_schedule, make_optimizer
+from ..products import choose
 from ..runtime.allocator import compute_in_this_thread
 from ..state import init_and_compile
 from ..step import compiler_options, make_model, make_train_step
@@ -23,9 +25,10 @@ class OurTraining:
     """A `train.bench.peers.protocol.TrainSide`."""
 
     def __init__(self, job: Job) -> None:
-        self._config = TrainConfig(**job["train"])
+        config, train = GPTConfig(**job["model"]), TrainConfig(**job["train"])
+        self._config = replace(train, products=choose(config, train).name)
         optimizer_config, steps = OptimizerConfig(**job["optimizer"]), self._config.steps
-        model = make_model(GPTConfig(**job["model"]), self._config)
+        model = make_model(config, self._config)
         optimizer = make_optimizer(optimizer_config, steps)
         schedule = learning_rate_schedule(optimizer_config, steps)
         start = time.perf_counter()
@@ -50,7 +53,7 @@ class OurTraining:
             "device": device.device_kind,
             "platform": device.platform,
             "n_parameters": self._n_parameters,
-            "versions": versions | {"numpy": np.__version__},
+            "versions": versions | {"numpy": np.__version__, "products": self._config.products},
         }
 
     def close(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ..inputs import Prepared, prepare
 from ..loop import train
 from ..memory_estimate import estimate, memory_line, warning
 from ..notes import print_cut_prompt
+from ..products import Choice, check_products, choose
 from ..runs.checkpoint import Checkpoints
 from ..runs.folder import RunFolder
 from ..runs.load import MAY_CHANGE, check_unchanged, model_of
@@ -71,11 +72,14 @@ def start(folder: RunFolder, config_path: str, overrides: list[str], profile: in
     config = load_config(config_path, overrides)
     check_profile(profile, config.train.steps)
     prepare_backend(config)
+    check_products(config.train.products)
     inputs = prepare(config)
     with folder.locked():
         folder.check_new()  # again, because preparing may have taken long
+        choice = choose(inputs.model, config.train)
+        inputs = inputs.computing_with(choice.name)
         folder.create(inputs.config, inputs.tokenizer)
-        train_and_report(inputs, folder, 0, profile)
+        train_and_report(inputs, folder, 0, profile, choice)
 
 
 def resume(
@@ -86,6 +90,7 @@ def resume(
         raise InputError(f"{folder.path} has no run to continue: it was imported.")
     config, tokenizer = resumed_config(folder, config_path, overrides), load_tokenizer(folder.tokenizer)
     prepare_backend(config)
+    check_products(config.train.products)
     with folder.locked():
         checkpoints = Checkpoints(folder.checkpoints)
         if fall_back:
@@ -103,12 +108,12 @@ def resume(
             print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
             return
         check_profile(profile, steps - done)
-        train_and_report(prepare(config, tokenizer), folder, done, profile)
+        train_and_report(prepare(config, tokenizer), folder, done, profile, Choice(config.train.products))
 
 
-def train_and_report(inputs: Prepared, folder: RunFolder, done: int, profile: int | None) -> None:
+def train_and_report(inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice) -> None:
     """Train to the last step; print what is trained before, and what came of it after."""
-    print("\n".join(introduction(inputs)))
+    print("\n".join([*introduction(inputs), str(products)]))
     warn_of_memory(inputs)
     warn_of_long_prompt(inputs)
     if done:
