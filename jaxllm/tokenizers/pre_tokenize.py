@@ -3,14 +3,18 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import chain, islice
 
 import regex
 
 from jaxllm.tokenizers.chunks import CHUNK, chunk_text
+from jaxllm.tokenizers.gpt2_pieces import count_gpt2_pieces
 from jaxllm.tokenizers.split_patterns import regex_of
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.processes import in_processes
 from jaxllm.utils.utf8 import to_utf8
+
+ALONE = 16  # lists of about CHUNK characters, which one process counts while others would still be starting
 
 
 def split_pieces(text: str, pattern: str = "gpt2") -> Iterator[str]:
@@ -38,20 +42,15 @@ def _compiled(pattern: str) -> "regex.Pattern[str]":
 def count_pieces(texts: Iterable[str], processes: int = 1) -> Counter[bytes]:
     """How often each piece of GPT-2's pattern occurs in the texts; the same for any number of `processes`.
 
-    The texts are read once, a few at a time. A piece never spans two texts. Raises InputError for a lone surrogate.
+    The texts are read once, a few at a time. A piece never spans two texts. Other processes are only started for what
+    follows the first ALONE lists of texts. Raises InputError for a lone surrogate.
     """
-    total: Counter[str] = Counter()
-    for counts in in_processes(_count, _gathered(texts), processes):
+    total: Counter[bytes] = Counter()
+    work = _gathered(texts)
+    alone = map(count_gpt2_pieces, islice(work, ALONE))
+    for counts in chain(alone, in_processes(count_gpt2_pieces, work, processes)):
         total.update(counts)
-    return Counter({piece.encode(): count for piece, count in total.items()})
-
-
-def _count(texts: list[str]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for text in texts:
-        to_utf8(text)
-        counts.update(_compiled("gpt2").findall(text))
-    return counts
+    return total
 
 
 def _gathered(texts: Iterable[str]) -> Iterator[list[str]]:

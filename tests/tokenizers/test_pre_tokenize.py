@@ -51,6 +51,7 @@ def test_encoding_in_chunks_gives_the_same_ids(text: str) -> None:
 
 def test_counts_are_the_same_for_any_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jaxllm.tokenizers.pre_tokenize.CHUNK", 500)
+    monkeypatch.setattr("jaxllm.tokenizers.pre_tokenize.ALONE", 3)
     texts = [*(TEXT * i for i in range(20)), TEXT]  # the last is too short for work of its own
     expected = Counter(piece.encode() for text in texts for piece in split_pieces(text))
     assert count_pieces(texts) == count_pieces(iter(texts), processes=2) == expected
@@ -79,7 +80,8 @@ def test_a_killed_worker_is_one_sentence() -> None:
         list(in_processes(_die, [signal.SIGKILL], 2))
 
 
-def test_an_error_in_a_worker_arrives() -> None:
+def test_an_error_in_a_worker_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxllm.tokenizers.pre_tokenize.ALONE", 0)
     with pytest.raises(InputError, match="lone surrogate"):
         count_pieces(["fine", "a\ud800"], processes=2)
 
