@@ -187,14 +187,15 @@ class BPETokenizer(Tokenizer):
     def _normalize(self, text: str) -> str:
         return unicodedata.normalize("NFC", text) if self.normalization else text
 
-    def _encode_parts(self, parts: Iterable[str | int], encode: Callable[[str], list[int]]) -> list[int]:
+    def _encode_parts(self, parts: Iterable[str | int], encode: Callable[[str], Iterable[list[int]]]) -> list[int]:
         ids: list[int] = []
         normal = (self._normalize(part) if isinstance(part, str) else part for part in parts)
         for part in split_at_added(normal, self._found_last):
-            ids += encode(part) if isinstance(part, str) else [part]
+            for some in encode(part) if isinstance(part, str) else [[part]]:
+                ids += some
         return ids
 
-    def _encode_text(self, text: str) -> list[int]:
+    def _encode_text(self, text: str) -> Iterator[list[int]]:
         return self._encoder.encode(text, self.chunks)
 
     @cached_property
