@@ -89,9 +89,9 @@ class BPETokenizer(Tokenizer):
         """Learn `vocab_size - 256 - len(special_tokens)` merges from a text or an iterable of texts.
 
         An iterable is read once and not kept: memory grows with the number of different words only. They are counted
-        in `processes` processes where the text is long (see `count_pieces`), with the same merges for any number of
-        them. Among equally frequent pairs the one with the lowest ids is merged first. If no pair is left the
-        vocabulary stays smaller and a UserWarning says so. `progress` is called with the number of merges so far.
+        in that many threads, with the same merges for any number of `processes`. Among equally frequent pairs the one
+        with the lowest ids is merged first. If no pair is left the vocabulary stays smaller and a UserWarning says so.
+        `progress` is called with the number of merges so far.
         Raises InputError for empty text, a lone surrogate or a vocab_size below 256 + len(special_tokens).
         """
         check_processes(processes)

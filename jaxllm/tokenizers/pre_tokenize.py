@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import chain, islice
 
 import regex
 
@@ -11,10 +10,8 @@ from jaxllm.tokenizers.chunks import CHUNK, chunk_text
 from jaxllm.tokenizers.gpt2_pieces import count_gpt2_pieces
 from jaxllm.tokenizers.split_patterns import regex_of
 from jaxllm.utils.errors import InputError
-from jaxllm.utils.processes import in_processes
+from jaxllm.utils.processes import in_threads
 from jaxllm.utils.utf8 import to_utf8
-
-ALONE = 16  # lists of about CHUNK characters, which one process counts while others would still be starting
 
 
 def split_pieces(text: str, pattern: str = "gpt2") -> Iterator[str]:
@@ -39,16 +36,13 @@ def _compiled(pattern: str) -> "regex.Pattern[str]":
         ) from None
 
 
-def count_pieces(texts: Iterable[str], processes: int = 1) -> Counter[bytes]:
-    """How often each piece of GPT-2's pattern occurs in the texts; the same for any number of `processes`.
+def count_pieces(texts: Iterable[str], threads: int = 1) -> Counter[bytes]:
+    """How often each piece of GPT-2's pattern occurs in the texts; the same for any number of `threads`.
 
-    The texts are read once, a few at a time. A piece never spans two texts. Other processes are only started for what
-    follows the first ALONE lists of texts. Raises InputError for a lone surrogate.
+    The texts are read once, a few at a time. A piece never spans two texts. Raises InputError for a lone surrogate.
     """
     total: Counter[bytes] = Counter()
-    work = _gathered(texts)
-    alone = map(count_gpt2_pieces, islice(work, ALONE))
-    for counts in chain(alone, in_processes(count_gpt2_pieces, work, processes)):
+    for counts in in_threads(count_gpt2_pieces, _gathered(texts), threads):
         total.update(counts)
     return total
 

@@ -55,7 +55,8 @@ def test_every_character_has_the_kind_that_regex_finds(kind: int, pattern: str) 
 
 @given(st.lists(st.text(anything) | hard, max_size=5))
 @example([*HARD, SCRIPTS])
-@example([textbook.__doc__ or "", *("x" * n + "é" * m for n in range(12) for m in range(4))])  # of about 7 bytes
+@example([textbook.__doc__ or "", *("x" * n + "é" * m for n in range(18) for m in range(4))])  # of about 7 and 15 bytes
+@example([" beginningly beginnings beginningly beginnings" * 2])  # alike in the first eight bytes
 @example(["'", "s", "'l", "l", " ", " x", "", "", "a'"])  # a piece never spans two texts
 def test_counts_are_those_of_the_regular_expression(texts: list[str]) -> None:
     assert pieces_of(texts) == [piece for text in texts for piece in split_pieces(text)]
