@@ -125,11 +125,11 @@ class Pieces:
         return self.grouped(x, starts[pre] - sizes[x]), self.grouped(y[post], starts[post])
 
     def grouped(self, ids: np.ndarray, positions: np.ndarray) -> list[Neighbour]:
-        """The ids and, for each different one, its positions in their order, and the sum of their counts."""
+        """For each different id its positions, which ascend, and the sum of their counts."""
         if not len(ids):
             return []
-        order = np.argsort(ids, kind="stable")
-        ids, positions = ids[order], positions[order]
+        both = np.sort(ids.astype(np.int64) << 32 | positions)  # several times as fast as sorting an order
+        ids, positions = both >> 32, both & (2**32 - 1)
         first = np.flatnonzero(np.diff(ids, prepend=-1))
         counts = np.add.reduceat(self.counts.array[positions], first)
         parts = (positions[i:j] for i, j in pairwise([*first.tolist(), len(ids)]))
@@ -154,8 +154,9 @@ class Pairs:
         self._lower: list[int] = []  # the counts in `_waiting`, negated: a heap
         ids = pieces.ids.array
         starts = np.flatnonzero((ids[:-1] >= 0) & (ids[1:] >= 0))
-        for pair in pieces.grouped(ids[starts].astype(np.int64) * self.most_ids + ids[starts + 1], starts):
-            self._add(*pair)
+        for pair, count, positions in pieces.grouped(ids[starts] * 256 + ids[starts + 1], starts):
+            a, b = divmod(pair, 256)
+            self._add(a * self.most_ids + b, count, positions)
 
     def _add(self, pair: int, count: int, positions: Positions) -> None:
         self.counts[pair], self.positions[pair] = count, positions
