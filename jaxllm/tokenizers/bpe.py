@@ -89,9 +89,9 @@ class BPETokenizer(Tokenizer):
         """Learn `vocab_size - 256 - len(special_tokens)` merges from a text or an iterable of texts.
 
         An iterable is read once and not kept: memory grows with the number of different words only. They are counted
-        in `processes` processes (see `in_processes`), with the same merges for any number of them. Among equally
-        frequent pairs the one with the lowest ids is merged first. If no pair is left the vocabulary stays smaller and
-        a UserWarning says so. `progress` is called with the number of merges so far.
+        in that many threads, with the same merges for any number of `processes`. Among equally frequent pairs the one
+        with the lowest ids is merged first. If no pair is left the vocabulary stays smaller and a UserWarning says so.
+        `progress` is called with the number of merges so far.
         Raises InputError for empty text, a lone surrogate or a vocab_size below 256 + len(special_tokens).
         """
         check_processes(processes)
@@ -187,14 +187,15 @@ class BPETokenizer(Tokenizer):
     def _normalize(self, text: str) -> str:
         return unicodedata.normalize("NFC", text) if self.normalization else text
 
-    def _encode_parts(self, parts: Iterable[str | int], encode: Callable[[str], list[int]]) -> list[int]:
+    def _encode_parts(self, parts: Iterable[str | int], encode: Callable[[str], Iterable[list[int]]]) -> list[int]:
         ids: list[int] = []
         normal = (self._normalize(part) if isinstance(part, str) else part for part in parts)
         for part in split_at_added(normal, self._found_last):
-            ids += encode(part) if isinstance(part, str) else [part]
+            for some in encode(part) if isinstance(part, str) else [[part]]:
+                ids += some
         return ids
 
-    def _encode_text(self, text: str) -> list[int]:
+    def _encode_text(self, text: str) -> Iterator[list[int]]:
         return self._encoder.encode(text, self.chunks)
 
     @cached_property

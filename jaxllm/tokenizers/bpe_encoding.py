@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property, partial
-from itertools import chain
 
 import tiktoken
 
@@ -28,12 +27,13 @@ class BPEEncoder:
         self.ranks, self.pattern, self.vocab_size = ranks, pattern, vocab_size
         self.absent = bytes(b for b in range(256) if bytes([b]) not in ranks)
 
-    def encode(self, text: str, chunks: Callable[[str, int], Iterator[str]]) -> list[int]:
-        """The ids. `chunks(text, size)` cuts a long text."""
+    def encode(self, text: str, chunks: Callable[[str, int], Iterator[str]]) -> Iterator[list[int]]:
+        """The ids, those of each chunk in a list. `chunks(text, size)` cuts a long text."""
         if len(text) <= PARALLEL:
-            return self.encode_short(text)
+            yield self.encode_short(text)
+            return
         with ThreadPoolExecutor(usable_cores()) as pool:  # tiktoken releases Python's lock
-            return list(chain.from_iterable(pool.map(self.encode_short, chunks(text, PARALLEL))))
+            yield from pool.map(self.encode_short, chunks(text, PARALLEL))
 
     def encode_short(self, text: str) -> list[int]:
         """The ids, in one thread."""
@@ -46,9 +46,9 @@ class BPEEncoder:
                 return self._tiktoken.encode(text, disallowed_special=())
         return self._encode_pieces(text, self._tiktoken._encode_single_piece)
 
-    def encode_by_textbook(self, text: str) -> list[int]:
-        """The same ids by `textbook.encode_piece`."""
-        return self._encode_pieces(text, partial(textbook.encode_piece, ranks=self.ranks))
+    def encode_by_textbook(self, text: str) -> Iterator[list[int]]:
+        """The same ids by `textbook.encode_piece`, in one list."""
+        yield self._encode_pieces(text, partial(textbook.encode_piece, ranks=self.ranks))
 
     def _encode_pieces(self, text: str, encode_piece: Callable[[bytes], list[int]]) -> list[int]:
         pieces = (piece.encode().translate(None, self.absent) for piece in split_pieces(text, self.pattern))

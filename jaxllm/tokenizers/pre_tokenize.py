@@ -7,9 +7,10 @@ from functools import cache
 import regex
 
 from jaxllm.tokenizers.chunks import CHUNK, chunk_text
+from jaxllm.tokenizers.gpt2_pieces import count_gpt2_pieces
 from jaxllm.tokenizers.split_patterns import regex_of
 from jaxllm.utils.errors import InputError
-from jaxllm.utils.processes import in_processes
+from jaxllm.utils.processes import in_threads
 from jaxllm.utils.utf8 import to_utf8
 
 
@@ -35,23 +36,15 @@ def _compiled(pattern: str) -> "regex.Pattern[str]":
         ) from None
 
 
-def count_pieces(texts: Iterable[str], processes: int = 1) -> Counter[bytes]:
-    """How often each piece of GPT-2's pattern occurs in the texts; the same for any number of `processes`.
+def count_pieces(texts: Iterable[str], threads: int = 1) -> Counter[bytes]:
+    """How often each piece of GPT-2's pattern occurs in the texts; the same for any number of `threads`.
 
     The texts are read once, a few at a time. A piece never spans two texts. Raises InputError for a lone surrogate.
     """
-    total: Counter[str] = Counter()
-    for counts in in_processes(_count, _gathered(texts), processes):
+    total: Counter[bytes] = Counter()
+    for counts in in_threads(count_gpt2_pieces, _gathered(texts), threads):
         total.update(counts)
-    return Counter({piece.encode(): count for piece, count in total.items()})
-
-
-def _count(texts: list[str]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for text in texts:
-        to_utf8(text)
-        counts.update(_compiled("gpt2").findall(text))
-    return counts
+    return total
 
 
 def _gathered(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -1,7 +1,7 @@
-"""Work spread over processes, with the results in the order of the work.
+"""Work spread over processes or threads, with the results in the order of the work.
 
-`ProcessPoolExecutor.map` reads all its input before it returns the first result, which a corpus larger than memory does
-not allow; here each process has only a few pieces of work pending.
+`Executor.map` reads all its input before it returns the first result, which a corpus larger than memory does
+not allow; here each process or thread has only a few pieces of work pending.
 """
 
 import os
@@ -9,7 +9,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context, parent_process
@@ -19,7 +19,7 @@ from jaxllm.utils.errors import InputError
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
-PENDING = 2  # pieces of work for each process
+PENDING = 2  # pieces of work for each process or thread
 MOST_ON_WINDOWS = 61  # processes that Windows can wait for at once; ProcessPoolExecutor refuses more
 
 
@@ -68,8 +68,17 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
+def in_threads(function: Callable[[Work], Result], work: Iterable[Work], threads: int) -> Iterator[Result]:
+    """`map(function, work)` in that many threads, for a function that mostly runs without Python's lock, as NumPy does.
+
+    Raises what the function raises.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        yield from _in_order(pool, function, iter(work), PENDING * threads)
+
+
 def _in_order(
-    pool: ProcessPoolExecutor, function: Callable[[Work], Result], work: Iterator[Work], most_pending: int
+    pool: Executor, function: Callable[[Work], Result], work: Iterator[Work], most_pending: int
 ) -> Iterator[Result]:
     pending: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(work, most_pending))
     while pending:

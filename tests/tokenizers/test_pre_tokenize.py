@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer, WordTokenizer, bpe_encoding
 from jaxllm.tokenizers.chunks import chunk_text
+from jaxllm.tokenizers.gpt2_pieces import count_gpt2_pieces
 from jaxllm.tokenizers.pre_tokenize import count_pieces, split_pieces
 from jaxllm.tokenizers.split_patterns import GPT2_PATTERN
 from jaxllm.tokenizers.word import split_words
-from jaxllm.utils.processes import check_processes, in_processes
+from jaxllm.utils.processes import check_processes, in_processes, in_threads
 
 TEXT = "Two  words, it's\n\n  \x1c \x1d more\x1c than\u00a0one\u3000 東京 12 123 !? \t\r\n it'll  do\x85 now. "
 mixed = st.text(st.sampled_from(list("ab'st12!? \n\n\t\x1c\x85\u00a0\u3000é東")), max_size=60)
@@ -53,7 +54,7 @@ def test_counts_are_the_same_for_any_number_of_processes(monkeypatch: pytest.Mon
     monkeypatch.setattr("jaxllm.tokenizers.pre_tokenize.CHUNK", 500)
     texts = [*(TEXT * i for i in range(20)), TEXT]  # the last is too short for work of its own
     expected = Counter(piece.encode() for text in texts for piece in split_pieces(text))
-    assert count_pieces(texts) == count_pieces(iter(texts), processes=2) == expected
+    assert count_pieces(texts) == count_pieces(iter(texts), threads=2) == expected
 
 
 def test_work_is_read_a_little_at_a_time_and_results_keep_its_order() -> None:
@@ -64,10 +65,12 @@ def test_work_is_read_a_little_at_a_time_and_results_keep_its_order() -> None:
             taken.append(i)
             yield -i
 
-    results = in_processes(abs, work(), 2)
-    assert next(results) == 0
-    assert len(taken) <= 6  # not all 40
-    assert list(results) == list(range(1, 40))
+    for in_parallel in (in_processes, in_threads):
+        taken.clear()
+        results = in_parallel(abs, work(), 2)
+        assert next(results) == 0
+        assert len(taken) <= 6  # not all 40
+        assert list(results) == list(range(1, 40))
 
 
 def _die(signal_number: int) -> None:
@@ -81,7 +84,9 @@ def test_a_killed_worker_is_one_sentence() -> None:
 
 def test_an_error_in_a_worker_arrives() -> None:
     with pytest.raises(InputError, match="lone surrogate"):
-        count_pieces(["fine", "a\ud800"], processes=2)
+        list(in_processes(count_gpt2_pieces, [["fine", "a\ud800"]], 2))
+    with pytest.raises(InputError, match="lone surrogate"):
+        count_pieces(["fine", "a\ud800"], threads=2)
 
 
 @pytest.mark.parametrize("processes", [0, -1, 1025])

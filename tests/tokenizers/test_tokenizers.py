@@ -11,7 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxllm import InputError
-from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer, textbook
+from jaxllm.tokenizers import (
+    BPETokenizer,
+    CharTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    bpe_training,
+    load_tokenizer,
+    textbook,
+)
 from jaxllm.tokenizers.bpe_training import learn_merges
 from jaxllm.tokenizers.formats import gpt2_files
 from jaxllm.tokenizers.formats.gpt2_files import read_tokens
@@ -59,8 +67,13 @@ def test_bpe_textbook_encoder_gives_the_same_ids(text: str) -> None:
 @example("aaaaaa", 3)  # a pair is looked for where a longer token has replaced it
 @given(st.text(st.sampled_from("ab c"), min_size=1, max_size=60), st.integers(0, 30))
 def test_bpe_fast_trainer_learns_the_textbooks_merges(text: str, n_merges: int) -> None:
+    """Also where NumPy merges, however few positions there are."""
     pieces = Counter(piece.encode() for piece in split_pieces(text))
-    assert learn_merges(pieces, n_merges) == textbook.learn_merges(pieces, n_merges)
+    expected = textbook.learn_merges(pieces, n_merges)
+    for many in (1, 3, bpe_training.MANY):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bpe_training, "MANY", many)
+            assert learn_merges(pieces, n_merges) == expected
 
 
 def test_bpe_fast_trainer_learns_the_textbooks_merges_of_a_longer_text() -> None:
@@ -68,6 +81,10 @@ def test_bpe_fast_trainer_learns_the_textbooks_merges_of_a_longer_text() -> None
     merges = learn_merges(pieces, 200)
     assert merges == textbook.learn_merges(pieces, 200)
     assert len(merges) == 200
+
+
+def test_bpe_fast_trainer_reserves_no_memory_for_merges_that_no_text_has() -> None:
+    assert learn_merges({b"aaabdaaabac": 1}, 10**15) == textbook.learn_merges({b"aaabdaaabac": 1}, 10)
 
 
 def test_bpe_ties_go_to_the_lowest_ids() -> None:

@@ -6,11 +6,23 @@ FAST_TRAINER = "tokenizers/test_tokenizers.py::test_bpe_fast_trainer_learns_the_
 MERGES, CHUNKS = "jaxllm/tokenizers/bpe_training.py", "jaxllm/tokenizers/chunks.py"
 RANKS, CUSTOM_PATTERN = "jaxllm/tokenizers/formats/tiktoken_files.py", "jaxllm/tokenizers/custom_pattern.py"
 UTF8, FOLDERS, OWN_OUTPUT = "jaxllm/utils/utf8.py", "jaxllm/data/folders.py", "jaxllm/data/own_output.py"
+GPT2_PIECES, SHORT_TEXT = "jaxllm/tokenizers/gpt2_pieces.py", "tokenizers/test_gpt2_pieces.py::test_every_short_text"
 FOREIGN = "data/test_folders.py::test_what_others_wrote_is_text_by_whatever_name"
 
 MUTATIONS = [
     Mutation("pairs of a doubled token counted twice", MERGES, "count - doubled if x == a else count", "count", FAST_TRAINER),
     Mutation("a token that another has taken in still stands", MERGES, "ids[middle] = INSIDE", "pass", FAST_TRAINER),
+    Mutation("a pair beside itself taken for a merged one", MERGES, "y[y == new] = a", "y[y == new] = b", FAST_TRAINER),
+    Mutation("a doubled id merged everywhere at once", MERGES, " or pair[0] == pair[1]:", ":", FAST_TRAINER),
+    Mutation("a pair whose count has fallen merged too early", MERGES, "if 0 < count < self._highest:", "if False:", FAST_TRAINER),
+    Mutation("memory for merges that no text has", MERGES, "min(n_merges, len(self.ids.numbers))", "n_merges", "tokenizers/test_tokenizers.py::test_bpe_fast_trainer_reserves_no_memory_for_merges_that_no_text_has", "MemoryError"),
+    Mutation("any white space joins the word after it", GPT2_PIECES, '(characters[:-1] == ord(" "))', "(kind[:-1] == SPACE)", SHORT_TEXT),
+    Mutation("white space at the end of a text in two pieces", GPT2_PIECES, "(kind[1:] > SPACE)", "(kind[1:] != SPACE)", SHORT_TEXT),
+    Mutation("a word joined to the contraction before it", GPT2_PIECES, "starts[apostrophes[long] + 3] = True", "pass", SHORT_TEXT),
+    Mutation("a contraction within punctuation", GPT2_PIECES, 'np.flatnonzero(starts & (characters == ord("\'")))', 'np.flatnonzero(characters == ord("\'"))', SHORT_TEXT),
+    Mutation("long pieces sorted by their beginning", GPT2_PIECES, "np.lexsort(columns)", "np.argsort(columns[0], kind='stable')", "tokenizers/test_gpt2_pieces.py::test_counts_are_those_of_the_regular_expression"),
+    Mutation("all work for threads read at once", "jaxllm/utils/processes.py", "iter(work), PENDING * threads", "iter(work), 1000", "tokenizers/test_pre_tokenize.py::test_work_is_read_a_little_at_a_time_and_results_keep_its_order"),
+    Mutation("the longest pieces not counted", GPT2_PIECES, "    counts |= Counter(", "    Counter(", "tokenizers/test_gpt2_pieces.py::test_counts_are_those_of_the_regular_expression"),
     Mutation("text cut within a run of white space", CHUNKS, '_VISIBLE = r"[^\\s\\x1c-\\x1f]"', '_VISIBLE = r"."', "tokenizers/test_pre_tokenize.py::test_chunks_have_the_pieces_of_the_whole"),
     Mutation("one place too many in a permutation", "jaxllm/data/permutation.py", "outside &= values >= n", "outside &= values > n", "data/test_batches.py::test_every_number_comes_once"),
     Mutation("every epoch in the same order", "jaxllm/data/batches.py", "[*seed, int(epoch)]", "[*seed, 0]", "data/test_windows.py::test_a_batch_is_a_pure_function_of_seed_and_step"),
