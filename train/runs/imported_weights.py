@@ -11,7 +11,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxllm.config import GPTConfig
-from jaxllm.pretrained.parameter_map import check_shapes, nested, parameter_shapes
+from jaxllm.gpt import parameter_shapes
+from jaxllm.pretrained.parameter_map import check_shapes, nested
 from jaxllm.pretrained.safetensors import read_header, read_tensor, write_tensors
 from jaxllm.utils.errors import InputError, printable, shown
 
