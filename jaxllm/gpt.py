@@ -5,6 +5,8 @@ make it a Llama, Mistral, Qwen 3 or Gemma. The NumPy twin is `jaxllm.reference.g
 intermediates are captured from outside (`apply_with_intermediates`), so that a training step does not pay for them.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -193,12 +195,18 @@ def _is_named(module: nn.Module, method: str) -> bool:
 
 
 @lru_cache
+def parameter_shapes(config: GPTConfig) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of all parameters by their paths, such as "block_0/mlp/up/kernel". Nothing is computed."""
+    model = GPT(replace(config, n_layers=1))  # all blocks have the same shapes
+    key, tokens = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    shapes = flatten_dict(jax.eval_shape(model.init, key, tokens)["params"], sep="/")
+    return {
+        path.replace("block_0", f"block_{i}"): tuple(leaf.shape)
+        for path, leaf in shapes.items()
+        for i in range(config.n_layers if path.startswith("block_0") else 1)
+    }
+
+
 def count_parameters(config: GPTConfig) -> int:
-    """The number of parameters, by `jax.eval_shape` of a model of one block, because all blocks are alike."""
-    model, tokens = GPT(replace(config, n_layers=1)), jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-    return _size(params) + (config.n_layers - 1) * _size(params["block_0"])
-
-
-def _size(params: dict) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    """The number of parameters."""
+    return sum(math.prod(shape) for shape in parameter_shapes(config).values())

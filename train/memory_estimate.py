@@ -16,7 +16,8 @@ from jax.stages import Compiled
 from jaxllm.config import GPTConfig
 from jaxllm.fast.attention import GROUPS, KEPT, LONGEST
 from jaxllm.fast.loss import MOST_LOGITS
-from jaxllm.pretrained.parameter_map import nested, parameter_shapes
+from jaxllm.gpt import parameter_shapes
+from jaxllm.pretrained.parameter_map import nested
 
 from .config import OptimizerConfig, RunConfig, TrainConfig
 from .optimizer import make_optimizer

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.stages import Compiled
+from jax.typing import ArrayLike
 
 from jaxllm.fast.init import init_params
 from jaxllm.gpt import GPT, Block
@@ -36,13 +37,12 @@ def first_state(model: GPT, optimizer: optax.GradientTransformation, key: Array)
 def abstract_state(model: GPT, config: RunConfig) -> TrainState:
     """Shapes and dtypes of the state of a run; nothing is computed."""
     optimizer = make_optimizer(config.optimizer, config.train.steps)
-    return cast(TrainState, jax.eval_shape(partial(first_state, model, optimizer), jax.random.key(0)))
+    return cast(TrainState, jax.eval_shape(partial(_seeded_state, model, optimizer), 0))
 
 
 def init_state(model: GPT, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step, from one compiled program rather than one for each parameter."""
-    key = jax.random.key(seed)
-    return cast(TrainState, _initializer(model, optimizer).lower(key).compile()(key))
+    return cast(TrainState, _initializer(model, optimizer).lower(seed).compile()(seed))
 
 
 def init_and_compile(
@@ -54,17 +54,20 @@ def init_and_compile(
     XLA compiles both programs in threads while Python traces the second. With `restore`, the state is
     `restore(shapes)`, read while XLA compiles the step, and no first state is computed.
     """
-    key = jax.random.key(config.seed)
     tokens = jax.ShapeDtypeStruct((config.batch_size, model.config.context_length), jnp.int32)
     with ThreadPoolExecutor() as pool:
-        init = _initializer(model, optimizer).trace(key)
+        init = _initializer(model, optimizer).trace(config.seed)
         initializing = pool.submit(init.lower().compile) if restore is None else None
         compiling = pool.submit(train_step.lower(init.out_info, tokens, tokens).compile)
-        state = restore(init.out_info) if restore else cast(Any, initializing).result()(key)
+        state = restore(init.out_info) if restore else cast(Any, initializing).result()(config.seed)
         return state, compiling.result()
+
+
+def _seeded_state(model: GPT, optimizer: optax.GradientTransformation, seed: ArrayLike) -> TrainState:
+    return first_state(model, optimizer, jax.random.key(seed))  # in the same program, for fewer to compile
 
 
 def _initializer(model: GPT, optimizer: optax.GradientTransformation) -> Any:
     # It runs once, so on a CPU XLA optimises it less and compiles it sooner. The random bits are the same.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
-    return jax.jit(partial(first_state, model, optimizer), compiler_options=options)
+    return jax.jit(partial(_seeded_state, model, optimizer), compiler_options=options)

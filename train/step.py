@@ -43,21 +43,21 @@ def make_train_step(
     A `nn.intercept_methods` that is active when the step is traced, at its first call, takes effect. Raises InputError
     for a subclass with a `__call__` of its own.
     """
-    dropout_keys = dropout_key(config.seed)
+    dropout_keys = dropout_key(config.seed) if model.config.dropout else None
     products = XLA if config.products == "auto" else config.products
     _check_call(model)
 
     def train_step(state: TrainState, inputs: Array, targets: Array) -> tuple[TrainState, Metrics]:
         n_tokens, n, traced_once = targets.size, config.grad_accumulation, _traced_once(model)
 
-        def loss_fn(params: Any, inputs: Array, targets: Array, key: Array) -> Array:
-            rngs = {"dropout": key} if model.config.dropout else {}
+        def loss_fn(params: Any, inputs: Array, targets: Array, key: Array | None) -> Array:
+            rngs = {} if key is None else {"dropout": key}
             return summed_loss(traced_once, params, inputs, targets, rngs=rngs) / n_tokens
 
         def accumulate(total: tuple[Array, Any], microbatch: Any) -> tuple[tuple[Array, Any], None]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None
 
-        keys = jax.random.split(jax.random.fold_in(dropout_keys, state.step), n)
+        keys = None if dropout_keys is None else jax.random.split(jax.random.fold_in(dropout_keys, state.step), n)
         microbatches = (*(x.reshape(n, -1, x.shape[-1]) for x in (inputs, targets)), keys)
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
         with using(products):

@@ -1,10 +1,8 @@
 """Corpora by name: the documentation and the sources inside Python, and texts that are downloaded once."""
 
 import hashlib
-import http.client
 import os
 import sysconfig
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +80,9 @@ def named_file(name: str) -> Path:
 
 def _download(name: str, corpus: Corpus, path: Path) -> None:
     """Download, check, write a temporary file, then rename it: a broken download is never taken for the corpus."""
+    import http.client  # only here: most programs download nothing
+    import urllib.request
+
     try:
         with urllib.request.urlopen(corpus.url, timeout=30) as response:
             content = response.read()

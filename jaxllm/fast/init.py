@@ -1,15 +1,18 @@
 """A model's initial parameters: those of `model.init`, from a program that XLA compiles faster.
 
-In `model.init` every weight matrix has its own copy of the random generator, and XLA compiles each copy. Here all
-matrices of one shape are drawn together.
+In `model.init` every weight matrix has two copies of the random generator, one of them for its key, and XLA compiles
+each copy. Here all keys are made together, and all matrices of one shape are drawn together.
 """
 
+import hashlib
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.core.scope import LazyRng
+import numpy as np
+from flax import config as flax_config
+from flax import linen as nn
 from flax.linen.initializers import normal
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Int, Key
@@ -24,17 +27,18 @@ Path = tuple[str, ...]
 
 def init_params(model: Any, key: Key[Array, ""], tokens: Int[Array, "B T"]) -> Any:
     """`model.init(key, tokens)["params"]` of a `GPT`, equal to the bit; call it under `jax.jit`."""
-    shapes = flatten_dict(jax.eval_shape(model.init, key, tokens)["params"])
-    alike: dict[Any, list[Path]] = {}
-    for path, leaf in shapes.items():
-        if path[-1] in ("kernel", "table"):
-            alike.setdefault((leaf.shape, leaf.dtype, _std(model.config, path)), []).append(path)
+    traced_once = model.clone(block=nn.jit(model.block))  # of the same shapes, sooner
+    shapes = flatten_dict(jax.eval_shape(traced_once.init, key, tokens)["params"])
     params = {path: jnp.full(leaf.shape, path[-1] == "scale", leaf.dtype) for path, leaf in shapes.items()}
-    for (shape, dtype, std), paths in alike.items():
-        keys = jnp.stack([_key(key, path) for path in paths])
-        drawn = jax.vmap(partial(normal(std, dtype), shape=shape))(keys)
-        drawn = jax.lax.optimization_barrier(drawn)  # or XLA would compile it into each use again
-        params |= dict(zip(paths, drawn, strict=True))
+    drawn = [path for path in shapes if path[-1] in ("kernel", "table")]
+    keys = jax.vmap(partial(jax.random.fold_in, key))(np.array([_fold(path) for path in drawn], np.uint32))
+    alike: dict[Any, list[int]] = {}
+    for i, path in enumerate(drawn):
+        alike.setdefault((shapes[path].shape, shapes[path].dtype, _std(model.config, path)), []).append(i)
+    for (shape, dtype, std), places in alike.items():
+        values = jax.vmap(partial(normal(std, dtype), shape=shape))(keys[np.array(places)])
+        values = jax.lax.optimization_barrier(values)  # or XLA would compile it into each use again
+        params |= {drawn[i]: value for i, value in zip(places, values, strict=True)}
     return unflatten_dict(params)
 
 
@@ -42,6 +46,8 @@ def _std(config: GPTConfig, path: Path) -> float:
     return residual_std(config.n_layers) if path[-2] in RESIDUAL else INIT_STD
 
 
-def _key(key: Array, path: Path) -> Array:
-    """The key of the first parameter that the module at path[:-1] creates, which flax numbers 1."""
-    return LazyRng.create(key, *path[:-1], 1).as_jax_rng()
+def _fold(path: Path) -> int:
+    """What flax folds into the key of the first parameter that the module at path[:-1] creates, which it numbers 1."""
+    separator = b"\0" if flax_config.flax_fix_rng_separator else b""
+    parts = [*(name.encode() for name in path[:-1]), b"\1"]
+    return int.from_bytes(hashlib.sha1(b"".join(separator + part for part in parts)).digest()[:4], "big")

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from jaxllm.pretrained.chat_template import render_template
 from jaxllm.pretrained.tracked_text import TrackedText, user_mask
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.special_tokens import any_of
@@ -72,6 +71,8 @@ class ChatFormat:
         """As `render`, with a mask of the characters that come from messages."""
         if self.chat_template is None:
             raise InputError("this model has no chat template; give it a text to continue instead.")
+        from jaxllm.pretrained.chat_template import render_template  # only here: it imports Jinja
+
         _check_messages(messages)
         named = {"bos_token": self.bos_token, "eos_token": self.eos_token}
         variables = {name: token for name, token in named.items() if token is not None}

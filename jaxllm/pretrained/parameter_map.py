@@ -5,18 +5,14 @@ known before any is read.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
 from jaxllm.config import GPTConfig
-from jaxllm.gpt import GPT
+from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
 from jaxllm.utils.errors import InputError, shown
 
@@ -30,19 +26,6 @@ class Placement(NamedTuple):
 
     paths: tuple[str, ...]
     shape: Shape
-
-
-@lru_cache
-def parameter_shapes(config: GPTConfig) -> Mapping[str, Shape]:
-    """The shapes of all parameters by their paths, such as "block_0/mlp/up/kernel"."""
-    one = replace(config, n_layers=1)  # all blocks have the same shapes
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    shapes = flatten_dict(jax.eval_shape(GPT(one).init, jax.random.key(0), tokens)["params"], sep="/")
-    return {
-        path.replace("block_0", f"block_{i}"): tuple(leaf.shape)
-        for path, leaf in shapes.items()
-        for i in range(config.n_layers if path.startswith("block_0") else 1)
-    }
 
 
 def tensor_placements(layout: Layout, config: GPTConfig, found: Iterable[str] | None = None) -> dict[str, Placement]:

@@ -10,9 +10,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxllm.config import GPTConfig
+from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.hf_config import family_for, write_hf_config
 from jaxllm.pretrained.hf_folder import CONFIG, GENERATION_CONFIG, WEIGHT_DTYPES, WEIGHTS
-from jaxllm.pretrained.parameter_map import check_shapes, parameter_shapes, tensor_placements, to_tensor
+from jaxllm.pretrained.parameter_map import check_shapes, tensor_placements, to_tensor
 from jaxllm.pretrained.safetensors import DTYPES, write_tensors
 from jaxllm.pretrained.tensor_file import is_finite
 from jaxllm.utils.errors import InputError, shown

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from jaxllm.utils.errors import InputError, shown
@@ -27,6 +26,8 @@ def check_fields(config: Any, section: str = "") -> None:
 
     Raises InputError naming the field (after `section`, for example "train."), the value and what is allowed.
     """
+    import numpy as np  # only here: the command line imports this module, and may start anew before it needs NumPy
+
     hints = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import train.cli
+from jaxllm.tokenizers import BPETokenizer
 from train.cli import COMMANDS, build_parser, command_module, main
 
 FOLDER = Path(train.cli.__file__).parent / "commands"
+HEAVY = ("jinja2", "matplotlib", "orbax", "urllib.request")  # imported where they are used
 
 
 def test_every_command_is_a_file_and_every_file_with_options_a_command() -> None:
@@ -66,12 +68,38 @@ assert "jax" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+def test_encoding_imports_only_what_it_needs(tmp_path: Path) -> None:
+    """No model, no bar, no chat template and no download."""
+    tokenizer, text = tmp_path / "tok.json", tmp_path / "text.txt"
+    BPETokenizer.train("a text of few words, few words", 260).save(tokenizer)
+    text.write_text("few words")
+    code = f"""
+import sys
+from train.cli import main
+assert main(["tokenizer", "encode", {str(tokenizer)!r}, {str(text)!r}]) == 0
+print([name for name in {HEAVY + ("jax", "flax", "rich")} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["train", "generate"])
+def test_a_model_is_not_kept_waiting_by_what_it_may_never_need(command: str) -> None:
+    code = f"""
+import sys, train.cli
+train.cli.command_module({command!r})
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
 def test_a_long_command_restarts_before_jax_is_imported() -> None:
-    """Or JAX would be imported twice."""
+    """Or JAX would be imported twice, and so would NumPy."""
     code = """
 import sys, train.cli
 sys.argv = ["jaxllm", "train", "--help"]
-train.cli.restart_with_allocator = lambda: sys.exit(17 + ("jax" in sys.modules))
+train.cli.restart_with_allocator = lambda: sys.exit(17 + bool({"jax", "numpy"} & sys.modules.keys()))
 train.cli.main()
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 17

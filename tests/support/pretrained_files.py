@@ -11,9 +11,10 @@ from flax.traverse_util import flatten_dict
 from imported_runs import TOKENIZER
 
 from jaxllm import GPTConfig, InputError, save_pretrained
+from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.hf_tokenizer import save_tokenizer_files
-from jaxllm.pretrained.parameter_map import nested, parameter_shapes
+from jaxllm.pretrained.parameter_map import nested
 from jaxllm.pretrained.safetensors import read_header, read_tensor, write_tensors
 
 Tensors = dict[str, np.ndarray]

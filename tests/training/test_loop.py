@@ -1,5 +1,6 @@
 """The training loop: when metrics are fetched, what a diverged run saves, and what a new run does not wait for."""
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,25 @@ def test_a_new_run_does_not_wait_for_orbax(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)  # an import of it fails
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest_step() is None
+
+
+def test_a_new_run_compiles_its_two_programs_and_two_checks(tmp_path: Path) -> None:
+    """Each further program before the first step would take XLA some hundredths of a second."""
+    code = f"""
+import logging, re, sys
+import jax, train.cli, train.loop
+jax.config.update("jax_log_compiles", True)
+compiled = []
+class Names(logging.Handler):
+    def emit(self, record):
+        compiled.extend(re.findall(r"^Compiling (?:jit[(])?([^ )]+)", record.getMessage()))
+logging.getLogger("jax").addHandler(Names())
+train.loop.StepLog = lambda *_: sys.exit(print(sorted(compiled)))
+train.cli.main(["train", {str(write_config(tmp_path))!r}, "--out", {str(tmp_path / "run")!r}, "--set", "model.dropout=0"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(["<lambda>", "_seeded_state", "_sums", "train_step"])
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,8 @@ def test_the_first_parameters_are_those_of_flax(change: dict[str, Any], x64: boo
     lowered = jax.jit(partial(init_params, model)).lower(jax.random.key(3), inputs).as_text()
     of_one = jax.jit(lambda key: jax.random.normal(key, (2, 3))).lower(jax.random.key(3)).as_text().count("erf_inv")
     assert of_one > 0 and lowered.count("erf_inv") == of_one * len(kinds)
+    program = str(jax.make_jaxpr(partial(init_params, model))(jax.random.key(3), inputs))
+    assert program.count("random_fold_in") == 1  # of all keys
 
 
 def test_the_allocator_is_asked_for_once_and_never_against_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

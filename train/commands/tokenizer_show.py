@@ -3,9 +3,6 @@
 import sys
 from collections import Counter
 
-from rich.console import Console
-from rich.text import Text
-
 from jaxllm.tokenizers import BPETokenizer, Tokenizer
 from jaxllm.tokenizers.merges import merged_from
 from jaxllm.utils.utf8 import visible
@@ -55,6 +52,9 @@ def _print_pieces(tokenizer: Tokenizer, ids: list[int]) -> None:
     if not sys.stdout.isatty():
         print("|".join(pieces))
         return
+    from rich.console import Console  # only here: elsewhere nothing of `jaxllm tokenizer` needs rich
+    from rich.text import Text
+
     coloured = Text()
     for number, piece in enumerate(pieces):
         coloured.append(piece, COLOURS[number % len(COLOURS)])

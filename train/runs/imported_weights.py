@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict
+from jax import Array
 
 from jaxllm.config import GPTConfig
-from jaxllm.pretrained.parameter_map import check_shapes, nested, parameter_shapes
+from jaxllm.gpt import parameter_shapes
+from jaxllm.pretrained.parameter_map import check_shapes, nested
 from jaxllm.pretrained.safetensors import read_header, read_tensor, write_tensors
 from jaxllm.utils.errors import InputError, printable, shown
+from jaxllm.utils.processes import usable_cores
 
 FORMAT = {"format": "jaxllm parameters", "version": "1"}
 
@@ -52,7 +56,14 @@ def read_weights(path: Path, config: GPTConfig) -> Any:
     if version != FORMAT:
         raise InputError(f"{path} is of another version than this jaxllm reads: {shown(version)}; import it again.")
     tensors = {name: read_tensor(path, tensor) for name, tensor in header.tensors.items()}
-    if _checksum(tensors) != header.metadata.get("sha256"):
+    with ThreadPoolExecutor(usable_cores()) as pool:  # NumPy and sha256 release Python's lock
+        checksum = pool.submit(_checksum, tensors)
+        arrays = dict(zip(tensors, pool.map(_in_float32, tensors.values()), strict=True))
+    if checksum.result() != header.metadata.get("sha256"):
         raise InputError(f"{path} is damaged: its bytes are not those that were written; import it again.")
     check_shapes(parameter_shapes(config), {name: x.shape for name, x in tensors.items()}, str(path), "import it again")
-    return nested({name: jnp.array(x, jnp.float32) for name, x in tensors.items()})
+    return nested(arrays)
+
+
+def _in_float32(x: np.ndarray) -> Array:
+    return jnp.array(x.astype(np.float32))  # cast by NumPy, because JAX compiles a cast for each shape
