@@ -15,7 +15,7 @@ from jaxtyping import Float
 from jaxllm import layers
 from jaxllm.array import Array
 from jaxllm.fast import formula
-from jaxllm.fast.products import product
+from jaxllm.fast.products import active, computes, product
 from jaxllm.fast.quantised_weights import Kernel
 from jaxllm.layers import EPSILON
 from jaxllm.precision import at_least_float32
@@ -26,7 +26,7 @@ def linear(
 ) -> Float[Array, "*batch F"]:
     """`jaxllm.layers.linear`, whose backward reads x as it was saved."""
     y = _product(x, kernel.astype(x.dtype))
-    return y if bias is None else y + bias.astype(y.dtype)
+    return y if bias is None else _add_bias(y, bias.astype(y.dtype))
 
 
 @jax.custom_vjp
@@ -47,6 +47,21 @@ def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
 
 
 _product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def _add_bias(y: Array, bias: Array) -> Array:
+    return y + bias
+
+
+def _add_bias_backward(_: None, dy: Array) -> tuple[Array, Array]:
+    if not computes(active(), dy):
+        return dy, dy.sum(tuple(range(dy.ndim - 1)))
+    # A library sums columns sooner, as the product of a row of ones.
+    return dy, product("...d,...f->df", jnp.ones((*dy.shape[:-1], 1), dy.dtype), dy)[0]
+
+
+_add_bias.defvjp(lambda y, bias: (y + bias, None), _add_bias_backward)
 
 
 def layer_norm(

@@ -41,7 +41,7 @@ def _head_loss(table: Table, x: Array, targets: Array, weights: Array) -> Array:
 
 def _head_loss_forward(table: Array, x: Array, targets: Array, weights: Array) -> tuple[Array, tuple[Array, ...]]:
     cuts = tuple(range(MOST_IDS, len(table), MOST_IDS))
-    parts = jnp.split(table.astype(x.dtype), cuts)
+    parts = [part.astype(x.dtype) for part in jnp.split(table, cuts)]
 
     def chunk(dparts: list[Array], rows: tuple[Array, ...]) -> tuple[list[Array], tuple[Array, Array]]:
         x, targets, weights = rows
