@@ -63,11 +63,9 @@ def make_train_step(
         with using(products):
             (loss, grads), _ = jax.lax.scan(accumulate, zeros, microbatches)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        params, opt_state = apply_if(finite, (params, opt_state), (state.params, state.opt_state))
+        params, opt_state = _update(optimizer, grads, state, finite)
         metrics = {
             "train_loss": loss,
             "learning_rate": schedule(state.step),
@@ -77,6 +75,23 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
+
+
+def _update(
+    optimizer: optax.GradientTransformation, grads: Any, state: TrainState, finite: Array
+) -> tuple[Any, Any]:  # fmt: skip
+    """The new parameters and the optimizer's new state; the old ones if not `finite`.
+
+    On a CPU the state is computed after the parameters, from the same old state. Without this order XLA copies the old
+    moments, which both read, before it overwrites them.
+    """
+    old = state.opt_state
+    updates, opt_state = optimizer.update(grads, old, state.params)
+    params = apply_if(finite, optax.apply_updates(state.params, updates), state.params)
+    if jax.default_backend() == "cpu":
+        old, params = jax.lax.optimization_barrier((old, params))
+        _, opt_state = optimizer.update(grads, old, state.params)
+    return params, apply_if(finite, opt_state, old)
 
 
 def make_eval_step(model: GPT) -> EvalStep:
