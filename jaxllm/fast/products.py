@@ -72,4 +72,5 @@ def _call(a: Array, b: Array, transpose_a: bool, transpose_b: bool, dtype: Any) 
     m, n = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
     result = jax.ShapeDtypeStruct((*a.shape[:-2], m, n), dtype)
     how = {"library": LIBRARIES[active()].number, "transpose_a": transpose_a, "transpose_b": transpose_b}
-    return cast(Array, jax.ffi.ffi_call(TARGET, result)(a, b, **{name: np.int64(x) for name, x in how.items()}))
+    call = jax.ffi.ffi_call(TARGET, result, vmap_method="broadcast_all")
+    return cast(Array, call(a, b, **{name: np.int64(x) for name, x in how.items()}))

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from libraries import INSTALLED
 from models import TINY, random_like, random_tokens
 
 from jaxllm import GPT, GPTConfig, reference
@@ -82,9 +83,10 @@ def test_the_optimizer_agrees_with_its_twin() -> None:
     assert not [row for row in rows if not row.relative <= 1e-12]
 
 
-def test_steps_agree_with_the_reference() -> None:
+@pytest.mark.parametrize("products", ["xla", *INSTALLED])
+def test_steps_agree_with_the_reference(products: str) -> None:
     """Metrics and parameters of three steps of two microbatches; `test_training_twice.py` takes a hundred, in float64."""
-    step, state = setup(grad_accumulation=2)
+    step, state = setup(grad_accumulation=2, products=products)
     state = state._replace(params=random_like(state.params, scale=0.3))
     twin = reference.step.start(jax.device_get(state.params))
     for _ in range(3):

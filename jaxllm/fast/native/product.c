@@ -190,7 +190,7 @@ static int64_t attribute(XLA_FFI_CallFrame* call, int index) {
   return *(int64_t*)((XLA_FFI_Scalar*)call->attrs.attrs[index])->value;
 }
 
-/* Arguments a and b [m, k] and [k, n] or transposed, or [batch, ...] both; the result [m, n] or [batch, m, n]. */
+/* Arguments a and b [..., m, k] and [..., k, n], or transposed, with equal axes in front; the result [..., m, n]. */
 XLA_FFI_Error* jaxllm_product(XLA_FFI_CallFrame* call) {
   if (call->extension_start && call->extension_start->type == XLA_FFI_Extension_Metadata) {
     XLA_FFI_Metadata* about = ((XLA_FFI_Metadata_Extension*)call->extension_start)->metadata;
@@ -206,7 +206,8 @@ XLA_FFI_Error* jaxllm_product(XLA_FFI_CallFrame* call) {
   Shape* s = &w->shape;
   w->library = attribute(call, 0); /* attributes are sorted by name: library, transpose_a, transpose_b */
   s->transpose_a = attribute(call, 1), s->transpose_b = attribute(call, 2);
-  s->batch = axes == 3 ? c->dims[0] : 1;
+  s->batch = 1;
+  for (int i = 0; i < axes - 2; i++) s->batch *= c->dims[i];
   s->m = of_c[0], s->n = of_c[1], s->k = of_a[s->transpose_a ? 0 : 1];
   s->row_a = of_a[1], s->row_b = of_b[1], s->row_c = of_c[1];
   s->next_a = of_a[0] * of_a[1], s->next_b = of_b[0] * of_b[1], s->next_c = of_c[0] * of_c[1];

@@ -1,0 +1,144 @@
+"""What computes a run's matrix products: chosen by time, only if the numbers are right, and kept."""
+
+import tomllib
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from libraries import INSTALLED
+from models import TINY
+from runs import write_config
+
+import train.products as choosing
+from jaxllm.fast import products
+from jaxllm.fast.native.libraries import LIBRARIES, NoLibraryError
+from jaxllm.gpt import parameter_shapes
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.private_folder import VARIABLE
+from train.cli import main
+from train.config import TrainConfig
+from train.products import HEAD, LINEAR, Choice, Products, choose, measure, products_of
+
+ONE = Counter({Products(LINEAR, (6, 5), (5, 4), "float32"): 3})
+needs_onednn = pytest.mark.skipif("onednn" not in INSTALLED, reason="oneDNN is not installed")
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The time that each library is said to take for three products."""
+    times = {"xla": 1.0, "onednn": 0.5, "mkl": 0.6, "openblas": 0.94}
+    monkeypatch.setattr(choosing, "_seconds", lambda *_: times[products.active()])
+    return times
+
+
+def test_the_products_of_a_step_are_counted_once() -> None:
+    """Their operations are 6 for each weight of a linear map and each token; of the head as well."""
+    train = TrainConfig(steps=5, batch_size=4, grad_accumulation=2)
+    found = products_of(TINY, train)
+    tokens = train.batch_size * TINY.context_length
+    linear = sum(6 * p.x[0] * p.w[0] * p.w[1] * n for p, n in found.items() if p.axes == LINEAR)
+    kernels = sum(np.prod(shape) for name, shape in parameter_shapes(TINY).items() if name.endswith("kernel"))
+    assert linear == 6 * kernels * tokens
+    head = [(p, n) for p, n in found.items() if p.axes == HEAD]
+    assert [6 * p.x[0] * np.prod(p.w) * n for p, n in head] == [6 * TINY.vocab_size * TINY.d_model * tokens]
+    attention = [(p, n) for p, n in found.items() if p.axes == choosing.ATTENTION]
+    assert [p.x[0] for p, _ in attention] == [train.batch_size // 2 * TINY.n_heads]
+
+
+@needs_onednn
+def test_the_fastest_is_chosen(seconds: dict[str, float]) -> None:
+    others = {name: "not asked" for name in LIBRARIES if name != "onednn"}
+    assert measure(ONE, "float32", others) == Choice("onednn", {"onednn": 0.5}, others)
+    seconds["onednn"] = 0.96  # less than 5 % faster
+    assert measure(ONE, "float32", others).name == "xla"
+
+
+@needs_onednn
+@pytest.mark.parametrize("factor", [1.0001, float("nan")])
+def test_one_that_computes_wrong_is_left_out(
+    factor: float, seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def product(axes: str, a: jax.Array, b: jax.Array, dtype: str) -> jax.Array:
+        wrong = products.active() == "onednn" and axes == LINEAR[2]
+        return products.product(axes, a, b, dtype) * (factor if wrong else 1)
+
+    monkeypatch.setattr(choosing, "product", product)
+    choice = measure(ONE, "float32", {name: "not asked" for name in LIBRARIES if name != "onednn"})
+    assert choice.name == "xla" and choice.times == {}
+    assert choice.left_out["onednn"].startswith("its products are wrong here, off by ")
+
+
+def test_the_choice_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is measured once for a model; a damaged file is measured again; another model has its own."""
+    measured = []
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setattr(choosing, "WORTH", 0)
+    monkeypatch.setattr(choosing, "register", lambda name: None)
+    monkeypatch.setattr(choosing, "measure", lambda p, *_: measured.append(p) or Choice("mkl", {"mkl": 0.5}))
+    train = TrainConfig(steps=5, batch_size=4)
+    assert choose(TINY, train) == choose(TINY, train) == Choice("mkl", {"mkl": 0.5})
+    assert len(measured) == 1
+    (kept,) = (tmp_path / "native").glob("choice-*.json")
+    kept.write_bytes(b"{")
+    assert choose(TINY, train).name == "mkl" and len(measured) == 2
+    choose(replace(TINY, n_layers=3), train)
+    assert len(measured) == 3
+    monkeypatch.setenv(VARIABLE, "off")
+    assert choose(TINY, train).name == "mkl" and len(measured) == 4
+
+
+def test_xla_computes_where_nothing_else_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short run is not measured; without a library each reason is named."""
+    train = TrainConfig(steps=5, batch_size=4)
+    assert str(choose(TINY, train)) == "matrix products by xla"
+
+    def refuse(name: str) -> None:
+        raise NoLibraryError(f"{name} is not here")
+
+    monkeypatch.setattr(choosing, "WORTH", 0)
+    monkeypatch.setattr(choosing, "register", refuse)
+    assert str(choose(TINY, train)) == (
+        "matrix products by xla (no onednn: onednn is not here; no mkl: mkl is not here; no openblas: openblas is not here)"
+    )
+    with pytest.raises(
+        InputError,
+        match="train.products is 'mkl', but mkl is not here. To compute without it: --set train.products=xla.",
+    ):
+        choose(TINY, replace(train, products="mkl"))
+
+
+@needs_onednn
+def test_a_run_keeps_what_computes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The resolved name is in config.toml, so a resumed run computes with it, unless told otherwise."""
+    config, run = str(write_config(tmp_path)), str(tmp_path / "run")
+
+    def kept() -> str:
+        return str(tomllib.loads((tmp_path / "run" / "config.toml").read_text())["train"]["products"])
+
+    sets = ["--set=train.steps=4", "--set=train.products=onednn"]
+    assert main(["train", config, "--out", run, *sets]) == 0
+    assert "matrix products by onednn\n" in capfd.readouterr().out and kept() == "onednn"
+    assert main(["train", "--out", run, "--resume", "--set=train.steps=5"]) == 0
+    assert "matrix products by onednn\n" in capfd.readouterr().out and kept() == "onednn"
+    assert main(["train", "--out", run, "--resume", "--set=train.steps=6", "--set=train.products=xla"]) == 0
+    assert "matrix products by xla\n" in capfd.readouterr().out and kept() == "xla"
+    assert main(["train", config, "--out", f"{run}-2", "--set=train.steps=3"]) == 0
+    assert 'products = "xla"' in (tmp_path / "run-2" / "config.toml").read_text()
+
+
+def test_a_named_library_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(name: str) -> None:
+        raise NoLibraryError("mkl is not installed; pip install 'jaxllm[blas]' brings it")
+
+    monkeypatch.setattr(choosing, "register", refuse)
+    assert main(["train", str(write_config(tmp_path)), "--out", str(tmp_path / "run"), "--set=train.products=mkl"]) == 2
+    assert capfd.readouterr().err == (
+        "jaxllm train: train.products is 'mkl', but mkl is not installed; pip install 'jaxllm[blas]' brings it. To compute "
+        "without it: --set train.products=xla.\n"
+    )
+    assert not (tmp_path / "run").exists()
