@@ -33,7 +33,7 @@ from .config import TrainConfig
 from .step import compiler_options
 
 AUTO = "auto"
-WORTH = 2e12  # floating-point operations of a whole run; with fewer, measuring takes longer than it saves
+FEWEST_STEPS, WORTH = 50, 2e12  # of a run, and its floating-point operations; with fewer, measuring does not pay
 GAIN = 0.95  # of XLA's time: a library that needs more is not taken
 REPEATS = 3
 TOLERANCE = {"float32": 1e-5, "bfloat16": 8e-3}  # of a result, by its dtype, relative to the largest element
@@ -104,7 +104,7 @@ def choose(model: GPTConfig, train: TrainConfig) -> Choice:
     if jax.default_backend() != "cpu" or jax.device_count() > 1:
         return Choice(XLA)
     tokens = train.batch_size * model.context_length
-    if 6 * count_parameters(model) * tokens * train.steps < WORTH:
+    if train.steps < FEWEST_STEPS or 6 * count_parameters(model) * tokens * train.steps < WORTH:
         return Choice(XLA)
     left_out = {}
     for name, library in LIBRARIES.items():

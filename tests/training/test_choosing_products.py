@@ -78,7 +78,7 @@ def test_the_choice_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr(choosing, "WORTH", 0)
     monkeypatch.setattr(choosing, "register", lambda name: None)
     monkeypatch.setattr(choosing, "measure", lambda p, *_: measured.append(p) or Choice("mkl", {"mkl": 0.5}))
-    train = TrainConfig(steps=5, batch_size=4)
+    train = TrainConfig(steps=50, batch_size=4)
     assert choose(TINY, train) == choose(TINY, train) == Choice("mkl", {"mkl": 0.5})
     assert len(measured) == 1
     (kept,) = (tmp_path / "native").glob("choice-*.json")
@@ -99,6 +99,8 @@ def test_xla_computes_where_nothing_else_can(monkeypatch: pytest.MonkeyPatch) ->
         raise NoLibraryError(f"{name} is not here")
 
     monkeypatch.setattr(choosing, "WORTH", 0)
+    assert choose(TINY, replace(train, steps=49)) == Choice("xla")
+    train = replace(train, steps=50)
     monkeypatch.setattr(choosing, "register", refuse)
     assert str(choose(TINY, train)) == (
         "matrix products by xla (no onednn: onednn is not here; no mkl: mkl is not here; no openblas: openblas is not here)"

@@ -7,6 +7,7 @@ GREEDY = "model/test_generate.py::test_greedy_continues_as_the_reference_does[gp
 WITHIN = "model/test_within_documents.py::test_the_model_agrees_with_the_reference"
 INTERCEPTED = "model/test_interceptors.py::test_training_and_evaluating_see_what_is_intercepted"
 CHUNKS = "model/test_fast_attention.py::test_every_plan_gives_the_same_numbers[25-0]"
+PRODUCT, PRODUCTS = "jaxllm/fast/native/product.c", "model/test_products.py"
 LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
 FAST_LAYERS, FAST_LOSS = "jaxllm/fast/layers.py", "jaxllm/fast/loss.py"
 CAUSAL, ROTARY = "jaxllm/fast/attention.py", "jaxllm/rotary.py"
@@ -14,9 +15,17 @@ GPT, LOSS, SAMPLING = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
 CACHE, DECODE, GENERATE = "jaxllm/cache.py", "jaxllm/fast/cached_gpt.py", "jaxllm/fast/generate.py"
 
 MUTATIONS = [
-    Mutation("bias subtracted", FAST_LAYERS, "kernel.astype(x.dtype))\n    return y if bias is None else y + bias", "kernel.astype(x.dtype))\n    return y if bias is None else y - bias", twin("layers.linear", 1)),
-    Mutation("gradient of the kernel off by 1e-9", FAST_LAYERS, 'jnp.einsum("...d,...f->df", x, dy)', '(1 + 1e-9) * jnp.einsum("...d,...f->df", x, dy)', twin("layers.linear")),
-    Mutation("gradient of x off by 1e-9", FAST_LAYERS, "return dy @ kernel.T", "return (1 + 1e-9) * dy @ kernel.T", twin("layers.linear")),
+    Mutation("bias subtracted", FAST_LAYERS, "return y + bias\n\n\ndef _add", "return y - bias\n\n\ndef _add", twin("layers.linear", 1)),
+    Mutation("gradient of the kernel off by 1e-9", FAST_LAYERS, 'product("...d,...f->df", x, dy)', '(1 + 1e-9) * product("...d,...f->df", x, dy)', twin("layers.linear")),
+    Mutation("gradient of x off by 1e-9", FAST_LAYERS, 'return product("...f,df->...d", dy, kernel)', 'return (1 + 1e-9) * product("...f,df->...d", dy, kernel)', twin("layers.linear")),
+    Mutation("a library's part of the rows read from the wrong column", PRODUCT, "a += first * (s.transpose_a ? 1 : s.row_a) * in", "a += first * s.row_a * in", f"{PRODUCTS}::test_a_product_is_numpys"),
+    Mutation("a library's part of the columns read from the wrong row", PRODUCT, "b += first * (s.transpose_b ? s.row_b : 1) * in", "b += first * in", f"{PRODUCTS}::test_a_product_is_numpys"),
+    Mutation("all OpenMP threads for everybody after a product", PRODUCT, "dnnl.set_threads(threads);", "", f"{PRODUCTS}::test_another_programs_threads_stay_as_they_are"),
+    Mutation("the second operand never transposed", "jaxllm/fast/products.py", "right[1] != out[1]", "False", f"{PRODUCTS}::test_a_product_is_numpys"),
+    Mutation("float64 handed to a library", "jaxllm/fast/products.py", "and dtype.name in LIBRARIES[name].dtypes", "", f"{PRODUCTS}::test_xla_computes_what_a_library_does_not"),
+    Mutation("compiled code from a folder of everybody", "jaxllm/fast/native/build.py", "make_private(folder.parent) or make_private(folder)", "make_private(folder.parent)", f"{PRODUCTS}::test_a_folder_that_others_can_write_into"),
+    Mutation("a library looked for on every system", "jaxllm/fast/native/libraries.py", 'sys.platform != "linux"', "False", f"{PRODUCTS}::test_a_library_that_is_not_installed"),
+    Mutation("the bias's gradient from one row", FAST_LAYERS, "return dy, dy.sum(tuple(range(dy.ndim - 1)))", "return dy, dy.sum(tuple(range(dy.ndim - 2))) if dy.ndim > 2 else dy[0]", twin("layers.linear", 1)),
     Mutation("epsilon 1e-6", LAYERS, "EPSILON = 1e-5", "EPSILON = 1e-6", twin("layers.layer_norm")),
     Mutation("unbiased variance", FAST_LAYERS, "jnp.square(z).mean(-1, keepdims=True)", "jnp.square(z).sum(-1, keepdims=True) / (x.shape[-1] - 1)", twin("layers.layer_norm")),
     Mutation("epsilon outside the root", FAST_LAYERS, "jax.lax.rsqrt(jnp.square(z).mean(-1, keepdims=True) + epsilon)", "1 / (jnp.sqrt(jnp.square(z).mean(-1, keepdims=True)) + epsilon)", twin("layers.layer_norm")),
@@ -73,7 +82,7 @@ MUTATIONS = [
     Mutation("loss in bits", LOSS, "return jnp.log(jnp.exp(z).sum(-1)) - _entry(z, targets)", "return (jnp.log(jnp.exp(z).sum(-1)) - _entry(z, targets)) / jnp.log(2.0)", twin("loss.token_losses")),
     Mutation("weights forgotten in the gradient of the head's loss", FAST_LOSS, "total - came) * weights[:, None])", "total - came))", twin("loss.head_loss", 1)),
     Mutation("the target's logit forgotten in the gradient of the head's loss", FAST_LOSS, "total - came)", "total)", twin("loss.head_loss")),
-    Mutation("only the last chunk's gradient of the table counts", FAST_LOSS, "dpart + jnp", "0 * dpart + jnp", "model/test_fast_attention.py::test_a_loss_in_chunks_is_the_loss[3-21]"),
+    Mutation("only the last chunk's gradient of the table counts", FAST_LOSS, "dpart + product", "0 * dpart + product", "model/test_fast_attention.py::test_a_loss_in_chunks_is_the_loss[3-21]"),
     Mutation("a part of the vocabulary takes the target for its own", FAST_LOSS, "one_hot(targets - start", "one_hot(targets", "model/test_fast_attention.py::test_a_loss_in_chunks_is_the_loss[3-21]"),
     Mutation("turned backwards", ROTARY, "a * cos - b * sin, a * sin + b * cos", "a * cos + b * sin, b * cos - a * sin", twin("rotary.rotate")),
     Mutation("the other pairs", ROTARY, "axis = -1 if interleaved else -2", "axis = -2 if interleaved else -1", twin("rotary.rotate"), "ValueError: too many values to unpack"),

@@ -3,7 +3,8 @@
 from slips.mutation import Mutation
 
 OPTIMIZER = "training/test_step.py::test_the_optimizer_agrees_with_its_twin"
-STEPS = "training/test_step.py::test_steps_agree_with_the_reference"
+STEPS = "training/test_step.py::test_steps_agree_with_the_reference[xla]"
+CHOOSING = "training/test_choosing_products.py"
 NOT_FINITE = "training/test_nonfinite.py::test_such_a_step_is_counted_and_changes_nothing_else"
 STEP = "train/step.py"
 OPTIMIZER_FILE = "train/optimizer.py"
@@ -16,6 +17,11 @@ def rule(name: str) -> str:
 
 
 MUTATIONS = [
+    Mutation("a library that is hardly faster is chosen", "train/products.py", "GAIN = 0.95", "GAIN = 1.0", f"{CHOOSING}::test_the_fastest_is_chosen"),
+    Mutation("a library with one right product of three is chosen", "train/products.py", "not all(error <=", "not any(error <=", f"{CHOOSING}::test_one_that_computes_wrong_is_left_out"),
+    Mutation("a choice is measured each time", "train/products.py", "file.write_bytes(msgspec.json.encode(choice))", "pass", f"{CHOOSING}::test_the_choice_is_kept"),
+    Mutation("moments copied before they are overwritten", STEP, "_, opt_state = optimizer.update(grads, old, state.params)", "pass", "training/test_step.py::test_the_moments_are_not_copied"),
+    Mutation("compiled code in another user's folder", "jaxllm/utils/private_folder.py", "found.st_uid != os.geteuid()", "found.st_uid < 0", "training/test_compile_cache.py::test_another_users_folder_is_refused"),
     Mutation("sign of weight decay", OPTIMIZER_FILE, "weight_decay=config.weight_decay", "weight_decay=-config.weight_decay", OPTIMIZER),
     Mutation("decay of vectors too", OPTIMIZER_FILE, "p.ndim >= 2", "p.ndim >= 1", OPTIMIZER),
     Mutation("betas swapped", OPTIMIZER_FILE, "b1=config.beta1,\n        b2=config.beta2,", "b1=config.beta2,\n        b2=config.beta1,", OPTIMIZER),
@@ -27,7 +33,7 @@ MUTATIONS = [
     Mutation("cosine down to 0", OPTIMIZER_FILE, "lowest + (highest - lowest)", "(highest - lowest)", OPTIMIZER),
     Mutation("only the last micro-batch counts", STEP, "return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None", "return jax.value_and_grad(loss_fn)(state.params, *microbatch), None", STEPS),
     Mutation("gradient divided by windows, not tokens", STEP, "n_tokens, n, traced_once = targets.size,", "n_tokens, n, traced_once = len(targets),", STEPS),
-    Mutation("norm of the update reported as the gradient's", STEP, "optax.tree.norm(grads)", "optax.tree.norm(updates)", STEPS),
+    Mutation("norm of the update reported as the gradient's", STEP, "optax.tree.norm(grads)", "optax.tree.norm(state.params)", STEPS),
     Mutation("steps not counted", STEP, "TrainState(state.step + 1,", "TrainState(state.step,", STEPS),
     Mutation("sha256 of a checkpoint's files not compared", "train/runs/manifest.py", 'return "" if digest == stored.sha256 else', 'return "" if digest else', "training/test_checkpoint.py::test_a_flipped_bit_anywhere_is_noticed_and_named"),
     Mutation("sha256 of the manifest itself not compared", "train/runs/manifest.py", "if _encode(manifest) != raw:", "if False:", "training/test_checkpoint.py::test_a_flipped_bit_anywhere_is_noticed_and_named"),
