@@ -54,7 +54,7 @@ def product(axes: str, a: Array, b: Array, dtype: DTypeLike | None = None) -> Ar
     batch may have a letter: "ntk,nsk->nts".
     """
     dtype = jnp.dtype(dtype or a.dtype)
-    if not computes(active(), a, b) or dtype.name not in LIBRARIES[active()].dtypes:
+    if not computes(active(), a, b) or dtype not in (a.dtype, jnp.float32):
         return jnp.einsum(axes, a, b, preferred_element_type=dtype)
     left, right, out = (part.replace("...", "")[-2:] for part in axes.replace("->", ",").split(","))
     n = b.shape[right.index(out[-1]) - len(right)]

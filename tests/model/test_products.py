@@ -156,7 +156,7 @@ def test_a_folder_that_others_can_write_into(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(
         NoLibraryError, match="others can write into .*native; choose a folder with JAXLLM_COMPILE_CACHE"
     ):
-        build.register("onednn")
+        build._compiled()
 
 
 def test_a_damaged_file_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

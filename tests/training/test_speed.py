@@ -23,8 +23,11 @@ from jaxllm.fast.init import init_params
 from jaxllm.gpt import Block, summed_loss
 from train.bench import scaling as growth
 from train.cli import main
+from train.config import OptimizerConfig, TrainConfig
+from train.optimizer import learning_rate_schedule, make_optimizer
 from train.runtime import allocator as startup
-from train.state import init_state
+from train.state import init_and_compile, init_state
+from train.step import make_model, make_train_step
 
 CONFIG = (
     "[model]\nvocab_size = 7\ncontext_length = 4\nd_model = 4\nn_layers = 2\nn_heads = 2\n[train]\nbatch_size = 2\n"
@@ -48,6 +51,16 @@ def test_remat_changes_memory_and_nothing_else() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), kept, anew)
     if jax.__version_info__ >= (0, 11):  # JAX 0.10's XLA merges both computations and keeps the values
         assert anew_bytes < 0.6 * kept_bytes
+
+
+def test_the_moments_are_not_copied() -> None:
+    """The compiled step overwrites the optimizer's state where it lies."""
+    config = TrainConfig(steps=20, batch_size=4)
+    model, optimizer = make_model(TINY, config), make_optimizer(OptimizerConfig(), config.steps)
+    step = make_train_step(model, optimizer, config, learning_rate_schedule(OptimizerConfig(), config.steps))
+    compiled = init_and_compile(model, optimizer, step, config)[1].as_text()
+    assert "%state_opt_state" in compiled
+    assert not [line for line in compiled.splitlines() if "copy(%state_opt_state" in line and "f32[" in line]
 
 
 @pytest.mark.newest
@@ -210,6 +223,8 @@ import jax
 from jax._src import xla_bridge
 import train.commands.train
 from train.cli import main
+from train.config import OptimizerConfig, TrainConfig
+from train.optimizer import learning_rate_schedule, make_optimizer
 def check_jax():
     print(os.environ["XLA_FLAGS"], xla_bridge.backends_are_initialized())
     check()

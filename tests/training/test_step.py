@@ -151,13 +151,6 @@ def test_the_state_is_donated_and_nothing_is_compiled_twice() -> None:
 
 
 @pytest.mark.newest
-def test_the_moments_are_not_copied() -> None:
-    """The compiled step overwrites the optimizer's state where it lies."""
-    step, state = setup()
-    compiled = step.lower(state, X, Y).compile().as_text()
-    assert not [line for line in compiled.splitlines() if " copy(%state_opt_state" in line and "f32[" in line]
-
-
 def test_init_and_compile_gives_the_same_state_and_step() -> None:
     config = TrainConfig(steps=20, batch_size=4, seed=5)
     optimizer, schedule = make_optimizer(OPTIMIZER, 20), learning_rate_schedule(OPTIMIZER, 20)

@@ -15,17 +15,16 @@ GPT, LOSS, SAMPLING = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
 CACHE, DECODE, GENERATE = "jaxllm/cache.py", "jaxllm/fast/cached_gpt.py", "jaxllm/fast/generate.py"
 
 MUTATIONS = [
-    Mutation("bias subtracted", FAST_LAYERS, "return y + bias\n\n\ndef _add", "return y - bias\n\n\ndef _add", twin("layers.linear", 1)),
+    Mutation("bias subtracted", FAST_LAYERS, "lambda y, bias: (y + bias, None)", "lambda y, bias: (y - bias, None)", twin("layers.linear", 1)),
     Mutation("gradient of the kernel off by 1e-9", FAST_LAYERS, 'product("...d,...f->df", x, dy)', '(1 + 1e-9) * product("...d,...f->df", x, dy)', twin("layers.linear")),
     Mutation("gradient of x off by 1e-9", FAST_LAYERS, 'return product("...f,df->...d", dy, kernel)', 'return (1 + 1e-9) * product("...f,df->...d", dy, kernel)', twin("layers.linear")),
-    Mutation("a library's part of the rows read from the wrong column", PRODUCT, "a += first * (s.transpose_a ? 1 : s.row_a) * in", "a += first * s.row_a * in", f"{PRODUCTS}::test_a_product_is_numpys"),
+    Mutation("a library's part of the rows read from the wrong row", PRODUCT, "a += first * (s.transpose_a ? 1 : s.row_a) * in", "a += first * in", f"{PRODUCTS}::test_a_product_is_numpys"),
     Mutation("a library's part of the columns read from the wrong row", PRODUCT, "b += first * (s.transpose_b ? s.row_b : 1) * in", "b += first * in", f"{PRODUCTS}::test_a_product_is_numpys"),
     Mutation("all OpenMP threads for everybody after a product", PRODUCT, "dnnl.set_threads(threads);", "", f"{PRODUCTS}::test_another_programs_threads_stay_as_they_are"),
-    Mutation("the second operand never transposed", "jaxllm/fast/products.py", "right[1] != out[1]", "False", f"{PRODUCTS}::test_a_product_is_numpys"),
     Mutation("float64 handed to a library", "jaxllm/fast/products.py", "and dtype.name in LIBRARIES[name].dtypes", "", f"{PRODUCTS}::test_xla_computes_what_a_library_does_not"),
     Mutation("compiled code from a folder of everybody", "jaxllm/fast/native/build.py", "make_private(folder.parent) or make_private(folder)", "make_private(folder.parent)", f"{PRODUCTS}::test_a_folder_that_others_can_write_into"),
     Mutation("a library looked for on every system", "jaxllm/fast/native/libraries.py", 'sys.platform != "linux"', "False", f"{PRODUCTS}::test_a_library_that_is_not_installed"),
-    Mutation("the bias's gradient from one row", FAST_LAYERS, "return dy, dy.sum(tuple(range(dy.ndim - 1)))", "return dy, dy.sum(tuple(range(dy.ndim - 2))) if dy.ndim > 2 else dy[0]", twin("layers.linear", 1)),
+    Mutation("the bias's gradient from one row", FAST_LAYERS, "return dy, dy.sum(", "return dy, dy.mean(", module("Linear")),
     Mutation("epsilon 1e-6", LAYERS, "EPSILON = 1e-5", "EPSILON = 1e-6", twin("layers.layer_norm")),
     Mutation("unbiased variance", FAST_LAYERS, "jnp.square(z).mean(-1, keepdims=True)", "jnp.square(z).sum(-1, keepdims=True) / (x.shape[-1] - 1)", twin("layers.layer_norm")),
     Mutation("epsilon outside the root", FAST_LAYERS, "jax.lax.rsqrt(jnp.square(z).mean(-1, keepdims=True) + epsilon)", "1 / (jnp.sqrt(jnp.square(z).mean(-1, keepdims=True)) + epsilon)", twin("layers.layer_norm")),
