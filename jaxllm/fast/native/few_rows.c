@@ -43,11 +43,8 @@ static inline __attribute__((always_inline)) void tile(int rows, int columns, in
   }
   for (int i = 0; i < rows; i++)
     for (int j = 0; j < columns; j++) {
-      float lanes[LANES]; /* added by halves, which a compiler makes vector operations */
-      *(Vector*)lanes = sums[i][j];
-      for (int half = LANES / 2; half; half /= 2)
-        for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
-      float sum = lanes[0];
+      float sum = 0;
+      for (int lane = 0; lane < LANES; lane++) sum += sums[i][j][lane];
       for (int64_t rest = d; rest < k; rest++) sum += x[i * k + rest] * w[j * k + rest];
       y[i * n + j] = sum;
     }
