@@ -1,9 +1,9 @@
 """`jaxllm.embeddings.token_logits` with fewer copies."""
 
-import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxllm.array import Array
+from jaxllm.fast.few_rows import rows_product
 from jaxllm.fast.quantised_weights import PackedTable, Table
 from jaxllm.precision import at_least_float32
 
@@ -13,4 +13,4 @@ def token_logits(table: Float[Table, "V D"], x: Float[Array, "*batch D"]) -> Flo
     dtype = at_least_float32(x).dtype
     if isinstance(table, PackedTable):
         return (x @ table.T.astype(x.dtype)).astype(dtype)
-    return jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=dtype)
+    return rows_product(x, table.astype(x.dtype), dtype)

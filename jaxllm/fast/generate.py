@@ -18,6 +18,7 @@ from jaxllm.array import Array
 from jaxllm.cache import Cache
 from jaxllm.fast import formula
 from jaxllm.fast.cached_gpt import CachedGPT
+from jaxllm.fast.few_rows import compiled
 from jaxllm.fast.quantised_weights import cast_kernels
 from jaxllm.generate import PLAIN, Sampling, cut_prompts, draw, draw_keys, non_finite_logits
 from jaxllm.generate import generate as textbook
@@ -181,7 +182,8 @@ def _read_prompt(model: GPT, params: Any, tokens: Array, start: Array, capacity:
 def _read(model: GPT, params: Any, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
     cached = model if isinstance(model, CachedGPT) else CachedGPT(model.config, model.dtype)
     params = cast_kernels(params, _dtype(model, params))
-    return cast(tuple[Array, Cache], cached.apply({"params": params}, tokens, cache))
+    with compiled():
+        return cast(tuple[Array, Cache], cached.apply({"params": params}, tokens, cache))
 
 
 def _dtype(model: GPT, params: Any) -> Any:

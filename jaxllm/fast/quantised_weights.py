@@ -22,6 +22,7 @@ from flax import linen as nn
 
 from jaxllm.array import Array
 from jaxllm.config import WEIGHTS
+from jaxllm.fast.few_rows import rows_product
 from jaxllm.utils.errors import InputError
 
 ONE_INPUT = (("query", "key", "value"), ("gate", "up"))  # maps that share a matrix
@@ -63,7 +64,7 @@ class PackedKernel:
             return quantised_product(x, self.weights, self.scale)[..., rows]
         if x.dtype.itemsize < 4 and jax.default_backend() == "cpu":  # XLA itself casts these, see `cast_kernels`
             return jnp.einsum("...d,fd->...f", x, self.weights[rows])
-        return jnp.einsum("...d,fd->...f", x, self.weights)[..., rows]
+        return rows_product(x, self.weights)[..., rows]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["kernel", "vectors"], meta_fields=[])

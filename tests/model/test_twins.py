@@ -37,6 +37,8 @@ BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.newest)
 FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another, and why
     "attention.attention_path": "a choice",
     "cached_gpt.grouped_attention": "in CASES itself",
+    "few_rows.compiled": "a choice",
+    "few_rows.rows_product": "in CASES itself",
     "generate.start_generation": "random: test_generate.py",
     "generate.stream": "random: test_generate.py",
     "init.init_params": "equals model.init to the bit: test_speed.py",

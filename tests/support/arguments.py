@@ -238,6 +238,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "multi_head.multi_head_attention": multi_head_attention,
     "attention.causal_dot_product_attention": same_positions,
     "fast.cached_gpt.grouped_attention": grouped_attention,
+    "fast.few_rows.rows_product": lambda d: [d.array(*d.sizes(), 3), d.array(d.size(), 3)],
     "gpt.block": block,
     "gpt.forward": model,
     "logit_lens.logit_lens": lens,

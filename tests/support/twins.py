@@ -31,6 +31,7 @@ WITHOUT_TWIN = {
     "layers.dropout_mask", "generate.draw", "generate.draw_keys", "generate.generate",  # random: test_step.py, test_generate.py
     "generate.largest", "generate.cut_prompts", "generate.non_finite_logits",  # not numeric: test_generate.py
     "fast.generate.start_generation", "fast.generate.stream",  # random: test_generate.py
+    "fast.few_rows.compiled",  # a choice
     "fast.init.init_params",  # random: test_speed.py
     "layers.residual_std",  # a constant: test_gpt.py
     "fast.attention.attention_path",  # a choice
@@ -186,6 +187,7 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(2, 4, 3), normal(2, 6, 3), normal(2, 6, 1), mask(4, 6)],
         [normal(2, 3, 4, 3), normal(2, 3, 6, 3), normal(2, 3, 6, 2), mask(2, 1, 4, 6), keep(2, 3, 4, 6)],
     ],
+    "fast.few_rows.rows_product": [[normal(3, 5, 4), normal(7, 4)]],
     "fast.cached_gpt.grouped_attention": [
         [normal(2, 6, 4, 3), normal(2, 2, 3, 5), normal(2, 2, 5, 4), mask(2, 4, 5)],
         [normal(3, 1, 2), normal(1, 2, 7), normal(1, 7, 2), mask(1, 7)],

@@ -1,5 +1,6 @@
-"""Matrix products by a library other than XLA: found (`libraries`), compiled against (`build`), called (`product.c`).
+"""Matrix products by other code than XLA's: a library, found (`libraries`) and called (`product.c`), and for a few rows
+a kernel of our own (`few_rows.c`). `build` compiles both files.
 
-JAX's own headers (`jax.ffi.include_dir()`) have a C interface, so a file of C and the system's compiler are enough, and
-the library that computes is one that is installed. Nothing is built or loaded before `jaxllm.fast.products` asks.
+JAX's own headers (`jax.ffi.include_dir()`) have a C interface, so a file of C and the system's compiler are enough.
+Nothing is built or loaded before `jaxllm.fast.products` or `jaxllm.fast.few_rows` asks.
 """

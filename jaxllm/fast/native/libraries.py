@@ -54,11 +54,16 @@ class NoLibraryError(Exception):
     """A library cannot be used here; the message is the reason."""
 
 
+def check_system() -> None:
+    """Raises NoLibraryError if this is not Linux."""
+    if sys.platform != "linux":
+        raise NoLibraryError(f"it is used on Linux only, not on {platform.system()}")
+
+
 @cache
 def find(name: str) -> Path:
     """The file of a library. Raises NoLibraryError where its package is not installed, or this is not Linux."""
-    if sys.platform != "linux":
-        raise NoLibraryError(f"it is used on Linux only, not on {platform.system()}")
+    check_system()
     library = LIBRARIES[name]
     for package in library.packages:
         try:

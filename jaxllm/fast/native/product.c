@@ -6,13 +6,9 @@
    The library computes in the calling thread only. A product is cut into as many parts as XLA has threads, and the parts
    are tasks of XLA's own pool, so that no second pool of threads competes with it for the cores. */
 
-#include <sched.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "xla/ffi/api/c_api.h"
+#include "tasks.h"
 
 enum { ONEDNN, BLAS }; /* the attribute `library` is ONEDNN, or BLAS + the index of a BLAS */
 enum { BATCH, ROWS, COLUMNS };
@@ -122,68 +118,25 @@ int jaxllm_setup(int library, void** functions) {
 /* ---- Parts of a product, as tasks. ---- */
 
 typedef struct {
+  Tasks tasks;
   Shape shape;
   char *a, *b, *c;
-  int library, axis, parts;
-  atomic_int next, done, failed, users; /* the last user frees the memory */
+  int library, axis;
 } Work;
 
-static void compute(Work* w, int part) {
+static int compute(Tasks* tasks, int part) {
+  Work* w = (Work*)tasks;
   Shape s = w->shape;
   int64_t in = s.type_in == 2 ? 2 : 4, out = s.type_out == 2 ? 2 : 4;
   char *a = w->a, *b = w->b, *c = w->c;
   int64_t* size = w->axis == BATCH ? &s.batch : w->axis == ROWS ? &s.m : &s.n;
-  int64_t first = *size * part / w->parts;
-  *size = *size * (part + 1) / w->parts - first;
+  int64_t first = *size * part / tasks->parts;
+  *size = *size * (part + 1) / tasks->parts - first;
   if (w->axis == BATCH) a += first * s.next_a * in, b += first * s.next_b * in, c += first * s.next_c * out;
   if (w->axis == ROWS) a += first * (s.transpose_a ? 1 : s.row_a) * in, c += first * s.row_c * out;
   if (w->axis == COLUMNS) b += first * (s.transpose_b ? s.row_b : 1) * in, c += first * out;
-  int failed = w->library == ONEDNN ? by_onednn(&s, a, b, c)
-                                    : by_blas(blas[w->library - BLAS], &s, (float*)a, (float*)b, (float*)c);
-  if (failed) w->failed = 1;
-}
-
-static void run(void* work) {
-  Work* w = work;
-  for (int part; (part = w->next++) < w->parts;) compute(w, part), w->done++;
-  if (--w->users == 0) free(w);
-}
-
-static int threads_of(XLA_FFI_CallFrame* call) {
-  int64_t n = 1;
-  XLA_FFI_ThreadPool_NumThreads_Args args = {XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, 0, call->ctx, &n};
-  XLA_FFI_Error* error = call->api->XLA_FFI_ThreadPool_NumThreads(&args);
-  if (error) {
-    XLA_FFI_Error_Destroy_Args destroy = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, 0, error};
-    call->api->XLA_FFI_Error_Destroy(&destroy);
-    return 1;
-  }
-  return n;
-}
-
-/* Computes w in the pool's threads and in this one, and returns whether it failed. */
-static int share(XLA_FFI_CallFrame* call, Work* w) {
-  for (int i = 1; i < w->parts; i++) {
-    w->users++;
-    XLA_FFI_ThreadPool_Schedule_Args args = {XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, 0, call->ctx, run, w};
-    XLA_FFI_Error* error = call->api->XLA_FFI_ThreadPool_Schedule(&args);
-    if (error) { /* this thread computes all parts that no other takes */
-      XLA_FFI_Error_Destroy_Args destroy = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, 0, error};
-      call->api->XLA_FFI_Error_Destroy(&destroy);
-      w->users--;
-      break;
-    }
-  }
-  for (int part; (part = w->next++) < w->parts;) compute(w, part), w->done++;
-  while (w->done < w->parts) sched_yield();
-  int failed = w->failed;
-  if (--w->users == 0) free(w);
-  return failed;
-}
-
-static XLA_FFI_Error* error_of(XLA_FFI_CallFrame* call, const char* message) {
-  XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, 0, message, XLA_FFI_Error_Code_INTERNAL};
-  return call->api->XLA_FFI_Error_Create(&args);
+  return w->library == ONEDNN ? by_onednn(&s, a, b, c)
+                              : by_blas(blas[w->library - BLAS], &s, (float*)a, (float*)b, (float*)c);
 }
 
 static int64_t attribute(XLA_FFI_CallFrame* call, int index) {
@@ -192,12 +145,7 @@ static int64_t attribute(XLA_FFI_CallFrame* call, int index) {
 
 /* Arguments a and b [..., m, k] and [..., k, n], or transposed, with equal axes in front; the result [..., m, n]. */
 XLA_FFI_Error* jaxllm_product(XLA_FFI_CallFrame* call) {
-  if (call->extension_start && call->extension_start->type == XLA_FFI_Extension_Metadata) {
-    XLA_FFI_Metadata* about = ((XLA_FFI_Metadata_Extension*)call->extension_start)->metadata;
-    about->api_version.major_version = XLA_FFI_API_MAJOR;
-    about->api_version.minor_version = XLA_FFI_API_MINOR;
-    return 0;
-  }
+  if (asks_version(call)) return 0;
   XLA_FFI_Buffer *a = call->args.args[0], *b = call->args.args[1], *c = call->rets.rets[0];
   int axes = c->rank;
   int64_t *of_a = a->dims + axes - 2, *of_b = b->dims + axes - 2, *of_c = c->dims + axes - 2; /* the last two axes */
@@ -216,8 +164,8 @@ XLA_FFI_Error* jaxllm_product(XLA_FFI_CallFrame* call) {
   w->axis = s->batch > 1 ? BATCH : s->m >= s->n ? ROWS : COLUMNS;
   int64_t longest = w->axis == BATCH ? s->batch : w->axis == ROWS ? s->m : s->n;
   int64_t most = s->batch * s->m * s->n * s->k / SMALLEST_PART + 1, threads = threads_of(call);
-  w->parts = threads < most ? threads : most;
-  if (w->parts > longest) w->parts = longest;
-  w->users = 1;
-  return share(call, w) ? error_of(call, "the library of matrix products refused a product") : 0;
+  if (most > longest) most = longest;
+  return share(call, &w->tasks, compute, threads < most ? threads : most)
+             ? error_of(call, "the library of matrix products refused a product")
+             : 0;
 }

@@ -6,6 +6,7 @@ MODEL = "compare/test_model_and_optimizer.py::test_the_model_agrees_and_every_in
 GREEDY = "model/test_generate.py::test_greedy_continues_as_the_reference_does[gpt2]"
 WITHIN = "model/test_within_documents.py::test_the_model_agrees_with_the_reference"
 INTERCEPTED = "model/test_interceptors.py::test_training_and_evaluating_see_what_is_intercepted"
+FEW = "model/test_few_rows.py"
 CHUNKS = "model/test_fast_attention.py::test_every_plan_gives_the_same_numbers[25-0]"
 PRODUCT, PRODUCTS = "jaxllm/fast/native/product.c", "model/test_products.py"
 LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
@@ -36,7 +37,11 @@ MUTATIONS = [
     Mutation("slope of the exact GELU without its second term", FAST_LAYERS, " + x * jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5", "", twin("layers.gelu")),
     Mutation("unbiased variance in the formula", LAYERS, "z.var(-1, keepdims=True)", "z.var(-1, keepdims=True, ddof=1)", "model/test_twins.py::test_agrees_with_twin[layers.layer_norm-0-float64-textbook]"),
     Mutation("sums in half precision", "jaxllm/precision.py", "jnp.promote_types(x.dtype, jnp.float32)", "x.dtype", "model/test_gpt.py::test_bfloat16_computation_is_near_float32"),
-    Mutation("a fast head of another table", "jaxllm/fast/embeddings.py", "x, table.astype(x.dtype), pref", "x, 2 * table.astype(x.dtype), pref", twin("embeddings.token_logits")),
+    Mutation("the rest of a row left out of a compiled product", "jaxllm/fast/native/few_rows.c", "rest = d; rest < k", "rest = d; rest < d", f"{FEW}::test_agrees_with_its_twin_and_rows_are_independent[7-35]"),
+    Mutation("a compiled product without the first lanes", "jaxllm/fast/native/few_rows.c", "lane = 0; lane < LANES", "lane = 1; lane < LANES", f"{FEW}::test_agrees_with_its_twin_and_rows_are_independent[7-35]"),
+    Mutation("a compiled product of no rows", "jaxllm/fast/few_rows.py", "1 <= n_rows <=", "0 <= n_rows <=", f"{FEW}::test_what_the_code_computes", "ZeroDivisionError"),
+    Mutation("generation without compiled products", GENERATE, "with compiled():", "if True:", f"{FEW}::test_generation_calls_the_code"),
+    Mutation("a fast head of another table", "jaxllm/fast/embeddings.py", "x, table.astype(x.dtype), dtype", "x, 2 * table.astype(x.dtype), dtype", twin("embeddings.token_logits")),
     Mutation("GELU's constant in its last digit", LAYERS, "0.044715 * x * x * x))", "0.044716 * x * x * x))", twin("layers.gelu_tanh")),
     Mutation("exact GELU without sqrt(2)", LAYERS, "return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))", "return 0.5 * x * (1 + jax.lax.erf(x))", twin("layers.gelu")),
     Mutation("float64 summed in float32", "jaxllm/precision.py", "jnp.promote_types(x.dtype, jnp.float32)", "jnp.float32", twin("layers.softmax")),
