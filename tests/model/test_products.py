@@ -156,7 +156,7 @@ def test_a_folder_that_others_can_write_into(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(
         NoLibraryError, match="others can write into .*native; choose a folder with JAXLLM_COMPILE_CACHE"
     ):
-        build._compiled()
+        build._compiled("product", build.TARGET)
 
 
 def test_a_damaged_file_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_damaged_file_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     path = tmp_path / "product.so"
     path.write_bytes(b"not a library")
     with pytest.raises(NoLibraryError, match=r"product.so cannot be loaded: "):
-        build._load(path)
+        build._load(path, build.TARGET)
     assert not path.exists()
 
 

@@ -1,7 +1,7 @@
 """Compile a file of C with the system's compiler, once for each processor and JAX, and register it with XLA.
 
-The compiled file stays in the user's private folder (`jaxllm.utils.private_folder`). Its name is a hash
-of all it was made from, so another JAX, processor, compiler or source has another file.
+The compiled file stays in the user's private folder (`jaxllm.utils.private_folder`). Its name is a hash of all that it
+was made from, so another JAX, processor, compiler or source has another file.
 """
 
 import ctypes
