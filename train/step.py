@@ -121,13 +121,13 @@ def compiler_options(dtype: str | None) -> dict[str, Any]:
     options: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512}
     if dtype != "bfloat16":
         options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_REDUCE"
-    return {name: value for name, value in options.items() if _is_known({name: value})}
+    return options if _are_known(options) else {k: v for k, v in options.items() if _are_known({k: v})}
 
 
-def _is_known(option: dict[str, Any]) -> bool:
-    """Whether this version of JAX has an option; some are experimental."""
+def _are_known(options: dict[str, Any]) -> bool:
+    """Whether this version of JAX has these options; some are experimental."""
     try:
-        jax.jit(lambda: 0, compiler_options=option).lower().compile()
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True
