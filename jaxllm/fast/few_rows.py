@@ -43,4 +43,4 @@ def rows_product(x: Array, weights: Array, dtype: DTypeLike | None = None) -> Ar
         return jnp.einsum("...d,fd->...f", x, weights, preferred_element_type=dtype)
     out = jax.ShapeDtypeStruct((n_rows, len(weights)), dtype)
     y = jax.ffi.ffi_call(FEW_ROWS, out)(x.reshape(n_rows, -1), weights)
-    return cast(Array, y).reshape(*x.shape[:-1], -1)
+    return y.reshape(*x.shape[:-1], -1)
