@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Prepared:
     train_ids: IdSequence | Mixture
     validation_ids: IdSequence
 
-    def computing_with(self, products: str) -> "Prepared":
+    def computing_with(self, products: Any) -> "Prepared":
         """The same run with `train.products` resolved."""
         return replace(self, config=replace(self.config, train=replace(self.config.train, products=products)))
 

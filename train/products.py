@@ -3,31 +3,33 @@
 `train.products = "auto"` is resolved when a run begins, and the run's config.toml keeps the answer, so that a resumed
 run computes the same bits. The candidates are timed on the products of the run's own model. A candidate takes part only
 if its results there are those of NumPy in float64. The answer is kept for each model and machine, beside the compiled
-programs. PyTorch fixes its library when it is built, and TVM tunes each product for minutes; here a second decides.
+programs.
 """
 
 import hashlib
 import time
 from collections import Counter
-from dataclasses import replace
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import msgspec
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jax import Array
 
 from jaxllm.config import GPTConfig
 from jaxllm.fast.attention import chunking
 from jaxllm.fast.loss import MOST_IDS, MOST_LOGITS
-from jaxllm.fast.native.build import cached, register
-from jaxllm.fast.native.libraries import LIBRARIES, NoLibraryError
+from jaxllm.fast.native.libraries import LIBRARIES, NoLibraryError, find
 from jaxllm.fast.products import XLA, product, using
-from jaxllm.gpt import GPT, count_parameters
+from jaxllm.gpt import count_parameters, parameter_shapes
 from jaxllm.utils.errors import InputError
-from jaxllm.utils.private_folder import processor
+from jaxllm.utils.files import replace_file
+from jaxllm.utils.private_folder import NotPrivateError, private_file, processor
+from jaxllm.utils.processes import usable_cores
 
 from .config import TrainConfig
 from .step import compiler_options
@@ -83,62 +85,84 @@ class Choice(msgspec.Struct):
     """The library, each candidate's time on the products of a step relative to XLA's, and why others are left out."""
 
     name: str
-    times: dict[str, float] = {}
+    relative_times: dict[str, float] = {}
     left_out: dict[str, str] = {}
 
     def __str__(self) -> str:
         """What computes, and why, in a line."""
-        times = [f"{name} takes {time:.2f} of XLA's time" for name, time in self.times.items()]
-        why = "; ".join([*times, *(f"no {name}: {reason}" for name, reason in self.left_out.items())])
-        return f"matrix products by {self.name}" + (f" ({why})" if why else "")
+        why = [f"{name} takes {time:.2f} of XLA's time" for name, time in self.relative_times.items()]
+        for reason in dict.fromkeys(self.left_out.values()):
+            why.append(f"no {', '.join(name for name, r in self.left_out.items() if r == reason)}: {reason}")
+        return f"matrix products by {self.name}" + (f" ({'; '.join(why)})" if why else "")
+
+
+def refusal(name: str, dtype: str) -> str:
+    """Why a library cannot compute in this dtype here; "" if it can."""
+    if dtype not in LIBRARIES[name].dtypes:
+        return f"it has no {dtype}"
+    try:
+        with using(name):
+            ones = jnp.ones((2, 2), dtype)
+            jax.block_until_ready(product("td,df->tf", ones, ones))
+    except NoLibraryError as error:
+        return str(error)
+    except jax.errors.JaxRuntimeError:  # raised by product.c
+        return f"it has no {dtype} for this processor"
+    return ""
+
+
+def check_products(train: TrainConfig) -> None:
+    """Raises InputError where `train.products` names a library that cannot be used here, unless XLA computes anyway."""
+    if train.products not in (AUTO, XLA) and _on_one_cpu() and (reason := refusal(train.products, train.dtype)):
+        raise InputError(
+            f"train.products is {train.products!r}, but {reason}. To compute without it: --set train.products=xla."
+        )
+
+
+def _on_one_cpu() -> bool:
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 def choose(model: GPTConfig, train: TrainConfig) -> Choice:
-    """What computes the products of a run.
-
-    Raises InputError where `train.products` names a library that cannot be used here.
-    """
-    check_products(train.products)
+    """What computes the products of a run: XLA on other devices than one CPU."""
+    if not _on_one_cpu():
+        return Choice(XLA)
     if train.products != AUTO:
         return Choice(train.products)
-    if jax.default_backend() != "cpu" or jax.device_count() > 1:
-        return Choice(XLA)
-    tokens = train.batch_size * model.context_length
-    if train.steps < FEWEST_STEPS or 6 * count_parameters(model) * tokens * train.steps < WORTH:
-        return Choice(XLA)
-    left_out = {}
-    for name, library in LIBRARIES.items():
-        try:
-            if train.dtype not in library.dtypes:
-                raise NoLibraryError(f"it has no {train.dtype}")
-            register(name)
-        except NoLibraryError as error:
-            left_out[name] = str(error)
+    operations = 6 * count_parameters(model) * train.batch_size * model.context_length * train.steps
+    if train.steps < FEWEST_STEPS or operations < WORTH:
+        return Choice(XLA, left_out=dict.fromkeys(LIBRARIES, "the run is too short to measure"))
+    left_out = {name: reason for name in LIBRARIES if (reason := refusal(name, train.dtype))}
     if len(left_out) == len(LIBRARIES):
         return Choice(XLA, left_out=left_out)
     products = products_of(model, train)
-    key = repr((jax.__version__, *processor(), sorted(products.items()), train.dtype, left_out))
-    file = cached(f"choice-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
-    try:
-        if file:
-            return msgspec.json.decode(file.read_bytes(), type=Choice)
-    except (OSError, msgspec.MsgspecError):  # not measured yet, or damaged
-        pass
+    kept = _kept(repr((sorted(products.items()), train.dtype, left_out)), left_out)
+    if kept and (choice := _read(kept, left_out)):
+        return choice
     choice = measure(products, train.dtype, left_out)
-    if file:
-        file.write_bytes(msgspec.json.encode(choice))
+    if kept:
+        with suppress(OSError):
+            replace_file(kept, msgspec.json.encode(choice))
     return choice
 
 
-def check_products(name: str) -> None:
-    """Raises InputError where `train.products` names a library that cannot be used here."""
+def _kept(what: str, left_out: dict[str, str]) -> Path | None:
+    """The file of a choice, by all that it depends on; None where nothing is kept."""
+    files = [find(name) for name in LIBRARIES if name not in left_out]
+    states = [(str(path), path.stat().st_size, path.stat().st_mtime) for path in files]
+    key = repr((what, jaxlib.__version__, usable_cores(), *processor(), states))
     try:
-        if name not in (AUTO, XLA):
-            register(name)
-    except NoLibraryError as error:
-        raise InputError(
-            f"train.products is {name!r}, but {error}. To compute without it: --set train.products=xla."
-        ) from None
+        return private_file("native", f"choice-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
+    except NotPrivateError:
+        return None
+
+
+def _read(path: Path, left_out: dict[str, str]) -> Choice | None:
+    try:
+        choice = msgspec.json.decode(path.read_bytes(), type=Choice)
+    except (OSError, ValueError, msgspec.MsgspecError):  # not measured yet, or damaged
+        return None
+    return choice if choice.name in {XLA, *LIBRARIES} - set(left_out) else None
 
 
 def products_of(model: GPTConfig, train: TrainConfig) -> Counter[Products]:
@@ -146,10 +170,9 @@ def products_of(model: GPTConfig, train: TrainConfig) -> Counter[Products]:
     found: Counter[Products] = Counter()
     n = train.grad_accumulation
     tokens = train.batch_size * model.context_length // n
-    block = jax.eval_shape(GPT(replace(model, n_layers=1)).init, jax.random.key(0), np.zeros((1, 1), int))
-    for path, leaf in flatten_dict(block["params"]["block_0"]).items():
-        if path[-1] == "kernel":
-            found[Products(LINEAR, (tokens, leaf.shape[0]), leaf.shape, train.dtype)] += n * model.n_layers
+    for name, shape in parameter_shapes(model).items():
+        if name.startswith("block_") and name.endswith("kernel"):
+            found[Products(LINEAR, (tokens, shape[0]), shape, train.dtype)] += n
     rows, ids = min(tokens, MOST_LOGITS // model.vocab_size), min(model.vocab_size, MOST_IDS)
     parts = -(-tokens // rows) * -(-model.vocab_size // ids)
     found[Products(HEAD, (rows, model.d_model), (ids, model.d_model), "float32")] += n * parts

@@ -40,6 +40,8 @@ def make_train_step(
     train_loss, grad_norm (before clipping), learning_rate, and not_finite: -1, or the index in `parts_backward` of the
     first part with a non-finite gradient. A step whose loss or gradient is not finite changes only the step count.
 
+    Matrix products are computed as `config.products` says; "auto" is XLA here (`train.products.choose` resolves it).
+
     A `nn.intercept_methods` that is active when the step is traced, at its first call, takes effect. Raises InputError
     for a subclass with a `__call__` of its own.
     """

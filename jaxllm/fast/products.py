@@ -24,7 +24,8 @@ def using(name: str) -> AbstractContextManager[None]:
     """A context in which `product` calls a library: "xla", "onednn", "mkl" or "openblas".
 
     A library computes float32, oneDNN bfloat16 too; XLA computes the rest, and everything on other backends than a CPU.
-    Raises NoLibraryError where the library cannot be used here.
+    The gradients that are traced in the context call it; a second derivative cannot be taken through them. Raises
+    NoLibraryError where the library cannot be used here.
     """
     if name != XLA:
         register(name)
@@ -57,6 +58,8 @@ def product(axes: str, a: Array, b: Array, dtype: DTypeLike | None = None) -> Ar
     if not computes(active(), a, b) or dtype not in (a.dtype, jnp.float32):
         return jnp.einsum(axes, a, b, preferred_element_type=dtype)
     left, right, out = (part.replace("...", "")[-2:] for part in axes.replace("->", ",").split(","))
+    if not _fit(a, b, left, right, out):
+        return jnp.einsum(axes, a, b, preferred_element_type=dtype)  # it broadcasts, or says what does not fit
     n = b.shape[right.index(out[-1]) - len(right)]
     if len(left) == 2:
         shape = (*a.shape[:-2], a.shape[left.index(out[0]) - 2], n)
@@ -68,9 +71,18 @@ def product(axes: str, a: Array, b: Array, dtype: DTypeLike | None = None) -> Ar
     return _call(a, b, left[0] != out[0], right[1] != out[1], dtype).reshape(shape)
 
 
+def _fit(a: Array, b: Array, left: str, right: str, out: str) -> bool:
+    """Whether the sizes that a product sums over are equal, and those of a batch."""
+    if len(left) == len(right) == 1:
+        return a.shape[:-1] == b.shape[:-1]
+    (summed,) = set(left) & set(right) - set(out)
+    equal = a.shape[left.index(summed) - len(left)] == b.shape[right.index(summed) - len(right)]
+    return equal and (a.shape[:-2] == b.shape[:-2] or len(left) == 1)
+
+
 def _call(a: Array, b: Array, transpose_a: bool, transpose_b: bool, dtype: Any) -> Array:
     m, n = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
     result = jax.ShapeDtypeStruct((*a.shape[:-2], m, n), dtype)
     how = {"library": LIBRARIES[active()].number, "transpose_a": transpose_a, "transpose_b": transpose_b}
     call = jax.ffi.ffi_call(TARGET, result, vmap_method="broadcast_all")
-    return cast(Array, call(a, b, **{name: np.int64(x) for name, x in how.items()}))
+    return call(a, b, **{name: np.int64(x) for name, x in how.items()})

@@ -38,3 +38,21 @@ def make_private(folder: Path) -> str:
     if os.name == "posix" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"others can write into {folder}"
     return ""
+
+
+class NotPrivateError(Exception):
+    """A folder cannot be made, or others can write into it; the message says why and names VARIABLE."""
+
+
+def private_file(folder: str, name: str) -> Path | None:
+    """The path of a file in a folder beside the compiled programs; None if VARIABLE is "off".
+
+    The folder is created. Raises NotPrivateError.
+    """
+    place = os.environ.get(VARIABLE) or default_place()
+    if place == "off":
+        return None
+    path = Path(place, folder).absolute()
+    if reason := make_private(path.parent) or make_private(path):
+        raise NotPrivateError(f"{reason}; choose a folder with {VARIABLE}")
+    return path / name

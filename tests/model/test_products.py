@@ -91,6 +91,27 @@ def test_a_product_can_be_batched(library: str) -> None:
         np.testing.assert_allclose(one, np.einsum("vntk,nsk->vnts", a, b[0]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("library", INSTALLED)
+def test_operands_that_do_not_fit_are_einsums(library: str) -> None:
+    """They are broadcast, or refused, as by einsum."""
+    a, b = normal((2, 3, 4, 8), "float32", 0), normal((1, 3, 5, 8), "float32", 1)
+    with using(library):
+        np.testing.assert_allclose(product("...tk,...sk->...ts", a, b), a @ b.swapaxes(-1, -2), rtol=0, atol=1e-5)
+        for axes, y in (("td,df->tf", (6, 5)), ("...tk,...sk->...ts", (5, 7)), ("...d,...f->df", (3, 5))):
+            with pytest.raises((TypeError, ValueError)):
+                product(axes, a[0, 0], normal(y, "float32", 2))
+
+
+@pytest.mark.skipif("onednn" not in INSTALLED, reason="oneDNN is not installed")
+def test_more_shapes_than_a_thread_keeps() -> None:
+    """Once 512 shapes are prepared, others take their places."""
+    with using("onednn"):
+        for m in (*range(1, 700), *range(1, 20)):
+            compute = jax.ffi.ffi_call(build.TARGET, jax.ShapeDtypeStruct((m, 1), "float32"))
+            how = {name: np.int64(0) for name in ("library", "transpose_a", "transpose_b")}
+            assert compute(np.full((m, 1), 2, "float32"), np.ones((1, 1), "float32"), **how).sum() == 2 * m
+
+
 @pytest.mark.parametrize(("library", "dtype"), COMPUTED)
 @pytest.mark.parametrize("variant", ["gpt2", "llama", "untied"])
 def test_the_model_agrees_with_the_reference(library: str, dtype: str, variant: str) -> None:
@@ -127,7 +148,7 @@ def test_another_programs_threads_stay_as_they_are(library: str) -> None:
 
 
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    for function in (build.register, build._compiled, libraries.find, libraries.load):
+    for function in (build.register, build._compile_once, libraries.find, libraries.load):
         monkeypatch.setattr(sys.modules[function.__module__], function.__name__, function.__wrapped__)  # type: ignore[attr-defined]
     monkeypatch.setattr(libraries, "load", lambda name: [])
     monkeypatch.setattr(build, "load", lambda name: [])
@@ -135,7 +156,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("compiler", "reason"), [
     ("no-such-compiler", "there is no C compiler 'no-such-compiler'; install one, or name yours in CC"),
-    ("false", "false cannot compile product.c: exit code 1"),
+    ("false", "false cannot compile product.c: exit code 1"), ("cc '", "CC is not a command: No closing quotation"),
     ("cc -include no-such.h", "cc cannot compile product.c: .*no-such.h: No such file"),
 ])  # fmt: skip
 def test_a_compiler_that_fails(compiler: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -172,9 +193,7 @@ def test_a_damaged_file_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     fresh(monkeypatch)
     monkeypatch.setitem(LIBRARIES, "onednn", replace(LIBRARIES["onednn"], packages=("no-such-package",)))
-    with pytest.raises(
-        NoLibraryError, match=r"no-such-package is not installed; pip install 'jaxllm\[blas\]' brings it"
-    ):
+    with pytest.raises(NoLibraryError, match=r"it is not installed; pip install 'jaxllm\[blas\]' brings it"):
         libraries.find("onednn")
     monkeypatch.setattr(libraries.sys, "platform", "win32")
     with pytest.raises(NoLibraryError, match="it is used on Linux only"):

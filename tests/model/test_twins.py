@@ -37,7 +37,12 @@ BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.newest)
 FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another, and why
     "attention.attention_path": "a choice",
     "cached_gpt.grouped_attention": "in CASES itself",
+    "attention.chunking": "a plan: test_fast_attention.py",
     "few_rows.compiled": "a choice",
+    "products.active": "a choice",
+    "products.computes": "a choice",
+    "products.product": "einsum by another library: test_products.py",
+    "products.using": "a choice",
     "few_rows.rows_product": "in CASES itself",
     "generate.start_generation": "random: test_generate.py",
     "generate.stream": "random: test_generate.py",

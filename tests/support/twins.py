@@ -31,7 +31,9 @@ WITHOUT_TWIN = {
     "layers.dropout_mask", "generate.draw", "generate.draw_keys", "generate.generate",  # random: test_step.py, test_generate.py
     "generate.largest", "generate.cut_prompts", "generate.non_finite_logits",  # not numeric: test_generate.py
     "fast.generate.start_generation", "fast.generate.stream",  # random: test_generate.py
-    "fast.few_rows.compiled",  # a choice
+    "fast.few_rows.compiled", "fast.products.active", "fast.products.computes", "fast.products.using",  # a choice
+    "fast.attention.chunking",  # a plan: test_fast_attention.py
+    "fast.products.product",  # einsum by another library: test_products.py
     "fast.init.init_params",  # random: test_speed.py
     "layers.residual_std",  # a constant: test_gpt.py
     "fast.attention.attention_path",  # a choice

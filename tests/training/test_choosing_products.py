@@ -2,8 +2,10 @@
 
 import tomllib
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +22,7 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.private_folder import VARIABLE
 from train.cli import main
 from train.config import TrainConfig
-from train.products import HEAD, LINEAR, Choice, Products, choose, measure, products_of
+from train.products import HEAD, LINEAR, Choice, Products, check_products, choose, measure, products_of, refusal
 
 ONE = Counter({Products(LINEAR, (6, 5), (5, 4), "float32"): 3})
 needs_onednn = pytest.mark.skipif("onednn" not in INSTALLED, reason="oneDNN is not installed")
@@ -67,7 +69,7 @@ def test_one_that_computes_wrong_is_left_out(
 
     monkeypatch.setattr(choosing, "product", product)
     choice = measure(ONE, "float32", {name: "not asked" for name in LIBRARIES if name != "onednn"})
-    assert choice.name == "xla" and choice.times == {}
+    assert choice.name == "xla" and choice.relative_times == {}
     assert choice.left_out["onednn"].startswith("its products are wrong here, off by ")
 
 
@@ -76,40 +78,41 @@ def test_the_choice_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     measured = []
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     monkeypatch.setattr(choosing, "WORTH", 0)
-    monkeypatch.setattr(choosing, "register", lambda name: None)
+    monkeypatch.setattr(choosing, "refusal", lambda name, dtype: "")
+    monkeypatch.setattr(choosing, "find", lambda name: Path(__file__))
     monkeypatch.setattr(choosing, "measure", lambda p, *_: measured.append(p) or Choice("mkl", {"mkl": 0.5}))
     train = TrainConfig(steps=50, batch_size=4)
     assert choose(TINY, train) == choose(TINY, train) == Choice("mkl", {"mkl": 0.5})
     assert len(measured) == 1
     (kept,) = (tmp_path / "native").glob("choice-*.json")
-    kept.write_bytes(b"{")
-    assert choose(TINY, train).name == "mkl" and len(measured) == 2
+    for n, damaged in enumerate((b"{", b"\xff", b'{"name": "foo"}'), start=2):
+        kept.write_bytes(damaged)
+        assert choose(TINY, train).name == "mkl" and len(measured) == n
     choose(replace(TINY, n_layers=3), train)
-    assert len(measured) == 3
+    assert len(measured) == 5
     monkeypatch.setenv(VARIABLE, "off")
-    assert choose(TINY, train).name == "mkl" and len(measured) == 4
+    assert choose(TINY, train).name == "mkl" and len(measured) == 6
 
 
 def test_xla_computes_where_nothing_else_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short run is not measured; without a library each reason is named."""
     train = TrainConfig(steps=5, batch_size=4)
-    assert str(choose(TINY, train)) == "matrix products by xla"
-
-    def refuse(name: str) -> None:
-        raise NoLibraryError(f"{name} is not here")
-
-    monkeypatch.setattr(choosing, "WORTH", 0)
-    assert choose(TINY, replace(train, steps=49)) == Choice("xla")
-    train = replace(train, steps=50)
-    monkeypatch.setattr(choosing, "register", refuse)
     assert str(choose(TINY, train)) == (
-        "matrix products by xla (no onednn: onednn is not here; no mkl: mkl is not here; no openblas: openblas is not here)"
+        "matrix products by xla (no onednn, mkl, openblas: the run is too short to measure)"
     )
+    monkeypatch.setattr(choosing, "WORTH", 0)
+    assert choose(TINY, replace(train, steps=49)) == choose(TINY, train)
+    train = replace(train, steps=50)
+    monkeypatch.setattr(choosing, "refusal", lambda name, dtype: "not here" if name == "mkl" else "absent")
+    assert str(choose(TINY, train)) == "matrix products by xla (no onednn, openblas: absent; no mkl: not here)"
     with pytest.raises(
         InputError,
-        match="train.products is 'mkl', but mkl is not here. To compute without it: --set train.products=xla.",
+        match="train.products is 'mkl', but not here. To compute without it: --set train.products=xla.",
     ):
-        choose(TINY, replace(train, products="mkl"))
+        check_products(replace(train, products="mkl"))
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    check_products(replace(train, products="mkl"))
+    assert choose(TINY, replace(train, products="mkl")) == Choice("xla")
 
 
 @needs_onednn
@@ -127,6 +130,7 @@ def test_a_run_keeps_what_computes(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert "matrix products by onednn\n" in capfd.readouterr().out and kept() == "onednn"
     assert main(["train", "--out", run, "--resume", "--set=train.steps=6", "--set=train.products=xla"]) == 0
     assert "matrix products by xla\n" in capfd.readouterr().out and kept() == "xla"
+    assert main(["train", config, "--out", run, "--resume", "--set=train.steps=7", "--set=train.products=xla"]) == 0
     assert main(["train", config, "--out", f"{run}-2", "--set=train.steps=3"]) == 0
     assert 'products = "xla"' in (tmp_path / "run-2" / "config.toml").read_text()
 
@@ -134,13 +138,26 @@ def test_a_run_keeps_what_computes(tmp_path: Path, capfd: pytest.CaptureFixture[
 def test_a_named_library_that_cannot_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(name: str) -> None:
-        raise NoLibraryError("mkl is not installed; pip install 'jaxllm[blas]' brings it")
-
-    monkeypatch.setattr(choosing, "register", refuse)
+    monkeypatch.setattr(choosing, "refusal", lambda name, dtype: "it is not installed")
     assert main(["train", str(write_config(tmp_path)), "--out", str(tmp_path / "run"), "--set=train.products=mkl"]) == 2
     assert capfd.readouterr().err == (
-        "jaxllm train: train.products is 'mkl', but mkl is not installed; pip install 'jaxllm[blas]' brings it. To compute "
-        "without it: --set train.products=xla.\n"
+        "jaxllm train: train.products is 'mkl', but it is not installed. To compute without it: --set train.products=xla.\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_why_a_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> Any:
+        def product(*_: object) -> None:
+            raise error
+
+        return product
+
+    assert refusal("mkl", "bfloat16") == "it has no bfloat16"
+    for error, reason in (
+        (NoLibraryError("it is not installed"), "it is not installed"),
+        (jax.errors.JaxRuntimeError("INTERNAL"), "it has no float32 for this processor"),
+    ):
+        monkeypatch.setattr(choosing, "using", lambda name: nullcontext())
+        monkeypatch.setattr(choosing, "product", fail(error))
+        assert refusal("mkl", "float32") == reason

@@ -134,7 +134,7 @@ def test_nothing_is_kept_that_jax_would_doubt(
 ) -> None:
     monkeypatch.setattr(compilation, "doubts_its_own", doubts_its_own)
     monkeypatch.setattr(jax, "__version_info__", version)
-    monkeypatch.setattr(compilation, "_processor", lambda: [f"vendor_id : {vendor}"])
+    monkeypatch.setattr(compilation, "processor", lambda: [f"vendor_id : {vendor}"])
     keep_compiled()
     assert (jax.config.jax_compilation_cache_dir is None) == doubts and as_new.exists() != doubts
 

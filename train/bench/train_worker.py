@@ -26,7 +26,8 @@ class OurTraining:
 
     def __init__(self, job: Job) -> None:
         config, train = GPTConfig(**job["model"]), TrainConfig(**job["train"])
-        self._config = replace(train, products=choose(config, train).name)
+        products: Any = choose(config, train).name
+        self._config = replace(train, products=products)
         optimizer_config, steps = OptimizerConfig(**job["optimizer"]), self._config.steps
         model = make_model(config, self._config)
         optimizer = make_optimizer(optimizer_config, steps)

@@ -72,7 +72,7 @@ def start(folder: RunFolder, config_path: str, overrides: list[str], profile: in
     config = load_config(config_path, overrides)
     check_profile(profile, config.train.steps)
     prepare_backend(config)
-    check_products(config.train.products)
+    check_products(config.train)
     inputs = prepare(config)
     with folder.locked():
         folder.check_new()  # again, because preparing may have taken long
@@ -90,7 +90,7 @@ def resume(
         raise InputError(f"{folder.path} has no run to continue: it was imported.")
     config, tokenizer = resumed_config(folder, config_path, overrides), load_tokenizer(folder.tokenizer)
     prepare_backend(config)
-    check_products(config.train.products)
+    check_products(config.train)
     with folder.locked():
         checkpoints = Checkpoints(folder.checkpoints)
         if fall_back:
@@ -108,7 +108,10 @@ def resume(
             print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
             return
         check_profile(profile, steps - done)
-        train_and_report(prepare(config, tokenizer), folder, done, profile, Choice(config.train.products))
+        inputs = prepare(config, tokenizer)
+        # A run of an earlier version has not chosen: XLA computed.
+        choice = Choice("xla") if config.train.products == "auto" else choose(inputs.model, config.train)
+        train_and_report(inputs.computing_with(choice.name), folder, done, profile, choice)
 
 
 def train_and_report(inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice) -> None:
@@ -137,11 +140,11 @@ def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[s
             )
     given_config = with_absolute_paths(load_config(config_path, overrides)) if config_path else new
     for name, before, given in differences(new, given_config):
-        left_to_the_data = {
+        left_to_the_run = {
             "data.sha256": None, "data.characters": None, "model.vocab_size": 0, "tokenizer.kind": None,
-            "tokenizer.path": None, "model.separator": None,
+            "tokenizer.path": None, "model.separator": None, "train.products": "auto",
         }  # fmt: skip
-        if name not in left_to_the_data or given != left_to_the_data[name]:
+        if name not in left_to_the_run or given != left_to_the_run[name]:
             raise InputError(
                 f"{name} is {before!r} in {folder.path} but {given!r} in {config_path}; leave {config_path} out to "
                 "continue the run as it is, or choose another folder with --out."

@@ -1,7 +1,7 @@
 """Compile a file of C with the system's compiler, once for each processor and JAX, and register it with XLA.
 
 The compiled file stays in the user's private folder (`jaxllm.utils.private_folder`). Its name is a hash of all that it
-was made from, so another JAX, processor, compiler or source has another file.
+was made from, so another source, JAX, processor or compiler's command has another file.
 """
 
 import ctypes
@@ -12,6 +12,9 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
+import uuid
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,11 +22,12 @@ import jax
 import jaxlib
 
 from jaxllm.fast.native.libraries import LIBRARIES, NoLibraryError, check_system, load
-from jaxllm.utils.private_folder import VARIABLE, default_place, make_private, processor
+from jaxllm.utils.private_folder import NotPrivateError, private_file, processor
 
 FOLDER = Path(__file__).parent
 TARGET, FEW_ROWS = "jaxllm_product", "jaxllm_few_rows"  # names of functions, under which XLA calls them
 COMPILE_S = 120  # seconds after which the compiler is given up
+_lock = threading.RLock()
 
 
 @cache
@@ -43,39 +47,51 @@ def register_few_rows() -> None:
     _compiled("few_rows", FEW_ROWS, "-O3", "-march=native")
 
 
-@cache
 def _compiled(name: str, target: str, *options: str) -> ctypes.CDLL:
     """The file `name`.c as a loaded library, whose function `target` is registered."""
+    with _lock:
+        found = _compile_once(name, target, *options)
+    if isinstance(found, NoLibraryError):
+        raise found
+    return found
+
+
+@cache
+def _compile_once(name: str, target: str, *options: str) -> ctypes.CDLL | NoLibraryError:
+    """The library, or why there is none: a compiler that has failed is not started again."""
+    try:
+        return _find_or_compile(name, target, *options)
+    except NoLibraryError as error:
+        return error
+
+
+def _find_or_compile(name: str, target: str, *options: str) -> ctypes.CDLL:
     source = FOLDER / f"{name}.c"
-    command = [*shlex.split(os.environ.get("CC", "cc")), *options, "-shared", "-fPIC", "-pthread"]
+    try:
+        command = [*shlex.split(os.environ.get("CC") or "cc"), *options, "-shared", "-fPIC", "-pthread"]
+    except ValueError as error:
+        raise NoLibraryError(f"CC is not a command: {error}") from None
     if shutil.which(command[0]) is None:
         raise NoLibraryError(f"there is no C compiler {command[0]!r}; install one, or name yours in CC")
     texts = [path.read_text() for path in (source, FOLDER / "tasks.h")]
     made_from = [*texts, jax.__version__, jaxlib.__version__, platform.machine(), *command, *processor()]
     file = f"{name}-{hashlib.sha256(chr(10).join(made_from).encode()).hexdigest()[:16]}.so"
-    if path := cached(file):
+    if path := _private(file):
         return _load(path if path.is_file() else _compile(command, source, path), target)
     with tempfile.TemporaryDirectory() as folder:  # a loaded file may be deleted
         return _load(_compile(command, source, Path(folder, file)), target)
 
 
-def cached(name: str) -> Path | None:
-    """The path of a file in the private folder; None if VARIABLE is "off".
-
-    Raises NoLibraryError where others can write into the folder, or it cannot be made.
-    """
-    place = os.environ.get(VARIABLE) or default_place()
-    if place == "off":
-        return None
-    folder = Path(place, "native").absolute()
-    if reason := make_private(folder.parent) or make_private(folder):
-        raise NoLibraryError(f"compiled code cannot be kept: {reason}; choose a folder with {VARIABLE}")
-    return folder / name
+def _private(name: str) -> Path | None:
+    try:
+        return private_file("native", name)
+    except NotPrivateError as error:
+        raise NoLibraryError(f"compiled code cannot be kept: {error}") from None
 
 
 def _compile(command: list[str], source: Path, path: Path) -> Path:
     """Compile to a name of its own, then rename, because other processes may be doing the same."""
-    own = path.with_name(f"{path.name}.{os.getpid()}")
+    own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         subprocess.run(
             [*command, "-o", str(own), str(source), f"-I{jax.ffi.include_dir()}"],
@@ -88,7 +104,8 @@ def _compile(command: list[str], source: Path, path: Path) -> Path:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoLibraryError(f"{command[0]} cannot compile {source.name}: {error}") from None
     finally:
-        own.unlink(missing_ok=True)
+        with suppress(OSError):
+            own.unlink(missing_ok=True)
     return path
 
 
@@ -97,6 +114,7 @@ def _load(path: Path, target: str) -> ctypes.CDLL:
         code = ctypes.CDLL(str(path))
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(code, target)), platform="cpu")
     except (OSError, AttributeError) as error:
-        path.unlink(missing_ok=True)  # damaged; the next process compiles it again
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # damaged; the next process compiles it again
         raise NoLibraryError(f"{path} cannot be loaded: {error}") from None
     return code

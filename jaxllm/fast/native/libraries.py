@@ -13,7 +13,8 @@ Functions = list[Callable[..., object]]
 ONEDNN = (
     "dnnl_engine_create", "dnnl_stream_create", "dnnl_memory_desc_create_with_strides",
     "dnnl_matmul_primitive_desc_create", "dnnl_primitive_create", "dnnl_memory_create", "dnnl_memory_set_data_handle",
-    "dnnl_primitive_execute", "dnnl_stream_wait",
+    "dnnl_primitive_execute", "dnnl_stream_wait", "dnnl_memory_desc_destroy", "dnnl_primitive_desc_destroy",
+    "dnnl_memory_destroy", "dnnl_primitive_destroy",
 )  # fmt: skip
 
 
@@ -34,6 +35,7 @@ def _onednn(library: ctypes.CDLL) -> Functions:
 
 
 def _mkl(library: ctypes.CDLL) -> Functions:
+    library.MKL_Set_Interface_Layer(0)  # 32-bit sizes, whatever the environment says
     library.MKL_Set_Threading_Layer(1)  # sequential: product.c cuts a product into tasks of XLA's threads
     return [library.cblas_sgemm]
 
@@ -73,7 +75,7 @@ def find(name: str) -> Path:
         found = sorted(Path(str(path.locate())) for path in listed if path.name.startswith(library.file))
         if existing := [path for path in found if path.is_file()]:
             return existing[-1].resolve()
-    raise NoLibraryError(f"{library.packages[0]} is not installed; pip install 'jaxllm[blas]' brings it")
+    raise NoLibraryError("it is not installed; pip install 'jaxllm[blas]' brings it where there is a package")
 
 
 @cache

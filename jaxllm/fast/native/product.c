@@ -36,6 +36,10 @@ static struct {
   int (*set_data)(void* memory, void* data);
   int (*execute)(void* primitive, void* stream, int n, const Argument* arguments);
   int (*wait)(void* stream);
+  int (*destroy_descriptor)(void* descriptor);
+  int (*destroy_product)(void* product);
+  int (*destroy_memory)(void* memory);
+  int (*destroy_primitive)(void* primitive);
   int (*get_threads)(void);
   void (*set_threads)(int n); /* OpenMP's, for the calling thread */
 } dnnl;
@@ -47,20 +51,33 @@ typedef struct { Shape shape; void *primitive, *a, *b, *c; } Prepared;
 static _Thread_local Prepared* prepared;
 static _Thread_local void* stream;
 
+static void release(Prepared* p) {
+  void* memories[] = {p->a, p->b, p->c};
+  for (int i = 0; i < 3; i++)
+    if (memories[i]) dnnl.destroy_memory(memories[i]);
+  if (p->primitive) dnnl.destroy_primitive(p->primitive);
+  memset(p, 0, sizeof *p);
+}
+
 static int prepare(Prepared* p, const Shape* s) {
   int64_t a[] = {s->batch, s->m, s->k}, b[] = {s->batch, s->k, s->n}, c[] = {s->batch, s->m, s->n};
   int64_t step_a[] = {s->next_a, s->transpose_a ? 1 : s->row_a, s->transpose_a ? s->row_a : 1};
   int64_t step_b[] = {s->next_b, s->transpose_b ? 1 : s->row_b, s->transpose_b ? s->row_b : 1};
   int64_t step_c[] = {s->next_c, s->row_c, 1};
   int skip = s->batch == 1; /* it has no batch axis, for which other kernels may run */
-  void *of_a, *of_b, *of_c, *product;
+  void *of[3] = {0}, *product = 0;
   p->shape = *s;
-  return dnnl.descriptor(&of_a, 3 - skip, a + skip, s->type_in, step_a + skip) ||
-         dnnl.descriptor(&of_b, 3 - skip, b + skip, s->type_in, step_b + skip) ||
-         dnnl.descriptor(&of_c, 3 - skip, c + skip, s->type_out, step_c + skip) ||
-         dnnl.matmul(&product, engine, of_a, of_b, 0, of_c, 0) || dnnl.memory(&p->a, of_a, engine, 0) ||
-         dnnl.memory(&p->b, of_b, engine, 0) || dnnl.memory(&p->c, of_c, engine, 0) ||
-         dnnl.primitive(&p->primitive, product);
+  int failed = dnnl.descriptor(&of[0], 3 - skip, a + skip, s->type_in, step_a + skip) ||
+               dnnl.descriptor(&of[1], 3 - skip, b + skip, s->type_in, step_b + skip) ||
+               dnnl.descriptor(&of[2], 3 - skip, c + skip, s->type_out, step_c + skip) ||
+               dnnl.matmul(&product, engine, of[0], of[1], 0, of[2], 0) || dnnl.memory(&p->a, of[0], engine, 0) ||
+               dnnl.memory(&p->b, of[1], engine, 0) || dnnl.memory(&p->c, of[2], engine, 0) ||
+               dnnl.primitive(&p->primitive, product);
+  for (int i = 0; i < 3; i++)
+    if (of[i]) dnnl.destroy_descriptor(of[i]);
+  if (product) dnnl.destroy_product(product);
+  if (failed) release(p);
+  return failed;
 }
 
 /* The product of this shape in this thread's table, by open addressing; 0 if it cannot be computed. */
@@ -74,7 +91,9 @@ static Prepared* look_up(const Shape* s) {
     if (!p->primitive) return prepare(p, s) ? 0 : p;
     if (!memcmp(&p->shape, s, sizeof *s)) return p;
   }
-  return 0;
+  Prepared* p = &prepared[hash % MOST_PREPARED]; /* the table is full */
+  release(p);
+  return prepare(p, s) ? 0 : p;
 }
 
 static int by_onednn(const Shape* s, void* a, void* b, void* c) {
@@ -157,6 +176,10 @@ XLA_FFI_Error* jaxllm_product(XLA_FFI_CallFrame* call) {
   s->batch = 1;
   for (int i = 0; i < axes - 2; i++) s->batch *= c->dims[i];
   s->m = of_c[0], s->n = of_c[1], s->k = of_a[s->transpose_a ? 0 : 1];
+  if (of_b[s->transpose_b ? 1 : 0] != s->k) {
+    free(w);
+    return error_of(call, "the operands of a matrix product do not fit");
+  }
   s->row_a = of_a[1], s->row_b = of_b[1], s->row_c = of_c[1];
   s->next_a = of_a[0] * of_a[1], s->next_b = of_b[0] * of_b[1], s->next_c = of_c[0] * of_c[1];
   s->type_in = a->dtype == XLA_FFI_DataType_BF16 ? 2 : 3, s->type_out = c->dtype == XLA_FFI_DataType_BF16 ? 2 : 3;

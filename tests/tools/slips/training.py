@@ -19,7 +19,7 @@ def rule(name: str) -> str:
 MUTATIONS = [
     Mutation("a library that is hardly faster is chosen", "train/products.py", "GAIN = 0.95", "GAIN = 1.0", f"{CHOOSING}::test_the_fastest_is_chosen"),
     Mutation("a library with one right product of three is chosen", "train/products.py", "not all(error <=", "not any(error <=", f"{CHOOSING}::test_one_that_computes_wrong_is_left_out"),
-    Mutation("a choice is measured each time", "train/products.py", "file.write_bytes(msgspec.json.encode(choice))", "pass", f"{CHOOSING}::test_the_choice_is_kept"),
+    Mutation("a choice is measured each time", "train/products.py", "replace_file(kept, msgspec.json.encode(choice))", "pass", f"{CHOOSING}::test_the_choice_is_kept"),
     Mutation("compiled code in another user's folder", "jaxllm/utils/private_folder.py", "found.st_uid != os.geteuid()", "found.st_uid < 0", "training/test_compile_cache.py::test_another_users_folder_is_refused"),
     Mutation("sign of weight decay", OPTIMIZER_FILE, "weight_decay=config.weight_decay", "weight_decay=-config.weight_decay", OPTIMIZER),
     Mutation("decay of vectors too", OPTIMIZER_FILE, "p.ndim >= 2", "p.ndim >= 1", OPTIMIZER),
