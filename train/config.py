@@ -105,8 +105,7 @@ class TrainConfig:
     seed: NonNegative = 0  # of initialisation, data order, dropout and samples
     grad_accumulation: Positive = 1  # microbatches that a batch is split into: less memory, the same result
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
-    # what computes matrix products on a CPU; "auto" measures once per machine and model, see train/README.md
-    products: Literal["auto", "xla", "onednn", "mkl", "openblas"] = "auto"
+    products: Literal["auto", "xla", "onednn", "mkl", "openblas"] = "auto"  # what computes matrix products on a CPU
     remat: bool = False  # recompute each block in the backward pass: less memory, the time of one more forward pass
     max_skipped: NonNegative = 0  # how many steps with a non-finite loss or gradient may be skipped
     deterministic: bool = False  # on a GPU use only operations that give the same bits each time; CPUs always do

@@ -53,6 +53,7 @@ def test_remat_changes_memory_and_nothing_else() -> None:
         assert anew_bytes < 0.6 * kept_bytes
 
 
+@pytest.mark.newest  # JAX 0.10 copies them in either order
 def test_the_moments_are_not_copied() -> None:
     """The compiled step overwrites the optimizer's state where it lies."""
     config = TrainConfig(steps=20, batch_size=4)
