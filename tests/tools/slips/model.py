@@ -25,7 +25,7 @@ MUTATIONS = [
     Mutation("float64 handed to a library", "jaxllm/fast/products.py", "and dtype.name in LIBRARIES[name].dtypes", "", f"{PRODUCTS}::test_xla_computes_what_a_library_does_not"),
     Mutation("compiled code from a folder of everybody", "jaxllm/utils/private_folder.py", "make_private(path.parent) or make_private(path)", "make_private(path.parent)", f"{PRODUCTS}::test_a_folder_that_others_can_write_into"),
     Mutation("operands handed to a library that do not fit", "jaxllm/fast/products.py", "return equal and (a", "return (a", f"{PRODUCTS}::test_operands_that_do_not_fit_are_einsums", "JaxRuntimeError"),
-    Mutation("a compiler that failed is started again", "jaxllm/fast/native/build.py", "        return error\n", "        raise\n", f"{PRODUCTS}::test_a_compiler_that_fails"),
+    Mutation("a damaged file of compiled code is kept", "jaxllm/fast/native/build.py", "path.unlink(missing_ok=True)  # damaged", "pass  # damaged", f"{PRODUCTS}::test_a_damaged_file_is_removed"),
     Mutation("a library looked for on every system", "jaxllm/fast/native/libraries.py", 'sys.platform != "linux"', "False", f"{PRODUCTS}::test_a_library_that_is_not_installed"),
     Mutation("the bias's gradient from one row", FAST_LAYERS, "return dy, dy.sum(", "return dy, dy.mean(", module("Linear")),
     Mutation("epsilon 1e-6", LAYERS, "EPSILON = 1e-5", "EPSILON = 1e-6", twin("layers.layer_norm")),
