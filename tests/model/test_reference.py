@@ -27,12 +27,12 @@ from jaxllm.reference import (
     step,
 )
 from jaxllm.reference.arrays import leaves, tree_map
-from jaxllm.reference.fast import cached_gpt
+from jaxllm.reference.fast import cached_gpt, few_rows
 from jaxllm.reference.layers import linear_map_vjp
 
 pytestmark = pytest.mark.newest
 
-MODULES = (attention, cached_gpt, embeddings, gpt, layers, logit_lens, loss, multi_head, rotary, sampling)
+MODULES = (attention, cached_gpt, embeddings, few_rows, gpt, layers, logit_lens, loss, multi_head, rotary, sampling)
 WITHOUT_BACKWARD = {  # a helper, and the model with its intermediates, whose backward is forward_vjp
     "named", "forward_with_intermediates",
 }  # fmt: skip

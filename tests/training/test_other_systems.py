@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from jaxllm.utils import private_folder
 from train.bench.machine import processor
 from train.bench.peers import protocol
 from train.bench.process import Worker
 from train.runs.folder import RunFolder
-from train.runtime import allocator, compile_cache, memory, signals
+from train.runtime import allocator, memory, signals
 
 pytestmark = pytest.mark.newest
 
@@ -65,7 +66,7 @@ def test_without_proc_the_processor_is_what_python_knows(monkeypatch: pytest.Mon
     monkeypatch.setattr("train.bench.machine.open", missing, raising=False)
     assert processor() == "arm"
     monkeypatch.setattr(Path, "read_text", missing)
-    assert compile_cache._processor() == ["arm"]
+    assert private_folder.processor() == ["arm"]
 
 
 def test_without_proc_the_free_memory_is_unknown(tmp_path: Path) -> None:
