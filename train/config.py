@@ -101,6 +101,7 @@ class TrainConfig:
     """[train]: batch_size is the number of windows of one optimizer step, over all its microbatches."""
 
     steps: Positive = 1000  # optimizer steps
+    seconds: PositiveFloat | None = None  # of training; the run ends after them or after its steps, whichever is first
     batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 12  # windows of one optimizer step
     seed: NonNegative = 0  # of initialisation, data order, dropout and samples
     grad_accumulation: Positive = 1  # microbatches that a batch is split into: less memory, the same result

@@ -12,12 +12,14 @@ from dataclasses import asdict
 from functools import partial
 
 import jax
+import numpy as np
 import optax
 
 from jaxllm.data import batch
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT, Block
 
+from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
 from .errors import NotSavedError, Stopped
 from .evaluate import Abandoned, evaluator, sample_text
 from .inputs import Prepared
@@ -29,7 +31,7 @@ from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
 from .runs.folder import RunFolder
 from .runs.metrics import add_sample, drop_samples
-from .runs.step_log import StepLog, StepMetrics
+from .runs.step_log import Plan, StepLog, StepMetrics
 from .runtime.profile import profiled
 from .runtime.signals import Stop, stoppable
 from .state import TrainState, init_and_compile
@@ -39,11 +41,13 @@ from .step import make_model, make_train_step
 def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> TrainState:
     """Train from the newest checkpoint of the folder, or from the start, to the last step; returns the last state.
 
+    The last step is `train.steps`, or that in which `train.seconds` are used up; it is evaluated and saved then.
     Writes metrics.jsonl, loss.png, samples.txt and checkpoints, and prints where the time of `profile` steps goes.
     Raises DivergedError where a loss, a gradient or a parameter is not finite (no checkpoint ever holds such
     parameters); NotSavedError where the last checkpoint could not be written; Stopped when a signal ended the run.
     """
     config, model = run.config, make_model(run.model, run.config.train)
+    timed = config.train.seconds is not None
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
     with (
@@ -52,14 +56,19 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         Checkpoints(folder.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best) as checkpoints,
     ):
         restore = None if checkpoints.latest_step() is None else checkpoints.restore
-        jitted = make_train_step(model, optimizer, config.train, schedule)
+        jitted = (
+            make_budgeted_step(model, config) if timed
+            else make_train_step(model, optimizer, config.train, schedule)
+        )  # fmt: skip
         state, train_step = init_and_compile(model, optimizer, jitted, config.train, restore)
         if too_much := warning_of_plan(train_step, config, run.model):
             print(f"warning: {too_much}", file=sys.stderr)
         steps = range(int(state.step), config.train.steps)
         explain = partial(_where_not_finite, run, model, lambda: state)
-        log = StepLog(config, folder, steps.start, explain, training_progress)
-        unmeasured = log.unmeasured(steps.start) and _due(steps.start, config.eval.every, config.train.steps)
+        plan = Plan(config.train.steps, config.train.batch_size * run.model.context_length, config.train.max_skipped)
+        log = StepLog(plan, folder, steps.start, explain, training_progress)
+        over = is_over(config.train, steps.start, log.trained_s)
+        unmeasured = log.unmeasured(steps.start) and _due(steps.start, config.eval.every, over)
         try:
             folder.write_config(config)  # only after everything saved has been read
             drop_samples(folder.samples, steps.start - unmeasured)
@@ -67,21 +76,28 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
             if unmeasured:  # the evaluation was abandoned when the run was stopped
                 log.complete(measured := measure(state))
                 checkpoints.add_losses(steps.start, measured)
-            with prefetched(partial(_batch, run), steps if not stop else range(0)) as batches:
+            with prefetched(partial(_batch, run), range(0) if stop or over else steps) as batches:
                 for step, inputs, targets, waited_s in batches:
-                    state, metrics = recorder(train_step, state, inputs, targets)
-                    log.add(step + 1, metrics, waited_s)
+                    of_schedule = schedule_step(config, step, log.records)
+                    ahead = (np.int32(of_schedule - step),) if timed else ()
+                    state, metrics = recorder(train_step, state, inputs, targets, *ahead)
+                    log.add(step + 1, metrics, waited_s, of_schedule + 1 if timed else None)
+                    over = is_over(config.train, step + 1, log.trained_s)
                     if recorder.complete:
                         log.flush()
                         recorder.show(train_step, state)
                         log.restart_clock()
-                    if _due(step + 1, config.eval.every, config.train.steps):
+                    if timed and over:
+                        log.note(last_line(config, step + 1))
+                    if _due(step + 1, config.eval.every, over):
                         log.flush(partial(measure, state))
                     ending = bool(stop)
-                    if ending or _due(step + 1, config.checkpoint.every, config.train.steps):
+                    if ending or _due(step + 1, config.checkpoint.every, over):
                         _save(run, checkpoints, log, state)
                     log.flush_if_ready()
-                    if ending:
+                    if timed and not over and len(log.records) == steps.start + MEASURED:
+                        log.note(forecast(config, log.records))
+                    if ending or over:
                         break
         except OSError as error:
             if error.filename is None:  # standard output, not a file of the run
@@ -90,7 +106,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         finally:
             log.close()
     done = int(state.step)
-    if stop.by and (done < config.train.steps or log.unmeasured(done)):
+    if stop.by and (not over or log.unmeasured(done)):
         raise Stopped(
             f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}; {_how_to_resume(folder)}",
             stop.by,
@@ -134,8 +150,8 @@ def _batch(run: Prepared, step: int) -> tuple[Ids, Ids]:
     return batch(run.train_ids, run.model.context_length, config.batch_size, config.seed, step)
 
 
-def _due(step: int, every: int, last: int) -> bool:
-    return step % every == 0 or step == last
+def _due(step: int, every: int, last: bool) -> bool:
+    return step % every == 0 or last
 
 
 def _make_measure(run: Prepared, model: GPT, folder: RunFolder, stop: Stop) -> Callable[[TrainState], dict[str, float]]:

@@ -31,10 +31,12 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clip by the global norm, then the optimizer named `config.name` at the scheduled learning rate."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        OPTIMIZERS[config.name](config, learning_rate_schedule(config, steps)),
-    )
+    return optimizer_with(config, learning_rate_schedule(config, steps))
+
+
+def optimizer_with(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """As `make_optimizer`, at the learning rates of another schedule."""
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), OPTIMIZERS[config.name](config, schedule))
 
 
 def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
