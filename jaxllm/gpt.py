@@ -80,9 +80,10 @@ class GPT(nn.Module):
     gradients into the token table are summed in it. Dropout is active where a key is given:
     `apply({"params": params}, tokens, rngs={"dropout": key})`.
 
-    `block` is the class of the blocks. `nn.remat(Block)` computes each block again in the backward instead of keeping
-    its intermediates. `nn.jit(Block)` traces all blocks once, which compiles faster; dropout masks and initial
-    parameters are then other ones, and interceptors cannot tell the blocks apart.
+    `block` is the class of the blocks, None for `config.block` or `Block`. A block that returns a tuple passes what
+    follows x to the next one as further arguments. `nn.remat(Block)` computes each block again in the backward instead
+    of keeping its intermediates. `nn.jit(Block)` traces all blocks once, which compiles faster; dropout masks and
+    initial parameters are then other ones, and interceptors cannot tell the blocks apart.
 
     Raises InputError for tokens that are not [B, T] integers or longer than the context. Token values are data on the
     device and are not checked: one outside the vocabulary makes the logits of its row NaN.
@@ -90,7 +91,7 @@ class GPT(nn.Module):
 
     config: GPTConfig
     dtype: str | None = None
-    block: type[Block] = Block
+    block: type[nn.Module] | None = None
 
     # `nowrap` hides all methods but `__call__` from interceptors, which would mistake their results for logits. A
     # setup that is not wrapped has to name the parent of its modules.
@@ -98,10 +99,11 @@ class GPT(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.token_embedding = TokenEmbedding(c.vocab_size, c.d_model, parent=self)
-        if c.rotary is None:
+        if c.adds_positions:
             self.position_embedding = PositionEmbedding(c.context_length, c.position, parent=self)
         self.dropout = Dropout(c.dropout, parent=self, name="Dropout_0")  # the name is part of its key
-        self.blocks = [self.block(c, parent=self, name=f"block_{i}") for i in range(c.n_layers)]
+        block: Any = block_class(self)
+        self.blocks = [block(c, parent=self, name=f"block_{i}") for i in range(c.n_layers)]
         self.norm_final = Norm(c.norm, c.use_bias, c.norm_epsilon, parent=self)
         if not c.tie_embeddings:
             self.head = Head(c.vocab_size, parent=self)
@@ -115,10 +117,11 @@ class GPT(nn.Module):
         check_tokens(tokens, self.config.context_length)
         separator = self.config.separator
         documents = None if separator is None else document_numbers(tokens, separator)
-        x = self.embed(tokens)
+        carried: tuple[Any, ...] = (self.embed(tokens),)
         for block in self.blocks:
-            x = block(x, documents)
-        return self.norm_final(x)
+            out = block(*carried, documents=documents)
+            carried = out if isinstance(out, tuple) else (out,)
+        return self.norm_final(carried[0])
 
     @nn.nowrap
     def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
@@ -126,13 +129,20 @@ class GPT(nn.Module):
         c = self.config
         x = self.token_embedding(tokens)
         x = x * c.d_model**0.5 if c.scale_embeddings else x
-        x = self.position_embedding(x, positions) if c.rotary is None else x
+        x = self.position_embedding(x, positions) if c.adds_positions else x
         return self.dropout(x if self.dtype is None else x.astype(self.dtype))
 
     @nn.nowrap
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """The result of the head: of the token table, or of the untied one."""
-        return self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
+        """The result of the head, of the token table or of the untied one, and of `config.logits`."""
+        y = self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
+        return y if self.config.logits is None else self.config.logits(y)
+
+
+def block_class(model: GPT) -> type[nn.Module]:
+    """The class of a model's blocks."""
+    own = model.config.block
+    return model.block or (Block if own is None else cast(type[nn.Module], own.function))
 
 
 def interceptors() -> tuple[Any, ...]:
@@ -153,7 +163,7 @@ def summed_loss(
         losses = token_losses(cast(Array, model.apply({"params": params}, tokens, rngs=rngs)), targets)
         return (losses if weights is None else losses * weights).sum()
     x = cast(Array, model.apply({"params": params}, tokens, rngs=rngs, method="hidden"))
-    return head_loss(head_table(model.config, params), x, targets, weights)
+    return head_loss(head_table(model.config, params), x, targets, weights, model.config.logits)
 
 
 def head_table(config: GPTConfig, params: Any) -> Float[Table, "V D"]:
@@ -185,7 +195,7 @@ def apply_with_intermediates(
     seen = {}
     for path, (value,) in flatten_dict(state["intermediates"]).items():
         path = path[:-1] if path[-1] == "__call__" else path
-        seen["/".join(path) or "logits"] = value
+        seen["/".join(path) or "logits"] = value[0] if isinstance(value, tuple) else value  # x, without a block's carry
     return logits, seen
 
 

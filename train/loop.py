@@ -16,7 +16,7 @@ import optax
 
 from jaxllm.data import batch
 from jaxllm.data.windows import Ids
-from jaxllm.gpt import GPT, Block
+from jaxllm.gpt import GPT
 
 from .errors import NotSavedError, Stopped
 from .evaluate import Abandoned, evaluator, sample_text
@@ -125,7 +125,7 @@ def _where_not_finite(
     if math.isfinite(loss):
         part = parts_backward(params)[int(metrics["not_finite"])]
         return f"the norm of the gradient is {norm} at step {step:,}, coming backward first in {part}"
-    first = first_forward(model.clone(block=Block), params, jax.numpy.asarray(_batch(run, step - 1)[0]))
+    first = first_forward(model.clone(block=None), params, jax.numpy.asarray(_batch(run, step - 1)[0]))
     return f"train_loss is {loss} at step {step:,}" + (f", first of all {first} is not finite" if first else "")
 
 

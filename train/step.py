@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxllm.config import GPTConfig
 from jaxllm.fast.products import XLA, using
-from jaxllm.gpt import GPT, Block, interceptors, summed_loss
+from jaxllm.gpt import GPT, block_class, interceptors, summed_loss
 from jaxllm.utils.errors import InputError
 
 from .config import TrainConfig
@@ -27,7 +27,8 @@ EvalStep = Callable[[Any, ArrayLike, ArrayLike, ArrayLike], Array]
 
 def make_model(config: GPTConfig, train: TrainConfig) -> GPT:
     """The model as it is trained: in the dtype of `train`, and with rematerialised blocks if `train.remat`."""
-    return GPT(config, train.dtype, nn.remat(Block) if train.remat else Block)
+    model = GPT(config, train.dtype)
+    return model.clone(block=nn.remat(block_class(model))) if train.remat else model
 
 
 def make_train_step(
@@ -148,7 +149,7 @@ def _traced_once(model: GPT) -> GPT:
 
     Interceptors could not tell such blocks apart, so where some are active the model is returned unchanged.
     """
-    return model if interceptors() else model.clone(block=nn.jit(model.block))
+    return model if interceptors() else model.clone(block=nn.jit(block_class(model)))
 
 
 def _check_call(model: GPT) -> None:
