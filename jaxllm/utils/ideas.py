@@ -25,6 +25,7 @@ class Idea:
     def __init__(self, function: Callable[..., Any], name: str = "", digest: str = "") -> None:
         """`name` is "FILE.py:FUNCTION" and `digest` the file's sha256; without them the function is its own name."""
         self.function, self.digest = function, digest
+        self.__wrapped__ = function  # where `inspect.signature` looks
         self.name = name or f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', function)}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
