@@ -112,6 +112,7 @@ class TrainConfig:
     loss: Idea | None = None  # (logits, targets) -> token losses, or (hidden, table, targets); none: cross-entropy
     metrics: Idea | None = None  # (params, grads, updates) -> a dict of numbers, recorded at each step
     code_sha256: str | None = None  # of the file of --code; written by a run, checked where it is given
+    sink: Literal["tensorboard", "trackio", "wandb"] | None = None  # what shows metrics.jsonl as it grows
     remat: bool = False  # recompute each block in the backward pass: less memory, the time of one more forward pass
     max_skipped: NonNegative = 0  # how many steps with a non-finite loss or gradient may be skipped
     deterministic: bool = False  # on a GPU use only operations that give the same bits each time; CPUs always do

@@ -31,6 +31,7 @@ from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
 from .runs.folder import RunFolder
 from .runs.metrics import add_sample, drop_samples
+from .runs.sinks import Guarded
 from .runs.step_log import Plan, StepLog, StepMetrics
 from .runtime.profile import profiled
 from .runtime.signals import Stop, stoppable
@@ -66,7 +67,8 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         steps = range(int(state.step), config.train.steps)
         explain = partial(_where_not_finite, run, model, lambda: state)
         plan = Plan(config.train.steps, config.train.batch_size * run.model.context_length, config.train.max_skipped)
-        log = StepLog(plan, folder, steps.start, explain, training_progress)
+        sink = Guarded(config.train.sink, folder, as_dict(config), steps.start)
+        log = StepLog(plan, folder, steps.start, explain, training_progress, sink)
         over = is_over(config.train, steps.start, log.trained_s)
         unmeasured = log.unmeasured(steps.start) and _due(steps.start, config.eval.every, over)
         try:

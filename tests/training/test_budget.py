@@ -19,7 +19,7 @@ from train.optimizer import learning_rate_schedule
 from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 CONFIG = RunConfig(train=TrainConfig(steps=100, seconds=20.0), optimizer=OptimizerConfig(warmup_steps=10))
 OF_SCHEDULE = [1, 2, 3, 4, 6, 8, 9, 11]  # of 12 steps, 2 of them warm-up, of which 8 fit

@@ -18,6 +18,7 @@ from train.progress import Lines, counted, record_line, training_progress
 from train.runs.folder import RunFolder
 from train.runs.loss_plot import running_mean
 from train.runs.metrics import MetricsFile, add_sample
+from train.runs.sinks import Guarded
 from train.runs.step_log import Plan, StepLog
 
 pytestmark = pytest.mark.newest
@@ -52,7 +53,9 @@ def step_log(folder: Path, done: int = 0) -> Iterator[StepLog]:
     def explain(step: int, _: object) -> str:
         return f"step {step} explained"
 
-    with closing(StepLog(PLAN, RunFolder(folder), done, explain, training_progress)) as one:
+    with closing(
+        StepLog(PLAN, RunFolder(folder), done, explain, training_progress, Guarded(None, RunFolder(folder), {}, 0))
+    ) as one:
         yield one
 
 

@@ -28,6 +28,7 @@ from ..runs.folder import RunFolder
 from ..runs.load import MAY_CHANGE, check_unchanged, model_of
 from ..runs.loss_plot import draw_losses, is_older
 from ..runs.metrics import SAMPLE, read_metrics
+from ..runs.sinks import check_sink
 from ..runtime.allocator import compute_deterministically
 from ..runtime.jax_check import check_jax
 from ..runtime.memory import available_bytes
@@ -79,6 +80,7 @@ def start(
     check_profile(profile, config.train.steps)
     prepare_backend(config)
     check_products(config.train)
+    check_sink(config.train.sink)
     inputs = prepare(config)
     check_ideas(inputs.config, inputs.model)
     with folder.locked():
@@ -100,6 +102,7 @@ def resume(
     config, tokenizer = resolve(resumed_config(folder, config_path, overrides), code), load_tokenizer(folder.tokenizer)
     prepare_backend(config)
     check_products(config.train)
+    check_sink(config.train.sink)
     with folder.locked():
         checkpoints = Checkpoints(folder.checkpoints)
         if fall_back:

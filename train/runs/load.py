@@ -21,7 +21,8 @@ from .imported_weights import read_weights
 from .manifest import Manifest
 
 MAY_CHANGE = (  # when a run is resumed
-    "train.steps", "train.seconds", "train.max_skipped", "train.products", "eval.", "checkpoint.",
+    "train.steps", "train.seconds", "train.max_skipped", "train.products", "train.sink",
+    "eval.", "checkpoint.",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from .checkpoint import saved_steps
 from .folder import RunFolder
 from .loss_plot import draw_losses
 from .metrics import MetricsFile, Record
+from .sinks import Sink
 
 StepMetrics = Mapping[str, Array]  # of one step: train_loss, learning_rate, grad_norm, not_finite
 
@@ -54,13 +55,14 @@ class StepLog:
 
     def __init__(
         self, plan: Plan, folder: RunFolder, done: int, explain: Callable[[int, StepMetrics], str],
-        display: Callable[[int, int], Display],
+        display: Callable[[int, int], Display], sink: Sink,
     ) -> None:  # fmt: skip
         """Continue the metrics of `done` steps.
 
-        `explain(step, metrics)` says where a step was not finite; `display(steps, done)` starts the display.
+        `explain(step, metrics)` says where a step was not finite; `display(steps, done)` starts the display; the sink
+        gets each record.
         """
-        self._folder, self._explain = folder, explain
+        self._folder, self._explain, self._sink = folder, explain, sink
         self._plan = plan
         self._file = MetricsFile(folder.metrics, done)
         self._skipped = sum("skipped" in record for record in self._file.records)
@@ -120,6 +122,7 @@ class StepLog:
         measured = measure()
         self.check(step, measured)
         self._file.write(record | measured)
+        self._sink.write(record | measured)
         self._display.step(record | measured)
         self._clock = time.perf_counter() if measured else now
 
@@ -143,6 +146,7 @@ class StepLog:
         """Add to the last record what could not be measured before the run was stopped."""
         if measured:
             self._file.amend(measured)
+            self._sink.write({"step": self.last["step"], **measured})
             self._display.step(self.last)
 
     def note(self, text: str) -> None:
@@ -170,6 +174,7 @@ class StepLog:
         """Draw the losses, also after an interruption."""
         self._display.close()
         self._file.close()
+        self._sink.close()
         draw_losses(self._file.records, self._folder.loss_picture)
 
     def _finite(self, step: int, metrics: StepMetrics, values: Record) -> Record:
