@@ -26,7 +26,9 @@ Records = Sequence[dict[str, Any]]  # of metrics.jsonl, from step 1 on
 
 def used_s(records: Records) -> float:
     """The seconds of training up to the last record; of a run without a time limit, all its seconds."""
-    return float(records[-1].get("train_s", records[-1]["elapsed_s"])) if records else 0.0
+    if not records:
+        return 0.0
+    return float(records[-1]["train_s" if "train_s" in records[-1] else "elapsed_s"])
 
 
 def is_over(config: TrainConfig, step: int, seconds: float) -> bool:

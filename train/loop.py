@@ -7,8 +7,9 @@ saves then, and what its files hold, is what a run without the interruption had 
 import math
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -95,7 +96,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                         log.flush(partial(measure, state))
                     ending = bool(stop)
                     if ending or _due(step + 1, config.checkpoint.every, over):
-                        _save(run, checkpoints, log, state)
+                        save_state(state, checkpoints, log, as_dict(config), run.tokenizer.fingerprint())
                     log.flush_if_ready()
                     if timed and not over and len(log.records) == steps.start + MEASURED:
                         log.note(forecast(config, log.records))
@@ -122,11 +123,17 @@ def _how_to_resume(folder: RunFolder) -> str:
     return f"{saved}; to go on: jaxllm train --out {shlex.quote(str(folder.path))} --resume"
 
 
-def _save(run: Prepared, checkpoints: Checkpoints, log: StepLog, state: TrainState) -> None:
+def save_state(
+    state: TrainState, checkpoints: Checkpoints, log: StepLog, config: Mapping[str, Any], tokenizer: str
+) -> None:  # fmt: skip
+    """Record what is pending, and write the state with the loss that was measured for it.
+
+    Raises DivergedError if a parameter is not finite.
+    """
     log.flush()
     log.check(int(state.step), {"the norm of the parameters": float(optax.tree.norm(state.params))})
     log.sync()
-    checkpoints.save(state, as_dict(run.config), run.tokenizer.fingerprint(), log.last.get("val_loss"))
+    checkpoints.save(state, config, tokenizer, log.last.get("val_loss"))
     log.restart_clock()
 
 

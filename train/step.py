@@ -69,7 +69,7 @@ def make_train_step(
 
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        params, opt_state, updates = _update(optimizer, grads, state, finite)
+        params, opt_state, updates = apply_gradients(optimizer, grads, state, finite)
         metrics = {
             "train_loss": loss,
             "learning_rate": schedule(state.step),
@@ -83,7 +83,7 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
 
 
-def _update(
+def apply_gradients(
     optimizer: optax.GradientTransformation, grads: Any, state: TrainState, finite: Array
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """The new parameters and the optimizer's new state, the old ones if not `finite`; and the updates.
