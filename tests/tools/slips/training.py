@@ -41,7 +41,7 @@ MUTATIONS = [
     Mutation("the best checkpoint goes with the old", "train/runs/checkpoint.py", " - set(best)", "", "training/test_checkpoint.py::test_the_newest_stay_and_the_best"),
     Mutation("of equal losses the older is the best", "train/runs/checkpoint.py", "return min(losses, key=lambda step: (losses[step], -step), default=None)", "return min(losses, key=lambda step: losses[step], default=None)", "training/test_checkpoint.py::test_of_equal_losses_the_newer_is_the_best"),
     Mutation("a step that is not finite applied", "train/nonfinite.py", "jnp.where(finite, n, o)", "jnp.where(True, n, o)", f"{NOT_FINITE}[both]"),
-    Mutation("a step that is not finite not counted by the schedule", "train/nonfinite.py", "lambda n, o: n if is_count(n) else", "lambda n, o: o if is_count(n) else", f"{NOT_FINITE}[both]"),
+    Mutation("a step that is not finite not counted by the schedule", "train/nonfinite.py", "            return n\n", "            return o\n", f"{NOT_FINITE}[both]"),
     Mutation("the last part that is not finite, not the first", "train/nonfinite.py", "wrong.argmax()", "len(wrong) - 1 - wrong[::-1].argmax()", "training/test_nonfinite.py::test_the_first_part_backward_is_found[nan]"),
     Mutation("a signal ignored", "train/loop.py", "ending = bool(stop)", "ending = False", "training/test_resume.py::test_a_run_ended_by_signals_goes_on_to_the_same_bits[float32-(7,)]"),
     Mutation("metrics beyond the checkpoint kept", "train/runs/metrics.py", 'if record["step"] <= last_step]', "]", "training/test_train.py::test_an_interrupted_run_resumes_to_the_same_result"),
