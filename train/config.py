@@ -198,15 +198,10 @@ class RunConfig:
         if self.optimizer.schedule == "wsd" and self.optimizer.warmup_steps > falls:
             raise InputError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but with optimizer.decay_share = "
-                f"{self.optimizer.decay_share} the learning rate falls from step {falls:g} on; make one of them smaller."
+                f"{self.optimizer.decay_share} the rate falls from step {falls:g} on; make one of them smaller."
             )
-        if self.eval.weights == "schedule_free" and self.optimizer.name in (
-            "adamw",
-            "muon",
-            "lion",
-            "adafactor",
-            "sgd",
-        ):
+        others = ("adamw", "muon", "lion", "adafactor", "sgd")
+        if self.eval.weights == "schedule_free" and self.optimizer.name in others:
             raise InputError(
                 f"eval.weights is 'schedule_free', but optimizer.name = {self.optimizer.name!r} keeps no such average; "
                 "leave it out, or train with schedule_free_adamw."

@@ -40,9 +40,10 @@ def compare_optimizer(
     sampled = np.unique(np.linspace(0, steps, 1000).astype(np.int32))
     with arithmetic(dtype):
         params, gradients = in_dtype(params, dtype), in_dtype(gradients, dtype)
+        first = in_dtype(optimizer.init(params), dtype)
         if state is None:
-            state = begin(config.name, optimizer, params, gradients, step)
-        state = with_constants(state, optimizer.init(params), dtype)
+            state = begin(config.name, optimizer, first, params, gradients, step)
+        state = with_constants(state, first, dtype)
         updates, new_state = jax.jit(optimizer.update)(gradients, state, params)
         rate = schedule(step)
         got = {

@@ -94,11 +94,13 @@ def _pruned(tree: Any) -> Any:
     return {name: _pruned(x) for name, x in tree.items() if jax.tree.leaves(x)}
 
 
-def begin(name: str, optimizer: optax.GradientTransformation, params: Any, gradients: Any, step: int) -> Any:
-    """A random state at step number `step` of the optimizer of that name."""
+def begin(
+    name: str, optimizer: optax.GradientTransformation, first: Any, params: Any, gradients: Any, step: int
+) -> Any:  # fmt: skip
+    """A random state at step number `step` of the optimizer of that name, whose first state is `first`."""
     if name == "adamw":
-        return _random_moments(optimizer.init(params), gradients, step)
-    return _after_some_updates(optimizer, params, gradients, step)
+        return _random_moments(first, gradients, step)
+    return _after_some_updates(optimizer, first, params, gradients, step)
 
 
 def _random_moments(state: Any, gradients: Any, step: int) -> Any:
@@ -110,13 +112,15 @@ def _random_moments(state: Any, gradients: Any, step: int) -> Any:
     return optax.tree.set(state, count=jnp.asarray(step, jnp.int32), mu=mu, nu=nu)
 
 
-def _after_some_updates(optimizer: optax.GradientTransformation, params: Any, gradients: Any, step: int) -> Any:
-    """A state of the optimizer at step number `step`: some updates from its first state by random gradients.
+def _after_some_updates(
+    optimizer: optax.GradientTransformation, state: Any, params: Any, gradients: Any, step: int
+) -> Any:  # fmt: skip
+    """A state of the optimizer at step number `step`: some updates of its first state by random gradients.
 
     Its counters say `step`, also where fewer updates were made.
     """
     rng = np.random.default_rng(1)
-    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    update = jax.jit(optimizer.update)
     for _ in range(min(step, UPDATES)):
         factors = jax.tree.map(lambda g: jnp.asarray(rng.standard_normal(g.shape), g.dtype), gradients)
         _, state = update(jax.tree.map(jnp.multiply, factors, gradients), state, params)

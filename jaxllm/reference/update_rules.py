@@ -1,8 +1,8 @@
 """What each optimizer does with clipped gradients: AdamW, Lion, SGD, Adafactor, schedule-free AdamW.
 
 Every function takes an OptimizerConfig, the gradients, its state, the parameters and the learning rate. It returns the
-updates, which are added to the parameters, and the new state. An update is -lr (direction + decay p), where the decay is
-for matrices only, not for biases and the scales of norms. As in PyTorch and Optax the decay is multiplied by the learning
+updates, which are added to the parameters, and the new state. An update is -lr (direction + decay p), with decay for
+matrices only, not for biases and scales of norms. As in PyTorch and Optax the decay is multiplied by the learning
 rate, unlike in Loshchilov and Hutter 2019. Gradients, moments and updates are nested dicts of arrays like `params`.
 """
 

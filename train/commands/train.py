@@ -215,7 +215,7 @@ def conclusion(folder: RunFolder) -> list[str]:
     averaged = f", averaged weights {last['averaged_val_loss']:.4f}," if "averaged_val_loss" in last else ""
     sample = read_file(folder.samples).decode(errors="replace").rpartition(SAMPLE)[2]
     return [
-        f"validation loss {last['val_loss']:.4f}{averaged} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, of which "
-        f"{waited:.1%} was spent waiting for data; {picture}samples {folder.samples}",
+        f"validation loss {last['val_loss']:.4f}{averaged} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, "
+        f"of which {waited:.1%} was spent waiting for data; {picture}samples {folder.samples}",
         SAMPLE + sample.rstrip(),
     ]

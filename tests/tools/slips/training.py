@@ -4,6 +4,7 @@ from slips.mutation import Mutation
 
 OPTIMIZER = "training/test_step.py::test_the_optimizer_agrees_with_its_twin"
 STEPS = "training/test_step.py::test_steps_agree_with_the_reference[xla]"
+SCHEDULE_FREE = "training/test_nonfinite.py::test_a_step_left_out_counts_for_the_weights_of_schedule_free"
 CHOOSING = "training/test_choosing_products.py"
 NOT_FINITE = "training/test_nonfinite.py::test_such_a_step_is_counted_and_changes_nothing_else"
 STEP = "train/step.py"
@@ -75,4 +76,14 @@ MUTATIONS = [
     Mutation("the name of the optimizer ignored", OPTIMIZER_FILE, "OPTIMIZERS[config.name](", "adamw(", "training/test_step.py::test_the_config_selects_the_optimizer_by_name"),
     Mutation("a running mean that begins at 0", "train/runs/loss_plot.py", "out.append(total / norm)", "out.append(total)", "training/test_step_log.py::test_the_running_mean_begins_at_the_first_value"),
     Mutation("AdamW's moments for any optimizer", "train/memory_estimate.py", "return _bytes(params), _bytes(state)", "return _bytes(params), 2 * _bytes(params)", "training/test_memory.py::test_an_optimizer_may_look_at_names_and_dimensions"),
+    Mutation("the raw weights for the averaged ones", "train/eval_weights.py", "return optax.contrib.schedule_free_eval_params(averaged, state.params)", "return state.params", "training/test_optimizers.py::test_averaged_weights_are_evaluated"),
+    Mutation("a step weighed by the next one's rate", OPTIMIZER_FILE, "lambda count: schedule(count - 1)", "schedule", SCHEDULE_FREE),
+    Mutation("a step left out not counted by its weights", "train/nonfinite.py", "return kept._replace(step_count=n.step_count)", "return kept", SCHEDULE_FREE),
+    Mutation("decay not multiplied by the rate", OPTIMIZER_FILE, """        direction,
+        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
+        optax.scale_by_learning_rate(schedule),
+""", """        direction,
+        optax.scale_by_learning_rate(schedule),
+        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
+""", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[adafactor]"),
 ]  # fmt: skip
