@@ -19,6 +19,7 @@ from jaxllm.gpt import GPT
 
 from .config import as_dict
 from .errors import NotSavedError, Stopped
+from .eval_weights import eval_weights
 from .evaluate import Abandoned, evaluator, sample_text
 from .inputs import Prepared
 from .memory_estimate import warning_of_plan
@@ -139,18 +140,26 @@ def _due(step: int, every: int, last: int) -> bool:
 
 
 def _make_measure(run: Prepared, model: GPT, folder: RunFolder, stop: Stop) -> Callable[[TrainState], dict[str, float]]:
-    """A function that returns the val_loss of a state and appends a sample to samples.txt; {} once stopped."""
+    """A function that returns the losses of a state and appends a sample to samples.txt; {} once stopped.
+
+    The losses are val_loss and, where `eval.weights` are others than the parameters, theirs as averaged_val_loss.
+    """
     evaluate = evaluator(model, run.config, lambda: bool(stop))
+    averaged = eval_weights(run.config)
 
     def measure(state: TrainState) -> dict[str, float]:
+        params, name = state.params, "val_loss"
         try:
-            loss = evaluate(state.params, run.validation_ids)
+            losses = {name: evaluate(params, run.validation_ids)}
+            if averaged:
+                params, name = averaged(state), "averaged_val_loss"
+                losses[name] = evaluate(params, run.validation_ids)
         except Abandoned:
             return {}
-        if math.isfinite(loss):
+        if math.isfinite(losses[name]):
             c = run.config
-            text = sample_text(model, state.params, run.tokenizer, c.eval, run.first_id, c.train.seed)
-            add_sample(folder.samples, int(state.step), loss, text)
-        return {"val_loss": loss}
+            text = sample_text(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)
+            add_sample(folder.samples, int(state.step), losses[name], text)
+        return losses
 
     return measure

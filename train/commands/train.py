@@ -222,9 +222,10 @@ def conclusion(folder: RunFolder) -> list[str]:
     last = records[-1]
     picture = f"picture {folder.loss_picture}, " if folder.loss_picture.exists() else ""
     waited = sum(record.get("data_wait_s", 0) for record in records) / max(last["elapsed_s"], 1e-9)
+    averaged = f", averaged weights {last['averaged_val_loss']:.4f}," if "averaged_val_loss" in last else ""
     sample = read_file(folder.samples).decode(errors="replace").rpartition(SAMPLE)[2]
     return [
-        f"validation loss {last['val_loss']:.4f} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, of which "
-        f"{waited:.1%} was spent waiting for data; {picture}samples {folder.samples}",
+        f"validation loss {last['val_loss']:.4f}{averaged} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, "
+        f"of which {waited:.1%} was spent waiting for data; {picture}samples {folder.samples}",
         SAMPLE + sample.rstrip(),
     ]
