@@ -128,8 +128,8 @@ class TrainConfig:
 class OptimizerConfig:
     """[optimizer]: the update rule, and the learning rate: a linear warm-up, then the schedule."""
 
-    name: Literal["adamw", "muon", "lion", "adafactor", "sgd", "schedule_free_adamw"] = "adamw"  # update rule
-    schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"  # learning rate after the warm-up
+    name: Literal["adamw", "muon", "lion", "adafactor", "sgd", "schedule_free_adamw"] | Idea = "adamw"  # rule
+    schedule: Literal["cosine", "wsd", "linear", "constant"] | Idea = "cosine"  # learning rate after the warm-up
     learning_rate: PositiveFloat = 1e-3  # the largest, after the warm-up
     min_learning_rate: NonNegativeFloat = 1e-4  # where all schedules but "constant" end, after the last step
     warmup_steps: NonNegative = 100  # steps in which the learning rate rises linearly
@@ -161,9 +161,7 @@ class EvalConfig:
     prompt: str = ""  # beginning of the sample; empty: the first token of the training text
     sample_tokens: Annotated[int, Meta(ge=1, le=MOST_NEW_TOKENS)] = 200  # length of the sample
     temperature: NonNegativeFloat = 0.8  # of sampling; 0: the most likely token
-    weights: Literal["schedule_free"] | None = (
-        None  # measured beside the parameters, and sampled; none: the optimizer's
-    )
+    weights: Literal["schedule_free"] | Idea | None = None  # measured beside the parameters, and sampled
 
     def __post_init__(self) -> None:
         check_fields(self, "eval.")

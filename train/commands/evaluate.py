@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         first = "the text itself" if begin is None else visible(tokenizer.decode_bytes([begin]))
         print(f"each window      begins with {first}")
     if averaged := weights_name(trained.config):
-        print(f"weights          {averaged}")
+        print(f"weights          {averaged!s}")
     print(f"validation loss  {scores.loss:.4f} nats per token")
     print(f"perplexity       {scores.perplexity:.4f}")
     print(f"bits per byte    {bits}")
