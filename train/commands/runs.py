@@ -54,8 +54,8 @@ def _show(compared: Compared, picture: Path | None) -> None:
     for run in compared.runs:
         if run.unfinished:
             print_note(f"{run.path} {run.unfinished}: it takes no part in means and verdicts")
-    for first, second in compared.repeated:
-        print_note(f"{second} has the config and the seed of {first}: only the first counts")
+    for first, second in (pair for group in compared.groups for pair in group.repeated):
+        print_note(f"{second.path} has the config and the seed of {first.path}, which alone counts")
     parts = [run_lines(compared), group_lines(compared), verdict_lines(compared)]
     print("\n\n".join("\n".join(lines) for lines in parts if lines))
     if picture is None:

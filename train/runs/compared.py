@@ -20,13 +20,8 @@ from .metrics import Record, read_metrics
 from .verdict import Verdict, judge
 
 SEED = "train.seed"
-OF_THE_TEXT = (
-    "data.source",
-    "data.field",
-    "data.sha256",
-    "data.characters",
-    "tokenizer.",
-)  # what a loss is measured on
+# What a loss is measured on.
+OF_THE_TEXT = ("data.source", "data.field", "data.sha256", "data.characters", "tokenizer.")
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,8 @@ class RunSummary:
 
     path: Path
     config: RunConfig
-    records: list[Record]
+    last: Record | None  # None before the first step
+    evaluated: Mapping[int, Record]  # the records that have a validation loss, by step
 
     @cached_property
     def fields(self) -> dict[str, Any]:
@@ -50,17 +46,12 @@ class RunSummary:
     @property
     def step(self) -> int:
         """The last step that is recorded; 0 before the first."""
-        return int(self.records[-1]["step"]) if self.records else 0
+        return int(self.last["step"]) if self.last else 0
 
     @property
     def seconds(self) -> float:
         """How long the run has taken."""
-        return float(self.records[-1]["elapsed_s"]) if self.records else 0.0
-
-    @cached_property
-    def evaluated(self) -> dict[int, Record]:
-        """The records that have a validation loss, by step."""
-        return {record["step"]: record for record in self.records if "val_loss" in record}
+        return float(self.last["elapsed_s"]) if self.last else 0.0
 
     @property
     def best_loss(self) -> float | None:
@@ -111,6 +102,12 @@ class Group:
         return [first[seed] for seed in sorted(first)]
 
     @property
+    def repeated(self) -> list[tuple[RunSummary, RunSummary]]:
+        """The finished run of a seed, with each further one of that seed, which does not count."""
+        counted = {run.seed: run for run in self.finished}
+        return [(counted[run.seed], run) for run in self.runs if not run.unfinished and run is not counted[run.seed]]
+
+    @property
     def losses(self) -> dict[int, float]:
         """The validation loss at the last step, by seed."""
         return {run.seed: run.evaluated[run.step]["val_loss"] for run in self.finished}
@@ -124,13 +121,6 @@ class Compared:
     fields: Sequence[str]
     groups: Sequence[Group]
     verdicts: Sequence[Verdict | None]  # None: too few seeds, or losses of another text
-
-    @property
-    def repeated(self) -> list[tuple[Path, Path]]:
-        """Finished runs with the seed of another one of their group: those two."""
-        counted = {(id(group), run.seed): run.path for group in self.groups for run in group.finished}
-        pairs = [(counted.get((id(group), run.seed)), run) for group in self.groups for run in group.runs]
-        return [(path, run.path) for path, run in pairs if path and path != run.path and not run.unfinished]
 
 
 def compare_runs(folders: Iterable[Path]) -> Compared:
@@ -186,11 +176,13 @@ def read_runs(folders: Iterable[Path]) -> list[RunSummary]:
 
 def _read(folder: RunFolder) -> RunSummary:
     try:
-        return RunSummary(folder.path, folder.read_config(), read_metrics(folder.metrics))
+        config, records = folder.read_config(), read_metrics(folder.metrics)
     except InputError as error:
         raise InputError(f"the run {folder.path} cannot be read: {error}") from None
     except OSError as error:
         raise InputError(f"cannot read {error.filename}: {error.strerror}.") from None
+    evaluated = {record["step"]: record for record in records if "val_loss" in record}
+    return RunSummary(folder.path, config, records[-1] if records else None, evaluated)
 
 
 def differing(runs: Sequence[RunSummary]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxllm.utils.files import replace_file
 
@@ -19,6 +20,15 @@ COSTS: dict[str, Callable[[RunSummary, int], float]] = {  # of a run up to a ste
     "seconds": lambda run, step: run.evaluated[step]["elapsed_s"],
     "FLOPs": lambda run, step: run.flops(step),
 }
+
+
+def curve(
+    runs: Sequence[RunSummary], cost: Callable[[RunSummary, int], float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean costs [n] and losses [runs, n] at the n steps at which every run was evaluated; one run at least."""
+    steps = sorted(set.intersection(*(set(run.evaluated) for run in runs)))
+    costs = np.array([[cost(run, step) for step in steps] for run in runs], np.float64)
+    return costs.mean(0), np.array([[run.evaluated[step]["val_loss"] for step in steps] for run in runs], np.float64)
 
 
 def draw_curves(groups: Sequence[Group], labels: Sequence[str], path: Path) -> None:
@@ -45,27 +55,21 @@ def _curves_plot(groups: Sequence[Group], labels: Sequence[str], suffix: str) ->
         return content(figure, suffix, dpi=120)
 
 
-def _colour(number: int, of: int) -> object:
+def _colour(number: int, of: int) -> Any:
     """Colours that are easily told apart, as far as there are enough of them."""
     from matplotlib import colormaps
 
     return colormaps["tab10"](number) if of <= 10 else colormaps["viridis"](number / (of - 1))
 
 
-def _draw_group(
-    axes: "Axes", group: Group, label: str, colour: object, cost: Callable[[RunSummary, int], float]
-) -> None:
-    """The mean over the seeds at each step that all have evaluated, at the mean of what that step cost them."""
-    finished = group.finished
-    steps = sorted(set.intersection(*(set(run.evaluated) for run in finished))) if finished else []
-    x = np.array([[cost(run, step) for step in steps] for run in finished]).reshape(-1, len(steps))
-    y = np.array([[run.evaluated[step]["val_loss"] for step in steps] for run in finished]).reshape(-1, len(steps))
-    mean = (x.mean(0), y.mean(0)) if finished else ([], [])
-    axes.plot(*mean, "o-", markersize=3, color=colour, label=label)  # type: ignore[arg-type]
-    if len(finished) > 1:
-        axes.fill_between(x.mean(0), y.min(0), y.max(0), color=colour, alpha=0.2, linewidth=0)  # type: ignore[arg-type]
+def _draw_group(axes: "Axes", group: Group, label: str, colour: Any, cost: Callable[[RunSummary, int], float]) -> None:
+    """The line and the band, then the dashed lines."""
+    axes.plot([], "o-", markersize=3, color=colour, label=label)  # for the legend, whatever there is to draw
+    if group.finished:
+        x, losses = curve(group.finished, cost)
+        axes.plot(x, losses.mean(0), "o-", markersize=3, color=colour)
+        axes.fill_between(x, losses.min(0), losses.max(0), color=colour, alpha=0.2, linewidth=0)
     for run in group.runs:
         if run.unfinished:
-            at = sorted(run.evaluated)
-            losses = [run.evaluated[step]["val_loss"] for step in at]
-            axes.plot([cost(run, step) for step in at], losses, ".--", color=colour, linewidth=1)  # type: ignore[arg-type]
+            x, losses = curve([run], cost)
+            axes.plot(x, losses[0], ".--", color=colour, linewidth=1)

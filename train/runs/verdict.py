@@ -110,7 +110,8 @@ def seeds_needed(effect: float, spread: float, degrees_per_seed: float = 1.0, le
 
     def enough(n: int) -> bool:
         degrees = degrees_per_seed * (n - 1)
-        return bool(1 - nctdtr(degrees, abs(effect) * n**0.5 / spread, stdtrit(degrees, 1 - level / 2)) >= POWER)
+        missed = nctdtr(degrees, abs(effect) * n**0.5 / spread, stdtrit(degrees, 1 - level / 2))
+        return not missed > 1 - POWER  # NaN where the effect is too many errors large to count
 
     if effect == 0 or (spread > 0 and not enough(MOST_SEEDS)):
         return None
