@@ -92,10 +92,17 @@ def train_step(
 def parts_backward(params: Any) -> list[str]:
     """The names of a GPT's parts in the order of the backward, from the head down to the embedding."""
     depth = len([name for name in params if name.startswith("block_")])
-    inner = ("mlp", "norm_2", "attention", "norm_1")
     outer = ["head", "norm_final"], ["position_embedding", "token_embedding"]
     above, below = ([name for name in names if name in params] for names in outer)
-    return above + [f"block_{i}/{part}" for i in range(depth - 1, -1, -1) for part in inner] + below
+    return (
+        above + [f"block_{i}/{part}" for i in range(depth - 1, -1, -1) for part in _inner(params[f"block_{i}"])] + below
+    )
+
+
+def _inner(params: Any) -> list[str]:
+    """The parts of a block; those of another kind of block come after those of the usual one, by name."""
+    usual = ("mlp", "norm_2", "attention", "norm_1")
+    return [name for name in usual if name in params] + sorted(name for name in params if name not in usual)
 
 
 def first_not_finite(gradients: Any) -> int:
