@@ -10,16 +10,19 @@ from typing import Any
 import matplotlib.axes
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from scipy import stats
 
 from jaxllm.flops import flops_per_token
 from train.cli import main
 from train.commands.runs import show
 from train.config import build_config
-from train.runs.compared import find_runs, group_runs, read_runs
+from train.runs.compared import differing, group_runs
 from train.runs.curves_plot import COSTS, curve
 from train.runs.folder import RunFolder
+from train.runs.manifest import StoredArray, new_manifest, rewrite
 from train.runs.metrics import MetricsFile
+from train.runs.summary import find_runs, read_runs
 
 OLD = Path(__file__).parents[1] / "golden" / "run-v1"
 TINY: dict[str, dict[str, Any]] = {
@@ -209,6 +212,7 @@ def test_what_would_be_needed_and_how_many_are_compared(tmp_path: Path, capsys: 
     assert head.endswith("; p by Holm's adjustment for 2 comparisons")
     assert first.startswith("2  not told apart by 3 seeds in pairs; about 12 would be needed for 80 % power if")
     assert second.startswith("3  worse: +1.0033, ")
+    assert f", p = {2 * stats.ttest_rel([5.0, 5.1, 5.21], A).pvalue:.2g}, 3 seeds in pairs" in second
 
 
 def test_the_same_text_elsewhere_is_no_difference(tmp_path: Path) -> None:
@@ -216,6 +220,22 @@ def test_the_same_text_elsewhere_is_no_difference(tmp_path: Path) -> None:
     make_run(tmp_path / "b", {20: 4.0}, data__source="/there/text.txt", train__seed=9)
     (group,) = group_runs(read_runs(find_runs([tmp_path])))
     assert [*group.losses] == [0, 1, 2, 9]
+
+
+@pytest.mark.parametrize(("arrays", "like"), [(["up"], "relu"), (["gate", "up"], "swiglu")])
+def test_the_operations_of_an_idea(arrays: list[str], like: str, tmp_path: Path) -> None:
+    """Its code is not run: the saved parameters show whether an activation has a gate. Its sum is no difference."""
+    one = make_run(tmp_path / "one", {20: 4.0}, model__activation="ideas.py:f", train__code_sha256="c" * 64)
+    other = make_run(tmp_path / "other", {20: 4.0}, model__activation=like)
+    assert read_runs([one])[0].flops(20) is None
+    saved = one / "checkpoints" / "20"
+    saved.mkdir(parents=True)
+    stored = StoredArray((16, 64), "float32", "0" * 64)
+    manifest = new_manifest(20, 4.0, {}, "tokenizer")
+    rewrite(saved, replace(manifest, arrays={f"params/block_0/mlp/{name}/kernel": stored for name in arrays}))
+    runs = read_runs([one, other])
+    assert runs[0].flops(20) == runs[1].flops(20) and differing(runs) == ["model.activation"]
+    show([make_run(tmp_path / "block", {20: 4.0}, model__block="ideas.py:Block")], tmp_path / "curves.png")
 
 
 def test_a_curve_is_the_mean_of_the_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from jaxllm.utils.errors import printable
 
-from ..runs.compared import Compared, Group, RunSummary, same_text
+from ..runs.compared import Compared, Group, same_text
+from ..runs.summary import RunSummary
 from ..runs.verdict import MOST_SEEDS, Verdict
 
-LONGEST = 40  # characters of a field's value
+LONGEST = 24  # characters of a field's value
 
 
 def run_lines(compared: Compared) -> list[str]:
@@ -28,8 +29,15 @@ def _names(run: RunSummary, number: dict[Path, str], compared: Compared) -> list
 
 def _reached(run: RunSummary) -> list[str]:
     """What it has reached, and what that cost."""
-    tokens, seconds, flops = f"{run.tokens(run.step):,}", f"{run.seconds:,.1f}", f"{run.flops(run.step):.2e}"
-    return [run.progress, tokens, _loss(run.last_loss), _loss(run.best_loss), seconds, flops]
+    tokens, seconds, flops = f"{run.tokens(run.step):,}", f"{run.seconds:,.1f}", run.flops(run.step)
+    return [
+        run.progress,
+        tokens,
+        _loss(run.last_loss),
+        _loss(run.best_loss),
+        seconds,
+        "-" if flops is None else f"{flops:.2e}",
+    ]
 
 
 def group_lines(compared: Compared) -> list[str]:
