@@ -198,7 +198,7 @@ def apply_with_intermediates(
     """
     logits, state = model.apply({"params": params}, tokens, capture_intermediates=_is_named, mutable=["intermediates"])
     seen = {}
-    for path, (value,) in flatten_dict(state["intermediates"]).items():
+    for path, (*_, value) in flatten_dict(state["intermediates"]).items():  # a block may call the block that it extends
         path = path[:-1] if path[-1] == "__call__" else path
         seen["/".join(path) or "logits"] = value[0] if isinstance(value, tuple) else value  # x, without a block's carry
     return logits, seen

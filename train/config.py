@@ -19,7 +19,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.data.sources import NAMED_CORPORA, PYTHON_DOCS, PYTHON_STDLIB
 from jaxllm.utils.errors import InputError, nearest, printable, shown
 from jaxllm.utils.files import read_file
-from jaxllm.utils.ideas import Idea
+from jaxllm.utils.ideas import Idea, with_names
 from jaxllm.utils.utf8 import without_mark
 from jaxllm.utils.validate import (
     Fraction,
@@ -291,10 +291,7 @@ def to_toml(config: RunConfig) -> str:
 
 def as_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
     """The sections as nested dicts, with the names of functions."""
-    return {
-        section: {key: value.name if isinstance(value, Idea) else value for key, value in values.items()}
-        for section, values in dataclasses.asdict(config).items()
-    }
+    return {section: with_names(values) for section, values in dataclasses.asdict(config).items()}
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

@@ -68,6 +68,11 @@ def as_idea(value: Any) -> Any:
     return Idea(value) if callable(value) and not isinstance(value, Idea) else value
 
 
+def with_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A dict of a config's values with the name of each function in its place, as files and other processes take it."""
+    return {key: value.name if isinstance(value, Idea) else value for key, value in values.items()}
+
+
 def is_reference(value: Any) -> bool:
     """Whether a value is the name of a function in a file.
 
