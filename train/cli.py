@@ -32,6 +32,7 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "config": "list the fields of a config file with their types and defaults",
     "tokenizer": "train and use tokenizers",
     "data": "prepare corpora for training",
+    "runs": "compare runs: in what they differ, losses, costs, curves, and a verdict over seeds",
     "checkpoint": "list and verify the checkpoints of a run",
     "import": "make a run of a pretrained model",
     "export": "write a run as a folder that transformers opens",

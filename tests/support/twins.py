@@ -37,6 +37,7 @@ WITHOUT_TWIN = {
     "fast.products.product",  # einsum by another library: test_products.py
     "fast.init.init_params",  # random: test_speed.py
     "layers.residual_std",  # a constant: test_gpt.py
+    "flops.flops_per_token",  # a count: test_flops.py
     "fast.attention.attention_path",  # a choice
     "cache.extend",  # the cache as a whole: test_cache.py
     "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss", "gpt.head_table", "gpt.check_tokens", "gpt.parameter_shapes",  # the model as a whole: test_gpt.py
