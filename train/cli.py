@@ -119,11 +119,7 @@ def _prepare_jax(command: str) -> None:
 
         keep_compiled()
     compute_in_this_thread()
-    if command not in (
-        "train",
-        "sweep",
-        "bench",
-    ):  # train has further settings first; bench measures the first computation
+    if command not in ("train", "sweep", "bench"):  # the first two have further settings; bench measures it
         from .runtime.jax_check import check_jax
 
         check_jax()

@@ -1,8 +1,8 @@
 """Several runs trained by one compiled step: runs whose configs differ only in numbers that can be traced.
 
 The step maps over the runs by `jax.lax.map`: one program, compiled once, steps one run after the other. Each run's
-arrays have the shapes that they have alone, and only one run's activations are in memory at a time. The numbers in which
-the runs differ are arguments of the program. Otherwise each run leaves what `train.loop.train` leaves.
+arrays have the shapes that they have alone, and only one run's activations are in memory at a time. The numbers in
+which the runs differ are arguments of the program. Otherwise each run leaves what `train.loop.train` leaves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -125,7 +125,7 @@ def first_states(model: GPT, configs: Sequence[RunConfig], checkpoints: Sequence
     else:
         like = jax.eval_shape(of_one, 0)
         states = [each.restore(like) for each in checkpoints]
-    return cast(TrainState, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+    return cast(TrainState, _stack(*states))
 
 
 def compile_step(step: Any, numbers: Numbers, states: TrainState, config: RunConfig) -> Any:
@@ -154,7 +154,7 @@ def train_together(members: Sequence[Member]) -> dict[str, DivergedError]:
         train_step = compile_step(make_step(model, config), numbers, states, config)
 
         def state_of(i: int) -> TrainState:
-            return cast(TrainState, jax.tree.map(lambda x: x[i], states))
+            return cast(TrainState, _take(states, i))
 
         done = int(states.step[0])
         all_runs = [
@@ -240,6 +240,16 @@ class _Training:
 
     def _due(self, step: int, every: int) -> bool:
         return due(step, every, self._run.config.train.steps)
+
+
+@jax.jit  # one program for all arrays and all runs
+def _take(states: TrainState, i: int) -> Any:
+    return jax.tree.map(lambda x: x[i], states)
+
+
+@jax.jit
+def _stack(*states: TrainState) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
 
 def _batches(members: Sequence[Member], step: int) -> tuple[Ids, Ids]:

@@ -38,9 +38,7 @@ def add_options(parser: Parser) -> None:
         "--set optimizer.learning_rate=1e-3,3e-3 --set train.seed=0,1,2",
     )
     parser.add_argument("config", metavar="CONFIG.toml", help="`jaxllm config` lists its fields")
-    parser.add_argument(
-        "--out", metavar="DIR", required=True, help="folder of the runs; the same command goes on in it"
-    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the runs, to go on in as well")
     parser.add_argument(
         "--set", action="append", default=[], dest="settings", metavar="section.key=VALUE,...",
         help="a field's values, with commas between them; a text or list with commas as in TOML; may be repeated",
@@ -127,11 +125,10 @@ def prepare_all(left: Sequence[Planned], code: Code | None) -> list[Prepared]:
     """
     prepared: list[Prepared] = []
     for one in left:
-        twin = next(
-            (i for i, other in enumerate(left[: len(prepared)]) if reads_the_same(other.config, one.config)), None
-        )
+        before = zip(left, prepared, strict=False)
+        twin = next((inputs for other, inputs in before if reads_the_same(other.config, one.config)), None)
         try:
-            inputs = prepare(one.config) if twin is None else prepared[twin].with_config(one.config)
+            inputs = twin.with_config(one.config) if twin else prepare(one.config)
             check_ideas(inputs.config, inputs.model)
             prepared.append(with_products(one, inputs, code))
         except InputError as error:
@@ -145,7 +142,7 @@ def reads_the_same(one: RunConfig, other: RunConfig) -> bool:
 
 
 def with_products(one: Planned, inputs: Prepared, code: Code | None) -> Prepared:
-    """The run with what computes its matrix products: as measured for a new run, and as its folder says for a begun one.
+    """The run with what computes its matrix products: measured for a new run, and of a begun one as its folder says.
 
     Raises InputError where the folder's config, code or tokenizer is not this run's.
     """
@@ -155,8 +152,8 @@ def with_products(one: Planned, inputs: Prepared, code: Code | None) -> Prepared
     inputs = inputs.computing_with(kept.train.products)
     for name, then, now in differences(kept, inputs.config):
         raise InputError(
-            f"{name} is {shown(now)} in the sweep but {shown(then)} in {one.folder.config}; undo that change, or delete "
-            "the folder of the run to start it again."
+            f"{name} is {shown(now)} in the sweep but {shown(then)} in {one.folder.config}; undo that change, or "
+            "delete the folder of the run to start it again."
         )
     check_same_code(code, one.folder.code)
     if one.done:
