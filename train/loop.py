@@ -58,17 +58,17 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         if too_much := warning_of_plan(train_step, config, run.model):
             print(f"warning: {too_much}", file=sys.stderr)
         steps = range(int(state.step), config.train.steps)
-        explain = partial(_where_not_finite, run, model, lambda: state)
+        explain = partial(where_not_finite, run, model, lambda: state)
         log = StepLog(config, folder, steps.start, explain, training_progress)
-        unmeasured = log.unmeasured(steps.start) and _due(steps.start, config.eval.every, config.train.steps)
+        unmeasured = log.unmeasured(steps.start) and due(steps.start, config.eval.every, config.train.steps)
         try:
             folder.write_config(config)  # only after everything saved has been read
             drop_samples(folder.samples, steps.start - unmeasured)
-            measure = _make_measure(run, model, folder, stop)
+            measure = make_measure(run, model, folder, stop)
             if unmeasured:  # the evaluation was abandoned when the run was stopped
                 log.complete(measured := measure(state))
                 checkpoints.add_losses(steps.start, measured)
-            with prefetched(partial(_batch, run), steps if not stop else range(0)) as batches:
+            with prefetched(partial(batch_of, run), steps if not stop else range(0)) as batches:
                 for step, inputs, targets, waited_s in batches:
                     state, metrics = recorder(train_step, state, inputs, targets)
                     log.add(step + 1, metrics, waited_s)
@@ -76,36 +76,36 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                         log.flush()
                         recorder.show(train_step, state)
                         log.restart_clock()
-                    if _due(step + 1, config.eval.every, config.train.steps):
+                    if due(step + 1, config.eval.every, config.train.steps):
                         log.flush(partial(measure, state))
                     ending = bool(stop)
-                    if ending or _due(step + 1, config.checkpoint.every, config.train.steps):
-                        _save(run, checkpoints, log, state)
+                    if ending or due(step + 1, config.checkpoint.every, config.train.steps):
+                        save(run, checkpoints, log, state)
                     log.flush_if_ready()
                     if ending:
                         break
         except OSError as error:
             if error.filename is None:  # standard output, not a file of the run
                 raise
-            raise NotSavedError(f"{error.filename}: {error.strerror or error}; {_how_to_resume(folder)}") from None
+            raise NotSavedError(f"{error.filename}: {error.strerror or error}; {how_to_resume(folder)}") from None
         finally:
             log.close()
     done = int(state.step)
     if stop.by and (done < config.train.steps or log.unmeasured(done)):
         raise Stopped(
-            f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}; {_how_to_resume(folder)}",
+            f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}; {how_to_resume(folder)}",
             stop.by,
         )
     return state
 
 
-def _how_to_resume(folder: RunFolder) -> str:
+def how_to_resume(folder: RunFolder) -> str:
     steps = saved_steps(folder.checkpoints)
     saved = f"step {steps[-1]:,} is saved" if steps else "nothing is saved yet"
     return f"{saved}; to go on: jaxllm train --out {shlex.quote(str(folder.path))} --resume"
 
 
-def _save(run: Prepared, checkpoints: Checkpoints, log: StepLog, state: TrainState) -> None:
+def save(run: Prepared, checkpoints: Checkpoints, log: StepLog, state: TrainState) -> None:
     log.flush()
     log.check(int(state.step), {"the norm of the parameters": float(optax.tree.norm(state.params))})
     log.sync()
@@ -113,7 +113,7 @@ def _save(run: Prepared, checkpoints: Checkpoints, log: StepLog, state: TrainSta
     log.restart_clock()
 
 
-def _where_not_finite(
+def where_not_finite(
     run: Prepared, model: GPT, state: Callable[[], TrainState], step: int, metrics: StepMetrics
 ) -> str:
     """Which number of a step was not finite, and where that began.
@@ -126,20 +126,20 @@ def _where_not_finite(
     if math.isfinite(loss):
         part = parts_backward(params)[int(metrics["not_finite"])]
         return f"the norm of the gradient is {norm} at step {step:,}, coming backward first in {part}"
-    first = first_forward(model.clone(block=None), params, jax.numpy.asarray(_batch(run, step - 1)[0]))
+    first = first_forward(model.clone(block=None), params, jax.numpy.asarray(batch_of(run, step - 1)[0]))
     return f"train_loss is {loss} at step {step:,}" + (f", first of all {first} is not finite" if first else "")
 
 
-def _batch(run: Prepared, step: int) -> tuple[Ids, Ids]:
+def batch_of(run: Prepared, step: int) -> tuple[Ids, Ids]:
     config = run.config.train
     return batch(run.train_ids, run.model.context_length, config.batch_size, config.seed, step)
 
 
-def _due(step: int, every: int, last: int) -> bool:
+def due(step: int, every: int, last: int) -> bool:
     return step % every == 0 or step == last
 
 
-def _make_measure(run: Prepared, model: GPT, folder: RunFolder, stop: Stop) -> Callable[[TrainState], dict[str, float]]:
+def make_measure(run: Prepared, model: GPT, folder: RunFolder, stop: Stop) -> Callable[[TrainState], dict[str, float]]:
     """A function that returns the losses of a state and appends a sample to samples.txt; {} once stopped.
 
     The losses are val_loss and, where `eval.weights` are others than the parameters, theirs as averaged_val_loss.

@@ -47,6 +47,14 @@ def make_train_step(
     A `nn.intercept_methods` that is active when the step is traced, at its first call, takes effect. Raises InputError
     for a subclass with a `__call__` of its own.
     """
+    step = step_function(model, optimizer, config, schedule)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
+
+
+def step_function(
+    model: GPT, optimizer: optax.GradientTransformation, config: TrainConfig, schedule: optax.Schedule
+) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
+    """The step of `make_train_step` before it is jitted; numbers of the config may be tracers here."""
     dropout_keys = dropout_key(config.seed) if model.config.dropout else None
     products = XLA if config.products == "auto" else config.products
     _check_call(model)
@@ -80,7 +88,7 @@ def make_train_step(
             metrics |= config.metrics(state.params, grads, updates)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
+    return train_step
 
 
 def _update(
@@ -139,7 +147,7 @@ def _are_known(options: dict[str, Any]) -> bool:
     return True
 
 
-def dropout_key(seed: int) -> Array:
+def dropout_key(seed: ArrayLike) -> Array:
     """A key of philox4x32, which draws dropout masks faster than the default generator; JAX 0.10 does not have it."""
     try:
         return jax.random.key(seed, impl="philox4x32")
