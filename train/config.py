@@ -103,6 +103,7 @@ class TrainConfig:
     """[train]: batch_size is the number of windows of one optimizer step, over all its microbatches."""
 
     steps: Positive = 1000  # optimizer steps
+    seconds: PositiveFloat | None = None  # of training; the run ends after them or after its steps, whichever is first
     batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 12  # windows of one optimizer step
     seed: NonNegative = 0  # of initialisation, data order, dropout and samples
     grad_accumulation: Positive = 1  # microbatches that a batch is split into: less memory, the same result
@@ -111,6 +112,7 @@ class TrainConfig:
     loss: Idea | None = None  # (logits, targets) -> token losses, or (hidden, table, targets); none: cross-entropy
     metrics: Idea | None = None  # (params, grads, updates) -> a dict of numbers, recorded at each step
     code_sha256: str | None = None  # of the file of --code; written by a run, checked where it is given
+    sink: Literal["tensorboard", "trackio", "wandb"] | None = None  # what shows metrics.jsonl as it grows
     remat: bool = False  # recompute each block in the backward pass: less memory, the time of one more forward pass
     max_skipped: NonNegative = 0  # how many steps with a non-finite loss or gradient may be skipped
     deterministic: bool = False  # on a GPU use only operations that give the same bits each time; CPUs always do

@@ -29,10 +29,13 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clip by the global norm, then the optimizer named `config.name` at the scheduled learning rate."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        named(config.name, OPTIMIZERS, "optimizer.name")(config, learning_rate_schedule(config, steps)),
-    )
+    return optimizer_with(config, learning_rate_schedule(config, steps))
+
+
+def optimizer_with(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """As `make_optimizer`, at the learning rates of another schedule."""
+    rule = named(config.name, OPTIMIZERS, "optimizer.name")
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule(config, schedule))
 
 
 def cosine(config: OptimizerConfig, steps: int) -> optax.Schedule:

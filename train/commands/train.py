@@ -14,6 +14,7 @@ from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
 
+from ..budget import is_over, used_s
 from ..config import RunConfig, differences, load_config, with_absolute_paths
 from ..ideas import Code, check_same_code, load_code, resolve
 from ..ideas_check import check_ideas
@@ -27,6 +28,7 @@ from ..runs.folder import RunFolder
 from ..runs.load import MAY_CHANGE, check_unchanged, model_of
 from ..runs.loss_plot import draw_losses, is_older
 from ..runs.metrics import SAMPLE, read_metrics
+from ..runs.sinks import check_sink
 from ..runtime.allocator import compute_deterministically
 from ..runtime.jax_check import check_jax
 from ..runtime.memory import available_bytes
@@ -78,6 +80,7 @@ def start(
     check_profile(profile, config.train.steps)
     prepare_backend(config)
     check_products(config.train)
+    check_sink(config.train.sink)
     inputs = prepare(config)
     check_ideas(inputs.config, inputs.model)
     with folder.locked():
@@ -99,6 +102,7 @@ def resume(
     config, tokenizer = resolve(resumed_config(folder, config_path, overrides), code), load_tokenizer(folder.tokenizer)
     prepare_backend(config)
     check_products(config.train)
+    check_sink(config.train.sink)
     with folder.locked():
         checkpoints = Checkpoints(folder.checkpoints)
         if fall_back:
@@ -108,28 +112,39 @@ def resume(
             raise InputError(f"train.steps is {steps}, but {folder.path} has done {done}; ask for more than {done}.")
         if done:
             check_unchanged(checkpoints, done, config, tokenizer)
-        records = read_metrics(folder.metrics)
+        records = [record for record in read_metrics(folder.metrics) if record["step"] <= done]
         unmeasured = bool(records) and records[-1]["step"] == done and "val_loss" not in records[-1]
-        if done == steps and not unmeasured:
+        if is_over(config.train, done, used_s(records)) and not unmeasured:
             if is_older(folder.loss_picture, folder.metrics):  # killed while it was drawn
                 draw_losses(records, folder.loss_picture)
-            print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
+            has, more = f"all its {steps} steps", "steps"
+            if done < steps:
+                has, more = f"had all its {config.train.seconds:g} s, after {done:,} steps", "seconds"
+            print(f"{folder.path} has {has}; to go on: --resume --set train.{more}=MORE")
             return
         check_profile(profile, steps - done)
         inputs = prepare(config, tokenizer)
         check_ideas(inputs.config, inputs.model)
         # A run of an earlier version has not chosen: XLA computed.
         choice = Choice("xla") if config.train.products == "auto" else choose(inputs.model, config.train)
-        train_and_report(inputs.computing_with(choice.name), folder, done, profile, choice)
+        train_and_report(inputs.computing_with(choice.name), folder, done, profile, choice, used_s(records))
 
 
-def train_and_report(inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice) -> None:
+def train_and_report(
+    inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice, used: float = 0.0
+) -> None:  # fmt: skip
     """Train to the last step; print what is trained before, and what came of it after."""
+    limits = inputs.config.train
     print("\n".join([*introduction(inputs), str(products)]))
     warn_of_memory(inputs)
     warn_of_long_prompt(inputs)
     if done:
-        print(f"resuming after step {done:,} of {inputs.config.train.steps:,}")
+        print(f"resuming after step {done:,} of {limits.steps:,}")
+    if limits.seconds is not None:
+        print(
+            f"training ends after {limits.seconds:g} s{f', of which {used:.1f} are used' if used else ''}, or "
+            f"{limits.steps:,} steps; compiling, evaluating and saving are not counted"
+        )
     train(inputs, folder, profile)
     print("\n".join(conclusion(folder)))
 

@@ -21,7 +21,10 @@ from .folder import RunFolder
 from .imported_weights import read_weights
 from .manifest import Manifest
 
-MAY_CHANGE = ("train.steps", "train.max_skipped", "train.products", "eval.", "checkpoint.")  # when a run is resumed
+MAY_CHANGE = (  # when a run is resumed
+    "train.steps", "train.seconds", "train.max_skipped", "train.products", "train.sink",
+    "eval.", "checkpoint.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

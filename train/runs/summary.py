@@ -11,6 +11,7 @@ from jaxllm.flops import flops_per_token
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import is_reference
 
+from ..budget import is_over, used_s
 from ..config import RunConfig, as_dict
 from ..errors import DamagedError
 from ..notes import print_note
@@ -63,13 +64,17 @@ class RunSummary:
     @property
     def progress(self) -> str:
         """The steps it has, and of how many if there are more to come."""
-        steps = self.config.train.steps
-        return f"{self.step:,}" if self.step >= steps else f"{self.step:,} of {steps:,}"
+        return f"{self.step:,}" if self.is_over else f"{self.step:,} of {self.config.train.steps:,}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has all its steps, or its time."""
+        return is_over(self.config.train, self.step, used_s([self.last] if self.last else []))
 
     @property
     def unfinished(self) -> str | None:
         """Why its loss is not that of a whole run; None if it is."""
-        if self.step < self.config.train.steps:
+        if not self.is_over:
             return f"has {self.progress} steps"
         return None if self.step in self.evaluated else "has no validation loss at its last step"
 

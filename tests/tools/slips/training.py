@@ -7,6 +7,7 @@ STEPS = "training/test_step.py::test_steps_agree_with_the_reference[xla]"
 SCHEDULE_FREE = "training/test_nonfinite.py::test_a_step_left_out_counts_for_the_weights_of_schedule_free"
 CHOOSING = "training/test_choosing_products.py"
 NOT_FINITE = "training/test_nonfinite.py::test_such_a_step_is_counted_and_changes_nothing_else"
+LIMIT = "training/test_budget.py::test_a_run_ends_with_its_time_and_the_end_of_its_schedule"
 STEP = "train/step.py"
 OPTIMIZER_FILE = "train/optimizer.py"
 
@@ -86,4 +87,12 @@ MUTATIONS = [
         optax.scale_by_learning_rate(schedule),
         optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
 """, "training/test_optimizers.py::test_a_step_agrees_with_its_twin[adafactor]"),
+    Mutation("the schedule's rest over all of the time", "train/budget.py", "max(train.seconds - warmed_up_s, 1e-9)", "max(train.seconds, 1e-9)", "training/test_budget.py::test_the_warm_up_takes_its_steps_and_the_rest_of_the_schedule_the_rest_of_the_time"),
+    Mutation("a run without an end of its time", "train/budget.py", "seconds >= config.seconds)", "seconds < 0)", "training/test_budget.py::test_a_run_is_over_by_steps_or_by_seconds"),
+    Mutation("the step not told that its schedule is ahead", "train/budget.py", "schedule(step + ahead)", "schedule(step)", LIMIT),
+    Mutation("a resumed run with all its time again", "train/runs/step_log.py", "self._trained = used_s(self._file.records)", "self._trained = 0.0", LIMIT),
+    Mutation("steps sent to a tracker twice", "train/runs/sinks.py", 'if record["step"] > self._written or', 'if record["step"] > 0 or', "training/test_sinks.py::test_a_tracker_finds_a_resumed_run_again_and_gets_each_step_once[wandb]"),
+    Mutation("a sink that fails ends the run", "train/runs/sinks.py", "except Exception as error:", "except ValueError as error:", "training/test_sinks.py::test_a_sink_that_fails_is_left_out_and_the_run_goes_on[wandb]"),
+    Mutation("a loop's last step before a signal not saved", "train/training.py", "if self._ending or self._step % ", "if self._step % ", "training/test_training.py::test_a_signal_ends_the_loop_after_its_step_which_is_saved"),
+    Mutation("a loop's step that is not finite applied", "train/training.py", "finite = jnp.isfinite(loss) & ~wrong.any()", "finite = jnp.isfinite(loss) | True", "training/test_training.py::test_a_step_that_is_not_finite_is_not_applied_and_named"),
 ]  # fmt: skip
