@@ -13,7 +13,7 @@ from jax.stages import Compiled
 from jax.typing import ArrayLike
 
 from jaxllm.fast.init import init_params
-from jaxllm.gpt import GPT, Block
+from jaxllm.gpt import GPT
 
 from .config import RunConfig, TrainConfig
 from .optimizer import make_optimizer
@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
 
 def first_state(model: GPT, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     """The state before the first step, as a function to be traced or compiled."""
-    model = model.clone(block=Block)  # rematerialisation changes only the backward pass; `init_params` cannot trace it
+    model = model.clone(block=None)  # rematerialisation changes only the backward pass; `init_params` cannot trace it
     params = init_params(model, key, jnp.zeros((1, 1), jnp.int32))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 

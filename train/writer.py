@@ -23,6 +23,7 @@ from jaxllm.pretrained.chat import encode_chat
 from jaxllm.utils.errors import InputError, NonFiniteError
 
 from .config import MOST_NEW_TOKENS
+from .ideas import Code
 from .nonfinite import non_finite
 from .notes import print_note
 from .runs.load import TrainedRun, load_run
@@ -80,8 +81,8 @@ def _check(right: bool, option: str, value: object, allowed: str) -> None:
 class Writer:
     """The model of a run, ready to write: its parameters packed, and the tokens that end its answers."""
 
-    def __init__(self, path: str, step: str | None, options: Options) -> None:
-        run = load_run(path, step)
+    def __init__(self, path: str, step: str | None, options: Options, code: Code | None = None) -> None:
+        run = load_run(path, step, code=code)
         if reason := why_not_compiled():
             print_note(f"text is written more slowly than it could be: {reason}")
         self.path, self.run, self.options, self.params = path, run, options, pack(run.params, options.weights)

@@ -76,7 +76,7 @@ class CachedGPT(GPT):
     cache holds.
     """
 
-    block: type[Block] = CachedBlock
+    block: type[nn.Module] | None = CachedBlock
 
     def __call__(  # type: ignore[override]
         self, tokens: Int[Array, "B T"], cache: Cache
