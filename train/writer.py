@@ -15,6 +15,7 @@ import jax
 from flax import linen as nn
 
 from jaxllm.fast.cached_gpt import CachedBlock, CachedGPT
+from jaxllm.fast.few_rows import why_not_compiled
 from jaxllm.fast.generate import Generation, start_generation, stream
 from jaxllm.fast.quantised_weights import pack
 from jaxllm.generate import Sampling
@@ -82,6 +83,8 @@ class Writer:
 
     def __init__(self, path: str, step: str | None, options: Options, code: Code | None = None) -> None:
         run = load_run(path, step, code=code)
+        if reason := why_not_compiled():
+            print_note(f"text is written more slowly than it could be: {reason}")
         self.path, self.run, self.options, self.params = path, run, options, pack(run.params, options.weights)
         self.model = CachedGPT(run.model.config, run.model.dtype, nn.jit(CachedBlock))  # it starts sooner
         self.ends = run.chat.end_tokens if run.chat else ()

@@ -181,8 +181,8 @@ def _read_prompt(model: GPT, params: Any, tokens: Array, start: Array, capacity:
 
 def _read(model: GPT, params: Any, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
     cached = model if isinstance(model, CachedGPT) else CachedGPT(model.config, model.dtype)
-    params = cast_kernels(params, _dtype(model, params))
     with compiled():
+        params = cast_kernels(params, _dtype(model, params))
         return cast(tuple[Array, Cache], cached.apply({"params": params}, tokens, cache))
 
 
