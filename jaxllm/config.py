@@ -140,5 +140,5 @@ class GPTConfig:
 def is_gated(activation: str | Idea) -> bool:
     """Whether an activation takes two arguments, the gate and what passes it: (gate, up)."""
     if isinstance(activation, Idea):
-        return len(signature(activation.function).parameters) == 2
+        return len(signature(activation).parameters) == 2
     return activation in ("swiglu", "geglu")

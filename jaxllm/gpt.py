@@ -6,9 +6,9 @@ intermediates are captured from outside (`apply_with_intermediates`), so that a 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar, cast
 
 import jax
@@ -25,7 +25,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.fast.quantised_weights import Table, parameter
 from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear, residual_std
-from jaxllm.loss import head_loss, token_losses
+from jaxllm.loss import head_loss, takes_hidden, token_losses
 from jaxllm.precision import at_least_float32
 from jaxllm.utils.errors import InputError
 
@@ -152,18 +152,23 @@ def interceptors() -> tuple[Any, ...]:
 
 def summed_loss(
     model: GPT, params: Any, tokens: Int[Array, "B T"], targets: Int[Array, "B T"],
-    weights: Float[Array, "B T"] | None = None, rngs: Any = None,
+    weights: Float[Array, "B T"] | None = None, rngs: Any = None, loss: Callable[..., Array] | None = None,
 ) -> Float[Array, ""]:  # fmt: skip
     """The sum of the token losses, times the weights where given.
 
     `head_loss` computes it in far less memory than the logits need. With interceptors active it is the loss of the
-    logits that `model.apply` returns, which they may change. `rngs` are those of `apply`.
+    logits that `model.apply` returns, which they may change. `rngs` are those of `apply`. A `loss` in place of the
+    cross-entropy returns the token losses [B, T] of (logits, targets) or, if it has three arguments, of (hidden states,
+    table of the head [V, D], targets).
     """
-    if interceptors():
-        losses = token_losses(cast(Array, model.apply({"params": params}, tokens, rngs=rngs)), targets)
-        return (losses if weights is None else losses * weights).sum()
-    x = cast(Array, model.apply({"params": params}, tokens, rngs=rngs, method="hidden"))
-    return head_loss(head_table(model.config, params), x, targets, weights, model.config.logits)
+    apply, table = partial(model.apply, {"params": params}, tokens, rngs=rngs), head_table(model.config, params)
+    if loss is None and not interceptors():
+        return head_loss(table, cast(Array, apply(method="hidden")), targets, weights, model.config.logits)
+    if loss is not None and takes_hidden(loss):
+        losses = loss(apply(method="hidden"), table, targets)
+    else:
+        losses = (loss or token_losses)(cast(Array, apply()), targets)
+    return (losses if weights is None else losses * weights).sum()
 
 
 def head_table(config: GPTConfig, params: Any) -> Float[Table, "V D"]:
@@ -193,7 +198,7 @@ def apply_with_intermediates(
     """
     logits, state = model.apply({"params": params}, tokens, capture_intermediates=_is_named, mutable=["intermediates"])
     seen = {}
-    for path, (value,) in flatten_dict(state["intermediates"]).items():
+    for path, (*_, value) in flatten_dict(state["intermediates"]).items():  # a block may call the block that it extends
         path = path[:-1] if path[-1] == "__call__" else path
         seen["/".join(path) or "logits"] = value[0] if isinstance(value, tuple) else value  # x, without a block's carry
     return logits, seen

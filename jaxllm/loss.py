@@ -1,6 +1,8 @@
 """Cross-entropy in nats. The NumPy twins are in `jaxllm.reference.loss`."""
 
 from collections.abc import Callable
+from inspect import signature
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +36,11 @@ def cross_entropy(
     """Mean of `token_losses`, or sum(w * loss) / sum(w) with weights; 0 leaves a token out."""
     losses = token_losses(logits, targets)
     return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
+
+
+def takes_hidden(loss: Callable[..., Any]) -> bool:
+    """Whether a loss is a function of (hidden states, table of the head, targets), and not of (logits, targets)."""
+    return len(signature(loss).parameters) == 3
 
 
 @has_fast_form

@@ -13,13 +13,14 @@ import keyword
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from jaxllm import __version__
 from jaxllm.utils.errors import InputError, NonFiniteError
 
 from .commands.options import Parser, add_parser
-from .errors import RunError, Stopped
+from .errors import RunError, Stopped, UserCodeError
 from .notes import notes_printed
 from .runtime.allocator import compute_in_this_thread, restart_with_allocator
 
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         restart_with_allocator()
     try:
         return _run(command, words)
-    except InputError as error:
+    except (InputError, UserCodeError) as error:
         return _fail(command, error, 2)
     except (RunError, NonFiniteError) as error:
         return _fail(command, error, 1)
@@ -77,9 +78,19 @@ def _run(command: str, words: Sequence[str]) -> int:
     if command not in WITHOUT_JAX:
         _prepare_jax(command)
     with notes_printed():
-        code: int = arguments.run(arguments) or 0
+        code: int = _run_with_code(arguments) or 0
     sys.stdout.flush()
     return code
+
+
+def _run_with_code(arguments: Any) -> int | None:
+    """Run the command; an exception of the user's own code is shown with the lines of that code."""
+    if getattr(arguments, "code", None) is None:
+        return cast(int | None, arguments.run(arguments))
+    from .ideas import users_errors
+
+    with users_errors(Path(arguments.code)):
+        return cast(int | None, arguments.run(arguments))
 
 
 def build_parser(configured: Iterable[str] = tuple(COMMANDS)) -> Parser:

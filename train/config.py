@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 from msgspec import Meta
@@ -19,6 +19,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.data.sources import NAMED_CORPORA, PYTHON_DOCS, PYTHON_STDLIB
 from jaxllm.utils.errors import InputError, nearest, printable, shown
 from jaxllm.utils.files import read_file
+from jaxllm.utils.ideas import Idea, with_names
 from jaxllm.utils.utf8 import without_mark
 from jaxllm.utils.validate import (
     Fraction,
@@ -84,6 +85,7 @@ class TokenizerConfig:
 class ModelConfig(GPTConfig):
     """[model]: the fields of GPTConfig; vocab_size left out (0) is the tokenizer's."""
 
+    takes_names: ClassVar[bool] = True
     vocab_size: Annotated[int, Meta(ge=0, le=2**24)] = 0  # V; 0: the tokenizer's
 
     def with_vocabulary(self, size: int) -> GPTConfig:
@@ -106,6 +108,9 @@ class TrainConfig:
     grad_accumulation: Positive = 1  # microbatches that a batch is split into: less memory, the same result
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
     products: Literal["auto", "xla", "onednn", "mkl", "openblas"] = "auto"  # what computes matrix products on a CPU
+    loss: Idea | None = None  # (logits, targets) -> token losses, or (hidden, table, targets); none: cross-entropy
+    metrics: Idea | None = None  # (params, grads, updates) -> a dict of numbers, recorded at each step
+    code_sha256: str | None = None  # of the file of --code; written by a run, checked where it is given
     remat: bool = False  # recompute each block in the backward pass: less memory, the time of one more forward pass
     max_skipped: NonNegative = 0  # how many steps with a non-finite loss or gradient may be skipped
     deterministic: bool = False  # on a GPU use only operations that give the same bits each time; CPUs always do
@@ -279,12 +284,17 @@ def to_toml(config: RunConfig) -> str:
     """The config as a TOML file; fields that are None are left out."""
     tables = {
         section: {key: value for key, value in values.items() if value is not None}
-        for section, values in dataclasses.asdict(config).items()
+        for section, values in as_dict(config).items()
     }
     return tomli_w.dumps(tables)
 
 
+def as_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """The sections as nested dicts, with the names of functions."""
+    return {section: with_names(values) for section, values in dataclasses.asdict(config).items()}
+
+
 def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
     """The fields that differ: ("train.steps", 100, 200)."""
-    a, b = dataclasses.asdict(old), dataclasses.asdict(new)
+    a, b = as_dict(old), as_dict(new)
     return [(f"{s}.{k}", a[s][k], b[s][k]) for s in a for k in a[s] if a[s][k] != b[s][k]]

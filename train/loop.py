@@ -8,7 +8,6 @@ import math
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 
 import jax
@@ -18,6 +17,7 @@ from jaxllm.data import batch
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
+from .config import as_dict
 from .errors import NotSavedError, Stopped
 from .evaluate import Abandoned, evaluator, sample_text
 from .inputs import Prepared
@@ -108,7 +108,7 @@ def _save(run: Prepared, checkpoints: Checkpoints, log: StepLog, state: TrainSta
     log.flush()
     log.check(int(state.step), {"the norm of the parameters": float(optax.tree.norm(state.params))})
     log.sync()
-    checkpoints.save(state, asdict(run.config), run.tokenizer.fingerprint(), log.last.get("val_loss"))
+    checkpoints.save(state, as_dict(run.config), run.tokenizer.fingerprint(), log.last.get("val_loss"))
     log.restart_clock()
 
 

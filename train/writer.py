@@ -24,6 +24,7 @@ from jaxllm.pretrained.chat import encode_chat
 from jaxllm.utils.errors import InputError, NonFiniteError
 
 from .config import MOST_NEW_TOKENS
+from .ideas import Code
 from .nonfinite import non_finite
 from .notes import print_note
 from .runs.load import TrainedRun, load_run
@@ -84,8 +85,8 @@ class Writer:
     A model that cannot be read through the cache is given whole texts, and its own block unpacked parameters.
     """
 
-    def __init__(self, path: str, step: str | None, options: Options) -> None:
-        run = load_run(path, step)
+    def __init__(self, path: str, step: str | None, options: Options, code: Code | None = None) -> None:
+        run = load_run(path, step, code=code)
         config, weights = run.model.config, options.weights
         _check(config.block is None or weights == "float32", "--weights", weights, f"float32 with {config.block}")
         self.path, self.run, self.options = path, run, options

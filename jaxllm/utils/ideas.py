@@ -25,6 +25,7 @@ class Idea:
     def __init__(self, function: Callable[..., Any], name: str = "", digest: str = "") -> None:
         """`name` is "FILE.py:FUNCTION" and `digest` the file's sha256; without them the function is its own name."""
         self.function, self.digest = function, digest
+        self.__wrapped__ = function  # where `inspect.signature` looks
         self.name = name or f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', function)}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -65,6 +66,11 @@ class Idea:
 def as_idea(value: Any) -> Any:
     """A plain function or class as an `Idea`; everything else as it is."""
     return Idea(value) if callable(value) and not isinstance(value, Idea) else value
+
+
+def with_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A dict of a config's values with the name of each function in its place, as files and other processes take it."""
+    return {key: value.name if isinstance(value, Idea) else value for key, value in values.items()}
 
 
 def is_reference(value: Any) -> bool:

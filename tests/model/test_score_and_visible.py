@@ -34,7 +34,10 @@ MODELS = {
     "dilated": {"visible": DILATED},
     "placed, within documents": {"visible": ABSOLUTE, "score": PLACED, "separator": 5},
 }
-AHEAD = {"prefix": {"visible": PREFIX}, "prefix, within documents": {"visible": PREFIX, "score": PLACED, "separator": 5}}
+AHEAD = {
+    "prefix": {"visible": PREFIX},
+    "prefix, within documents": {"visible": PREFIX, "score": PLACED, "separator": 5},
+}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,9 @@ def test_the_cache_gives_the_logits_of_the_whole_text(name: str) -> None:
             logits, cache = read(rows[:, slot : slot + 1], cache)
 
 
-@pytest.mark.parametrize("name", ["placed, within documents", *(pytest.param(n, marks=pytest.mark.newest) for n in ("dilated", "prefix"))])
+@pytest.mark.parametrize(
+    "name", ["placed, within documents", *(pytest.param(n, marks=pytest.mark.newest) for n in ("dilated", "prefix"))]
+)
 def test_generating_equals_the_textbook(name: str) -> None:
     """Beyond the context too, where positions begin again; what looks ahead is not cached."""
     config = replace(GROUPED, **(MODELS | AHEAD)[name])
@@ -137,9 +142,13 @@ def test_what_is_not_cached() -> None:
 
     for config in MODELS.values():
         assert not why_not_cached(GPT(replace(GROUPED, **config)))
-    assert not any(map(why_not_cached, (GPT(TINY, block=nn.remat(Block)), GPT(TINY, block=nn.jit(Block)), CachedGPT(TINY))))
+    assert not any(
+        map(why_not_cached, (GPT(TINY, block=nn.remat(Block)), GPT(TINY, block=nn.jit(Block)), CachedGPT(TINY)))
+    )
     ahead, own = GPT(replace(GROUPED, visible=PREFIX)), GPT(replace(GROUPED, block=Own))
-    assert why_not_cached(ahead).startswith("model.visible is 'ideas.py:prefix', which lets tokens attend to later ones")
+    assert why_not_cached(ahead).startswith(
+        "model.visible is 'ideas.py:prefix', which lets tokens attend to later ones"
+    )
     for model in (own, GPT(GROUPED, block=Own)):
         assert "Own" in why_not_cached(model) and "does not call" in why_not_cached(model)
     for model in (ahead, own):

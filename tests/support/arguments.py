@@ -11,6 +11,11 @@ from hypothesis import strategies as st
 from jaxllm.config import Rotary
 
 
+def soft_cap_vjp(z: np.ndarray) -> tuple[np.ndarray, Any]:
+    y = 3 * np.tanh(z / 3)
+    return y, lambda dy: (dy * (1 - (y / 3) ** 2),)
+
+
 class Draw:
     """Sizes of 1 to 4 and arrays of any memory layout, from hypothesis."""
 
@@ -33,6 +38,11 @@ class Draw:
         if layout == "reversed":
             return self.rng.normal(size=shape)[..., ::-1]
         return np.asarray(self.rng.normal(size=shape), order=layout)
+
+    def change(self) -> Any:
+        """Perhaps an elementwise function of logits, as a user's twin: a soft cap."""
+        cap = SimpleNamespace(function=lambda z: 3 * np.tanh(z / 3), vjp=soft_cap_vjp)
+        return self.data.draw(st.sampled_from([None, cap]))
 
     def spread(self, *shape: int) -> np.ndarray:
         """Rows of numbers at least 0.05 from 0 and 0.7 from each other: no small step passes a kink or changes the
@@ -168,7 +178,7 @@ def same_positions(d: Draw) -> list[Any]:
 def head(d: Draw) -> list[Any]:
     lead, classes, width = d.sizes(), d.size(5), d.size()
     targets, weights = d.rng.integers(classes, size=lead), 0.1 + d.rng.random(lead)
-    return [d.array(classes, width), d.array(*lead, width), np.asarray(targets), np.asarray(weights)]
+    return [d.array(classes, width), d.array(*lead, width), np.asarray(targets), np.asarray(weights), d.change()]
 
 
 def weighted(d: Draw) -> list[Any]:
@@ -179,7 +189,7 @@ def weighted(d: Draw) -> list[Any]:
 def lens(d: Draw) -> list[Any]:
     n, v, tied = d.size(5), d.size(), d.data.draw(st.booleans())
     kind = d.data.draw(st.sampled_from(["layer_norm", "rms_norm"]))
-    config = SimpleNamespace(norm=kind, norm_epsilon=0.1, tie_embeddings=tied)
+    config = SimpleNamespace(norm=kind, norm_epsilon=0.1, tie_embeddings=tied, logits=d.change())
     head = {"token_embedding": {"table": d.array(v, n)}} if tied else {"head": {"kernel": d.array(n, v)}}
     return [config, {"norm_final": d.norm(n), **head}, d.spread(*d.sizes(), n)]
 
@@ -211,6 +221,7 @@ def model(d: Draw) -> list[Any]:
     config.separator = d.data.draw(st.sampled_from([None, 0]))
     config.position = d.data.draw(st.sampled_from(["learned", "sinusoidal"])) if width % 2 == 0 else "learned"
     config.position = config.position if config.rotary is None else "rotary"
+    config.adds_positions, config.block, config.logits = config.rotary is None, None, d.change()
     params = {"block_0": params, "norm_final": d.norm(width), "token_embedding": {"table": d.spread(v, width)}}
     if config.position == "learned":
         params["position_embedding"] = {"table": d.array(t + 1, width)}

@@ -19,6 +19,14 @@ class Held(Idea):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.ours(*args, **kwargs)
 
+    @property
+    def twin(self) -> Callable[..., Any]:
+        return self.function
+
+    @property
+    def twin_vjp(self) -> Any:
+        return self.vjp
+
 
 def score(name: str, ours: Callable[..., Any], twin: Callable[..., Any], slope: Callable[..., Any]) -> Held:
     """A change of scores whose derivative is the slope."""

@@ -33,6 +33,7 @@ WITHOUT_TWIN = {
     "generate.largest", "generate.cut_prompts", "generate.non_finite_logits", "fast.generate.why_not_cached",  # not numeric: test_generate.py, test_score_and_visible.py
     "fast.generate.start_generation", "fast.generate.stream",  # random: test_generate.py
     "fast.few_rows.compiled", "fast.products.active", "fast.products.computes", "fast.products.using",  # a choice
+    "gpt.block_class", "loss.takes_hidden",  # a choice
     "fast.attention.chunking",  # a plan: test_fast_attention.py
     "fast.products.product",  # einsum by another library: test_products.py
     "fast.init.init_params",  # random: test_speed.py

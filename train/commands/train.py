@@ -15,6 +15,8 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
 
 from ..config import RunConfig, differences, load_config, with_absolute_paths
+from ..ideas import Code, check_same_code, load_code, resolve
+from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
 from ..loop import train
 from ..memory_estimate import estimate, memory_line, warning
@@ -30,7 +32,7 @@ from ..runtime.jax_check import check_jax
 from ..runtime.memory import available_bytes
 from ..runtime.profile import WARM_UP
 from ..state import abstract_state
-from .options import Parser, add_overrides
+from .options import Parser, add_code, add_overrides
 
 
 def add_options(parser: Parser) -> None:
@@ -42,6 +44,7 @@ def add_options(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--out", metavar="RUN", help="run folder to make (default: runs/NAME of the config)")
     add_overrides(parser)
+    add_code(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
     parser.add_argument(
         "--fall-back", action="store_true",
@@ -61,34 +64,39 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--fall-back is for continuing a run; give it together with --resume.")
     folder = RunFolder(a.out or Path("runs") / Path(a.config).stem)
     if a.resume:
-        resume(folder, a.config, a.overrides, a.fall_back, a.profile)
+        resume(folder, a.config, a.overrides, a.fall_back, a.profile, load_code(a.code))
     else:
-        start(folder, a.config, a.overrides, a.profile)
+        start(folder, a.config, a.overrides, a.profile, load_code(a.code))
 
 
-def start(folder: RunFolder, config_path: str, overrides: list[str], profile: int | None) -> None:
+def start(
+    folder: RunFolder, config_path: str, overrides: list[str], profile: int | None, code: Code | None = None
+) -> None:  # fmt: skip
     """Train a new run from a config file."""
     folder.check_new()
-    config = load_config(config_path, overrides)
+    config = resolve(load_config(config_path, overrides), code)
     check_profile(profile, config.train.steps)
     prepare_backend(config)
     check_products(config.train)
     inputs = prepare(config)
+    check_ideas(inputs.config, inputs.model)
     with folder.locked():
         folder.check_new()  # again, because preparing may have taken long
         choice = choose(inputs.model, config.train)
         inputs = inputs.computing_with(choice.name)
-        folder.create(inputs.config, inputs.tokenizer)
+        folder.create(inputs.config, inputs.tokenizer, code)
         train_and_report(inputs, folder, 0, profile, choice)
 
 
 def resume(
-    folder: RunFolder, config_path: str | None, overrides: list[str], fall_back: bool, profile: int | None
+    folder: RunFolder, config_path: str | None, overrides: list[str], fall_back: bool, profile: int | None,
+    code: Code | None = None,
 ) -> None:  # fmt: skip
     """Continue the run of a folder from its newest checkpoint, or complete its files where it has all its steps."""
     if folder.weights.exists():
         raise InputError(f"{folder.path} has no run to continue: it was imported.")
-    config, tokenizer = resumed_config(folder, config_path, overrides), load_tokenizer(folder.tokenizer)
+    check_same_code(code, folder.code)
+    config, tokenizer = resolve(resumed_config(folder, config_path, overrides), code), load_tokenizer(folder.tokenizer)
     prepare_backend(config)
     check_products(config.train)
     with folder.locked():
@@ -109,6 +117,7 @@ def resume(
             return
         check_profile(profile, steps - done)
         inputs = prepare(config, tokenizer)
+        check_ideas(inputs.config, inputs.model)
         # A run of an earlier version has not chosen: XLA computed.
         choice = Choice("xla") if config.train.products == "auto" else choose(inputs.model, config.train)
         train_and_report(inputs.computing_with(choice.name), folder, done, profile, choice)
@@ -143,6 +152,7 @@ def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[s
         left_to_the_run = {
             "data.sha256": None, "data.characters": None, "model.vocab_size": 0, "tokenizer.kind": None,
             "tokenizer.path": None, "model.separator": None, "train.products": "auto",
+            "train.code_sha256": None,
         }  # fmt: skip
         if name not in left_to_the_run or given != left_to_the_run[name]:
             raise InputError(

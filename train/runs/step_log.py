@@ -125,8 +125,8 @@ class StepLog:
 
     def _finite(self, step: int, metrics: StepMetrics, values: Record) -> Record:
         """The values to be recorded; null for those of a step that was left out, with the number of such steps."""
-        if values.pop("not_finite") < 0:
-            return values
+        if values.pop("not_finite") < 0:  # only a user's metrics may be non-finite in such a step
+            return {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._skipped += 1
         where = self._explain(step, metrics)
         if self._skipped > self._max_skipped:
