@@ -88,7 +88,7 @@ def test_generating_equals_the_textbook(name: str) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 64])
-@pytest.mark.parametrize("idea", [PREFIX, DILATED, EARLIER], ids=str)
+@pytest.mark.parametrize("idea", [PREFIX, DILATED, EARLIER], ids=["prefix", "dilated", "earlier"])
 def test_every_plan_gives_the_same_numbers(idea: Held, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of at most three rows, the last one padded, exponentials kept or not; a score that its place changes."""
     for name, value in (("KEPT", kept), ("SHORTEST", 2), ("LONGEST", 3)):
