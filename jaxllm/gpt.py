@@ -51,7 +51,7 @@ class Block(nn.Module):
         attention = attention_class(
             c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std(c.n_layers),
             head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
-            name="attention",
+            visible=c.visible, score=c.score, name="attention",
         )  # fmt: skip
         mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std(c.n_layers), name="mlp")
         norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from jaxllm.config import GPTConfig
-from jaxllm.fast.attention import attention_path
+from jaxllm.fast.attention import attention_path, looks_ahead
 from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
@@ -208,8 +208,14 @@ def introduction(inputs: Prepared) -> list[str]:
 
 def describe_attention(config: RunConfig, model: GPTConfig) -> str:
     """Which form of attention training uses (`jaxllm.fast.attention`)."""
+    if model.block is not None:
+        return f"that of {model.block}"
     if model.dropout:
         return "plain, because its weights are dropped"
+    if looks_ahead(model.visible, model.context_length, model.separator is not None):
+        return f"chunked over all keys, because {model.visible} lets tokens attend to later ones"
+    if ours := [str(one) for one in (model.visible, model.score) if one is not None]:
+        return f"chunked, with {' and '.join(ours)}"
     shape = (config.train.batch_size, model.n_heads, model.context_length, model.head_dim)
     x = jax.ShapeDtypeStruct(shape, config.train.dtype)
     return "chunked, within documents" if model.separator is not None else attention_path(x, x)

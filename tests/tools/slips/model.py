@@ -4,6 +4,9 @@ from slips.mutation import Mutation, module, twin
 
 MODEL = "compare/test_model_and_optimizer.py::test_the_model_agrees_and_every_intermediate_is_there"
 GREEDY = "model/test_generate.py::test_greedy_continues_as_the_reference_does[gpt2]"
+CHANGED_FILE = "model/test_score_and_visible.py"
+CHANGED = f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[dilated-0]"
+CACHED = f"{CHANGED_FILE}::test_the_cache_gives_the_logits_of_the_whole_text[placed, within documents]"
 WITHIN = "model/test_within_documents.py::test_the_model_agrees_with_the_reference"
 INTERCEPTED = "model/test_interceptors.py::test_training_and_evaluating_see_what_is_intercepted"
 FEW = "model/test_few_rows.py"
@@ -73,14 +76,30 @@ MUTATIONS = [
     Mutation("a chunk's queries numbered from 0", CAUSAL, "visible(start + t, s,", "visible(t, s,", CHUNKS),
     Mutation("chunks see the next token", CAUSAL, "visible(start + t, s,", "visible(start + t + 1, s,", twin("attention.causal_dot_product_attention")),
     Mutation("documents forgotten in a chunk", CAUSAL, "if documents else (None, None)", "if False else (None, None)", twin("attention.causal_dot_product_attention", 4)),
-    Mutation("documents handed to cuDNN, which forgets them", CAUSAL, "if documents is None and window is None and attention_path", "if attention_path", "model/test_fast_attention.py::test_attention_says_which_path_it_takes"),
+    Mutation("documents handed to cuDNN, which forgets them", CAUSAL, "if all(x is None for x in (documents, window, rule, score)) and attention_path", "if attention_path", "model/test_fast_attention.py::test_attention_says_which_path_it_takes"),
     Mutation("documents of the keys and not of the rows", CAUSAL, "(documents[0], jnp.swapaxes", "(documents[1][:, : q.shape[1]], jnp.swapaxes", twin("attention.causal_dot_product_attention", 3)),
     Mutation("a row's documents for its neighbour's heads", CAUSAL, "jnp.broadcast_to(documents, q.shape[:-1])[..., None]", "jnp.roll(jnp.broadcast_to(documents, q.shape[:-1]), 1, 0)[..., None]", WITHIN),
     Mutation("a document begins after its separator", ATTENTION, "jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)", "jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32) - (tokens == separator)", twin("attention.document_numbers")),
     Mutation("the mask of documents looks ahead", ATTENTION, "seen = seen & (document_t == document_s)", "seen = document_t == document_s", twin("attention.document_mask")),
     Mutation("documents not told to the blocks", GPT, "(x, documents)\n", "(x)\n", WITHIN),
-    Mutation("gradient of the scores not centred", CAUSAL, "p * (dp - shift) * scale", "p * dp * scale", twin("attention.causal_dot_product_attention")),
-    Mutation("the scale forgotten on the way back", CAUSAL, "(dp - shift) * scale", "(dp - shift)", twin("attention.causal_dot_product_attention")),
+    Mutation("a score that counts heads from one", ATTENTION, "jnp.arange(heads).reshape", "jnp.arange(1, heads + 1).reshape", twin("attention.change_scores", 2)),
+    Mutation("a score applied in the weights alone", ATTENTION, "weights = attention_weights(q, k, mask, score)", "weights = attention_weights(q, k, mask)", twin("attention.scaled_dot_product_attention", 3)),
+    Mutation("a rule told of no documents", ATTENTION, "jnp.broadcast_to(rule(t, s, document_t, document_s)", "jnp.broadcast_to(rule(t, s, None, None)", twin("attention.visible", 4)),
+    Mutation("a score of the batch's number", CAUSAL, "(jnp.arange(scores.shape[0]) % form.heads)", "jnp.arange(scores.shape[0])", CHANGED),
+    Mutation("a score's slope forgotten on the way back", CAUSAL, "if form.score is None:\n        return gradient", "if True:\n        return gradient", twin("attention.causal_dot_product_attention", 9)),
+    Mutation("a chunk's scores numbered from 0", CAUSAL, "jnp.minimum(start + t, form.length - 1)", "jnp.minimum(0 * start + t, form.length - 1)", CHANGED),
+    Mutation("what looks ahead reads no later group", CAUSAL, "groups = 1 if ahead else", "groups = 1 if False else", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[prefix-0]"),
+    Mutation("what sees nothing has a gradient at its scores", CAUSAL, "ds = jnp.where(_seen(form, ds.shape, start, *own, *theirs), ds, 0)", "pass", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier-0]"),
+    Mutation("a rule is shown the padding of chunks", CAUSAL, "scores if form.rule is None else", "scores if True else", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier-0]"),
+    Mutation("a rule that looks into the next document taken for causal", CAUSAL, "[(0, 0), (1, 1), (0, 1)]", "[(0, 0), (1, 1)]", f"{CHANGED_FILE}::test_what_looks_ahead"),
+    Mutation("a user's block read through the cache", GENERATE, "c.block is not None or not issubclass", "not issubclass", f"{CHANGED_FILE}::test_what_is_not_cached"),
+    Mutation("what looks ahead read through the cache", GENERATE, "if looks_ahead(c.visible,", "if looks_ahead(None,", f"{CHANGED_FILE}::test_what_is_not_cached"),
+    Mutation("slots for positions in a cached score", DECODE, "place.positions, place.all_positions", "place.slot + place.documents * 0, place.all_positions * 0 + jnp.arange(place.all_positions.shape[1])", CACHED),
+    Mutation("slots for positions in a prompt", DECODE, "(moved(x, -place.start) for x in", "(x for x in", CACHED),
+    Mutation("slots for positions in a cached rule", CACHE, "visible(self.positions[:, :, None], self.all_positions[:, None, :]", "visible(self.positions[:, :, None], jnp.arange(self.all_documents.shape[1])[None, None]", CACHED),
+    Mutation("a row's first separator begins no document", CACHE, "((positions >= 0) & (tokens == separator))", "((positions > 0) & (tokens == separator))", CACHED),
+    Mutation("gradient of the scores not centred", CAUSAL, "p * (dp - shift)", "p * dp", twin("attention.causal_dot_product_attention")),
+    Mutation("the scale forgotten on the way back", CAUSAL, "start, ds) * scale)", "start, ds))", twin("attention.causal_dot_product_attention")),
     Mutation("only the first chunk's keys get a gradient", CAUSAL, "reduce(jnp.add, [_lengthened(x, q.shape[-2]) for x in parts])", "_lengthened(parts[0], q.shape[-2])", twin("attention.causal_dot_product_attention", 1)),
     Mutation("first residual forgotten", GPT, "x = x + Dropout(self.config.dropout)(attention", "x = Dropout(self.config.dropout)(attention", MODEL),
     Mutation("post-norm", GPT, "mlp(norm_2(x))", "norm_2(mlp(x))", MODEL),
@@ -99,7 +118,7 @@ MUTATIONS = [
     Mutation("the other pairs", ROTARY, "axis = -1 if interleaved else -2", "axis = -2 if interleaved else -1", twin("rotary.rotate"), "ValueError: too many values to unpack"),
     Mutation("slowed where it should not be", ROTARY, "(share + (1 - share) / factor)", "(1 - share + share / factor)", twin("rotary.rotary_frequencies", 1)),
     Mutation("a window one too wide", ATTENTION, "(s > t - window)", "(s >= t - window)", twin("attention.causal_mask", 2)),
-    Mutation("no window in chunks", CAUSAL, "own, theirs, window)", "own, theirs)", twin("attention.causal_dot_product_attention", 6)),
+    Mutation("no window in chunks", CAUSAL, "own, theirs, form.window, form.rule)", "own, theirs, None, form.rule)", twin("attention.causal_dot_product_attention", 6)),
     Mutation("gate and up changed places", LAYERS, "GATED[self.activation](gate, up)", "GATED[self.activation](up, gate)", module("MLP swiglu")),
     Mutation("a penalty for what was not said", SAMPLING, "jnp.where(seen, jnp.where", "jnp.where(~seen, jnp.where", twin("sampling.repetition_penalty")),
     Mutation("int8 with the scale of another row", "jaxllm/fast/quantised_weights.py", "product * row_scale *", "product * row_scale[::-1] *", "model/test_quantised_weights.py::test_quantised_functions_agree_with_their_twins[shape2]"),
@@ -119,6 +138,6 @@ MUTATIONS = [
     Mutation("a row behind its end counts", GENERATE, "(jnp.isfinite(logits.max(-1)) | state.done).all()", "jnp.isfinite(logits.max(-1)).all()", "pretrained/test_finite_weights.py::test_what_a_row_computes_behind_its_end_does_not_count", "NonFiniteError"),
     Mutation("interceptors of the model forgotten in its loss", GPT, "if interceptors():", "if False:", f"{INTERCEPTED}[False-logits of the model]"),
     Mutation("blocks from one trace while one is intercepted", "train/step.py", "return model if interceptors() else model.clone", "return model.clone", f"{INTERCEPTED}[False-one block]"),
-    Mutation("no window in a cached step", DECODE, "place.mask(self.window)", "place.mask(None)", "model/test_generate.py::test_greedy_continues_as_the_reference_does[llama]"),
+    Mutation("no window in a cached step", DECODE, "place.mask(self.window, self.visible, within)", "place.mask(None)", "model/test_generate.py::test_greedy_continues_as_the_reference_does[llama]"),
     Mutation("the textbook keeps one token more of a full context", "jaxllm/generate.py", "len(text) - 1 - context // 2", "len(text) - 2 - context // 2", "model/test_generate.py::test_the_textbook_generates_the_same[greedy]"),
 ]  # fmt: skip
