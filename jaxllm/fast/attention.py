@@ -3,8 +3,8 @@
 The queries are cut into chunks. A chunk reads only the keys up to the end of its group, so most of the masked half is
 never computed. Beyond `KEPT` positions the weights [T, T] are not kept: the backward computes a chunk's weights again
 from the saved maximum and sum of each row, as FlashAttention does (Dao et al. 2022), so that memory grows with T.
-Because only queries are cut, no running maximum is needed, and XLA gets large matrix products. On an NVIDIA GPU that
-supports it, cuDNN's kernel runs instead.
+Because only queries are cut, no running maximum is needed, and XLA gets large matrix products. Where a rule looks
+ahead, all chunks are one group, which reads all keys. On an NVIDIA GPU that supports it, cuDNN's kernel runs instead.
 """
 
 from collections.abc import Callable
