@@ -1,12 +1,12 @@
 """The GPT beside its reference: every intermediate, the loss, and the gradients at both and at the parameters."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
 from jaxllm import reference
@@ -15,7 +15,8 @@ from jaxllm.compare.scales import gradient_scales, loss_scale
 from jaxllm.compare.tolerances import MODEL_TOLERANCES, arithmetic
 from jaxllm.compare.trees import to_numpy
 from jaxllm.config import GPTConfig
-from jaxllm.gpt import GPT, apply_with_intermediates
+from jaxllm.gpt import GPT
+from jaxllm.looking import look
 from jaxllm.loss import cross_entropy
 from jaxllm.utils.errors import InputError
 
@@ -87,22 +88,16 @@ def _flipped_relus(config: GPTConfig, intermediates: Any, wanted: Any) -> dict[s
 def _run_model(model: GPT, params: Any, inputs: Array, targets: Array) -> tuple[Array, Any, Any, Any]:
     """The loss, the intermediates, and the loss's gradients at the intermediates and at the parameters.
 
-    The gradient at an intermediate is that at a zero added to it. Linen's `perturb` does the same inside a module; an
-    interceptor does it from outside.
+    The gradient at an intermediate is that at a zero added to it.
     """
 
     def loss(params: Any, shifts: Any) -> tuple[Array, Any]:
-        def shifted(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            y, name = call(*args, **kwargs), "/".join(context.module.path) or "logits"
-            return y + shifts[name] if context.method_name == "__call__" and name in shifts else y
+        seen = look(model, params, inputs, patch={name: partial(jnp.add, shift) for name, shift in shifts.items()})
+        return cross_entropy(seen.logits, targets), seen.intermediates
 
-        with nn.intercept_methods(shifted):
-            logits, intermediates = apply_with_intermediates(model, params, inputs)
-        return cross_entropy(logits, targets), intermediates
-
-    shapes = jax.eval_shape(lambda: apply_with_intermediates(model, params, inputs)[1])
-    sown = ("/weights", "/residual_1")  # not the result of a module
-    shifts = {name: jnp.zeros(y.shape, y.dtype) for name, y in shapes.items() if not name.endswith(sown)}
+    shapes = jax.eval_shape(lambda: look(model, params, inputs).intermediates)
+    left_out = ("/weights", "/residual_1")
+    shifts = {name: jnp.zeros(y.shape, y.dtype) for name, y in shapes.items() if not name.endswith(left_out)}
     (value, intermediates), (gradients, cotangents) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
         params, shifts
     )
