@@ -156,8 +156,8 @@ def _check_blocks_are_told_apart(block: type[Block]) -> None:
     """
     if interceptors() and any(one.__name__ == f"Jit{one.__bases__[0].__name__}" for one in block.__mro__[:-1]):
         raise InputError(
-            f"the model's block is {block.__name__}, made by nn.jit, which traces all blocks once, so an interceptor or a "
-            "patch cannot tell them apart; use the block without nn.jit, as in model.clone(block=Block)."
+            f"the model's block is {block.__name__}, made by nn.jit, which traces all blocks once, so interceptors and "
+            "patches cannot tell them apart; use the block without nn.jit, as in model.clone(block=Block)."
         )
 
 
