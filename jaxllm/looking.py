@@ -111,7 +111,9 @@ def _change(changes: Mapping[str, Change], call: Any, args: Any, kwargs: Any, co
     """An interceptor that changes the results of the modules that are named, not those of their `super().__call__`."""
     y, name = call(*args, **kwargs), "/".join(context.module.path) or "logits"
     whole = unwrap(context.orig_method.func) is unwrap(type(context.module).__call__)
-    return changes[name](y) if whole and name in changes else y
+    if not whole or name not in changes:
+        return y
+    return (changes[name](y[0]), *y[1:]) if isinstance(y, tuple) else changes[name](y)  # x, without a block's carry
 
 
 @contextmanager

@@ -27,6 +27,8 @@ Path = tuple[str, ...]
 
 def init_params(model: Any, key: Key[Array, ""], tokens: Int[Array, "B T"]) -> Any:
     """`model.init(key, tokens)["params"]` of a `GPT`, equal to the bit; call it under `jax.jit`."""
+    if model.config.block is not None:  # its parameters may begin in other ways
+        return model.init(key, tokens)["params"]
     shapes = flatten_dict(jax.eval_shape(traced_once(model).init, key, tokens)["params"])
     params = {path: jnp.full(leaf.shape, path[-1] == "scale", leaf.dtype) for path, leaf in shapes.items()}
     drawn = [path for path in shapes if path[-1] in ("kernel", "table")]

@@ -172,14 +172,15 @@ def test_a_patch_is_around_other_interceptors(plain: Any) -> None:
 
 
 class Doubled(Block):
-    """A block that calls the one that it is made of."""
+    """A block that calls the one that it is made of, and passes its input on."""
 
     @nn.compact
-    def __call__(self, x: Any, documents: Any = None) -> Any:
-        return 2 * super().__call__(x, documents)
+    def __call__(self, x: Any, *carry: Any, documents: Any = None) -> Any:
+        return 2 * super().__call__(x, documents), x
 
 
 def test_a_block_that_calls_another_is_patched_once(plain: Any) -> None:
+    """In what the next block gets first."""
     _, params, _ = plain
     model = GPT(TINY, block=Doubled)
     before = look(model, params, X)
