@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from jaxllm.array import Array
 from jaxllm.config import Rotary
 from jaxllm.fast import has_fast_form
+from jaxllm.intermediates import named
 from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, dropout, softmax
 from jaxllm.precision import at_least_float32
 from jaxllm.rotary import rotary_frequencies, rotate
@@ -126,7 +127,10 @@ def scaled_dot_product_attention(
     """
     if k.shape[-2] != v.shape[-2]:
         raise ValueError(f"k {k.shape} and v {v.shape} must have the same number of positions.")
-    weights = attention_weights(q, k, mask, score)
+    return _weighted_values(attention_weights(q, k, mask, score), v, keep)
+
+
+def _weighted_values(weights: Array, v: Array, keep: Array | None) -> Array:
     return (weights if keep is None else dropout(weights, keep)).astype(v.dtype) @ v
 
 
@@ -201,8 +205,8 @@ class MultiHeadAttention(nn.Module):
     features / n_heads. Causal attention stays within each document of `documents` and within the last `window` tokens.
     `visible` decides in place of that who may attend to whom (the `rule` of `jaxllm.attention.visible`), and `score`
     changes the scores. `rotary` rotates queries and keys by their positions; `qk_norm` normalises each of their heads
-    before that. The weights [..., H, T, S] are sown as an intermediate, and computed only on request. Raises ValueError
-    for features and heads that do not divide evenly.
+    before that. The weights [..., H, T, S] are an intermediate, computed only on request. Raises ValueError for
+    features and heads that do not divide evenly.
     """
 
     n_heads: int
@@ -253,12 +257,14 @@ class MultiHeadAttention(nn.Module):
         self, q: Float[Array, "*batch H T K"], k: Float[Array, "*batch H S K"], v: Float[Array, "*batch H S K"],
         documents: Int[Array, "*batch T"] | None,
     ) -> Float[Array, "*batch H T K"]:  # fmt: skip
-        """The attention of each head; sows its weights where intermediates are requested."""
+        """The attention of each head, from the weights that `named` returns where these are not those it was given."""
         documents = None if documents is None else documents[..., None, :]  # the same for all heads
         mask = _mask(q, documents, self.window, self.visible) if self.causal else None
-        if self.is_mutable_collection("intermediates"):
-            self.sow("intermediates", "weights", attention_weights(q, k, mask, self.score))
         keep = Dropout(self.dropout).mask((*q.shape[:-1], k.shape[-2]))
+        if self.is_mutable_collection("intermediates"):
+            weights = attention_weights(q, k, mask, self.score)
+            if (changed := named(self, "weights", weights)) is not weights:
+                return _weighted_values(changed, v, keep)
         if self.causal and keep is None:
             return causal_dot_product_attention(q, k, v, documents, self.window, self.visible, self.score)
         return scaled_dot_product_attention(q, k, v, mask, keep, self.score)

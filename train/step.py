@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxllm.config import GPTConfig
 from jaxllm.fast.products import XLA, using
-from jaxllm.gpt import GPT, block_class, interceptors, summed_loss
+from jaxllm.gpt import GPT, block_class, summed_loss, traced_once
 from jaxllm.utils.errors import InputError
 
 from .config import TrainConfig
@@ -60,11 +60,11 @@ def step_function(
     _check_call(model)
 
     def train_step(state: TrainState, inputs: Array, targets: Array) -> tuple[TrainState, Metrics]:
-        n_tokens, n, traced_once = targets.size, config.grad_accumulation, _traced_once(model)
+        n_tokens, n, once = targets.size, config.grad_accumulation, traced_once(model)
 
         def loss_fn(params: Any, inputs: Array, targets: Array, key: Array | None) -> Array:
             rngs = {} if key is None else {"dropout": key}
-            return summed_loss(traced_once, params, inputs, targets, rngs=rngs, loss=config.loss) / n_tokens
+            return summed_loss(once, params, inputs, targets, rngs=rngs, loss=config.loss) / n_tokens
 
         def accumulate(total: tuple[Array, Any], microbatch: Any) -> tuple[tuple[Array, Any], None]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None
@@ -117,7 +117,7 @@ def make_eval_step(model: GPT) -> EvalStep:
 
     @jax.jit
     def eval_step(params: Any, inputs: Array, targets: Array, weights: Array) -> Array:
-        return summed_loss(_traced_once(model), params, inputs, targets, weights)
+        return summed_loss(traced_once(model), params, inputs, targets, weights)
 
     return eval_step
 
@@ -153,14 +153,6 @@ def dropout_key(seed: ArrayLike) -> Array:
         return jax.random.key(seed, impl="philox4x32")
     except ValueError:
         return jax.random.key(seed)
-
-
-def _traced_once(model: GPT) -> GPT:
-    """The model with all blocks from one trace, which compiles sooner.
-
-    Interceptors could not tell such blocks apart, so where some are active the model is returned unchanged.
-    """
-    return model if interceptors() else model.clone(block=nn.jit(block_class(model)))
 
 
 def _check_call(model: GPT) -> None:

@@ -41,7 +41,8 @@ WITHOUT_TWIN = {
     "flops.flops_per_token",  # a count: test_flops.py
     "fast.attention.attention_path", "fast.attention.looks_ahead",  # a choice
     "cache.extend",  # the cache as a whole: test_cache.py
-    "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss", "gpt.head_table", "gpt.check_tokens", "gpt.parameter_shapes",  # the model as a whole: test_gpt.py
+    "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss", "gpt.head_table", "gpt.check_tokens", "gpt.parameter_shapes", "gpt.traced_once",  # the model as a whole: test_gpt.py
+    "looking.look", "intermediates.named",  # the model as a whole: test_look.py
 }  # fmt: skip
 
 
@@ -243,6 +244,7 @@ CASES: dict[str, list[list[Any]]] = {
 }  # fmt: skip
 MODULES_WITHOUT_TWIN = {
     "Dropout",  # random: test_step.py
+    "Intermediate",  # the identity
     "GPT", "Block", "TokenEmbedding", "CachedAttention", "CachedBlock", "CachedGPT",  # the model as a whole: test_gpt.py, test_cache.py
 }  # fmt: skip
 ALL_CASES = [(name, case) for name in sorted(CASES) for case in range(len(CASES[name]))]

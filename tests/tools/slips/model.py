@@ -10,6 +10,7 @@ CACHED = f"{CHANGED_FILE}::test_the_cache_gives_the_logits_of_the_whole_text[pla
 WITHIN = "model/test_within_documents.py::test_the_model_agrees_with_the_reference"
 INTERCEPTED = "model/test_interceptors.py::test_training_and_evaluating_see_what_is_intercepted"
 FEW = "model/test_few_rows.py"
+LOOK, LOOKING = "model/test_look.py", "jaxllm/looking.py"
 CHUNKS = "model/test_fast_attention.py::test_every_plan_gives_the_same_numbers[25-0]"
 PRODUCT, PRODUCTS = "jaxllm/fast/native/product.c", "model/test_products.py"
 LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
@@ -83,7 +84,7 @@ MUTATIONS = [
     Mutation("the mask of documents looks ahead", ATTENTION, "seen = seen & (document_t == document_s)", "seen = document_t == document_s", twin("attention.document_mask")),
     Mutation("documents not told to the blocks", GPT, "(x, documents)\n", "(x)\n", WITHIN),
     Mutation("a score that counts heads from one", ATTENTION, "jnp.arange(heads).reshape", "jnp.arange(1, heads + 1).reshape", twin("attention.change_scores", 2)),
-    Mutation("a score applied in the weights alone", ATTENTION, "weights = attention_weights(q, k, mask, score)", "weights = attention_weights(q, k, mask)", twin("attention.scaled_dot_product_attention", 3)),
+    Mutation("a score applied in the weights alone", ATTENTION, "_weighted_values(attention_weights(q, k, mask, score)", "_weighted_values(attention_weights(q, k, mask)", twin("attention.scaled_dot_product_attention", 3)),
     Mutation("a rule told of no documents", ATTENTION, "jnp.broadcast_to(rule(t, s, document_t, document_s)", "jnp.broadcast_to(rule(t, s, None, None)", twin("attention.visible", 4)),
     Mutation("a score of the batch's number", CAUSAL, "(jnp.arange(scores.shape[0]) % form.heads)", "jnp.arange(scores.shape[0])", CHANGED),
     Mutation("a score's slope forgotten on the way back", CAUSAL, "if form.score is None:\n        return gradient", "if True:\n        return gradient", twin("attention.causal_dot_product_attention", 9)),
@@ -101,7 +102,7 @@ MUTATIONS = [
     Mutation("gradient of the scores not centred", CAUSAL, "p * (dp - shift)", "p * dp", twin("attention.causal_dot_product_attention")),
     Mutation("the scale forgotten on the way back", CAUSAL, "start, ds) * scale)", "start, ds))", twin("attention.causal_dot_product_attention")),
     Mutation("only the first chunk's keys get a gradient", CAUSAL, "reduce(jnp.add, [_lengthened(x, q.shape[-2]) for x in parts])", "_lengthened(parts[0], q.shape[-2])", twin("attention.causal_dot_product_attention", 1)),
-    Mutation("first residual forgotten", GPT, "x = x + Dropout(self.config.dropout)(attention", "x = Dropout(self.config.dropout)(attention", MODEL),
+    Mutation("first residual forgotten", GPT, '"residual_1", x + Dropout', '"residual_1", Dropout', MODEL),
     Mutation("post-norm", GPT, "mlp(norm_2(x))", "norm_2(mlp(x))", MODEL),
     Mutation("positions forgotten", GPT, "x = self.position_embedding(x, positions)", "self.position_embedding(x, positions)", MODEL),
     Mutation("final norm's result not used", GPT, "return self.norm_final(x)", "self.norm_final(x)\n        return x", MODEL),
@@ -137,7 +138,13 @@ MUTATIONS = [
     Mutation("a token left out by -inf taken for damage", GENERATE, "jnp.isfinite(logits.max(-1))", "jnp.isfinite(logits).all(-1)", "pretrained/test_finite_weights.py::test_a_logit_of_minus_infinity_is_a_token_that_is_never_drawn", "NonFiniteError"),
     Mutation("a row behind its end counts", GENERATE, "(jnp.isfinite(logits.max(-1)) | state.done).all()", "jnp.isfinite(logits.max(-1)).all()", "pretrained/test_finite_weights.py::test_what_a_row_computes_behind_its_end_does_not_count", "NonFiniteError"),
     Mutation("interceptors of the model forgotten in its loss", GPT, "if interceptors():", "if False:", f"{INTERCEPTED}[False-logits of the model]"),
-    Mutation("blocks from one trace while one is intercepted", "train/step.py", "return model if interceptors() else model.clone", "return model.clone", f"{INTERCEPTED}[False-one block]"),
+    Mutation("blocks from one trace while one is intercepted", GPT, "return model if interceptors() else model.clone", "return model.clone", f"{INTERCEPTED}[False-one block]"),
+    Mutation("an interceptor meets blocks traced once", GPT, "if interceptors() and any(", "if False and any(", f"{LOOK}::test_no_interceptor_meets_blocks_traced_once"),
+    Mutation("a value inside a module without its replacement", "jaxllm/intermediates.py", "return Intermediate(name=name)(x) if", "return (Intermediate(name=name)(x), x)[1] if", f"{LOOK}::test_the_rest_is_computed_from_a_patch[block_1/residual_1]"),
+    Mutation("patched attention weights that nothing is computed from", ATTENTION, "(changed := named(self, \"weights\", weights)) is not weights", "(changed := named(self, \"weights\", weights)) is None", f"{LOOK}::test_the_rest_is_computed_from_a_patch[block_1/attention/weights]"),
+    Mutation("a patch inside other interceptors", LOOKING, "for one in (interceptor, *inside):", "for one in (*inside, interceptor):", f"{LOOK}::test_a_patch_is_around_other_interceptors"),
+    Mutation("a patch applied to both calls of a block", LOOKING, "whole = unwrap(context.orig_method.func) is unwrap(type(context.module).__call__)", 'whole = context.method_name == "__call__"', f"{LOOK}::test_a_block_that_calls_another_is_patched_once"),
+    Mutation("a patch of another shape", LOOKING, "if _described(y) != _described(x):", "if False:", f"{LOOK}::test_wrong_patches"),
     Mutation("no window in a cached step", DECODE, "place.mask(self.window, self.visible, within)", "place.mask(None)", "model/test_generate.py::test_greedy_continues_as_the_reference_does[llama]"),
     Mutation("the textbook keeps one token more of a full context", "jaxllm/generate.py", "len(text) - 1 - context // 2", "len(text) - 2 - context // 2", "model/test_generate.py::test_the_textbook_generates_the_same[greedy]"),
 ]  # fmt: skip

@@ -33,7 +33,7 @@ MUTATIONS = [
     Mutation("warm-up from 0", OPTIMIZER_FILE, "highest * (now + 1)", "highest * now", OPTIMIZER),
     Mutation("cosine down to 0", OPTIMIZER_FILE, "lowest + (highest - lowest)", "(highest - lowest)", OPTIMIZER),
     Mutation("only the last micro-batch counts", STEP, "return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None", "return jax.value_and_grad(loss_fn)(state.params, *microbatch), None", STEPS),
-    Mutation("gradient divided by windows, not tokens", STEP, "n_tokens, n, traced_once = targets.size,", "n_tokens, n, traced_once = len(targets),", STEPS),
+    Mutation("gradient divided by windows, not tokens", STEP, "n_tokens, n, once = targets.size,", "n_tokens, n, once = len(targets),", STEPS),
     Mutation("norm of the update reported as the gradient's", STEP, "optax.tree.norm(grads)", "optax.tree.norm(state.params)", STEPS),
     Mutation("steps not counted", STEP, "TrainState(state.step + 1,", "TrainState(state.step,", STEPS),
     Mutation("sha256 of a checkpoint's files not compared", "train/runs/manifest.py", 'return "" if digest == stored.sha256 else', 'return "" if digest else', "training/test_checkpoint.py::test_a_flipped_bit_anywhere_is_noticed_and_named"),
