@@ -173,6 +173,16 @@ def test_a_peer_that_dies(
     assert not (place / "bench.json").exists()
 
 
+def test_products_that_cannot_be_computed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence is that of `jaxllm train`."""
+    sets = ["--set=train.products=openblas", "--set=train.dtype=bfloat16"]
+    assert main(["bench", "train", "tiny.toml", *sets]) == 2
+    assert capsys.readouterr().err == (
+        "jaxllm bench: train.products is 'openblas', but it has no bfloat16. To compute without it: --set "
+        "train.products=xla.\n"
+    )
+
+
 def test_a_non_finite_loss(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     play(monkeypatch, place, "A 0.01 nan 99", "B 0.01 0 99")
     assert main(BENCH) == 1
