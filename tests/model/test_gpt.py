@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from compilation import compiled_for
 from flax import linen as nn
 from models import TINY, VARIANTS, random_gpt, random_tokens
 
@@ -22,6 +23,8 @@ from jaxllm.gpt import apply_with_intermediates, count_parameters
 from jaxllm.layers import MLP, Linear, Norm
 from jaxllm.loss import token_losses
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize(("variant", "dtype"), [
     ("gpt2", "float64"), ("llama", "float64"),
@@ -33,7 +36,8 @@ def test_model_agrees_with_the_reference(variant: str, dtype: str) -> None:
     """Every intermediate, the gradient there and that of each parameter; bounds: jaxllm.compare.MODEL_TOLERANCES."""
     config = replace(TINY, **VARIANTS[variant])
     params = jax.device_get(random_parameters(GPT(config)))
-    rows, _ = compare_model(config, params, random_tokens(config), random_tokens(config, seed=1), dtype)
+    with compiled_for(dtype):
+        rows, _ = compare_model(config, params, random_tokens(config), random_tokens(config, seed=1), dtype)
     report = Report.of(dtype, rows)
     assert report.passed, report
     assert {"forward", "backward", "gradient"} == {row.stage for row in rows}
@@ -166,7 +170,6 @@ def outcome(config: GPTConfig) -> tuple[object, object, np.ndarray]:
 
 
 @pytest.mark.newest
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(GPTConfig)])
 def test_every_config_field_does_something(field: str) -> None:
     """Another value gives other parameters or other logits."""

@@ -1,14 +1,14 @@
 """Every numeric function and module of jaxllm against its NumPy twin, value and pullback, jitted and not."""
 
 import inspect
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compilation import quickly_compiled
+from compilation import compiled_for, quickly_compiled
 from models import random_like
 from twins import (
     ALL_CASES,
@@ -59,11 +59,6 @@ CALL_FAST_FORMS = {"layers.swiglu", "layers.geglu", "logit_lens.logit_lens"}
 NO_FLOATS = {  # what they return
     "attention.document_numbers": "int32", "attention.document_mask": "bool", "attention.visible": "bool",
 }  # fmt: skip
-
-
-def compiled_for(dtype: str) -> AbstractContextManager[None]:
-    """As users' programs are in float32, else quickly."""
-    return nullcontext() if dtype == "float32" else quickly_compiled()
 
 
 def _arrays(arguments: list[Any]) -> list[int]:

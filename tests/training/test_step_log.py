@@ -21,7 +21,7 @@ from train.runs.loss_plot import running_mean
 from train.runs.metrics import MetricsFile, add_sample
 from train.runs.step_log import StepLog
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 CONFIG = RunConfig(train=TrainConfig(steps=200, batch_size=2, max_skipped=1), model=ModelConfig(context_length=8))
 
