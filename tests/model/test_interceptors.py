@@ -120,7 +120,7 @@ def test_generating_sees_what_is_intercepted_in_one_block() -> None:
     model, params = random_gpt(UNTIED)
 
     def text() -> list[int]:
-        return generate(model, params, [[1, 2, 3]], jax.random.key(0), 12)[0].tolist()
+        return generate(model, params, [[1, 2, 3]], jax.random.key(0), 5)[0].tolist()
 
     plain = text()
     with nn.intercept_methods(capped(INTERCEPTED["one block"][1])):
