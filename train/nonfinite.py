@@ -23,9 +23,14 @@ WITHIN_BLOCK = ("mlp", "norm_2", "attention", "norm_1")  # in backward order
 def parts_backward(params: dict[str, Any]) -> list[str]:
     """The parts of a GPT that have parameters, in backward order: head first, token embedding last."""
     n_layers = sum(name.startswith("block_") for name in params)
-    blocks = [f"block_{i}/{part}" for i in reversed(range(n_layers)) for part in WITHIN_BLOCK]
+    blocks = [f"block_{i}/{part}" for i in reversed(range(n_layers)) for part in _parts_of_block(params[f"block_{i}"])]
     order = ["head", "norm_final", *blocks, "position_embedding", "token_embedding"]
     return [part for part in order if part.partition("/")[0] in params]
+
+
+def _parts_of_block(params: dict[str, Any]) -> list[str]:
+    """Those of `Block`, then those that only a user's block has."""
+    return [name for name in WITHIN_BLOCK if name in params] + sorted(set(params) - set(WITHIN_BLOCK))
 
 
 def first_not_finite(gradients: dict[str, Any]) -> Array:
@@ -45,12 +50,18 @@ def first_not_finite(gradients: dict[str, Any]) -> Array:
 
 
 def apply_if(finite: Array, new: Any, old: Any) -> Any:
-    """The new tree if `finite`, else the old one; the schedule's count, which counts steps, is always new."""
+    """The new tree if `finite`, else the old one; the counts of schedules, which count steps, are always new."""
 
-    def is_count(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByScheduleState)
+    def choose(n: Any, o: Any) -> Any:
+        if isinstance(n, optax.ScaleByScheduleState):
+            return n
+        if isinstance(n, optax.contrib.ScheduleFreeState):
+            kept = optax.contrib.ScheduleFreeState(*apply_if(finite, tuple(n), tuple(o)))
+            return kept._replace(step_count=n.step_count)
+        return jnp.where(finite, n, o)
 
-    return jax.tree.map(lambda n, o: n if is_count(n) else jnp.where(finite, n, o), new, old, is_leaf=is_count)
+    with_a_count = (optax.ScaleByScheduleState, optax.contrib.ScheduleFreeState)
+    return jax.tree.map(choose, new, old, is_leaf=lambda node: isinstance(node, with_a_count))
 
 
 def first_forward(model: GPT, params: dict[str, Any], inputs: Array) -> str | None:
