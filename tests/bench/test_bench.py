@@ -24,7 +24,7 @@ from train.bench.workload import workload_for
 from train.cli import build_parser, main
 from train.config import ModelConfig, RunConfig
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 ROOT = Path(__file__).parents[2]
 TINY = """

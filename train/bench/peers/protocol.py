@@ -51,7 +51,7 @@ class RefusedError(Exception):
 
 
 def serve(build: Callable[[Job], TrainSide]) -> None:
-    """Build a side for the job, and take steps until a message says stop. A job that is refused ends with the reason."""
+    """Build a side for the job, and take steps until a message says stop. A refused job is answered by the reason."""
     answer, messages = _connect()
     job = messages.get()
     try:
