@@ -24,7 +24,7 @@ from train.bench.workload import workload_for
 from train.cli import build_parser, main
 from train.config import ModelConfig, RunConfig
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -172,6 +172,16 @@ def test_a_peer_that_dies(
     assert main([*BENCH, "--json", "bench.json"]) == 2
     assert capsys.readouterr().err == "jaxllm bench: the process of nanogpt ended: MemoryError: no more of it.\n"
     assert not (place / "bench.json").exists()
+
+
+def test_products_that_cannot_be_computed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence is that of `jaxllm train`."""
+    sets = ["--set=train.products=openblas", "--set=train.dtype=bfloat16"]
+    assert main(["bench", "train", "tiny.toml", *sets]) == 2
+    assert capsys.readouterr().err == (
+        "jaxllm bench: train.products is 'openblas', but it has no bfloat16. To compute without it: --set "
+        "train.products=xla.\n"
+    )
 
 
 def test_a_non_finite_loss(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

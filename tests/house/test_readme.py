@@ -44,6 +44,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 PYTHON = [(page, code) for page, code in blocks("python") if "jaxllm_train" not in code]
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("page", "code"),
     [

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation import compiled_for
 from models import random_like
 
 from jaxllm import GPT, GPTConfig
@@ -49,7 +50,7 @@ def run_twice(name: str, dtype: str, rule: OptimizerConfig = OPTIMIZER) -> tuple
     config = TrainConfig(steps=STEPS, batch_size=BATCH, grad_accumulation=micro_batches)
     optimizer = make_optimizer(rule, STEPS)
     gpt = GPT(model)
-    with jax.enable_x64(dtype == "float64"):
+    with jax.enable_x64(dtype == "float64"), compiled_for(dtype):
         shapes = jax.eval_shape(partial(first_state, gpt, optimizer), jax.random.key(0))
         params = random_like(jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), shapes.params), scale=0.3)
         state = in_dtype(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)), dtype)
