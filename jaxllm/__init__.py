@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from jaxllm import data as data
     from jaxllm import embeddings as embeddings
     from jaxllm import fast as fast
+    from jaxllm import flops as flops
     from jaxllm import generate as generate
     from jaxllm import gpt as gpt
+    from jaxllm import intermediates as intermediates
     from jaxllm import layers as layers
     from jaxllm import logit_lens as logit_lens
+    from jaxllm import looking as looking
     from jaxllm import loss as loss
     from jaxllm import precision as precision
     from jaxllm import pretrained as pretrained
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from jaxllm import utils as utils
     from jaxllm.config import GPTConfig as GPTConfig
     from jaxllm.gpt import GPT as GPT
+    from jaxllm.looking import look as look
     from jaxllm.pretrained import load_pretrained as load_pretrained
     from jaxllm.pretrained import save_pretrained as save_pretrained
     from jaxllm.utils.errors import InputError as InputError
@@ -39,7 +43,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "GPT": "jaxllm.gpt", "GPTConfig": "jaxllm.config", "InputError": "jaxllm.utils.errors",
-    "load_pretrained": "jaxllm.pretrained", "save_pretrained": "jaxllm.pretrained",
+    "look": "jaxllm.looking", "load_pretrained": "jaxllm.pretrained", "save_pretrained": "jaxllm.pretrained",
 }  # fmt: skip
 
 

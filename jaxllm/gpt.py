@@ -24,12 +24,14 @@ from jaxllm.attention import MultiHeadAttention, document_numbers
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.fast.quantised_weights import Table, parameter
+from jaxllm.intermediates import named
 from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear, residual_std
 from jaxllm.loss import head_loss, takes_hidden, token_losses
 from jaxllm.precision import at_least_float32
 from jaxllm.utils.errors import InputError
 
 Attention = TypeVar("Attention", bound=MultiHeadAttention)
+Model = TypeVar("Model", bound="GPT")
 
 
 class Block(nn.Module):
@@ -40,8 +42,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
         norm_1, attention, norm_2, mlp = self.parts(MultiHeadAttention)
-        x = x + Dropout(self.config.dropout)(attention(norm_1(x), documents=documents))
-        self.sow("intermediates", "residual_1", x)
+        x = named(self, "residual_1", x + Dropout(self.config.dropout)(attention(norm_1(x), documents=documents)))
         return x + Dropout(self.config.dropout)(mlp(norm_2(x)))
 
     @nn.nowrap
@@ -51,7 +52,7 @@ class Block(nn.Module):
         attention = attention_class(
             c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std(c.n_layers),
             head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
-            name="attention",
+            visible=c.visible, score=c.score, name="attention",
         )  # fmt: skip
         mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std(c.n_layers), name="mlp")
         norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))
@@ -83,10 +84,11 @@ class GPT(nn.Module):
     `block` is the class of the blocks, None for `config.block` or `Block`. A block that returns a tuple passes what
     follows x to the next one as further arguments. `nn.remat(Block)` computes each block again in the backward instead
     of keeping its intermediates. `nn.jit(Block)` traces all blocks once, which compiles faster; dropout masks and
-    initial parameters are then other ones, and interceptors cannot tell the blocks apart.
+    initial parameters are then other ones. Interceptors could not tell such blocks apart and are refused.
 
-    Raises InputError for tokens that are not [B, T] integers or longer than the context. Token values are data on the
-    device and are not checked: one outside the vocabulary makes the logits of its row NaN.
+    Raises InputError for such blocks where interceptors are active, and for tokens that are not [B, T] integers or
+    longer than the context. Token values are data on the device and are not checked: one outside the vocabulary makes
+    the logits of its row NaN.
     """
 
     config: GPTConfig
@@ -103,6 +105,7 @@ class GPT(nn.Module):
             self.position_embedding = PositionEmbedding(c.context_length, c.position, parent=self)
         self.dropout = Dropout(c.dropout, parent=self, name="Dropout_0")  # the name is part of its key
         block: Any = block_class(self)
+        _check_blocks_are_told_apart(block)
         self.blocks = [block(c, parent=self, name=f"block_{i}") for i in range(c.n_layers)]
         self.norm_final = Norm(c.norm, c.use_bias, c.norm_epsilon, parent=self)
         if not c.tie_embeddings:
@@ -150,6 +153,24 @@ def interceptors() -> tuple[Any, ...]:
     return tuple(linen._global_interceptor_stack)
 
 
+def traced_once(model: Model) -> Model:
+    """The model with all blocks from one trace, which compiles sooner; unchanged where interceptors are active."""
+    return model if interceptors() else model.clone(block=nn.jit(block_class(model)))
+
+
+def _check_blocks_are_told_apart(block: type[nn.Module]) -> None:
+    """Raises InputError if interceptors are active and `block` is made by `nn.jit`, whatever it is wrapped in.
+
+    An interceptor would act on all blocks or on none: `nn.jit` does not run the Python code of a block that it has
+    traced before.
+    """
+    if interceptors() and any(one.__name__ == f"Jit{one.__bases__[0].__name__}" for one in block.__mro__[:-1]):
+        raise InputError(
+            f"the model's block is {block.__name__}, made by nn.jit, which traces all blocks once, so interceptors and "
+            "patches cannot tell them apart; use the block without nn.jit, as in model.clone(block=Block)."
+        )
+
+
 def summed_loss(
     model: GPT, params: Any, tokens: Int[Array, "B T"], targets: Int[Array, "B T"],
     weights: Float[Array, "B T"] | None = None, rngs: Any = None, loss: Callable[..., Array] | None = None,
@@ -188,15 +209,16 @@ def check_tokens(tokens: Array, most: int, limit: str = "the model's context_len
 
 
 def apply_with_intermediates(
-    model: GPT, params: dict, tokens: Int[Array, "B T"]
+    model: GPT, params: dict, tokens: Int[Array, "B T"], rngs: Any = None
 ) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
-    """Logits and what every module returned, by path.
+    """Logits and what every module returned, by path. `rngs` are those of `apply`.
 
     Keys: token_embedding, position_embedding (their sum), for each block block_0/norm_1,
     block_0/attention/query, .../key, .../value, .../weights [B, H, T, T], block_0/attention (its result),
     block_0/residual_1, block_0/norm_2, block_0/mlp/up, block_0/mlp, block_0 (its result), then norm_final, logits.
     """
-    logits, state = model.apply({"params": params}, tokens, capture_intermediates=_is_named, mutable=["intermediates"])
+    options = {"rngs": rngs, "capture_intermediates": _is_named, "mutable": ["intermediates"]}
+    logits, state = model.apply({"params": params}, tokens, **options)
     seen = {}
     for path, (*_, value) in flatten_dict(state["intermediates"]).items():  # a block may call the block that it extends
         path = path[:-1] if path[-1] == "__call__" else path

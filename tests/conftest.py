@@ -22,6 +22,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from compilation import quickly_compiled
 from jaxtyping import install_import_hook
 
 from jaxllm import InputError
@@ -29,8 +30,8 @@ from jaxllm.tokenizers import BPETokenizer
 
 # Every call of a function in these modules is checked against the shapes and dtypes of its signature.
 NUMERIC = (
-    "attention", "cache", "embeddings", "fast", "gpt", "layers", "logit_lens", "loss", "precision", "rotary",
-    "sampling",
+    "attention", "cache", "embeddings", "fast", "gpt", "intermediates", "layers", "logit_lens", "looking", "loss",
+    "precision", "rotary", "sampling",
 )  # fmt: skip
 install_import_hook([f"jaxllm.{name}" for name in NUMERIC], "beartype.beartype")
 
@@ -71,12 +72,9 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def quick_compilation() -> Iterator[None]:
-    """Less optimised programs, for tests of files, commands and rules, which spend most of their time compiling."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for subprocesses of a test
+    """Less optimised programs, for tests of files, commands and rules, and of what is true of a program at any speed."""
+    with quickly_compiled():
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ that it ends when the time does. How many it is ahead of the run is an argument 
 schedule each step took is in metrics.jsonl, beside the seconds used, and a resumed run goes on from there.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from jaxllm.gpt import GPT
 from .config import RunConfig, TrainConfig
 from .optimizer import learning_rate_schedule, optimizer_with
 from .state import TrainState
-from .step import Metrics, compiler_options, make_train_step
+from .step import Metrics, compiler_options, step_function
 
 MEASURED = 10  # steps of a process after which it says how many will fit
 Records = Sequence[dict[str, Any]]  # of metrics.jsonl, from step 1 on
@@ -54,14 +53,12 @@ def make_budgeted_step(model: GPT, config: RunConfig) -> Callable[..., tuple[Tra
     """The jitted step of `make_train_step` with one more argument: the steps that the schedule is ahead, int32 []."""
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
 
-    def train_step(
-        state: TrainState, inputs: ArrayLike, targets: ArrayLike, ahead: Array
-    ) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, inputs: Array, targets: Array, ahead: Array) -> tuple[TrainState, Metrics]:
         def later(step: ArrayLike) -> Array:
             return cast(Array, schedule(step + ahead))
 
-        step = make_train_step(model, optimizer_with(config.optimizer, later), config.train, later)
-        return cast(tuple[TrainState, Metrics], inspect.unwrap(step)(state, inputs, targets))
+        step = step_function(model, optimizer_with(config.optimizer, later), config.train, later)
+        return step(state, inputs, targets)
 
     return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
 

@@ -26,12 +26,14 @@ from .runtime.allocator import compute_in_this_thread, restart_with_allocator
 
 COMMANDS = {  # each with its line in `jaxllm --help`
     "train": "train a model from a config file",
+    "sweep": "train a run for every combination of values, and compare them",
     "generate": "continue a prompt with a model, or answer it",
     "chat": "talk with a model, by its own chat template",
     "evaluate": "compute the validation loss, perplexity and bits per byte of a model",
     "config": "list the fields of a config file with their types and defaults",
     "tokenizer": "train and use tokenizers",
     "data": "prepare corpora for training",
+    "runs": "compare runs: in what they differ, losses, costs, curves, and a verdict over seeds",
     "checkpoint": "list and verify the checkpoints of a run",
     "import": "make a run of a pretrained model",
     "export": "write a run as a folder that transformers opens",
@@ -41,7 +43,7 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "bench": "measure speed and memory, alone or beside another program",
 }
 WITHOUT_JAX = ("config", "tokenizer", "data")
-LONG = ("train", "bench", "generate", "chat")  # long enough for a restart with memory in large pages
+LONG = ("train", "sweep", "bench", "generate", "chat")  # long enough for a restart with memory in large pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,7 +119,7 @@ def _prepare_jax(command: str) -> None:
 
         keep_compiled()
     compute_in_this_thread()
-    if command not in ("train", "bench"):  # train has further settings first; bench measures the first computation
+    if command not in ("train", "sweep", "bench"):  # the first two have further settings; bench measures it
         from .runtime.jax_check import check_jax
 
         check_jax()

@@ -128,12 +128,15 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """[optimizer]: warm-up to learning_rate, then a cosine down to min_learning_rate after the last step."""
+    """[optimizer]: the update rule, and the learning rate: a linear warm-up, then the schedule."""
 
-    name: Literal["adamw"] = "adamw"  # update rule
+    name: Literal["adamw", "muon", "lion", "adafactor", "sgd", "schedule_free_adamw"] | Idea = "adamw"  # rule
+    schedule: Literal["cosine", "wsd", "linear", "constant"] | Idea = "cosine"  # learning rate after the warm-up
     learning_rate: PositiveFloat = 1e-3  # the largest, after the warm-up
-    min_learning_rate: NonNegativeFloat = 1e-4  # where the cosine ends, after the last step
+    min_learning_rate: NonNegativeFloat = 1e-4  # where all schedules but "constant" end, after the last step
     warmup_steps: NonNegative = 100  # steps in which the learning rate rises linearly
+    decay_share: Annotated[float, Meta(gt=0, le=1)] = 0.2  # of "wsd": the part of all steps in which the rate falls
+    momentum: Fraction = 0.95  # of muon and sgd: decay of the momentum
     beta1: Fraction = 0.9  # decay of the first moment
     beta2: Fraction = 0.99  # decay of the second moment
     weight_decay: NonNegativeFloat = 0.1  # of matrices; vectors (biases, norms) are not decayed
@@ -146,6 +149,10 @@ class OptimizerConfig:
                 f"optimizer.min_learning_rate is {self.min_learning_rate}, above optimizer.learning_rate = "
                 f"{self.learning_rate}; make it smaller."
             )
+        if self.name == "schedule_free_adamw" and not self.beta1:
+            raise InputError(
+                "optimizer.beta1 is 0, but schedule_free_adamw divides by it; give a number above 0, such as 0.9."
+            )
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,7 @@ class EvalConfig:
     prompt: str = ""  # beginning of the sample; empty: the first token of the training text
     sample_tokens: Annotated[int, Meta(ge=1, le=MOST_NEW_TOKENS)] = 200  # length of the sample
     temperature: NonNegativeFloat = 0.8  # of sampling; 0: the most likely token
+    weights: Literal["schedule_free"] | Idea | None = None  # measured beside the parameters, and sampled
 
     def __post_init__(self) -> None:
         check_fields(self, "eval.")
@@ -190,6 +198,18 @@ class RunConfig:
             raise InputError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but there are only train.steps = "
                 f"{self.train.steps}; warm up for fewer steps."
+            )
+        falls = self.train.steps * (1 - self.optimizer.decay_share)
+        if self.optimizer.schedule == "wsd" and self.optimizer.warmup_steps > falls:
+            raise InputError(
+                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but with optimizer.decay_share = "
+                f"{self.optimizer.decay_share} the rate falls from step {falls:g} on; make one of them smaller."
+            )
+        others = ("adamw", "muon", "lion", "adafactor", "sgd")
+        if self.eval.weights == "schedule_free" and self.optimizer.name in others:
+            raise InputError(
+                f"eval.weights is 'schedule_free', but optimizer.name = {self.optimizer.name!r} keeps no such average; "
+                "leave it out, or train with schedule_free_adamw."
             )
         if self.checkpoint.keep_best and self.checkpoint.every % self.eval.every:
             raise InputError(

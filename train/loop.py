@@ -20,8 +20,9 @@ from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
 from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
-from .config import as_dict
+from .config import RunConfig, as_dict
 from .errors import NotSavedError, Stopped
+from .eval_weights import eval_weights
 from .evaluate import Abandoned, evaluator, sample_text
 from .inputs import Prepared
 from .memory_estimate import warning_of_plan
@@ -66,20 +67,19 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         if too_much := warning_of_plan(train_step, config, run.model):
             print(f"warning: {too_much}", file=sys.stderr)
         steps = range(int(state.step), config.train.steps)
-        explain = partial(_where_not_finite, run, model, lambda: state)
-        plan = Plan(config.train.steps, config.train.batch_size * run.model.context_length, config.train.max_skipped)
+        explain = partial(where_not_finite, run, model, lambda: state)
         sink = Guarded(config.train.sink, folder, as_dict(config), steps.start)
-        log = StepLog(plan, folder, steps.start, explain, training_progress, sink)
+        log = StepLog(plan_of(config), folder, steps.start, explain, training_progress, sink)
         over = is_over(config.train, steps.start, log.trained_s)
-        unmeasured = log.unmeasured(steps.start) and _due(steps.start, config.eval.every, over)
+        unmeasured = log.unmeasured(steps.start) and due(steps.start, config.eval.every, over)
         try:
             folder.write_config(config)  # only after everything saved has been read
             drop_samples(folder.samples, steps.start - unmeasured)
-            measure = _make_measure(run, model, folder, stop)
+            measure = make_measure(run, model, folder, stop)
             if unmeasured:  # the evaluation was abandoned when the run was stopped
                 log.complete(measured := measure(state))
                 checkpoints.add_losses(steps.start, measured)
-            with prefetched(partial(_batch, run), range(0) if stop or over else steps) as batches:
+            with prefetched(partial(batch_of, run), range(0) if stop or over else steps) as batches:
                 for step, inputs, targets, waited_s in batches:
                     of_schedule = schedule_step(config, step, log.records)
                     ahead = (np.int32(of_schedule - step),) if timed else ()
@@ -92,10 +92,10 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                         log.restart_clock()
                     if timed and over:
                         log.note(last_line(config, step + 1))
-                    if _due(step + 1, config.eval.every, over):
+                    if due(step + 1, config.eval.every, over):
                         log.flush(partial(measure, state))
                     ending = bool(stop)
-                    if ending or _due(step + 1, config.checkpoint.every, over):
+                    if ending or due(step + 1, config.checkpoint.every, over):
                         save_state(state, checkpoints, log, as_dict(config), run.tokenizer.fingerprint())
                     log.flush_if_ready()
                     if timed and not over and len(log.records) == steps.start + MEASURED:
@@ -105,19 +105,25 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         except OSError as error:
             if error.filename is None:  # standard output, not a file of the run
                 raise
-            raise NotSavedError(f"{error.filename}: {error.strerror or error}; {_how_to_resume(folder)}") from None
+            raise NotSavedError(f"{error.filename}: {error.strerror or error}; {how_to_resume(folder)}") from None
         finally:
             log.close()
     done = int(state.step)
     if stop.by and (not over or log.unmeasured(done)):
         raise Stopped(
-            f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}; {_how_to_resume(folder)}",
+            f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}; {how_to_resume(folder)}",
             stop.by,
         )
     return state
 
 
-def _how_to_resume(folder: RunFolder) -> str:
+def plan_of(config: RunConfig) -> Plan:
+    """What the log of a run needs to know of it."""
+    train = config.train
+    return Plan(train.steps, train.batch_size * config.model.context_length, train.max_skipped)
+
+
+def how_to_resume(folder: RunFolder) -> str:
     steps = saved_steps(folder.checkpoints)
     saved = f"step {steps[-1]:,} is saved" if steps else "nothing is saved yet"
     return f"{saved}; to go on: jaxllm train --out {shlex.quote(str(folder.path))} --resume"
@@ -137,7 +143,7 @@ def save_state(
     log.restart_clock()
 
 
-def _where_not_finite(
+def where_not_finite(
     run: Prepared, model: GPT, state: Callable[[], TrainState], step: int, metrics: StepMetrics
 ) -> str:
     """Which number of a step was not finite, and where that began.
@@ -150,32 +156,40 @@ def _where_not_finite(
     if math.isfinite(loss):
         part = parts_backward(params)[int(metrics["not_finite"])]
         return f"the norm of the gradient is {norm} at step {step:,}, coming backward first in {part}"
-    first = first_forward(model.clone(block=None), params, jax.numpy.asarray(_batch(run, step - 1)[0]))
+    first = first_forward(model.clone(block=None), params, jax.numpy.asarray(batch_of(run, step - 1)[0]))
     return f"train_loss is {loss} at step {step:,}" + (f", first of all {first} is not finite" if first else "")
 
 
-def _batch(run: Prepared, step: int) -> tuple[Ids, Ids]:
+def batch_of(run: Prepared, step: int) -> tuple[Ids, Ids]:
     config = run.config.train
     return batch(run.train_ids, run.model.context_length, config.batch_size, config.seed, step)
 
 
-def _due(step: int, every: int, last: bool) -> bool:
+def due(step: int, every: int, last: bool) -> bool:
     return step % every == 0 or last
 
 
-def _make_measure(run: Prepared, model: GPT, folder: RunFolder, stop: Stop) -> Callable[[TrainState], dict[str, float]]:
-    """A function that returns the val_loss of a state and appends a sample to samples.txt; {} once stopped."""
+def make_measure(run: Prepared, model: GPT, folder: RunFolder, stop: Stop) -> Callable[[TrainState], dict[str, float]]:
+    """A function that returns the losses of a state and appends a sample to samples.txt; {} once stopped.
+
+    The losses are val_loss and, where `eval.weights` are others than the parameters, theirs as averaged_val_loss.
+    """
     evaluate = evaluator(model, run.config, lambda: bool(stop))
+    averaged = eval_weights(run.config)
 
     def measure(state: TrainState) -> dict[str, float]:
+        params, name = state.params, "val_loss"
         try:
-            loss = evaluate(state.params, run.validation_ids)
+            losses = {name: evaluate(params, run.validation_ids)}
+            if averaged:
+                params, name = averaged(state), "averaged_val_loss"
+                losses[name] = evaluate(params, run.validation_ids)
         except Abandoned:
             return {}
-        if math.isfinite(loss):
+        if math.isfinite(losses[name]):
             c = run.config
-            text = sample_text(model, state.params, run.tokenizer, c.eval, run.first_id, c.train.seed)
-            add_sample(folder.samples, int(state.step), loss, text)
-        return {"val_loss": loss}
+            text = sample_text(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)
+            add_sample(folder.samples, int(state.step), losses[name], text)
+        return losses
 
     return measure

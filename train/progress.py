@@ -98,4 +98,5 @@ def record_line(record: dict[str, Any]) -> str:
     """`step 100  train 2.31  val 2.40  15,000 tokens/s`."""
     train = "left out" if record["train_loss"] is None else f"{record['train_loss']:.4f}"
     val = f"  val {record['val_loss']:.4f}" if "val_loss" in record else ""
+    val += f"  averaged {record['averaged_val_loss']:.4f}" if "averaged_val_loss" in record else ""
     return f"step {record['step']:>6}  train {train}{val}  {record['tokens_per_s']:,.0f} tokens/s"

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxllm.config import GPTConfig
 from jaxllm.fast.products import XLA, using
-from jaxllm.gpt import GPT, block_class, interceptors, summed_loss
+from jaxllm.gpt import GPT, block_class, summed_loss, traced_once
 from jaxllm.utils.errors import InputError
 
 from .config import TrainConfig
@@ -47,16 +47,24 @@ def make_train_step(
     A `nn.intercept_methods` that is active when the step is traced, at its first call, takes effect. Raises InputError
     for a subclass with a `__call__` of its own.
     """
+    step = step_function(model, optimizer, config, schedule)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
+
+
+def step_function(
+    model: GPT, optimizer: optax.GradientTransformation, config: TrainConfig, schedule: optax.Schedule
+) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
+    """The step of `make_train_step` before it is jitted; numbers of the config may be tracers here."""
     dropout_keys = dropout_key(config.seed) if model.config.dropout else None
     products = XLA if config.products == "auto" else config.products
     _check_call(model)
 
     def train_step(state: TrainState, inputs: Array, targets: Array) -> tuple[TrainState, Metrics]:
-        n_tokens, n, traced_once = targets.size, config.grad_accumulation, _traced_once(model)
+        n_tokens, n, once = targets.size, config.grad_accumulation, traced_once(model)
 
         def loss_fn(params: Any, inputs: Array, targets: Array, key: Array | None) -> Array:
             rngs = {} if key is None else {"dropout": key}
-            return summed_loss(traced_once, params, inputs, targets, rngs=rngs, loss=config.loss) / n_tokens
+            return summed_loss(once, params, inputs, targets, rngs=rngs, loss=config.loss) / n_tokens
 
         def accumulate(total: tuple[Array, Any], microbatch: Any) -> tuple[tuple[Array, Any], None]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None
@@ -80,7 +88,7 @@ def make_train_step(
             metrics |= config.metrics(state.params, grads, updates)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
+    return train_step
 
 
 def apply_gradients(
@@ -109,7 +117,7 @@ def make_eval_step(model: GPT) -> EvalStep:
 
     @jax.jit
     def eval_step(params: Any, inputs: Array, targets: Array, weights: Array) -> Array:
-        return summed_loss(_traced_once(model), params, inputs, targets, weights)
+        return summed_loss(traced_once(model), params, inputs, targets, weights)
 
     return eval_step
 
@@ -139,20 +147,12 @@ def _are_known(options: dict[str, Any]) -> bool:
     return True
 
 
-def dropout_key(seed: int) -> Array:
+def dropout_key(seed: ArrayLike) -> Array:
     """A key of philox4x32, which draws dropout masks faster than the default generator; JAX 0.10 does not have it."""
     try:
         return jax.random.key(seed, impl="philox4x32")
     except ValueError:
         return jax.random.key(seed)
-
-
-def _traced_once(model: GPT) -> GPT:
-    """The model with all blocks from one trace, which compiles sooner.
-
-    Interceptors could not tell such blocks apart, so where some are active the model is returned unchanged.
-    """
-    return model if interceptors() else model.clone(block=nn.jit(block_class(model)))
 
 
 def _check_call(model: GPT) -> None:

@@ -1,12 +1,12 @@
 """The GPT beside its reference: every intermediate, the loss, and the gradients at both and at the parameters."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
 from jaxllm import reference
@@ -17,7 +17,8 @@ from jaxllm.compare.tolerances import MODEL_TOLERANCES, arithmetic
 from jaxllm.compare.trees import to_numpy
 from jaxllm.compare.twins import ACCURACY, Twin, by_differences, held, reference_config, twin_loss
 from jaxllm.config import GPTConfig
-from jaxllm.gpt import GPT, apply_with_intermediates, head_table
+from jaxllm.gpt import GPT, head_table
+from jaxllm.looking import look
 from jaxllm.loss import cross_entropy, takes_hidden
 from jaxllm.utils.errors import InputError
 
@@ -128,21 +129,15 @@ def _flipped_relus(config: GPTConfig, intermediates: Any, wanted: Any) -> dict[s
 def _run_model(model: GPT, own_loss: Any, params: Any, inputs: Array, targets: Array) -> tuple[Array, Any, Any, Any]:
     """The loss, the intermediates, and the loss's gradients at the intermediates and at the parameters.
 
-    The gradient at an intermediate is that at a zero added to it. Linen's `perturb` does the same inside a module; an
-    interceptor does it from outside.
+    The gradient at an intermediate is that at a zero added to it.
     """
 
     def loss(params: Any, shifts: Any) -> tuple[Array, Any]:
-        def shifted(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            y, name = call(*args, **kwargs), "/".join(context.module.path) or "logits"
-            return y + shifts[name] if context.method_name == "__call__" and name in shifts else y
+        seen = look(model, params, inputs, patch={name: partial(jnp.add, shift) for name, shift in shifts.items()})
+        return _mean_loss(model, own_loss, params, seen.logits, seen.intermediates, targets), seen.intermediates
 
-        with nn.intercept_methods(shifted):
-            logits, intermediates = apply_with_intermediates(model, params, inputs)
-        return _mean_loss(model, own_loss, params, logits, intermediates, targets), intermediates
-
-    shapes = jax.eval_shape(lambda: apply_with_intermediates(model, params, inputs)[1])
-    left_out = ["/weights", "/residual_1"]  # not the result of a module
+    shapes = jax.eval_shape(lambda: look(model, params, inputs).intermediates)
+    left_out = ["/weights", "/residual_1"]
     if own_loss is not None and takes_hidden(own_loss):
         left_out.append("logits")
     shapes = shapes if model.config.block is None else {}  # the reference has no backward of a user's block

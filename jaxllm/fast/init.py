@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import config as flax_config
-from flax import linen as nn
 from flax.linen.initializers import normal
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Int, Key
 
 from jaxllm.array import Array
 from jaxllm.config import GPTConfig
-from jaxllm.gpt import block_class
+from jaxllm.gpt import traced_once
 from jaxllm.layers import INIT_STD, residual_std
 
 RESIDUAL = ("output", "down")  # maps whose results are added to the residual stream
@@ -30,8 +29,7 @@ def init_params(model: Any, key: Key[Array, ""], tokens: Int[Array, "B T"]) -> A
     """`model.init(key, tokens)["params"]` of a `GPT`, equal to the bit; call it under `jax.jit`."""
     if model.config.block is not None:  # its parameters may begin in other ways
         return model.init(key, tokens)["params"]
-    traced_once = model.clone(block=nn.jit(block_class(model)))  # of the same shapes, sooner
-    shapes = flatten_dict(jax.eval_shape(traced_once.init, key, tokens)["params"])
+    shapes = flatten_dict(jax.eval_shape(traced_once(model).init, key, tokens)["params"])
     params = {path: jnp.full(leaf.shape, path[-1] == "scale", leaf.dtype) for path, leaf in shapes.items()}
     drawn = [path for path in shapes if path[-1] in ("kernel", "table")]
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.array([_fold(path) for path in drawn], np.uint32))

@@ -37,7 +37,10 @@ def block(
 
 def _options(config: Any) -> dict[str, Any]:
     """The options of the attention that all blocks share."""
-    return {"window": config.sliding_window, "rotary": config.rotary, "epsilon": config.norm_epsilon}
+    return {
+        "window": config.sliding_window, "rotary": config.rotary, "epsilon": config.norm_epsilon,
+        "visible": config.visible, "score": config.score,
+    }  # fmt: skip
 
 
 @vjp

@@ -15,13 +15,13 @@ class State(NamedTuple):
 
     step: int
     params: Any
-    moments: optimizer.Moments
+    moments: Any  # the state of the optimizer
 
 
-def start(params: Any) -> State:
-    """The state before the first step, from parameters in arrays of any kind."""
+def start(params: Any, name: str = "adamw") -> State:
+    """The state before the first step of the optimizer of that name, from parameters in arrays of any kind."""
     params = tree_map(float64, params)
-    return State(0, params, optimizer.start(params))
+    return State(0, params, optimizer.start(params, name))
 
 
 def loss_and_gradients(

@@ -41,6 +41,9 @@ class Idea:
     def __repr__(self) -> str:
         return repr(self.name)
 
+    def __str__(self) -> str:
+        return self.name
+
     def __deepcopy__(self, memo: Any) -> "Idea":
         return self  # `dataclasses.asdict` copies the values of a config
 

@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import pytest
 
 from jaxllm import GPT, GPTConfig
+from jaxllm.flops import flops_per_token
 from train.bench import alternate, train_recording, workload
 from train.bench.machine import processor
-from train.bench.statistics import Spread, datasheet_peak, flops_per_token, speed_ratio
+from train.bench.statistics import Spread, datasheet_peak, speed_ratio
 from train.bench.workload import workload_for
 from train.cli import build_parser, main
 from train.config import ModelConfig, RunConfig
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -173,6 +174,16 @@ def test_a_peer_that_dies(
     assert not (place / "bench.json").exists()
 
 
+def test_products_that_cannot_be_computed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence is that of `jaxllm train`."""
+    sets = ["--set=train.products=openblas", "--set=train.dtype=bfloat16"]
+    assert main(["bench", "train", "tiny.toml", *sets]) == 2
+    assert capsys.readouterr().err == (
+        "jaxllm bench: train.products is 'openblas', but it has no bfloat16. To compute without it: --set "
+        "train.products=xla.\n"
+    )
+
+
 def test_a_non_finite_loss(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     play(monkeypatch, place, "A 0.01 nan 99", "B 0.01 0 99")
     assert main(BENCH) == 1
@@ -239,6 +250,7 @@ WRONG_FOR_PEERS = {
     "hf model.use_bias=false": "model.use_bias is false, but hf has only true; give --set model.use_bias=true.",
     "hf model.activation=gelu": "model.activation is gelu, but hf has only gelu_tanh",
     "nanogpt model.activation=relu": "model.activation is relu, but nanogpt has only gelu",
+    "nanogpt optimizer.name=lion": "optimizer.name is lion, but nanogpt trains with AdamW",
     "nanogpt model.norm=rms_norm": "model.norm is rms_norm, but nanogpt has only layer_norm",
     "nanogpt model.position=sinusoidal": "model.position is sinusoidal",
     "nanogpt model.n_kv_heads=1": "model.n_kv_heads is 1, but nanogpt has only 2",

@@ -17,7 +17,7 @@ from train.bench import alternate, generate_recording, workload
 from train.bench.generate_worker import weight_bytes
 from train.cli import main
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 ROOT = Path(__file__).parents[2]
 TINY = """

@@ -11,6 +11,8 @@ from jaxllm.layers import layer_norm
 from train.cli import main
 from train.config import ModelConfig, RunConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY_RUN = RunConfig(model=ModelConfig(vocab_size=19, context_length=8, d_model=8, n_layers=1, n_heads=2))
 
 

@@ -13,7 +13,7 @@ from jaxllm import InputError, reference
 from jaxllm.attention import SelfAttention
 from jaxllm.compare import assert_close_to_reference, compare_function
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 
 def test_no_tolerance_of_gradients_means_none() -> None:

@@ -9,7 +9,7 @@ from compared_functions import X, sloped
 
 from jaxllm.compare import assert_close_to_reference
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 
 @pytest.mark.parametrize("backward", [None, lambda x, b: (x * 2 + b, lambda dy: (2 * dy, dy.sum(0)))])

@@ -21,7 +21,7 @@ from jaxllm.compare import (
 )
 from jaxllm.layers import MLP
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])

@@ -8,9 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
+from models import random_gpt
 
-from jaxllm import GPTConfig
+from jaxllm import GPTConfig, save_pretrained
+from jaxllm.pretrained.hf_tokenizer import save_tokenizer_files
+from jaxllm.tokenizers import BPETokenizer
 from train.cli import build_parser
 from train.config import SECTIONS
 
@@ -25,6 +29,7 @@ TEXTS = dict(zip(NAMES, (page.read_text(encoding="utf-8") for page in PAGES), st
 PRINTED = {  # a part of a block, and what one of its last lines must match
     "simple_attention": r"MultiHeadAttention +token 2 sees x x x \. \. \.",
     "generate(": r"(?s)a rose is a rose.*\d\.\d+e-0[67]$",
+    "jaxllm.look(": r"block_1 +adds [+-]\d+\.\d\d to the logit of Paris$",
     "squared_relu": "all 2 comparisons within tolerance",
 }
 
@@ -39,17 +44,30 @@ def blocks(language: str) -> list[tuple[str, str]]:
 PYTHON = [(page, code) for page, code in blocks("python") if "jaxllm_train" not in code]
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("page", "code"),
-    [pytest.param(*block, marks=pytest.mark.newest if "generate(" in block[1] else []) for block in PYTHON],
+    [
+        pytest.param(*block, marks=pytest.mark.newest if "generate(" in block[1] or "look(" in block[1] else [])
+        for block in PYTHON
+    ],
     ids=[f"{page}-{i}" for i, (page, _) in enumerate(PYTHON)],
 )
 def test_python_blocks_run(page: str, code: str, tmp_path: Path) -> None:
+    if 'load_pretrained("gpt2")' in code:
+        write_gpt2(tmp_path / "gpt2")
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for part, pattern in PRINTED.items():
         if part in code:
             assert re.search(pattern, done.stdout.strip()), done.stdout
+
+
+def write_gpt2(folder: Path) -> None:
+    """A folder like GPT-2's, with random weights, whose tokens are bytes."""
+    config = GPTConfig(vocab_size=256, context_length=32, d_model=8, n_layers=2, n_heads=2)
+    save_pretrained(folder, config, jax.device_get(random_gpt(config)[1]))
+    save_tokenizer_files(folder, BPETokenizer([bytes([i]) for i in range(256)]))
 
 
 def test_every_expectation_is_of_a_block() -> None:

@@ -22,6 +22,8 @@ from jaxllm.attention import (
     simple_attention,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "attention_golden.json").read_text())
 INPUTS = jnp.asarray(GOLDEN["inputs"])  # "Your journey starts with one step"
 

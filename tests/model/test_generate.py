@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from held import ABSOLUTE, PLACED
 from models import TINY, VARIANTS, random_gpt
 
 from jaxllm import GPT, GPTConfig, fast, reference, sampling
@@ -16,6 +17,7 @@ from jaxllm.generate import Sampling, draw, generate
 
 KEY = jax.random.key(0)
 SMALL = replace(TINY, n_layers=1)
+CHANGED = {"visible": ABSOLUTE, "score": PLACED, "separator": 5}  # by positions in a row, and numbers of documents
 LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.15, 0.1], [0.1, 0.2, 0.3, 0.4]]))
 
 
@@ -66,13 +68,17 @@ PROMPTS = [[3], [1, 4, 1, 5, 9, 2], [7, 7, 2, 8, 1, 8, 2, 8, 4, 5, 9]]
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "variant",
-    ["gpt2", "llama", *(pytest.param(v, marks=pytest.mark.newest) for v in ("multi-query", "qwen", "separator"))],
+    [
+        "gpt2",
+        "llama",
+        *(pytest.param(v, marks=pytest.mark.newest) for v in ("multi-query", "qwen", "separator", "changed")),
+    ],
 )
 def test_greedy_continues_as_the_reference_does(variant: str) -> None:
     """Three prompts of unequal lengths, one longer than the context, continued far beyond it; and one prompt alone."""
     config = replace(
         TINY if variant == "gpt2" else SMALL,
-        **(VARIANTS | {"separator": {"separator": 5}})[variant],
+        **(VARIANTS | {"separator": {"separator": 5}, "changed": CHANGED})[variant],
         tie_embeddings=False,
     )
     model, params = GPT(config), random_parameters(GPT(config), seed=4)

@@ -14,7 +14,7 @@ from jaxllm import GPTConfig, load_pretrained
 from jaxllm.pretrained.hf_config import numeric_fields
 from train.cli import main
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 
 def frequency_factors(config: GPTConfig) -> np.ndarray:

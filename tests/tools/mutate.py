@@ -6,6 +6,7 @@ Then it puts in one mutation at a time. Each run is a fork of this process, with
 the project. The exit code is 1 if a mutation survives or its test fails for another reason than the fault.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -52,10 +53,10 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="jaxllm-mutate-") as work:
         os.environ |= {
             "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": f"{work}/compiled",  # what no mutation changes compiles once
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{work}/compiled")  # what no mutation changes compiles once
         load_packages()
         return check(chosen, Path(work), start)
 
@@ -92,14 +93,19 @@ def noticed(mutation: Mutation, outcome: Outcome) -> bool:
 def load_packages() -> None:
     """Load the packages that every fork needs. Neither jaxllm nor train, which a mutation may change; no device."""
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # programs run once, to see one fault
+    import beartype
     import flax.linen
     import hypothesis
     import jax
+    import jaxtyping
     import optax
     import orbax.checkpoint
     import pytest
 
-    assert all((flax.linen, hypothesis, jax, optax, orbax.checkpoint, pytest))
+    assert all((flax.linen, hypothesis, jax, jaxtyping, optax, orbax.checkpoint, pytest))
+    beartype.beartype(load_packages)  # it loads the rest of itself when it is first called
+    gc.collect()
+    gc.freeze()  # forks need not look at these objects when they collect
 
 
 def run_all(jobs: list[tuple[Mutation | None, list[str]]], work: Path) -> Iterator[Outcome]:
@@ -124,9 +130,9 @@ def run_all(jobs: list[tuple[Mutation | None, list[str]]], work: Path) -> Iterat
 
 
 def copy(mutation: Mutation | None, folder: Path) -> None:
-    """Copy the project, with the mutation put in."""
+    """Copy the project, with the mutation put in, and compiled files, which Python takes where the source is as old."""
     for name in ("jaxllm", "train", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "failures.json").write_text("[]")
     if mutation is not None:

@@ -12,7 +12,7 @@ import pytest
 from jaxllm.data import batch
 from train.prefetch import AHEAD, prefetched
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 IDS = np.arange(1000, dtype=np.int32) % 97
 

@@ -21,7 +21,7 @@ from train.runs.metrics import MetricsFile, add_sample
 from train.runs.sinks import Guarded
 from train.runs.step_log import Plan, StepLog
 
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 PLAN = Plan(steps=200, tokens_per_step=2 * 8, max_skipped=1)
 

@@ -59,6 +59,12 @@ def kill_group(process: subprocess.Popen[str]) -> None:
         process.kill()
 
 
+def _accepted(answer: dict[str, Any]) -> dict[str, Any]:
+    if "refused" in answer:
+        raise InputError(answer["refused"])
+    return answer
+
+
 class Worker:
     """A process that answers messages (`train.bench.peers.protocol`). As a context manager it ends the process.
 
@@ -92,14 +98,17 @@ class Worker:
         return self.ask(self._job)
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Send a message and return its answer. Other lines, which a library may print, are skipped."""
+        """Send a message and return its answer. Other lines, which a library may print, are skipped.
+
+        Raises InputError with the reason if the process refuses its job.
+        """
         assert self._process.stdin and self._process.stdout
         with contextlib.suppress(OSError):  # it has ended
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith("{"):
-                return dict(json.loads(line))
+                return _accepted(dict(json.loads(line)))
         raise InputError(f"the process of {self.name} ended: {self._last_words()}.")
 
     def _last_words(self) -> str:

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm import GPTConfig, __version__
+from jaxllm import GPTConfig, InputError, __version__
 
 from ..config import OptimizerConfig, TrainConfig
 from ..optimizer import learning_rate_schedule, make_optimizer
-from ..products import choose
+from ..products import check_products, choose
 from ..runtime.allocator import compute_in_this_thread
 from ..state import init_and_compile
 from ..step import compiler_options, make_model, make_train_step
-from .peers.protocol import Job, peak_memory, serve
+from .peers.protocol import Job, RefusedError, peak_memory, serve
 from .weights import share_weights
 
 
@@ -26,6 +26,10 @@ class OurTraining:
 
     def __init__(self, job: Job) -> None:
         config, train = GPTConfig(**job["model"]), TrainConfig(**job["train"])
+        try:
+            check_products(train)
+        except InputError as error:
+            raise RefusedError(str(error)) from None
         products: Any = choose(config, train).name
         self._config = replace(train, products=products)
         optimizer_config, steps = OptimizerConfig(**job["optimizer"]), self._config.steps

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from jaxllm.config import GPTConfig
-from jaxllm.fast.attention import attention_path
+from jaxllm.fast.attention import attention_path, looks_ahead
 from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
@@ -208,8 +208,14 @@ def introduction(inputs: Prepared) -> list[str]:
 
 def describe_attention(config: RunConfig, model: GPTConfig) -> str:
     """Which form of attention training uses (`jaxllm.fast.attention`)."""
+    if model.block is not None:
+        return f"that of {model.block}"
     if model.dropout:
         return "plain, because its weights are dropped"
+    if looks_ahead(model.visible, model.context_length, model.separator is not None):
+        return f"chunked over all keys, because {model.visible} lets tokens attend to later ones"
+    if ours := [str(one) for one in (model.visible, model.score) if one is not None]:
+        return f"chunked, with {' and '.join(ours)}"
     shape = (config.train.batch_size, model.n_heads, model.context_length, model.head_dim)
     x = jax.ShapeDtypeStruct(shape, config.train.dtype)
     return "chunked, within documents" if model.separator is not None else attention_path(x, x)
@@ -237,9 +243,10 @@ def conclusion(folder: RunFolder) -> list[str]:
     last = records[-1]
     picture = f"picture {folder.loss_picture}, " if folder.loss_picture.exists() else ""
     waited = sum(record.get("data_wait_s", 0) for record in records) / max(last["elapsed_s"], 1e-9)
+    averaged = f", averaged weights {last['averaged_val_loss']:.4f}," if "averaged_val_loss" in last else ""
     sample = read_file(folder.samples).decode(errors="replace").rpartition(SAMPLE)[2]
     return [
-        f"validation loss {last['val_loss']:.4f} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, of which "
-        f"{waited:.1%} was spent waiting for data; {picture}samples {folder.samples}",
+        f"validation loss {last['val_loss']:.4f}{averaged} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, "
+        f"of which {waited:.1%} was spent waiting for data; {picture}samples {folder.samples}",
         SAMPLE + sample.rstrip(),
     ]

@@ -4,9 +4,13 @@ from slips.mutation import Mutation, module, twin
 
 MODEL = "compare/test_model_and_optimizer.py::test_the_model_agrees_and_every_intermediate_is_there"
 GREEDY = "model/test_generate.py::test_greedy_continues_as_the_reference_does[gpt2]"
+CHANGED_FILE = "model/test_score_and_visible.py"
+CHANGED = f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[dilated kept]"
+CACHED = f"{CHANGED_FILE}::test_the_cache_gives_the_logits_of_the_whole_text[placed, within documents]"
 WITHIN = "model/test_within_documents.py::test_the_model_agrees_with_the_reference"
 INTERCEPTED = "model/test_interceptors.py::test_training_and_evaluating_see_what_is_intercepted"
 FEW = "model/test_few_rows.py"
+LOOK, LOOKING = "model/test_look.py", "jaxllm/looking.py"
 CHUNKS = "model/test_fast_attention.py::test_every_plan_gives_the_same_numbers[25-0]"
 PRODUCT, PRODUCTS = "jaxllm/fast/native/product.c", "model/test_products.py"
 LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
@@ -39,10 +43,15 @@ MUTATIONS = [
     Mutation("slope of the exact GELU without its second term", FAST_LAYERS, " + x * jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5", "", twin("layers.gelu")),
     Mutation("unbiased variance in the formula", LAYERS, "z.var(-1, keepdims=True)", "z.var(-1, keepdims=True, ddof=1)", "model/test_twins.py::test_agrees_with_twin[layers.layer_norm-0-float64-textbook]"),
     Mutation("sums in half precision", "jaxllm/precision.py", "jnp.promote_types(x.dtype, jnp.float32)", "x.dtype", "model/test_gpt.py::test_bfloat16_computation_is_near_float32"),
-    Mutation("the rest of a row left out of a compiled product", "jaxllm/fast/native/few_rows.c", "rest = d; rest < k", "rest = d; rest < d", f"{FEW}::test_agrees_with_its_twin_and_rows_are_independent[7-35]"),
-    Mutation("a compiled product without the first lanes", "jaxllm/fast/native/few_rows.c", "lane = 0; lane < LANES", "lane = 1; lane < LANES", f"{FEW}::test_agrees_with_its_twin_and_rows_are_independent[7-35]"),
+    Mutation("the rest of a row left out of a compiled product", "jaxllm/fast/native/few_rows.c", "rest < k; rest++) sum += ((const float*)", "rest < d; rest++) sum += ((const float*)", f"{FEW}::test_agrees_with_its_twin_and_rows_are_independent[7-35]"),
+    Mutation("a compiled product without the first lanes", "jaxllm/fast/native/few_rows.c", "lane = 0; lane < LANES; lane++) sum += ((Floats)", "lane = 1; lane < LANES; lane++) sum += ((Floats)", f"{FEW}::test_agrees_with_its_twin_and_rows_are_independent[7-35]"),
+    Mutation("the rest of a row left out of a product of bytes", "jaxllm/fast/native/few_rows.c", "rest < k; rest++) sum += ((const int8_t*)", "rest < d; rest++) sum += ((const int8_t*)", f"{FEW}::test_other_weights_agree_with_the_twin[1]"),
+    Mutation("bfloat16 read as another number", "jaxllm/fast/native/few_rows.c", "Halves*)w, Bits) << 16", "Halves*)w, Bits) << 15", f"{FEW}::test_other_weights_agree_with_the_twin[1]"),
+    Mutation("int8 by XLA in generation", "jaxllm/fast/few_rows.py", ', ("int8", "int8", "int32")', "", f"{FEW}::test_generation_calls_the_code[int8]"),
+    Mutation("bfloat16 cast before a product casts it", "jaxllm/fast/quantised_weights.py", " or in_c(dtype, self.weights.dtype, dtype)", "", f"{FEW}::test_generation_calls_the_code[bfloat16]"),
+    Mutation("a missing compiler is not reported", "train/writer.py", "if reason := why_not_compiled():", 'if reason := "":', "commands/test_writer.py::test_a_note_where_there_is_no_compiler"),
     Mutation("a compiled product of no rows", "jaxllm/fast/few_rows.py", "1 <= n_rows <=", "0 <= n_rows <=", f"{FEW}::test_what_the_code_computes", "ZeroDivisionError"),
-    Mutation("generation without compiled products", GENERATE, "with compiled():", "if True:", f"{FEW}::test_generation_calls_the_code"),
+    Mutation("generation without compiled products", GENERATE, "with compiled():", "if True:", f"{FEW}::test_generation_calls_the_code[float32]"),
     Mutation("a fast head of another table", "jaxllm/fast/embeddings.py", "x, table.astype(x.dtype), dtype", "x, 2 * table.astype(x.dtype), dtype", twin("embeddings.token_logits")),
     Mutation("GELU's constant in its last digit", LAYERS, "0.044715 * x * x * x))", "0.044716 * x * x * x))", twin("layers.gelu_tanh")),
     Mutation("exact GELU without sqrt(2)", LAYERS, "return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))", "return 0.5 * x * (1 + jax.lax.erf(x))", twin("layers.gelu")),
@@ -68,16 +77,32 @@ MUTATIONS = [
     Mutation("a chunk's queries numbered from 0", CAUSAL, "visible(start + t, s,", "visible(t, s,", CHUNKS),
     Mutation("chunks see the next token", CAUSAL, "visible(start + t, s,", "visible(start + t + 1, s,", twin("attention.causal_dot_product_attention")),
     Mutation("documents forgotten in a chunk", CAUSAL, "if documents else (None, None)", "if False else (None, None)", twin("attention.causal_dot_product_attention", 4)),
-    Mutation("documents handed to cuDNN, which forgets them", CAUSAL, "if documents is None and window is None and attention_path", "if attention_path", "model/test_fast_attention.py::test_attention_says_which_path_it_takes"),
+    Mutation("documents handed to cuDNN, which forgets them", CAUSAL, "if all(x is None for x in (documents, window, rule, score)) and attention_path", "if attention_path", "model/test_fast_attention.py::test_attention_says_which_path_it_takes"),
     Mutation("documents of the keys and not of the rows", CAUSAL, "(documents[0], jnp.swapaxes", "(documents[1][:, : q.shape[1]], jnp.swapaxes", twin("attention.causal_dot_product_attention", 3)),
     Mutation("a row's documents for its neighbour's heads", CAUSAL, "jnp.broadcast_to(documents, q.shape[:-1])[..., None]", "jnp.roll(jnp.broadcast_to(documents, q.shape[:-1]), 1, 0)[..., None]", WITHIN),
     Mutation("a document begins after its separator", ATTENTION, "jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)", "jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32) - (tokens == separator)", twin("attention.document_numbers")),
     Mutation("the mask of documents looks ahead", ATTENTION, "seen = seen & (document_t == document_s)", "seen = document_t == document_s", twin("attention.document_mask")),
     Mutation("documents not told to the blocks", GPT, "(x, documents)\n", "(x)\n", WITHIN),
-    Mutation("gradient of the scores not centred", CAUSAL, "p * (dp - shift) * scale", "p * dp * scale", twin("attention.causal_dot_product_attention")),
-    Mutation("the scale forgotten on the way back", CAUSAL, "(dp - shift) * scale", "(dp - shift)", twin("attention.causal_dot_product_attention")),
+    Mutation("a score that counts heads from one", ATTENTION, "jnp.arange(heads).reshape", "jnp.arange(1, heads + 1).reshape", twin("attention.change_scores", 2)),
+    Mutation("a score applied in the weights alone", ATTENTION, "_weighted_values(attention_weights(q, k, mask, score)", "_weighted_values(attention_weights(q, k, mask)", twin("attention.scaled_dot_product_attention", 3)),
+    Mutation("a rule told of no documents", ATTENTION, "jnp.broadcast_to(rule(t, s, document_t, document_s)", "jnp.broadcast_to(rule(t, s, None, None)", twin("attention.visible", 4)),
+    Mutation("a score of the batch's number", CAUSAL, "(jnp.arange(scores.shape[0]) % form.heads)", "jnp.arange(scores.shape[0])", CHANGED),
+    Mutation("a score's slope forgotten on the way back", CAUSAL, "if form.score is None:\n        return gradient", "if True:\n        return gradient", twin("attention.causal_dot_product_attention", 9)),
+    Mutation("a chunk's scores numbered from 0", CAUSAL, "jnp.minimum(start + t, form.length - 1)", "jnp.minimum(0 * start + t, form.length - 1)", CHANGED),
+    Mutation("what looks ahead reads no later group", CAUSAL, "groups = 1 if ahead else", "groups = 1 if False else", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[prefix]"),
+    Mutation("what sees nothing has a gradient at its scores", CAUSAL, "ds = jnp.where(_seen(form, ds.shape, start, *own, *theirs), ds, 0)", "pass", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
+    Mutation("a rule is shown the padding of chunks", CAUSAL, "scores if form.rule is None else", "scores if True else", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
+    Mutation("a rule that looks into the next document taken for causal", CAUSAL, "[(0, 0), (1, 1), (0, 1)]", "[(0, 0), (1, 1)]", f"{CHANGED_FILE}::test_what_looks_ahead"),
+    Mutation("a user's block read through the cache", GENERATE, "c.block is not None or not issubclass", "not issubclass", f"{CHANGED_FILE}::test_what_is_not_cached"),
+    Mutation("what looks ahead read through the cache", GENERATE, "if looks_ahead(c.visible,", "if looks_ahead(None,", f"{CHANGED_FILE}::test_what_is_not_cached"),
+    Mutation("slots for positions in a cached score", DECODE, "place.positions, place.all_positions", "place.slot + place.documents * 0, place.all_positions * 0 + jnp.arange(place.all_positions.shape[1])", CACHED),
+    Mutation("slots for positions in a prompt", DECODE, "(moved(x, -place.start) for x in", "(x for x in", CACHED),
+    Mutation("slots for positions in a cached rule", CACHE, "visible(self.positions[:, :, None], self.all_positions[:, None, :]", "visible(self.positions[:, :, None], jnp.arange(self.all_documents.shape[1])[None, None]", CACHED),
+    Mutation("a row's first separator begins no document", CACHE, "((positions >= 0) & (tokens == separator))", "((positions > 0) & (tokens == separator))", CACHED),
+    Mutation("gradient of the scores not centred", CAUSAL, "p * (dp - shift)", "p * dp", twin("attention.causal_dot_product_attention")),
+    Mutation("the scale forgotten on the way back", CAUSAL, "start, ds) * scale)", "start, ds))", twin("attention.causal_dot_product_attention")),
     Mutation("only the first chunk's keys get a gradient", CAUSAL, "reduce(jnp.add, [_lengthened(x, q.shape[-2]) for x in parts])", "_lengthened(parts[0], q.shape[-2])", twin("attention.causal_dot_product_attention", 1)),
-    Mutation("first residual forgotten", GPT, "x = x + Dropout(self.config.dropout)(attention", "x = Dropout(self.config.dropout)(attention", MODEL),
+    Mutation("first residual forgotten", GPT, '"residual_1", x + Dropout', '"residual_1", Dropout', MODEL),
     Mutation("post-norm", GPT, "mlp(norm_2(x))", "norm_2(mlp(x))", MODEL),
     Mutation("positions forgotten", GPT, "x = self.position_embedding(x, positions)", "self.position_embedding(x, positions)", MODEL),
     Mutation("final norm's result not used", GPT, "return self.norm_final(x)", "self.norm_final(x)\n        return x", MODEL),
@@ -94,7 +119,7 @@ MUTATIONS = [
     Mutation("the other pairs", ROTARY, "axis = -1 if interleaved else -2", "axis = -2 if interleaved else -1", twin("rotary.rotate"), "ValueError: too many values to unpack"),
     Mutation("slowed where it should not be", ROTARY, "(share + (1 - share) / factor)", "(1 - share + share / factor)", twin("rotary.rotary_frequencies", 1)),
     Mutation("a window one too wide", ATTENTION, "(s > t - window)", "(s >= t - window)", twin("attention.causal_mask", 2)),
-    Mutation("no window in chunks", CAUSAL, "own, theirs, window)", "own, theirs)", twin("attention.causal_dot_product_attention", 6)),
+    Mutation("no window in chunks", CAUSAL, "own, theirs, form.window, form.rule)", "own, theirs, None, form.rule)", twin("attention.causal_dot_product_attention", 6)),
     Mutation("gate and up changed places", LAYERS, "GATED[self.activation](gate, up)", "GATED[self.activation](up, gate)", module("MLP swiglu")),
     Mutation("a penalty for what was not said", SAMPLING, "jnp.where(seen, jnp.where", "jnp.where(~seen, jnp.where", twin("sampling.repetition_penalty")),
     Mutation("int8 with the scale of another row", "jaxllm/fast/quantised_weights.py", "product * row_scale *", "product * row_scale[::-1] *", "model/test_quantised_weights.py::test_quantised_functions_agree_with_their_twins[shape2]"),
@@ -113,7 +138,13 @@ MUTATIONS = [
     Mutation("a token left out by -inf taken for damage", GENERATE, "jnp.isfinite(logits.max(-1))", "jnp.isfinite(logits).all(-1)", "pretrained/test_finite_weights.py::test_a_logit_of_minus_infinity_is_a_token_that_is_never_drawn", "NonFiniteError"),
     Mutation("a row behind its end counts", GENERATE, "(jnp.isfinite(logits.max(-1)) | state.done).all()", "jnp.isfinite(logits.max(-1)).all()", "pretrained/test_finite_weights.py::test_what_a_row_computes_behind_its_end_does_not_count", "NonFiniteError"),
     Mutation("interceptors of the model forgotten in its loss", GPT, "if interceptors():", "if False:", f"{INTERCEPTED}[False-logits of the model]"),
-    Mutation("blocks from one trace while one is intercepted", "train/step.py", "return model if interceptors() else model.clone", "return model.clone", f"{INTERCEPTED}[False-one block]"),
-    Mutation("no window in a cached step", DECODE, "place.mask(self.window)", "place.mask(None)", "model/test_generate.py::test_greedy_continues_as_the_reference_does[llama]"),
+    Mutation("blocks from one trace while one is intercepted", GPT, "return model if interceptors() else model.clone", "return model.clone", f"{INTERCEPTED}[False-one block]"),
+    Mutation("an interceptor meets blocks traced once", GPT, "if interceptors() and any(", "if False and any(", f"{LOOK}::test_no_interceptor_meets_blocks_traced_once"),
+    Mutation("a value inside a module without its replacement", "jaxllm/intermediates.py", "return Intermediate(name=name)(x) if", "return (Intermediate(name=name)(x), x)[1] if", f"{LOOK}::test_the_rest_is_computed_from_a_patch[block_1/residual_1]"),
+    Mutation("patched attention weights that nothing is computed from", ATTENTION, "(changed := named(self, \"weights\", weights)) is not weights", "(changed := named(self, \"weights\", weights)) is None", f"{LOOK}::test_the_rest_is_computed_from_a_patch[block_1/attention/weights]"),
+    Mutation("a patch inside other interceptors", LOOKING, "for one in (interceptor, *inside):", "for one in (*inside, interceptor):", f"{LOOK}::test_a_patch_is_around_other_interceptors"),
+    Mutation("a patch applied to both calls of a block", LOOKING, "whole = unwrap(context.orig_method.func) is unwrap(type(context.module).__call__)", 'whole = context.method_name == "__call__"', f"{LOOK}::test_a_block_that_calls_another_is_patched_once"),
+    Mutation("a patch of another shape", LOOKING, "if _described(y) != _described(x):", "if False:", f"{LOOK}::test_wrong_patches"),
+    Mutation("no window in a cached step", DECODE, "place.mask(self.window, self.visible, within)", "place.mask(None)", "model/test_generate.py::test_greedy_continues_as_the_reference_does[llama]"),
     Mutation("the textbook keeps one token more of a full context", "jaxllm/generate.py", "len(text) - 1 - context // 2", "len(text) - 2 - context // 2", "model/test_generate.py::test_the_textbook_generates_the_same[greedy]"),
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from slips.mutation import Mutation
 
 OPTIMIZER = "training/test_step.py::test_the_optimizer_agrees_with_its_twin"
 STEPS = "training/test_step.py::test_steps_agree_with_the_reference[xla]"
+SCHEDULE_FREE = "training/test_nonfinite.py::test_a_step_left_out_counts_for_the_weights_of_schedule_free"
 CHOOSING = "training/test_choosing_products.py"
 NOT_FINITE = "training/test_nonfinite.py::test_such_a_step_is_counted_and_changes_nothing_else"
 LIMIT = "training/test_budget.py::test_a_run_ends_with_its_time_and_the_end_of_its_schedule"
@@ -32,7 +33,7 @@ MUTATIONS = [
     Mutation("warm-up from 0", OPTIMIZER_FILE, "highest * (now + 1)", "highest * now", OPTIMIZER),
     Mutation("cosine down to 0", OPTIMIZER_FILE, "lowest + (highest - lowest)", "(highest - lowest)", OPTIMIZER),
     Mutation("only the last micro-batch counts", STEP, "return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None", "return jax.value_and_grad(loss_fn)(state.params, *microbatch), None", STEPS),
-    Mutation("gradient divided by windows, not tokens", STEP, "n_tokens, n, traced_once = targets.size,", "n_tokens, n, traced_once = len(targets),", STEPS),
+    Mutation("gradient divided by windows, not tokens", STEP, "n_tokens, n, once = targets.size,", "n_tokens, n, once = len(targets),", STEPS),
     Mutation("norm of the update reported as the gradient's", STEP, "optax.tree.norm(grads)", "optax.tree.norm(state.params)", STEPS),
     Mutation("steps not counted", STEP, "TrainState(state.step + 1,", "TrainState(state.step,", STEPS),
     Mutation("sha256 of a checkpoint's files not compared", "train/runs/manifest.py", 'return "" if digest == stored.sha256 else', 'return "" if digest else', "training/test_checkpoint.py::test_a_flipped_bit_anywhere_is_noticed_and_named"),
@@ -42,7 +43,7 @@ MUTATIONS = [
     Mutation("the best checkpoint goes with the old", "train/runs/checkpoint.py", " - set(best)", "", "training/test_checkpoint.py::test_the_newest_stay_and_the_best"),
     Mutation("of equal losses the older is the best", "train/runs/checkpoint.py", "return min(losses, key=lambda step: (losses[step], -step), default=None)", "return min(losses, key=lambda step: losses[step], default=None)", "training/test_checkpoint.py::test_of_equal_losses_the_newer_is_the_best"),
     Mutation("a step that is not finite applied", "train/nonfinite.py", "jnp.where(finite, n, o)", "jnp.where(True, n, o)", f"{NOT_FINITE}[both]"),
-    Mutation("a step that is not finite not counted by the schedule", "train/nonfinite.py", "lambda n, o: n if is_count(n) else", "lambda n, o: o if is_count(n) else", f"{NOT_FINITE}[both]"),
+    Mutation("a step that is not finite not counted by the schedule", "train/nonfinite.py", "            return n\n", "            return o\n", f"{NOT_FINITE}[both]"),
     Mutation("the last part that is not finite, not the first", "train/nonfinite.py", "wrong.argmax()", "len(wrong) - 1 - wrong[::-1].argmax()", "training/test_nonfinite.py::test_the_first_part_backward_is_found[nan]"),
     Mutation("a signal ignored", "train/loop.py", "ending = bool(stop)", "ending = False", "training/test_resume.py::test_a_run_ended_by_signals_goes_on_to_the_same_bits[float32-(7,)]"),
     Mutation("metrics beyond the checkpoint kept", "train/runs/metrics.py", 'if record["step"] <= last_step]', "]", "training/test_train.py::test_an_interrupted_run_resumes_to_the_same_result"),
@@ -76,6 +77,16 @@ MUTATIONS = [
     Mutation("the name of the optimizer ignored", OPTIMIZER_FILE, "OPTIMIZERS[config.name](", "adamw(", "training/test_step.py::test_the_config_selects_the_optimizer_by_name"),
     Mutation("a running mean that begins at 0", "train/runs/loss_plot.py", "out.append(total / norm)", "out.append(total)", "training/test_step_log.py::test_the_running_mean_begins_at_the_first_value"),
     Mutation("AdamW's moments for any optimizer", "train/memory_estimate.py", "return _bytes(params), _bytes(state)", "return _bytes(params), 2 * _bytes(params)", "training/test_memory.py::test_an_optimizer_may_look_at_names_and_dimensions"),
+    Mutation("the raw weights for the averaged ones", "train/eval_weights.py", "return optax.contrib.schedule_free_eval_params(averaged, state.params)", "return state.params", "training/test_optimizers.py::test_averaged_weights_are_evaluated"),
+    Mutation("a step weighed by the next one's rate", OPTIMIZER_FILE, "lambda count: schedule(count - 1)", "schedule", SCHEDULE_FREE),
+    Mutation("a step left out not counted by its weights", "train/nonfinite.py", "return kept._replace(step_count=n.step_count)", "return kept", SCHEDULE_FREE),
+    Mutation("decay not multiplied by the rate", OPTIMIZER_FILE, """        direction,
+        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
+        optax.scale_by_learning_rate(schedule),
+""", """        direction,
+        optax.scale_by_learning_rate(schedule),
+        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
+""", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[adafactor]"),
     Mutation("the schedule's rest over all of the time", "train/budget.py", "max(train.seconds - warmed_up_s, 1e-9)", "max(train.seconds, 1e-9)", "training/test_budget.py::test_the_warm_up_takes_its_steps_and_the_rest_of_the_schedule_the_rest_of_the_time"),
     Mutation("a run without an end of its time", "train/budget.py", "seconds >= config.seconds)", "seconds < 0)", "training/test_budget.py::test_a_run_is_over_by_steps_or_by_seconds"),
     Mutation("the step not told that its schedule is ahead", "train/budget.py", "schedule(step + ahead)", "schedule(step)", LIMIT),

@@ -46,11 +46,18 @@ def draw_tokens(job: Job, step: int) -> np.ndarray:
     return rng.integers(job["model"]["vocab_size"], size=shape).astype(np.int32)
 
 
+class RefusedError(Exception):
+    """A side cannot do its job; the message is a sentence for the user."""
+
+
 def serve(build: Callable[[Job], TrainSide]) -> None:
-    """Build a side for the job, and take steps until a message says stop."""
+    """Build a side for the job, and take steps until a message says stop. A refused job is answered by the reason."""
     answer, messages = _connect()
     job = messages.get()
-    side = build(job)
+    try:
+        side = build(job)
+    except RefusedError as error:
+        return answer({"refused": str(error)})
     seconds, loss = _timed_step(side, job, 0, job["rates"][0])
     since_start = time.time() - job["spawned"] - side.weights_s
     answer({"first_step_s": since_start, "loss": loss, **side.about(seconds)})
