@@ -22,7 +22,7 @@ TOLERANCE = 1e-5  # of a loss beside that of a run alone, where a learning rate 
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, quick_compilation: None) -> Path:
     """A folder with a config, a run alone, a sweep over seeds, and one over learning rates and seeds."""
     folder = tmp_path_factory.mktemp("sweep")
     config = str(write_config(folder))
