@@ -10,8 +10,8 @@ def flops_per_token(model: GPTConfig) -> float:
     products: the maps of attention and MLP in L layers, and the head. The scores of a token take 2 H K T, its weighted
     values as many; both count in full, though half of them is masked. The backward is twice the forward, a product for
     the gradient of each factor. A token table counts once, as the head, because looking up a row multiplies nothing.
-    Biases, norms, positions and what is computed again (`train.remat`) are left out. Chowdhery et al. 2022 (PaLM),
-    appendix B.
+    Biases, norms, positions, what is computed again (`train.remat`) and what a user's own functions compute are left
+    out. Chowdhery et al. 2022 (PaLM), appendix B.
     """
     d = model.d_model
     attention = 2 * d * (model.n_heads + model.kv_heads) * model.head_dim  # query and output, key and value

@@ -51,7 +51,7 @@ class Block(nn.Module):
         attention = attention_class(
             c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std(c.n_layers),
             head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
-            name="attention",
+            visible=c.visible, score=c.score, name="attention",
         )  # fmt: skip
         mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std(c.n_layers), name="mlp")
         norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))
@@ -198,7 +198,7 @@ def apply_with_intermediates(
     """
     logits, state = model.apply({"params": params}, tokens, capture_intermediates=_is_named, mutable=["intermediates"])
     seen = {}
-    for path, (value,) in flatten_dict(state["intermediates"]).items():
+    for path, (*_, value) in flatten_dict(state["intermediates"]).items():  # a block may call the block that it extends
         path = path[:-1] if path[-1] == "__call__" else path
         seen["/".join(path) or "logits"] = value[0] if isinstance(value, tuple) else value  # x, without a block's carry
     return logits, seen

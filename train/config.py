@@ -19,7 +19,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.data.sources import NAMED_CORPORA, PYTHON_DOCS, PYTHON_STDLIB
 from jaxllm.utils.errors import InputError, nearest, printable, shown
 from jaxllm.utils.files import read_file
-from jaxllm.utils.ideas import Idea
+from jaxllm.utils.ideas import Idea, with_names
 from jaxllm.utils.utf8 import without_mark
 from jaxllm.utils.validate import (
     Fraction,
@@ -103,6 +103,7 @@ class TrainConfig:
     """[train]: batch_size is the number of windows of one optimizer step, over all its microbatches."""
 
     steps: Positive = 1000  # optimizer steps
+    seconds: PositiveFloat | None = None  # of training; the run ends after them or after its steps, whichever is first
     batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 12  # windows of one optimizer step
     seed: NonNegative = 0  # of initialisation, data order, dropout and samples
     grad_accumulation: Positive = 1  # microbatches that a batch is split into: less memory, the same result
@@ -111,6 +112,7 @@ class TrainConfig:
     loss: Idea | None = None  # (logits, targets) -> token losses, or (hidden, table, targets); none: cross-entropy
     metrics: Idea | None = None  # (params, grads, updates) -> a dict of numbers, recorded at each step
     code_sha256: str | None = None  # of the file of --code; written by a run, checked where it is given
+    sink: Literal["tensorboard", "trackio", "wandb"] | None = None  # what shows metrics.jsonl as it grows
     remat: bool = False  # recompute each block in the backward pass: less memory, the time of one more forward pass
     max_skipped: NonNegative = 0  # how many steps with a non-finite loss or gradient may be skipped
     deterministic: bool = False  # on a GPU use only operations that give the same bits each time; CPUs always do
@@ -126,12 +128,15 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """[optimizer]: warm-up to learning_rate, then a cosine down to min_learning_rate after the last step."""
+    """[optimizer]: the update rule, and the learning rate: a linear warm-up, then the schedule."""
 
-    name: Literal["adamw"] = "adamw"  # update rule
+    name: Literal["adamw", "muon", "lion", "adafactor", "sgd", "schedule_free_adamw"] | Idea = "adamw"  # rule
+    schedule: Literal["cosine", "wsd", "linear", "constant"] | Idea = "cosine"  # learning rate after the warm-up
     learning_rate: PositiveFloat = 1e-3  # the largest, after the warm-up
-    min_learning_rate: NonNegativeFloat = 1e-4  # where the cosine ends, after the last step
+    min_learning_rate: NonNegativeFloat = 1e-4  # where all schedules but "constant" end, after the last step
     warmup_steps: NonNegative = 100  # steps in which the learning rate rises linearly
+    decay_share: Annotated[float, Meta(gt=0, le=1)] = 0.2  # of "wsd": the part of all steps in which the rate falls
+    momentum: Fraction = 0.95  # of muon and sgd: decay of the momentum
     beta1: Fraction = 0.9  # decay of the first moment
     beta2: Fraction = 0.99  # decay of the second moment
     weight_decay: NonNegativeFloat = 0.1  # of matrices; vectors (biases, norms) are not decayed
@@ -144,6 +149,10 @@ class OptimizerConfig:
                 f"optimizer.min_learning_rate is {self.min_learning_rate}, above optimizer.learning_rate = "
                 f"{self.learning_rate}; make it smaller."
             )
+        if self.name == "schedule_free_adamw" and not self.beta1:
+            raise InputError(
+                "optimizer.beta1 is 0, but schedule_free_adamw divides by it; give a number above 0, such as 0.9."
+            )
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,7 @@ class EvalConfig:
     prompt: str = ""  # beginning of the sample; empty: the first token of the training text
     sample_tokens: Annotated[int, Meta(ge=1, le=MOST_NEW_TOKENS)] = 200  # length of the sample
     temperature: NonNegativeFloat = 0.8  # of sampling; 0: the most likely token
+    weights: Literal["schedule_free"] | Idea | None = None  # measured beside the parameters, and sampled
 
     def __post_init__(self) -> None:
         check_fields(self, "eval.")
@@ -188,6 +198,18 @@ class RunConfig:
             raise InputError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but there are only train.steps = "
                 f"{self.train.steps}; warm up for fewer steps."
+            )
+        falls = self.train.steps * (1 - self.optimizer.decay_share)
+        if self.optimizer.schedule == "wsd" and self.optimizer.warmup_steps > falls:
+            raise InputError(
+                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but with optimizer.decay_share = "
+                f"{self.optimizer.decay_share} the rate falls from step {falls:g} on; make one of them smaller."
+            )
+        others = ("adamw", "muon", "lion", "adafactor", "sgd")
+        if self.eval.weights == "schedule_free" and self.optimizer.name in others:
+            raise InputError(
+                f"eval.weights is 'schedule_free', but optimizer.name = {self.optimizer.name!r} keeps no such average; "
+                "leave it out, or train with schedule_free_adamw."
             )
         if self.checkpoint.keep_best and self.checkpoint.every % self.eval.every:
             raise InputError(
@@ -291,10 +313,7 @@ def to_toml(config: RunConfig) -> str:
 
 def as_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
     """The sections as nested dicts, with the names of functions."""
-    return {
-        section: {key: value.name if isinstance(value, Idea) else value for key, value in values.items()}
-        for section, values in dataclasses.asdict(config).items()
-    }
+    return {section: with_names(values) for section, values in dataclasses.asdict(config).items()}
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

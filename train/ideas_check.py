@@ -18,6 +18,7 @@ from jaxllm.utils.ideas import Idea
 
 from .config import RunConfig
 from .ideas import references
+from .state import abstract_state
 
 N_ROWS, N_POSITIONS = 3, 4
 RECORDED = (
@@ -35,6 +36,8 @@ def check_ideas(config: RunConfig, model: GPTConfig) -> None:
     for section, field, idea in references(config):
         if trial := _TRIALS.get(f"{section}.{field}"):
             trial(idea, model)
+        if trial_of_training := _TRIALS_OF_TRAINING.get(f"{section}.{field}"):
+            trial_of_training(idea, config, model)
 
 
 def elementwise(idea: Idea, arguments: list[Any], shape: tuple[int, ...], gives: str) -> None:
@@ -197,8 +200,35 @@ def _called_on_trees(idea: Idea, *trees: Any) -> Any:
     return jax.eval_shape(lambda *given: idea(*given), *trees)
 
 
+def _optimizer(idea: Idea, config: RunConfig, model: GPTConfig) -> None:
+    made = idea(config.optimizer, lambda step: 1e-3)
+    if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
+        raise InputError(f"{idea.name} returns {type(made).__name__}, but it must return an Optax transformation.")
+
+
+def _schedule(idea: Idea, config: RunConfig, model: GPTConfig) -> None:
+    made = idea(config.optimizer, config.train.steps)
+    rate = jax.eval_shape(made, jnp.zeros((), jnp.int32)) if callable(made) else made
+    if getattr(rate, "shape", None) != ():
+        raise InputError(
+            f"{idea.name} returns {type(made).__name__}, but it must return a function of the step, whose result is "
+            "one learning rate."
+        )
+
+
+def _weights(idea: Idea, config: RunConfig, model: GPTConfig) -> None:
+    state = abstract_state(GPT(model), config)
+    out = _called_on_trees(idea, state)
+    shapes = [jax.tree.map(lambda x: x.shape, tree) for tree in (out, state.params)]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"{idea.name} must return a tree like state.params, of the same names and shapes.")
+
+
 _TRIALS: dict[str, Callable[[Idea, GPTConfig], None]] = {
     "model.activation": _activation, "model.norm": _norm, "model.position": _position, "model.score": _score,
     "model.visible": _visible, "model.logits": _logits, "model.block": _block, "train.loss": _loss,
     "train.metrics": _metrics,
+}  # fmt: skip
+_TRIALS_OF_TRAINING: dict[str, Callable[[Idea, RunConfig, GPTConfig], None]] = {
+    "optimizer.name": _optimizer, "optimizer.schedule": _schedule, "eval.weights": _weights,
 }  # fmt: skip

@@ -7,18 +7,22 @@ saves then, and what its files hold, is what a run without the interruption had 
 import math
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from jaxllm.data import batch
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
-from .config import as_dict
+from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
+from .config import RunConfig, as_dict
 from .errors import NotSavedError, Stopped
+from .eval_weights import eval_weights
 from .evaluate import Abandoned, evaluator, sample_text
 from .inputs import Prepared
 from .memory_estimate import warning_of_plan
@@ -29,7 +33,8 @@ from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
 from .runs.folder import RunFolder
 from .runs.metrics import add_sample, drop_samples
-from .runs.step_log import StepLog, StepMetrics
+from .runs.sinks import Guarded
+from .runs.step_log import Plan, StepLog, StepMetrics
 from .runtime.profile import profiled
 from .runtime.signals import Stop, stoppable
 from .state import TrainState, init_and_compile
@@ -39,11 +44,13 @@ from .step import make_model, make_train_step
 def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> TrainState:
     """Train from the newest checkpoint of the folder, or from the start, to the last step; returns the last state.
 
+    The last step is `train.steps`, or that in which `train.seconds` are used up; it is evaluated and saved then.
     Writes metrics.jsonl, loss.png, samples.txt and checkpoints, and prints where the time of `profile` steps goes.
     Raises DivergedError where a loss, a gradient or a parameter is not finite (no checkpoint ever holds such
     parameters); NotSavedError where the last checkpoint could not be written; Stopped when a signal ended the run.
     """
     config, model = run.config, make_model(run.model, run.config.train)
+    timed = config.train.seconds is not None
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
     with (
@@ -52,14 +59,19 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         Checkpoints(folder.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best) as checkpoints,
     ):
         restore = None if checkpoints.latest_step() is None else checkpoints.restore
-        jitted = make_train_step(model, optimizer, config.train, schedule)
+        jitted = (
+            make_budgeted_step(model, config) if timed
+            else make_train_step(model, optimizer, config.train, schedule)
+        )  # fmt: skip
         state, train_step = init_and_compile(model, optimizer, jitted, config.train, restore)
         if too_much := warning_of_plan(train_step, config, run.model):
             print(f"warning: {too_much}", file=sys.stderr)
         steps = range(int(state.step), config.train.steps)
         explain = partial(where_not_finite, run, model, lambda: state)
-        log = StepLog(config, folder, steps.start, explain, training_progress)
-        unmeasured = log.unmeasured(steps.start) and due(steps.start, config.eval.every, config.train.steps)
+        sink = Guarded(config.train.sink, folder, as_dict(config), steps.start)
+        log = StepLog(plan_of(config), folder, steps.start, explain, training_progress, sink)
+        over = is_over(config.train, steps.start, log.trained_s)
+        unmeasured = log.unmeasured(steps.start) and due(steps.start, config.eval.every, over)
         try:
             folder.write_config(config)  # only after everything saved has been read
             drop_samples(folder.samples, steps.start - unmeasured)
@@ -67,21 +79,28 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
             if unmeasured:  # the evaluation was abandoned when the run was stopped
                 log.complete(measured := measure(state))
                 checkpoints.add_losses(steps.start, measured)
-            with prefetched(partial(batch_of, run), steps if not stop else range(0)) as batches:
+            with prefetched(partial(batch_of, run), range(0) if stop or over else steps) as batches:
                 for step, inputs, targets, waited_s in batches:
-                    state, metrics = recorder(train_step, state, inputs, targets)
-                    log.add(step + 1, metrics, waited_s)
+                    of_schedule = schedule_step(config, step, log.records)
+                    ahead = (np.int32(of_schedule - step),) if timed else ()
+                    state, metrics = recorder(train_step, state, inputs, targets, *ahead)
+                    log.add(step + 1, metrics, waited_s, of_schedule + 1 if timed else None)
+                    over = is_over(config.train, step + 1, log.trained_s)
                     if recorder.complete:
                         log.flush()
                         recorder.show(train_step, state)
                         log.restart_clock()
-                    if due(step + 1, config.eval.every, config.train.steps):
+                    if timed and over:
+                        log.note(last_line(config, step + 1))
+                    if due(step + 1, config.eval.every, over):
                         log.flush(partial(measure, state))
                     ending = bool(stop)
-                    if ending or due(step + 1, config.checkpoint.every, config.train.steps):
-                        save(run, checkpoints, log, state)
+                    if ending or due(step + 1, config.checkpoint.every, over):
+                        save_state(state, checkpoints, log, as_dict(config), run.tokenizer.fingerprint())
                     log.flush_if_ready()
-                    if ending:
+                    if timed and not over and len(log.records) == steps.start + MEASURED:
+                        log.note(forecast(config, log.records))
+                    if ending or over:
                         break
         except OSError as error:
             if error.filename is None:  # standard output, not a file of the run
@@ -90,12 +109,18 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         finally:
             log.close()
     done = int(state.step)
-    if stop.by and (done < config.train.steps or log.unmeasured(done)):
+    if stop.by and (not over or log.unmeasured(done)):
         raise Stopped(
             f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}; {how_to_resume(folder)}",
             stop.by,
         )
     return state
+
+
+def plan_of(config: RunConfig) -> Plan:
+    """What the log of a run needs to know of it."""
+    train = config.train
+    return Plan(train.steps, train.batch_size * config.model.context_length, train.max_skipped)
 
 
 def how_to_resume(folder: RunFolder) -> str:
@@ -104,11 +129,17 @@ def how_to_resume(folder: RunFolder) -> str:
     return f"{saved}; to go on: jaxllm train --out {shlex.quote(str(folder.path))} --resume"
 
 
-def save(run: Prepared, checkpoints: Checkpoints, log: StepLog, state: TrainState) -> None:
+def save_state(
+    state: TrainState, checkpoints: Checkpoints, log: StepLog, config: Mapping[str, Any], tokenizer: str
+) -> None:  # fmt: skip
+    """Record what is pending, and write the state with the loss that was measured for it.
+
+    Raises DivergedError if a parameter is not finite.
+    """
     log.flush()
     log.check(int(state.step), {"the norm of the parameters": float(optax.tree.norm(state.params))})
     log.sync()
-    checkpoints.save(state, as_dict(run.config), run.tokenizer.fingerprint(), log.last.get("val_loss"))
+    checkpoints.save(state, config, tokenizer, log.last.get("val_loss"))
     log.restart_clock()
 
 
@@ -134,23 +165,31 @@ def batch_of(run: Prepared, step: int) -> tuple[Ids, Ids]:
     return batch(run.train_ids, run.model.context_length, config.batch_size, config.seed, step)
 
 
-def due(step: int, every: int, last: int) -> bool:
-    return step % every == 0 or step == last
+def due(step: int, every: int, last: bool) -> bool:
+    return step % every == 0 or last
 
 
 def make_measure(run: Prepared, model: GPT, folder: RunFolder, stop: Stop) -> Callable[[TrainState], dict[str, float]]:
-    """A function that returns the val_loss of a state and appends a sample to samples.txt; {} once stopped."""
+    """A function that returns the losses of a state and appends a sample to samples.txt; {} once stopped.
+
+    The losses are val_loss and, where `eval.weights` are others than the parameters, theirs as averaged_val_loss.
+    """
     evaluate = evaluator(model, run.config, lambda: bool(stop))
+    averaged = eval_weights(run.config)
 
     def measure(state: TrainState) -> dict[str, float]:
+        params, name = state.params, "val_loss"
         try:
-            loss = evaluate(state.params, run.validation_ids)
+            losses = {name: evaluate(params, run.validation_ids)}
+            if averaged:
+                params, name = averaged(state), "averaged_val_loss"
+                losses[name] = evaluate(params, run.validation_ids)
         except Abandoned:
             return {}
-        if math.isfinite(loss):
+        if math.isfinite(losses[name]):
             c = run.config
-            text = sample_text(model, state.params, run.tokenizer, c.eval, run.first_id, c.train.seed)
-            add_sample(folder.samples, int(state.step), loss, text)
-        return {"val_loss": loss}
+            text = sample_text(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)
+            add_sample(folder.samples, int(state.step), losses[name], text)
+        return losses
 
     return measure

@@ -16,7 +16,7 @@ from jax.stages import Compiled
 from jaxllm.config import GPTConfig
 from jaxllm.fast.attention import GROUPS, KEPT, LONGEST
 from jaxllm.fast.loss import MOST_LOGITS
-from jaxllm.gpt import parameter_shapes
+from jaxllm.gpt import count_parameters, parameter_shapes
 from jaxllm.pretrained.parameter_map import nested
 
 from .config import OptimizerConfig, RunConfig, TrainConfig
@@ -24,9 +24,7 @@ from .optimizer import make_optimizer
 from .runtime.memory import KNOBS, available_bytes, step_bytes
 
 GIB = 2**30
-SMALLER = (
-    "make model.d_model or model.n_layers smaller: parameters, gradients and AdamW take 16 bytes for each parameter"
-)
+SMALLER = "make model.d_model or model.n_layers smaller: parameters, gradients and optimizer take"
 
 
 class Need(NamedTuple):
@@ -111,7 +109,8 @@ def warning(need: Need, available: int | None, config: RunConfig, model: GPTConf
         return ""
     said = f"the run needs about {_gib(need.total)} of memory, but {_gib(available)} are free"
     if need.state + need.checkpoint > available:
-        return f"{said}; {SMALLER}."
+        each = state_bytes(model, config.train, config.optimizer) / count_parameters(model)
+        return f"{said}; {SMALLER} {each:.0f} bytes for each parameter."
     found = fitting(available, config, model)
     return f"{said}; {KNOBS}{f' ({found} would fit)' if found else ''}."
 

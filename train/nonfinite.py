@@ -50,12 +50,18 @@ def first_not_finite(gradients: dict[str, Any]) -> Array:
 
 
 def apply_if(finite: Array, new: Any, old: Any) -> Any:
-    """The new tree if `finite`, else the old one; the schedule's count, which counts steps, is always new."""
+    """The new tree if `finite`, else the old one; the counts of schedules, which count steps, are always new."""
 
-    def is_count(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByScheduleState)
+    def choose(n: Any, o: Any) -> Any:
+        if isinstance(n, optax.ScaleByScheduleState):
+            return n
+        if isinstance(n, optax.contrib.ScheduleFreeState):
+            kept = optax.contrib.ScheduleFreeState(*apply_if(finite, tuple(n), tuple(o)))
+            return kept._replace(step_count=n.step_count)
+        return jnp.where(finite, n, o)
 
-    return jax.tree.map(lambda n, o: n if is_count(n) else jnp.where(finite, n, o), new, old, is_leaf=is_count)
+    with_a_count = (optax.ScaleByScheduleState, optax.contrib.ScheduleFreeState)
+    return jax.tree.map(choose, new, old, is_leaf=lambda node: isinstance(node, with_a_count))
 
 
 def first_forward(model: GPT, params: dict[str, Any], inputs: Array) -> str | None:

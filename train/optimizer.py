@@ -1,6 +1,12 @@
-"""The optimizer and its learning-rate schedule: what a config's [optimizer] section selects."""
+"""The optimizer and its learning-rate schedule: what a config's [optimizer] section selects by name.
 
+Every optimizer makes the update -lr (direction + weight_decay p), with the decay for matrices only, so that the fields
+of the section mean the same for each.
+"""
+
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,45 +14,184 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxllm.utils.ideas import named
+
 from .config import OptimizerConfig
+
+MUON_RMS = 0.2  # the root mean square of Muon's direction, which is about that of AdamW's
+NOT_BY_MUON = ("token_embedding", "position_embedding", "head")  # tables and the head: AdamW's, as are all vectors
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Returns step -> learning rate: linear warm-up from lr / (warmup + 1), then a cosine, as in nanoGPT's train.py.
-
-    Written out because `optax.warmup_cosine_decay_schedule` subtracts the peak from the warm-up, which loses digits
-    in float32.
-    """
-    highest, lowest, warmup = config.learning_rate, config.min_learning_rate, config.warmup_steps
-
-    def schedule(step: ArrayLike) -> Array:
-        now = jnp.asarray(step, float)
-        rising = highest * (now + 1) / (warmup + 1)
-        done = jnp.clip((now - warmup) / (steps - warmup), 0, 1)
-        falling = lowest + (highest - lowest) * (1 + jnp.cos(jnp.pi * done)) / 2
-        return jnp.where(now < warmup, rising, falling)
-
-    return schedule
+    """Returns step -> learning rate: the schedule named `config.schedule`, for a run of `steps` steps."""
+    return named(config.schedule, SCHEDULES, "optimizer.schedule")(config, steps)
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clip by the global norm, then the optimizer named `config.name` at the scheduled learning rate."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        OPTIMIZERS[config.name](config, learning_rate_schedule(config, steps)),
-    )
+    return optimizer_with(config, learning_rate_schedule(config, steps))
+
+
+def optimizer_with(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """As `make_optimizer`, at the learning rates of another schedule."""
+    rule = named(config.name, OPTIMIZERS, "optimizer.name")
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule(config, schedule))
+
+
+def cosine(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Returns step -> learning rate: the warm-up, then half a cosine down to the minimum, as in nanoGPT's train.py.
+
+    Loshchilov and Hutter 2017, equation 5, without restarts.
+    """
+    highest, lowest, warmup = config.learning_rate, config.min_learning_rate, config.warmup_steps
+
+    def falling(now: Array) -> Array:
+        done = jnp.clip((now - warmup) / (steps - warmup), 0, 1)
+        return lowest + (highest - lowest) * (1 + jnp.cos(jnp.pi * done)) / 2
+
+    return _after_warm_up(config, falling)
+
+
+def linear(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Returns step -> learning rate: the warm-up, then a straight line down to the minimum."""
+    return _after_warm_up(config, lambda now: _straight_down(config, config.warmup_steps, steps, now))
+
+
+def wsd(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Returns step -> learning rate: warm-up, stable, decay (Hu et al. 2024, section 4.2).
+
+    The decay is a straight line down to the minimum over the last `config.decay_share` of the steps; Hägele et al.
+    2024, section 4, compare shapes and lengths.
+    """
+    begin = steps * (1 - config.decay_share)
+    return _after_warm_up(config, lambda now: _straight_down(config, begin, steps, now))
+
+
+def constant(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Returns step -> learning rate: the warm-up, then always `config.learning_rate`."""
+    return _after_warm_up(config, lambda now: jnp.full_like(now, config.learning_rate))
+
+
+def _after_warm_up(config: OptimizerConfig, rate: Callable[[Array], Array]) -> optax.Schedule:
+    """Returns step -> learning rate: a linear warm-up from lr / (warmup + 1), then `rate(step)`.
+
+    Written out because `optax.warmup_cosine_decay_schedule` subtracts the peak from the warm-up, which loses digits
+    in float32.
+    """
+
+    def schedule(step: ArrayLike) -> Array:
+        now = jnp.asarray(step, float)
+        rising = config.learning_rate * (now + 1) / (config.warmup_steps + 1)
+        return jnp.where(now < config.warmup_steps, rising, rate(now))
+
+    return schedule
+
+
+def _straight_down(config: OptimizerConfig, begin: float, end: int, now: Array) -> Array:
+    """The rate on a line from `learning_rate` at step `begin` to `min_learning_rate` at step `end`, flat outside."""
+    done = jnp.clip((now - begin) / (end - begin), 0, 1)
+    return config.learning_rate + (config.min_learning_rate - config.learning_rate) * done
+
+
+# By `optimizer.schedule`, whose values OptimizerConfig lists.
+SCHEDULES: dict[str, Callable[[OptimizerConfig, int], optax.Schedule]] = {
+    "cosine": cosine, "wsd": wsd, "linear": linear, "constant": constant,
+}  # fmt: skip
 
 
 def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019) with weight decay on matrices only."""
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) with weight decay on matrices only."""
     return optax.adamw(
-        schedule,
-        b1=config.beta1,
-        b2=config.beta2,
-        weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+        schedule, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=_is_matrix
+    )  # fmt: skip
+
+
+def muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for embeddings, head and vectors.
+
+    The direction of a matrix is its momentum made orthogonal, times 0.2 sqrt(longer side), so that its elements are as
+    large as AdamW's and one learning rate serves both (Liu et al. 2025, equation 4).
+    """
+    direction = optax.chain(
+        optax.contrib.scale_by_muon(
+            beta=config.momentum,
+            weight_dimension_numbers=lambda matrices: jax.tree.map(
+                lambda _: optax.contrib.MuonDimensionNumbers(), matrices
+            ),
+        ),
+        optax.stateless_with_tree_map(lambda u, _: MUON_RMS * math.sqrt(max(u.shape)) * u),
+    )
+    return optax.partition(
+        {"muon": _decayed(direction, config, schedule), "adamw": adamw(config, schedule)}, _muon_or_adamw
     )
 
 
+def lion(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Lion (Chen et al. 2023, algorithm 2): the sign of a mean of momentum and gradient."""
+    return _decayed(optax.scale_by_lion(config.beta1, config.beta2), config, schedule)
+
+
+def adafactor(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Adafactor without a first moment (Shazeer and Stern 2018, algorithms 4 and 5).
+
+    The second moment of a matrix is kept as the means of its rows and columns. The learning rate is relative to the
+    root mean square of a parameter. `optax.adafactor` would not multiply the weight decay by the learning rate.
+    """
+    direction = optax.chain(
+        optax.scale_by_factored_rms(
+            min_dim_size_to_factor=1,
+            decay_rate_fn=lambda count, exponent: 1 - jnp.asarray(count + 1, float) ** -exponent,
+        ),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_param_block_rms(),
+    )
+    return _decayed(direction, config, schedule)
+
+
+def sgd(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Gradient descent with momentum and decoupled weight decay (Loshchilov and Hutter 2019, algorithm 1)."""
+    return _decayed(optax.trace(config.momentum) if config.momentum else optax.identity(), config, schedule)
+
+
+def schedule_free_adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Schedule-free AdamW (Defazio et al. 2024, algorithm 1), whose averaged weights `eval.weights` takes.
+
+    `optax.contrib.schedule_free` counts from 1 and would weigh a step by the next one's learning rate.
+    """
+    second_moment = optax.scale_by_rms(config.beta2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
+    return optax.contrib.schedule_free(
+        _decayed(second_moment, config, schedule), lambda count: schedule(count - 1), b1=config.beta1
+    )
+
+
+def _decayed(
+    direction: optax.GradientTransformation, config: OptimizerConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """The update -lr (direction + weight_decay p), with the decay for matrices only."""
+    return optax.chain(
+        direction,
+        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _is_matrix(params: Any) -> Any:
+    """For each parameter whether it has two dimensions or more."""
+    return jax.tree.map(lambda p: p.ndim >= 2, params)
+
+
+def _muon_or_adamw(params: Any) -> Any:
+    """For each parameter the name of the optimizer that `muon` gives it."""
+
+    def label(path: Any, p: Any) -> str:
+        part = jax.tree_util.keystr(path, simple=True, separator="/").partition("/")[0]
+        return "muon" if p.ndim == 2 and part not in NOT_BY_MUON else "adamw"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
 # By `optimizer.name`, whose values OptimizerConfig lists.
-OPTIMIZERS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]] = {"adamw": adamw}
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]] = {
+    "adamw": adamw, "muon": muon, "lion": lion, "adafactor": adafactor, "sgd": sgd,
+    "schedule_free_adamw": schedule_free_adamw,
+}  # fmt: skip

@@ -52,13 +52,15 @@ def init_and_compile(
     """Returns the state of `init_state` and the jitted `train_step`, compiled.
 
     XLA compiles both programs in threads while Python traces the second. With `restore`, the state is
-    `restore(shapes)`, read while XLA compiles the step, and no first state is computed.
+    `restore(shapes)`, read while XLA compiles the step, and no first state is computed. With `config.seconds` the step
+    takes an int32 scalar more (`train.budget.make_budgeted_step`).
     """
+    ahead = () if config.seconds is None else (jax.ShapeDtypeStruct((), jnp.int32),)
     tokens = jax.ShapeDtypeStruct((config.batch_size, model.config.context_length), jnp.int32)
     with ThreadPoolExecutor() as pool:
         init = _initializer(model, optimizer).trace(config.seed)
         initializing = pool.submit(init.lower().compile) if restore is None else None
-        compiling = pool.submit(train_step.lower(init.out_info, tokens, tokens).compile)
+        compiling = pool.submit(train_step.lower(init.out_info, tokens, tokens, *ahead).compile)
         state = restore(init.out_info) if restore else cast(Any, initializing).result()(config.seed)
         return state, compiling.result()
 

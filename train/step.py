@@ -77,7 +77,7 @@ def step_function(
 
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        params, opt_state, updates = _update(optimizer, grads, state, finite)
+        params, opt_state, updates = apply_gradients(optimizer, grads, state, finite)
         metrics = {
             "train_loss": loss,
             "learning_rate": schedule(state.step),
@@ -91,7 +91,7 @@ def step_function(
     return train_step
 
 
-def _update(
+def apply_gradients(
     optimizer: optax.GradientTransformation, grads: Any, state: TrainState, finite: Array
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """The new parameters and the optimizer's new state, the old ones if not `finite`; and the updates.

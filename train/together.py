@@ -23,7 +23,7 @@ from jaxllm.gpt import GPT
 from .config import RunConfig, as_dict
 from .errors import DivergedError, NotSavedError, Stopped, reason
 from .inputs import Prepared
-from .loop import batch_of, due, make_measure, save, where_not_finite
+from .loop import batch_of, due, make_measure, plan_of, save_state, where_not_finite
 from .memory_estimate import estimate
 from .optimizer import learning_rate_schedule, make_optimizer
 from .prefetch import prefetched
@@ -31,6 +31,7 @@ from .progress import record_line
 from .runs.checkpoint import Checkpoints
 from .runs.folder import RunFolder
 from .runs.metrics import Record, drop_samples
+from .runs.sinks import Guarded
 from .runs.step_log import StepLog
 from .runtime.memory import available_bytes
 from .runtime.signals import Stop, stoppable
@@ -204,7 +205,9 @@ class _Training:
         self.name, self._run, self._folder = member.name, member.run, member.folder
         self._checkpoints, self._state = checkpoints, state
         explain = partial(where_not_finite, member.run, model, state)
-        self.log = StepLog(member.run.config, member.folder, done, explain, partial(_Lines, member.name))
+        config = member.run.config
+        sink = Guarded(config.train.sink, member.folder, as_dict(config), done)
+        self.log = StepLog(plan_of(config), member.folder, done, explain, partial(_Lines, member.name), sink)
         self._measure = make_measure(member.run, model, member.folder, stop)
 
     def attempt(self, work: Callable[..., None], *arguments: Any) -> None:
@@ -238,10 +241,11 @@ class _Training:
             self.log.check(step, measured)
             self.log.complete(measured)
         if ending or self._due(step, self._run.config.checkpoint.every):
-            save(self._run, self._checkpoints, self.log, self._state())
+            tokenizer = self._run.tokenizer.fingerprint()
+            save_state(self._state(), self._checkpoints, self.log, as_dict(self._run.config), tokenizer)
 
     def _due(self, step: int, every: int) -> bool:
-        return due(step, every, self._run.config.train.steps)
+        return due(step, every, step == self._run.config.train.steps)
 
 
 @jax.jit  # one program for all arrays and all runs

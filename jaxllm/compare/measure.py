@@ -26,16 +26,27 @@ class Comparison:
     tolerance: float  # of the relative error
     jump: bool = False  # the first place where the error is far above all errors before
     note: str = ""
+    compared: bool = True  # False: there is no reference, so the errors and the tolerance are NaN
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within tolerance."""
+        """Whether the error is within tolerance; False where nothing was compared."""
         return self.relative <= self.tolerance
 
     @property
+    def failed(self) -> bool:
+        """Whether the error is beyond tolerance; False where nothing was compared."""
+        return self.compared and not self.passed
+
+    @property
+    def verdict(self) -> str:
+        """The word in the report's row."""
+        return ("ok" if self.passed else "BEYOND") if self.compared else "held to nothing"
+
+    @property
     def share(self) -> float:
-        """The error as a fraction of the tolerance."""
-        if self.relative == 0:
+        """The error as a fraction of the tolerance; 0 where nothing was compared."""
+        if self.relative == 0 or not self.compared:
             return 0.0
         return self.relative / self.tolerance if self.tolerance else math.inf
 
@@ -70,6 +81,15 @@ def measure(
 def _failed(stage: str, name: str, shape: tuple[int, ...], tolerance: float, note: str) -> Comparison:
     """A comparison beyond any tolerance, with the reason as its note."""
     return Comparison(stage, name, shape, math.inf, math.inf, math.inf, tolerance, note=note)
+
+
+def held_to_nothing(stage: str, got: Any, note: str, root: str = "") -> list[Comparison]:
+    """A row for each leaf of what was computed but has no reference; `note` says why. Names begin with `root`."""
+    nan = math.nan
+    return [
+        Comparison(stage, name, np.shape(leaf), nan, nan, nan, nan, note=note, compared=False)
+        for name, leaf in named_leaves(got, root).items()
+    ]
 
 
 def compare_trees(

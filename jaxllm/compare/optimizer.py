@@ -1,6 +1,6 @@
 """A step of Optax beside its reference: schedule, clipping, moments and update."""
 
-import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -9,9 +9,10 @@ import numpy as np
 import optax
 
 from jaxllm import reference
-from jaxllm.compare.measure import Comparison, compare_trees
+from jaxllm.compare.measure import Comparison, compare_trees, held_to_nothing, largest
+from jaxllm.compare.optimizer_states import begin, moments, twin_state, with_constants
 from jaxllm.compare.tolerances import TOLERANCES, arithmetic
-from jaxllm.compare.trees import in_dtype, to_numpy
+from jaxllm.compare.trees import in_dtype, named_leaves, to_numpy
 
 
 def compare_optimizer(
@@ -25,67 +26,59 @@ def compare_optimizer(
     state: Any = None,
     dtype: Literal["float64", "float32"] = "float32",
 ) -> list[Comparison]:
-    """Comparisons of schedule, clipping and AdamW by Optax with `jaxllm.reference.optimizer`.
+    """Comparisons of schedule, clipping and update rule by Optax with `jaxllm.reference.optimizer`.
 
     `optimizer` and `schedule` are those of a run of `steps` steps, `config` the OptimizerConfig that states them. They
-    make step number `step` from `params`, `gradients` and `state`, the optimizer's; where `state` is None, it is drawn
-    at random. Both sides get the same gradients, so a difference is the optimizer's own. Parameters are kept in
-    `dtype`, whatever the model computes in.
+    make step number `step` from `params`, `gradients` and `state`, the optimizer's; where `state` is None, AdamW's is
+    drawn at random, and another optimizer's is what some updates by random gradients leave. Both sides get the same
+    gradients, so a difference is the optimizer's own. Parameters are kept in `dtype`, whatever the model computes in.
+
+    What depends on an optimizer or a schedule that the reference does not have is held to nothing.
     """
+    rule = reference.optimizer.OPTIMIZERS.get(config.name)
+    scheduled = config.schedule in reference.schedules.SCHEDULES
     sampled = np.unique(np.linspace(0, steps, 1000).astype(np.int32))
     with arithmetic(dtype):
         params, gradients = in_dtype(params, dtype), in_dtype(gradients, dtype)
+        first = in_dtype(optimizer.init(params), dtype)
         if state is None:
-            state = _random_moments(optimizer.init(params), gradients, step)
-        state = in_dtype(state, dtype)
+            state = begin(config.name, optimizer, first, params, gradients, step)
+        state = with_constants(state, first, dtype)
         updates, new_state = jax.jit(optimizer.update)(gradients, state, params)
+        rate = schedule(step)
         got = {
-            "learning_rate": schedule(step),
+            "learning_rate": rate,
             "learning_rate, whole schedule": schedule(jnp.asarray(sampled)),
             "gradient norm": optax.tree.norm(gradients),
             "parameters after it": optax.apply_updates(params, updates),
             "update": updates,
-            "first moment": optax.tree.get(new_state, "mu"),
-            "second moment": optax.tree.get(new_state, "nu"),
+            **(moments(twin_state(config.name, new_state, params)) if rule else {}),
         }
-    want = _by_numpy(config, steps, step, sampled, *to_numpy([params, gradients, state]))
-    rows: list[Comparison] = []
-    for name, value in want.items():
-        tree = isinstance(value, dict)
-        # Parameters by name, block_10 after block_9.
-        ordered = {k: value[k] for k in sorted(value, key=lambda k: (len(k), k))} if tree else value
-        stage, root = (f"optimizer step: {name}", "") if tree else ("optimizer step", name)
-        rows += compare_trees(stage, got[name], ordered, TOLERANCES[dtype][1], dtype, root)
-    return rows
+    params, gradients, state = to_numpy([params, gradients, state])
+    want: dict[str, Any] = {"gradient norm": reference.optimizer.global_norm(gradients)}
+    if scheduled:
+        every = [reference.schedules.learning_rate(config, steps, int(s)) for s in sampled]
+        rate = reference.schedules.learning_rate(config, steps, step)
+        want |= {"learning_rate": rate, "learning_rate, whole schedule": np.array(every)}
+    if rule:
+        clipped = reference.optimizer.clip_by_global_norm(gradients, config.clip_norm)
+        before = twin_state(config.name, state, params)
+        updates, after = rule.update(config, clipped, before, params, float(rate))
+        want |= {"parameters after it": jax.tree.map(np.add, params, updates), "update": updates, **moments(after)}
+    terms = params if config.name == "schedule_free_adamw" else {}  # its update is a difference of parameters
+    scales = {"update": {name: largest(leaf) for name, leaf in named_leaves(terms).items()}}
+    return [row for name, value in got.items() for row in _rows(name, value, want.get(name), dtype, scales.get(name))]
 
 
-def _by_numpy(
-    config: Any, steps: int, step: int, sampled: Any, params: Any, gradients: Any, state: Any
-) -> dict[str, Any]:
-    """What the reference computes, under the names of the report."""
-    twin = reference.optimizer
-    adam = next(node for node in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(node))
-    moments = twin.Moments(int(adam.count), adam.mu, adam.nu)  # a skipped step is not counted as an update
-    updates, moments = twin.update(config, steps, step, gradients, moments, params)
-    return {
-        "learning_rate": twin.learning_rate(config, steps, step),
-        "learning_rate, whole schedule": np.array([twin.learning_rate(config, steps, int(s)) for s in sampled]),
-        "gradient norm": twin.global_norm(gradients),
-        "parameters after it": jax.tree.map(np.add, params, updates),
-        "update": updates,
-        "first moment": moments.mu,
-        "second moment": moments.nu,
-    }
+def _rows(name: str, got: Any, want: Any, dtype: str, scales: Mapping[str, float] | None) -> list[Comparison]:
+    """The rows of one name: those of parameters by name, block_10 after block_9."""
+    tree = isinstance(got, dict)
+    stage, root = (f"optimizer step: {name}", "") if tree else ("optimizer step", name)
+    if want is None:
+        field = "schedule" if name.startswith("learning_rate") else "name"
+        return held_to_nothing(stage, _ordered(got), f"no twin of optimizer.{field}", root)
+    return compare_trees(stage, got, _ordered(want), TOLERANCES[dtype][1], dtype, root, scales)
 
 
-def _random_moments(state: Any, gradients: Any, step: int) -> Any:
-    """Adam's state after `step` updates, at random: from moments of 0 its first step does not depend on its betas."""
-    rng = np.random.default_rng(1)
-    size = float(optax.tree.norm(gradients)) / math.sqrt(optax.tree.size(gradients))
-    mu = jax.tree.map(lambda g: jnp.asarray(size * rng.standard_normal(g.shape), g.dtype), gradients)
-    nu = jax.tree.map(lambda g: jnp.asarray(size**2 * rng.chisquare(3, g.shape), g.dtype), gradients)
-    return optax.tree.set(state, count=jnp.asarray(step, jnp.int32), mu=mu, nu=nu)
-
-
-def _is_adam(node: Any) -> bool:
-    return isinstance(node, optax.ScaleByAdamState)
+def _ordered(tree: Any) -> Any:
+    return {k: tree[k] for k in sorted(tree, key=lambda k: (len(k), k))} if isinstance(tree, dict) else tree

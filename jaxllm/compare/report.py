@@ -32,34 +32,42 @@ class Report:
         for row in rows:
             above = row.relative > JUMP * before and row.relative > row.tolerance / JUMP and row.ulp > JUMP
             jump = above and not found and not (row.note and row.passed)
-            found, before = found or jump, max(before, row.relative)
+            found, before = found or jump, max(before, row.relative)  # NaN, where nothing was compared, is not larger
             marked.append(replace(row, jump=jump))
         return cls(dtype, tuple(marked))
 
     @property
     def passed(self) -> bool:
-        """Whether every row is within its tolerance."""
-        return all(row.passed for row in self.rows)
+        """Whether every row that was compared is within its tolerance."""
+        return not any(row.failed for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as a dict for JSON, where a non-finite error becomes None."""
-        rows = [asdict(row) | {"passed": row.passed} for row in self.rows]
+        """The report as a dict for JSON, where a non-finite error and the verdict on what was not compared are None."""
+        rows = [asdict(row) | {"passed": row.passed if row.compared else None} for row in self.rows]
         for row in rows:
-            row |= {k: None for k in ("max_abs", "relative", "ulp") if not math.isfinite(row[k])}
+            row |= {k: None for k in ("max_abs", "relative", "ulp", "tolerance") if not math.isfinite(row[k])}
         return {"dtype": self.dtype, "passed": self.passed, "rows": rows}
 
     def summary(self) -> str:
-        """One sentence: the number of comparisons, and the one closest to its tolerance or the first that failed."""
-        failed = [row for row in self.rows if not row.passed]
+        """One sentence: the number of comparisons, and the one closest to its tolerance or the first that failed.
+
+        What is held to nothing is counted apart.
+        """
+        compared = [row for row in self.rows if row.compared]
+        n = len(self.rows) - len(compared)
+        apart = f"; {n} more {'is' if n == 1 else 'are'} held to nothing, without a reference" if n else ""
+        failed = [row for row in compared if row.failed]
         if failed:
             return (
-                f"{self.dtype}: {len(failed)} of {len(self.rows)} comparisons are beyond tolerance; "
-                f"look at {failed[0].stage} {failed[0].name} first"
+                f"{self.dtype}: {len(failed)} of {len(compared)} comparisons are beyond tolerance; "
+                f"look at {failed[0].stage} {failed[0].name} first{apart}"
             )
-        worst = max(self.rows, key=lambda row: row.share)
+        if not compared:
+            return f"{self.dtype}: nothing was compared{apart}"
+        worst = max(compared, key=lambda row: row.share)
         return (
-            f"{self.dtype}: all {len(self.rows)} comparisons within tolerance; closest to it is {worst.stage} "
-            f"{worst.name} with {error_text(worst.relative, worst.tolerance)} of {bound_text(worst.tolerance)}"
+            f"{self.dtype}: all {len(compared)} comparisons within tolerance; closest to it is {worst.stage} "
+            f"{worst.name} with {error_text(worst.relative, worst.tolerance)} of {bound_text(worst.tolerance)}{apart}"
         )
 
     def __str__(self) -> str:
@@ -76,14 +84,19 @@ def table(rows: Iterable[Comparison]) -> list[str]:
         if row.stage != stage:
             stage = row.stage
             lines.append(stage)
-        verdict = "ok" if row.passed else "BEYOND"
         remark = "  <- the error jumps here" * row.jump + f"  ({row.note})" * bool(row.note)
-        lines.append(
-            f"  {row.name:{width - 2}}{_shape(row.shape):>18}{row.max_abs:>10.1e}"
-            f" {error_text(row.relative, row.tolerance):>9}{row.ulp:>10.3g} {bound_text(row.tolerance):>10}"
-            f"  {verdict}{remark}"
-        )
+        lines.append(f"  {row.name:{width - 2}}{_shape(row.shape):>18}{_errors(row)}  {row.verdict}{remark}")
     return lines
+
+
+def _errors(row: Comparison) -> str:
+    """The four columns of numbers."""
+    if not row.compared:
+        return f"{'-':>10}{'-':>10}{'-':>10}{'-':>11}"
+    return (
+        f"{row.max_abs:>10.1e} {error_text(row.relative, row.tolerance):>9}{row.ulp:>10.3g} "
+        f"{bound_text(row.tolerance):>10}"
+    )
 
 
 def bound_text(tolerance: float) -> str:
@@ -110,14 +123,18 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def fold(rows: Iterable[Comparison]) -> list[Comparison]:
-    """The worst row of each top-level name in each stage, which keeps a table of parameters short."""
-    groups: dict[tuple[str, str], list[Comparison]] = {}
+    """The worst row of each top-level name in each stage, which keeps a table of parameters short.
+
+    What is held to nothing has rows of its own.
+    """
+    groups: dict[tuple[str, str, bool], list[Comparison]] = {}
     for row in rows:
-        groups.setdefault((row.stage, row.name.split("/")[0]), []).append(row)
+        groups.setdefault((row.stage, row.name.split("/")[0], row.compared), []).append(row)
     out = []
-    for (_, top), group in groups.items():
-        worst = max(group, key=lambda row: (not row.passed, row.share))
+    for (_, top, compared), group in groups.items():
+        worst = max(group, key=lambda row: (row.failed, row.share))
         inner = worst.name.removeprefix(top + "/")
-        name = worst.name if len(group) == 1 else f"{top} (worst of {len(group)}: {inner})"
+        several = f"{top} (worst of {len(group)}: {inner})" if compared else f"{top} ({len(group)})"
+        name = worst.name if len(group) == 1 else several
         out.append(replace(worst, name=name, jump=any(row.jump for row in group)))
     return out

@@ -1,35 +1,52 @@
-"""What Optax does in a training step: the schedule of the learning rate, clipping, AdamW.
+"""What Optax does in a training step: clipping, then the update rule that a config names, at its learning rate.
 
-Gradients, moments and updates are nested dicts of arrays like `params`. `config` is an OptimizerConfig.
+The learning rates are in `schedules`, the rules in `update_rules` and `muon`. Gradients, moments and updates are nested
+dicts of arrays like `params`. `config` is an OptimizerConfig.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jaxllm.reference.arrays import leaves, tree_map
+from jaxllm.reference.muon import muon, start_muon
+from jaxllm.reference.schedules import learning_rate
+from jaxllm.reference.update_rules import (
+    Moments,
+    adafactor,
+    adamw,
+    averaged,
+    lion,
+    schedule_free_adamw,
+    sgd,
+    start_adafactor,
+    start_adamw,
+    start_momentum,
+    start_schedule_free_adamw,
+)
+
+__all__ = [
+    "OPTIMIZERS", "Moments", "Optimizer", "adamw", "averaged", "clip_by_global_norm", "global_norm", "learning_rate",
+    "start", "update",
+]  # fmt: skip
 
 
-class Moments(NamedTuple):
-    """The state of AdamW."""
+class Optimizer(NamedTuple):
+    """An update rule and how its state begins."""
 
-    updates: int  # their number so far
-    mu: Any  # running mean of the gradients
-    nu: Any  # running mean of their squares
+    start: Callable[[Any], Any]  # params -> state
+    update: Callable[..., tuple[Any, Any]]  # config, gradients, state, params, learning_rate -> updates, state
 
 
-def learning_rate(config: Any, steps: int, step: int) -> float:
-    """The learning rate of step 0, 1, ..., `steps` - 1: a linear warm-up, then half a cosine wave down to the minimum.
-
-    The warm-up begins at lr / (warmup + 1) and not at 0, as in nanoGPT's train.py. Loshchilov and Hutter 2017, equation
-    5, without restarts.
-    """
-    highest, lowest, warmup = config.learning_rate, config.min_learning_rate, config.warmup_steps
-    if step < warmup:
-        return highest * (step + 1) / (warmup + 1)
-    progress = min((step - warmup) / (steps - warmup), 1)
-    return lowest + (highest - lowest) * (1 + math.cos(math.pi * progress)) / 2
+# By `optimizer.name`.
+OPTIMIZERS = {
+    "adamw": Optimizer(start_adamw, adamw),
+    "muon": Optimizer(start_muon, muon),
+    "lion": Optimizer(start_momentum, lion),
+    "adafactor": Optimizer(start_adafactor, adafactor),
+    "sgd": Optimizer(start_momentum, sgd),
+    "schedule_free_adamw": Optimizer(start_schedule_free_adamw, schedule_free_adamw),
+}
 
 
 def global_norm(tree: Any) -> float:
@@ -43,34 +60,16 @@ def clip_by_global_norm(gradients: Any, limit: float) -> Any:
     return gradients if norm <= limit else tree_map(lambda g: g * (limit / norm), gradients)
 
 
-def start(params: Any) -> Moments:
-    """The state before the first update: both means are 0."""
-    zeros = tree_map(lambda p: np.zeros(np.shape(p)), params)
-    return Moments(0, zeros, zeros)
+def start(params: Any, name: str = "adamw") -> Any:
+    """The state of the optimizer of that name before the first update."""
+    return OPTIMIZERS[name].start(params)
 
 
-def adamw(
-    config: Any, gradients: Any, moments: Moments, params: Any, learning_rate: float, epsilon: float = 1e-8
-) -> tuple[Any, Moments]:
-    """The updates, which are added to the parameters, and the new moments. Loshchilov and Hutter 2019, algorithm 2.
+def update(config: Any, steps: int, step: int, gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    """The updates and new state of step number `step`: clipping, then the optimizer named `config.name`.
 
-    mu = b1 mu + (1 - b1) g and nu = b2 nu + (1 - b2) g^2. Both start at 0, so after t updates they are too small by the
-    factor 1 - b^t; mu' and nu' are corrected by it. The update is -lr (mu' / (sqrt(nu') + epsilon) + decay p), where
-    the decay is for matrices only, not for biases and the scales of norms. As in PyTorch and Optax the decay is
-    multiplied by the learning rate, unlike in the paper.
+    The updates are added to the parameters. The learning rate is that of the schedule named `config.schedule`.
     """
-    b1, b2, t = config.beta1, config.beta2, moments.updates + 1
-    mu = tree_map(lambda m, g: b1 * m + (1 - b1) * g, moments.mu, gradients)
-    nu = tree_map(lambda n, g: b2 * n + (1 - b2) * g**2, moments.nu, gradients)
-
-    def update(m: Any, n: Any, p: Any) -> Any:
-        decay = config.weight_decay if np.ndim(p) >= 2 else 0.0
-        return -learning_rate * (m / (1 - b1**t) / (np.sqrt(n / (1 - b2**t)) + epsilon) + decay * p)
-
-    return tree_map(update, mu, nu, params), Moments(t, mu, nu)
-
-
-def update(config: Any, steps: int, step: int, gradients: Any, moments: Moments, params: Any) -> tuple[Any, Moments]:
-    """The updates and new moments of step number `step`: clipping, then AdamW at the learning rate of the schedule."""
     clipped = clip_by_global_norm(gradients, config.clip_norm)
-    return adamw(config, clipped, moments, params, learning_rate(config, steps, step))
+    rate = learning_rate(config, steps, step)
+    return OPTIMIZERS[config.name].update(config, clipped, state, params, rate)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxllm.reference import gpt, loss, optimizer
-from jaxllm.reference.arrays import Array, float64, tree_map
+from jaxllm.reference.arrays import Array, chosen, float64, tree_map
 
 
 class State(NamedTuple):
@@ -15,25 +15,27 @@ class State(NamedTuple):
 
     step: int
     params: Any
-    moments: optimizer.Moments
+    moments: Any  # the state of the optimizer
 
 
-def start(params: Any) -> State:
-    """The state before the first step, from parameters in arrays of any kind."""
+def start(params: Any, name: str = "adamw") -> State:
+    """The state before the first step of the optimizer of that name, from parameters in arrays of any kind."""
     params = tree_map(float64, params)
-    return State(0, params, optimizer.start(params))
+    return State(0, params, optimizer.start(params, name))
 
 
 def loss_and_gradients(
-    model: Any, params: Any, inputs: ArrayLike, targets: ArrayLike, cotangents: dict[str, Array] | None = None
-) -> tuple[float, Any]:
+    model: Any, params: Any, inputs: ArrayLike, targets: ArrayLike, cotangents: dict[str, Array] | None = None,
+    token_loss: Any = "cross-entropy",
+) -> tuple[float, Any]:  # fmt: skip
     """The sum of the token losses of inputs and targets [B, T], and its gradients by parameter.
 
-    `cotangents` is filled as in `gpt.forward_vjp`.
+    `cotangents` is filled as in `gpt.forward_vjp`; `token_loss` is the cross-entropy, or a user's twin with `vjp`.
     """
     logits, model_back = gpt.forward_vjp(model, params, inputs, cotangents)
-    losses, losses_back = loss.token_losses_vjp(logits, targets)
-    d_logits, _ = losses_back(np.ones_like(losses))
+    _, loss_vjp = chosen(token_loss, {"cross-entropy": loss.token_losses}, {"cross-entropy": loss.token_losses_vjp})
+    losses, losses_back = loss_vjp(logits, targets)
+    d_logits = losses_back(np.ones_like(losses))[0]
     return float(losses.sum()), model_back(d_logits)[1]
 
 
@@ -44,15 +46,17 @@ def accumulate(
     targets: ArrayLike,
     micro_batches: int = 1,
     cotangents: dict[str, Array] | None = None,
+    token_loss: Any = "cross-entropy",
 ) -> tuple[float, Any]:
     """The mean loss over all tokens and its gradients: sums over micro-batches, divided once at the end.
 
-    `cotangents` is filled as in `gpt.forward_vjp`, with the gradients of the sum for the last micro-batch.
+    `cotangents` is filled as in `gpt.forward_vjp`, with the gradients of the sum for the last micro-batch; `token_loss`
+    as in `loss_and_gradients`.
     """
     total, gradients = 0.0, tree_map(lambda p: np.zeros(np.shape(p)), params)
     parts = (np.split(np.asarray(tokens), micro_batches) for tokens in (inputs, targets))
     for x, y in zip(*parts, strict=True):
-        loss_sum, micro_gradients = loss_and_gradients(model, params, x, y, cotangents)
+        loss_sum, micro_gradients = loss_and_gradients(model, params, x, y, cotangents, token_loss)
         total, gradients = total + loss_sum, tree_map(np.add, micro_gradients, gradients)
     n = np.size(targets)
     return total / n, tree_map(lambda g: g / n, gradients)

@@ -41,6 +41,9 @@ class Idea:
     def __repr__(self) -> str:
         return repr(self.name)
 
+    def __str__(self) -> str:
+        return self.name
+
     def __deepcopy__(self, memo: Any) -> "Idea":
         return self  # `dataclasses.asdict` copies the values of a config
 
@@ -66,6 +69,11 @@ class Idea:
 def as_idea(value: Any) -> Any:
     """A plain function or class as an `Idea`; everything else as it is."""
     return Idea(value) if callable(value) and not isinstance(value, Idea) else value
+
+
+def with_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A dict of a config's values with the name of each function in its place, as files and other processes take it."""
+    return {key: value.name if isinstance(value, Idea) else value for key, value in values.items()}
 
 
 def is_reference(value: Any) -> bool:

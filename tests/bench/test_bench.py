@@ -240,6 +240,7 @@ WRONG_FOR_PEERS = {
     "hf model.use_bias=false": "model.use_bias is false, but hf has only true; give --set model.use_bias=true.",
     "hf model.activation=gelu": "model.activation is gelu, but hf has only gelu_tanh",
     "nanogpt model.activation=relu": "model.activation is relu, but nanogpt has only gelu",
+    "nanogpt optimizer.name=lion": "optimizer.name is lion, but nanogpt trains with AdamW",
     "nanogpt model.norm=rms_norm": "model.norm is rms_norm, but nanogpt has only layer_norm",
     "nanogpt model.position=sinusoidal": "model.position is sinusoidal",
     "nanogpt model.n_kv_heads=1": "model.n_kv_heads is 1, but nanogpt has only 2",

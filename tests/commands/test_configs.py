@@ -120,6 +120,19 @@ RULES = {  # of two fields: settings at the limit, settings beyond it, and the e
         ["optimizer.warmup_steps=9", "train.steps=10"], ["optimizer.warmup_steps=10", "train.steps=10"],
         "optimizer.warmup_steps is 10, but there are only train.steps = 10",
     ),
+    "optimizer.decay_share": (
+        ["optimizer.warmup_steps=5", "train.steps=10", "optimizer.schedule=wsd", "optimizer.decay_share=0.5"],
+        ["optimizer.warmup_steps=6", "train.steps=10", "optimizer.schedule=wsd", "optimizer.decay_share=0.5"],
+        "with optimizer.decay_share = 0.5 the rate falls from step 5 on",
+    ),
+    "optimizer.beta1": (
+        ["optimizer.beta1=0.0"], ["optimizer.beta1=0.0", "optimizer.name=schedule_free_adamw"],
+        "optimizer.beta1 is 0, but schedule_free_adamw divides by it",
+    ),
+    "eval.weights": (
+        ["eval.weights=schedule_free", "optimizer.name=schedule_free_adamw"], ["eval.weights=schedule_free"],
+        "eval.weights is 'schedule_free', but optimizer.name = 'adamw' keeps no such average",
+    ),
     "optimizer.min_learning_rate": (
         ["optimizer.min_learning_rate=0.5", "optimizer.learning_rate=0.5"],
         ["optimizer.min_learning_rate=0.6", "optimizer.learning_rate=0.5"],

@@ -10,16 +10,19 @@ from typing import Any
 import matplotlib.axes
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from scipy import stats
 
 from jaxllm.flops import flops_per_token
 from train.cli import main
 from train.commands.runs import show
 from train.config import build_config
-from train.runs.compared import find_runs, group_runs, read_runs
+from train.runs.compared import differing, group_runs
 from train.runs.curves_plot import COSTS, curve
 from train.runs.folder import RunFolder
+from train.runs.manifest import StoredArray, new_manifest, rewrite
 from train.runs.metrics import MetricsFile
+from train.runs.summary import find_runs, read_runs
 
 OLD = Path(__file__).parents[1] / "golden" / "run-v1"
 TINY: dict[str, dict[str, Any]] = {
@@ -76,7 +79,7 @@ def test_tables_verdict_and_picture(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert rows[0].split() == [f"{sweep}/a-0", *"1 0 0.001 20 1,280 4.0000 4.0000 10.0".split(), f"{flops:.2e}"]
     assert [row.split()[1:4] for row in rows[2:4]] == [["1", "2", "0.001"], ["2", "0", "0.003"]]
     assert "1  optimizer.learning_rate=0.001      3  4.1000  0.1000\n" in said.out
-    assert "2  better: -0.0967, 95 % interval -0.1110 to -0.0823, p = 0.0012, 3 seeds in pairs\n" in said.out
+    assert "\n2  -0.0967, 95 % interval -0.1110 to -0.0823, p = 0.0012: better by 3 seeds in pairs\n" in said.out
     assert picture.read_bytes().startswith(b"\x89PNG")
     written = json.loads(figures.read_text())
     assert written["groups"][1] == {
@@ -109,7 +112,7 @@ def test_what_does_not_count_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
         f"note: {tmp_path}/new has 0 of 20 steps: it takes no part in means and verdicts",
     ]
     assert "15 of 20" in said.out and said.out.count("/a-0 ") == said.out.count("/b-0 ") == 1
-    assert "1  optimizer.learning_rate=0.001      3  4.1000  0.1000\n" in said.out and "2  better: -0.0967" in said.out
+    assert "1  optimizer.learning_rate=0.001      3  4.1000  0.1000\n" in said.out and ": better by 3 seeds" in said.out
 
 
 def damaged(folder: Path) -> str:
@@ -205,17 +208,36 @@ def test_what_would_be_needed_and_how_many_are_compared(tmp_path: Path, capsys: 
     make_group(tmp_path, "b", [4.0, 4.15, 4.23], model__d_ff=8)
     make_group(tmp_path, "c", [5.0, 5.1, 5.21], model__d_ff=16)
     show([tmp_path], None)
-    head, first, second = capsys.readouterr().out.splitlines()[-3:]
+    head, first, second, last = capsys.readouterr().out.splitlines()[-4:]
     assert head.endswith("; p by Holm's adjustment for 2 comparisons")
-    assert first.startswith("2  not told apart by 3 seeds in pairs; about 12 would be needed for 80 % power if")
-    assert second.startswith("3  worse: +1.0033, ")
+    assert first.startswith("2  +0.0267, ") and first.endswith(
+        ": not told apart by 3 seeds in pairs; about 12 would be needed"
+    )
+    p = 2 * stats.ttest_rel([5.0, 5.1, 5.21], A).pvalue
+    assert second.startswith("3  +1.0033, ") and second.endswith(f", p = {p:.2g}: worse by 3 seeds in pairs")
+    assert last.startswith("needed: the fewest seeds for 80 % power")
 
 
 def test_the_same_text_elsewhere_is_no_difference(tmp_path: Path) -> None:
     make_group(tmp_path, "a", A, data__source="/here/text.txt")
     make_run(tmp_path / "b", {20: 4.0}, data__source="/there/text.txt", train__seed=9)
-    (group,) = group_runs(read_runs(find_runs([tmp_path])))
-    assert [*group.losses] == [0, 1, 2, 9]
+    assert [[*group.losses] for group in group_runs(read_runs(find_runs([tmp_path])))] == [[0, 1, 2, 9]]
+
+
+@pytest.mark.parametrize(("arrays", "like"), [(["up"], "relu"), (["gate", "up"], "swiglu")])
+def test_the_operations_of_an_idea(arrays: list[str], like: str, tmp_path: Path) -> None:
+    """Its code is not run: the saved parameters show whether an activation has a gate. Its sum is no difference."""
+    one = make_run(tmp_path / "one", {20: 4.0}, model__activation="ideas.py:f", train__code_sha256="c" * 64)
+    other = make_run(tmp_path / "other", {20: 4.0}, model__activation=like)
+    assert read_runs([one])[0].flops(20) is None
+    saved = one / "checkpoints" / "20"
+    saved.mkdir(parents=True)
+    stored = StoredArray((16, 64), "float32", "0" * 64)
+    manifest = new_manifest(20, 4.0, {}, "tokenizer")
+    rewrite(saved, replace(manifest, arrays={f"params/block_0/mlp/{name}/kernel": stored for name in arrays}))
+    runs = read_runs([one, other])
+    assert runs[0].flops(20) == runs[1].flops(20) and differing(runs) == ["model.activation"]
+    show([make_run(tmp_path / "block", {20: 4.0}, model__block="ideas.py:Block")], tmp_path / "curves.png")
 
 
 def test_a_curve_is_the_mean_of_the_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

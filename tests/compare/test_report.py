@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxllm.compare.measure import Comparison, measure
+from jaxllm.compare.measure import Comparison, held_to_nothing, measure
 from jaxllm.compare.report import Report, fold
 
 pytestmark = pytest.mark.newest
@@ -122,3 +122,21 @@ def test_of_equal_rows_the_first_is_named() -> None:
     assert "closest to it is forward a/1 " in errors(1e-7, 2e-7, 2e-7).summary()
     assert [r.name for r in fold(errors(1e-7, 2e-7, 2e-7).rows)] == ["a (worst of 3: 1)"]
     assert [r.name for r in fold(errors(2e-7, math.inf, math.inf).rows)] == ["a (worst of 3: 1)"]
+
+
+def test_what_is_held_to_nothing_is_neither_ok_nor_beyond() -> None:
+    """It stands in the table without numbers, is counted apart, and is null in JSON."""
+    mine = held_to_nothing("update", {"b": {"x": np.ones(2), "y": np.ones(3)}}, "no twin")
+    good = measure("value", "a", 1.0, 1.0, 1e-5, "float32")
+    report = Report.of("float32", [good, *mine])
+    assert report.passed and [row.verdict for row in report.rows] == ["ok", "held to nothing", "held to nothing"]
+    assert not any(row.passed or row.failed or row.jump for row in report.rows[1:])
+    lines = str(report).splitlines()
+    assert lines[4].split() == ["b/x", "2", "-", "-", "-", "-", "held", "to", "nothing", "(no", "twin)"]
+    assert "all 1 comparisons within tolerance" in lines[-1] and "2 more are held to nothing" in lines[-1]
+    loaded = json.loads(json.dumps(report.as_dict(), allow_nan=False))
+    assert [row["passed"] for row in loaded["rows"]] == [True, None, None]
+    assert [row.name for row in fold(report.rows)] == ["a", "b (2)"]
+    bad = Report.of("float32", [*mine, measure("value", "a", 2.0, 1.0, 1e-5, "float32")])
+    assert not bad.passed and "1 of 1 comparisons are beyond tolerance; look at value a first" in str(bad)
+    assert "nothing was compared" in Report.of("float32", mine).summary()

@@ -21,6 +21,7 @@ from jaxllm.reference import (
     logit_lens,
     loss,
     multi_head,
+    muon,
     optimizer,
     rotary,
     sampling,
@@ -137,7 +138,15 @@ def test_a_pullback_returns_one_gradient_for_each_argument_given() -> None:
 
 
 CONFIG = SimpleNamespace(
-    learning_rate=0.1, min_learning_rate=0.01, warmup_steps=4, beta1=0.9, beta2=0.99, weight_decay=0.1, clip_norm=1.0
+    schedule="cosine",
+    learning_rate=0.1,
+    min_learning_rate=0.01,
+    warmup_steps=4,
+    decay_share=0.25,
+    beta1=0.9,
+    beta2=0.99,
+    weight_decay=0.1,
+    clip_norm=1.0,
 )
 
 
@@ -146,6 +155,44 @@ def test_the_schedule_by_its_corners() -> None:
     np.testing.assert_allclose(rates[:4], [0.02, 0.04, 0.06, 0.08])
     assert rates[4] == pytest.approx(0.1) and rates[12] == pytest.approx(0.055)
     np.testing.assert_allclose(rates[20:], 0.01)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "begin", "middle", "end"),
+    [
+        ("wsd", (15, 0.1), (17.5, 0.055), 0.01),
+        ("linear", (4, 0.1), (12, 0.055), 0.01),
+        ("constant", (4, 0.1), (12, 0.1), 0.1),
+    ],
+)
+def test_the_other_schedules_by_their_corners(schedule: str, begin: Any, middle: Any, end: float) -> None:
+    config = SimpleNamespace(**vars(CONFIG) | {"schedule": schedule})
+    rates = [optimizer.learning_rate(config, 20, s) for s in range(30)]
+    np.testing.assert_allclose(rates[:4], [0.02, 0.04, 0.06, 0.08])
+    np.testing.assert_allclose(rates[4 : begin[0] + 1], 0.1)
+    for at, rate in (begin, middle):
+        assert optimizer.learning_rate(config, 20, at) == pytest.approx(rate)
+    np.testing.assert_allclose(rates[20:], end)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (6, 2), (4, 4), (1, 3)])
+def test_newton_schulz_keeps_the_singular_vectors(shape: tuple[int, int]) -> None:
+    """The singular values are those that the quintic makes of the values of x / |x|, and near 1."""
+    x = np.random.default_rng(0).normal(size=shape)
+    u, s, v = np.linalg.svd(x / np.linalg.norm(x), full_matrices=False)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    np.testing.assert_allclose(muon.newton_schulz(x), (u * s) @ v, rtol=0, atol=1e-7)
+    assert (abs(s - 1) < 0.35).all()
+
+
+def test_trees_are_split_for_muon_and_merged_again() -> None:
+    m, v = np.ones((2, 2)), np.ones(2)
+    tree = {"head": {"kernel": m}, "block_0": {"mlp": {"up": {"kernel": 2 * m, "bias": v}}, "norm": {"scale": v}}}
+    matrices, rest = muon.split(tree)
+    assert list(leaves(matrices)[0][0]) == [2, 2] and len(leaves(matrices)) == 1 and len(leaves(rest)) == 3
+    merged = muon.merge(matrices, rest, tree)
+    assert list(merged) == list(tree) and merged["block_0"]["mlp"]["up"]["kernel"] is leaves(matrices)[0]
 
 
 def test_clipping_shortens_and_never_turns() -> None:

@@ -20,7 +20,7 @@ from jaxllm.reference import step as reference_step
 from jaxllm.reference.optimizer import learning_rate
 from train.cli import main
 from train.config import OptimizerConfig, TrainConfig
-from train.nonfinite import first_not_finite, parts_backward
+from train.nonfinite import apply_if, first_not_finite, parts_backward
 from train.optimizer import learning_rate_schedule, make_optimizer
 from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
@@ -114,6 +114,25 @@ def test_such_a_step_is_counted_and_changes_nothing_else(poison: tuple[str, str,
             )
         assert want["not_finite"] == int(metrics["not_finite"]) and twin.step == 1 and twin.moments.updates == 0
         jax.tree.map(np.testing.assert_array_equal, twin.params, before.params)
+
+
+def test_a_step_left_out_counts_for_the_weights_of_schedule_free() -> None:
+    """In the warm-up, where the next step weighs more. The twin counts every step."""
+    rule = replace(OPTIMIZER, name="schedule_free_adamw", warmup_steps=6)
+    optimizer, gradients = make_optimizer(rule, 10), {"kernel": jnp.array([[1.0, 2.0]])}
+    params, state = gradients, optimizer.init(gradients)
+    update = jax.jit(optimizer.update)
+    same = twin = {"kernel": np.array([[1.0, 2.0]])}
+    twin_state = reference_step.optimizer.start(twin, rule.name)
+    for step, finite in enumerate((True, False, True)):
+        updates, new_state = update(gradients, state, params)
+        params, state = apply_if(finite, (optax.apply_updates(params, updates), new_state), (params, state))
+        if finite:
+            updates, twin_state = reference_step.optimizer.update(rule, 10, step, same, twin_state, twin)
+            twin = jax.tree.map(np.add, twin, updates)
+    assert state[1].weight_sum == pytest.approx(twin_state.weights, rel=1e-6)
+    assert state[1].max_lr == pytest.approx(learning_rate(rule, 10, 2), rel=1e-6)
+    np.testing.assert_allclose(params["kernel"], twin["kernel"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

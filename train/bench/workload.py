@@ -70,6 +70,11 @@ def workload_for(config: RunConfig, against: str | None) -> Workload:
     if against is None:
         return Workload(model, config)
     peer = PEERS[against]
+    if config.optimizer.name != "adamw":
+        raise InputError(
+            f"optimizer.name is {config.optimizer.name}, but {against} trains with AdamW; give "
+            "--set optimizer.name=adamw."
+        )
     for field, value, wanted in _requirements(model, peer):
         if value != wanted:
             only = f"only {_toml(wanted)}; give --set model.{field}={_toml(wanted)}"

@@ -15,6 +15,7 @@ from jaxllm.compare.report import Report, fold, table
 from jaxllm.data.batches import evaluation_batches, n_targets
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
+from jaxllm.utils.ideas import with_names
 
 from ..config import ModelConfig, RunConfig, TrainConfig, build_config, load_config
 from ..ideas import Code, load_code, resolve
@@ -96,7 +97,7 @@ def headline(subject: "Subject", dtype: str) -> str:
 def about(subject: "Subject") -> dict[str, Any]:
     """The part of the JSON that says what was compared, and by which versions."""
     return {
-        "subject": subject.name, "model": asdict(subject.model), "shape": list(subject.inputs.shape),
+        "subject": subject.name, "model": with_names(asdict(subject.model)), "shape": list(subject.inputs.shape),
         "device": jax.devices()[0].device_kind, "jaxllm": __version__, "jax": jax.__version__, "numpy": np.__version__,
     }  # fmt: skip
 
@@ -177,7 +178,9 @@ def _length(length: int | None, model: GPTConfig) -> int:
 
 def compare(subject: Subject, dtype: str) -> Report:
     """Forward, backward, gradients of the parameters, then the optimizer step made from those gradients."""
-    rows, gradients = compare_model(subject.model, subject.params, subject.inputs, subject.targets, dtype)
+    rows, gradients = compare_model(
+        subject.model, subject.params, subject.inputs, subject.targets, dtype, subject.config.train.loss
+    )
     config, steps = subject.config.optimizer, subject.config.train.steps
     rows += compare_optimizer(
         make_optimizer(config, steps), learning_rate_schedule(config, steps), config, steps, subject.step,

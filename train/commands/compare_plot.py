@@ -27,7 +27,8 @@ def _picture_of_errors(report: Report, suffix: str) -> bytes:
         at = [depth.index(row.name) for row in rows]
         errors = [min(row.relative, 1e6) or math.nan for row in rows]  # 0 has no place on a logarithmic axis
         axes.semilogy(at, errors, "o-", color=colour, markersize=3, linewidth=0.8, label=stage)
-        axes.axhline(rows[0].tolerance, color=colour, linestyle=":", label=f"tolerance {bound_text(rows[0].tolerance)}")
+        for tolerance in [row.tolerance for row in rows if row.compared][:1]:
+            axes.axhline(tolerance, color=colour, linestyle=":", label=f"tolerance {bound_text(tolerance)}")
         for x, y, row in zip(at, errors, rows, strict=True):
             if row.jump:
                 axes.annotate(f"jumps at {row.name}", (x, y), xytext=(5, 5), textcoords="offset points")

@@ -14,6 +14,7 @@ from jaxllm.tokenizers.listing import visible
 from jaxllm.utils.errors import InputError
 
 from ..config import DataConfig
+from ..eval_weights import weights_name
 from ..evaluate import evaluator, score
 from ..ideas import load_code
 from ..inputs import prepare
@@ -57,6 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
     if trained.chat is not None:
         first = "the text itself" if begin is None else visible(tokenizer.decode_bytes([begin]))
         print(f"each window      begins with {first}")
+    if averaged := weights_name(trained.config):
+        print(f"weights          {averaged!s}")
     print(f"validation loss  {scores.loss:.4f} nats per token")
     print(f"perplexity       {scores.perplexity:.4f}")
     print(f"bits per byte    {bits}")

@@ -8,8 +8,9 @@ from jaxllm.utils.files import replace_file
 
 from ..notes import print_note
 from ..outputs import check_output
-from ..runs.compared import Compared, compare_runs, find_runs
+from ..runs.compared import Compared, compare_runs
 from ..runs.curves_plot import draw_curves
+from ..runs.summary import find_runs
 from .options import Parser
 from .runs_report import figures, group_label, group_lines, run_lines, verdict_lines
 

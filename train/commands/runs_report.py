@@ -8,10 +8,11 @@ from typing import Any
 
 from jaxllm.utils.errors import printable
 
-from ..runs.compared import Compared, Group, RunSummary, same_text
-from ..runs.verdict import MOST_SEEDS, Verdict
+from ..runs.compared import Compared, Group, same_text
+from ..runs.summary import RunSummary
+from ..runs.verdict import APART, MOST_SEEDS, Verdict
 
-LONGEST = 40  # characters of a field's value
+LONGEST = 24  # characters of a field's value
 
 
 def run_lines(compared: Compared) -> list[str]:
@@ -28,8 +29,15 @@ def _names(run: RunSummary, number: dict[Path, str], compared: Compared) -> list
 
 def _reached(run: RunSummary) -> list[str]:
     """What it has reached, and what that cost."""
-    tokens, seconds, flops = f"{run.tokens(run.step):,}", f"{run.seconds:,.1f}", f"{run.flops(run.step):.2e}"
-    return [run.progress, tokens, _loss(run.last_loss), _loss(run.best_loss), seconds, flops]
+    tokens, seconds, flops = f"{run.tokens(run.step):,}", f"{run.seconds:,.1f}", run.flops(run.step)
+    return [
+        run.progress,
+        tokens,
+        _loss(run.last_loss),
+        _loss(run.best_loss),
+        seconds,
+        "-" if flops is None else f"{flops:.2e}",
+    ]
 
 
 def group_lines(compared: Compared) -> list[str]:
@@ -54,19 +62,20 @@ def verdict_lines(compared: Compared) -> list[str]:
     lines = [f"against group 1, mean loss at the last step in nats per token{adjustment}"]
     for number, (group, verdict) in enumerate(zip(others, compared.verdicts, strict=True), start=2):
         lines.append(f"{number}  {_sentence(verdict) if verdict else _why_not(group, baseline)}")
+    if any(verdict and verdict.word == APART for verdict in compared.verdicts):
+        lines.append("needed: the fewest seeds for 80 % power, if effect and spread are as observed")
     return lines
 
 
 def _sentence(verdict: Verdict) -> str:
     n, m = verdict.counts
     seeds = f"{n} seeds in pairs" if verdict.seeds else f"{n} and {m} seeds, not in pairs"
-    found = (
-        f"{verdict.effect:+.4f}, 95 % interval {verdict.low:+.4f} to {verdict.high:+.4f}, p = {verdict.adjusted_p:.2g}"
-    )
-    if verdict.word != "not told apart":
-        return f"{verdict.word}: {found}, {seeds}"
+    effect, low, high = (f"{value:+.4f}" for value in (verdict.effect, verdict.low, verdict.high))
+    found = f"{effect}, 95 % interval {low} to {high}, p = {verdict.adjusted_p:.2g}: {verdict.word} by {seeds}"
+    if verdict.word != APART:
+        return found
     needed = f"more than {MOST_SEEDS:,}" if verdict.needed is None else f"about {verdict.needed:,}"
-    return f"not told apart by {seeds}; {needed} would be needed for 80 % power if the effect is as observed: {found}"
+    return f"{found}; {needed} would be needed"
 
 
 def _why_not(group: Group, baseline: Group) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jaxllm.utils.errors import InputError, shown
 
+from ..budget import is_over, used_s
 from ..config import RunConfig, differences, load_config
 from ..errors import DivergedError, Stopped
 from ..ideas import Code, check_same_code, load_code, resolve
@@ -104,7 +105,7 @@ def plan(path: Path, name: str, config: RunConfig) -> Planned:
         folder.check_new()
         return Planned(name, config, folder, 0, False)
     records, done = read_metrics(folder.metrics), max(saved_steps(folder.checkpoints), default=0)
-    complete = done == config.train.steps and bool(records) and records[-1]["step"] == done
+    complete = is_over(config.train, done, used_s(records)) and bool(records) and records[-1]["step"] == done
     return Planned(name, config, folder, done, complete and "val_loss" in records[-1])
 
 
@@ -168,6 +169,7 @@ def grouped(members: Sequence[Member], done: Mapping[str, int], at_most: int | N
         groups.setdefault((alike(member.run.config), done[member.name]), []).append(member)
     for group in groups.values():
         n = min(at_most or len(group), most_together(group[0].run))
+        n = n if group[0].run.config.train.seconds is None else 1  # each run has its own time
         yield from (group[i : i + n] for i in range(0, len(group), n))
 
 

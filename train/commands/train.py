@@ -8,12 +8,13 @@ from pathlib import Path
 import jax
 
 from jaxllm.config import GPTConfig
-from jaxllm.fast.attention import attention_path
+from jaxllm.fast.attention import attention_path, looks_ahead
 from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
 
+from ..budget import is_over, used_s
 from ..config import RunConfig, differences, load_config, with_absolute_paths
 from ..ideas import Code, check_same_code, load_code, resolve
 from ..ideas_check import check_ideas
@@ -27,6 +28,7 @@ from ..runs.folder import RunFolder
 from ..runs.load import MAY_CHANGE, check_unchanged, model_of
 from ..runs.loss_plot import draw_losses, is_older
 from ..runs.metrics import SAMPLE, read_metrics
+from ..runs.sinks import check_sink
 from ..runtime.allocator import compute_deterministically
 from ..runtime.jax_check import check_jax
 from ..runtime.memory import available_bytes
@@ -78,6 +80,7 @@ def start(
     check_profile(profile, config.train.steps)
     prepare_backend(config)
     check_products(config.train)
+    check_sink(config.train.sink)
     inputs = prepare(config)
     check_ideas(inputs.config, inputs.model)
     with folder.locked():
@@ -99,6 +102,7 @@ def resume(
     config, tokenizer = resolve(resumed_config(folder, config_path, overrides), code), load_tokenizer(folder.tokenizer)
     prepare_backend(config)
     check_products(config.train)
+    check_sink(config.train.sink)
     with folder.locked():
         checkpoints = Checkpoints(folder.checkpoints)
         if fall_back:
@@ -108,28 +112,39 @@ def resume(
             raise InputError(f"train.steps is {steps}, but {folder.path} has done {done}; ask for more than {done}.")
         if done:
             check_unchanged(checkpoints, done, config, tokenizer)
-        records = read_metrics(folder.metrics)
+        records = [record for record in read_metrics(folder.metrics) if record["step"] <= done]
         unmeasured = bool(records) and records[-1]["step"] == done and "val_loss" not in records[-1]
-        if done == steps and not unmeasured:
+        if is_over(config.train, done, used_s(records)) and not unmeasured:
             if is_older(folder.loss_picture, folder.metrics):  # killed while it was drawn
                 draw_losses(records, folder.loss_picture)
-            print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
+            has, more = f"all its {steps} steps", "steps"
+            if done < steps:
+                has, more = f"had all its {config.train.seconds:g} s, after {done:,} steps", "seconds"
+            print(f"{folder.path} has {has}; to go on: --resume --set train.{more}=MORE")
             return
         check_profile(profile, steps - done)
         inputs = prepare(config, tokenizer)
         check_ideas(inputs.config, inputs.model)
         # A run of an earlier version has not chosen: XLA computed.
         choice = Choice("xla") if config.train.products == "auto" else choose(inputs.model, config.train)
-        train_and_report(inputs.computing_with(choice.name), folder, done, profile, choice)
+        train_and_report(inputs.computing_with(choice.name), folder, done, profile, choice, used_s(records))
 
 
-def train_and_report(inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice) -> None:
+def train_and_report(
+    inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice, used: float = 0.0
+) -> None:  # fmt: skip
     """Train to the last step; print what is trained before, and what came of it after."""
+    limits = inputs.config.train
     print("\n".join([*introduction(inputs), str(products)]))
     warn_of_memory(inputs)
     warn_of_long_prompt(inputs)
     if done:
-        print(f"resuming after step {done:,} of {inputs.config.train.steps:,}")
+        print(f"resuming after step {done:,} of {limits.steps:,}")
+    if limits.seconds is not None:
+        print(
+            f"training ends after {limits.seconds:g} s{f', of which {used:.1f} are used' if used else ''}, or "
+            f"{limits.steps:,} steps; compiling, evaluating and saving are not counted"
+        )
     train(inputs, folder, profile)
     print("\n".join(conclusion(folder)))
 
@@ -193,8 +208,14 @@ def introduction(inputs: Prepared) -> list[str]:
 
 def describe_attention(config: RunConfig, model: GPTConfig) -> str:
     """Which form of attention training uses (`jaxllm.fast.attention`)."""
+    if model.block is not None:
+        return f"that of {model.block}"
     if model.dropout:
         return "plain, because its weights are dropped"
+    if looks_ahead(model.visible, model.context_length, model.separator is not None):
+        return f"chunked over all keys, because {model.visible} lets tokens attend to later ones"
+    if ours := [str(one) for one in (model.visible, model.score) if one is not None]:
+        return f"chunked, with {' and '.join(ours)}"
     shape = (config.train.batch_size, model.n_heads, model.context_length, model.head_dim)
     x = jax.ShapeDtypeStruct(shape, config.train.dtype)
     return "chunked, within documents" if model.separator is not None else attention_path(x, x)
@@ -222,9 +243,10 @@ def conclusion(folder: RunFolder) -> list[str]:
     last = records[-1]
     picture = f"picture {folder.loss_picture}, " if folder.loss_picture.exists() else ""
     waited = sum(record.get("data_wait_s", 0) for record in records) / max(last["elapsed_s"], 1e-9)
+    averaged = f", averaged weights {last['averaged_val_loss']:.4f}," if "averaged_val_loss" in last else ""
     sample = read_file(folder.samples).decode(errors="replace").rpartition(SAMPLE)[2]
     return [
-        f"validation loss {last['val_loss']:.4f} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, of which "
-        f"{waited:.1%} was spent waiting for data; {picture}samples {folder.samples}",
+        f"validation loss {last['val_loss']:.4f}{averaged} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, "
+        f"of which {waited:.1%} was spent waiting for data; {picture}samples {folder.samples}",
         SAMPLE + sample.rstrip(),
     ]

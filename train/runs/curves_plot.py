@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 from jaxllm.utils.files import replace_file
 
 from ..plotting import content, import_matplotlib, new_figure, noted
-from .compared import Group, RunSummary
+from .compared import Group
+from .summary import RunSummary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COSTS: dict[str, Callable[[RunSummary, int], float]] = {  # of a run up to a step
+Cost = Callable[[RunSummary, int], float | None]
+COSTS: dict[str, Cost] = {  # of a run up to a step
     "tokens": lambda run, step: run.tokens(step),
     "seconds": lambda run, step: run.evaluated[step]["elapsed_s"],
     "FLOPs": lambda run, step: run.flops(step),
 }
 
 
-def curve(
-    runs: Sequence[RunSummary], cost: Callable[[RunSummary, int], float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean costs [n] and losses [runs, n] at the n steps at which every run was evaluated; one run at least."""
+def curve(runs: Sequence[RunSummary], cost: Cost) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean costs [n], NaN where unknown, and losses [runs, n] at the n steps at which every run was evaluated."""
     steps = sorted(set.intersection(*(set(run.evaluated) for run in runs)))
     costs = np.array([[cost(run, step) for step in steps] for run in runs], np.float64)
     return costs.mean(0), np.array([[run.evaluated[step]["val_loss"] for step in steps] for run in runs], np.float64)
@@ -62,7 +62,7 @@ def _colour(number: int, of: int) -> Any:
     return colormaps["tab10"](number) if of <= 10 else colormaps["viridis"](number / (of - 1))
 
 
-def _draw_group(axes: "Axes", group: Group, label: str, colour: Any, cost: Callable[[RunSummary, int], float]) -> None:
+def _draw_group(axes: "Axes", group: Group, label: str, colour: Any, cost: Cost) -> None:
     """The line and the band, then the dashed lines."""
     axes.plot([], "o-", markersize=3, color=colour, label=label)  # for the legend, whatever there is to draw
     if group.finished:

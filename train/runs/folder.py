@@ -36,6 +36,8 @@ class RunFolder:
         self.loss_picture = self.path / "loss.png"
         self.samples = self.path / "samples.txt"
         self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"  # this and the next only with a sink
+        self.sink_id = self.path / "sink-id.txt"
         self.profile = self.path / "profile"
         self.code = self.path / "code"  # a copy of the user's file of functions, to compare with
         self.weights = self.path / "weights.safetensors"  # this and the next only in an imported run

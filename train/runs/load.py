@@ -12,6 +12,7 @@ from jaxllm.utils.errors import InputError, shown
 
 from ..config import RunConfig, build_config, differences
 from ..errors import DamagedError, DroppedError
+from ..eval_weights import eval_weights
 from ..ideas import Code, check_same_code, resolve
 from ..ideas_check import check_ideas
 from ..state import abstract_state
@@ -20,7 +21,10 @@ from .folder import RunFolder
 from .imported_weights import read_weights
 from .manifest import Manifest
 
-MAY_CHANGE = ("train.steps", "train.max_skipped", "train.products", "eval.", "checkpoint.")  # when a run is resumed
+MAY_CHANGE = (  # when a run is resumed
+    "train.steps", "train.seconds", "train.max_skipped", "train.products", "train.sink",
+    "eval.", "checkpoint.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class TrainedRun:
     config: RunConfig
     tokenizer: Tokenizer
     model: GPT
-    params: Any
+    params: Any  # those of `eval.weights`; beside an `opt_state` those that are trained
     opt_state: Any  # None if it was not read
     step: int
     chat: ChatFormat | None = None  # of an imported model
@@ -46,7 +50,8 @@ def load_run(
 ) -> TrainedRun:  # fmt: skip
     """The parameters of a run folder: the newest, those of a step ("100"), or the "best" by validation loss.
 
-    The optimizer's state, which for AdamW is twice as large, is read only `with_optimizer`.
+    They are the weights that `eval.weights` means. `with_optimizer`, they are the trained ones, beside the optimizer's
+    state, which otherwise is read only where those weights are made from it.
     A run whose config names functions of a file needs the `code` that it was trained with.
     Raises InputError if there are none, or if they are damaged or belong to another config, tokenizer or code.
     """
@@ -62,14 +67,16 @@ def load_run(
         checkpoints = Checkpoints(folder.checkpoints)
         chosen = choose_step(checkpoints, step)
         check_unchanged(checkpoints, chosen, config, tokenizer, of=("model.",))
-        like = abstract_state(model, config)
-        state = checkpoints.restore(like if with_optimizer else like._replace(opt_state=None), chosen)
+        like, averaged = abstract_state(model, config), None if with_optimizer else eval_weights(config)
+        state = checkpoints.restore(like if with_optimizer or averaged else like._replace(opt_state=None), chosen)
     except DroppedError:
         if step is not None and step != "best":
             raise
         return load_run(path, step, with_optimizer, code)  # a newer one has replaced it
     except OSError as error:
         raise InputError(f"cannot read {folder.checkpoints}: {error.strerror or error}.") from None
+    if averaged:
+        state = state._replace(params=averaged(state), opt_state=None)
     return TrainedRun(config, tokenizer, model, state.params, state.opt_state, int(state.step))
 
 

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 LEVEL = 0.05  # of the tests, and what intervals leave out
 POWER = 0.8  # probability of a verdict, for the number of seeds that would be needed
 MOST_SEEDS = 10_000  # looked for
+APART = "not told apart"
 
 Floats = NDArray[np.float64]
 
@@ -48,7 +49,7 @@ class Verdict:
     def word(self) -> str:
         """better, worse, or not told apart."""
         if self.adjusted_p >= LEVEL:
-            return "not told apart"
+            return APART
         return "better" if self.effect < 0 else "worse"
 
 

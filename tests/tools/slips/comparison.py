@@ -20,7 +20,8 @@ MODEL, TOLERANCES, TREES = (f"jaxllm/compare/{name}.py" for name in ("model", "t
 MUTATIONS = [
     Mutation("a broadcast axis not summed", ARRAYS, "if n == 1 and gradient.shape[i] != 1)", "if False)", derivative("layers.dropout")),
     Mutation("the reference's window one too wide", f"{REFERENCE}attention.py", "distance < (np.inf", "distance <= (np.inf", twin("attention.causal_mask", 2)),
-    Mutation("the reference's chunks without a window", f"{REFERENCE}attention.py", "return causal_mask(np.shape(q)[-2], window) if", "return causal_mask(np.shape(q)[-2]) if", twin("attention.causal_dot_product_attention", 5)),
+    Mutation("the reference's chunks without a window", f"{REFERENCE}attention.py", "return causal_mask(np.shape(q)[-2], window, rule) if", "return causal_mask(np.shape(q)[-2], None, rule) if", twin("attention.causal_dot_product_attention", 5)),
+    Mutation("the reference's score without its slope", f"{REFERENCE}attention.py", "back(sum_to(dy, np.shape(out)))[0]", "sum_to(dy, np.shape(out))", derivative("attention.change_scores")),
     Mutation("gradient of weights that lie by outputs twice", f"{REFERENCE}fast/few_rows.py", "return dx, dkernel.T", "return dx, 2 * dkernel.T", derivative("fast.few_rows.rows_product")),
     Mutation("a shared key head hears one of its query heads twice", f"{REFERENCE}fast/cached_gpt.py", "key_back(dk)[0]", "2 * key_back(dk)[0]", derivative("fast.cached_gpt.grouped_attention")),
     Mutation("a token twice in a text counts once", f"{REFERENCE}embeddings.py", "np.add.at(d_table, tokens[inside], dy[inside])", "d_table[tokens[inside]] = dy[inside]", "model/test_reference.py::test_tokens_outside_have_no_gradient"),
@@ -50,4 +51,10 @@ MUTATIONS = [
     Mutation("a reference that writes into the arguments", TREES, "return np.array(x, np.float64)", "return np.asarray(x, np.float64)", "compare/test_function.py::test_a_reference_that_changes_its_input_changes_nothing", "ValueError: output array is read-only"),
     Mutation("a ReLU on the other side of zero unnoticed", MODEL, "if flipped:", "if False:", "compare/test_model_and_optimizer.py::test_a_relu_flipped_by_rounding_is_noted_and_within_tolerance"),
     Mutation("biases of zero", "jaxllm/compare/random_parameters.py", "z = 0.1 * z", "z = 0 * z", "compare/test_model_and_optimizer.py::test_random_parameters_hide_nothing"),
+    Mutation("another coefficient of Newton and Schulz", f"{REFERENCE}muon.py", "2.0315)", "2.0)", "model/test_reference.py::test_newton_schulz_keeps_the_singular_vectors[shape0]"),
+    Mutation("a decay from the warm-up on", f"{REFERENCE}schedules.py", "straight_down(config, steps * (1 - config.decay_share),", "straight_down(config, config.warmup_steps,", "model/test_reference.py::test_the_other_schedules_by_their_corners[wsd-begin0-middle0-0.01]"),
+    Mutation("an average that is not divided", f"{REFERENCE}update_rules.py", "(y - (1 - b1) * z) / b1, params, state.z)", "(y - (1 - b1) * z), params, state.z)", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[schedule_free_adamw]"),
+    Mutation("a random state whose counters begin at 0", "jaxllm/compare/optimizer_states.py", "jnp.asarray(step + first[name], leaf.dtype)", "jnp.asarray(first[name], leaf.dtype)", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[lion]"),
+    Mutation("what is held to nothing beyond tolerance", MEASURE, "return self.compared and not self.passed", "return not self.passed", "compare/test_report.py::test_what_is_held_to_nothing_is_neither_ok_nor_beyond"),
+    Mutation("what is held to nothing counted as compared", REPORT, "compared = [row for row in self.rows if row.compared]", "compared = list(self.rows)", "compare/test_report.py::test_what_is_held_to_nothing_is_neither_ok_nor_beyond"),
 ]  # fmt: skip

@@ -4,8 +4,10 @@ from slips.mutation import Mutation
 
 OPTIMIZER = "training/test_step.py::test_the_optimizer_agrees_with_its_twin"
 STEPS = "training/test_step.py::test_steps_agree_with_the_reference[xla]"
+SCHEDULE_FREE = "training/test_nonfinite.py::test_a_step_left_out_counts_for_the_weights_of_schedule_free"
 CHOOSING = "training/test_choosing_products.py"
 NOT_FINITE = "training/test_nonfinite.py::test_such_a_step_is_counted_and_changes_nothing_else"
+LIMIT = "training/test_budget.py::test_a_run_ends_with_its_time_and_the_end_of_its_schedule"
 STEP = "train/step.py"
 OPTIMIZER_FILE = "train/optimizer.py"
 
@@ -41,7 +43,7 @@ MUTATIONS = [
     Mutation("the best checkpoint goes with the old", "train/runs/checkpoint.py", " - set(best)", "", "training/test_checkpoint.py::test_the_newest_stay_and_the_best"),
     Mutation("of equal losses the older is the best", "train/runs/checkpoint.py", "return min(losses, key=lambda step: (losses[step], -step), default=None)", "return min(losses, key=lambda step: losses[step], default=None)", "training/test_checkpoint.py::test_of_equal_losses_the_newer_is_the_best"),
     Mutation("a step that is not finite applied", "train/nonfinite.py", "jnp.where(finite, n, o)", "jnp.where(True, n, o)", f"{NOT_FINITE}[both]"),
-    Mutation("a step that is not finite not counted by the schedule", "train/nonfinite.py", "lambda n, o: n if is_count(n) else", "lambda n, o: o if is_count(n) else", f"{NOT_FINITE}[both]"),
+    Mutation("a step that is not finite not counted by the schedule", "train/nonfinite.py", "            return n\n", "            return o\n", f"{NOT_FINITE}[both]"),
     Mutation("the last part that is not finite, not the first", "train/nonfinite.py", "wrong.argmax()", "len(wrong) - 1 - wrong[::-1].argmax()", "training/test_nonfinite.py::test_the_first_part_backward_is_found[nan]"),
     Mutation("all seeds of a sweep draw the same batches", "train/together.py", "zip(*(batch_of(member.run, step) for member in members), strict=True)", "zip(*(batch_of(members[0].run, step) for member in members), strict=True)", "commands/test_sweep.py::test_runs_that_differ_in_their_seed_have_the_bits_of_a_run_alone"),
     Mutation("a learning rate of a sweep left a constant", "train/together.py", "SimpleNamespace(**vars(getattr(config, name)) | own)", "SimpleNamespace(**own | vars(getattr(config, name)))", "commands/test_sweep.py::test_runs_that_differ_in_other_numbers_are_close_to_a_run_alone"),
@@ -80,4 +82,22 @@ MUTATIONS = [
     Mutation("the name of the optimizer ignored", OPTIMIZER_FILE, "OPTIMIZERS[config.name](", "adamw(", "training/test_step.py::test_the_config_selects_the_optimizer_by_name"),
     Mutation("a running mean that begins at 0", "train/runs/loss_plot.py", "out.append(total / norm)", "out.append(total)", "training/test_step_log.py::test_the_running_mean_begins_at_the_first_value"),
     Mutation("AdamW's moments for any optimizer", "train/memory_estimate.py", "return _bytes(params), _bytes(state)", "return _bytes(params), 2 * _bytes(params)", "training/test_memory.py::test_an_optimizer_may_look_at_names_and_dimensions"),
+    Mutation("the raw weights for the averaged ones", "train/eval_weights.py", "return optax.contrib.schedule_free_eval_params(averaged, state.params)", "return state.params", "training/test_optimizers.py::test_averaged_weights_are_evaluated"),
+    Mutation("a step weighed by the next one's rate", OPTIMIZER_FILE, "lambda count: schedule(count - 1)", "schedule", SCHEDULE_FREE),
+    Mutation("a step left out not counted by its weights", "train/nonfinite.py", "return kept._replace(step_count=n.step_count)", "return kept", SCHEDULE_FREE),
+    Mutation("decay not multiplied by the rate", OPTIMIZER_FILE, """        direction,
+        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
+        optax.scale_by_learning_rate(schedule),
+""", """        direction,
+        optax.scale_by_learning_rate(schedule),
+        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
+""", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[adafactor]"),
+    Mutation("the schedule's rest over all of the time", "train/budget.py", "max(train.seconds - warmed_up_s, 1e-9)", "max(train.seconds, 1e-9)", "training/test_budget.py::test_the_warm_up_takes_its_steps_and_the_rest_of_the_schedule_the_rest_of_the_time"),
+    Mutation("a run without an end of its time", "train/budget.py", "seconds >= config.seconds)", "seconds < 0)", "training/test_budget.py::test_a_run_is_over_by_steps_or_by_seconds"),
+    Mutation("the step not told that its schedule is ahead", "train/budget.py", "schedule(step + ahead)", "schedule(step)", LIMIT),
+    Mutation("a resumed run with all its time again", "train/runs/step_log.py", "self._trained = used_s(self._file.records)", "self._trained = 0.0", LIMIT),
+    Mutation("steps sent to a tracker twice", "train/runs/sinks.py", 'if record["step"] > self._written or', 'if record["step"] > 0 or', "training/test_sinks.py::test_a_tracker_finds_a_resumed_run_again_and_gets_each_step_once[wandb]"),
+    Mutation("a sink that fails ends the run", "train/runs/sinks.py", "except Exception as error:", "except ValueError as error:", "training/test_sinks.py::test_a_sink_that_fails_is_left_out_and_the_run_goes_on[wandb]"),
+    Mutation("a loop's last step before a signal not saved", "train/training.py", "if self._ending or self._step % ", "if self._step % ", "training/test_training.py::test_a_signal_ends_the_loop_after_its_step_which_is_saved"),
+    Mutation("a loop's step that is not finite applied", "train/training.py", "finite = jnp.isfinite(loss) & ~wrong.any()", "finite = jnp.isfinite(loss) | True", "training/test_training.py::test_a_step_that_is_not_finite_is_not_applied_and_named"),
 ]  # fmt: skip
