@@ -70,6 +70,7 @@ def test_a_complete_sweep_only_shows_its_table(
     assert "4 of 4 runs are complete" in out and "learning_rate=0.03" in out and "sweep.png" in out
 
 
+@pytest.mark.newest
 def test_it_goes_on_after_an_interruption(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A complete run is left alone, and runs broken off at a step go on from their checkpoints, to the same bits."""
     shutil.copytree(place / "seeds" / "seed=0", place / "broken" / "seed=0")
@@ -98,6 +99,7 @@ def broken_off_at(step: int, batch_of: Callable[..., Any]) -> Callable[..., Any]
     return batch
 
 
+@pytest.mark.newest
 def test_a_run_that_diverges_ends_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep(place, "diverged", *SEEDS, "--set", "optimizer.learning_rate=1e-2,1e36,3e-2") == 1
     out = capsys.readouterr().out
