@@ -41,7 +41,7 @@ MUTATIONS = [
     Mutation("a jump from the last error, not the largest", REPORT, "found or jump, max(before, row.relative)", "found or jump, row.relative", "compare/test_report.py::test_a_jump_is_from_the_largest_error_before"),
     Mutation("a jump at ten times and no more", REPORT, "row.relative > JUMP * before", "row.relative >= JUMP * before", "compare/test_report.py::test_a_jump_is_from_the_largest_error_before"),
     Mutation("a scale of 0 taken for none", MEASURE, "scale = own if scale is None else scale", "scale = scale or own", "compare/test_report.py::test_a_scale_of_zero_is_a_scale"),
-    Mutation("the last of equal rows named", REPORT, "worst = max(self.rows,", "worst = max(reversed(self.rows),", "compare/test_report.py::test_of_equal_rows_the_first_is_named"),
+    Mutation("the last of equal rows named", REPORT, "worst = max(compared,", "worst = max(reversed(compared),", "compare/test_report.py::test_of_equal_rows_the_first_is_named"),
     Mutation("no step from zeros", DIFFERENCES, "** 2))) or 1.0", "** 2)))", "compare/test_finite_differences.py::test_the_gradient_of_an_argument_that_is_all_zeros_is_tested[None]"),
     Mutation("a wrong gradient excused", DIFFERENCES, "if row.passed or (doubt.passed and row.relative > ACCURACY):", "if row.passed:", "compare/test_finite_differences.py::test_a_wrong_gradient_of_a_smooth_reference_is_not_excused"),
     Mutation("a reference of JAX in float32", CALLS, "with jax.enable_x64(True):", "with jax.enable_x64(False):", "compare/test_calls.py::test_jaxs_own_function_is_a_reference[softmax0-float64]"),
