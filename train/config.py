@@ -156,9 +156,7 @@ class EvalConfig:
     prompt: str = ""  # beginning of the sample; empty: the first token of the training text
     sample_tokens: Annotated[int, Meta(ge=1, le=MOST_NEW_TOKENS)] = 200  # length of the sample
     temperature: NonNegativeFloat = 0.8  # of sampling; 0: the most likely token
-    weights: Literal["schedule_free"] | None = (
-        None  # measured beside the parameters, and sampled; none: the optimizer's
-    )
+    weights: Literal["schedule_free"] | None = None  # evaluated too, and sampled; none: those of the optimizer
 
     def __post_init__(self) -> None:
         check_fields(self, "eval.")

@@ -54,6 +54,7 @@ MUTATIONS = [
     Mutation("a decay from the warm-up on", f"{REFERENCE}schedules.py", "straight_down(config, steps * (1 - config.decay_share),", "straight_down(config, config.warmup_steps,", "model/test_reference.py::test_the_other_schedules_by_their_corners[wsd-begin0-middle0-0.01]"),
     Mutation("an average that is not divided", f"{REFERENCE}update_rules.py", "(y - (1 - b1) * z) / b1, params, state.z)", "(y - (1 - b1) * z), params, state.z)", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[schedule_free_adamw]"),
     Mutation("a random state whose counters begin at 0", "jaxllm/compare/optimizer_states.py", "jnp.asarray(step + first[name], leaf.dtype)", "jnp.asarray(first[name], leaf.dtype)", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[lion]"),
+    Mutation("gradients that only Optax clips", "jaxllm/compare/optimizer.py", "clipped = reference.optimizer.clip_by_global_norm(gradients, config.clip_norm)", "clipped = gradients", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[sgd]"),
     Mutation("what is held to nothing beyond tolerance", MEASURE, "return self.compared and not self.passed", "return not self.passed", "compare/test_report.py::test_what_is_held_to_nothing_is_neither_ok_nor_beyond"),
     Mutation("what is held to nothing counted as compared", REPORT, "compared = [row for row in self.rows if row.compared]", "compared = list(self.rows)", "compare/test_report.py::test_what_is_held_to_nothing_is_neither_ok_nor_beyond"),
 ]  # fmt: skip
