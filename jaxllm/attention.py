@@ -12,6 +12,8 @@ Leading axes `...` carry batches and heads.
 The NumPy twins are in `jaxllm.reference.attention`.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -24,6 +26,9 @@ from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, dropout, sof
 from jaxllm.precision import at_least_float32
 from jaxllm.rotary import rotary_frequencies, rotate
 
+Rule = Callable[..., Array]  # (t, s, document_t, document_s) -> whether position t may attend to position s
+Score = Callable[..., Array]  # (score, head, t, s) -> the score in its place, elementwise
+
 
 def simple_attention(x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T D"]:
     """softmax(x x^T) x: basic dot-product attention without weights."""
@@ -33,13 +38,17 @@ def simple_attention(x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T D"
 def visible(
     t: Int[Array, "*#shape"], s: Int[Array, "*#shape"],
     document_t: Int[Array, "*#shape"] | None = None, document_s: Int[Array, "*#shape"] | None = None,
-    window: int | None = None,
+    window: int | None = None, rule: Rule | None = None,
 ) -> Bool[Array, "..."]:  # fmt: skip
     """Whether position t may attend to position s, elementwise.
 
     True where s <= t. With a `window`, only the last `window` positions are visible, t included: s > t - window
-    (Beltagy et al. 2020; Mistral 7B). With documents, other documents are not visible. Every mask is made here.
+    (Beltagy et al. 2020; Mistral 7B). With documents, other documents are not visible. A `rule(t, s, document_t,
+    document_s)` decides in place of all that. Every mask is made here.
     """
+    if rule is not None:
+        given = (t, s) if document_t is None else (t, s, document_t, document_s)
+        return jnp.broadcast_to(rule(t, s, document_t, document_s), jnp.broadcast_shapes(*map(jnp.shape, given)))
     seen = s <= t
     if window is not None:
         seen = seen & (s > t - window)
@@ -48,10 +57,10 @@ def visible(
     return seen
 
 
-def causal_mask(length: int, window: int | None = None) -> Bool[Array, "{length} {length}"]:
+def causal_mask(length: int, window: int | None = None, rule: Rule | None = None) -> Bool[Array, "{length} {length}"]:
     """Entry [t, s] is True where position t may attend to position s (`visible`)."""
     t = jnp.arange(length)
-    return visible(t[:, None], t[None, :], window=window)
+    return visible(t[:, None], t[None, :], window=window, rule=rule)
 
 
 def document_numbers(tokens: Int[Array, "*batch T"], separator: int) -> Int[Array, "*batch T"]:
@@ -59,24 +68,46 @@ def document_numbers(tokens: Int[Array, "*batch T"], separator: int) -> Int[Arra
     return jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)
 
 
-def document_mask(documents: Int[Array, "*batch T"], window: int | None = None) -> Bool[Array, "*batch T T"]:
+def document_mask(
+    documents: Int[Array, "*batch T"], window: int | None = None, rule: Rule | None = None
+) -> Bool[Array, "*batch T T"]:
     """The causal mask of each row: entry [t, s] is True where `visible`, which needs the same document."""
     t = jax.lax.broadcasted_iota(jnp.int32, documents.shape, documents.ndim - 1)
-    return visible(t[..., :, None], t[..., None, :], documents[..., :, None], documents[..., None, :], window)
+    return visible(t[..., :, None], t[..., None, :], documents[..., :, None], documents[..., None, :], window, rule)
+
+
+def change_scores(
+    scores: Float[Array, "*batch T S"], score: Score, head: Int[Array, "..."] | None = None,
+    t: Int[Array, "..."] | None = None, s: Int[Array, "..."] | None = None,
+) -> Float[Array, "*batch T S"]:  # fmt: skip
+    """Each score as `score(scores, head, t, s)` changes it, for example by a bias that falls with the distance.
+
+    Heads and positions are arrays of integers that broadcast to the scores; if not given, the numbers along the axes
+    of scores [..., H, T, S], or head 0 where there is no axis of heads. As the score_mod of FlexAttention (Dong et al.
+    2024).
+    """
+    heads = scores.shape[-3] if scores.ndim > 2 else 1
+    head = jnp.arange(heads).reshape(-1, *[1] * min(scores.ndim - 1, 2)) if head is None else head
+    t = jnp.arange(scores.shape[-2])[:, None] if t is None else t
+    s = jnp.arange(scores.shape[-1]) if s is None else s
+    return jnp.broadcast_to(score(scores, head, t, s), scores.shape).astype(scores.dtype)
 
 
 def attention_weights(
-    q: Float[Array, "*#batch T K"], k: Float[Array, "*#batch S K"], mask: Bool[Array, "..."] | None = None
-) -> Float[Array, "... T S"]:
+    q: Float[Array, "*#batch T K"], k: Float[Array, "*#batch S K"], mask: Bool[Array, "..."] | None = None,
+    score: Score | None = None,
+) -> Float[Array, "... T S"]:  # fmt: skip
     """softmax(q k^T / sqrt(K)) where the mask is True, 0 elsewhere, in at least float32.
 
     The mask is broadcast to [..., T, S]. A row without any True gives 1/S everywhere. Vaswani et al. 2017, equation 1.
-    Raises ValueError where shapes or the dtype of the mask do not fit.
+    A `score` changes q k^T / sqrt(K) (`change_scores`). Raises ValueError where shapes or the dtype of the mask do not
+    fit.
     """
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f"q {q.shape} and k {k.shape} must agree in their last axis.")
     dtype = at_least_float32(q).dtype
     scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=dtype) * q.shape[-1] ** -0.5
+    scores = scores if score is None else change_scores(scores, score)
     if mask is not None:
         if mask.dtype != bool:
             raise ValueError(f"the mask must be bool, True where attention is allowed, but it is {mask.dtype}.")
@@ -86,31 +117,32 @@ def attention_weights(
 
 def scaled_dot_product_attention(
     q: Float[Array, "*#batch T K"], k: Float[Array, "*#batch S K"], v: Float[Array, "*#batch S V"],
-    mask: Bool[Array, "..."] | None = None, keep: Float[Array, "... T S"] | None = None,
+    mask: Bool[Array, "..."] | None = None, keep: Float[Array, "... T S"] | None = None, score: Score | None = None,
 ) -> Float[Array, "... T V"]:  # fmt: skip
     """softmax(q k^T / sqrt(K)) v in the dtype of v. Vaswani et al. 2017, equation 1.
 
-    The mask is that of `attention_weights`; `keep` is a dropout mask for the weights. Raises ValueError where shapes
-    do not fit.
+    Mask and score are those of `attention_weights`; `keep` is a dropout mask for the weights. Raises ValueError
+    where shapes do not fit.
     """
     if k.shape[-2] != v.shape[-2]:
         raise ValueError(f"k {k.shape} and v {v.shape} must have the same number of positions.")
-    weights = attention_weights(q, k, mask)
+    weights = attention_weights(q, k, mask, score)
     return (weights if keep is None else dropout(weights, keep)).astype(v.dtype) @ v
 
 
 @has_fast_form
 def causal_dot_product_attention(
     q: Float[Array, "*batch T K"], k: Float[Array, "*batch T K"], v: Float[Array, "*batch T V"],
-    documents: Int[Array, "*#batch T"] | None = None, window: int | None = None,
+    documents: Int[Array, "*#batch T"] | None = None, window: int | None = None, rule: Rule | None = None,
+    score: Score | None = None,
 ) -> Float[Array, "*batch T V"]:  # fmt: skip
     """`scaled_dot_product_attention` in which position t attends to the positions that are `visible` from it."""
-    return scaled_dot_product_attention(q, k, v, _mask(q, documents, window))
+    return scaled_dot_product_attention(q, k, v, _mask(q, documents, window, rule), score=score)
 
 
-def _mask(q: Array, documents: Array | None, window: int | None) -> Array:
+def _mask(q: Array, documents: Array | None, window: int | None, rule: Rule | None) -> Array:
     """The mask of causal attention, which broadcasts to [..., T, T], for queries [..., T, K]."""
-    return causal_mask(q.shape[-2], window) if documents is None else document_mask(documents, window)
+    return causal_mask(q.shape[-2], window, rule) if documents is None else document_mask(documents, window, rule)
 
 
 def split_heads(x: Float[Array, "*batch T F"], n_heads: int) -> Float[Array, "*batch {n_heads} T K"]:
@@ -167,9 +199,10 @@ class MultiHeadAttention(nn.Module):
 
     Causal by default; `causal=False` with a `context` is cross-attention. `features` None: D; `head_dim` None:
     features / n_heads. Causal attention stays within each document of `documents` and within the last `window` tokens.
-    `rotary` rotates queries and keys by their positions; `qk_norm` normalises each of their heads before that. The
-    weights [..., H, T, S] are sown as an intermediate, and computed only on request. Raises ValueError for features and
-    heads that do not divide evenly.
+    `visible` decides in place of that who may attend to whom (the `rule` of `jaxllm.attention.visible`), and `score`
+    changes the scores. `rotary` rotates queries and keys by their positions; `qk_norm` normalises each of their heads
+    before that. The weights [..., H, T, S] are sown as an intermediate, and computed only on request. Raises ValueError
+    for features and heads that do not divide evenly.
     """
 
     n_heads: int
@@ -184,6 +217,8 @@ class MultiHeadAttention(nn.Module):
     rotary: Rotary | None = None
     qk_norm: bool = False
     epsilon: float = EPSILON  # of the norm of queries and keys
+    visible: Rule | None = None
+    score: Score | None = None
 
     @nn.compact
     def __call__(
@@ -220,13 +255,13 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Array, "*batch H T K"]:  # fmt: skip
         """The attention of each head; sows its weights where intermediates are requested."""
         documents = None if documents is None else documents[..., None, :]  # the same for all heads
-        mask = _mask(q, documents, self.window) if self.causal else None
+        mask = _mask(q, documents, self.window, self.visible) if self.causal else None
         if self.is_mutable_collection("intermediates"):
-            self.sow("intermediates", "weights", attention_weights(q, k, mask))
+            self.sow("intermediates", "weights", attention_weights(q, k, mask, self.score))
         keep = Dropout(self.dropout).mask((*q.shape[:-1], k.shape[-2]))
         if self.causal and keep is None:
-            return causal_dot_product_attention(q, k, v, documents, self.window)
-        return scaled_dot_product_attention(q, k, v, mask, keep)
+            return causal_dot_product_attention(q, k, v, documents, self.window, self.visible, self.score)
+        return scaled_dot_product_attention(q, k, v, mask, keep, self.score)
 
 
 def _head_width(features: int, n_heads: int, n_kv_heads: int, head_dim: int | None) -> int:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from jaxllm.array import Array
-from jaxllm.attention import visible
+from jaxllm.attention import Rule, visible
 from jaxllm.config import GPTConfig
 
 
@@ -31,9 +31,23 @@ class Place(NamedTuple):
     positions: Int[Array, "B T"]  # in their rows
     documents: Int[Array, "B T"]
     all_documents: Int[Array, "B S"]  # of all slots, these tokens included
+    start: Int[Array, "B"]  # the slot of each row's first token
 
-    def mask(self, window: int | None) -> Bool[Array, "B T S"]:
-        """Which slots each of the tokens may attend to (`jaxllm.attention.visible`)."""
+    @property
+    def all_positions(self) -> Int[Array, "B S"]:
+        """The position of each slot in its row, negative for padding."""
+        return jnp.arange(self.all_documents.shape[1]) - self.start[:, None]
+
+    def mask(self, window: int | None, rule: Rule | None = None, within: bool = False) -> Bool[Array, "B T S"]:
+        """Which slots each of the tokens may attend to (`jaxllm.attention.visible`).
+
+        A rule is given positions in the row, and documents only where attention stays `within` them, as the model that
+        reads the row alone gives them. Padding is never visible.
+        """
+        if rule is not None:
+            documents = (self.documents[:, :, None] - 1, self.all_documents[:, None, :] - 1) if within else ()
+            seen = visible(self.positions[:, :, None], self.all_positions[:, None, :], *documents, rule=rule)
+            return seen & (self.all_documents > 0)[:, None, :]
         t = self.slot + jnp.arange(self.documents.shape[1])
         s = jnp.arange(self.all_documents.shape[1])
         return visible(
@@ -46,7 +60,7 @@ class Cache(NamedTuple):
 
     layers: tuple[LayerCache, ...]
     start: Int[Array, "B"]  # the slot of each row's first token; those before hold padding
-    documents: Int[Array, "B S"]  # the number of each filled slot's document, 0 where there is padding or nothing
+    documents: Int[Array, "B S"]  # 1 + the number of each filled slot's document, 0 where there is padding or nothing
     length: Int[Array, ""]
 
     @classmethod
@@ -70,16 +84,16 @@ class Cache(NamedTuple):
         return self.documents.shape[-1]
 
     def place(self, tokens: Int[Array, "B T"], separator: int | None) -> Place:
-        """The place of the tokens that are read next; each row and each separator begins a document."""
+        """The place of the tokens that are read next; each row begins document 1, and each separator the next."""
         slots = self.length + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         positions = slots - self.start[:, None]
         begins = positions == 0
         if separator is not None:
-            begins |= (positions > 0) & (tokens == separator)
+            begins = begins.astype(jnp.int32) + ((positions >= 0) & (tokens == separator))
         before = self.documents.max(axis=1, keepdims=True)  # numbers rise along a row
         documents = before + jnp.cumsum(begins, axis=1, dtype=jnp.int32)
         all_documents = jax.lax.dynamic_update_slice_in_dim(self.documents, documents, self.length, axis=1)
-        return Place(self.length, jnp.maximum(positions, 0), documents, all_documents)
+        return Place(self.length, jnp.maximum(positions, 0), documents, all_documents, self.start)
 
     def extended(self, layers: list[LayerCache], place: Place) -> "Cache":
         """The cache after the tokens at the place have been read into its layers."""

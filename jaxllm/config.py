@@ -1,13 +1,16 @@
 """The shape of a GPT."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from inspect import signature
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from msgspec import Meta
 
 from jaxllm.utils.errors import InputError
+from jaxllm.utils.ideas import Idea, check_given
 from jaxllm.utils.validate import Fraction, NonNegative, PositiveFloat, check_fields
 
+IDEAS = ("position", "visible", "score", "norm", "activation", "block", "logits")  # fields that take a function
 WEIGHTS = ("float32", "bfloat16", "int8")  # dtypes in which a model's maps can be packed for generating
 
 
@@ -39,25 +42,38 @@ class GPTConfig:
     n_kv_heads: Annotated[int, Meta(ge=1, le=1024)] | None = None  # heads of keys and values; none: n_heads
     d_head: Annotated[int, Meta(ge=1, le=2**14)] | None = None  # K, width of a head; none: D / H
     d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; none: 4 D
-    position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved"] = "learned"  # encoding
+    position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved", "none"] | Idea = "learned"  # encoding
     rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next four fields
     rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # Llama 3's scaling, by how much the context grew; 1: none
     rope_low_frequency: PositiveFloat = 1.0  # turns in the original context below which pairs are slowed fully
     rope_high_frequency: PositiveFloat = 4.0  # turns above which pairs are not slowed
     rope_original_context: Annotated[int, Meta(ge=1, le=2**24)] = 8192  # the original context
     sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # tokens that one attends to, itself included
-    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"  # of the input of attention, MLP and head
+    visible: Idea | None = None  # (t, s, document_t, document_s) -> whether position t attends to s; none: s <= t
+    score: Idea | None = None  # (score, head, t, s) -> the score of attention in its place, elementwise
+    norm: Literal["layer_norm", "rms_norm"] | Idea = "layer_norm"  # of the input of attention, MLP and head
     norm_epsilon: PositiveFloat = 1e-5  # added to the variance or mean square
     qk_norm: bool = False  # an RMSNorm of each head's queries and keys before they are rotated (Qwen 3)
-    activation: Literal["gelu_tanh", "gelu", "relu", "swiglu", "geglu"] = "gelu_tanh"  # the last two are gated
+    activation: Literal["gelu_tanh", "gelu", "relu", "swiglu", "geglu"] | Idea = "gelu_tanh"  # the last two are gated
+    block: Idea | None = None  # a Linen class in place of the block: (x, *carry, documents=None) -> x or (x, *carry)
+    logits: Idea | None = None  # (logits) -> logits, elementwise, after the head
     dropout: Fraction = 0.0  # probability of dropping an activation, in training only
     tie_embeddings: bool = True  # whether the output head is the token table
     scale_embeddings: bool = False  # whether token embeddings are multiplied by sqrt(D) (Gemma)
     use_bias: bool = True  # whether linear maps and norms have biases
     separator: NonNegative | None = None  # id that begins a document; tokens attend within theirs
 
+    takes_names: ClassVar[bool] = False  # whether an idea may still be the name of a function in a file
+
     def __post_init__(self) -> None:
         check_fields(self, "model.")
+        if not self.takes_names:
+            for name in IDEAS:
+                check_given(getattr(self, name), f"model.{name}")
+        if self.visible is not None and self.sliding_window is not None:
+            raise InputError(
+                f"model.sliding_window is {self.sliding_window}, but model.visible decides what is visible; give one."
+            )
         if self.d_head is None and self.d_model % self.n_heads:
             raise InputError(
                 f"model.d_model is {self.d_model}, which is not divisible by model.n_heads = {self.n_heads}; "
@@ -102,8 +118,8 @@ class GPTConfig:
 
     @property
     def rotary(self) -> Rotary | None:
-        """How queries and keys are rotated; None where positions are added to the embeddings."""
-        if not self.position.startswith("rotary"):
+        """How queries and keys are rotated; None where they are not."""
+        if self.position not in ("rotary", "rotary_interleaved"):
             return None
         return Rotary(
             self.rope_base, self.position == "rotary_interleaved", self.rope_factor, self.rope_low_frequency,
@@ -111,6 +127,18 @@ class GPTConfig:
         )  # fmt: skip
 
     @property
+    def adds_positions(self) -> bool:
+        """Whether vectors of positions are added to the embeddings."""
+        return self.rotary is None and self.position != "none"
+
+    @property
     def gated(self) -> bool:
         """Whether the MLP has a gate."""
-        return self.activation in ("swiglu", "geglu")
+        return is_gated(self.activation)
+
+
+def is_gated(activation: str | Idea) -> bool:
+    """Whether an activation takes two arguments, the gate and what passes it: (gate, up)."""
+    if isinstance(activation, Idea):
+        return len(signature(activation).parameters) == 2
+    return activation in ("swiglu", "geglu")

@@ -10,6 +10,7 @@ from jaxllm.fast import has_fast_form
 from jaxllm.fast.quantised_weights import Table, parameter
 from jaxllm.layers import INIT_STD
 from jaxllm.precision import at_least_float32
+from jaxllm.utils.ideas import Idea
 
 
 def token_embedding(table: Float[Table, "V D"], tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
@@ -64,11 +65,12 @@ class TokenEmbedding(nn.Module):
 class PositionEmbedding(nn.Module):
     """Adds `learned_positions` (parameter: table [context_length, D] normal(INIT_STD)) or `sinusoidal_positions`.
 
-    The positions are 0 to T - 1, unless they are given.
+    A function of the signature of `sinusoidal_embedding` may take its place. The positions are 0 to T - 1, unless they
+    are given.
     """
 
     context_length: int
-    kind: str = "learned"
+    kind: str | Idea = "learned"
 
     @nn.compact
     def __call__(
@@ -78,6 +80,8 @@ class PositionEmbedding(nn.Module):
         if self.kind == "learned":
             table = self.param("table", normal(INIT_STD), (self.context_length, d_model))
             vectors = learned_positions(table, length) if positions is None else token_embedding(table, positions)
+        elif isinstance(self.kind, Idea):
+            vectors = self.kind(jnp.arange(length) if positions is None else positions, d_model)
         elif positions is None:
             vectors = sinusoidal_positions(length, d_model)
         else:

@@ -6,9 +6,9 @@ intermediates are captured from outside (`apply_with_intermediates`), so that a 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar, cast
 
 import jax
@@ -25,7 +25,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.fast.quantised_weights import Table, parameter
 from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear, residual_std
-from jaxllm.loss import head_loss, token_losses
+from jaxllm.loss import head_loss, takes_hidden, token_losses
 from jaxllm.precision import at_least_float32
 from jaxllm.utils.errors import InputError
 
@@ -51,7 +51,7 @@ class Block(nn.Module):
         attention = attention_class(
             c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=residual_std(c.n_layers),
             head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
-            name="attention",
+            visible=c.visible, score=c.score, name="attention",
         )  # fmt: skip
         mlp = MLP(c.hidden_dim, c.activation, c.use_bias, residual_std(c.n_layers), name="mlp")
         norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))
@@ -80,9 +80,10 @@ class GPT(nn.Module):
     gradients into the token table are summed in it. Dropout is active where a key is given:
     `apply({"params": params}, tokens, rngs={"dropout": key})`.
 
-    `block` is the class of the blocks. `nn.remat(Block)` computes each block again in the backward instead of keeping
-    its intermediates. `nn.jit(Block)` traces all blocks once, which compiles faster; dropout masks and initial
-    parameters are then other ones, and interceptors cannot tell the blocks apart.
+    `block` is the class of the blocks, None for `config.block` or `Block`. A block that returns a tuple passes what
+    follows x to the next one as further arguments. `nn.remat(Block)` computes each block again in the backward instead
+    of keeping its intermediates. `nn.jit(Block)` traces all blocks once, which compiles faster; dropout masks and
+    initial parameters are then other ones, and interceptors cannot tell the blocks apart.
 
     Raises InputError for tokens that are not [B, T] integers or longer than the context. Token values are data on the
     device and are not checked: one outside the vocabulary makes the logits of its row NaN.
@@ -90,7 +91,7 @@ class GPT(nn.Module):
 
     config: GPTConfig
     dtype: str | None = None
-    block: type[Block] = Block
+    block: type[nn.Module] | None = None
 
     # `nowrap` hides all methods but `__call__` from interceptors, which would mistake their results for logits. A
     # setup that is not wrapped has to name the parent of its modules.
@@ -98,10 +99,11 @@ class GPT(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.token_embedding = TokenEmbedding(c.vocab_size, c.d_model, parent=self)
-        if c.rotary is None:
+        if c.adds_positions:
             self.position_embedding = PositionEmbedding(c.context_length, c.position, parent=self)
         self.dropout = Dropout(c.dropout, parent=self, name="Dropout_0")  # the name is part of its key
-        self.blocks = [self.block(c, parent=self, name=f"block_{i}") for i in range(c.n_layers)]
+        block: Any = block_class(self)
+        self.blocks = [block(c, parent=self, name=f"block_{i}") for i in range(c.n_layers)]
         self.norm_final = Norm(c.norm, c.use_bias, c.norm_epsilon, parent=self)
         if not c.tie_embeddings:
             self.head = Head(c.vocab_size, parent=self)
@@ -115,10 +117,11 @@ class GPT(nn.Module):
         check_tokens(tokens, self.config.context_length)
         separator = self.config.separator
         documents = None if separator is None else document_numbers(tokens, separator)
-        x = self.embed(tokens)
+        carried: tuple[Any, ...] = (self.embed(tokens),)
         for block in self.blocks:
-            x = block(x, documents)
-        return self.norm_final(x)
+            out = block(*carried, documents=documents)
+            carried = out if isinstance(out, tuple) else (out,)
+        return self.norm_final(carried[0])
 
     @nn.nowrap
     def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
@@ -126,13 +129,20 @@ class GPT(nn.Module):
         c = self.config
         x = self.token_embedding(tokens)
         x = x * c.d_model**0.5 if c.scale_embeddings else x
-        x = self.position_embedding(x, positions) if c.rotary is None else x
+        x = self.position_embedding(x, positions) if c.adds_positions else x
         return self.dropout(x if self.dtype is None else x.astype(self.dtype))
 
     @nn.nowrap
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """The result of the head: of the token table, or of the untied one."""
-        return self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
+        """The result of the head, of the token table or of the untied one, and of `config.logits`."""
+        y = self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
+        return y if self.config.logits is None else self.config.logits(y)
+
+
+def block_class(model: GPT) -> type[nn.Module]:
+    """The class of a model's blocks."""
+    own = model.config.block
+    return model.block or (Block if own is None else cast(type[nn.Module], own.function))
 
 
 def interceptors() -> tuple[Any, ...]:
@@ -142,18 +152,23 @@ def interceptors() -> tuple[Any, ...]:
 
 def summed_loss(
     model: GPT, params: Any, tokens: Int[Array, "B T"], targets: Int[Array, "B T"],
-    weights: Float[Array, "B T"] | None = None, rngs: Any = None,
+    weights: Float[Array, "B T"] | None = None, rngs: Any = None, loss: Callable[..., Array] | None = None,
 ) -> Float[Array, ""]:  # fmt: skip
     """The sum of the token losses, times the weights where given.
 
     `head_loss` computes it in far less memory than the logits need. With interceptors active it is the loss of the
-    logits that `model.apply` returns, which they may change. `rngs` are those of `apply`.
+    logits that `model.apply` returns, which they may change. `rngs` are those of `apply`. A `loss` in place of the
+    cross-entropy returns the token losses [B, T] of (logits, targets) or, if it has three arguments, of (hidden states,
+    table of the head [V, D], targets).
     """
-    if interceptors():
-        losses = token_losses(cast(Array, model.apply({"params": params}, tokens, rngs=rngs)), targets)
-        return (losses if weights is None else losses * weights).sum()
-    x = cast(Array, model.apply({"params": params}, tokens, rngs=rngs, method="hidden"))
-    return head_loss(head_table(model.config, params), x, targets, weights)
+    apply, table = partial(model.apply, {"params": params}, tokens, rngs=rngs), head_table(model.config, params)
+    if loss is None and not interceptors():
+        return head_loss(table, cast(Array, apply(method="hidden")), targets, weights, model.config.logits)
+    if loss is not None and takes_hidden(loss):
+        losses = loss(apply(method="hidden"), table, targets)
+    else:
+        losses = (loss or token_losses)(cast(Array, apply()), targets)
+    return (losses if weights is None else losses * weights).sum()
 
 
 def head_table(config: GPTConfig, params: Any) -> Float[Table, "V D"]:
@@ -183,9 +198,9 @@ def apply_with_intermediates(
     """
     logits, state = model.apply({"params": params}, tokens, capture_intermediates=_is_named, mutable=["intermediates"])
     seen = {}
-    for path, (value,) in flatten_dict(state["intermediates"]).items():
+    for path, (*_, value) in flatten_dict(state["intermediates"]).items():  # a block may call the block that it extends
         path = path[:-1] if path[-1] == "__call__" else path
-        seen["/".join(path) or "logits"] = value
+        seen["/".join(path) or "logits"] = value[0] if isinstance(value, tuple) else value  # x, without a block's carry
     return logits, seen
 
 

@@ -4,6 +4,8 @@ The functions follow the dtype of `x`: parameters may stay float32 while `x` is 
 are computed in at least float32. Twins are in `jaxllm.reference.layers`, faster forms in `jaxllm.fast.layers`.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,9 +13,11 @@ from flax.linen.initializers import normal
 from jaxtyping import Float, Float32, Key
 
 from jaxllm.array import Array
+from jaxllm.config import is_gated
 from jaxllm.fast import has_fast_form
 from jaxllm.fast.quantised_weights import Kernel, parameter
 from jaxllm.precision import at_least_float32
+from jaxllm.utils.ideas import Idea, named
 
 EPSILON = 1e-5  # of the norms, as in GPT-2 (flax's own default is 1e-6)
 INIT_STD = 0.02  # of the normal distribution of initial weight matrices and tables, as in GPT-2
@@ -139,9 +143,9 @@ class Linear(nn.Module):
 
 
 class Norm(nn.Module):
-    """Parameters of `layer_norm` or `rms_norm`: scale [D] one, bias [D] zero."""
+    """Parameters of `layer_norm`, `rms_norm` or a function of their signature: scale [D] one, bias [D] zero."""
 
-    kind: str = "layer_norm"
+    kind: str | Idea = "layer_norm"
     use_bias: bool = True
     epsilon: float = EPSILON
 
@@ -149,7 +153,7 @@ class Norm(nn.Module):
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:]) if self.use_bias else None
-        return NORMS[self.kind](x, scale, bias, self.epsilon)
+        return cast(Array, named(self.kind, NORMS, "norm")(x, scale, bias, self.epsilon))
 
 
 class Dropout(nn.Module):
@@ -172,19 +176,18 @@ class Dropout(nn.Module):
 class MLP(nn.Module):
     """Two linear maps around an activation, from D features to `hidden_dim` and back.
 
-    With a gated activation a third map, the gate, decides how much of each hidden feature passes (Shazeer 2020).
+    With a gated activation, one of two arguments, a third map, the gate, decides how much of each hidden feature passes
+    (Shazeer 2020).
     """
 
     hidden_dim: int
-    activation: str = "gelu_tanh"
+    activation: str | Idea = "gelu_tanh"
     use_bias: bool = True
     output_std: float = INIT_STD
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        if self.activation in GATED:
-            gate, up = (Linear(self.hidden_dim, self.use_bias, name=name)(x) for name in ("gate", "up"))
-            hidden = GATED[self.activation](gate, up)
-        else:
-            hidden = ACTIVATIONS[self.activation](Linear(self.hidden_dim, self.use_bias, name="up")(x))
+        names = ("gate", "up") if is_gated(self.activation) else ("up",)
+        maps = [Linear(self.hidden_dim, self.use_bias, name=name)(x) for name in names]
+        hidden = named(self.activation, ACTIVATIONS | GATED, "activation")(*maps)
         return Linear(x.shape[-1], self.use_bias, self.output_std, name="down")(hidden)

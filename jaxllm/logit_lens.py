@@ -12,6 +12,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.embeddings import token_logits
 from jaxllm.layers import NORMS, linear
 from jaxllm.precision import at_least_float32
+from jaxllm.utils.ideas import named
 
 
 def logit_lens(config: GPTConfig, params: Any, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
@@ -21,7 +22,9 @@ def logit_lens(config: GPTConfig, params: Any, x: Float[Array, "*batch D"]) -> F
     the model's logits. nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
     norm = params["norm_final"]
-    x = NORMS[config.norm](x, norm["scale"], norm.get("bias"), config.norm_epsilon)
+    x = named(config.norm, NORMS, "model.norm")(x, norm["scale"], norm.get("bias"), config.norm_epsilon)
     if config.tie_embeddings:
-        return token_logits(params["token_embedding"]["table"], x)
-    return at_least_float32(linear(x, params["head"]["kernel"]))
+        logits = token_logits(params["token_embedding"]["table"], x)
+    else:
+        logits = at_least_float32(linear(x, params["head"]["kernel"]))
+    return logits if config.logits is None else config.logits(logits)

@@ -1,5 +1,9 @@
 """Cross-entropy in nats. The NumPy twins are in `jaxllm.reference.loss`."""
 
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
@@ -34,11 +38,20 @@ def cross_entropy(
     return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
 
 
+def takes_hidden(loss: Callable[..., Any]) -> bool:
+    """Whether a loss is a function of (hidden states, table of the head, targets), and not of (logits, targets)."""
+    return len(signature(loss).parameters) == 3
+
+
 @has_fast_form
 def head_loss(
     table: Float[Table, "V D"], x: Float[Array, "*batch D"], targets: Int[Array, "*batch"],
-    weights: Float[Array, "*batch"] | None = None,
+    weights: Float[Array, "*batch"] | None = None, change: Callable[[Array], Array] | None = None,
 ) -> Float[Array, ""]:  # fmt: skip
-    """The sum of w * loss of the logits x E^T, in at least float32; w is 1 where it is not given."""
-    losses = token_losses(token_logits(table, x), targets)
+    """The sum of w * loss of the logits x E^T, in at least float32; w is 1 where it is not given.
+
+    `change` is an elementwise function that the logits pass.
+    """
+    logits = token_logits(table, x)
+    losses = token_losses(logits if change is None else change(logits), targets)
     return (losses if weights is None else losses * weights).sum()

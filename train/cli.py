@@ -13,24 +13,27 @@ import keyword
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from jaxllm import __version__
 from jaxllm.utils.errors import InputError, NonFiniteError
 
 from .commands.options import Parser, add_parser
-from .errors import RunError, Stopped
+from .errors import RunError, Stopped, UserCodeError
 from .notes import notes_printed
 from .runtime.allocator import compute_in_this_thread, restart_with_allocator
 
 COMMANDS = {  # each with its line in `jaxllm --help`
     "train": "train a model from a config file",
+    "sweep": "train a run for every combination of values, and compare them",
     "generate": "continue a prompt with a model, or answer it",
     "chat": "talk with a model, by its own chat template",
     "evaluate": "compute the validation loss, perplexity and bits per byte of a model",
     "config": "list the fields of a config file with their types and defaults",
     "tokenizer": "train and use tokenizers",
     "data": "prepare corpora for training",
+    "runs": "compare runs: in what they differ, losses, costs, curves, and a verdict over seeds",
     "checkpoint": "list and verify the checkpoints of a run",
     "import": "make a run of a pretrained model",
     "export": "write a run as a folder that transformers opens",
@@ -40,7 +43,7 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "bench": "measure speed and memory, alone or beside another program",
 }
 WITHOUT_JAX = ("config", "tokenizer", "data")
-LONG = ("train", "bench", "generate", "chat")  # long enough for a restart with memory in large pages
+LONG = ("train", "sweep", "bench", "generate", "chat")  # long enough for a restart with memory in large pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         restart_with_allocator()
     try:
         return _run(command, words)
-    except InputError as error:
+    except (InputError, UserCodeError) as error:
         return _fail(command, error, 2)
     except (RunError, NonFiniteError) as error:
         return _fail(command, error, 1)
@@ -77,9 +80,19 @@ def _run(command: str, words: Sequence[str]) -> int:
     if command not in WITHOUT_JAX:
         _prepare_jax(command)
     with notes_printed():
-        code: int = arguments.run(arguments) or 0
+        code: int = _run_with_code(arguments) or 0
     sys.stdout.flush()
     return code
+
+
+def _run_with_code(arguments: Any) -> int | None:
+    """Run the command; an exception of the user's own code is shown with the lines of that code."""
+    if getattr(arguments, "code", None) is None:
+        return cast(int | None, arguments.run(arguments))
+    from .ideas import users_errors
+
+    with users_errors(Path(arguments.code)):
+        return cast(int | None, arguments.run(arguments))
 
 
 def build_parser(configured: Iterable[str] = tuple(COMMANDS)) -> Parser:
@@ -106,7 +119,7 @@ def _prepare_jax(command: str) -> None:
 
         keep_compiled()
     compute_in_this_thread()
-    if command not in ("train", "bench"):  # train has further settings first; bench measures the first computation
+    if command not in ("train", "sweep", "bench"):  # the first two have further settings; bench measures it
         from .runtime.jax_check import check_jax
 
         check_jax()

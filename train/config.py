@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 from msgspec import Meta
@@ -19,6 +19,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.data.sources import NAMED_CORPORA, PYTHON_DOCS, PYTHON_STDLIB
 from jaxllm.utils.errors import InputError, nearest, printable, shown
 from jaxllm.utils.files import read_file
+from jaxllm.utils.ideas import Idea, with_names
 from jaxllm.utils.utf8 import without_mark
 from jaxllm.utils.validate import (
     Fraction,
@@ -84,6 +85,7 @@ class TokenizerConfig:
 class ModelConfig(GPTConfig):
     """[model]: the fields of GPTConfig; vocab_size left out (0) is the tokenizer's."""
 
+    takes_names: ClassVar[bool] = True
     vocab_size: Annotated[int, Meta(ge=0, le=2**24)] = 0  # V; 0: the tokenizer's
 
     def with_vocabulary(self, size: int) -> GPTConfig:
@@ -101,11 +103,16 @@ class TrainConfig:
     """[train]: batch_size is the number of windows of one optimizer step, over all its microbatches."""
 
     steps: Positive = 1000  # optimizer steps
+    seconds: PositiveFloat | None = None  # of training; the run ends after them or after its steps, whichever is first
     batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 12  # windows of one optimizer step
     seed: NonNegative = 0  # of initialisation, data order, dropout and samples
     grad_accumulation: Positive = 1  # microbatches that a batch is split into: less memory, the same result
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
     products: Literal["auto", "xla", "onednn", "mkl", "openblas"] = "auto"  # what computes matrix products on a CPU
+    loss: Idea | None = None  # (logits, targets) -> token losses, or (hidden, table, targets); none: cross-entropy
+    metrics: Idea | None = None  # (params, grads, updates) -> a dict of numbers, recorded at each step
+    code_sha256: str | None = None  # of the file of --code; written by a run, checked where it is given
+    sink: Literal["tensorboard", "trackio", "wandb"] | None = None  # what shows metrics.jsonl as it grows
     remat: bool = False  # recompute each block in the backward pass: less memory, the time of one more forward pass
     max_skipped: NonNegative = 0  # how many steps with a non-finite loss or gradient may be skipped
     deterministic: bool = False  # on a GPU use only operations that give the same bits each time; CPUs always do
@@ -123,8 +130,8 @@ class TrainConfig:
 class OptimizerConfig:
     """[optimizer]: the update rule, and the learning rate: a linear warm-up, then the schedule."""
 
-    name: Literal["adamw", "muon", "lion", "adafactor", "sgd", "schedule_free_adamw"] = "adamw"  # update rule
-    schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"  # learning rate after the warm-up
+    name: Literal["adamw", "muon", "lion", "adafactor", "sgd", "schedule_free_adamw"] | Idea = "adamw"  # rule
+    schedule: Literal["cosine", "wsd", "linear", "constant"] | Idea = "cosine"  # learning rate after the warm-up
     learning_rate: PositiveFloat = 1e-3  # the largest, after the warm-up
     min_learning_rate: NonNegativeFloat = 1e-4  # where all schedules but "constant" end, after the last step
     warmup_steps: NonNegative = 100  # steps in which the learning rate rises linearly
@@ -156,7 +163,7 @@ class EvalConfig:
     prompt: str = ""  # beginning of the sample; empty: the first token of the training text
     sample_tokens: Annotated[int, Meta(ge=1, le=MOST_NEW_TOKENS)] = 200  # length of the sample
     temperature: NonNegativeFloat = 0.8  # of sampling; 0: the most likely token
-    weights: Literal["schedule_free"] | None = None  # evaluated too, and sampled; none: those of the optimizer
+    weights: Literal["schedule_free"] | Idea | None = None  # measured beside the parameters, and sampled
 
     def __post_init__(self) -> None:
         check_fields(self, "eval.")
@@ -299,12 +306,17 @@ def to_toml(config: RunConfig) -> str:
     """The config as a TOML file; fields that are None are left out."""
     tables = {
         section: {key: value for key, value in values.items() if value is not None}
-        for section, values in dataclasses.asdict(config).items()
+        for section, values in as_dict(config).items()
     }
     return tomli_w.dumps(tables)
 
 
+def as_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """The sections as nested dicts, with the names of functions."""
+    return {section: with_names(values) for section, values in dataclasses.asdict(config).items()}
+
+
 def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
     """The fields that differ: ("train.steps", 100, 200)."""
-    a, b = dataclasses.asdict(old), dataclasses.asdict(new)
+    a, b = as_dict(old), as_dict(new)
     return [(f"{s}.{k}", a[s][k], b[s][k]) for s in a for k in a[s] if a[s][k] != b[s][k]]

@@ -1,6 +1,8 @@
 """The errors that end a run, or keep a file of it from being used."""
 
 import signal
+from collections.abc import Sequence
+from traceback import FrameSummary
 
 from jaxllm.utils.errors import InputError, printable
 
@@ -19,6 +21,15 @@ class NotSavedError(RunError):
 
 class DamagedError(InputError):
     """A file of a checkpoint is missing or has changed since it was written."""
+
+
+class UserCodeError(Exception):
+    """An exception in a user's own file. The message is its lines of that file, then the exception. Exit code 2."""
+
+    def __init__(self, error: BaseException, frames: Sequence[FrameSummary]) -> None:
+        lines = [f"  {frame.filename}, line {frame.lineno}, in {frame.name}: {frame.line}" for frame in frames]
+        what = f"{type(error).__name__}: {printable(' '.join(str(error).split()), 500)}"
+        super().__init__("\n".join(["an exception in the code that you gave:", *lines, what]))
 
 
 class DroppedError(InputError):

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import optax
 
+from jaxllm.utils.ideas import Idea, named
+
 from .config import RunConfig
 from .state import TrainState
 
@@ -24,7 +26,7 @@ def schedule_free(state: TrainState) -> Any:
 EVAL_WEIGHTS: dict[str, Weights] = {"schedule_free": schedule_free}
 
 
-def weights_name(config: RunConfig) -> str | None:
+def weights_name(config: RunConfig) -> str | Idea | None:
     """`eval.weights`, or the name of those that the optimizer needs; None for the parameters themselves."""
     return config.eval.weights or ("schedule_free" if config.optimizer.name == "schedule_free_adamw" else None)
 
@@ -32,4 +34,4 @@ def weights_name(config: RunConfig) -> str | None:
 def eval_weights(config: RunConfig) -> Weights | None:
     """The jitted function of the name that `weights_name` returns, or None."""
     name = weights_name(config)
-    return None if name is None else jax.jit(EVAL_WEIGHTS[name])
+    return None if name is None else jax.jit(named(name, EVAL_WEIGHTS, "eval.weights"))

@@ -37,6 +37,17 @@ class Prepared:
         """The same run with `train.products` resolved."""
         return replace(self, config=replace(self.config, train=replace(self.config.train, products=products)))
 
+    def with_config(self, config: RunConfig) -> "Prepared":
+        """As `prepare(config)`, for a config with the same data and tokenizer: nothing is read or encoded again."""
+        model, data = config.model.with_vocabulary(self.tokenizer.vocab_size), self.config.data
+        if not data.attend_across:
+            model = replace(model, separator=self.model.separator)
+        for ids in self.train_ids.sources if isinstance(self.train_ids, Mixture) else [self.train_ids]:
+            check_splits(ids, self.validation_ids, model.context_length)
+        _check_prompt(config.eval.prompt, self.tokenizer)
+        resolved = config.resolved(model, self.config.tokenizer, str(data.sha256), data.characters or 0)
+        return replace(self, config=resolved, model=model)
+
     @property
     def first_id(self) -> int:
         """The first id of the training data."""

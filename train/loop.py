@@ -7,17 +7,20 @@ saves then, and what its files hold, is what a run without the interruption had 
 import math
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from jaxllm.data import batch
 from jaxllm.data.windows import Ids
-from jaxllm.gpt import GPT, Block
+from jaxllm.gpt import GPT
 
+from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
+from .config import RunConfig, as_dict
 from .errors import NotSavedError, Stopped
 from .eval_weights import eval_weights
 from .evaluate import Abandoned, evaluator, sample_text
@@ -30,7 +33,8 @@ from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
 from .runs.folder import RunFolder
 from .runs.metrics import add_sample, drop_samples
-from .runs.step_log import StepLog, StepMetrics
+from .runs.sinks import Guarded
+from .runs.step_log import Plan, StepLog, StepMetrics
 from .runtime.profile import profiled
 from .runtime.signals import Stop, stoppable
 from .state import TrainState, init_and_compile
@@ -40,11 +44,13 @@ from .step import make_model, make_train_step
 def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> TrainState:
     """Train from the newest checkpoint of the folder, or from the start, to the last step; returns the last state.
 
+    The last step is `train.steps`, or that in which `train.seconds` are used up; it is evaluated and saved then.
     Writes metrics.jsonl, loss.png, samples.txt and checkpoints, and prints where the time of `profile` steps goes.
     Raises DivergedError where a loss, a gradient or a parameter is not finite (no checkpoint ever holds such
     parameters); NotSavedError where the last checkpoint could not be written; Stopped when a signal ended the run.
     """
     config, model = run.config, make_model(run.model, run.config.train)
+    timed = config.train.seconds is not None
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
     with (
@@ -53,67 +59,91 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         Checkpoints(folder.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best) as checkpoints,
     ):
         restore = None if checkpoints.latest_step() is None else checkpoints.restore
-        jitted = make_train_step(model, optimizer, config.train, schedule)
+        jitted = (
+            make_budgeted_step(model, config) if timed
+            else make_train_step(model, optimizer, config.train, schedule)
+        )  # fmt: skip
         state, train_step = init_and_compile(model, optimizer, jitted, config.train, restore)
         if too_much := warning_of_plan(train_step, config, run.model):
             print(f"warning: {too_much}", file=sys.stderr)
         steps = range(int(state.step), config.train.steps)
-        explain = partial(_where_not_finite, run, model, lambda: state)
-        log = StepLog(config, folder, steps.start, explain, training_progress)
-        unmeasured = log.unmeasured(steps.start) and _due(steps.start, config.eval.every, config.train.steps)
+        explain = partial(where_not_finite, run, model, lambda: state)
+        sink = Guarded(config.train.sink, folder, as_dict(config), steps.start)
+        log = StepLog(plan_of(config), folder, steps.start, explain, training_progress, sink)
+        over = is_over(config.train, steps.start, log.trained_s)
+        unmeasured = log.unmeasured(steps.start) and due(steps.start, config.eval.every, over)
         try:
             folder.write_config(config)  # only after everything saved has been read
             drop_samples(folder.samples, steps.start - unmeasured)
-            measure = _make_measure(run, model, folder, stop)
+            measure = make_measure(run, model, folder, stop)
             if unmeasured:  # the evaluation was abandoned when the run was stopped
                 log.complete(measured := measure(state))
                 checkpoints.add_losses(steps.start, measured)
-            with prefetched(partial(_batch, run), steps if not stop else range(0)) as batches:
+            with prefetched(partial(batch_of, run), range(0) if stop or over else steps) as batches:
                 for step, inputs, targets, waited_s in batches:
-                    state, metrics = recorder(train_step, state, inputs, targets)
-                    log.add(step + 1, metrics, waited_s)
+                    of_schedule = schedule_step(config, step, log.records)
+                    ahead = (np.int32(of_schedule - step),) if timed else ()
+                    state, metrics = recorder(train_step, state, inputs, targets, *ahead)
+                    log.add(step + 1, metrics, waited_s, of_schedule + 1 if timed else None)
+                    over = is_over(config.train, step + 1, log.trained_s)
                     if recorder.complete:
                         log.flush()
                         recorder.show(train_step, state)
                         log.restart_clock()
-                    if _due(step + 1, config.eval.every, config.train.steps):
+                    if timed and over:
+                        log.note(last_line(config, step + 1))
+                    if due(step + 1, config.eval.every, over):
                         log.flush(partial(measure, state))
                     ending = bool(stop)
-                    if ending or _due(step + 1, config.checkpoint.every, config.train.steps):
-                        _save(run, checkpoints, log, state)
+                    if ending or due(step + 1, config.checkpoint.every, over):
+                        save_state(state, checkpoints, log, as_dict(config), run.tokenizer.fingerprint())
                     log.flush_if_ready()
-                    if ending:
+                    if timed and not over and len(log.records) == steps.start + MEASURED:
+                        log.note(forecast(config, log.records))
+                    if ending or over:
                         break
         except OSError as error:
             if error.filename is None:  # standard output, not a file of the run
                 raise
-            raise NotSavedError(f"{error.filename}: {error.strerror or error}; {_how_to_resume(folder)}") from None
+            raise NotSavedError(f"{error.filename}: {error.strerror or error}; {how_to_resume(folder)}") from None
         finally:
             log.close()
     done = int(state.step)
-    if stop.by and (done < config.train.steps or log.unmeasured(done)):
+    if stop.by and (not over or log.unmeasured(done)):
         raise Stopped(
-            f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}; {_how_to_resume(folder)}",
+            f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}; {how_to_resume(folder)}",
             stop.by,
         )
     return state
 
 
-def _how_to_resume(folder: RunFolder) -> str:
+def plan_of(config: RunConfig) -> Plan:
+    """What the log of a run needs to know of it."""
+    train = config.train
+    return Plan(train.steps, train.batch_size * config.model.context_length, train.max_skipped)
+
+
+def how_to_resume(folder: RunFolder) -> str:
     steps = saved_steps(folder.checkpoints)
     saved = f"step {steps[-1]:,} is saved" if steps else "nothing is saved yet"
     return f"{saved}; to go on: jaxllm train --out {shlex.quote(str(folder.path))} --resume"
 
 
-def _save(run: Prepared, checkpoints: Checkpoints, log: StepLog, state: TrainState) -> None:
+def save_state(
+    state: TrainState, checkpoints: Checkpoints, log: StepLog, config: Mapping[str, Any], tokenizer: str
+) -> None:  # fmt: skip
+    """Record what is pending, and write the state with the loss that was measured for it.
+
+    Raises DivergedError if a parameter is not finite.
+    """
     log.flush()
     log.check(int(state.step), {"the norm of the parameters": float(optax.tree.norm(state.params))})
     log.sync()
-    checkpoints.save(state, asdict(run.config), run.tokenizer.fingerprint(), log.last.get("val_loss"))
+    checkpoints.save(state, config, tokenizer, log.last.get("val_loss"))
     log.restart_clock()
 
 
-def _where_not_finite(
+def where_not_finite(
     run: Prepared, model: GPT, state: Callable[[], TrainState], step: int, metrics: StepMetrics
 ) -> str:
     """Which number of a step was not finite, and where that began.
@@ -126,20 +156,20 @@ def _where_not_finite(
     if math.isfinite(loss):
         part = parts_backward(params)[int(metrics["not_finite"])]
         return f"the norm of the gradient is {norm} at step {step:,}, coming backward first in {part}"
-    first = first_forward(model.clone(block=Block), params, jax.numpy.asarray(_batch(run, step - 1)[0]))
+    first = first_forward(model.clone(block=None), params, jax.numpy.asarray(batch_of(run, step - 1)[0]))
     return f"train_loss is {loss} at step {step:,}" + (f", first of all {first} is not finite" if first else "")
 
 
-def _batch(run: Prepared, step: int) -> tuple[Ids, Ids]:
+def batch_of(run: Prepared, step: int) -> tuple[Ids, Ids]:
     config = run.config.train
     return batch(run.train_ids, run.model.context_length, config.batch_size, config.seed, step)
 
 
-def _due(step: int, every: int, last: int) -> bool:
-    return step % every == 0 or step == last
+def due(step: int, every: int, last: bool) -> bool:
+    return step % every == 0 or last
 
 
-def _make_measure(run: Prepared, model: GPT, folder: RunFolder, stop: Stop) -> Callable[[TrainState], dict[str, float]]:
+def make_measure(run: Prepared, model: GPT, folder: RunFolder, stop: Stop) -> Callable[[TrainState], dict[str, float]]:
     """A function that returns the losses of a state and appends a sample to samples.txt; {} once stopped.
 
     The losses are val_loss and, where `eval.weights` are others than the parameters, theirs as averaged_val_loss.

@@ -23,9 +23,14 @@ WITHIN_BLOCK = ("mlp", "norm_2", "attention", "norm_1")  # in backward order
 def parts_backward(params: dict[str, Any]) -> list[str]:
     """The parts of a GPT that have parameters, in backward order: head first, token embedding last."""
     n_layers = sum(name.startswith("block_") for name in params)
-    blocks = [f"block_{i}/{part}" for i in reversed(range(n_layers)) for part in WITHIN_BLOCK]
+    blocks = [f"block_{i}/{part}" for i in reversed(range(n_layers)) for part in _parts_of_block(params[f"block_{i}"])]
     order = ["head", "norm_final", *blocks, "position_embedding", "token_embedding"]
     return [part for part in order if part.partition("/")[0] in params]
+
+
+def _parts_of_block(params: dict[str, Any]) -> list[str]:
+    """Those of `Block`, then those that only a user's block has."""
+    return [name for name in WITHIN_BLOCK if name in params] + sorted(set(params) - set(WITHIN_BLOCK))
 
 
 def first_not_finite(gradients: dict[str, Any]) -> Array:

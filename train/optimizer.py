@@ -14,6 +14,8 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxllm.utils.ideas import named
+
 from .config import OptimizerConfig
 
 MUON_RMS = 0.2  # the root mean square of Muon's direction, which is about that of AdamW's
@@ -22,15 +24,18 @@ NOT_BY_MUON = ("token_embedding", "position_embedding", "head")  # tables and th
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Returns step -> learning rate: the schedule named `config.schedule`, for a run of `steps` steps."""
-    return SCHEDULES[config.schedule](config, steps)
+    return named(config.schedule, SCHEDULES, "optimizer.schedule")(config, steps)
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clip by the global norm, then the optimizer named `config.name` at the scheduled learning rate."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        OPTIMIZERS[config.name](config, learning_rate_schedule(config, steps)),
-    )
+    return optimizer_with(config, learning_rate_schedule(config, steps))
+
+
+def optimizer_with(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """As `make_optimizer`, at the learning rates of another schedule."""
+    rule = named(config.name, OPTIMIZERS, "optimizer.name")
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule(config, schedule))
 
 
 def cosine(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -47,10 +47,14 @@ class Lines:
 
     def __init__(self, steps: int) -> None:
         self._every = max(1, steps // 20)
+        self._shown: int | None = None  # twentieths of the schedule
 
     def step(self, record: dict[str, Any]) -> None:
         """Show a record of metrics.jsonl."""
-        if record["step"] == 1 or record["step"] % self._every == 0 or "val_loss" in record:
+        now = of_schedule(record)
+        before = (now - 1) // self._every if self._shown is None else self._shown
+        self._shown = now // self._every
+        if record["step"] == 1 or self._shown > before or "val_loss" in record:
             print(record_line(record), flush=True)
 
     def note(self, text: str) -> None:
@@ -76,13 +80,18 @@ class Bar:
     def step(self, record: dict[str, Any]) -> None:
         if "val_loss" in record:
             self._progress.console.print(record_line(record), highlight=False)
-        self._progress.update(self._task, completed=record["step"], description=record_line(record))
+        self._progress.update(self._task, completed=of_schedule(record), description=record_line(record))
 
     def note(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
         self._progress.stop()
+
+
+def of_schedule(record: dict[str, Any]) -> int:
+    """How many steps of the schedule are done; with a time limit it may be ahead of the run."""
+    return int(record.get("schedule_step", record["step"]))
 
 
 def record_line(record: dict[str, Any]) -> str:

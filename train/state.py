@@ -13,7 +13,7 @@ from jax.stages import Compiled
 from jax.typing import ArrayLike
 
 from jaxllm.fast.init import init_params
-from jaxllm.gpt import GPT, Block
+from jaxllm.gpt import GPT
 
 from .config import RunConfig, TrainConfig
 from .optimizer import make_optimizer
@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
 
 def first_state(model: GPT, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     """The state before the first step, as a function to be traced or compiled."""
-    model = model.clone(block=Block)  # rematerialisation changes only the backward pass; `init_params` cannot trace it
+    model = model.clone(block=None)  # rematerialisation changes only the backward pass; `init_params` cannot trace it
     params = init_params(model, key, jnp.zeros((1, 1), jnp.int32))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
@@ -52,13 +52,15 @@ def init_and_compile(
     """Returns the state of `init_state` and the jitted `train_step`, compiled.
 
     XLA compiles both programs in threads while Python traces the second. With `restore`, the state is
-    `restore(shapes)`, read while XLA compiles the step, and no first state is computed.
+    `restore(shapes)`, read while XLA compiles the step, and no first state is computed. With `config.seconds` the step
+    takes an int32 scalar more (`train.budget.make_budgeted_step`).
     """
+    ahead = () if config.seconds is None else (jax.ShapeDtypeStruct((), jnp.int32),)
     tokens = jax.ShapeDtypeStruct((config.batch_size, model.config.context_length), jnp.int32)
     with ThreadPoolExecutor() as pool:
         init = _initializer(model, optimizer).trace(config.seed)
         initializing = pool.submit(init.lower().compile) if restore is None else None
-        compiling = pool.submit(train_step.lower(init.out_info, tokens, tokens).compile)
+        compiling = pool.submit(train_step.lower(init.out_info, tokens, tokens, *ahead).compile)
         state = restore(init.out_info) if restore else cast(Any, initializing).result()(config.seed)
         return state, compiling.result()
 

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxllm.config import GPTConfig
 from jaxllm.fast.products import XLA, using
-from jaxllm.gpt import GPT, Block, interceptors, summed_loss
+from jaxllm.gpt import GPT, block_class, interceptors, summed_loss
 from jaxllm.utils.errors import InputError
 
 from .config import TrainConfig
@@ -27,7 +27,8 @@ EvalStep = Callable[[Any, ArrayLike, ArrayLike, ArrayLike], Array]
 
 def make_model(config: GPTConfig, train: TrainConfig) -> GPT:
     """The model as it is trained: in the dtype of `train`, and with rematerialised blocks if `train.remat`."""
-    return GPT(config, train.dtype, nn.remat(Block) if train.remat else Block)
+    model = GPT(config, train.dtype)
+    return model.clone(block=nn.remat(block_class(model))) if train.remat else model
 
 
 def make_train_step(
@@ -35,16 +36,25 @@ def make_train_step(
 ) -> Step:
     """The jitted step, which donates its state's buffers and takes inputs and targets [B, T].
 
-    The gradient is that of the mean loss over all tokens of the batch. The loss of each microbatch is divided by the
-    number of all tokens, because dividing the summed gradients would be one more pass over the parameters. Metrics:
-    train_loss, grad_norm (before clipping), learning_rate, and not_finite: -1, or the index in `parts_backward` of the
-    first part with a non-finite gradient. A step whose loss or gradient is not finite changes only the step count.
+    The gradient is that of the mean loss over all tokens of the batch, by `config.loss` where it is given. The loss of
+    each microbatch is divided by the number of all tokens, because dividing the summed gradients would be one more pass
+    over the parameters. Metrics: train_loss, grad_norm (before clipping), learning_rate, and not_finite: -1, or the
+    index in `parts_backward` of the first part with a non-finite gradient; and what `config.metrics` returns. A step
+    whose loss or gradient is not finite changes only the step count.
 
     Matrix products are computed as `config.products` says; "auto" is XLA here (`train.products.choose` resolves it).
 
     A `nn.intercept_methods` that is active when the step is traced, at its first call, takes effect. Raises InputError
     for a subclass with a `__call__` of its own.
     """
+    step = step_function(model, optimizer, config, schedule)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
+
+
+def step_function(
+    model: GPT, optimizer: optax.GradientTransformation, config: TrainConfig, schedule: optax.Schedule
+) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
+    """The step of `make_train_step` before it is jitted; numbers of the config may be tracers here."""
     dropout_keys = dropout_key(config.seed) if model.config.dropout else None
     products = XLA if config.products == "auto" else config.products
     _check_call(model)
@@ -54,7 +64,7 @@ def make_train_step(
 
         def loss_fn(params: Any, inputs: Array, targets: Array, key: Array | None) -> Array:
             rngs = {} if key is None else {"dropout": key}
-            return summed_loss(traced_once, params, inputs, targets, rngs=rngs) / n_tokens
+            return summed_loss(traced_once, params, inputs, targets, rngs=rngs, loss=config.loss) / n_tokens
 
         def accumulate(total: tuple[Array, Any], microbatch: Any) -> tuple[tuple[Array, Any], None]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None
@@ -67,26 +77,28 @@ def make_train_step(
 
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        params, opt_state = _update(optimizer, grads, state, finite)
+        params, opt_state, updates = apply_gradients(optimizer, grads, state, finite)
         metrics = {
             "train_loss": loss,
             "learning_rate": schedule(state.step),
             "grad_norm": grad_norm,
             "not_finite": jnp.where(finite, -1, jnp.maximum(first_not_finite(grads), 0)),
         }
+        if config.metrics is not None:
+            metrics |= config.metrics(state.params, grads, updates)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
+    return train_step
 
 
-def _update(
+def apply_gradients(
     optimizer: optax.GradientTransformation, grads: Any, state: TrainState, finite: Array
-) -> tuple[Any, Any]:  # fmt: skip
-    """The new parameters and the optimizer's new state; the old ones if not `finite`.
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """The new parameters and the optimizer's new state, the old ones if not `finite`; and the updates.
 
     On a CPU the state is computed after the parameters, from the same old state. Without this order XLA copies the old
-    moments, which both read, before it overwrites them. Only what the state depends on is computed twice: XLA leaves out
-    the directions of the second update, such as Muon's matrix products.
+    moments, which both read, before it overwrites them. Only what the state depends on is computed twice: XLA leaves
+    out the directions of the second update, such as Muon's matrix products.
     """
     old = state.opt_state
     updates, opt_state = optimizer.update(grads, old, state.params)
@@ -94,7 +106,7 @@ def _update(
     if jax.default_backend() == "cpu":
         old, params = jax.lax.optimization_barrier((old, params))
         _, opt_state = optimizer.update(grads, old, state.params)
-    return params, apply_if(finite, opt_state, old)
+    return params, apply_if(finite, opt_state, old), updates
 
 
 def make_eval_step(model: GPT) -> EvalStep:
@@ -136,7 +148,7 @@ def _are_known(options: dict[str, Any]) -> bool:
     return True
 
 
-def dropout_key(seed: int) -> Array:
+def dropout_key(seed: ArrayLike) -> Array:
     """A key of philox4x32, which draws dropout masks faster than the default generator; JAX 0.10 does not have it."""
     try:
         return jax.random.key(seed, impl="philox4x32")
@@ -149,7 +161,7 @@ def _traced_once(model: GPT) -> GPT:
 
     Interceptors could not tell such blocks apart, so where some are active the model is returned unchanged.
     """
-    return model if interceptors() else model.clone(block=nn.jit(model.block))
+    return model if interceptors() else model.clone(block=nn.jit(block_class(model)))
 
 
 def _check_call(model: GPT) -> None:

@@ -12,16 +12,20 @@ from itertools import chain
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 
 from jaxllm.fast.cached_gpt import CachedBlock, CachedGPT
-from jaxllm.fast.generate import Generation, start_generation, stream
+from jaxllm.fast.few_rows import why_not_compiled
+from jaxllm.fast.generate import start_generation, stream, why_not_cached
 from jaxllm.fast.quantised_weights import pack
-from jaxllm.generate import Sampling
+from jaxllm.generate import Sampling, generate
+from jaxllm.gpt import GPT
 from jaxllm.pretrained.chat import encode_chat
 from jaxllm.utils.errors import InputError, NonFiniteError
 
 from .config import MOST_NEW_TOKENS
+from .ideas import Code
 from .nonfinite import non_finite
 from .notes import print_note
 from .runs.load import TrainedRun, load_run
@@ -77,12 +81,25 @@ def _check(right: bool, option: str, value: object, allowed: str) -> None:
 
 
 class Writer:
-    """The model of a run, ready to write: its parameters packed, and the tokens that end its answers."""
+    """The model of a run, ready to write: its parameters packed, and the tokens that end its answers.
 
-    def __init__(self, path: str, step: str | None, options: Options) -> None:
-        run = load_run(path, step)
-        self.path, self.run, self.options, self.params = path, run, options, pack(run.params, options.weights)
-        self.model = CachedGPT(run.model.config, run.model.dtype, nn.jit(CachedBlock))  # it starts sooner
+    A model that cannot be read through the cache is given whole texts, and its own block unpacked parameters.
+    """
+
+    def __init__(self, path: str, step: str | None, options: Options, code: Code | None = None) -> None:
+        run = load_run(path, step, code=code)
+        config, weights = run.model.config, options.weights
+        _check(config.block is None or weights == "float32", "--weights", weights, f"float32 with {config.block}")
+        self.path, self.run, self.options = path, run, options
+        self.params = pack(run.params, weights) if config.block is None else run.params
+        self.model: GPT = CachedGPT(config, run.model.dtype, nn.jit(CachedBlock))  # it starts sooner
+        if reason := why_not_cached(self.model):
+            self.model = GPT(config, run.model.dtype)
+            print_note(
+                f"{reason}; each token takes as long as reading the whole text, which appears when it is complete"
+            )
+        elif reason := why_not_compiled():
+            print_note(f"text is written more slowly than it could be: {reason}")
         self.ends = run.chat.end_tokens if run.chat else ()
 
     @property
@@ -90,16 +107,19 @@ class Writer:
         """The most tokens that the model can look at."""
         return self.model.config.context_length
 
-    def begin(self, ids: Sequence[int], seed: int, most: int) -> Generation:
-        """A generation of at most so many tokens after these ids."""
-        key, run, sampling = jax.random.key(seed), self.run, self.options.sampling
-        size = run.tokenizer.vocab_size
-        return start_generation(self.model, self.params, [ids], key, most, sampling, size, self.ends, run.begin_token)
+    def drawn(self, ids: Sequence[int], seed: int, most: int) -> Iterator[np.ndarray]:
+        """At most so many tokens after these ids, [1, N] at a time."""
+        key, size, run = jax.random.key(seed), self.run.tokenizer.vocab_size, self.run
+        rest = ([ids], key, most, self.options.sampling, size, self.ends, run.begin_token)
+        if isinstance(self.model, CachedGPT):
+            yield from stream(start_generation(self.model, self.params, *rest), most)
+        else:
+            yield generate(self.model, self.params, *rest)
 
     def tokens(self, ids: Sequence[int], seed: int, most: int) -> Iterator[int]:
         """At most so many ids that follow, up to a token that ends an answer. Raises NonFiniteError."""
         try:
-            for row in stream(self.begin(ids, seed, most), most):
+            for row in self.drawn(ids, seed, most):
                 for token in row[0].tolist():
                     if token in self.ends:
                         return

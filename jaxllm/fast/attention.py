@@ -8,7 +8,7 @@ supports it, cuDNN's kernel runs instead.
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from jax.lax import optimization_barrier
 from jaxtyping import Float, Int
 
 from jaxllm.array import Array
-from jaxllm.attention import visible
+from jaxllm.attention import Rule, Score, change_scores, visible
 from jaxllm.fast.products import product
 from jaxllm.precision import at_least_float32
 
@@ -28,25 +28,28 @@ SHORTEST, LONGEST = 64, 256  # queries of a chunk: shorter ones make slower prod
 
 def causal_dot_product_attention(
     q: Float[Array, "*batch T K"], k: Float[Array, "*batch T K"], v: Float[Array, "*batch T V"],
-    documents: Int[Array, "*#batch T"] | None = None, window: int | None = None,
+    documents: Int[Array, "*#batch T"] | None = None, window: int | None = None, rule: Rule | None = None,
+    score: Score | None = None,
 ) -> Float[Array, "*batch T V"]:  # fmt: skip
     """`jaxllm.attention.causal_dot_product_attention` in chunks, or by cuDNN (`attention_path`).
 
-    Scores and sums are in at least float32. Reverse-mode derivatives only. Raises ValueError where shapes do not fit.
+    Scores and sums are in at least float32. Reverse-mode derivatives only. With a `rule` or a `score`, which are static
+    and hashable, it is in chunks. Raises ValueError where shapes do not fit.
     """
     if q.shape != k.shape or q.shape[:-1] != v.shape[:-1]:
         raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} must agree, except in the last axis of v.")
-    if documents is None and window is None and attention_path(q, v) == "cuDNN":
+    if all(x is None for x in (documents, window, rule, score)) and attention_path(q, v) == "cuDNN":
         swapped = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))
         return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, is_causal=True, implementation="cudnn"), -2, -3)
     length = q.shape[-2]
-    plan = chunking(length)
+    plan = chunking(length, looks_ahead(rule, length, documents is not None))
     arguments = [q, k, v]
     if documents is not None:
         arguments.append(jnp.broadcast_to(documents, q.shape[:-1])[..., None])
     # XLA's products on a CPU are faster with one axis of batch and heads.
     flat = (_lengthened(x.reshape(-1, *x.shape[-2:]), plan.groups * plan.rows) for x in arguments)
-    return _attend(window, *flat)[:, :length].reshape(v.shape)
+    form = Form(plan, length, window, rule, score, q.shape[-3] if q.ndim > 2 else 1)
+    return _attend(form, *flat)[:, :length].reshape(v.shape)
 
 
 def attention_path(q: Array | jax.ShapeDtypeStruct, v: Array | jax.ShapeDtypeStruct) -> str:
@@ -88,11 +91,43 @@ class Chunking(NamedTuple):
         return self.chunks * self.size
 
 
-def chunking(length: int) -> Chunking:
-    """How causal attention cuts a length."""
-    groups = min(GROUPS, -(-length // SHORTEST))
+def chunking(length: int, ahead: bool = False) -> Chunking:
+    """How causal attention cuts a length; one group, which reads all keys, where positions look `ahead`."""
+    groups = 1 if ahead else min(GROUPS, -(-length // SHORTEST))
     chunks = -(-length // (groups * LONGEST))
     return Chunking(groups, chunks, -(-length // (groups * chunks)))
+
+
+@lru_cache
+def looks_ahead(rule: Rule | None, length: int, documents: bool) -> bool:
+    """Whether a rule lets any position below `length` depend on a later one; all pairs of positions are tried.
+
+    A position that sees nothing has equal weights for all, so one that does not see itself counts too. With
+    `documents`, pairs are tried in the first and in the second document of a row, and from the first to the second.
+    """
+    if rule is None:
+        return False
+
+    def found(t: Array, before: Array) -> Array:
+        t, s = jnp.full(length, t), jnp.arange(length)
+        for pair in [(0, 0), (1, 1), (0, 1)] if documents else [(None, None)]:
+            seen = visible(t, s, *(None if n is None else jnp.full(length, n) for n in pair), rule=rule)
+            before |= jnp.where(s == t, ~seen & (pair[0] == pair[1]), seen & (s > t)).any()
+        return before
+
+    with jax.ensure_compile_time_eval():
+        return bool(jax.lax.fori_loop(0, length, found, jnp.asarray(False)))
+
+
+class Form(NamedTuple):
+    """What is constant in an attention."""
+
+    plan: Chunking
+    length: int  # without padding
+    window: int | None
+    rule: Rule | None
+    score: Score | None
+    heads: int  # whose numbers repeat along the axis of batch and heads
 
 
 class Saved(NamedTuple):
@@ -109,12 +144,12 @@ class Saved(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(window: int | None, q: Array, k: Array, v: Array, *documents: Array) -> Array:
-    return _attend_forward(window, q, k, v, *documents)[0]
+def _attend(form: Form, q: Array, k: Array, v: Array, *documents: Array) -> Array:
+    return _attend_forward(form, q, k, v, *documents)[0]
 
 
-def _attend_forward(window: int | None, q: Array, k: Array, v: Array, *documents: Array) -> tuple[Array, Saved]:
-    plan, keep = chunking(q.shape[-2]), q.shape[-2] <= KEPT
+def _attend_forward(form: Form, q: Array, k: Array, v: Array, *documents: Array) -> tuple[Array, Saved]:
+    plan, keep = form.plan, q.shape[-2] <= KEPT
 
     def group(g: int) -> tuple[Array, ...]:
         end = (g + 1) * plan.rows
@@ -122,7 +157,7 @@ def _attend_forward(window: int | None, q: Array, k: Array, v: Array, *documents
 
         def chunk(_: None, rows: tuple) -> tuple[None, tuple[Array, ...]]:
             start, q, *own = rows
-            scores = _scores(q, keys, start, window, *own, *theirs)
+            scores = _scores(form, q, keys, start, *own, *theirs)
             peak = scores.max(-1, keepdims=True)
             p = jnp.exp(scores - peak)
             total = p.sum(-1, keepdims=True)
@@ -137,12 +172,15 @@ def _attend_forward(window: int | None, q: Array, k: Array, v: Array, *documents
     return out, Saved(q, k, v, documents, out, peak, total, *kept)
 
 
-def _attend_backward(window: int | None, saved: Saved, dout: Array) -> tuple[Array | None, ...]:
-    """With weights w = p / sum p: dv = w^T dout, ds = w (dout v^T - sum out dout); dout absorbs the 1 / sum p."""
+def _attend_backward(form: Form, saved: Saved, dout: Array) -> tuple[Array | None, ...]:
+    """With weights w = p / sum p: dv = w^T dout, ds = w (dout v^T - sum out dout); dout absorbs the 1 / sum p.
+
+    Where a score is given, ds goes back through it, at the scores computed again.
+    """
     if not saved.kept:  # without the barrier XLA finds the forward's scores in the backward and keeps them
         saved, dout = optimization_barrier((saved, dout))
     q, k, v, documents, out, peak, total, kept = saved
-    plan, scale = chunking(q.shape[-2]), q.shape[-1] ** -0.5
+    plan, scale = form.plan, q.shape[-1] ** -0.5
     dout = (dout / total).astype(v.dtype)
     shift = (at_least_float32(out) * dout).sum(-1, keepdims=True)
 
@@ -153,9 +191,12 @@ def _attend_backward(window: int | None, saved: Saved, dout: Array) -> tuple[Arr
         def chunk(grown: tuple[Array, Array], rows: tuple) -> tuple[tuple[Array, Array], Array]:
             start, q, dout, peak, shift, *rest = rows
             own, p_kept = rest[: len(theirs)], rest[len(theirs) :]
-            p = p_kept[0] if p_kept else jnp.exp(_scores(q, keys, start, window, *own, *theirs) - peak)
+            p = p_kept[0] if p_kept else jnp.exp(_scores(form, q, keys, start, *own, *theirs) - peak)
             dp = _product("...tk,...sk->...ts", dout, values)
-            ds = (p * (dp - shift) * scale).astype(q.dtype)
+            ds = p * (dp - shift)
+            if form.rule is not None:  # a row may see nothing, and has equal weights then
+                ds = jnp.where(_seen(form, ds.shape, start, *own, *theirs), ds, 0)
+            ds = (_before_change(form, q, keys, start, ds) * scale).astype(q.dtype)
             dk = _product("...ts,...tk->...sk", ds, q)
             dv = _product("...ts,...tk->...sk", p, dout)
             return (grown[0] + dk, grown[1] + dv), _product("...ts,...sk->...tk", ds, keys).astype(q.dtype)
@@ -193,16 +234,46 @@ def _over_chunks(chunk: Callable, carry: Any, plan: Chunking, group: int, rows: 
     return carry, jax.tree.map(join, outs)
 
 
-def _scores(q: Array, keys: Array, start: Array, window: int | None, *documents: Array) -> Array:
-    """q k^T / sqrt(K) of rows from number `start` on, in at least float32; the lowest finite number if not `visible`.
+def _scaled(q: Array, keys: Array) -> Array:
+    """q k^T / sqrt(K) of q [N, t, K] and keys [N, s, K], in at least float32."""
+    return _product("...tk,...sk->...ts", q, keys) * q.shape[-1] ** -0.5
 
-    q [N, t, K], keys [N, s, K]; documents, if given: the rows' [N, t, 1] and the keys' [N, s, 1].
+
+def _changed(form: Form, start: Array, scores: Array) -> Array:
+    """Scores [N, t, s] of rows from number `start` on, as the score changes them. Padding has the last position."""
+    if form.score is None:
+        return scores
+    head = (jnp.arange(scores.shape[0]) % form.heads)[:, None, None]
+    t, s = (jnp.minimum(jnp.arange(n), form.length - 1) for n in scores.shape[-2:])
+    return change_scores(scores, form.score, head, jnp.minimum(start + t, form.length - 1)[:, None], s)
+
+
+def _before_change(form: Form, q: Array, keys: Array, start: Array, gradient: Array) -> Array:
+    """The gradient at the scores as they were before `_changed`, from that at the changed ones."""
+    if form.score is None:
+        return gradient
+    return jax.vjp(partial(_changed, form, start), _scaled(q, keys))[1](gradient)[0]
+
+
+def _seen(form: Form, shape: tuple[int, ...], start: Array, *documents: Array) -> Array:
+    """Which keys are `visible` to rows from number `start` on, for scores of a shape [N, t, s].
+
+    Documents, if given: the rows' [N, t, 1] and the keys' [N, s, 1].
     """
-    scores = _product("...tk,...sk->...ts", q, keys) * q.shape[-1] ** -0.5
-    shape = scores.shape if documents else scores.shape[-2:]
+    shape = shape if documents else shape[-2:]
     t, s = (jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) + axis) for axis in (-2, -1))
     own, theirs = (documents[0], jnp.swapaxes(documents[1], -2, -1)) if documents else (None, None)
-    return jnp.where(visible(start + t, s, own, theirs, window), scores, jnp.finfo(scores.dtype).min)
+    return visible(start + t, s, own, theirs, form.window, form.rule)
+
+
+def _scores(form: Form, q: Array, keys: Array, start: Array, *documents: Array) -> Array:
+    """The scores of q [N, t, K], from row number `start` on, and keys [N, s, K], changed.
+
+    The lowest finite number where a key is not `visible`, and -inf for padding that a rule might show.
+    """
+    scores = _changed(form, start, _scaled(q, keys))
+    scores = jnp.where(_seen(form, scores.shape, start, *documents), scores, jnp.finfo(scores.dtype).min)
+    return scores if form.rule is None else jnp.where(jnp.arange(scores.shape[-1]) < form.length, scores, -jnp.inf)
 
 
 def _product(axes: str, a: Array, b: Array) -> Array:

@@ -4,15 +4,24 @@ The modules have the parameters of those that they extend. `CachedGPT` returns f
 `jaxllm.gpt.GPT` returns for the whole text. It reads a prompt at once, then one token at a time.
 """
 
+from functools import partial
 from typing import cast
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.lax import optimization_barrier
 from jaxtyping import Bool, Float, Int
 
 from jaxllm.array import Array
-from jaxllm.attention import MultiHeadAttention, causal_dot_product_attention, merge_heads, repeat_heads
+from jaxllm.attention import (
+    MultiHeadAttention,
+    Score,
+    causal_dot_product_attention,
+    change_scores,
+    merge_heads,
+    repeat_heads,
+)
 from jaxllm.cache import Cache, LayerCache, Place, extend
 from jaxllm.gpt import GPT, Block, check_tokens
 from jaxllm.layers import Linear, softmax
@@ -21,15 +30,20 @@ from jaxllm.precision import at_least_float32
 
 def grouped_attention(
     q: Float[Array, "*batch H T K"], keys: Float[Array, "*batch G K S"], values: Float[Array, "*batch G S V"],
-    mask: Bool[Array, "*batch T S"],
+    mask: Bool[Array, "*batch T S"], score: Score | None = None, t: Int[Array, "*batch T"] | None = None,
+    s: Int[Array, "*batch S"] | None = None,
 ) -> Float[Array, "*batch H T V"]:  # fmt: skip
     """`scaled_dot_product_attention` in which each of G key and value heads serves H/G query heads, without copies.
 
-    The keys are laid out as in the cache; all heads share the mask. Ainslie et al. 2023.
+    The keys are laid out as in the cache; all heads share the mask. Ainslie et al. 2023. A `score` changes the scores
+    of queries at positions t and keys at positions s, which are then given.
     """
     *lead, heads, length, width = q.shape
     groups, slots, dtype = keys.shape[-3], keys.shape[-1], at_least_float32(q).dtype
     scores = jnp.matmul(q.reshape(*lead, groups, -1, width), keys, preferred_element_type=dtype) * width**-0.5
+    if score is not None:
+        places = t[..., None, :, None], s[..., None, None, :]  # type: ignore[index]
+        scores = change_scores(scores.reshape(*lead, heads, length, slots), score, None, *places)
     scores = scores.reshape(*lead, groups, heads // groups, length, slots)
     seen = jnp.broadcast_to(mask[..., None, None, :, :], scores.shape)
     weights = softmax(jnp.where(seen, scores, jnp.finfo(scores.dtype).min)).astype(values.dtype)
@@ -37,22 +51,44 @@ def grouped_attention(
 
 
 class CachedAttention(MultiHeadAttention):
-    """Causal `MultiHeadAttention` of the tokens at a place, and the cache with their keys and values."""
+    """Causal `MultiHeadAttention` of the tokens at a place, and the cache with their keys and values.
+
+    `within` says whether attention stays within documents. What `visible` lets look ahead cannot be read token by token
+    (`jaxllm.fast.attention.looks_ahead`).
+    """
 
     @nn.compact
     def __call__(  # type: ignore[override]
-        self, x: Float[Array, "B T D"], cache: LayerCache, place: Place
+        self, x: Float[Array, "B T D"], cache: LayerCache, place: Place, within: bool = False
     ) -> tuple[Float[Array, "B T F"], LayerCache]:
         q, k, v = self.heads(x, x, place.positions)
         cache = extend(cache, k, v, place)
         if x.shape[-2] == 1:
             keys, values = optimization_barrier(cache)  # without it XLA copies the cache and updates both
-            y = grouped_attention(q, keys, values, place.mask(self.window))
+            changes = () if self.score is None else (self.score, place.positions, place.all_positions)
+            y = grouped_attention(q, keys, values, place.mask(self.window, self.visible, within), *changes)
         else:  # a prompt, read into an empty cache
             k, v = repeat_heads(k, self.n_heads), repeat_heads(v, self.n_heads)
-            y = causal_dot_product_attention(q, k, v, place.documents[..., None, :], self.window)
+            y = self.read_prompt(q, k, v, place, within)
         y = merge_heads(y)
         return Linear(self.features or x.shape[-1], self.use_bias, self.output_std, name="output")(y), cache
+
+    @nn.nowrap
+    def read_prompt(
+        self, q: Float[Array, "B H T K"], k: Float[Array, "B H T K"], v: Float[Array, "B H T K"], place: Place,
+        within: bool,
+    ) -> Float[Array, "B H T K"]:  # fmt: skip
+        """The attention of each head among the tokens of the prompts.
+
+        Where slots are not positions, a rule and a score are given rows that begin at slot 0, padding behind them.
+        """
+        documents, options = place.documents[..., None, :], (self.window, self.visible, self.score)
+        if self.visible is None and self.score is None:
+            return causal_dot_product_attention(q, k, v, documents, *options)
+        moved = jax.vmap(partial(jnp.roll, axis=-2))
+        q, k, v, numbers = (moved(x, -place.start) for x in (q, k, v, documents[..., None]))
+        numbers = numbers[..., 0] - 1 if within else None
+        return moved(causal_dot_product_attention(q, k, v, numbers, *options), place.start)
 
 
 class CachedBlock(Block):
@@ -63,7 +99,7 @@ class CachedBlock(Block):
         self, x: Float[Array, "B T D"], cache: LayerCache, place: Place
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
         norm_1, attention, norm_2, mlp = self.parts(CachedAttention)
-        y, cache = attention(norm_1(x), cache, place)
+        y, cache = attention(norm_1(x), cache, place, self.config.separator is not None)
         x = x + y
         return x + mlp(norm_2(x)), cache
 
@@ -76,7 +112,7 @@ class CachedGPT(GPT):
     cache holds.
     """
 
-    block: type[Block] = CachedBlock
+    block: type[nn.Module] | None = CachedBlock
 
     def __call__(  # type: ignore[override]
         self, tokens: Int[Array, "B T"], cache: Cache

@@ -17,12 +17,13 @@ from jaxtyping import Bool, Float, Int, Key
 from jaxllm.array import Array
 from jaxllm.cache import Cache
 from jaxllm.fast import formula
+from jaxllm.fast.attention import looks_ahead
 from jaxllm.fast.cached_gpt import CachedGPT
 from jaxllm.fast.few_rows import compiled
 from jaxllm.fast.quantised_weights import cast_kernels
 from jaxllm.generate import PLAIN, Sampling, cut_prompts, draw, draw_keys, non_finite_logits
 from jaxllm.generate import generate as textbook
-from jaxllm.gpt import GPT, interceptors
+from jaxllm.gpt import GPT, Block, interceptors
 from jaxllm.utils.errors import InputError
 
 # Lengths are rounded up to a power of two from the first on, beyond the second to multiples of it.
@@ -35,16 +36,27 @@ def generate(
 ) -> Int[np.ndarray, "B N"]:  # fmt: skip
     """`jaxllm.generate.generate` through the cache.
 
-    A subclass with a `__call__` of its own, which the cache does not call, is read by the textbook's loop.
+    A model that cannot be read through the cache (`why_not_cached`) is read by the textbook's loop.
     """
     rest = (prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens, begin_token)
-    if not _reads_with_a_cache(model):
+    if why_not_cached(model):
         return formula(textbook)(model, params, *rest)
     return start_generation(model, params, *rest).advance(max_new_tokens - 1).tokens()
 
 
-def _reads_with_a_cache(model: GPT) -> bool:
-    return type(model).__call__ in (GPT.__call__, CachedGPT.__call__)
+def why_not_cached(model: GPT) -> str:
+    """Why a model cannot be read token by token through the cache, as the beginning of a sentence; empty if it can."""
+    c = model.config
+    if type(model).__call__ not in (GPT.__call__, CachedGPT.__call__):
+        return (
+            f"{type(model).__name__} has a __call__ of its own, which reading through the cache does not call; "
+            "what flax's nn.intercept_methods changes, it sees"
+        )
+    if c.block is not None or not issubclass(model.block or Block, Block):
+        return f"the block is {c.block or model.block}, which reading through the cache does not call"
+    if looks_ahead(c.visible, c.context_length, c.separator is not None):
+        return f"model.visible is {c.visible}, which lets tokens attend to later ones, so that no token can be cached"
+    return ""
 
 
 def largest(x: Float[Array, "B V"]) -> Int[Array, "B"]:
@@ -126,13 +138,10 @@ def start_generation(
     """Reads the prompts and draws the first token of each row; arguments and errors as in `generate`.
 
     A `CachedGPT` is used as it is: with `nn.jit(CachedBlock)` all blocks come from one trace, which starts sooner.
-    Raises InputError for a subclass with a `__call__` of its own.
+    Raises InputError for a model that cannot be read through the cache (`why_not_cached`).
     """
-    if not _reads_with_a_cache(model):
-        raise InputError(
-            f"{type(model).__name__} has a __call__ of its own, which reading through the cache does not call; change "
-            "the logits by flax's nn.intercept_methods, or generate within `jaxllm.fast.off()`."
-        )
+    if reason := why_not_cached(model):
+        raise InputError(f"{reason}; use `jaxllm.generate.generate`, which reads the whole text for each token.")
     context = model.config.context_length
     rows = cut_prompts(prompts, context, max_new_tokens, begin_token)
     longest = max(len(row) for row in rows)
@@ -181,8 +190,8 @@ def _read_prompt(model: GPT, params: Any, tokens: Array, start: Array, capacity:
 
 def _read(model: GPT, params: Any, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
     cached = model if isinstance(model, CachedGPT) else CachedGPT(model.config, model.dtype)
-    params = cast_kernels(params, _dtype(model, params))
     with compiled():
+        params = cast_kernels(params, _dtype(model, params))
         return cast(tuple[Array, Cache], cached.apply({"params": params}, tokens, cache))
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Int, Key
 
 from jaxllm.array import Array
 from jaxllm.config import GPTConfig
+from jaxllm.gpt import block_class
 from jaxllm.layers import INIT_STD, residual_std
 
 RESIDUAL = ("output", "down")  # maps whose results are added to the residual stream
@@ -27,7 +28,9 @@ Path = tuple[str, ...]
 
 def init_params(model: Any, key: Key[Array, ""], tokens: Int[Array, "B T"]) -> Any:
     """`model.init(key, tokens)["params"]` of a `GPT`, equal to the bit; call it under `jax.jit`."""
-    traced_once = model.clone(block=nn.jit(model.block))  # of the same shapes, sooner
+    if model.config.block is not None:  # its parameters may begin in other ways
+        return model.init(key, tokens)["params"]
+    traced_once = model.clone(block=nn.jit(block_class(model)))  # of the same shapes, sooner
     shapes = flatten_dict(jax.eval_shape(traced_once.init, key, tokens)["params"])
     params = {path: jnp.full(leaf.shape, path[-1] == "scale", leaf.dtype) for path, leaf in shapes.items()}
     drawn = [path for path in shapes if path[-1] in ("kernel", "table")]

@@ -1,6 +1,7 @@
 """`jaxllm.loss.head_loss` without holding all logits at once. It has a reverse-mode derivative only."""
 
-from functools import reduce
+from collections.abc import Callable
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxllm.fast.quantised_weights import Table
 from jaxllm.loss import _entry, token_losses
 from jaxllm.precision import at_least_float32
 
+Change = Callable[[Array], Array]  # an elementwise function of the logits
 MOST_LOGITS = 2**26  # held at a time by `head_loss`, 256 MiB in float32: GPT-2's vocabulary for 1,334 tokens
 # Ids in one matrix product of `head_loss`. XLA on a CPU copies 2 x 512 rows of a product's wider side into one block,
 # in a thread for which glibc keeps at most 64 MiB; a longer block is mapped and cleared in every step.
@@ -21,7 +23,7 @@ MOST_IDS = 12_800
 
 def head_loss(
     table: Float[Table, "V D"], x: Float[Array, "*batch D"], targets: Int[Array, "*batch"],
-    weights: Float[Array, "*batch"] | None = None,
+    weights: Float[Array, "*batch"] | None = None, change: Callable[[Array], Array] | None = None,
 ) -> Float[Array, ""]:  # fmt: skip
     """`jaxllm.loss.head_loss` in chunks.
 
@@ -30,28 +32,38 @@ def head_loss(
     precision the gradient of the logits is rounded to it, as any other gradient is.
     """
     rows = jnp.ones(targets.size, at_least_float32(x).dtype) if weights is None else weights.reshape(-1)
-    return _head_loss(table, x.reshape(-1, x.shape[-1]), targets.reshape(-1), rows)
+    return _head_loss(change or _unchanged, table, x.reshape(-1, x.shape[-1]), targets.reshape(-1), rows)
 
 
-@jax.custom_vjp
-def _head_loss(table: Table, x: Array, targets: Array, weights: Array) -> Array:
-    losses = jax.lax.map(lambda rows: token_losses(token_logits(table, rows[0]), rows[1]), _chunks(table, x, targets))
+def _unchanged(logits: Array) -> Array:
+    return logits
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _head_loss(change: Change, table: Table, x: Array, targets: Array, weights: Array) -> Array:
+    def chunk(rows: tuple[Array, ...]) -> Array:
+        return token_losses(change(token_logits(table, rows[0])), rows[1])
+
+    losses = jax.lax.map(chunk, _chunks(table, x, targets))
     return (losses.reshape(-1)[: targets.size] * weights).sum()
 
 
-def _head_loss_forward(table: Array, x: Array, targets: Array, weights: Array) -> tuple[Array, tuple[Array, ...]]:
+def _head_loss_forward(
+    change: Change, table: Array, x: Array, targets: Array, weights: Array
+) -> tuple[Array, tuple[Array, ...]]:
     cuts = tuple(range(MOST_IDS, len(table), MOST_IDS))
     parts = [part.astype(x.dtype) for part in jnp.split(table, cuts)]
 
     def chunk(dparts: list[Array], rows: tuple[Array, ...]) -> tuple[list[Array], tuple[Array, Array]]:
         x, targets, weights = rows
-        zs = [product("td,vd->tv", x, part, dpart.dtype) for part, dpart in zip(parts, dparts, strict=True)]
+        raw = [product("td,vd->tv", x, part, dpart.dtype) for part, dpart in zip(parts, dparts, strict=True)]
+        zs, backs = zip(*[jax.vjp(change, z) for z in raw], strict=True)
         peak = reduce(jnp.maximum, [z.max(-1) for z in zs])[:, None]
         total = reduce(jnp.add, [jnp.exp(z - peak).sum(-1) for z in zs])[:, None]
         dx, grown = jnp.zeros(x.shape, peak.dtype), []
-        for start, part, z, dpart in zip((0, *cuts), parts, zs, dparts, strict=True):
+        for start, part, z, back, dpart in zip((0, *cuts), parts, zs, backs, dparts, strict=True):
             came = jax.nn.one_hot(targets - start, len(part), dtype=z.dtype)
-            dz = ((jnp.exp(z - peak) / total - came) * weights[:, None]).astype(x.dtype)
+            dz = back((jnp.exp(z - peak) / total - came) * weights[:, None])[0].astype(x.dtype)
             grown.append(dpart + product("tv,td->vd", dz, x, dpart.dtype))
             dx += product("tv,vd->td", dz, part, dx.dtype)
         chosen = reduce(jnp.fmax, [_entry(z, targets - start) for start, z in zip((0, *cuts), zs, strict=True)])
@@ -64,7 +76,7 @@ def _head_loss_forward(table: Array, x: Array, targets: Array, weights: Array) -
     return (losses * weights).sum(), (dtable, dx, losses.astype(weights.dtype))
 
 
-def _head_loss_backward(saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array, None, Array]:
+def _head_loss_backward(change: Change, saved: tuple[Array, ...], dy: Array) -> tuple[Array, Array, None, Array]:
     dtable, dx, dweights = (g * dy.astype(g.dtype) for g in saved)
     return dtable, dx, None, dweights
 

@@ -5,9 +5,9 @@ at the type, so the model needs no case for it: `jaxllm.layers.linear` and `jaxl
 either.
 
 Reading the weights from memory limits the speed of generation. A row of int8 has one scale, the input is rounded to
-int8 as well, and the product is one of integers, which XLA on a CPU computes at the speed of the memory (Dettmers et
-al. 2022, section 2, without its outliers). Maps of one input share one matrix: fewer, larger products. The NumPy twins
-are in `jaxllm.reference.fast.quantised_weights`.
+int8 as well, and the product is one of integers (Dettmers et al. 2022, section 2, without its outliers). Maps of one
+input share one matrix: fewer, larger products. `jaxllm.fast.few_rows` computes them. The NumPy twins are in
+`jaxllm.reference.fast.quantised_weights`.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from flax import linen as nn
 
 from jaxllm.array import Array
 from jaxllm.config import WEIGHTS
-from jaxllm.fast.few_rows import rows_product
+from jaxllm.fast.few_rows import in_c, rows_product
 from jaxllm.utils.errors import InputError
 
 ONE_INPUT = (("query", "key", "value"), ("gate", "up"))  # maps that share a matrix
@@ -55,8 +55,9 @@ class PackedKernel:
         return PackedTable(self)
 
     def astype(self, dtype: Any) -> "PackedKernel":
-        """The kernel with float weights in another dtype. int8 stays, because its product is in the dtype of x."""
-        return self if self.scale is not None else replace(self, weights=self.weights.astype(dtype))
+        """The kernel with float weights in another dtype, unless their product with an x of that dtype casts itself."""
+        casts = self.scale is not None or in_c(dtype, self.weights.dtype, dtype)
+        return self if casts else replace(self, weights=self.weights.astype(dtype))
 
     def __rmatmul__(self, x: Array) -> Array:
         rows = slice(None) if self.rows is None else slice(*self.rows)
@@ -141,7 +142,7 @@ def _without(part: dict, name: str) -> dict:
 
 
 def cast_kernels(params: Any, dtype: Any) -> Any:
-    """The parameters with packed kernels in the dtype of the computation; arrays and int8 kernels stay as they are.
+    """The parameters with packed kernels in the dtype of the computation, as `PackedKernel.astype` casts; no arrays.
 
     `x @ kernel` casts too, but a loop around the model needs this call in its body: XLA on a CPU moves a cast of
     constants out of the loop before it looks for equal expressions, and then no longer sees that maps of one input
@@ -180,12 +181,7 @@ def quantise_rows(x: Array) -> tuple[Array, Array]:
 def quantised_product(x: Array, weights: Array, scale: Array) -> Array:
     """x [..., D] times int8 weights [F, D] with scales [F], x rounded to int8 too: -> [..., F] in the dtype of x."""
     rows, row_scale = quantise_rows(x)
-    rows = rows.reshape(-1, x.shape[-1])
-    n = len(rows)
-    if n == 1:  # XLA on a CPU has fast integer products of matrices, but none of a vector
-        rows = jnp.concatenate([rows, jnp.zeros_like(rows)])
-    product = jnp.einsum("nd,fd->nf", rows, weights, preferred_element_type=jnp.int32)[:n]
-    product = product.reshape(*x.shape[:-1], -1).astype(row_scale.dtype)
+    product = rows_product(rows, weights, jnp.int32).astype(row_scale.dtype)
     return (product * row_scale * jnp.broadcast_to(scale, product.shape)).astype(x.dtype)
 
 

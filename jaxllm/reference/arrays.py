@@ -32,6 +32,11 @@ def vjp(function: Callable[..., Vjp]) -> Callable[..., Vjp]:
     return with_as_many_gradients
 
 
+def chosen(kind: Any, ours: Mapping[str, Any], vjps: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The function and its backward that a name means; a user's own twin has both, as `function` and `vjp`."""
+    return (ours[kind], vjps[kind]) if isinstance(kind, str) else (kind.function, kind.vjp)
+
+
 def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
     """The gradient of an array of `shape` that was broadcast: the sum over all copies of each number."""
     added = tuple(range(gradient.ndim - len(shape)))

@@ -1,7 +1,11 @@
 """Attention, from the basic form without weights to causal attention with one head; masks; and the layout of heads.
 
 Queries are [..., T, K], keys [..., S, K], values [..., S, V]; a mask is True where a query may attend to a key.
+A user's rule of what is visible, and change of the scores, are objects with `function(*args)` and, of a score,
+`vjp(*args) -> (out, pullback)`.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,9 +38,17 @@ def simple_attention_vjp(x: ArrayLike) -> Vjp:
 
 def visible(
     t: ArrayLike, s: ArrayLike, document_t: ArrayLike | None = None, document_s: ArrayLike | None = None,
-    window: int | None = None,
+    window: int | None = None, rule: Any = None,
 ) -> Array:  # fmt: skip
-    """True where s <= t, with a window 0 <= t - s < window, and with documents where the two are equal."""
+    """True where s <= t, with a window 0 <= t - s < window, and with documents where the two are equal.
+
+    A rule decides in place of that.
+    """
+    if rule is not None:
+        given = [np.asarray(x) for x in (t, s, document_t, document_s) if x is not None]
+        return np.broadcast_to(
+            rule.function(t, s, document_t, document_s), np.broadcast_shapes(*(x.shape for x in given))
+        )
     distance = np.asarray(t) - np.asarray(s)
     seen = (distance >= 0) & (distance < (np.inf if window is None else window))
     return seen if document_t is None else seen & np.equal(document_t, document_s)  # type: ignore[arg-type]
@@ -45,22 +57,22 @@ def visible(
 @vjp
 def visible_vjp(
     t: ArrayLike, s: ArrayLike, document_t: ArrayLike | None = None, document_s: ArrayLike | None = None,
-    window: int | None = None,
+    window: int | None = None, rule: Any = None,
 ) -> Vjp:  # fmt: skip
     """Neither integers nor bools have a derivative."""
-    return visible(t, s, document_t, document_s, window), lambda dy: (None,) * 5
+    return visible(t, s, document_t, document_s, window, rule), lambda dy: (None,) * 6
 
 
-def causal_mask(length: int, window: int | None = None) -> Array:
+def causal_mask(length: int, window: int | None = None, rule: Any = None) -> Array:
     """[T, T] bool: True where s <= t and, with a window, s > t - window."""
     t, s = np.indices((length, length))
-    return visible(t, s, window=window)
+    return visible(t, s, window=window, rule=rule)
 
 
 @vjp
-def causal_mask_vjp(length: int, window: int | None = None) -> Vjp:
+def causal_mask_vjp(length: int, window: int | None = None, rule: Any = None) -> Vjp:
     """Lengths have no derivative."""
-    return causal_mask(length, window), lambda dy: (None, None)
+    return causal_mask(length, window, rule), lambda dy: (None,) * 3
 
 
 def document_numbers(tokens: ArrayLike, separator: int) -> Array:
@@ -74,88 +86,122 @@ def document_numbers_vjp(tokens: ArrayLike, separator: int) -> Vjp:
     return document_numbers(tokens, separator), lambda dy: (None, None)
 
 
-def document_mask(documents: ArrayLike, window: int | None = None) -> Array:
+def document_mask(documents: ArrayLike, window: int | None = None, rule: Any = None) -> Array:
     """[..., T, T] bool: `causal_mask` where s and t belong to the same document."""
     documents = np.asarray(documents)
     t, s = np.indices((documents.shape[-1],) * 2)
-    return visible(t, s, documents[..., :, None], documents[..., None, :], window)
+    return visible(t, s, documents[..., :, None], documents[..., None, :], window, rule)
 
 
 @vjp
-def document_mask_vjp(documents: ArrayLike, window: int | None = None) -> Vjp:
+def document_mask_vjp(documents: ArrayLike, window: int | None = None, rule: Any = None) -> Vjp:
     """Integers have no derivative."""
-    return document_mask(documents, window), lambda dy: (None, None)
+    return document_mask(documents, window, rule), lambda dy: (None,) * 3
 
 
-def attention_weights(q: ArrayLike, k: ArrayLike, mask: ArrayLike | None = None) -> Array:
-    """softmax(q k^T / sqrt(K)) [..., T, S], where a masked score is the lowest finite number. Vaswani et al. 2017."""
-    return softmax(_scores(float64(q), float64(k), mask))
+def change_scores(
+    scores: ArrayLike, score: Any, head: ArrayLike | None = None, t: ArrayLike | None = None, s: ArrayLike | None = None
+) -> Array:
+    """score(scores, head, t, s) [..., H, T, S]; heads and positions not given are the numbers along their axes."""
+    scores = float64(scores)
+    return np.broadcast_to(score.function(scores, *_places(scores, head, t, s)), scores.shape)
 
 
-def _scores(q: Array, k: Array, mask: ArrayLike | None) -> Array:
-    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
-    return scores if mask is None else np.where(mask, scores, np.finfo(np.float64).min)
+def _places(scores: Array, head: ArrayLike | None, t: ArrayLike | None, s: ArrayLike | None) -> list[Array]:
+    """Head, t and s of each score."""
+    numbers = np.indices((1, *scores.shape)[-3:])  # without an axis of heads there is head 0
+    numbers = numbers if scores.ndim > 2 else numbers[:, 0]
+    return [n if x is None else np.asarray(x) for n, x in zip(numbers, (head, t, s), strict=True)]
 
 
 @vjp
-def attention_weights_vjp(q: ArrayLike, k: ArrayLike, mask: ArrayLike | None = None) -> Vjp:
-    """dq = dS k / sqrt(K) and dk = dS^T q / sqrt(K), where dS is dP taken back through the softmax, 0 where masked."""
-    q, k = float64(q), float64(k)
-    weights, softmax_back = softmax_vjp(_scores(q, k, mask))
+def change_scores_vjp(
+    scores: ArrayLike, score: Any, head: ArrayLike | None = None, t: ArrayLike | None = None, s: ArrayLike | None = None
+) -> Vjp:
+    """As the score's own backward says."""
+    scores = float64(scores)
+    out, back = score.vjp(scores, *_places(scores, head, t, s))
 
-    def pullback(d_weights: Array) -> tuple[Array, Array, None]:
+    def pullback(dy: Array) -> tuple[Array | None, ...]:
+        return sum_to(float64(back(sum_to(dy, np.shape(out)))[0]), scores.shape), None, None, None, None
+
+    return np.broadcast_to(out, scores.shape), pullback
+
+
+def attention_weights(q: ArrayLike, k: ArrayLike, mask: ArrayLike | None = None, score: Any = None) -> Array:
+    """softmax(q k^T / sqrt(K)) [..., T, S], where a masked score is the lowest finite number. Vaswani et al. 2017.
+
+    The `score` changes the scores before they are masked.
+    """
+    return attention_weights_vjp(q, k, mask, score)[0]
+
+
+@vjp
+def attention_weights_vjp(q: ArrayLike, k: ArrayLike, mask: ArrayLike | None = None, score: Any = None) -> Vjp:
+    """dq = dS k / sqrt(K) and dk = dS^T q / sqrt(K), where dS is dP taken back through the softmax, 0 where masked,
+    and through the score."""
+    q, k = float64(q), float64(k)
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    changed, score_back = (scores, lambda d: (d,)) if score is None else change_scores_vjp(scores, score)
+    weights, softmax_back = softmax_vjp(changed if mask is None else np.where(mask, changed, np.finfo(np.float64).min))
+
+    def pullback(d_weights: Array) -> tuple[Array, Array, None, None]:
         (d_scores,) = softmax_back(d_weights)
-        d_scores = (d_scores if mask is None else np.where(mask, d_scores, 0)) / np.sqrt(q.shape[-1])
-        return sum_to(d_scores @ k, q.shape), sum_to(d_scores.swapaxes(-1, -2) @ q, k.shape), None
+        d_scores = score_back(d_scores if mask is None else np.where(mask, d_scores, 0))[0] / np.sqrt(q.shape[-1])
+        return sum_to(d_scores @ k, q.shape), sum_to(d_scores.swapaxes(-1, -2) @ q, k.shape), None, None
 
     return weights, pullback
 
 
 def scaled_dot_product_attention(
-    q: ArrayLike, k: ArrayLike, v: ArrayLike, mask: ArrayLike | None = None, keep: ArrayLike | None = None
-) -> Array:
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, mask: ArrayLike | None = None, keep: ArrayLike | None = None,
+    score: Any = None,
+) -> Array:  # fmt: skip
     """softmax(q k^T / sqrt(K)) v: [..., T, V]. Vaswani et al. 2017, equation 1. `keep` is a mask for dropout."""
-    weights = attention_weights(q, k, mask)
+    weights = attention_weights(q, k, mask, score)
     return (weights if keep is None else dropout(weights, keep)) @ float64(v)
 
 
 @vjp
 def scaled_dot_product_attention_vjp(
-    q: ArrayLike, k: ArrayLike, v: ArrayLike, mask: ArrayLike | None = None, keep: ArrayLike | None = None
-) -> Vjp:
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, mask: ArrayLike | None = None, keep: ArrayLike | None = None,
+    score: Any = None,
+) -> Vjp:  # fmt: skip
     """y = P v, so dv = P^T dy and dP = dy v^T, which is taken back through dropout and the weights."""
     v = float64(v)
-    weights, weights_back = attention_weights_vjp(q, k, mask)
+    weights, weights_back = attention_weights_vjp(q, k, mask, score)
     kept, dropout_back = (weights, lambda d: (d, None)) if keep is None else dropout_vjp(weights, keep)
 
     def pullback(dy: Array) -> tuple[Array | None, ...]:
         dv = sum_to(kept.swapaxes(-1, -2) @ dy, v.shape)
         d_weights, d_keep = dropout_back(dy @ v.swapaxes(-1, -2))
-        dq, dk, _ = weights_back(sum_to(d_weights, weights.shape))
-        return dq, dk, dv, None, d_keep
+        dq, dk, *_ = weights_back(sum_to(d_weights, weights.shape))
+        return dq, dk, dv, None, d_keep, None
 
     return kept @ v, pullback
 
 
-def _mask(q: ArrayLike, documents: ArrayLike | None, window: int | None) -> Array:
+def _mask(q: ArrayLike, documents: ArrayLike | None, window: int | None, rule: Any) -> Array:
     """[T, T] or, with documents, [..., T, T]."""
-    return causal_mask(np.shape(q)[-2], window) if documents is None else document_mask(documents, window)
+    return causal_mask(np.shape(q)[-2], window, rule) if documents is None else document_mask(documents, window, rule)
 
 
 def causal_dot_product_attention(
-    q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None
-) -> Array:
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None,
+    rule: Any = None, score: Any = None,
+) -> Array:  # fmt: skip
     """`scaled_dot_product_attention` of what is visible."""
-    return scaled_dot_product_attention(q, k, v, _mask(q, documents, window))
+    return scaled_dot_product_attention(q, k, v, _mask(q, documents, window, rule), score=score)
 
 
 @vjp
 def causal_dot_product_attention_vjp(
-    q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None
-) -> Vjp:
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, documents: ArrayLike | None = None, window: int | None = None,
+    rule: Any = None, score: Any = None,
+) -> Vjp:  # fmt: skip
     """As under any mask."""
-    out, back = scaled_dot_product_attention_vjp(q, k, v, _mask(q, documents, window))
-    return out, lambda dy: (*back(dy)[:3], None, None)
+    out, back = scaled_dot_product_attention_vjp(q, k, v, _mask(q, documents, window, rule), None, score)
+    return out, lambda dy: (*back(dy)[:3], None, None, None, None)
 
 
 def split_heads(x: ArrayLike, n_heads: int) -> Array:
@@ -224,7 +270,7 @@ def self_attention_vjp(
     y, attention_back = scaled_dot_product_attention_vjp(q, k, v, mask)
 
     def pullback(dy: Array) -> tuple[Params, Array, Array | None, None]:
-        dq, dk, dv, _ = attention_back(dy)
+        dq, dk, dv, *_ = attention_back(dy)
         (d_query, dx), (d_key, from_key), (d_value, from_value) = q_back(dq), k_back(dk), v_back(dv)
         d_params = {"query": d_query, "key": d_key, "value": d_value}
         if context is None:

@@ -1,5 +1,7 @@
 """Embeddings of tokens and positions, and the logits of a tied table."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -90,17 +92,19 @@ def sinusoidal_positions_vjp(length: int, d_model: int) -> Vjp:
     return sinusoidal_positions(length, d_model), lambda dy: (None, None)
 
 
-def position_embedding(params: Params, x: ArrayLike, kind: str = "learned") -> Array:
-    """Twin of the module `PositionEmbedding`: x + P."""
+def position_embedding(params: Params, x: ArrayLike, kind: Any = "learned") -> Array:
+    """Twin of the module `PositionEmbedding`: x + P. A user's twin is used by its `function`."""
     x = float64(x)
     length, d_model = x.shape[-2:]
     if kind == "learned":
         return x + learned_positions(params["table"], length)
-    return x + sinusoidal_positions(length, d_model)
+    if kind == "sinusoidal":
+        return x + sinusoidal_positions(length, d_model)
+    return x + float64(kind.function(np.arange(length), d_model))
 
 
 @vjp
-def position_embedding_vjp(params: Params, x: ArrayLike, kind: str = "learned") -> Vjp:
+def position_embedding_vjp(params: Params, x: ArrayLike, kind: Any = "learned") -> Vjp:
     """y = x + P with the same P for each row of the batch: dx = dy, and dP is the sum of dy over the batch."""
     x = float64(x)
 

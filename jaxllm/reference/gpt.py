@@ -5,7 +5,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from jaxllm.reference import attention, embeddings, layers, multi_head
-from jaxllm.reference.arrays import Array, Params, Vjp, vjp
+from jaxllm.reference.arrays import Array, Params, Vjp, float64, vjp
 
 Named = dict[str, Array]
 
@@ -37,7 +37,10 @@ def block(
 
 def _options(config: Any) -> dict[str, Any]:
     """The options of the attention that all blocks share."""
-    return {"window": config.sliding_window, "rotary": config.rotary, "epsilon": config.norm_epsilon}
+    return {
+        "window": config.sliding_window, "rotary": config.rotary, "epsilon": config.norm_epsilon,
+        "visible": config.visible, "score": config.score,
+    }  # fmt: skip
 
 
 @vjp
@@ -86,21 +89,32 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
     seen: Named = {}
     x = seen["token_embedding"] = embeddings.token_embedding(params["token_embedding"]["table"], tokens)
     x = x * config.d_model**0.5 if config.scale_embeddings else x
-    if config.rotary is None:
+    if config.adds_positions:
         x = embeddings.position_embedding(params.get("position_embedding", {}), x, config.position)
         seen["position_embedding"] = x
     documents = _documents(config, tokens)
+    carry: list[Array] = []
     for i in range(config.n_layers):
         inside: Named = {}
-        x = block(config, params[f"block_{i}"], x, documents, inside)
+        if config.block is None:
+            x = block(config, params[f"block_{i}"], x, documents, inside)
+        else:
+            x, *carry = _own_block(config, params[f"block_{i}"], x, carry, documents)
         seen |= {f"block_{i}/{name}": value for name, value in inside.items()}
         seen[f"block_{i}"] = x
     x = seen["norm_final"] = layers.norm(params["norm_final"], x, config.norm, config.norm_epsilon)
     if config.tie_embeddings:
-        seen["logits"] = embeddings.token_logits(params["token_embedding"]["table"], x)
+        logits = embeddings.token_logits(params["token_embedding"]["table"], x)
     else:
-        seen["logits"] = layers.linear_map(params["head"], x)
+        logits = layers.linear_map(params["head"], x)
+    seen["logits"] = logits if config.logits is None else float64(config.logits.function(logits))
     return seen["logits"], seen
+
+
+def _own_block(config: Any, params: Params, x: Array, carry: Any, documents: Array | None) -> tuple[Array, ...]:
+    """x and what follows it, by the twin of a user's block: (config, params, x, *carry, documents=None)."""
+    out = config.block.function(config, params, x, *carry, documents=documents)
+    return out if isinstance(out, tuple) else (out,)
 
 
 def _documents(config: Any, tokens: ArrayLike) -> Array | None:
@@ -118,14 +132,15 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Name
     """The chain rule from the logits back to the tables; the gradients of the parameters are a dict like `params`.
 
     A tied table is used twice, as embedding and as head, so its gradient is the sum of both. `cotangents` is filled
-    with the gradients at the intermediates, by name, in the order of the backward: from the logits down.
+    with the gradients at the intermediates, by name, in the order of the backward: from the logits down. There is none
+    for a user's own block.
     """
     cotangents = {} if cotangents is None else cotangents
     table = params["token_embedding"]["table"]
     x, embedding_back = embeddings.token_embedding_vjp(table, tokens)
     scale = config.d_model**0.5 if config.scale_embeddings else 1.0
     x = x * scale
-    if config.rotary is None:
+    if config.adds_positions:
         x, position_back = embeddings.position_embedding_vjp(params.get("position_embedding", {}), x, config.position)
     documents, backs = _documents(config, tokens), []
     for i in range(config.n_layers):
@@ -137,9 +152,12 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Name
         logits, head_back = embeddings.token_logits_vjp(table, x)
     else:
         logits, head_back = layers.linear_map_vjp(params["head"], x)
+    if config.logits is not None:
+        logits, change_back = config.logits.vjp(logits)
 
     def pullback(dy: Array) -> tuple[None, Params, None, None]:
         cotangents["logits"] = dy
+        dy = dy if config.logits is None else change_back(dy)[0]
         d_head, cotangents["norm_final"] = head_back(dy)
         d_params: dict[str, Any] = {}
         d_params["norm_final"], dx = norm_back(cotangents["norm_final"])[:2]
@@ -147,7 +165,7 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Name
             cotangents[f"block_{i}"] = dx
             d_params[f"block_{i}"], dx = back(dx)[1:3]
             cotangents.update({f"block_{i}/{name}": value for name, value in inside.items()})
-        if config.rotary is None:
+        if config.adds_positions:
             cotangents["position_embedding"] = dx
             d_positions, dx = position_back(dx)[:2]
             if config.position == "learned":

@@ -6,11 +6,12 @@ the chain rule; a model's backward is a chain of pullbacks. Features are the las
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxllm.reference.arrays import Array, Params, Vjp, float64, sum_to, vjp
+from jaxllm.reference.arrays import Array, Params, Vjp, chosen, float64, sum_to, vjp
 
 EPSILON = 1e-5
 
@@ -236,47 +237,52 @@ def linear_map_vjp(params: Params, x: ArrayLike) -> Vjp:
     return y, pullback
 
 
-def norm(params: Params, x: ArrayLike, kind: str = "layer_norm", epsilon: float = EPSILON) -> Array:
-    """Twin of the module `Norm`."""
-    return NORMS[kind](x, params["scale"], params.get("bias"), epsilon)
+def norm(params: Params, x: ArrayLike, kind: Any = "layer_norm", epsilon: float = EPSILON) -> Array:
+    """Twin of the module `Norm`; `kind` as in `chosen`."""
+    function, _ = chosen(kind, NORMS, NORM_VJPS)
+    return float64(function(x, params["scale"], params.get("bias"), epsilon))
 
 
 @vjp
-def norm_vjp(params: Params, x: ArrayLike, kind: str = "layer_norm", epsilon: float = EPSILON) -> Vjp:
+def norm_vjp(params: Params, x: ArrayLike, kind: Any = "layer_norm", epsilon: float = EPSILON) -> Vjp:
     """The backward of the norm, with the gradients of scale and bias in a dict like `params`."""
-    y, back = NORM_VJPS[kind](x, params["scale"], params.get("bias"), epsilon)
+    _, function_vjp = chosen(kind, NORMS, NORM_VJPS)
+    y, back = function_vjp(x, params["scale"], params.get("bias"), epsilon)
 
     def pullback(dy: Array) -> tuple[Params, Array, None, None]:
-        dx, dscale, dbias, _ = back(dy)
+        dx, dscale, dbias = back(dy)[:3]
         return named(params, scale=dscale, bias=dbias), dx, None, None
 
     return y, pullback
 
 
-def mlp(params: Params, x: ArrayLike, activation: str = "gelu_tanh", seen: dict[str, Array] | None = None) -> Array:
-    """Twin of the module `MLP`. `seen` is filled with the results of `up` and, if there is one, `gate`."""
+def mlp(params: Params, x: ArrayLike, activation: Any = "gelu_tanh", seen: dict[str, Array] | None = None) -> Array:
+    """Twin of the module `MLP`; `activation` as in `chosen`. `seen` is filled with the results of `up` and `gate`."""
     seen = {} if seen is None else seen
-    seen["up"] = linear_map(params["up"], x)
-    if activation in GATED:
-        seen["gate"] = linear_map(params["gate"], x)
-        hidden = GATED[activation](seen["gate"], seen["up"])
-    else:
-        hidden = ACTIVATIONS[activation](seen["up"])
-    return linear_map(params["down"], hidden)
+    function, _ = chosen(activation, ACTIVATIONS | GATED, ACTIVATION_VJPS | GATED_VJPS)
+    for name in _maps(params):
+        seen[name] = linear_map(params[name], x)
+    return linear_map(params["down"], function(*(seen[name] for name in _maps(params))))
+
+
+def _maps(params: Params) -> tuple[str, ...]:
+    """The maps whose results the activation takes."""
+    return ("gate", "up") if "gate" in params else ("up",)
 
 
 @vjp
 def mlp_vjp(
-    params: Params, x: ArrayLike, activation: str = "gelu_tanh", cotangents: dict[str, Array] | None = None
+    params: Params, x: ArrayLike, activation: Any = "gelu_tanh", cotangents: dict[str, Array] | None = None
 ) -> Vjp:
     """Back through `down`, the activation, and `up` and `gate`; both read x, so their gradients of x are added.
 
     `cotangents` is filled with the gradients at the results of `up` and `gate`.
     """
     cotangents = {} if cotangents is None else cotangents
-    inner = ("gate", "up") if activation in GATED else ("up",)  # the maps whose results the activation takes
+    inner = _maps(params)
+    _, function_vjp = chosen(activation, ACTIVATIONS | GATED, ACTIVATION_VJPS | GATED_VJPS)
     outs, backs = zip(*(linear_map_vjp(params[name], x) for name in inner), strict=True)
-    hidden, activation_back = (GATED_VJPS | ACTIVATION_VJPS)[activation](*outs)
+    hidden, activation_back = function_vjp(*outs)
     y, down_back = linear_map_vjp(params["down"], hidden)
 
     def pullback(dy: Array) -> tuple[Params, Array, None, None]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from jaxllm.reference.arrays import Array, Params, Vjp, vjp
+from jaxllm.reference.arrays import Array, Params, Vjp, float64, vjp
 from jaxllm.reference.embeddings import token_logits, token_logits_vjp
 from jaxllm.reference.layers import linear_map, linear_map_vjp, norm, norm_vjp
 
@@ -12,9 +12,11 @@ from jaxllm.reference.layers import linear_map, linear_map_vjp, norm, norm_vjp
 def logit_lens(config: Any, params: Params, x: ArrayLike) -> Array:
     """norm(x) E^T with a tied table, norm(x) W with a head of its own: x [..., D] -> [..., V]."""
     x = norm(params["norm_final"], x, config.norm, config.norm_epsilon)
-    return (
-        token_logits(params["token_embedding"]["table"], x) if config.tie_embeddings else linear_map(params["head"], x)
-    )
+    if config.tie_embeddings:
+        logits = token_logits(params["token_embedding"]["table"], x)
+    else:
+        logits = linear_map(params["head"], x)
+    return logits if config.logits is None else float64(config.logits.function(logits))
 
 
 @vjp
@@ -25,8 +27,10 @@ def logit_lens_vjp(config: Any, params: Params, x: ArrayLike) -> Vjp:
         logits, head_back = token_logits_vjp(params["token_embedding"]["table"], x)
     else:
         logits, head_back = linear_map_vjp(params["head"], x)
+    logits, change_back = (logits, lambda dy: (dy,)) if config.logits is None else config.logits.vjp(logits)
 
     def pullback(dy: Array) -> tuple[None, Params, Array]:
+        (dy,) = change_back(dy)
         d_head, d_normed = head_back(dy)
         d_norm, dx = norm_back(d_normed)[:2]
         head = {"token_embedding": {"table": d_head}} if config.tie_embeddings else {"head": d_head}

@@ -1,5 +1,7 @@
 """The cross-entropy of logits and targets: per token, as a mean, and of a tied head."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -53,21 +55,30 @@ def cross_entropy_vjp(logits: ArrayLike, targets: ArrayLike, weights: ArrayLike 
     return loss, pullback
 
 
-def head_loss(table: ArrayLike, x: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> Array:
-    """sum(w l) of the token losses l of the logits x E^T, with w = 1 by default."""
-    losses = token_losses(token_logits(table, x), targets)
+def head_loss(
+    table: ArrayLike, x: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None, change: Any = None
+) -> Array:
+    """sum(w l) of the token losses l of the logits x E^T, with w = 1 by default.
+
+    `change`, a user's twin, is an elementwise function that the logits pass.
+    """
+    logits = token_logits(table, x)
+    losses = token_losses(logits if change is None else change.function(logits), targets)
     return np.asarray((losses if weights is None else losses * float64(weights)).sum())
 
 
 @vjp
-def head_loss_vjp(table: ArrayLike, x: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> Vjp:
-    """dw = dy l; dE and dx are the gradient dy w taken back through the losses and the head."""
+def head_loss_vjp(
+    table: ArrayLike, x: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None, change: Any = None
+) -> Vjp:
+    """dw = dy l; dE and dx are the gradient dy w taken back through the losses, the change and the head."""
     logits, head_back = token_logits_vjp(table, x)
+    logits, change_back = (logits, lambda dy: (dy,)) if change is None else change.vjp(logits)
     losses, losses_back = token_losses_vjp(logits, targets)
     w = np.ones_like(losses) if weights is None else float64(weights)
 
-    def pullback(dy: Array) -> tuple[Array, Array, None, Array | None]:
-        dtable, dx = head_back(losses_back(dy * w)[0])
-        return dtable, dx, None, None if weights is None else dy * losses
+    def pullback(dy: Array) -> tuple[Array | None, ...]:
+        dtable, dx = head_back(change_back(losses_back(dy * w)[0])[0])
+        return dtable, dx, None, None if weights is None else dy * losses, None
 
-    return head_loss(table, x, targets, weights), pullback
+    return head_loss(table, x, targets, weights, change), pullback

@@ -20,11 +20,13 @@ from jaxllm.reference.layers import EPSILON, linear_map, linear_map_vjp, norm, n
 from jaxllm.reference.rotary import rotary_frequencies, rotate, rotate_vjp
 
 
-def _mask(causal: bool, documents: ArrayLike | None, window: int | None, length: int) -> Array | None:
+def _mask(causal: bool, documents: ArrayLike | None, window: int | None, visible: Any, length: int) -> Array | None:
     """The mask [T, T], or [..., 1, T, T] with documents, the same for all heads; None where all may attend to all."""
     if not causal:
         return None
-    return causal_mask(length, window) if documents is None else document_mask(documents, window)[..., None, :, :]
+    if documents is None:
+        return causal_mask(length, window, visible)
+    return document_mask(documents, window, visible)[..., None, :, :]
 
 
 def _rotate_heads(x: Array, rotary: Any) -> Array:
@@ -53,6 +55,8 @@ def multi_head_attention(
     rotary: Any = None,
     epsilon: float = EPSILON,
     seen: dict[str, Array] | None = None,
+    visible: Any = None,
+    score: Any = None,
 ) -> Array:
     """Twin of the module `MultiHeadAttention`: x [..., T, D] -> [..., T, D].
 
@@ -70,7 +74,7 @@ def multi_head_attention(
         if f"{name}_norm" in params:
             heads[name] = seen[f"{name}_norm"] = norm(params[f"{name}_norm"], heads[name], "rms_norm", epsilon)
     q, k = _rotate_heads(heads["query"], rotary), repeat_heads(_rotate_heads(heads["key"], rotary), n_heads)
-    seen["weights"] = attention_weights(q, k, _mask(causal, documents, window, q.shape[-2]))
+    seen["weights"] = attention_weights(q, k, _mask(causal, documents, window, visible, q.shape[-2]), score)
     return linear_map(params["output"], merge_heads(seen["weights"] @ repeat_heads(heads["value"], n_heads)))
 
 
@@ -87,6 +91,8 @@ def multi_head_attention_vjp(
     rotary: Any = None,
     epsilon: float = EPSILON,
     cotangents: dict[str, Array] | None = None,
+    visible: Any = None,
+    score: Any = None,
 ) -> Vjp:
     """The backward of each line of the forward, from the last to the first.
 
@@ -100,21 +106,21 @@ def multi_head_attention_vjp(
     value, value_back = linear_map_vjp(params["value"], source)
     k, repeat_back = repeat_heads_vjp(key, n_heads)
     v = repeat_heads(split_heads(value, groups), n_heads)
-    mask = _mask(causal, documents, window, query.shape[-2])
-    attended, attention_back = scaled_dot_product_attention_vjp(query, k, v, mask)
+    mask = _mask(causal, documents, window, visible, query.shape[-2])
+    attended, attention_back = scaled_dot_product_attention_vjp(query, k, v, mask, None, score)
     y, output_back = linear_map_vjp(params["output"], merge_heads(attended))
 
     def pullback(dy: Array) -> tuple[Params | Array | None, ...]:
         d_output, d_merged = output_back(dy)
-        dq, dk, dv, _ = attention_back(split_heads(d_merged, n_heads))
+        dq, dk, dv, *_ = attention_back(split_heads(d_merged, n_heads))
         cotangents["value"] = merge_heads(repeat_back(dv)[0])  # values are repeated as keys are
         d_value, from_value = value_back(cotangents["value"])
         d_key, from_key = key_back(repeat_back(dk)[0])
         d_query, dx = query_back(dq)
         d_params = d_query | d_key | {"value": d_value, "output": d_output}
         if context is None:
-            return d_params, dx + from_key + from_value, *(None,) * 9
-        return d_params, dx, None, None, from_key + from_value, *(None,) * 6
+            return d_params, dx + from_key + from_value, *(None,) * 11
+        return d_params, dx, None, None, from_key + from_value, *(None,) * 8
 
     return y, pullback
 

@@ -67,7 +67,7 @@ def split(tree: Any) -> tuple[Any, Any]:
     """The matrices that Muon updates, and all other leaves, each as nested dicts without the places of the others."""
 
     def chosen(tree: Any, matrices: bool, top: str = "") -> Any:
-        inside = {}
+        inside: dict[Any, Any] = {}
         for name, x in tree.items():
             if isinstance(x, Mapping):
                 below = chosen(x, matrices, top or name)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxllm.reference import gpt, loss, optimizer
-from jaxllm.reference.arrays import Array, float64, tree_map
+from jaxllm.reference.arrays import Array, chosen, float64, tree_map
 
 
 class State(NamedTuple):
@@ -25,15 +25,17 @@ def start(params: Any, name: str = "adamw") -> State:
 
 
 def loss_and_gradients(
-    model: Any, params: Any, inputs: ArrayLike, targets: ArrayLike, cotangents: dict[str, Array] | None = None
-) -> tuple[float, Any]:
+    model: Any, params: Any, inputs: ArrayLike, targets: ArrayLike, cotangents: dict[str, Array] | None = None,
+    token_loss: Any = "cross-entropy",
+) -> tuple[float, Any]:  # fmt: skip
     """The sum of the token losses of inputs and targets [B, T], and its gradients by parameter.
 
-    `cotangents` is filled as in `gpt.forward_vjp`.
+    `cotangents` is filled as in `gpt.forward_vjp`; `token_loss` is the cross-entropy, or a user's twin with `vjp`.
     """
     logits, model_back = gpt.forward_vjp(model, params, inputs, cotangents)
-    losses, losses_back = loss.token_losses_vjp(logits, targets)
-    d_logits, _ = losses_back(np.ones_like(losses))
+    _, loss_vjp = chosen(token_loss, {"cross-entropy": loss.token_losses}, {"cross-entropy": loss.token_losses_vjp})
+    losses, losses_back = loss_vjp(logits, targets)
+    d_logits = losses_back(np.ones_like(losses))[0]
     return float(losses.sum()), model_back(d_logits)[1]
 
 
@@ -44,15 +46,17 @@ def accumulate(
     targets: ArrayLike,
     micro_batches: int = 1,
     cotangents: dict[str, Array] | None = None,
+    token_loss: Any = "cross-entropy",
 ) -> tuple[float, Any]:
     """The mean loss over all tokens and its gradients: sums over micro-batches, divided once at the end.
 
-    `cotangents` is filled as in `gpt.forward_vjp`, with the gradients of the sum for the last micro-batch.
+    `cotangents` is filled as in `gpt.forward_vjp`, with the gradients of the sum for the last micro-batch; `token_loss`
+    as in `loss_and_gradients`.
     """
     total, gradients = 0.0, tree_map(lambda p: np.zeros(np.shape(p)), params)
     parts = (np.split(np.asarray(tokens), micro_batches) for tokens in (inputs, targets))
     for x, y in zip(*parts, strict=True):
-        loss_sum, micro_gradients = loss_and_gradients(model, params, x, y, cotangents)
+        loss_sum, micro_gradients = loss_and_gradients(model, params, x, y, cotangents, token_loss)
         total, gradients = total + loss_sum, tree_map(np.add, micro_gradients, gradients)
     n = np.size(targets)
     return total / n, tree_map(lambda g: g / n, gradients)
@@ -92,10 +96,17 @@ def train_step(
 def parts_backward(params: Any) -> list[str]:
     """The names of a GPT's parts in the order of the backward, from the head down to the embedding."""
     depth = len([name for name in params if name.startswith("block_")])
-    inner = ("mlp", "norm_2", "attention", "norm_1")
     outer = ["head", "norm_final"], ["position_embedding", "token_embedding"]
     above, below = ([name for name in names if name in params] for names in outer)
-    return above + [f"block_{i}/{part}" for i in range(depth - 1, -1, -1) for part in inner] + below
+    return (
+        above + [f"block_{i}/{part}" for i in range(depth - 1, -1, -1) for part in _inner(params[f"block_{i}"])] + below
+    )
+
+
+def _inner(params: Any) -> list[str]:
+    """The parts of a block; those of another kind of block come after those of the usual one, by name."""
+    usual = ("mlp", "norm_2", "attention", "norm_1")
+    return [name for name in usual if name in params] + sorted(name for name in params if name not in usual)
 
 
 def first_not_finite(gradients: Any) -> int:

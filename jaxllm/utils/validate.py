@@ -7,12 +7,15 @@ from Python, a TOML file or the command line.
 import dataclasses
 import math
 from collections.abc import Iterable
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from jaxllm.utils.errors import InputError, shown
+from jaxllm.utils.ideas import Idea, as_idea, is_reference
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 NonNegative = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -24,7 +27,8 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 def check_fields(config: Any, section: str = "") -> None:
     """Check each field of a frozen dataclass, and convert it where needed (1 to 1.0, NumPy scalars to Python ones).
 
-    Raises InputError naming the field (after `section`, for example "train."), the value and what is allowed.
+    A field that may hold an `Idea` takes a function, or the name of one in a file. Raises InputError naming the field
+    (after `section`, for example "train."), the value and what is allowed.
     """
     import numpy as np  # only here: the command line imports this module, and may start anew before it needs NumPy
 
@@ -32,8 +36,14 @@ def check_fields(config: Any, section: str = "") -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         value = value.item() if isinstance(value, np.generic) else value
+        hint = hints[field.name]
+        if Idea in get_args(hint):
+            value, hint = as_idea(value), _without_idea(hint)
+            if isinstance(value, Idea) or is_reference(value):
+                object.__setattr__(config, field.name, value)
+                continue
         try:
-            checked = msgspec.convert(value, hints[field.name])
+            checked = msgspec.convert(value, hint)
             "".join(one for one in _inside(checked) if isinstance(one, str)).encode()
         except msgspec.ValidationError as error:
             rule = _rule(hints[field.name], str(error))
@@ -45,6 +55,10 @@ def check_fields(config: Any, section: str = "") -> None:
         object.__setattr__(config, field.name, checked)
 
 
+def _without_idea(hint: Any) -> Any:
+    return reduce(or_, [part for part in get_args(hint) if part is not Idea])
+
+
 def _inside(value: Any) -> Iterable[Any]:
     """The value itself or, of a table, its keys and values."""
     return (*value, *value.values()) if isinstance(value, dict) else (value,)
@@ -52,9 +66,12 @@ def _inside(value: Any) -> Iterable[Any]:
 
 def _rule(hint: Any, message: str) -> str:
     """What the annotation allows, in words, made from msgspec's "Expected `int | null`, got `str`"."""
+    function = ' or a function, "FILE.py:FUNCTION"' if Idea in get_args(hint) else ""
     for part in (hint, *get_args(hint)):  # a choice, or a choice and None
         if get_origin(part) is Literal:
-            return "one of " + ", ".join(repr(choice) for choice in get_args(part))
+            return "one of " + ", ".join(repr(choice) for choice in get_args(part)) + function
+    if function:
+        return function.removeprefix(" or ")
     rule = message.removeprefix("Expected ").split(", got")[0].replace("`", "")
     rule = rule.replace(" | null", "").replace(" | object", " or a table of numbers")
     for python, word in {

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import pytest
 
 from jaxllm import GPT, GPTConfig
+from jaxllm.flops import flops_per_token
 from train.bench import alternate, train_recording, workload
 from train.bench.machine import processor
-from train.bench.statistics import Spread, datasheet_peak, flops_per_token, speed_ratio
+from train.bench.statistics import Spread, datasheet_peak, speed_ratio
 from train.bench.workload import workload_for
 from train.cli import build_parser, main
 from train.config import ModelConfig, RunConfig

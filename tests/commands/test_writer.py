@@ -165,6 +165,17 @@ def test_text_is_written_as_soon_as_it_is_generated(tmp_path: Path, monkeypatch:
     assert seen == ["hix", "hixy", "hixyz"]
 
 
+def test_a_note_where_there_is_no_compiler(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.writer, "why_not_compiled", lambda: "there is no C compiler 'cc'")
+    monkeypatch.setattr(train.writer.Writer, "tokens", lambda *_: iter(b"x"))
+    assert main(["generate", str(imported(tmp_path / "run")), "--prompt", "hi"]) == 0
+    assert (
+        capsys.readouterr().err == "note: text is written more slowly than it could be: there is no C compiler 'cc'\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

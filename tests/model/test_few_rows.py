@@ -13,7 +13,7 @@ from models import TINY, random_gpt
 from jaxllm import GPT, reference
 from jaxllm.compare import random_parameters
 from jaxllm.fast import few_rows
-from jaxllm.fast.few_rows import MOST_ROWS, compiled, rows_product
+from jaxllm.fast.few_rows import MOST_ROWS, compiled, rows_product, why_not_compiled
 from jaxllm.fast.generate import _advance, generate, start_generation
 from jaxllm.fast.native.build import FEW_ROWS, register_few_rows
 from jaxllm.fast.native.libraries import NoLibraryError
@@ -51,8 +51,26 @@ def test_agrees_with_its_twin_and_rows_are_independent(n: int, k: int, rng: np.r
         np.testing.assert_array_equal(y, np.stack(alone))
 
 
+@pytest.mark.parametrize("m", [1, 3, 4, MOST_ROWS])
+def test_other_weights_agree_with_the_twin(m: int, rng: np.random.Generator) -> None:
+    """bfloat16 up to the rounding of sums in float32; products of bytes, -128 among them, are exact."""
+    x, weights = rng.normal(size=(m, 601)).astype(np.float32), jnp.asarray(rng.normal(size=(130, 601)), "bfloat16")
+    integers, bytes_ = rng.integers(-128, 128, (m, 601)), rng.integers(-128, 128, (130, 601))
+    bytes_[:3] = integers[0] = -128
+    with compiled():
+        assert calls(rows_product, x, weights)
+        y = rows_product(jnp.asarray(x), weights)
+        alone = [rows_product(jnp.asarray(row), weights) for row in x]
+        exact = rows_product(jnp.asarray(integers, jnp.int8), jnp.asarray(bytes_, jnp.int8), "int32")
+    want = reference.fast.few_rows.rows_product(x, np.asarray(weights, float))
+    bound = np.finfo(np.float32).eps * 4 * (np.abs(x) @ np.abs(np.asarray(weights, np.float32)).T)
+    assert (np.abs(y - want) <= bound).all()
+    np.testing.assert_array_equal(y, np.stack(alone))
+    np.testing.assert_array_equal(exact, reference.fast.few_rows.rows_product(integers, bytes_))
+
+
 def test_what_the_code_computes() -> None:
-    """Few rows in float32, within the context; the rest is XLA's, whatever the context."""
+    """Few rows in some dtypes, within the context; the rest is XLA's, whatever the context."""
     x, weights = jnp.ones((2, 8, 5)), jnp.ones((3, 5))
     assert not calls(rows_product, x, weights)
     with compiled():
@@ -68,7 +86,9 @@ def test_without_a_compiler_xla_computes(monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse() -> None:
         raise NoLibraryError("there is no C compiler")
 
+    assert why_not_compiled() == ""
     monkeypatch.setattr(few_rows, "register_few_rows", refuse)
+    assert why_not_compiled() == "there is no C compiler"
     with compiled():
         assert not calls(rows_product, jnp.ones((2, 5)), jnp.ones((3, 5)))
 
@@ -88,11 +108,20 @@ def test_generation_writes_the_same_tokens(packed: bool, monkeypatch: pytest.Mon
     assert len(np.unique(want)) > 3  # a model that repeats one token would prove nothing
 
 
-def test_generation_calls_the_code() -> None:
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+def test_generation_calls_the_code(weights: str) -> None:
+    """With the weights as they are packed."""
     model, params = random_gpt(replace(TINY, n_layers=1))
     g = start_generation(model, params, [[1, 2]], KEY, 5, GREEDY)
-    lowered = _advance.lower(g.model, g.plan, g.params, g.sampling, g.stop, g.key, g.state, jnp.asarray(1))
-    assert FEW_ROWS in lowered.as_text()
+    leaves, tree = jax.tree.flatten(pack(params, weights))
+
+    def advance(leaves: Any) -> Any:
+        params = jax.tree.unflatten(tree, leaves)
+        return _advance(g.model, g.plan, params, g.sampling, g.stop, g.key, g.state, jnp.asarray(1))
+
+    called = [line for line in jax.jit(advance).lower(leaves).as_text().splitlines() if FEW_ROWS in line]
+    read = {"float32": "f32", "bfloat16": "bf16", "int8": "i8"}[weights]
+    assert sum(f"x{read}>) ->" in line for line in called) == 7  # six maps, of which XLA joins three, and the head
 
 
 def test_maps_of_one_input_are_one_call() -> None:

@@ -11,6 +11,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from flax import linen as nn
+from held import PREFIX, SOFT_CAP
 from models import TINY, VARIANTS, random_gpt, random_tokens
 
 from jaxllm import GPT, GPTConfig, InputError, reference
@@ -18,7 +19,7 @@ from jaxllm.attention import MultiHeadAttention
 from jaxllm.compare import compare_model, random_parameters
 from jaxllm.compare.report import Report
 from jaxllm.fast.init import init_params
-from jaxllm.gpt import apply_with_intermediates, count_parameters
+from jaxllm.gpt import Block, apply_with_intermediates, count_parameters
 from jaxllm.layers import MLP, Linear, Norm
 from jaxllm.loss import token_losses
 
@@ -165,9 +166,17 @@ def outcome(config: GPTConfig) -> tuple[object, object, np.ndarray]:
     return jax.tree.structure(params), jax.tree.map(jnp.shape, params), np.asarray(logits)
 
 
+class Doubled(Block):
+    """A block of a user's own."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, documents: jax.Array | None = None) -> jax.Array:
+        return 2 * super().__call__(x, documents)
+
+
 @pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(GPTConfig)])
+@pytest.mark.parametrize("field", [*(f.name for f in dataclasses.fields(GPTConfig)), "position=none"])
 def test_every_config_field_does_something(field: str) -> None:
     """Another value gives other parameters or other logits."""
     other = {
@@ -176,11 +185,12 @@ def test_every_config_field_does_something(field: str) -> None:
         "tie_embeddings": False, "use_bias": False, "separator": int(random_tokens(TINY)[0, 3]),
         "d_head": 6, "rope_base": 100.0, "rope_factor": 8.0, "rope_low_frequency": 2.0, "rope_high_frequency": 3.0,
         "rope_original_context": 60, "sliding_window": 2, "norm_epsilon": 0.1, "qk_norm": True,
-        "scale_embeddings": True,
+        "scale_embeddings": True, "visible": PREFIX, "score": SOFT_CAP, "block": Doubled, "logits": jnp.tanh,
+        "position=none": "none",
     }[field]  # fmt: skip
     base = replace(TINY, position="rotary", rope_factor=4.0, rope_original_context=10) if "rope" in field else TINY
 
-    before, after = outcome(base), outcome(replace(base, **{field: other}))
+    before, after = outcome(base), outcome(replace(base, **{field.partition("=")[0]: other}))
     same_params = before[:2] == after[:2]
     assert not (same_params and np.array_equal(before[2], after[2]))
 

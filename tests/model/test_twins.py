@@ -36,6 +36,8 @@ BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.newest)
 
 FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another, and why
     "attention.attention_path": "a choice",
+    "attention.looks_ahead": "a choice: test_score_and_visible.py",
+    "generate.why_not_cached": "a choice: test_score_and_visible.py",
     "cached_gpt.grouped_attention": "in CASES itself",
     "attention.chunking": "a plan: test_fast_attention.py",
     "few_rows.compiled": "a choice",

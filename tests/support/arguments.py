@@ -5,9 +5,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from held import ABSOLUTE, PLACED
 from hypothesis import strategies as st
 
 from jaxllm.config import Rotary
+
+
+def soft_cap_vjp(z: np.ndarray) -> tuple[np.ndarray, Any]:
+    y = 3 * np.tanh(z / 3)
+    return y, lambda dy: (dy * (1 - (y / 3) ** 2),)
 
 
 class Draw:
@@ -33,6 +39,11 @@ class Draw:
             return self.rng.normal(size=shape)[..., ::-1]
         return np.asarray(self.rng.normal(size=shape), order=layout)
 
+    def change(self) -> Any:
+        """Perhaps an elementwise function of logits, as a user's twin: a soft cap."""
+        cap = SimpleNamespace(function=lambda z: 3 * np.tanh(z / 3), vjp=soft_cap_vjp)
+        return self.data.draw(st.sampled_from([None, cap]))
+
     def spread(self, *shape: int) -> np.ndarray:
         """Rows of numbers at least 0.05 from 0 and 0.7 from each other: no small step passes a kink or changes the
         order, and no norm divides by a tiny number."""
@@ -53,6 +64,10 @@ class Draw:
         """Numbers that rise along the last axis at random places, or None."""
         return np.cumsum(self.rng.random(shape) < 0.4, -1) if self.data.draw(st.booleans()) else None
 
+    def perhaps(self, *these: Any) -> list[Any]:
+        """These arguments, or none."""
+        return [*these] if self.data.draw(st.booleans()) else []
+
     def maps(self, d: int, **features: int) -> dict[str, Any]:
         return {name: self.linear(d, f) for name, f in features.items()}
 
@@ -69,14 +84,14 @@ def norm(d: Draw) -> list[Any]:
 
 def queries(d: Draw) -> list[Any]:
     lead, t, s, k = d.sizes(), d.size(), d.size(), d.size()
-    return [d.array(*lead, t, k), d.array(*lead, s, k), d.mask(t, s)]
+    return [d.array(*lead, t, k), d.array(*lead, s, k), d.mask(t, s), *d.perhaps(PLACED)]
 
 
 def attention_arguments(d: Draw) -> list[Any]:
-    q, k, mask = queries(d)
+    q, k, mask, *score = queries(d)
     v = d.array(*k.shape[:-1], d.size())
     weights = (*q.shape[:-1], k.shape[-2])
-    return [q, k, v, mask, *([2.0 * (d.rng.random(weights) < 0.5)] if d.data.draw(st.booleans()) else [])]
+    return [q, k, v, mask, *d.perhaps(2.0 * (d.rng.random(weights) < 0.5), *score)]
 
 
 def heads(d: Draw) -> tuple[dict[str, Any], int, int, int, Rotary | None]:
@@ -100,14 +115,20 @@ def grouped_attention(d: Draw) -> list[Any]:
     groups, per_group, t, s, k = d.size(2), d.size(3), d.size(), d.size(), d.size()
     lead = d.sizes(1)
     shapes = ((groups * per_group, t, k), (groups, k, s), (groups, s, d.size()))
-    return [*(d.array(*lead, *shape) for shape in shapes), d.rng.random((*lead, t, s)) < 0.6]
+    places = (d.rng.integers(9, size=(*lead, n)) for n in (t, s))
+    return [
+        *(d.array(*lead, *shape) for shape in shapes),
+        d.rng.random((*lead, t, s)) < 0.6,
+        *d.perhaps(PLACED, *places),
+    ]
 
 
 def multi_head_attention(d: Draw) -> list[Any]:
     params, width, n, groups, rotary = heads(d)
     x = d.array(*d.sizes(1), d.size(), width) if rotary is None else d.spread(*d.sizes(1), d.size(), width)
     if rotary is not None or d.data.draw(st.booleans()):
-        return [params, x, n, groups, None, True, d.documents(*x.shape[:-1]), d.size(), rotary, 0.1]
+        within = d.documents(*x.shape[:-1])
+        return [params, x, n, groups, None, True, within, d.size(), rotary, 0.1, *d.perhaps(None, ABSOLUTE, PLACED)]
     return [params, x, n, groups, d.array(*x.shape[:-2], d.size(), width), False]
 
 
@@ -144,13 +165,20 @@ def logits(d: Draw) -> list[Any]:
 def same_positions(d: Draw) -> list[Any]:
     lead, width = (*d.sizes(1), d.size()), d.size()
     window = d.data.draw(st.sampled_from([None, 1, 2]))
-    return [d.array(*lead, width), d.array(*lead, width), d.array(*lead, d.size()), d.documents(*lead), window]
+    return [
+        d.array(*lead, width),
+        d.array(*lead, width),
+        d.array(*lead, d.size()),
+        d.documents(*lead),
+        window,
+        *d.perhaps(ABSOLUTE, PLACED),
+    ]
 
 
 def head(d: Draw) -> list[Any]:
     lead, classes, width = d.sizes(), d.size(5), d.size()
     targets, weights = d.rng.integers(classes, size=lead), 0.1 + d.rng.random(lead)
-    return [d.array(classes, width), d.array(*lead, width), np.asarray(targets), np.asarray(weights)]
+    return [d.array(classes, width), d.array(*lead, width), np.asarray(targets), np.asarray(weights), d.change()]
 
 
 def weighted(d: Draw) -> list[Any]:
@@ -161,7 +189,7 @@ def weighted(d: Draw) -> list[Any]:
 def lens(d: Draw) -> list[Any]:
     n, v, tied = d.size(5), d.size(), d.data.draw(st.booleans())
     kind = d.data.draw(st.sampled_from(["layer_norm", "rms_norm"]))
-    config = SimpleNamespace(norm=kind, norm_epsilon=0.1, tie_embeddings=tied)
+    config = SimpleNamespace(norm=kind, norm_epsilon=0.1, tie_embeddings=tied, logits=d.change())
     head = {"token_embedding": {"table": d.array(v, n)}} if tied else {"head": {"kernel": d.array(n, v)}}
     return [config, {"norm_final": d.norm(n), **head}, d.spread(*d.sizes(), n)]
 
@@ -173,7 +201,8 @@ def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
     config = SimpleNamespace(
         norm=d.data.draw(st.sampled_from(["layer_norm", "rms_norm"])), activation="gelu", n_heads=n, kv_heads=groups,
         rotary=rotary, norm_epsilon=0.01, sliding_window=d.data.draw(st.sampled_from([None, 2])), d_model=width,
-        scale_embeddings=d.data.draw(st.booleans()),
+        scale_embeddings=d.data.draw(st.booleans()), visible=d.data.draw(st.sampled_from([None, ABSOLUTE])),
+        score=d.data.draw(st.sampled_from([None, PLACED])),
     )  # fmt: skip
     block = {"norm_1": d.norm(width), "attention": params, "norm_2": d.norm(width), "mlp": {"up": up, "down": down}}
     return config, block, width
@@ -192,6 +221,7 @@ def model(d: Draw) -> list[Any]:
     config.separator = d.data.draw(st.sampled_from([None, 0]))
     config.position = d.data.draw(st.sampled_from(["learned", "sinusoidal"])) if width % 2 == 0 else "learned"
     config.position = config.position if config.rotary is None else "rotary"
+    config.adds_positions, config.block, config.logits = config.rotary is None, None, d.change()
     params = {"block_0": params, "norm_final": d.norm(width), "token_embedding": {"table": d.spread(v, width)}}
     if config.position == "learned":
         params["position_embedding"] = {"table": d.array(t + 1, width)}
@@ -227,6 +257,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "attention.visible": lambda d: [d.rng.integers(5, size=(3, 1)), d.rng.integers(5, size=(1, 4))],
     "attention.causal_mask": lambda d: [d.size()],
     "attention.document_numbers": lambda d: [d.rng.integers(2, size=(*d.sizes(), d.size())), 1],
+    "attention.change_scores": lambda d: [d.array(*d.sizes(), d.size(), d.size()), PLACED],
     "attention.document_mask": lambda d: [d.rng.integers(2, size=(*d.sizes(), d.size()))],
     "attention.attention_weights": queries,
     "attention.scaled_dot_product_attention": attention_arguments,

@@ -34,8 +34,10 @@ QUICK: dict[str, tuple[str, ...]] = {
     "training/test_step.py": ("test_schedule", "test_the_optimizer", "test_clipping"),
     "training/test_train.py": ("test_the_run_folder", "test_metrics", "test_an_interrupted_run"),
     "training/test_checkpoint.py": ("test_what_was_saved", "test_damage_names"),
+    "training/test_verdict.py": (),
     # the commands and their errors
     "commands/test_configs.py": ("test_overrides", "test_limits", "test_rules", "test_every", "test_the_fields_type"),
+    "commands/test_runs_command.py": ("test_tables", "test_wrong_folders"),
     "commands/test_cli.py": ("test_wrong", "test_a_mistyped_command", "test_help"),
     "bench/test_bench.py": ("test_medians", "test_the_ratio", "test_operations"),
     "utils/test_other_systems.py": (),

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from train.ideas import Code
 from train.runs.load import load_run
 
 TEXT = "the cat sat on the mat. " * 60
@@ -71,9 +72,14 @@ def without_times(run: Path) -> list[dict[str, Any]]:
 
 def assert_same_run(a: Path, b: Path) -> None:
     """Assert that metrics, samples, parameters and optimizer are equal to the bit."""
+    assert_same_run_with(None, a, b)
+
+
+def assert_same_run_with(code: Code | None, a: Path, b: Path) -> None:
+    """As `assert_same_run`, of runs with a user's functions."""
     assert without_times(a) == without_times(b)
     assert (a / "samples.txt").read_text() == (b / "samples.txt").read_text()
-    ours, theirs = (load_run(folder, with_optimizer=True) for folder in (a, b))
+    ours, theirs = (load_run(folder, with_optimizer=True, code=code) for folder in (a, b))
     assert ours.step == theirs.step
     states = ((r.params, r.opt_state) for r in (ours, theirs))
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), *states)

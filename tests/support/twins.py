@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from held import ABSOLUTE, ALIBI, DILATED, EARLIER, PLACED, PREFIX, SOFT_CAP, Held
 
 import jaxllm
 import jaxllm.fast
@@ -29,14 +30,16 @@ NOT_NUMERIC = {
 WITHOUT_TWIN = {
     "precision.at_least_float32",  # a cast
     "layers.dropout_mask", "generate.draw", "generate.draw_keys", "generate.generate",  # random: test_step.py, test_generate.py
-    "generate.largest", "generate.cut_prompts", "generate.non_finite_logits",  # not numeric: test_generate.py
+    "generate.largest", "generate.cut_prompts", "generate.non_finite_logits", "fast.generate.why_not_cached",  # not numeric: test_generate.py, test_score_and_visible.py
     "fast.generate.start_generation", "fast.generate.stream",  # random: test_generate.py
     "fast.few_rows.compiled", "fast.products.active", "fast.products.computes", "fast.products.using",  # a choice
+    "gpt.block_class", "loss.takes_hidden",  # a choice
     "fast.attention.chunking",  # a plan: test_fast_attention.py
     "fast.products.product",  # einsum by another library: test_products.py
     "fast.init.init_params",  # random: test_speed.py
     "layers.residual_std",  # a constant: test_gpt.py
-    "fast.attention.attention_path",  # a choice
+    "flops.flops_per_token",  # a count: test_flops.py
+    "fast.attention.attention_path", "fast.attention.looks_ahead",  # a choice
     "cache.extend",  # the cache as a whole: test_cache.py
     "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss", "gpt.head_table", "gpt.check_tokens", "gpt.parameter_shapes",  # the model as a whole: test_gpt.py
 }  # fmt: skip
@@ -136,6 +139,11 @@ def documents(length: int, *begin: int) -> Any:
     return lambda rng: np.searchsorted(begin, np.arange(length), "right")
 
 
+def held(idea: Held) -> Any:
+    """A user's function."""
+    return lambda rng: idea
+
+
 def fixed(*values: int) -> Any:
     return lambda rng: np.array(values)
 
@@ -179,20 +187,29 @@ CASES: dict[str, list[list[Any]]] = {
     "attention.visible": [
         [integers(9, 4, 1), integers(9, 1, 5)],
         [integers(9, 2, 4, 1), integers(9, 1, 1, 5), integers(2, 2, 4, 1), integers(2, 2, 1, 5), 3],
+        [integers(9, 4, 1), integers(9, 1, 5), None, None, None, held(ABSOLUTE)],
+        [integers(9, 2, 4, 1), integers(9, 1, 1, 5), integers(2, 2, 4, 1), integers(2, 2, 1, 5), None, held(ABSOLUTE)],
     ],
-    "attention.causal_mask": [[1], [5], [5, 1], [6, 3], [4, 9]],
+    "attention.causal_mask": [[1], [5], [5, 1], [6, 3], [4, 9], [14, None, held(DILATED)]],
     "attention.document_numbers": [[integers(3, 2, 9), 1], [fixed(5, 5, 0, 2, 5), 5], [fixed(1), 0]],
-    "attention.document_mask": [[documents(7, 0, 2, 5)], [documents(8, 1, 2, 7), 2], [integers(2, 2, 1, 5)]],
-    "attention.attention_weights": [[normal(2, 5, 3), normal(2, 5, 3)], [normal(4, 3), normal(6, 3), mask(4, 6)], [normal(2, 4, 3), normal(2, 6, 3), mask(4, 6)]],
+    "attention.document_mask": [[documents(7, 0, 2, 5)], [documents(8, 1, 2, 7), 2], [integers(2, 2, 1, 5)], [documents(9, 0, 2, 5), None, held(PREFIX)]],
+    "attention.change_scores": [
+        [normal(5, 6), held(PLACED)],
+        [normal(2, 3, 5, 6), held(PLACED), integers(9, 3, 1, 1), integers(9, 2, 1, 5, 1), integers(9, 6)],
+        [normal(2, 3, 5, 6), held(PLACED)],
+    ],
+    "attention.attention_weights": [[normal(2, 5, 3), normal(2, 5, 3)], [normal(4, 3), normal(6, 3), mask(4, 6)], [normal(2, 4, 3), normal(2, 6, 3), mask(4, 6)], [normal(2, 3, 4, 3), normal(2, 3, 6, 3), mask(4, 6), held(PLACED)]],
     "attention.scaled_dot_product_attention": [
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4)],
         [normal(2, 4, 3), normal(2, 6, 3), normal(2, 6, 1), mask(4, 6)],
         [normal(2, 3, 4, 3), normal(2, 3, 6, 3), normal(2, 3, 6, 2), mask(2, 1, 4, 6), keep(2, 3, 4, 6)],
+        [normal(2, 3, 4, 3), normal(2, 3, 6, 3), normal(2, 3, 6, 2), None, keep(2, 3, 4, 6), held(SOFT_CAP)],
     ],
     "fast.few_rows.rows_product": [[normal(3, 5, 4), normal(7, 4)]],
     "fast.cached_gpt.grouped_attention": [
         [normal(2, 6, 4, 3), normal(2, 2, 3, 5), normal(2, 2, 5, 4), mask(2, 4, 5)],
         [normal(3, 1, 2), normal(1, 2, 7), normal(1, 7, 2), mask(1, 7)],
+        [normal(2, 6, 4, 3), normal(2, 2, 3, 5), normal(2, 2, 5, 4), mask(2, 4, 5), held(PLACED), integers(9, 2, 4), integers(9, 2, 5)],
     ],
     "attention.split_heads": [[normal(2, 5, 6), 3], [normal(5, 6), 1]],
     "attention.merge_heads": [[normal(2, 3, 5, 2)], [normal(1, 5, 2)]],
@@ -205,6 +222,11 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4), documents(5, 0, 1, 4)],
         [normal(2, 130, 3), normal(2, 130, 3), normal(2, 130, 2), None, 40],
         [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4), documents(5, 0, 3), 2],
+        [normal(1, 4, 130, 3), normal(1, 4, 130, 3), normal(1, 4, 130, 2), None, None, None, held(ALIBI)],
+        [normal(1, 3, 130, 3), normal(1, 3, 130, 3), normal(1, 3, 130, 2), None, None, held(DILATED), held(PLACED)],
+        [normal(1, 2, 70, 3), normal(1, 2, 70, 3), normal(1, 2, 70, 2), None, None, held(PREFIX), held(SOFT_CAP)],
+        [normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 4), None, None, held(EARLIER)],
+        [normal(2, 130, 3), normal(2, 130, 3), normal(2, 130, 2), documents(130, 40, 41, 64, 100), None, held(ABSOLUTE), held(PLACED)],
     ],
     "logit_lens.logit_lens": [
         [reading(), read_by("token_embedding", table=(7, 4)), normal(2, 3, 4)],
@@ -250,6 +272,11 @@ MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
         MultiHeadAttention(4, n_kv_heads=2, head_dim=6, window=3, rotary=Rotary(100.0), qk_norm=True, epsilon=0.1),
         "multi_head.multi_head_attention",
         {"n_heads": 4, "n_kv_heads": 2, "window": 3, "rotary": Rotary(100.0), "epsilon": 0.1},
+    ),
+    "MultiHeadAttention changed": (
+        MultiHeadAttention(4, n_kv_heads=2, head_dim=6, visible=PREFIX, score=PLACED),
+        "multi_head.multi_head_attention",
+        {"n_heads": 4, "n_kv_heads": 2, "visible": PREFIX, "score": PLACED},
     ),
     "SelfAttention across": (SelfAttention(4), "attention.self_attention", {"context": (7, 3)}),
     "MultiHeadAttention across": (

@@ -13,17 +13,17 @@ from runs import lines, piped
 
 import train.progress
 import train.runs.step_log
-from train.config import ModelConfig, RunConfig, TrainConfig
 from train.errors import DivergedError
 from train.progress import Lines, counted, record_line, training_progress
 from train.runs.folder import RunFolder
 from train.runs.loss_plot import running_mean
 from train.runs.metrics import MetricsFile, add_sample
-from train.runs.step_log import StepLog
+from train.runs.sinks import Guarded
+from train.runs.step_log import Plan, StepLog
 
 pytestmark = pytest.mark.newest
 
-CONFIG = RunConfig(train=TrainConfig(steps=200, batch_size=2, max_skipped=1), model=ModelConfig(context_length=8))
+PLAN = Plan(steps=200, tokens_per_step=2 * 8, max_skipped=1)
 
 
 class Clock:
@@ -53,7 +53,9 @@ def step_log(folder: Path, done: int = 0) -> Iterator[StepLog]:
     def explain(step: int, _: object) -> str:
         return f"step {step} explained"
 
-    with closing(StepLog(CONFIG, RunFolder(folder), done, explain, training_progress)) as one:
+    with closing(
+        StepLog(PLAN, RunFolder(folder), done, explain, training_progress, Guarded(None, RunFolder(folder), {}, 0))
+    ) as one:
         yield one
 
 

@@ -1,12 +1,10 @@
-"""From seconds to figures: medians and their spread, the ratio of two sides, floating-point operations."""
+"""From seconds to figures: medians and their spread, the ratio of two sides, the speed that a data sheet states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from jaxllm.config import GPTConfig
 
 Figures = dict[str, Any]  # of a bench, as they are written as JSON
 
@@ -40,19 +38,6 @@ def speed_ratio(ours: Sequence[Sequence[float]], peer: Sequence[Sequence[float]]
     slower for both.
     """
     return Spread.of([float(np.median(p) / np.median(o)) for o, p in zip(ours, peer, strict=True)])
-
-
-def flops_per_token(model: GPTConfig) -> float:
-    """Operations of forward and backward pass: 6 for each weight in a matrix product, 12 L D T for attention.
-
-    Chowdhery et al. 2022 (PaLM), appendix B; attention counts in full, though half of it is masked. The
-    token table counts once, as the head: looking up a row multiplies nothing. Biases, norms and positions are left out.
-    """
-    d = model.d_model
-    attention = 2 * d * (model.n_heads + model.kv_heads) * model.head_dim  # query and output, key and value
-    mlp = (3 if model.gated else 2) * d * model.hidden_dim
-    weights = model.n_layers * (attention + mlp) + model.vocab_size * d
-    return 6 * weights + 12 * model.n_layers * model.n_heads * model.head_dim * model.context_length
 
 
 def datasheet_peak(device: str, dtype: str) -> float | None:

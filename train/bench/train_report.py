@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.flops import flops_per_token
+
 from .machine import processor, versions_lines
 from .sides import Other, commits
-from .statistics import Figures, Spread, datasheet_peak, flops_per_token, speed_ratio
+from .statistics import Figures, Spread, datasheet_peak, speed_ratio
 from .train_recording import TrainRecording
 from .workload import Workload
 

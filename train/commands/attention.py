@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     path, out, layer = arguments.path, Path(arguments.out), arguments.layer
     check_output("--out", arguments.out, tuple(MOST_TOKENS))
     suffix = out.suffix.lower()
-    trained, ids = read_prompt(path, arguments.step, arguments.prompt, MOST_TOKENS[suffix])
+    trained, ids = read_prompt(path, arguments.step, arguments.prompt, MOST_TOKENS[suffix], arguments.code)
     config = trained.model.config
     if layer is not None and not 0 <= layer < config.n_layers:
         raise InputError(f"--layer is {layer}, but it must be from 0 to {config.n_layers - 1}, the model's last layer.")

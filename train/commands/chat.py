@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.utf8 import without_mark
 
+from ..ideas import load_code
 from ..notes import print_note
 from ..writer import Options, Writer, check_length, fit_conversation, show
-from .options import Parser, add_run, add_writing
+from .options import Parser, add_code, add_run, add_writing
 
 
 def add_options(parser: Parser) -> None:
@@ -19,12 +20,13 @@ def add_options(parser: Parser) -> None:
     add_run(parser, step=False)
     parser.add_argument("--system", metavar="TEXT", help="a system message, which stays before the conversation")
     add_writing(parser, 1000)
+    add_code(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Answer each line, until the end of the input or /exit; /reset starts a new conversation."""
     options, system = Options.of(arguments, answers=True), arguments.system
-    writer = Writer(arguments.path, None, options)
+    writer = Writer(arguments.path, None, options, load_code(arguments.code))
     first = [] if system is None else [{"role": "system", "content": system}]
     what = "a question" if system is None else "--system"
     fit_conversation(writer, [*first, {"role": "user", "content": "?"}], len(first), what)  # fails before a question

@@ -15,14 +15,17 @@ from jaxllm.compare.report import Report, fold, table
 from jaxllm.data.batches import evaluation_batches, n_targets
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
+from jaxllm.utils.ideas import with_names
 
 from ..config import ModelConfig, RunConfig, TrainConfig, build_config, load_config
+from ..ideas import Code, load_code, resolve
+from ..ideas_check import check_ideas
 from ..inputs import STAND_IN, model_without_text, prepare
 from ..optimizer import learning_rate_schedule, make_optimizer
 from ..outputs import check_output
 from ..runs.load import load_run
 from .compare_plot import draw_errors
-from .options import Parser, add_overrides, add_step
+from .options import Parser, add_code, add_overrides, add_step
 
 LONGEST = 128  # default tokens of a window; the reference is slow
 MOST_WINDOWS = 1024
@@ -51,6 +54,7 @@ def add_options(parser: Parser) -> None:
         help="write all rows as JSON into a file, or print them instead of the table",
     )  # fmt: skip
     parser.add_argument("--out", metavar="PICTURE.png", help="draw error against depth")
+    add_code(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--length is {a.length}, but it must be at least 1.")
     check_output("--json", None if print_json else a.json, (".json",))
     check_output("--out", a.out, (".png", ".svg", ".pdf"))
-    subject = choose_subject(a.path, a.step, a.overrides, a.batch_size, a.length)
+    subject = choose_subject(a.path, a.step, a.overrides, a.batch_size, a.length, load_code(a.code))
     dtype = a.dtype or subject.config.train.dtype
     if not print_json:
         print(headline(subject, dtype), flush=True)
@@ -93,7 +97,7 @@ def headline(subject: "Subject", dtype: str) -> str:
 def about(subject: "Subject") -> dict[str, Any]:
     """The part of the JSON that says what was compared, and by which versions."""
     return {
-        "subject": subject.name, "model": asdict(subject.model), "shape": list(subject.inputs.shape),
+        "subject": subject.name, "model": with_names(asdict(subject.model)), "shape": list(subject.inputs.shape),
         "device": jax.devices()[0].device_kind, "jaxllm": __version__, "jax": jax.__version__, "numpy": np.__version__,
     }  # fmt: skip
 
@@ -113,8 +117,9 @@ class Subject:
 
 
 def choose_subject(
-    path: str | None, step: str | None, overrides: list[str], batch_size: int, length: int | None
-) -> Subject:
+    path: str | None, step: str | None, overrides: list[str], batch_size: int, length: int | None,
+    code: Code | None = None,
+) -> Subject:  # fmt: skip
     """The subject of a run folder, of a config file, or without a path of a small GPT; `overrides` change a config.
 
     Raises InputError for options that do not fit the path.
@@ -128,27 +133,30 @@ def choose_subject(
             "config file."
         )
     if path is None:
-        return from_config(build_config(asdict(SMALL), overrides), "a small GPT", batch_size, length)
+        return from_config(resolve(build_config(asdict(SMALL), overrides), code), "a small GPT", batch_size, length)
     if is_run:
-        return from_run(path, step, batch_size, length)
-    return from_config(load_config(path, overrides), path, batch_size, length)
+        return from_run(path, step, batch_size, length, code)
+    return from_config(resolve(load_config(path, overrides), code), path, batch_size, length)
 
 
 def from_config(config: RunConfig, name: str, batch_size: int, length: int | None) -> Subject:
     """Random parameters and tokens, at the fourth optimizer step, where Adam's bias correction still matters."""
     model = model_without_text(config)
+    check_ideas(config, model)
     shape = (batch_size, _length(length, model) + 1)
     tokens = np.random.default_rng(0).integers(model.vocab_size, size=shape).astype(np.int32)
     params = random_parameters(GPT(model))
     return Subject(f"{name}, random weights", model, config, params, None, 3, tokens[:, :-1], tokens[:, 1:])
 
 
-def from_run(path: str, step: str | None, batch_size: int, length: int | None) -> Subject:
+def from_run(
+    path: str, step: str | None, batch_size: int, length: int | None, code: Code | None = None
+) -> Subject:  # fmt: skip
     """A checkpoint of a run folder, by default the newest, and the first windows of its validation split.
 
     The windows of an imported model begin with its begin token.
     """
-    run = load_run(path, step, with_optimizer=True)
+    run = load_run(path, step, with_optimizer=True, code=code)
     ids = prepare(run.config, run.tokenizer).validation_ids
     n = n_targets(ids, run.begin_token)
     length = min(_length(length, run.model.config), n)
@@ -170,7 +178,9 @@ def _length(length: int | None, model: GPTConfig) -> int:
 
 def compare(subject: Subject, dtype: str) -> Report:
     """Forward, backward, gradients of the parameters, then the optimizer step made from those gradients."""
-    rows, gradients = compare_model(subject.model, subject.params, subject.inputs, subject.targets, dtype)
+    rows, gradients = compare_model(
+        subject.model, subject.params, subject.inputs, subject.targets, dtype, subject.config.train.loss
+    )
     config, steps = subject.config.optimizer, subject.config.train.steps
     rows += compare_optimizer(
         make_optimizer(config, steps), learning_rate_schedule(config, steps), config, steps, subject.step,

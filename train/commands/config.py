@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 import tomli_w
 
+from jaxllm.utils.ideas import Idea
+
 from ..config import SECTIONS
 from .options import Parser
 
@@ -63,7 +65,7 @@ def _type_text(hint: Any) -> str:
     kind = get_origin(hint) or hint
     if kind is Literal:
         return " | ".join(_toml(choice) for choice in get_args(hint))
-    words = {int: "integer", float: "number", str: "text", bool: "boolean", dict: "table"}
+    words = {int: "integer", float: "number", str: "text", bool: "boolean", dict: "table", Idea: '"FILE.py:FUNCTION"'}
     return words[kind] if kind in words else " or ".join(_type_text(p) for p in get_args(hint) if p is not type(None))
 
 

@@ -16,10 +16,11 @@ from jaxllm.utils.errors import InputError
 from ..config import DataConfig
 from ..eval_weights import weights_name
 from ..evaluate import evaluator, score
+from ..ideas import load_code
 from ..inputs import prepare
 from ..nonfinite import check_computed
 from ..runs.load import TrainedRun, load_run
-from .options import Parser, add_run
+from .options import Parser, add_code, add_run
 
 
 def add_options(parser: Parser) -> None:
@@ -32,6 +33,7 @@ def add_options(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--field", metavar="NAME", help="key of the text in JSON lines; default: the run's data.field")
     parser.add_argument("--weights", choices=WEIGHTS, help="type to hold the weights in; default: as they were trained")
+    add_code(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--field is {field!r}, but there is no --data whose text it names; give both.")
     if field is not None and data is not None and is_prepared(data):
         raise InputError(f"--field is {field!r}, but {data} is prepared data, which holds tokens; leave it out.")
-    trained = load_run(path, arguments.step)
+    trained = load_run(path, arguments.step, code=load_code(arguments.code))
     if data is None and trained.chat is not None:
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
     ids = evaluation_ids(trained, data, field)
@@ -57,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         first = "the text itself" if begin is None else visible(tokenizer.decode_bytes([begin]))
         print(f"each window      begins with {first}")
     if averaged := weights_name(trained.config):
-        print(f"weights          {averaged}")
+        print(f"weights          {averaged!s}")
     print(f"validation loss  {scores.loss:.4f} nats per token")
     print(f"perplexity       {scores.perplexity:.4f}")
     print(f"bits per byte    {bits}")

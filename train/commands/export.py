@@ -8,9 +8,10 @@ from jaxllm.pretrained.hf_config import family_for
 from jaxllm.pretrained.hf_tokenizer import save_tokenizer_files
 from jaxllm.pretrained.save import save_pretrained
 
+from ..ideas import load_code
 from ..outputs import new_folder
 from ..runs.load import load_run
-from .options import Parser, add_run
+from .options import Parser, add_code, add_run
 
 
 def add_options(parser: Parser) -> None:
@@ -18,12 +19,13 @@ def add_options(parser: Parser) -> None:
     parser.runs(run, "jaxllm export runs/first --out exported")
     add_run(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to make")
+    add_code(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the folder, which appears when it is complete."""
     with new_folder(Path(arguments.out)) as folder:
-        exported = load_run(arguments.path, arguments.step)
+        exported = load_run(arguments.path, arguments.step, code=load_code(arguments.code))
         config, tokenizer = exported.model.config, exported.tokenizer
         save_pretrained(folder, config, exported.params)
         save_tokenizer_files(folder, tokenizer, exported.chat)

@@ -2,9 +2,10 @@
 
 import argparse
 
+from ..ideas import load_code
 from ..notes import print_cut_prompt
 from ..writer import Options, Writer, check_length, fit_conversation, prompt_ids, show
-from .options import Parser, add_run, add_writing
+from .options import Parser, add_code, add_run, add_writing
 
 
 def add_options(parser: Parser) -> None:
@@ -14,13 +15,14 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--prompt", required=True, metavar="TEXT")
     parser.add_argument("--chat", action="store_true", help="answer the prompt, by the model's chat template")
     add_writing(parser, 200)
+    add_code(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the prompt and its continuation, or with --chat the answer alone."""
     options = Options.of(arguments, answers=arguments.chat)
     check_length("--prompt", arguments.prompt)
-    writer = Writer(arguments.path, arguments.step, options)
+    writer = Writer(arguments.path, arguments.step, options, load_code(arguments.code))
     (answer if arguments.chat else continue_)(writer, arguments.prompt)
 
 

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the next tokens, then the lens for each block."""
     if arguments.top < 1:
         raise InputError(f"--top is {arguments.top}, but it must be at least 1.")
-    trained, ids = read_prompt(arguments.path, arguments.step, arguments.prompt)
+    trained, ids = read_prompt(arguments.path, arguments.step, arguments.prompt, code=arguments.code)
     tokenizer = trained.tokenizer
     by_block = lens_probabilities(trained.model, trained.params, ids, tokenizer.vocab_size)
     check_computed(by_block, arguments.path, trained.params)

@@ -90,6 +90,13 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_code(parser: argparse.ArgumentParser) -> None:
+    """`--code`, the file of a user's functions."""
+    parser.add_argument(
+        "--code", metavar="FILE.py", help="your file, whose functions the config names as FILE.py:FUNCTION; it is run"
+    )
+
+
 def add_sources(parser: argparse.ArgumentParser) -> None:
     """The texts that a command reads."""
     parser.add_argument(

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from jaxllm.utils.errors import InputError
 
+from ..ideas import load_code
 from ..runs.load import TrainedRun, load_run
 from ..writer import check_length, prompt_ids
-from .options import Parser, add_run
+from .options import Parser, add_code, add_run
 
 
 class Prompt(NamedTuple):
@@ -20,12 +21,15 @@ def add_prompt(parser: Parser) -> None:
     """The run, its checkpoint and the prompt."""
     add_run(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT")
+    add_code(parser)
 
 
-def read_prompt(path: str, step: str | None, prompt: str, most: int | None = None) -> Prompt:
+def read_prompt(
+    path: str, step: str | None, prompt: str, most: int | None = None, code: str | None = None
+) -> Prompt:  # fmt: skip
     """Raises InputError for a prompt without tokens, with more than `most`, or with more than the context holds."""
     check_length("--prompt", prompt)
-    run = load_run(path, step)
+    run = load_run(path, step, code=load_code(code))
     ids = prompt_ids(run, prompt)
     context = run.model.config.context_length
     if len(ids) > context:

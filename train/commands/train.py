@@ -8,13 +8,16 @@ from pathlib import Path
 import jax
 
 from jaxllm.config import GPTConfig
-from jaxllm.fast.attention import attention_path
+from jaxllm.fast.attention import attention_path, looks_ahead
 from jaxllm.gpt import count_parameters
 from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
 
+from ..budget import is_over, used_s
 from ..config import RunConfig, differences, load_config, with_absolute_paths
+from ..ideas import Code, check_same_code, load_code, resolve
+from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
 from ..loop import train
 from ..memory_estimate import estimate, memory_line, warning
@@ -25,12 +28,13 @@ from ..runs.folder import RunFolder
 from ..runs.load import MAY_CHANGE, check_unchanged, model_of
 from ..runs.loss_plot import draw_losses, is_older
 from ..runs.metrics import SAMPLE, read_metrics
+from ..runs.sinks import check_sink
 from ..runtime.allocator import compute_deterministically
 from ..runtime.jax_check import check_jax
 from ..runtime.memory import available_bytes
 from ..runtime.profile import WARM_UP
 from ..state import abstract_state
-from .options import Parser, add_overrides
+from .options import Parser, add_code, add_overrides
 
 
 def add_options(parser: Parser) -> None:
@@ -42,6 +46,7 @@ def add_options(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--out", metavar="RUN", help="run folder to make (default: runs/NAME of the config)")
     add_overrides(parser)
+    add_code(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
     parser.add_argument(
         "--fall-back", action="store_true",
@@ -61,36 +66,43 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--fall-back is for continuing a run; give it together with --resume.")
     folder = RunFolder(a.out or Path("runs") / Path(a.config).stem)
     if a.resume:
-        resume(folder, a.config, a.overrides, a.fall_back, a.profile)
+        resume(folder, a.config, a.overrides, a.fall_back, a.profile, load_code(a.code))
     else:
-        start(folder, a.config, a.overrides, a.profile)
+        start(folder, a.config, a.overrides, a.profile, load_code(a.code))
 
 
-def start(folder: RunFolder, config_path: str, overrides: list[str], profile: int | None) -> None:
+def start(
+    folder: RunFolder, config_path: str, overrides: list[str], profile: int | None, code: Code | None = None
+) -> None:  # fmt: skip
     """Train a new run from a config file."""
     folder.check_new()
-    config = load_config(config_path, overrides)
+    config = resolve(load_config(config_path, overrides), code)
     check_profile(profile, config.train.steps)
     prepare_backend(config)
     check_products(config.train)
+    check_sink(config.train.sink)
     inputs = prepare(config)
+    check_ideas(inputs.config, inputs.model)
     with folder.locked():
         folder.check_new()  # again, because preparing may have taken long
         choice = choose(inputs.model, config.train)
         inputs = inputs.computing_with(choice.name)
-        folder.create(inputs.config, inputs.tokenizer)
+        folder.create(inputs.config, inputs.tokenizer, code)
         train_and_report(inputs, folder, 0, profile, choice)
 
 
 def resume(
-    folder: RunFolder, config_path: str | None, overrides: list[str], fall_back: bool, profile: int | None
+    folder: RunFolder, config_path: str | None, overrides: list[str], fall_back: bool, profile: int | None,
+    code: Code | None = None,
 ) -> None:  # fmt: skip
     """Continue the run of a folder from its newest checkpoint, or complete its files where it has all its steps."""
     if folder.weights.exists():
         raise InputError(f"{folder.path} has no run to continue: it was imported.")
-    config, tokenizer = resumed_config(folder, config_path, overrides), load_tokenizer(folder.tokenizer)
+    check_same_code(code, folder.code)
+    config, tokenizer = resolve(resumed_config(folder, config_path, overrides), code), load_tokenizer(folder.tokenizer)
     prepare_backend(config)
     check_products(config.train)
+    check_sink(config.train.sink)
     with folder.locked():
         checkpoints = Checkpoints(folder.checkpoints)
         if fall_back:
@@ -100,27 +112,39 @@ def resume(
             raise InputError(f"train.steps is {steps}, but {folder.path} has done {done}; ask for more than {done}.")
         if done:
             check_unchanged(checkpoints, done, config, tokenizer)
-        records = read_metrics(folder.metrics)
+        records = [record for record in read_metrics(folder.metrics) if record["step"] <= done]
         unmeasured = bool(records) and records[-1]["step"] == done and "val_loss" not in records[-1]
-        if done == steps and not unmeasured:
+        if is_over(config.train, done, used_s(records)) and not unmeasured:
             if is_older(folder.loss_picture, folder.metrics):  # killed while it was drawn
                 draw_losses(records, folder.loss_picture)
-            print(f"{folder.path} has all its {steps} steps; to go on: --resume --set train.steps=MORE")
+            has, more = f"all its {steps} steps", "steps"
+            if done < steps:
+                has, more = f"had all its {config.train.seconds:g} s, after {done:,} steps", "seconds"
+            print(f"{folder.path} has {has}; to go on: --resume --set train.{more}=MORE")
             return
         check_profile(profile, steps - done)
         inputs = prepare(config, tokenizer)
+        check_ideas(inputs.config, inputs.model)
         # A run of an earlier version has not chosen: XLA computed.
         choice = Choice("xla") if config.train.products == "auto" else choose(inputs.model, config.train)
-        train_and_report(inputs.computing_with(choice.name), folder, done, profile, choice)
+        train_and_report(inputs.computing_with(choice.name), folder, done, profile, choice, used_s(records))
 
 
-def train_and_report(inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice) -> None:
+def train_and_report(
+    inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice, used: float = 0.0
+) -> None:  # fmt: skip
     """Train to the last step; print what is trained before, and what came of it after."""
+    limits = inputs.config.train
     print("\n".join([*introduction(inputs), str(products)]))
     warn_of_memory(inputs)
     warn_of_long_prompt(inputs)
     if done:
-        print(f"resuming after step {done:,} of {inputs.config.train.steps:,}")
+        print(f"resuming after step {done:,} of {limits.steps:,}")
+    if limits.seconds is not None:
+        print(
+            f"training ends after {limits.seconds:g} s{f', of which {used:.1f} are used' if used else ''}, or "
+            f"{limits.steps:,} steps; compiling, evaluating and saving are not counted"
+        )
     train(inputs, folder, profile)
     print("\n".join(conclusion(folder)))
 
@@ -143,6 +167,7 @@ def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[s
         left_to_the_run = {
             "data.sha256": None, "data.characters": None, "model.vocab_size": 0, "tokenizer.kind": None,
             "tokenizer.path": None, "model.separator": None, "train.products": "auto",
+            "train.code_sha256": None,
         }  # fmt: skip
         if name not in left_to_the_run or given != left_to_the_run[name]:
             raise InputError(
@@ -183,8 +208,14 @@ def introduction(inputs: Prepared) -> list[str]:
 
 def describe_attention(config: RunConfig, model: GPTConfig) -> str:
     """Which form of attention training uses (`jaxllm.fast.attention`)."""
+    if model.block is not None:
+        return f"that of {model.block}"
     if model.dropout:
         return "plain, because its weights are dropped"
+    if looks_ahead(model.visible, model.context_length, model.separator is not None):
+        return f"chunked over all keys, because {model.visible} lets tokens attend to later ones"
+    if ours := [str(one) for one in (model.visible, model.score) if one is not None]:
+        return f"chunked, with {' and '.join(ours)}"
     shape = (config.train.batch_size, model.n_heads, model.context_length, model.head_dim)
     x = jax.ShapeDtypeStruct(shape, config.train.dtype)
     return "chunked, within documents" if model.separator is not None else attention_path(x, x)

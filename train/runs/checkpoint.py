@@ -48,8 +48,12 @@ class Checkpoints:
     It keeps the newest `keep` checkpoints and the `keep_best` with the lowest validation loss.
     """
 
-    def __init__(self, folder: Path, keep: int = 1, keep_best: int = 0) -> None:
-        self.folder = folder.absolute()
+    def __init__(
+        self, folder: Path, keep: int = 1, keep_best: int = 0,
+        by: str = "config.toml; undo the change of its [model] section",
+    ) -> None:  # fmt: skip
+        """`by` says what determines the shapes of the parameters, and what to do if they are others."""
+        self.folder, self._by = folder.absolute(), by
         self._keep, self._keep_best = keep, keep_best
         self._writing: Future[None] | None = None
 
@@ -239,8 +243,7 @@ class Checkpoints:
             found, wanted = there.get(name, "missing"), here.get(name, "missing")
             if found != wanted and name.startswith("params/"):
                 raise InputError(
-                    f"parameter {name.removeprefix('params/')} is {found} in {self.folder} but {wanted} by "
-                    "config.toml; undo the change of its [model] section."
+                    f"parameter {name.removeprefix('params/')} is {found} in {self.folder} but {wanted} by {self._by}."
                 )
             if found != wanted:
                 raise InputError(

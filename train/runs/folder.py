@@ -15,8 +15,9 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 
 from ..config import RunConfig, load_config, to_toml
+from ..ideas import Code
 
-LEFTOVERS = ("tokenizer.json", "tokenizer.json.tmp", "config.toml.tmp")  # of a run that was killed as it began
+LEFTOVERS = ("code", "tokenizer.json", "tokenizer.json.tmp", "config.toml.tmp")  # of a run that was killed as it began
 
 
 class RunFolder:
@@ -35,7 +36,10 @@ class RunFolder:
         self.loss_picture = self.path / "loss.png"
         self.samples = self.path / "samples.txt"
         self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"  # this and the next only with a sink
+        self.sink_id = self.path / "sink-id.txt"
         self.profile = self.path / "profile"
+        self.code = self.path / "code"  # a copy of the user's file of functions, to compare with
         self.weights = self.path / "weights.safetensors"  # this and the next only in an imported run
         self.pretrained = self.path / "pretrained.json"
 
@@ -80,10 +84,13 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise InputError(f"--out {str(self.path)!r} cannot be used: {error}.") from None
 
-    def create(self, config: RunConfig, tokenizer: Tokenizer) -> None:
-        """Write tokenizer and config. Raises InputError if the folder cannot be written to."""
+    def create(self, config: RunConfig, tokenizer: Tokenizer, code: Code | None = None) -> None:
+        """Write tokenizer, a copy of the user's code, and config. Raises InputError if the folder cannot be written."""
         try:
             tokenizer.save(self.tokenizer)
+            if code is not None:
+                self.code.mkdir(exist_ok=True)
+                replace_file(self.code / code.path.name, code.text)
             self.write_config(config)
         except OSError as error:
             raise self._unwritable(error) from None

@@ -13,13 +13,18 @@ from jaxllm.utils.errors import InputError, shown
 from ..config import RunConfig, build_config, differences
 from ..errors import DamagedError, DroppedError
 from ..eval_weights import eval_weights
+from ..ideas import Code, check_same_code, resolve
+from ..ideas_check import check_ideas
 from ..state import abstract_state
 from .checkpoint import Checkpoints
 from .folder import RunFolder
 from .imported_weights import read_weights
 from .manifest import Manifest
 
-MAY_CHANGE = ("train.steps", "train.max_skipped", "train.products", "eval.", "checkpoint.")  # when a run is resumed
+MAY_CHANGE = (  # when a run is resumed
+    "train.steps", "train.seconds", "train.max_skipped", "train.products", "train.sink",
+    "eval.", "checkpoint.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,19 +45,24 @@ class TrainedRun:
         return self.chat.begin_token if self.chat else None
 
 
-def load_run(path: str | Path, step: str | None = None, with_optimizer: bool = False) -> TrainedRun:
+def load_run(
+    path: str | Path, step: str | None = None, with_optimizer: bool = False, code: Code | None = None
+) -> TrainedRun:  # fmt: skip
     """The parameters of a run folder: the newest, those of a step ("100"), or the "best" by validation loss.
 
     They are the weights that `eval.weights` means. `with_optimizer`, they are the trained ones, beside the optimizer's
     state, which otherwise is read only where those weights are made from it.
-    Raises InputError if there are none, or if they are damaged or belong to another config or tokenizer.
+    A run whose config names functions of a file needs the `code` that it was trained with.
+    Raises InputError if there are none, or if they are damaged or belong to another config, tokenizer or code.
     """
     folder = RunFolder(path)
-    config = folder.read_config()
+    check_same_code(code, folder.code)
+    config = resolve(folder.read_config(), code)
     tokenizer = load_tokenizer(folder.tokenizer)
     if folder.weights.exists():
         return _load_imported(folder, config, tokenizer, step)
     model = model_of(config, tokenizer)
+    check_ideas(config, model.config)
     try:
         checkpoints = Checkpoints(folder.checkpoints)
         chosen = choose_step(checkpoints, step)
@@ -62,7 +72,7 @@ def load_run(path: str | Path, step: str | None = None, with_optimizer: bool = F
     except DroppedError:
         if step is not None and step != "best":
             raise
-        return load_run(path, step, with_optimizer)  # a newer one has replaced it
+        return load_run(path, step, with_optimizer, code)  # a newer one has replaced it
     except OSError as error:
         raise InputError(f"cannot read {folder.checkpoints}: {error.strerror or error}.") from None
     if averaged:

@@ -20,7 +20,8 @@ MODEL, TOLERANCES, TREES = (f"jaxllm/compare/{name}.py" for name in ("model", "t
 MUTATIONS = [
     Mutation("a broadcast axis not summed", ARRAYS, "if n == 1 and gradient.shape[i] != 1)", "if False)", derivative("layers.dropout")),
     Mutation("the reference's window one too wide", f"{REFERENCE}attention.py", "distance < (np.inf", "distance <= (np.inf", twin("attention.causal_mask", 2)),
-    Mutation("the reference's chunks without a window", f"{REFERENCE}attention.py", "return causal_mask(np.shape(q)[-2], window) if", "return causal_mask(np.shape(q)[-2]) if", twin("attention.causal_dot_product_attention", 5)),
+    Mutation("the reference's chunks without a window", f"{REFERENCE}attention.py", "return causal_mask(np.shape(q)[-2], window, rule) if", "return causal_mask(np.shape(q)[-2], None, rule) if", twin("attention.causal_dot_product_attention", 5)),
+    Mutation("the reference's score without its slope", f"{REFERENCE}attention.py", "back(sum_to(dy, np.shape(out)))[0]", "sum_to(dy, np.shape(out))", derivative("attention.change_scores")),
     Mutation("gradient of weights that lie by outputs twice", f"{REFERENCE}fast/few_rows.py", "return dx, dkernel.T", "return dx, 2 * dkernel.T", derivative("fast.few_rows.rows_product")),
     Mutation("a shared key head hears one of its query heads twice", f"{REFERENCE}fast/cached_gpt.py", "key_back(dk)[0]", "2 * key_back(dk)[0]", derivative("fast.cached_gpt.grouped_attention")),
     Mutation("a token twice in a text counts once", f"{REFERENCE}embeddings.py", "np.add.at(d_table, tokens[inside], dy[inside])", "d_table[tokens[inside]] = dy[inside]", "model/test_reference.py::test_tokens_outside_have_no_gradient"),

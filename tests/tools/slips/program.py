@@ -3,6 +3,8 @@
 from slips.mutation import Mutation
 
 COMMIT = "bench/test_bench_commit.py"
+RUNS = "commands/test_runs_command.py"
+VERDICT = "training/test_verdict.py"
 BACKEND = "commands/test_plotting.py::test_the_environment_may_name_any_backend"
 
 MUTATIONS = [
@@ -66,4 +68,24 @@ MUTATIONS = [
     Mutation("a backend that is not there ends the drawing", "train/plotting.py", 'os.environ.pop("MPLBACKEND", None)', 'os.environ.get("MPLBACKEND")', f"{BACKEND}[nonsense-None]"),
     Mutation("the environment's backend forgotten", "train/plotting.py", "        if named is not None:", "        if False:", f"{BACKEND}[svg-svg]"),
     Mutation("a picture that fails ends its command", "train/plotting.py", "except Exception as error:", "except OSError as error:", "commands/test_plotting.py::test_a_comparison_does_not_depend_on_its_picture[True]", "RuntimeError: latex was not"),
+    Mutation("operations of a backward as large as the forward", "jaxllm/flops.py", "return 6 * weights", "return 4 * weights", "model/test_flops.py::test_operations_are_those_of_the_reference"),
+    Mutation("a gate not counted", "jaxllm/flops.py", "(3 if model.gated else 2)", "2", "model/test_flops.py::test_operations_are_those_of_the_reference[options1]"),
+    Mutation("pairs out of step", "train/runs/verdict.py", "paired([group[s] for s in seeds], [baseline[s] for s in seeds])", "paired([*group.values()][: len(seeds)], [*baseline.values()][: len(seeds)])", f"{VERDICT}::test_seeds_in_common_are_compared_in_pairs"),
+    Mutation("the spread of all, not of a sample", "train/runs/verdict.py", "differences.std(-1, ddof=1)", "differences.std(-1)", f"{VERDICT}::test_false_alarms_are_5_in_100[2]"),
+    Mutation("one-sided p-values", "train/runs/verdict.py", "np.asarray(2 * stdtr(", "np.asarray(stdtr(", f"{VERDICT}::test_false_alarms_are_5_in_100[3]"),
+    Mutation("degrees of freedom of equal variances", "train/runs/verdict.py", "out=least, where=below > 0", "out=least + max(a.shape[-1], b.shape[-1]), where=below < 0", f"{VERDICT}::test_it_is_the_t_test_of_scipy"),
+    Mutation("each of many comparisons at 5 %", "train/runs/verdict.py", "np.arange(p.shape[-1], 0, -1)", "1", f"{VERDICT}::test_any_false_alarm_among_many_comparisons"),
+    Mutation("a smaller adjusted p-value after a larger", "train/runs/verdict.py", "np.maximum.accumulate(steps, axis=-1)", "steps", f"{VERDICT}::test_holm_adjusts_as_published"),
+    Mutation("seeds for the normal distribution", "train/runs/verdict.py", "degrees = degrees_per_seed * (n - 1)", "degrees = 1e6", f"{VERDICT}::test_the_seeds_that_would_be_needed"),
+    Mutation("seeds for one comparison of several", "train/runs/verdict.py", "LEVEL / comparisons", "LEVEL", f"{RUNS}::test_what_would_be_needed_and_how_many_are_compared"),
+    Mutation("a higher loss is better", "train/runs/verdict.py", '"better" if self.effect < 0', '"better" if self.effect > 0', f"{VERDICT}::test_seeds_in_common_are_compared_in_pairs"),
+    Mutation("a run in progress judged", "train/runs/summary.py", "if self.step < self.config.train.steps:", "if False:", f"{RUNS}::test_what_does_not_count_is_named"),
+    Mutation("a folder counted twice", "train/runs/summary.py", "found.setdefault(path.resolve(), path)", "found.setdefault(path, path)", f"{RUNS}::test_what_does_not_count_is_named"),
+    Mutation("a gated idea taken for one without a gate", "train/runs/summary.py", '"swiglu" if any(', '"relu" if any(', f"{RUNS}::test_the_operations_of_an_idea[arrays1-swiglu]"),
+    Mutation("a seed that counts twice", "train/runs/compared.py", "first.setdefault(run.seed, run)", "first[run.seed] = run", f"{RUNS}::test_what_does_not_count_is_named"),
+    Mutation("a text elsewhere taken for another", "train/runs/compared.py", '"data.sha256" not in names', "False", f"{RUNS}::test_the_same_text_elsewhere_is_no_difference"),
+    Mutation("losses of different texts compared", "train/runs/compared.py", "if same_text(group, baseline) else {}", "if True else {}", f"{RUNS}::test_sentences_without_a_verdict"),
+    Mutation("the band of the first seed", "train/runs/curves_plot.py", "losses.min(0), losses.max(0)", "losses[0], losses[0]", f"{RUNS}::test_a_curve_is_the_mean_of_the_seeds"),
+    Mutation("a seed left out without a word", "train/commands/runs.py", "        if run.unfinished:", "        if False:", f"{RUNS}::test_what_does_not_count_is_named"),
+    Mutation("an unadjusted p-value printed", "train/commands/runs_report.py", "verdict.adjusted_p:.2g", "verdict.p:.2g", f"{RUNS}::test_what_would_be_needed_and_how_many_are_compared"),
 ]  # fmt: skip

@@ -7,6 +7,7 @@ STEPS = "training/test_step.py::test_steps_agree_with_the_reference[xla]"
 SCHEDULE_FREE = "training/test_nonfinite.py::test_a_step_left_out_counts_for_the_weights_of_schedule_free"
 CHOOSING = "training/test_choosing_products.py"
 NOT_FINITE = "training/test_nonfinite.py::test_such_a_step_is_counted_and_changes_nothing_else"
+LIMIT = "training/test_budget.py::test_a_run_ends_with_its_time_and_the_end_of_its_schedule"
 STEP = "train/step.py"
 OPTIMIZER_FILE = "train/optimizer.py"
 
@@ -26,7 +27,7 @@ MUTATIONS = [
     Mutation("decay of vectors too", OPTIMIZER_FILE, "p.ndim >= 2", "p.ndim >= 1", OPTIMIZER),
     Mutation("betas swapped", OPTIMIZER_FILE, "b1=config.beta1,\n        b2=config.beta2,", "b1=config.beta2,\n        b2=config.beta1,", OPTIMIZER),
     Mutation("Adam's epsilon 1e-6", OPTIMIZER_FILE, "weight_decay=config.weight_decay,", "weight_decay=config.weight_decay, eps=1e-6,", OPTIMIZER),
-    Mutation("bias correction dropped", OPTIMIZER_FILE, "    return optax.chain(\n        optax.clip", "    optax.tree.bias_correction = lambda moment, decay, count: moment\n    return optax.chain(\n        optax.clip", OPTIMIZER),
+    Mutation("bias correction dropped", OPTIMIZER_FILE, "    return optax.chain(optax.clip", "    optax.tree.bias_correction = lambda moment, decay, count: moment\n    return optax.chain(optax.clip", OPTIMIZER),
     Mutation("no clipping", OPTIMIZER_FILE, "optax.clip_by_global_norm(config.clip_norm)", "optax.identity()", OPTIMIZER),
     Mutation("clipping of each number, not of the norm", OPTIMIZER_FILE, "optax.clip_by_global_norm(config.clip_norm)", "optax.clip(config.clip_norm)", OPTIMIZER),
     Mutation("warm-up from 0", OPTIMIZER_FILE, "config.learning_rate * (now + 1)", "config.learning_rate * now", OPTIMIZER),
@@ -73,7 +74,7 @@ MUTATIONS = [
     Mutation("a number where a text stands", "train/config.py", '(str in kinds and type(parsed["value"]) not in kinds)', "False", "commands/test_configs.py::test_a_text_field_takes_any_text_as_it_is[data.source-2024]"),
     Mutation("the seed of the config ignored", "train/state.py", "result()(config.seed)", "result()(0)", "training/test_step.py::test_init_and_compile_gives_the_same_state_and_step"),
     Mutation("a key for dropout where nothing is dropped", STEP, "dropout_key(config.seed) if model.config.dropout else None", "dropout_key(config.seed)", "training/test_loop.py::test_a_new_run_compiles_its_two_programs_and_two_checks"),
-    Mutation("the name of the optimizer ignored", OPTIMIZER_FILE, "OPTIMIZERS[config.name](", "adamw(", "training/test_step.py::test_the_config_selects_the_optimizer_by_name"),
+    Mutation("the name of the optimizer ignored", OPTIMIZER_FILE, "rule = named(config.name, OPTIMIZERS, \"optimizer.name\")", "rule = adamw", "training/test_step.py::test_the_config_selects_the_optimizer_by_name"),
     Mutation("a running mean that begins at 0", "train/runs/loss_plot.py", "out.append(total / norm)", "out.append(total)", "training/test_step_log.py::test_the_running_mean_begins_at_the_first_value"),
     Mutation("AdamW's moments for any optimizer", "train/memory_estimate.py", "return _bytes(params), _bytes(state)", "return _bytes(params), 2 * _bytes(params)", "training/test_memory.py::test_an_optimizer_may_look_at_names_and_dimensions"),
     Mutation("the raw weights for the averaged ones", "train/eval_weights.py", "return optax.contrib.schedule_free_eval_params(averaged, state.params)", "return state.params", "training/test_optimizers.py::test_averaged_weights_are_evaluated"),
@@ -86,4 +87,12 @@ MUTATIONS = [
         optax.scale_by_learning_rate(schedule),
         optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
 """, "training/test_optimizers.py::test_a_step_agrees_with_its_twin[adafactor]"),
+    Mutation("the schedule's rest over all of the time", "train/budget.py", "max(train.seconds - warmed_up_s, 1e-9)", "max(train.seconds, 1e-9)", "training/test_budget.py::test_the_warm_up_takes_its_steps_and_the_rest_of_the_schedule_the_rest_of_the_time"),
+    Mutation("a run without an end of its time", "train/budget.py", "seconds >= config.seconds)", "seconds < 0)", "training/test_budget.py::test_a_run_is_over_by_steps_or_by_seconds"),
+    Mutation("the step not told that its schedule is ahead", "train/budget.py", "schedule(step + ahead)", "schedule(step)", LIMIT),
+    Mutation("a resumed run with all its time again", "train/runs/step_log.py", "self._trained = used_s(self._file.records)", "self._trained = 0.0", LIMIT),
+    Mutation("steps sent to a tracker twice", "train/runs/sinks.py", 'if record["step"] > self._written or', 'if record["step"] > 0 or', "training/test_sinks.py::test_a_tracker_finds_a_resumed_run_again_and_gets_each_step_once[wandb]"),
+    Mutation("a sink that fails ends the run", "train/runs/sinks.py", "except Exception as error:", "except ValueError as error:", "training/test_sinks.py::test_a_sink_that_fails_is_left_out_and_the_run_goes_on[wandb]"),
+    Mutation("a loop's last step before a signal not saved", "train/training.py", "if self._ending or self._step % ", "if self._step % ", "training/test_training.py::test_a_signal_ends_the_loop_after_its_step_which_is_saved"),
+    Mutation("a loop's step that is not finite applied", "train/training.py", "finite = jnp.isfinite(loss) & ~wrong.any()", "finite = jnp.isfinite(loss) | True", "training/test_training.py::test_a_step_that_is_not_finite_is_not_applied_and_named"),
 ]  # fmt: skip

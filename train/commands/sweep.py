@@ -1,0 +1,201 @@
+"""`jaxllm sweep`: a run for every combination of values, each an ordinary run folder, and their table and verdict."""
+
+import argparse
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxllm.utils.errors import InputError, shown
+
+from ..budget import is_over, used_s
+from ..config import RunConfig, differences, load_config
+from ..errors import DivergedError, Stopped
+from ..ideas import Code, check_same_code, load_code, resolve
+from ..ideas_check import check_ideas
+from ..inputs import Prepared, prepare
+from ..loop import train
+from ..notes import print_note
+from ..products import check_products, choose
+from ..runs.checkpoint import Checkpoints, saved_steps
+from ..runs.folder import RunFolder
+from ..runs.load import check_unchanged
+from ..runs.metrics import read_metrics
+from ..sweep import Combination, check_place, combinations, keep_or_check, parse_axes
+from ..together import Member, NotTraceableError, alike, most_together, numbers_of, train_together
+from .options import Parser, add_code
+from .runs import show
+from .train import introduction, prepare_backend
+
+PICTURE = "sweep.png"
+
+
+def add_options(parser: Parser) -> None:
+    """The options of the command."""
+    parser.runs(
+        run,
+        "jaxllm sweep configs/quickstart.toml --out runs/rates "
+        "--set optimizer.learning_rate=1e-3,3e-3 --set train.seed=0,1,2",
+    )
+    parser.add_argument("config", metavar="CONFIG.toml", help="`jaxllm config` lists its fields")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the runs, to go on in as well")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="settings", metavar="section.key=VALUE,...",
+        help="a field's values, with commas between them; a text or list with commas as in TOML; may be repeated",
+    )  # fmt: skip
+    add_code(parser)
+    parser.add_argument(
+        "--at-most", type=int, metavar="N",
+        help="train at most N runs at a time (default: as many of those that differ only in numbers as fit in memory)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of the sweep: its name, its config before its data are read, its folder, and the steps it has."""
+
+    name: str
+    config: RunConfig
+    folder: RunFolder
+    done: int
+    complete: bool  # with the loss of its last step
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train the runs that are not complete, then print the table and the verdict. Exit code 1 if a run diverged."""
+    a = arguments
+    if a.at_most is not None and a.at_most < 1:
+        raise InputError(f"--at-most is {a.at_most}, but it must be at least 1.")
+    folder, axes, code = RunFolder(a.out), parse_axes(a.settings), load_code(a.code)
+    chosen = combinations(axes)
+    configs = [load(a.config, one, code) for one in chosen]
+    prepare_backend(configs[0])
+    for config in configs:
+        check_products(config.train)
+    check_place(folder.path)
+    with folder.locked():
+        keep_or_check(folder.path, axes, configs[0])
+        runs = [plan(folder.path / one.name, one.name, config) for one, config in zip(chosen, configs, strict=True)]
+        left = [one for one in runs if not one.complete]
+        if len(left) < len(runs):
+            print(f"{len(runs) - len(left)} of {len(runs)} runs are complete")
+        try:
+            failed = train_runs(left, code, a.at_most)
+        except Stopped as stopped:
+            by = signal.Signals(stopped.exit_code - 128)
+            raise Stopped(f"{stopped}; to go on with the sweep, repeat its command", by) from None
+        show([one.folder.path for one in runs], folder.path / PICTURE)
+    print(f"picture {folder.path / PICTURE}, runs {folder.path}")
+    return 1 if failed else 0
+
+
+def load(path: str, one: Combination, code: Code | None) -> RunConfig:
+    """The config of a combination. Raises InputError that names the run."""
+    try:
+        return resolve(load_config(path, one.overrides), code)
+    except InputError as error:
+        raise InputError(f"the run {one.name}: {error}") from None
+
+
+def plan(path: Path, name: str, config: RunConfig) -> Planned:
+    """What a run's folder holds already. Raises InputError if it holds something else than a run."""
+    folder = RunFolder(path)
+    if not folder.config.exists():
+        folder.check_new()
+        return Planned(name, config, folder, 0, False)
+    records, done = read_metrics(folder.metrics), max(saved_steps(folder.checkpoints), default=0)
+    complete = is_over(config.train, done, used_s(records)) and bool(records) and records[-1]["step"] == done
+    return Planned(name, config, folder, done, complete and "val_loss" in records[-1])
+
+
+def train_runs(left: Sequence[Planned], code: Code | None, at_most: int | None) -> list[str]:
+    """Train these runs; returns the names of those that diverged, whose errors are printed."""
+    if not left:
+        return []
+    members = [Member(one.name, inputs, one.folder) for one, inputs in zip(left, prepare_all(left, code), strict=True)]
+    print("\n".join(introduction(members[0].run)))
+    done = {one.name: one.done for one in left}
+    return [name for group in grouped(members, done, at_most) for name in train_group(group, code)]
+
+
+def prepare_all(left: Sequence[Planned], code: Code | None) -> list[Prepared]:
+    """What each run needs. Runs with the same data and tokenizer share them, read and encoded once.
+
+    Raises InputError that names the run.
+    """
+    prepared: list[Prepared] = []
+    for one in left:
+        before = zip(left, prepared, strict=False)
+        twin = next((inputs for other, inputs in before if reads_the_same(other.config, one.config)), None)
+        try:
+            inputs = twin.with_config(one.config) if twin else prepare(one.config)
+            check_ideas(inputs.config, inputs.model)
+            prepared.append(with_products(one, inputs, code))
+        except InputError as error:
+            raise InputError(f"the run {one.name}: {error}") from None
+    return prepared
+
+
+def reads_the_same(one: RunConfig, other: RunConfig) -> bool:
+    """Whether two runs have the same ids."""
+    return (one.data, one.tokenizer) == (other.data, other.tokenizer)
+
+
+def with_products(one: Planned, inputs: Prepared, code: Code | None) -> Prepared:
+    """The run with what computes its matrix products: measured for a new run, and of a begun one as its folder says.
+
+    Raises InputError where the folder's config, code or tokenizer is not this run's.
+    """
+    if not one.folder.config.exists():
+        return inputs.computing_with(choose(inputs.model, inputs.config.train).name)
+    kept = one.folder.read_config()
+    inputs = inputs.computing_with(kept.train.products)
+    for name, then, now in differences(kept, inputs.config):
+        raise InputError(
+            f"{name} is {shown(now)} in the sweep but {shown(then)} in {one.folder.config}; undo that change, or "
+            "delete the folder of the run to start it again."
+        )
+    check_same_code(code, one.folder.code)
+    if one.done:
+        check_unchanged(Checkpoints(one.folder.checkpoints), one.done, inputs.config, inputs.tokenizer)
+    return inputs
+
+
+def grouped(members: Sequence[Member], done: Mapping[str, int], at_most: int | None) -> Iterator[list[Member]]:
+    """The runs that are trained at the same time: alike, at the same step, and no more than wanted and than fit."""
+    groups: dict[tuple[str, int], list[Member]] = {}
+    for member in members:
+        groups.setdefault((alike(member.run.config), done[member.name]), []).append(member)
+    for group in groups.values():
+        n = min(at_most or len(group), most_together(group[0].run))
+        n = n if group[0].run.config.train.seconds is None else 1  # each run has its own time
+        yield from (group[i : i + n] for i in range(0, len(group), n))
+
+
+def train_group(group: Sequence[Member], code: Code | None) -> list[str]:
+    """Train runs together, or a run alone; returns the names of those that diverged."""
+    with ExitStack() as locks:
+        for member in group:
+            locks.enter_context(member.folder.locked())
+            if not member.folder.config.exists():
+                member.folder.create(member.run.config, member.run.tokenizer, code)
+        if len(group) > 1:
+            fields = ", ".join(numbers_of([member.run.config for member in group]))
+            try:
+                print(f"{len(group)} runs in one compiled step, because they differ only in {fields}", flush=True)
+                return [*train_together(group)]
+            except NotTraceableError as error:
+                print_note(f"they are trained one after the other: the optimizer does not allow it ({error})")
+        return [member.name for member in group if not trained_alone(member)]
+
+
+def trained_alone(member: Member) -> bool:
+    """Train a run, and print its error where it diverged; returns whether it did not."""
+    print(member.name, flush=True)
+    try:
+        train(member.run, member.folder)
+    except DivergedError as error:
+        print(f"{member.name}: {error}", flush=True)
+        return False
+    return True

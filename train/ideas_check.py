@@ -1,0 +1,234 @@
+"""A user's functions tried on small arrays before a model is compiled: results of the right shape, finite, and pure."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from jaxllm.config import GPTConfig
+from jaxllm.gpt import GPT
+from jaxllm.loss import takes_hidden
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.ideas import Idea
+
+from .config import RunConfig
+from .ideas import references
+from .state import abstract_state
+
+N_ROWS, N_POSITIONS = 3, 4
+RECORDED = (
+    "step", "tokens", "elapsed_s", "train_loss", "learning_rate", "grad_norm", "not_finite", "tokens_per_s",
+    "data_wait_s", "val_loss", "averaged_val_loss", "skipped",
+)  # fmt: skip
+
+
+def check_ideas(config: RunConfig, model: GPTConfig) -> None:
+    """Try every function of a resolved config, and the model with its block.
+
+    Raises InputError that names the function for a result of a wrong shape or type, a non-finite value or gradient at
+    ordinary numbers, and a function that is not pure: one that computes something else when it is traced again.
+    """
+    for section, field, idea in references(config):
+        if trial := _TRIALS.get(f"{section}.{field}"):
+            trial(idea, model)
+        if trial_of_training := _TRIALS_OF_TRAINING.get(f"{section}.{field}"):
+            trial_of_training(idea, config, model)
+
+
+def elementwise(idea: Idea, arguments: list[Any], shape: tuple[int, ...], gives: str) -> None:
+    """Check a function of arrays: its value and gradient at `arguments`; the result must have this shape."""
+    out = _called(idea, arguments)
+    if not hasattr(out, "shape") or tuple(out.shape) != shape:
+        raise InputError(
+            f"{idea.name} returns {_described(out)} for arguments of shapes {', '.join(map(_described, arguments))}, "
+            f"but it must return {gives} of shape {_text(shape)}."
+        )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise InputError(f"{idea.name} returns {out.dtype}, but it must return {gives} as floating-point numbers.")
+    _check_pure(idea, arguments)
+    floats = [i for i, x in enumerate(arguments) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)]
+
+    def of_floats(*some: Array) -> Array:
+        given = dict(zip(floats, some, strict=True))
+        return idea(*(given.get(i, x) for i, x in enumerate(arguments)))
+
+    value, pullback = jax.vjp(of_floats, *(arguments[i] for i in floats))
+    for what, array in [("value", value)] + [("gradient", g) for g in pullback(jnp.ones_like(value))]:
+        if not bool(jnp.isfinite(array).all()):
+            raise InputError(
+                f"the {what} of {idea.name} is not finite at ordinary numbers (0 among them); where it chooses between "
+                "two formulas by jnp.where, both must have a finite derivative."
+            )
+
+
+def _called(idea: Idea, arguments: list[Any]) -> Any:
+    """The shape of what a function returns. Raises InputError where it does not take these arguments."""
+    try:
+        signature(idea).bind(*arguments)
+    except TypeError as error:
+        raise InputError(f"{idea.name} cannot be called with {len(arguments)} arguments: {error}.") from None
+    arrays = [i for i, x in enumerate(arguments) if hasattr(x, "dtype")]
+
+    def of_arrays(*some: Array) -> Any:
+        given = dict(zip(arrays, some, strict=True))
+        return idea(*(given.get(i, x) for i, x in enumerate(arguments)))
+
+    return jax.eval_shape(of_arrays, *(arguments[i] for i in arrays))
+
+
+def _check_pure(idea: Idea, arguments: list[Any]) -> None:
+    """Raises InputError where the function becomes another program when it is traced again."""
+    arrays = [i for i, x in enumerate(arguments) if hasattr(x, "dtype")]
+
+    def traced() -> tuple[str, list[Any]]:
+        def of_arrays(*some: Array) -> Any:
+            given = dict(zip(arrays, some, strict=True))
+            return idea(*(given.get(i, x) for i, x in enumerate(arguments)))
+
+        program = jax.make_jaxpr(of_arrays)(*(arguments[i] for i in arrays))
+        return str(program.jaxpr), program.consts
+
+    (one, consts), (again, others) = traced(), traced()
+    if one != again or not all(np.array_equal(a, b) for a, b in zip(consts, others, strict=True)):
+        raise InputError(
+            f"{idea.name} is not pure: traced twice, it computes two different things; it may depend on its arguments "
+            "only, not on random numbers, the time or a variable that it changes."
+        )
+
+
+def _described(x: Any) -> str:
+    return _text(x.shape) if hasattr(x, "shape") else repr(x) if isinstance(x, int | float) else type(x).__name__
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _numbers(*shape: int) -> Array:
+    """Ordinary numbers of both signs, with zeros among them."""
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    x.flat[::5] = 0
+    return jnp.asarray(x)
+
+
+def _places() -> tuple[Array, Array]:
+    t = jnp.arange(N_POSITIONS)
+    return t[:, None], t[None, :]
+
+
+def _activation(idea: Idea, model: GPTConfig) -> None:
+    shape = (N_ROWS, model.hidden_dim)
+    elementwise(idea, [_numbers(*shape) for _ in range(2 if model.gated else 1)], shape, "an array")
+
+
+def _norm(idea: Idea, model: GPTConfig) -> None:
+    d = model.d_model
+    bias = _numbers(d) if model.use_bias else None
+    elementwise(idea, [_numbers(N_ROWS, d), _numbers(d), bias, model.norm_epsilon], (N_ROWS, d), "an array")
+
+
+def _position(idea: Idea, model: GPTConfig) -> None:
+    elementwise(idea, [jnp.arange(N_POSITIONS), model.d_model], (N_POSITIONS, model.d_model), "vectors")
+
+
+def _score(idea: Idea, model: GPTConfig) -> None:
+    shape = (2, model.n_heads, N_POSITIONS, N_POSITIONS)
+    heads = jnp.arange(model.n_heads)[:, None, None]
+    elementwise(idea, [_numbers(*shape), heads, *_places()], shape, "scores")
+
+
+def _visible(idea: Idea, model: GPTConfig) -> None:
+    t, s = _places()
+    out = _called(idea, [t, s, *((None, None) if model.separator is None else (t // 2, s // 2))])
+    if not hasattr(out, "shape") or np.broadcast_shapes(out.shape, (4, 4)) != (4, 4) or out.dtype != bool:
+        raise InputError(
+            f"{idea.name} returns {getattr(out, 'dtype', '')} {_described(out)}, but it must return bool [4, 4] for "
+            "t [4, 1] and s [1, 4]."
+        )
+
+
+def _logits(idea: Idea, model: GPTConfig) -> None:
+    shape = (N_ROWS, model.vocab_size)
+    elementwise(idea, [_numbers(*shape)], shape, "logits")
+
+
+def _loss(idea: Idea, model: GPTConfig) -> None:
+    targets = jnp.arange(2 * N_POSITIONS).reshape(2, N_POSITIONS) % model.vocab_size
+    if takes_hidden(idea):
+        read = [_numbers(2, N_POSITIONS, model.d_model), _numbers(model.vocab_size, model.d_model)]
+    else:
+        read = [_numbers(2, N_POSITIONS, model.vocab_size)]
+    elementwise(idea, [*read, targets], (2, N_POSITIONS), "the loss of each token")
+
+
+def _block(idea: Idea, model: GPTConfig) -> None:
+    if not (isinstance(idea.function, type) and issubclass(idea.function, nn.Module)):
+        raise InputError(f"{idea.name} is no class of flax.linen.nn.Module; model.block takes the class of a block.")
+    x = jax.ShapeDtypeStruct((1, min(N_POSITIONS, model.context_length), model.d_model), jnp.float32)
+
+    def both(key: Array, x: Array) -> Any:
+        block = idea.function(model)
+        first, _ = block.init_with_output(key, x, documents=None)
+        carry = first if isinstance(first, tuple) else (first,)
+        return first, block.init_with_output(key, *carry, documents=None)[0]
+
+    for out in jax.eval_shape(both, jax.random.key(0), x):
+        y = out[0] if isinstance(out, tuple) else out
+        if getattr(y, "shape", None) != x.shape:
+            raise InputError(
+                f"{idea.name} returns {_described(y)} for x of shape {_text(x.shape)}, but a block must return x's "
+                "shape, alone or first in a tuple."
+            )
+
+
+def _metrics(idea: Idea, model: GPTConfig) -> None:
+    params = jax.eval_shape(GPT(model).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    out = _called_on_trees(idea, params, params, params)
+    if not isinstance(out, dict) or any(getattr(x, "shape", None) != () for x in out.values()):
+        raise InputError(f"{idea.name} must return a dict of single numbers; it returns {_described(out)}.")
+    for name in out:
+        if name in RECORDED or not isinstance(name, str):
+            raise InputError(f"{idea.name} returns {name!r}, which metrics.jsonl holds already; choose another name.")
+
+
+def _called_on_trees(idea: Idea, *trees: Any) -> Any:
+    return jax.eval_shape(lambda *given: idea(*given), *trees)
+
+
+def _optimizer(idea: Idea, config: RunConfig, model: GPTConfig) -> None:
+    made = idea(config.optimizer, lambda step: 1e-3)
+    if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
+        raise InputError(f"{idea.name} returns {type(made).__name__}, but it must return an Optax transformation.")
+
+
+def _schedule(idea: Idea, config: RunConfig, model: GPTConfig) -> None:
+    made = idea(config.optimizer, config.train.steps)
+    rate = jax.eval_shape(made, jnp.zeros((), jnp.int32)) if callable(made) else made
+    if getattr(rate, "shape", None) != ():
+        raise InputError(
+            f"{idea.name} returns {type(made).__name__}, but it must return a function of the step, whose result is "
+            "one learning rate."
+        )
+
+
+def _weights(idea: Idea, config: RunConfig, model: GPTConfig) -> None:
+    state = abstract_state(GPT(model), config)
+    out = _called_on_trees(idea, state)
+    shapes = [jax.tree.map(lambda x: x.shape, tree) for tree in (out, state.params)]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"{idea.name} must return a tree like state.params, of the same names and shapes.")
+
+
+_TRIALS: dict[str, Callable[[Idea, GPTConfig], None]] = {
+    "model.activation": _activation, "model.norm": _norm, "model.position": _position, "model.score": _score,
+    "model.visible": _visible, "model.logits": _logits, "model.block": _block, "train.loss": _loss,
+    "train.metrics": _metrics,
+}  # fmt: skip
+_TRIALS_OF_TRAINING: dict[str, Callable[[Idea, RunConfig, GPTConfig], None]] = {
+    "optimizer.name": _optimizer, "optimizer.schedule": _schedule, "eval.weights": _weights,
+}  # fmt: skip
