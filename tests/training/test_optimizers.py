@@ -50,8 +50,13 @@ def rows(config: Any, made_by: Any = None, dtype: Any = "float64") -> Any:
 
 def test_every_name_that_a_config_allows_has_a_function_and_a_twin() -> None:
     hints = get_type_hints(OptimizerConfig)
-    assert set(get_args(hints["name"])) == set(OPTIMIZERS) == set(reference.optimizer.OPTIMIZERS) == set(CASES)
-    assert set(get_args(hints["schedule"])) == set(SCHEDULES) == set(reference.schedules.SCHEDULES)
+    assert (
+        set(get_args(get_args(hints["name"])[0]))
+        == set(OPTIMIZERS)
+        == set(reference.optimizer.OPTIMIZERS)
+        == set(CASES)
+    )
+    assert set(get_args(get_args(hints["schedule"])[0])) == set(SCHEDULES) == set(reference.schedules.SCHEDULES)
     assert set(SCHEDULES) == set(CASES.values())
     assert set(get_args(get_args(get_type_hints(EvalConfig)["weights"])[0])) == set(EVAL_WEIGHTS)
 
