@@ -25,8 +25,8 @@ from .runs_report import aligned
 from .train import describe_attention
 
 ORDER = (  # of use; what is not ours follows, sorted by name
-    "token_embedding", "position_embedding", "block", "norm_1", "attention", "query", "key", "value", "output",
-    "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "kernel", "scale", "bias",
+    "token_embedding", "position_embedding", "block", "norm_1", "attention", "query", "key", "value", "query_norm",
+    "key_norm", "output", "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "kernel", "scale", "bias",
 )  # fmt: skip
 
 
