@@ -89,7 +89,7 @@ MUTATIONS = [
     Mutation("a score of the batch's number", CAUSAL, "(jnp.arange(scores.shape[0]) % form.heads)", "jnp.arange(scores.shape[0])", CHANGED),
     Mutation("a score's slope forgotten on the way back", CAUSAL, "if form.score is None:\n        return gradient", "if True:\n        return gradient", twin("attention.causal_dot_product_attention", 9)),
     Mutation("a chunk's scores numbered from 0", CAUSAL, "jnp.minimum(start + t, form.length - 1)", "jnp.minimum(0 * start + t, form.length - 1)", CHANGED),
-    Mutation("what looks ahead reads no later group", CAUSAL, "groups = 1 if ahead else", "groups = 1 if False else", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[prefix]"),
+    Mutation("what looks ahead reads no later group", CAUSAL, "groups = 1 if ahead else", "groups = 1 if False else", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
     Mutation("what sees nothing has a gradient at its scores", CAUSAL, "ds = jnp.where(_seen(form, ds.shape, start, *own, *theirs), ds, 0)", "pass", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
     Mutation("a rule is shown the padding of chunks", CAUSAL, "scores if form.rule is None else", "scores if True else", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
     Mutation("a rule that looks into the next document taken for causal", CAUSAL, "[(0, 0), (1, 1), (0, 1)]", "[(0, 0), (1, 1)]", f"{CHANGED_FILE}::test_what_looks_ahead"),

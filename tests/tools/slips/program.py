@@ -30,7 +30,7 @@ MUTATIONS = [
     Mutation("decay described for vectors", "train/optimizer.py", "config.weight_decay if decayed else 0.0", "config.weight_decay", f"{DESCRIBE}::test_rules_are_what_the_optimizers_do"),
     Mutation("documents described as one", "train/commands/describe_report.py", "return model if config.data.attend_across else", "return model if True else", f"{DESCRIBE}::test_a_run_and_a_vocabulary_that_depends_on_the_text"),
     Mutation("a run described by another config", "train/commands/describe.py", "    if overrides:", "    if False:", f"{DESCRIBE}::test_wrong_input_is_one_sentence"),
-    Mutation("moments of one step more", "jaxllm/compare/optimizer.py", "twin.Moments(int(adam.count),", "twin.Moments(int(adam.count) + 1,", "training/test_step.py::test_the_optimizer_agrees_with_its_twin"),
+    Mutation("moments of one step more", "jaxllm/compare/optimizer_states.py", "return Moments(_count(adam),", "return Moments(_count(adam) + 1,", "training/test_step.py::test_the_optimizer_agrees_with_its_twin"),
     Mutation("an optimizer compared in float32", "train/commands/compare.py", '"float64" if dtype == "float64" else "float32"', '"float32"', "commands/test_compare_command.py::test_the_command"),
     Mutation("the newest compiled programs go first", "train/runtime/compile_cache.py", "in sorted(files):", "in sorted(files, reverse=True):", "training/test_compile_cache.py::test_the_oldest_go_first"),
     Mutation("documents of the other split", "train/commands/data.py", "index.documents[split]:>12,}", "index.documents['train']:>12,}", "commands/test_tokenizer_commands.py::test_prepare_and_verify"),
