@@ -48,7 +48,7 @@ def visible(
     document_s)` decides in place of all that. Every mask is made here.
     """
     if rule is not None:
-        given = (t, s) if document_t is None else (t, s, document_t, document_s)
+        given = [t, s] if document_t is None or document_s is None else [t, s, document_t, document_s]
         return jnp.broadcast_to(rule(t, s, document_t, document_s), jnp.broadcast_shapes(*map(jnp.shape, given)))
     seen = s <= t
     if window is not None:

@@ -45,8 +45,9 @@ class Place(NamedTuple):
         reads the row alone gives them. Padding is never visible.
         """
         if rule is not None:
-            documents = (self.documents[:, :, None] - 1, self.all_documents[:, None, :] - 1) if within else ()
-            seen = visible(self.positions[:, :, None], self.all_positions[:, None, :], *documents, rule=rule)
+            own, theirs = self.documents[:, :, None] - 1, self.all_documents[:, None, :] - 1
+            documents = (own, theirs) if within else (None, None)
+            seen = visible(self.positions[:, :, None], self.all_positions[:, None, :], *documents, None, rule)
             return seen & (self.all_documents > 0)[:, None, :]
         t = self.slot + jnp.arange(self.documents.shape[1])
         s = jnp.arange(self.all_documents.shape[1])

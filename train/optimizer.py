@@ -102,8 +102,12 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, int], optax.Schedule]] = {
 def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019, algorithm 2) with weight decay on matrices only."""
     return optax.adamw(
-        schedule, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=_is_matrix
-    )  # fmt: skip
+        schedule,
+        b1=config.beta1,
+        b2=config.beta2,
+        weight_decay=config.weight_decay,
+        mask=_is_matrix,
+    )
 
 
 def muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -97,7 +97,8 @@ def apply_gradients(
     """The new parameters and the optimizer's new state, the old ones if not `finite`; and the updates.
 
     On a CPU the state is computed after the parameters, from the same old state. Without this order XLA copies the old
-    moments, which both read, before it overwrites them.
+    moments, which both read, before it overwrites them. Only what the state depends on is computed twice: XLA leaves
+    out the directions of the second update, such as Muon's matrix products.
     """
     old = state.opt_state
     updates, opt_state = optimizer.update(grads, old, state.params)

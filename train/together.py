@@ -1,8 +1,8 @@
 """Several runs trained by one compiled step: runs whose configs differ only in numbers that can be traced.
 
-The step maps over the runs by `jax.lax.map`: one program, compiled once, steps one run after the other. Each run's
-arrays have the shapes that they have alone, and only one run's activations are in memory at a time. The numbers in
-which the runs differ are arguments of the program. Otherwise each run leaves what `train.loop.train` leaves.
+The step goes through the runs in a loop of its own: one program, compiled once, steps one run after the other. Each
+run's arrays have the shapes that they have alone, and only one run's activations are in memory at a time. The numbers
+in which the runs differ are arguments of the program. Otherwise each run leaves what `train.loop.train` leaves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -101,15 +101,17 @@ def make_step(model: GPT, config: RunConfig) -> Any:
     It donates the buffers of the states.
     """
 
-    def of_one(arguments: tuple[Numbers, TrainState, Array, Array]) -> tuple[TrainState, Metrics]:
-        numbers, state, inputs, targets = arguments
+    def of_one(states: TrainState, of_run: tuple[int, Numbers, Array, Array]) -> tuple[TrainState, Metrics]:
+        i, numbers, inputs, targets = of_run
         own = with_numbers(config, numbers)
         optimizer = make_optimizer(own.optimizer, config.train.steps)
         schedule = learning_rate_schedule(own.optimizer, config.train.steps)
-        return step_function(model, optimizer, own.train, schedule)(state, inputs, targets)
+        step = step_function(model, optimizer, own.train, schedule)
+        state, metrics = step(jax.tree.map(lambda x: x[i], states), inputs, targets)
+        return jax.tree.map(lambda all_runs, x: all_runs.at[i].set(x), states, state), metrics  # in place
 
-    def of_all(*arguments: Any) -> tuple[TrainState, Metrics]:
-        return cast(tuple[TrainState, Metrics], jax.lax.map(of_one, arguments))
+    def of_all(numbers: Numbers, states: TrainState, inputs: Array, targets: Array) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(of_one, states, (jnp.arange(len(inputs)), numbers, inputs, targets))
 
     return jax.jit(of_all, donate_argnums=1, compiler_options=compiler_options(model.dtype))
 

@@ -95,6 +95,7 @@ class Writer:
         self.model: GPT = CachedGPT(config, run.model.dtype, nn.jit(CachedBlock))  # it starts sooner
         if reason := why_not_cached(self.model):
             self.model = GPT(config, run.model.dtype)
+            self.params = jax.tree.map(jnp.asarray, self.params)
             print_note(
                 f"{reason}; each token takes as long as reading the whole text, which appears when it is complete"
             )

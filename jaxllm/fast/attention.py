@@ -111,7 +111,8 @@ def looks_ahead(rule: Rule | None, length: int, documents: bool) -> bool:
     def found(t: Array, before: Array) -> Array:
         t, s = jnp.full(length, t), jnp.arange(length)
         for pair in [(0, 0), (1, 1), (0, 1)] if documents else [(None, None)]:
-            seen = visible(t, s, *(None if n is None else jnp.full(length, n) for n in pair), rule=rule)
+            own, theirs = (None if n is None else jnp.full(length, n) for n in pair)
+            seen = visible(t, s, own, theirs, rule=rule)
             before |= jnp.where(s == t, ~seen & (pair[0] == pair[1]), seen & (s > t)).any()
         return before
 

@@ -87,8 +87,8 @@ class CachedAttention(MultiHeadAttention):
             return causal_dot_product_attention(q, k, v, documents, *options)
         moved = jax.vmap(partial(jnp.roll, axis=-2))
         q, k, v, numbers = (moved(x, -place.start) for x in (q, k, v, documents[..., None]))
-        numbers = numbers[..., 0] - 1 if within else None
-        return moved(causal_dot_product_attention(q, k, v, numbers, *options), place.start)
+        own = numbers[..., 0] - 1 if within else None
+        return moved(causal_dot_product_attention(q, k, v, own, *options), place.start)
 
 
 class CachedBlock(Block):

@@ -18,11 +18,11 @@ from train.sweep import combinations, parse_axes, split_values
 
 SHORT = ["--set", "train.steps=6", "--set", "checkpoint.every=2", "--set", "eval.every=3"]
 RATES, SEEDS = ["--set", "optimizer.learning_rate=1e-2,3e-2"], ["--set", "train.seed=0,1"]
-TOLERANCE = 1e-5  # of a loss beside that of a run alone, where a learning rate is an argument of the step
+TOLERANCE = 1e-5  # of a loss beside that of a run alone, whose sums XLA may order otherwise
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, quick_compilation: None) -> Path:
     """A folder with a config, a run alone, a sweep over seeds, and one over learning rates and seeds."""
     folder = tmp_path_factory.mktemp("sweep")
     config = str(write_config(folder))
@@ -37,16 +37,20 @@ def sweep(place: Path, out: str, *more: str) -> int:
     return main(["sweep", str(place / "tiny.toml"), *SHORT, "--out", str(place / out), *more])
 
 
-def test_runs_that_differ_in_their_seed_have_the_bits_of_a_run_alone(place: Path) -> None:
-    assert_same_run(place / "alone", place / "seeds" / "seed=1")
+def assert_close_to_alone(place: Path, run: str) -> None:
+    for ours, theirs in zip(lines(place / run), lines(place / "alone"), strict=True):
+        for name in ("train_loss", "val_loss", "learning_rate", "grad_norm"):
+            assert ours.get(name, 0) == pytest.approx(theirs.get(name, 0), rel=TOLERANCE)
+
+
+def test_runs_that_differ_in_their_seed_are_close_to_a_run_alone(place: Path) -> None:
+    assert_close_to_alone(place, "seeds/seed=1")
     assert without_times(place / "seeds" / "seed=0") != without_times(place / "seeds" / "seed=1")
 
 
 def test_runs_that_differ_in_other_numbers_are_close_to_a_run_alone(place: Path) -> None:
     together = place / "rates" / "learning_rate=0.01,seed=1"
-    for ours, theirs in zip(lines(together), lines(place / "alone"), strict=True):
-        for name in ("train_loss", "val_loss", "learning_rate"):
-            assert ours.get(name, 0) == pytest.approx(theirs.get(name, 0), rel=TOLERANCE)
+    assert_close_to_alone(place, "rates/learning_rate=0.01,seed=1")
     rates = [lines(one)[-1]["learning_rate"] for one in (together, place / "rates" / "learning_rate=0.03,seed=1")]
     assert rates[1] > 2 * rates[0]
 
@@ -70,6 +74,7 @@ def test_a_complete_sweep_only_shows_its_table(
     assert "4 of 4 runs are complete" in out and "learning_rate=0.03" in out and "sweep.png" in out
 
 
+@pytest.mark.newest
 def test_it_goes_on_after_an_interruption(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A complete run is left alone, and runs broken off at a step go on from their checkpoints, to the same bits."""
     shutil.copytree(place / "seeds" / "seed=0", place / "broken" / "seed=0")
@@ -98,11 +103,12 @@ def broken_off_at(step: int, batch_of: Callable[..., Any]) -> Callable[..., Any]
     return batch
 
 
+@pytest.mark.newest
 def test_a_run_that_diverges_ends_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sweep(place, "diverged", *SEEDS, "--set", "optimizer.learning_rate=1e-2,1e36,3e-2") == 1
+    assert sweep(place, "diverged", *SEEDS, "--set", "optimizer.learning_rate=1e-2,1e36") == 1
     out = capsys.readouterr().out
     assert "learning_rate=1e+36,seed=0: " in out and "the run has diverged" in out
-    for one in (place / "rates").glob("learning*"):
+    for one in (place / "rates").glob("learning_rate=0.01*"):
         assert_same_run(one, place / "diverged" / one.name)
 
 

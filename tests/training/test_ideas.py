@@ -49,14 +49,14 @@ def test_an_example_in_every_command(
 ) -> None:
     fields, has_twins = EXAMPLES[name]
     code, run, whole = options(name, []), str(tmp_path / "run"), str(tmp_path / "whole")
-    small = ["--set=train.steps=6", "--set=model.dropout=0", "--set=eval.every=3", "--set=checkpoint.every=3"]
-    train = ["train", str(config), *options(name, fields), *small]
+    small = ["train.steps=4", "model.n_layers=2", "model.dropout=0", "eval.every=3", "eval.sample_tokens=1"]
+    train = ["train", str(config), *options(name, [*small, *fields])]
     assert main([*train, "--out", whole]) == 0
     assert main([*train, "--out", run, "--set=train.steps=3"]) == 0
-    assert main(["train", "--out", run, "--resume", "--set=train.steps=6", *code]) == 0
+    assert main(["train", "--out", run, "--resume", "--set=train.steps=4", *code]) == 0
     if "optimizers" not in name:  # whose schedule depends on train.steps
         assert_same_run_with(load_code(str(FOLDER / f"{name}.py")), Path(run), Path(whole))
-    assert main(["generate", whole, "--prompt", "the", "--max-new-tokens", "4", *code]) == 0
+    assert main(["generate", whole, "--prompt", "the", "--max-new-tokens", "2", *code]) == 0
     assert main(["evaluate", whole, *code]) == 0
     capsys.readouterr()
     assert main(["compare", whole, "--dtype", "float64", *code]) == 0

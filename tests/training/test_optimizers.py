@@ -25,7 +25,7 @@ from train.optimizer import OPTIMIZERS, SCHEDULES, learning_rate_schedule, make_
 from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
 from train.state import TrainState, abstract_state, first_state
-from train.step import _update
+from train.step import apply_gradients
 
 CONFIG = OptimizerConfig(learning_rate=0.1, min_learning_rate=0.01, warmup_steps=2, decay_share=0.7, clip_norm=0.5)
 CASES = {"adamw": "cosine", "muon": "wsd", "lion": "linear", "adafactor": "constant", "sgd": "wsd",
@@ -50,8 +50,13 @@ def rows(config: Any, made_by: Any = None, dtype: Any = "float64") -> Any:
 
 def test_every_name_that_a_config_allows_has_a_function_and_a_twin() -> None:
     hints = get_type_hints(OptimizerConfig)
-    assert set(get_args(hints["name"])) == set(OPTIMIZERS) == set(reference.optimizer.OPTIMIZERS) == set(CASES)
-    assert set(get_args(hints["schedule"])) == set(SCHEDULES) == set(reference.schedules.SCHEDULES)
+    assert (
+        set(get_args(get_args(hints["name"])[0]))
+        == set(OPTIMIZERS)
+        == set(reference.optimizer.OPTIMIZERS)
+        == set(CASES)
+    )
+    assert set(get_args(get_args(hints["schedule"])[0])) == set(SCHEDULES) == set(reference.schedules.SCHEDULES)
     assert set(SCHEDULES) == set(CASES.values())
     assert set(get_args(get_args(get_type_hints(EvalConfig)["weights"])[0])) == set(EVAL_WEIGHTS)
 
@@ -109,7 +114,7 @@ def test_muons_products_are_computed_once() -> None:
     optimizer = make_optimizer(replace(CONFIG, name="muon"), 20)
     params = shaped(PARAMS)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    compiled = jax.jit(partial(_update, optimizer)).lower(params, state, jnp.array(True)).compile()
+    compiled = jax.jit(partial(apply_gradients, optimizer)).lower(params, state, jnp.array(True)).compile()
     assert compiled.as_text().count(" dot(") == 2 * 15
 
 

@@ -28,7 +28,7 @@ class Sink(Protocol):
     """What shows the numbers of a run."""
 
     def write(self, record: Record) -> None:
-        """Take a record of metrics.jsonl, or of a step taken before the `step` and what was measured later."""
+        """Take a record of metrics.jsonl, or the `step` of an earlier one with what was measured later."""
 
     def close(self) -> None:
         """End it; all that was written arrives."""

@@ -42,7 +42,7 @@ MUTATIONS = [
     Mutation("a jump from the last error, not the largest", REPORT, "found or jump, max(before, row.relative)", "found or jump, row.relative", "compare/test_report.py::test_a_jump_is_from_the_largest_error_before"),
     Mutation("a jump at ten times and no more", REPORT, "row.relative > JUMP * before", "row.relative >= JUMP * before", "compare/test_report.py::test_a_jump_is_from_the_largest_error_before"),
     Mutation("a scale of 0 taken for none", MEASURE, "scale = own if scale is None else scale", "scale = scale or own", "compare/test_report.py::test_a_scale_of_zero_is_a_scale"),
-    Mutation("the last of equal rows named", REPORT, "worst = max(self.rows,", "worst = max(reversed(self.rows),", "compare/test_report.py::test_of_equal_rows_the_first_is_named"),
+    Mutation("the last of equal rows named", REPORT, "worst = max(compared,", "worst = max(reversed(compared),", "compare/test_report.py::test_of_equal_rows_the_first_is_named"),
     Mutation("no step from zeros", DIFFERENCES, "** 2))) or 1.0", "** 2)))", "compare/test_finite_differences.py::test_the_gradient_of_an_argument_that_is_all_zeros_is_tested[None]"),
     Mutation("a wrong gradient excused", DIFFERENCES, "if row.passed or (doubt.passed and row.relative > ACCURACY):", "if row.passed:", "compare/test_finite_differences.py::test_a_wrong_gradient_of_a_smooth_reference_is_not_excused"),
     Mutation("a reference of JAX in float32", CALLS, "with jax.enable_x64(True):", "with jax.enable_x64(False):", "compare/test_calls.py::test_jaxs_own_function_is_a_reference[softmax0-float64]"),
@@ -55,6 +55,7 @@ MUTATIONS = [
     Mutation("a decay from the warm-up on", f"{REFERENCE}schedules.py", "straight_down(config, steps * (1 - config.decay_share),", "straight_down(config, config.warmup_steps,", "model/test_reference.py::test_the_other_schedules_by_their_corners[wsd-begin0-middle0-0.01]"),
     Mutation("an average that is not divided", f"{REFERENCE}update_rules.py", "(y - (1 - b1) * z) / b1, params, state.z)", "(y - (1 - b1) * z), params, state.z)", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[schedule_free_adamw]"),
     Mutation("a random state whose counters begin at 0", "jaxllm/compare/optimizer_states.py", "jnp.asarray(step + first[name], leaf.dtype)", "jnp.asarray(first[name], leaf.dtype)", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[lion]"),
+    Mutation("gradients that only Optax clips", "jaxllm/compare/optimizer.py", "clipped = reference.optimizer.clip_by_global_norm(gradients, config.clip_norm)", "clipped = gradients", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[sgd]"),
     Mutation("what is held to nothing beyond tolerance", MEASURE, "return self.compared and not self.passed", "return not self.passed", "compare/test_report.py::test_what_is_held_to_nothing_is_neither_ok_nor_beyond"),
     Mutation("what is held to nothing counted as compared", REPORT, "compared = [row for row in self.rows if row.compared]", "compared = list(self.rows)", "compare/test_report.py::test_what_is_held_to_nothing_is_neither_ok_nor_beyond"),
 ]  # fmt: skip

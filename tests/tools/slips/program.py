@@ -24,7 +24,7 @@ MUTATIONS = [
     Mutation("a tokenizer larger than the model imported", "train/commands/import_.py", "if tokenizer.vocab_size > config.vocab_size:", "if False:", "pretrained/test_pretrained.py::test_import_and_export_leave_nothing_behind"),
     Mutation("ids that no text uses not reported", "train/commands/export.py", "if config.vocab_size > tokenizer.vocab_size:", "if False:", "pretrained/test_pretrained.py::test_ids_that_no_text_uses_are_reported"),
     Mutation("a layer after the last", "train/commands/attention.py", "0 <= layer < config.n_layers", "0 <= layer <= config.n_layers", "commands/test_looking_inside.py::test_wrong_input_is_one_sentence[attention RUN --prompt a --out a.png --layer 3]"),
-    Mutation("moments of one step more", "jaxllm/compare/optimizer.py", "twin.Moments(int(adam.count),", "twin.Moments(int(adam.count) + 1,", "training/test_step.py::test_the_optimizer_agrees_with_its_twin"),
+    Mutation("moments of one step more", "jaxllm/compare/optimizer_states.py", "return Moments(_count(adam),", "return Moments(_count(adam) + 1,", "training/test_step.py::test_the_optimizer_agrees_with_its_twin"),
     Mutation("an optimizer compared in float32", "train/commands/compare.py", '"float64" if dtype == "float64" else "float32"', '"float32"', "commands/test_compare_command.py::test_the_command"),
     Mutation("the newest compiled programs go first", "train/runtime/compile_cache.py", "in sorted(files):", "in sorted(files, reverse=True):", "training/test_compile_cache.py::test_the_oldest_go_first"),
     Mutation("documents of the other split", "train/commands/data.py", "index.documents[split]:>12,}", "index.documents['train']:>12,}", "commands/test_tokenizer_commands.py::test_prepare_and_verify"),
