@@ -45,9 +45,9 @@ class Place(NamedTuple):
         reads the row alone gives them. Padding is never visible.
         """
         if rule is not None:
-            own, theirs = self.documents[:, :, None] - 1, self.all_documents[:, None, :] - 1
-            documents = (own, theirs) if within else (None, None)
-            seen = visible(self.positions[:, :, None], self.all_positions[:, None, :], *documents, None, rule)
+            own = self.documents[:, :, None] - 1 if within else None
+            theirs = self.all_documents[:, None, :] - 1 if within else None
+            seen = visible(self.positions[:, :, None], self.all_positions[:, None, :], own, theirs, rule=rule)
             return seen & (self.all_documents > 0)[:, None, :]
         t = self.slot + jnp.arange(self.documents.shape[1])
         s = jnp.arange(self.all_documents.shape[1])

@@ -234,13 +234,14 @@ def _is_named(module: nn.Module, method: str) -> bool:
 @lru_cache
 def parameter_shapes(config: GPTConfig) -> Mapping[str, tuple[int, ...]]:
     """The shapes of all parameters by their paths, such as "block_0/mlp/up/kernel". Nothing is computed."""
-    model = GPT(replace(config, n_layers=1))  # all blocks have the same shapes
+    alike = config.block is None  # a user's block may have other parameters where it is given a carry
+    model = GPT(replace(config, n_layers=1) if alike else config)
     key, tokens = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((1, 1), jnp.int32)
     shapes = flatten_dict(jax.eval_shape(model.init, key, tokens)["params"], sep="/")
     return {
         path.replace("block_0", f"block_{i}"): tuple(leaf.shape)
         for path, leaf in shapes.items()
-        for i in range(config.n_layers if path.startswith("block_0") else 1)
+        for i in range(config.n_layers if alike and path.startswith("block_0") else 1)
     }
 
 

@@ -31,6 +31,7 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "chat": "talk with a model, by its own chat template",
     "evaluate": "compute the validation loss, perplexity and bits per byte of a model",
     "config": "list the fields of a config file with their types and defaults",
+    "describe": "show the parameters of a model, what updates them, and what training it costs; nothing is trained",
     "tokenizer": "train and use tokenizers",
     "data": "prepare corpora for training",
     "runs": "compare runs: in what they differ, losses, costs, curves, and a verdict over seeds",

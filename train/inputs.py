@@ -120,16 +120,18 @@ def _tokenizer(
 
 
 def known_vocabulary(config: RunConfig) -> int | None:
-    """The number of ids if a tokenizer file or prepared data state it, else None."""
+    """The number of ids if the config, a tokenizer file or prepared data state it, else None."""
+    if written := config.model.vocab_size or config.tokenizer.vocab_size:
+        return written
     if config.tokenizer.path:
         return load_tokenizer(config.tokenizer.path).vocab_size
-    return next((read_index(name).vocab_size for name in config.data.sources if is_prepared(name)), None)
+    of_kind = 50257 if config.tokenizer.kind == "gpt2" else None
+    return next((read_index(name).vocab_size for name in config.data.sources if is_prepared(name)), of_kind)
 
 
 def model_without_text(config: RunConfig) -> GPTConfig:
     """The model of a config whose text is not read: its vocabulary is the configured one, or a stand-in."""
-    written = config.model.vocab_size or config.tokenizer.vocab_size or known_vocabulary(config)
-    return config.model.with_vocabulary(written or (50257 if config.tokenizer.kind == "gpt2" else STAND_IN))
+    return config.model.with_vocabulary(known_vocabulary(config) or STAND_IN)
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:

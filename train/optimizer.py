@@ -6,7 +6,7 @@ of the section mean the same for each.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxllm.utils.ideas import named
+from jaxllm.utils.ideas import Idea, named
 
 from .config import OptimizerConfig
 
@@ -176,6 +176,23 @@ def _decayed(
         direction,
         optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
         optax.scale_by_learning_rate(schedule),
+    )
+
+
+class Rule(NamedTuple):
+    """What updates a parameter."""
+
+    optimizer: str
+    weight_decay: float
+
+
+def rules(config: OptimizerConfig, params: Any) -> Any:
+    """For each parameter its `Rule`; None for each where a user's function decides."""
+    if isinstance(config.name, Idea):
+        return jax.tree.map(lambda _: None, params)
+    names = _muon_or_adamw(params) if config.name == "muon" else jax.tree.map(lambda _: config.name, params)
+    return jax.tree.map(
+        lambda name, decayed: Rule(name, config.weight_decay if decayed else 0.0), names, _is_matrix(params)
     )
 
 

@@ -101,7 +101,7 @@ def make_step(model: GPT, config: RunConfig) -> Any:
     It donates the buffers of the states.
     """
 
-    def of_one(states: TrainState, of_run: tuple[int, Numbers, Array, Array]) -> tuple[TrainState, Metrics]:
+    def of_one(states: TrainState, of_run: tuple[Array, Numbers, Array, Array]) -> tuple[TrainState, Metrics]:
         i, numbers, inputs, targets = of_run
         own = with_numbers(config, numbers)
         optimizer = make_optimizer(own.optimizer, config.train.steps)

@@ -1,0 +1,182 @@
+"""The table, sentences and figures of `jaxllm describe`."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from jaxllm.config import GPTConfig
+from jaxllm.flops import flops_per_token
+from jaxllm.gpt import parameter_shapes
+from jaxllm.pretrained.parameter_map import nested
+from jaxllm.utils.ideas import Idea, with_names
+
+from ..config import OptimizerConfig, RunConfig
+from ..ideas import references
+from ..memory_estimate import Need, estimate, memory_line
+from ..optimizer import rules
+from ..runtime.memory import available_bytes
+from .runs_report import aligned
+from .train import describe_attention
+
+ORDER = (  # of use; what is not ours follows, sorted by name
+    "token_embedding", "position_embedding", "block", "norm_1", "attention", "query", "key", "value", "output",
+    "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "kernel", "scale", "bias",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a config or a run determines without a text."""
+
+    name: str
+    state: str  # what has been done, in words
+    config: RunConfig  # resolved
+    model: GPTConfig
+    vocabulary_known: bool  # False: it depends on a text that is not read
+
+
+def figures(of: Described) -> dict[str, Any]:
+    """All of it, as it is written as JSON."""
+    config, model = of.config, of.model
+    parameters, flops = parameter_rows(model, config.optimizer), None if model.block else flops_per_token(model)
+    tokens = config.train.batch_size * model.context_length
+    return {
+        "subject": of.name, "state": of.state, "model": with_names(asdict(model)),
+        "vocabulary_known": of.vocabulary_known, "parameters": parameters,
+        "n_parameters": sum(row["size"] for row in parameters),
+        "attention": describe_attention(config, _with_documents(config, model)),
+        "memory": estimate(model, config.train, config.optimizer)._asdict(),
+        "flops_per_token": flops, "tokens_per_step": tokens, "steps": config.train.steps,
+        "seconds": config.train.seconds, "flops": None if flops is None else flops * tokens * config.train.steps,
+        "functions": [*function_rows(config)],
+    }  # fmt: skip
+
+
+def parameter_rows(model: GPTConfig, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
+    """Name, shape, size, optimizer and weight decay of each parameter, in the order of use.
+
+    The last two are None where a user's function decides.
+    """
+    shapes = parameter_shapes(model)
+    params = nested({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
+    rule = flatten_dict(rules(optimizer, params), sep="/")
+    return [
+        {
+            "name": path, "shape": list(shapes[path]), "size": math.prod(shapes[path]),
+            "optimizer": rule[path] and rule[path].optimizer, "weight_decay": rule[path] and rule[path].weight_decay,
+        }
+        for path in sorted(shapes, key=_place)
+    ]  # fmt: skip
+
+
+def _place(path: str) -> list[tuple[int, int, str]]:
+    """The key that sorts paths in the order of use."""
+
+    def place(part: str) -> tuple[int, int, str]:
+        name, _, number = part.rpartition("_")
+        if name == "block" and number.isdecimal():
+            return ORDER.index(name), int(number), ""
+        return (ORDER.index(part), 0, "") if part in ORDER else (len(ORDER), 0, part)
+
+    return [place(part) for part in path.split("/")]
+
+
+def function_rows(config: RunConfig) -> Iterator[dict[str, Any]]:
+    """The fields that hold functions of the user's, with the file's sha256 and whether twins stand beside them."""
+    for section, field, idea in references(config):
+        yield {
+            "field": f"{section}.{field}", "name": idea.name, "sha256": idea.digest, "twin": idea.twin is not None,
+            "twin_vjp": idea.twin_vjp is not None,
+        }  # fmt: skip
+
+
+def _with_documents(config: RunConfig, model: GPTConfig) -> GPTConfig:
+    """The model with a separator where documents are apart, as in training, where the data determine it."""
+    return model if config.data.attend_across else replace(model, separator=model.separator or 0)
+
+
+def report(of: Described, content: dict[str, Any]) -> list[str]:
+    """The description for a reader: a table of the parameters, one line for each cost, the user's functions."""
+    vocabulary = f"vocabulary of {of.model.vocab_size:,}"
+    if not of.vocabulary_known:
+        vocabulary += " in place of the tokenizer's, which depends on the text"
+    total = ["all", "", f"{content['n_parameters']:,}", "", ""]
+    return [
+        f"{of.name}: {of.state}; {of.model.n_layers} block{'s' * (of.model.n_layers > 1)}, {of.model.d_model:,} wide, {of.model.n_heads} heads, "
+        f"context {of.model.context_length:,}, {vocabulary}",
+        "",
+        *(line.rstrip() for line in aligned([*table(content["parameters"]), total])),
+        "",
+        *cost_lines(of, content),
+        *function_lines(content["functions"]),
+    ]
+
+
+def table(parameters: list[dict[str, Any]]) -> list[list[str]]:
+    """A row for each parameter; equal blocks that follow each other share their rows."""
+    parts: list[tuple[str, list[list[str]], int]] = []  # the names, rows and size of what is at the top
+    for part, group in groupby(parameters, key=lambda row: row["name"].partition("/")[0]):
+        own = [*group]
+        rows = [[row["name"].removeprefix(f"{part}/"), *_cells(row)] for row in own]
+        parts.append((part, rows, sum(row["size"] for row in own)))
+    table = [["parameter", "shape", "size", "optimizer", "weight decay"]]
+    for _, alike in groupby(parts, key=lambda part: (part[0].startswith("block_"), *map(str, part[1]))):
+        (first, rows, size), *others = alike
+        if not first.startswith("block_"):
+            table += [[f"{first}/{name}", *cells] for name, *cells in rows]
+            continue
+        names = f"{first} to {others[-1][0]}" if others else first
+        table.append([names, "", f"{len(others) + 1} x {size:,}" if others else f"{size:,}", "", ""])
+        table += [[f"  {name}", *cells] for name, *cells in rows]
+    return table
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    decay = row["weight_decay"]
+    return [
+        " x ".join(f"{n:,}" for n in row["shape"]), f"{row['size']:,}", row["optimizer"] or "-",
+        "-" if decay is None else f"{decay:g}",
+    ]  # fmt: skip
+
+
+def cost_lines(of: Described, content: dict[str, Any]) -> list[str]:
+    """Lines on the optimizer, attention, memory, tokens and FLOPs."""
+    config, tokens = of.config, content["tokens_per_step"]
+    decides = " decides what updates each parameter, and its decay" if isinstance(config.optimizer.name, Idea) else ""
+    unless = "" if config.train.seconds is None else f", unless {config.train.seconds:g} s end the run earlier"
+    return [
+        f"optimizer: {config.optimizer.name}{decides}; learning rate {config.optimizer.schedule}",
+        f"attention: {content['attention']}",
+        memory_line(Need(**content["memory"]), available_bytes()),
+        f"tokens: {tokens:,} a step, {tokens * config.train.steps:,} in {config.train.steps:,} steps{unless}",
+        f"FLOPs: {_flops(of, content)}",
+    ]
+
+
+def _flops(of: Described, content: dict[str, Any]) -> str:
+    each = content["flops_per_token"]
+    if each is None:
+        return f"-, because {of.model.block} computes something of its own"
+    own = [
+        row["name"] for row in content["functions"] if row["field"].startswith("model.") or row["field"] == "train.loss"
+    ]
+    left_out = f", without what {' and '.join(own)} compute{'s' * (len(own) == 1)}" if own else ""
+    return (
+        f"{each:,} a token, {each * content['tokens_per_step']:.3g} a step, {content['flops']:.3g} in all, of the "
+        f"products forward and backward{left_out}"
+    )
+
+
+def function_lines(functions: list[dict[str, Any]]) -> list[str]:
+    """A line for each function of the user's."""
+    return [
+        f"{row['field']}: {row['name']} (sha256 {row['sha256'][:12]}), beside it "
+        f"{'a' if row['twin'] else 'no'} twin and {'a' if row['twin_vjp'] else 'no'} twin_vjp"
+        for row in functions
+    ]
