@@ -1,8 +1,7 @@
 """Functions as values of a config: one of ours under its name, or a user's own.
 
-The frameworks that researchers fork keep a registry, which a user's module has to be imported into, or import any
-dotted path that a config names, so that a config alone makes code run. Here a config holds a name, `"ideas.py:f"`, and
-the function takes its place only where the user has given the file (`train.code`), or the function itself in Python.
+A config holds a name, `"ideas.py:f"`. The function takes its place only where the user has given the file by
+`--code`, or the function itself in Python, so that a config alone makes no code run.
 """
 
 import re

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxllm import GPT, GPTConfig
+from jaxllm import GPT, GPTConfig, InputError
 from jaxllm.flops import flops_per_token
 from train.bench import alternate, train_recording, workload
 from train.bench.machine import processor
 from train.bench.statistics import Spread, datasheet_peak, speed_ratio
-from train.bench.workload import workload_for
+from train.bench.workload import load_workload, workload_for
 from train.cli import build_parser, main
 from train.config import ModelConfig, RunConfig
 
@@ -198,7 +198,7 @@ def test_no_process_outlives_its_parent(place: Path) -> None:
 import os, sys, threading, time
 sys.path.insert(0, {str(ROOT)!r})
 from train.bench.process import Worker
-from train.bench.workload import workload_for
+from train.bench.workload import load_workload, workload_for
 from train.config import load_config
 worker = Worker("it", [sys.executable, "side.py", "A", "0", "0", "9"], workload_for(load_config("tiny.toml"), None).job())
 threading.Thread(target=worker.start, daemon=True).start()
@@ -232,6 +232,35 @@ def test_ours_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "tokens a second" in capsys.readouterr().out
 
 
+IDEAS = """
+import jax.numpy as jnp
+def squared_relu(x): return jnp.square(jnp.maximum(x, 0))
+def z_loss(logits, targets): return -logits[..., 0] + 0 * targets
+def doubled(logits): return 2 * logits
+def falling(config, steps): return lambda step: config.learning_rate / (step + 1)
+"""
+
+
+def test_functions_of_a_file_are_timed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the process that is timed; a peer that cannot have one is refused, and rates are those of its schedule."""
+    (place / "ideas.py").write_text(IDEAS)
+    names = ["train.loss=ideas.py:z_loss", "model.activation=ideas.py:squared_relu"]
+    settings = ["--code", "ideas.py", "--rounds", "1", *(f"--set={name}" for name in names)]
+    assert main(["bench", "train", "tiny.toml", *settings, "--json", "bench.json"]) == 0
+    saved = json.loads((place / "bench.json").read_text())
+    assert saved["sizes"]["activation"] == "ideas.py:squared_relu"
+    assert saved["ours"]["first_loss"] == pytest.approx(0, abs=0.1)  # where the cross-entropy is ln 32
+    assert main(["bench", "train", "tiny.toml", *settings[2:]]) == 2
+    assert "add --code with the path of your ideas.py" in capsys.readouterr().err
+    config, code = load_workload("tiny.toml", ["optimizer.schedule=ideas.py:falling"], "ideas.py")
+    job = workload_for(config, "nanogpt", code).job()
+    assert job["code"] == str(place / "ideas.py") and job["optimizer"]["schedule"] == "ideas.py:falling"
+    assert workload_for(config, "nanogpt").rates(0, 2) == pytest.approx([0.01, 0.005])
+    for name, message in (("model.logits=ideas.py:doubled", "has none; leave it out"), (names[0], "the cross-entropy")):
+        with pytest.raises(InputError, match=message):
+            workload_for(load_workload("tiny.toml", [name], "ideas.py")[0], "nanogpt")
+
+
 WRONG = {
     "missing.toml": "cannot read the config missing.toml",
     "tiny.toml --rounds 0": "--rounds is 0, but it must be from 1 to 10,000",
@@ -262,6 +291,7 @@ WRONG_FOR_PEERS = {
     "nanogpt model.sliding_window=3": "model.sliding_window is 3, but nanogpt has only 8",
     "hf model.separator=3": "model.separator is 3, but hf has none; leave it out.",
     "nanogpt model.d_ff=9": "model.d_ff is 9, but nanogpt has only 32",
+    "nanogpt model.position=none": "model.position is none, but nanogpt has only learned",
 }
 
 

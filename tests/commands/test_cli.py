@@ -76,7 +76,7 @@ WRONG_SET = {
     "optimizer.learning_rate=0": "must be a number > 0",
     "optimizer.learning_rate=1e-5": "optimizer.min_learning_rate is 0.0001, above",
     "optimizer.beta2=1": "optimizer.beta2 is 1",
-    "optimizer.name=sgd": "must be one of 'adamw'",
+    "optimizer.name=adam": "must be one of 'adamw'",
     "eval.prompt=ü": "eval.prompt: character 'ü' (U+00FC) at position 0 is not among the 14 characters",
     "data.sha256=00": "not the same number and 00 that the config states",
     "data=3": "--set 'data=3' is not understood; write --set section.key=value",

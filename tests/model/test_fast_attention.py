@@ -10,7 +10,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from jaxllm import GPT, GPTConfig, loss, reference
+from jaxllm import GPT, GPTConfig, fast, loss, reference
 from jaxllm.attention import MultiHeadAttention, causal_mask, scaled_dot_product_attention
 from jaxllm.fast import attention as chunked
 from jaxllm.fast import loss as fast_loss
@@ -178,6 +178,29 @@ def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, monkeypatch: pytest.M
     dtable, dx, _, dweights = want_back(np.asarray(1.7))
     for got, wanted in zip(gradients, (dtable, dx, dweights), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_logits_are_changed_in_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward, as in the formula: chunks of three tokens, ids in parts of three."""
+    monkeypatch.setattr(fast_loss, "MOST_LOGITS", 21)
+    monkeypatch.setattr(fast_loss, "MOST_IDS", 3)
+    rng = np.random.default_rng(0)
+    table, x, targets, weights = (
+        rng.normal(size=(7, 4)),
+        rng.normal(size=(10, 4)),
+        rng.integers(7, size=10),
+        rng.random(10),
+    )
+
+    def summed(table: Any, x: Any) -> Any:
+        return loss.head_loss(table, x, targets, weights, lambda z: jnp.tanh(z) * 2)
+
+    with jax.enable_x64(True):
+        got = jax.value_and_grad(summed, (0, 1))(table, x)
+        with fast.off():
+            want = jax.value_and_grad(summed, (0, 1))(table, x)
+    for ours, formula in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(ours, formula, rtol=0, atol=1e-12)
 
 
 def test_the_loss_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,8 @@ FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another
     "cached_gpt.grouped_attention": "in CASES itself",
     "attention.chunking": "a plan: test_fast_attention.py",
     "few_rows.compiled": "a choice",
+    "few_rows.in_c": "a choice: test_few_rows.py",
+    "few_rows.why_not_compiled": "a choice: test_few_rows.py",
     "products.active": "a choice",
     "products.computes": "a choice",
     "products.product": "einsum by another library: test_products.py",

@@ -32,7 +32,8 @@ WITHOUT_TWIN = {
     "layers.dropout_mask", "generate.draw", "generate.draw_keys", "generate.generate",  # random: test_step.py, test_generate.py
     "generate.largest", "generate.cut_prompts", "generate.non_finite_logits", "fast.generate.why_not_cached",  # not numeric: test_generate.py, test_score_and_visible.py
     "fast.generate.start_generation", "fast.generate.stream",  # random: test_generate.py
-    "fast.few_rows.compiled", "fast.products.active", "fast.products.computes", "fast.products.using",  # a choice
+    "fast.few_rows.compiled", "fast.few_rows.in_c", "fast.few_rows.why_not_compiled",  # a choice: test_few_rows.py
+    "fast.products.active", "fast.products.computes", "fast.products.using",  # a choice
     "gpt.block_class", "loss.takes_hidden",  # a choice
     "fast.attention.chunking",  # a plan: test_fast_attention.py
     "fast.products.product",  # einsum by another library: test_products.py

@@ -98,6 +98,8 @@ def test_a_config_keeps_names() -> None:
     assert isinstance(config.model.activation, Idea)
     assert 'activation = "squared_relu.py:squared_relu"' in to_toml(config)
     assert code.sha256 in to_toml(config)
+    one, same, other = (Idea(jax.nn.relu, "a.py:f", digest) for digest in "112")
+    assert one == same != other and hash(one) == hash(same) and one != Idea(jax.nn.relu, "a.py:g", "1")
     with pytest.raises(InputError, match=r"model.activation is 'a.py:f', a function in a file.*--code.*a\.py"):
         named("a.py:f", {}, "model.activation")
     with pytest.raises(InputError, match=r"one of 'gelu_tanh'.* or a function, \"FILE.py:FUNCTION\""):

@@ -13,8 +13,9 @@ from typing import Any
 
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
+from jaxllm.utils.ideas import with_names
 
-from ..config import MOST_NEW_TOKENS, load_config
+from ..config import MOST_NEW_TOKENS
 from ..errors import DivergedError
 from ..outputs import check_output
 from .alternate import check_rounds, status_line
@@ -23,7 +24,7 @@ from .generate_report import headline, make_figures, row, same_tokens, table, ti
 from .machine import versions_lines
 from .sides import Other, described, program_name
 from .statistics import Figures
-from .workload import workload_for
+from .workload import load_workload, workload_for
 
 MOST_TEXTS = 1024
 
@@ -53,8 +54,8 @@ class Lengths:
 
 
 def bench_generate_command(
-    config: str, overrides: list[str], lengths: list[Lengths], weights: str, other: Other | None, rounds: int,
-    json_file: str | None,
+    config: str, overrides: list[str], code: str | None, lengths: list[Lengths], weights: str, other: Other | None,
+    rounds: int, json_file: str | None,
 ) -> bool:  # fmt: skip
     """Prints the table and writes the JSON; returns whether both sides wrote the same, where they should.
 
@@ -62,13 +63,14 @@ def bench_generate_command(
     """
     check_rounds(rounds)
     check_output("--json", json_file, (".json",))
-    loaded = load_config(config, overrides)
+    loaded, code = load_workload(config, overrides, code)
     loaded = replace(loaded, model=replace(loaded.model, dropout=0.0))  # dropout is for training only
     program = program_name(other)
     model = workload_for(loaded, program).model
     for one in lengths:
         one.check(model.context_length, program)
-    jobs = [{"model": asdict(model), "weights": weights, **asdict(one)} for one in lengths]
+    names = with_names(asdict(model))
+    jobs = [{"model": names, "code": code, "weights": weights, **asdict(one)} for one in lengths]
     print(f"{config}: " + "\n".join([*headline(jobs), *described(other)]))
     if model.activation != loaded.model.activation:
         print(f"{program} computes {model.activation}; so does jaxllm here, not {loaded.model.activation}")

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm import GPT, GPTConfig, __version__
+from jaxllm import GPT, __version__
 from jaxllm.compare import random_parameters
 from jaxllm.fast.generate import start_generation
 from jaxllm.fast.quantised_weights import pack
 from jaxllm.generate import Sampling
 
 from ..runtime.allocator import compute_in_this_thread
+from .job import config_of
 from .peers.protocol import Job, draw_prompts, peak_memory, serve_generation
 from .weights import share_weights
 
@@ -27,7 +28,7 @@ class OurGeneration:
     """A `train.bench.peers.protocol.GenerateSide`. It also compares with the peer's text and measures the memory."""
 
     def __init__(self, job: Job) -> None:
-        self._job, self._model = job, GPT(GPTConfig(**job["model"]))
+        self._job, self._model = job, GPT(config_of(job)[0])
         # Freshly initialised parameters would repeat the prompt's last token.
         params, self.weights_s = share_weights(random_parameters(self._model), job)
         self._params = pack(params, job["weights"])

@@ -8,7 +8,6 @@ from pathlib import Path
 from jaxllm.compare.report import bound_text, error_text
 from jaxllm.utils.files import replace_file
 
-from ..config import load_config
 from ..errors import DivergedError
 from ..outputs import check_output
 from .alternate import check_rounds, status_line
@@ -16,18 +15,18 @@ from .sides import Other, described, program_name
 from .statistics import Figures
 from .train_recording import record_training
 from .train_report import headline, losses_agree, make_figures, table
-from .workload import workload_for
+from .workload import load_workload, workload_for
 
 
 def bench_train_command(
-    config: str, overrides: list[str], other: Other | None, rounds: int, json_file: str | None
+    config: str, overrides: list[str], code: str | None, other: Other | None, rounds: int, json_file: str | None
 ) -> bool:
     """Prints the table and writes the JSON; returns whether both sides arrived at the same loss."""
     check_rounds(rounds)
     check_output("--json", json_file, (".json",))
-    loaded = load_config(config, overrides)
+    loaded, code = load_workload(config, overrides, code)
     program = program_name(other)
-    workload = workload_for(loaded, program)
+    workload = workload_for(loaded, program, code)
     print(f"{config}: " + "\n".join([*headline(workload), *described(other)]))
     if workload.model.activation != loaded.model.activation:
         print(f"{program} computes {workload.model.activation}; so does jaxllm here, not {loaded.model.activation}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm.flops import flops_per_token
+from jaxllm.utils.ideas import with_names
 
 from .machine import processor, versions_lines
 from .sides import Other, commits
@@ -34,7 +35,7 @@ def make_figures(workload: Workload, recordings: list[TrainRecording], other: Ot
         "loss_tolerance": AGREEMENT[train.dtype] if other else None,
         "ours": sides[0],
         "peer": sides[1] if other else None,
-        "sizes": asdict(workload.model) | {
+        "sizes": with_names(asdict(workload.model)) | {
             "parameters": first.begun["n_parameters"], "batch_size": train.batch_size,
             "grad_accumulation": train.grad_accumulation, "dtype": train.dtype,
             "rounds": len(first.turns), "steps": sum(map(len, first.seconds)),

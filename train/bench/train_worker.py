@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm import GPTConfig, InputError, __version__
+from jaxllm import InputError, __version__
 
-from ..config import OptimizerConfig, TrainConfig
 from ..optimizer import learning_rate_schedule, make_optimizer
 from ..products import check_products, choose
 from ..runtime.allocator import compute_in_this_thread
 from ..state import init_and_compile
 from ..step import compiler_options, make_model, make_train_step
+from .job import config_of
 from .peers.protocol import Job, RefusedError, peak_memory, serve
 from .weights import share_weights
 
@@ -25,17 +25,17 @@ class OurTraining:
     """A `train.bench.peers.protocol.TrainSide`."""
 
     def __init__(self, job: Job) -> None:
-        config, train = GPTConfig(**job["model"]), TrainConfig(**job["train"])
         try:
-            check_products(train)
+            shape, config = config_of(job)
+            check_products(config.train)
         except InputError as error:
             raise RefusedError(str(error)) from None
-        products: Any = choose(config, train).name
-        self._config = replace(train, products=products)
-        optimizer_config, steps = OptimizerConfig(**job["optimizer"]), self._config.steps
-        model = make_model(config, self._config)
-        optimizer = make_optimizer(optimizer_config, steps)
-        schedule = learning_rate_schedule(optimizer_config, steps)
+        products: Any = choose(shape, config.train).name
+        self._config = replace(config.train, products=products)
+        steps = self._config.steps
+        model = make_model(shape, self._config)
+        optimizer = make_optimizer(config.optimizer, steps)
+        schedule = learning_rate_schedule(config.optimizer, steps)
         start = time.perf_counter()
         train_step = make_train_step(model, optimizer, self._config, schedule)
         self._state, self._step = init_and_compile(model, optimizer, train_step, self._config)

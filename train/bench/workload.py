@@ -4,12 +4,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+
 from jaxllm.config import GPTConfig
 from jaxllm.reference.optimizer import learning_rate
 from jaxllm.utils.errors import InputError
+from jaxllm.utils.ideas import Idea, with_names
 
-from ..config import RunConfig
+from ..config import RunConfig, load_config
+from ..ideas import load_code, resolve
+from ..ideas_check import check_ideas
 from ..inputs import model_without_text
+from ..optimizer import learning_rate_schedule
 from . import peers
 
 
@@ -38,6 +44,7 @@ class Workload:
 
     model: GPTConfig
     config: RunConfig
+    code: str | None = None  # path of the file that its functions are in
 
     @property
     def tokens_per_step(self) -> int:
@@ -47,19 +54,33 @@ class Workload:
     def job(self) -> dict[str, Any]:
         """What a process needs to take the first step (`train.bench.peers.protocol`)."""
         return {
-            "model": asdict(self.model),
-            "train": asdict(self.config.train),
-            "optimizer": asdict(self.config.optimizer),
+            "model": with_names(asdict(self.model)),
+            "train": with_names(asdict(self.config.train)),
+            "optimizer": with_names(asdict(self.config.optimizer)),
+            "code": self.code,
             "rates": self.rates(0, 1),
         }
 
     def rates(self, first: int, n: int) -> list[float]:
         """Learning rates of n steps; after the config's last step the rate stays at its minimum."""
-        c = self.config
-        return [learning_rate(c.optimizer, c.train.steps, step) for step in range(first, first + n)]
+        c, steps = self.config, range(first, first + n)
+        if isinstance(c.optimizer.schedule, Idea):
+            schedule = learning_rate_schedule(c.optimizer, c.train.steps)
+            return [float(schedule(step)) for step in steps]
+        return [learning_rate(c.optimizer, c.train.steps, step) for step in steps]
 
 
-def workload_for(config: RunConfig, against: str | None) -> Workload:
+def load_workload(path: str, overrides: list[str], code: str | None) -> tuple[RunConfig, str | None]:
+    """A config with the functions of a file, each tried, and the file's absolute path."""
+    config = resolve(load_config(path, overrides), load_code(code))
+    if code is None:
+        return config, None
+    jax.config.update("jax_platforms", "cpu")  # here functions are only tried; the device is for the processes
+    check_ideas(config, model_without_text(config))
+    return config, str(Path(code).absolute())
+
+
+def workload_for(config: RunConfig, against: str | None, code: str | None = None) -> Workload:
     """The config's model as both sides compute it. Raises InputError for a model that a peer or a bench cannot have."""
     model = model_without_text(config)
     if model.dropout:
@@ -68,19 +89,21 @@ def workload_for(config: RunConfig, against: str | None) -> Workload:
             "--set model.dropout=0."
         )
     if against is None:
-        return Workload(model, config)
+        return Workload(model, config, code)
     peer = PEERS[against]
     if config.optimizer.name != "adamw":
         raise InputError(
             f"optimizer.name is {config.optimizer.name}, but {against} trains with AdamW; give "
             "--set optimizer.name=adamw."
         )
+    if config.train.loss is not None:
+        raise InputError(f"train.loss is {config.train.loss}, but {against} has the cross-entropy only; leave it out.")
     for field, value, wanted in _requirements(model, peer):
         if value != wanted:
             only = f"only {_toml(wanted)}; give --set model.{field}={_toml(wanted)}"
             has = "none; leave it out" if wanted is None else only
             raise InputError(f"model.{field} is {_toml(value)}, but {against} has {has}.")
-    return Workload(replace(model, activation=peer.activation), config)
+    return Workload(replace(model, activation=peer.activation), config, code)
 
 
 def _requirements(model: GPTConfig, peer: Peer) -> list[tuple[str, Any, Any]]:
@@ -95,6 +118,10 @@ def _requirements(model: GPTConfig, peer: Peer) -> list[tuple[str, Any, Any]]:
         ("scale_embeddings", model.scale_embeddings, False),
         ("sliding_window", min(model.sliding_window or context, context), context),
         ("separator", model.separator, None),
+        ("visible", model.visible, None),
+        ("score", model.score, None),
+        ("block", model.block, None),
+        ("logits", model.logits, None),
         ("tie_embeddings", model.tie_embeddings, True),
         ("d_head", model.head_dim, model.d_model // model.n_heads),
         ("n_kv_heads", model.kv_heads, model.n_heads),

@@ -10,7 +10,7 @@ from ..bench.scaling import growth_command
 from ..bench.sides import other_of
 from ..bench.tokenizer import bench_tokenizer_command
 from ..bench.train import bench_train_command
-from .options import Parser, add_field, add_overrides, add_parser
+from .options import Parser, add_code, add_field, add_overrides, add_parser
 
 
 def add_options(parser: Parser) -> None:
@@ -35,6 +35,7 @@ def add_train(kinds: "argparse._SubParsersAction[Parser]") -> None:
     )
     parser.add_argument("config", metavar="CONFIG.toml")
     add_overrides(parser)
+    add_code(parser)
     add_peer(parser)
     add_rounds(parser, 10, "turns of a second or two steps")
     add_json(parser)
@@ -44,7 +45,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     """Returns 1 if the losses differ."""
     a = arguments
     other = other_of(a.against, a.against_commit, a.peer, a.peer_python, "train_worker")
-    agree = bench_train_command(a.config, a.overrides, other, a.rounds, a.json)
+    agree = bench_train_command(a.config, a.overrides, a.code, other, a.rounds, a.json)
     return 0 if agree else 1
 
 
@@ -60,6 +61,7 @@ def add_generate(kinds: "argparse._SubParsersAction[Parser]") -> None:
     )
     parser.add_argument("config", metavar="CONFIG.toml")
     add_overrides(parser)
+    add_code(parser)
     parser.add_numbers("--batch-size", 1, "B", "texts at a time; default 1. Several numbers give a row each")
     parser.add_numbers("--prompt-tokens", 16, "P", "default 16; several as well")
     parser.add_argument("--new-tokens", type=int, default=64, metavar="N", help="default 64")
@@ -74,7 +76,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
     a = arguments
     other = other_of(a.against, a.against_commit, a.peer, a.peer_python, "generate_worker")
     lengths = [Lengths(b, p, a.new_tokens) for b, p in product(a.batch_size, a.prompt_tokens)]
-    agree = bench_generate_command(a.config, a.overrides, lengths, a.weights, other, a.rounds, a.json)
+    agree = bench_generate_command(a.config, a.overrides, a.code, lengths, a.weights, other, a.rounds, a.json)
     return 0 if agree else 1
 
 

@@ -15,6 +15,7 @@ ARRAYS, REFERENCE = "jaxllm/reference/arrays.py", "jaxllm/reference/"
 CALLS, FUNCTION, MEASURE, REPORT, DIFFERENCES = (
     f"jaxllm/compare/{name}.py" for name in ("calls", "function", "measure", "report", "finite_differences")
 )
+IDEAS = "compare/test_ideas.py"
 MODEL, TOLERANCES, TREES = (f"jaxllm/compare/{name}.py" for name in ("model", "tolerances", "trees"))
 
 MUTATIONS = [
@@ -58,4 +59,6 @@ MUTATIONS = [
     Mutation("gradients that only Optax clips", "jaxllm/compare/optimizer.py", "clipped = reference.optimizer.clip_by_global_norm(gradients, config.clip_norm)", "clipped = gradients", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[sgd]"),
     Mutation("what is held to nothing beyond tolerance", MEASURE, "return self.compared and not self.passed", "return not self.passed", "compare/test_report.py::test_what_is_held_to_nothing_is_neither_ok_nor_beyond"),
     Mutation("what is held to nothing counted as compared", REPORT, "compared = [row for row in self.rows if row.compared]", "compared = list(self.rows)", "compare/test_report.py::test_what_is_held_to_nothing_is_neither_ok_nor_beyond"),
+    Mutation("gradients held that depend on a function without a twin", "jaxllm/compare/twins.py", 'row.stage != "forward" or row.name in from_there', "row.name in from_there", f"{IDEAS}::test_what_depends_on_a_function_without_a_twin_is_held_to_nothing"),
+    Mutation("a user's backward not taken", "jaxllm/compare/twins.py", "if idea.twin_vjp is not None:", "if False:", f"{IDEAS}::test_a_wrong_backward_of_a_twin_is_found"),
 ]  # fmt: skip
