@@ -186,6 +186,11 @@ def summed_loss(
     if loss is None and not interceptors():
         return head_loss(table, cast(Array, apply(method="hidden")), targets, weights, model.config.logits)
     if loss is not None and takes_hidden(loss):
+        if model.config.logits is not None or interceptors():
+            raise InputError(
+                f"the loss {loss} reads hidden states, so that a change of the logits, by model.logits or an "
+                "interceptor, would be left out; give a loss of (logits, targets)."
+            )
         losses = loss(apply(method="hidden"), table, targets)
     else:
         losses = (loss or token_losses)(cast(Array, apply()), targets)

@@ -153,7 +153,7 @@ class Norm(nn.Module):
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:]) if self.use_bias else None
-        return cast(Array, named(self.kind, NORMS, "norm")(x, scale, bias, self.epsilon))
+        return cast(Array, named(self.kind, NORMS, "norm")(x, scale, bias, self.epsilon)).astype(x.dtype)
 
 
 class Dropout(nn.Module):
@@ -189,5 +189,5 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         names = ("gate", "up") if is_gated(self.activation) else ("up",)
         maps = [Linear(self.hidden_dim, self.use_bias, name=name)(x) for name in names]
-        hidden = named(self.activation, ACTIVATIONS | GATED, "activation")(*maps)
+        hidden = named(self.activation, ACTIVATIONS | GATED, "activation")(*maps).astype(x.dtype)
         return Linear(x.shape[-1], self.use_bias, self.output_std, name="down")(hidden)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import Idea, named
 
 from .config import RunConfig
@@ -18,7 +19,11 @@ def schedule_free(state: TrainState) -> Any:
     """The average of the parameters that schedule-free optimizers train for (Defazio et al. 2024, equation 3)."""
     kind = optax.contrib.ScheduleFreeState
     nodes = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, kind))
-    averaged = next(node for node in nodes if isinstance(node, kind))
+    averaged = next((node for node in nodes if isinstance(node, kind)), None)
+    if averaged is None:
+        raise InputError(
+            "eval.weights is 'schedule_free', but the state of optimizer.name holds no such average; leave it out."
+        )
     return optax.contrib.schedule_free_eval_params(averaged, state.params)
 
 

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from jaxllm.attention import visible
+from jaxllm.config import GPTConfig
 from jaxllm.data.batches import evaluation_batches, n_targets
 from jaxllm.data.id_sequences import IdSequence
+from jaxllm.fast.attention import looks_ahead
 from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import GPT
 from jaxllm.tokenizers import Tokenizer, WordTokenizer
+from jaxllm.utils.errors import InputError
 
 from .config import EvalConfig, RunConfig
 from .step import make_eval_step
@@ -31,10 +37,11 @@ def evaluator(
 ) -> Callable[[Any, IdSequence], float]:
     """A function params, ids -> mean cross-entropy in nats per token over all ids but the first.
 
-    With `begin`, the id that each window begins with, it is over all ids. The function calls `abandon` before each
-    batch and raises Abandoned when it returns True.
+    With `begin`, the id that each window begins with, it is over all ids. Where `model.visible` looks ahead, targets
+    that the model sees are left out. The function calls `abandon` before each batch and raises Abandoned when it
+    returns True.
     """
-    eval_step = make_eval_step(model)
+    eval_step, known = make_eval_step(model), known_targets(model.config)
     batch_size = config.train.batch_size // config.train.grad_accumulation  # what fits in training fits here
 
     def evaluate(params: Any, ids: IdSequence) -> float:
@@ -42,17 +49,40 @@ def evaluator(
         dispatched: deque[Array] = (
             deque()
         )  # a loss is fetched while others are computed, so that the device never waits
-        n = n_targets(ids, begin)
+        n, left_out = n_targets(ids, begin), 0
         length = min(model.config.context_length, n)  # a short text is not padded to the whole context
-        for batch in evaluation_batches(ids, length, batch_size, begin):
+        if known is not None and known[:length].all():
+            raise InputError(
+                f"model.visible is {model.config.visible}, by which every position sees its target: nothing is left to "
+                "evaluate; hide s = t + 1 from t somewhere in the context."
+            )
+        for inputs, targets, weights in evaluation_batches(ids, length, batch_size, begin):
             if abandon():
                 raise Abandoned
-            dispatched.append(eval_step(params, *batch))
+            if known is not None:
+                left_out += int(weights[:, known[:length]].sum())
+                weights[:, known[:length]] = 0
+            dispatched.append(eval_step(params, inputs, targets, weights))
             if len(dispatched) > AHEAD:
                 sums.append(float(dispatched.popleft()))
-        return math.fsum([*sums, *map(float, dispatched)]) / n
+        return math.fsum([*sums, *map(float, dispatched)]) / (n - left_out)
 
     return evaluate
+
+
+def known_targets(config: GPTConfig) -> np.ndarray | None:
+    """At which positions the model sees its target, through any number of blocks: bool [T]; None if at none.
+
+    Documents are left out of account.
+    """
+    length, rule = config.context_length, config.visible
+    if rule is None or not looks_ahead(rule, length, config.separator is not None):
+        return None
+    places = jnp.arange(length + 1)
+    reached = np.asarray(visible(places[:, None], places[None, :], rule=rule)) | np.eye(length + 1, dtype=bool)
+    for _ in range(length.bit_length()):
+        reached = (reached.astype(np.float32) @ reached.astype(np.float32)) > 0
+    return np.diagonal(reached, offset=1)
 
 
 @dataclass(frozen=True)

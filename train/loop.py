@@ -24,6 +24,7 @@ from .config import RunConfig, as_dict
 from .errors import NotSavedError, Stopped
 from .eval_weights import eval_weights
 from .evaluate import Abandoned, evaluator, sample_text
+from .ideas import references
 from .inputs import Prepared
 from .memory_estimate import warning_of_plan
 from .nonfinite import first_forward, parts_backward
@@ -105,13 +106,16 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         except OSError as error:
             if error.filename is None:  # standard output, not a file of the run
                 raise
-            raise NotSavedError(f"{error.filename}: {error.strerror or error}; {how_to_resume(folder)}") from None
+            raise NotSavedError(
+                f"{error.filename}: {error.strerror or error}; {how_to_resume(folder, config)}"
+            ) from None
         finally:
             log.close()
     done = int(state.step)
     if stop.by and (not over or log.unmeasured(done)):
         raise Stopped(
-            f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}; {how_to_resume(folder)}",
+            f"{stop.by.name} ended the run after step {done:,} of {config.train.steps:,}; "
+            f"{how_to_resume(folder, config)}",
             stop.by,
         )
     return state
@@ -123,10 +127,11 @@ def plan_of(config: RunConfig) -> Plan:
     return Plan(train.steps, train.batch_size * config.model.context_length, train.max_skipped)
 
 
-def how_to_resume(folder: RunFolder) -> str:
+def how_to_resume(folder: RunFolder, config: RunConfig) -> str:
     steps = saved_steps(folder.checkpoints)
     saved = f"step {steps[-1]:,} is saved" if steps else "nothing is saved yet"
-    return f"{saved}; to go on: jaxllm train --out {shlex.quote(str(folder.path))} --resume"
+    code = next((f" --code {idea.name.partition(':')[0]}" for *_, idea in references(config)), "")
+    return f"{saved}; to go on: jaxllm train --out {shlex.quote(str(folder.path))} --resume{code}"
 
 
 def save_state(

@@ -7,6 +7,7 @@ rows are read into the cache again.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from inspect import unwrap
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -18,14 +19,15 @@ from jaxllm.array import Array
 from jaxllm.cache import Cache
 from jaxllm.fast import formula
 from jaxllm.fast.attention import looks_ahead
-from jaxllm.fast.cached_gpt import CachedGPT
+from jaxllm.fast.cached_gpt import CachedBlock, CachedGPT
 from jaxllm.fast.few_rows import compiled
 from jaxllm.fast.quantised_weights import cast_kernels
 from jaxllm.generate import PLAIN, Sampling, cut_prompts, draw, draw_keys, non_finite_logits
 from jaxllm.generate import generate as textbook
-from jaxllm.gpt import GPT, Block, interceptors
+from jaxllm.gpt import GPT, Block, block_class, interceptors
 from jaxllm.utils.errors import InputError
 
+CACHEABLE = [unwrap(block.__call__) for block in (Block, CachedBlock)]  # also under nn.jit and nn.remat
 # Lengths are rounded up to a power of two from the first on, beyond the second to multiples of it.
 SHORTEST, STEP = 16, 256
 
@@ -52,7 +54,7 @@ def why_not_cached(model: GPT) -> str:
             f"{type(model).__name__} has a __call__ of its own, which reading through the cache does not call; "
             "what flax's nn.intercept_methods changes, it sees"
         )
-    if c.block is not None or not issubclass(model.block or Block, Block):
+    if c.block is not None or unwrap(block_class(model).__call__) not in CACHEABLE:
         return f"the block is {c.block or model.block}, which reading through the cache does not call"
     if looks_ahead(c.visible, c.context_length, c.separator is not None):
         return f"model.visible is {c.visible}, which lets tokens attend to later ones, so that no token can be cached"

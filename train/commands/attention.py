@@ -76,6 +76,8 @@ def attention_weights(model: GPT, params: Any, ids: list[int]) -> tuple[np.ndarr
     @jax.jit
     def weights(params: Any, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits, seen = apply_with_intermediates(model, params, tokens)
+        if "block_0/attention/weights" not in seen:
+            raise InputError(f"model.block is {model.config.block}, which has no attention whose weights are known.")
         by_layer = [seen[f"block_{i}/attention/weights"][0] for i in range(model.config.n_layers)]
         return jnp.stack(by_layer).astype(jnp.float32), logits[0].max(-1)
 

@@ -27,6 +27,7 @@ class MetricsLine(msgspec.Struct):
     train_loss: float | None
     tokens_per_s: float
     val_loss: float = 0.0
+    train_s: float = 0.0
     data_wait_s: float = 0.0
 
 
