@@ -68,10 +68,10 @@ def described(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[list[str
 
 
 def row(lines: list[str], name: str) -> str:
-    (found,) = [
-        " ".join(line.split()).removeprefix(f"{name} ") for line in lines if line.strip().startswith(f"{name} ")
-    ]
-    return found
+    """What follows the name in the only line that begins with it, in single spaces."""
+    found = [" ".join(line.split()) for line in lines if line.strip().startswith(f"{name} ")]
+    assert len(found) == 1, (name, lines)
+    return found[0].removeprefix(f"{name} ")
 
 
 def test_parameters_and_costs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,13 +159,16 @@ def test_functions_of_the_users(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_and_a_vocabulary_that_depends_on_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     lines, content = described(capsys, str(RUN))
     assert lines[0].partition(": ")[2] == (
-        "saved at step 4 of 4, char tokenizer; 1 blocks, 4 wide, 2 heads, context 6, vocabulary of 8"
+        "saved at step 4 of 4, char tokenizer; 1 block, 4 wide, 2 heads, context 6, vocabulary of 8"
     )
     assert content["vocabulary_known"] and content["tokens_per_step"] == 12
-    lines, content = described(capsys, "small.toml", "--set=model.vocab_size=0", "--set=data.attend_across=false")
+    lines, content = described(
+        capsys, "small.toml", "--set=model.vocab_size=0", "--set=data.attend_across=false", "--set=train.seconds=60"
+    )
     assert not content["vocabulary_known"]
     assert "vocabulary of 256 in place of the tokenizer's, which depends on the text" in lines[0]
     assert row(lines, "attention:") == "chunked, within documents"
+    assert row(lines, "tokens:") == "32 a step, 320 in 10 steps, unless 60 s end the run earlier"
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -1,6 +1,7 @@
 """A user's functions by name: each example is trained, resumed, generated from and compared; and wrong ones."""
 
 import ast
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ EXAMPLES = {  # each with its fields, and whether `compare` has a twin for all o
     "attention_cap": (["model.score=attention_cap.py:attention_cap"], True),
     "logit_cap": (["model.logits=logit_cap.py:logit_cap"], True),
     "z_loss": (["train.loss=z_loss.py:z_loss"], True),
-    "value_residual": (["model.block=value_residual.py:ValueResidual"], True),
+    "value_residual": (["model.block=value_residual.py:ValueResidual", "model.n_layers=2"], True),
     "prefix": (["model.visible=prefix.py:visible", "train.loss=prefix.py:loss_behind"], True),
     "ema": (["optimizer.name=ema.py:with_average", "eval.weights=ema.py:averaged"], False),
     "layer_norms": (["train.metrics=layer_norms.py:layer_norms"], True),
@@ -49,14 +50,13 @@ def test_an_example_in_every_command(
 ) -> None:
     fields, has_twins = EXAMPLES[name]
     code, run, whole = options(name, []), str(tmp_path / "run"), str(tmp_path / "whole")
-    small = ["train.steps=4", "model.n_layers=2", "model.dropout=0", "eval.every=3", "eval.sample_tokens=1"]
-    train = ["train", str(config), *options(name, [*small, *fields])]
-    assert main([*train, "--out", whole]) == 0
-    assert main([*train, "--out", run, "--set=train.steps=3"]) == 0
-    assert main(["train", "--out", run, "--resume", "--set=train.steps=4", *code]) == 0
-    if "optimizers" not in name:  # whose schedule depends on train.steps
-        assert_same_run_with(load_code(str(FOLDER / f"{name}.py")), Path(run), Path(whole))
-    assert main(["generate", whole, "--prompt", "the", "--max-new-tokens", "2", *code]) == 0
+    small = ["train.steps=4", "model.dropout=0", "eval.every=3", "eval.sample_tokens=1", "checkpoint.every=3"]
+    assert main(["train", str(config), "--out", whole, *options(name, [*small, *fields])]) == 0
+    shutil.copytree(whole, run)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")  # as if the run had been killed in its last step
+    assert main(["train", "--out", run, "--resume", *code]) == 0
+    assert_same_run_with(load_code(code[1]), Path(run), Path(whole))
+    assert main(["generate", whole, "--prompt", "t", "--max-new-tokens", "1", *code]) == 0
     assert main(["evaluate", whole, *code]) == 0
     capsys.readouterr()
     assert main(["compare", whole, "--dtype", "float64", *code]) == 0

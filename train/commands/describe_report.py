@@ -25,8 +25,8 @@ from .runs_report import aligned
 from .train import describe_attention
 
 ORDER = (  # of use; what is not ours follows, sorted by name
-    "token_embedding", "position_embedding", "block", "norm_1", "attention", "query", "key", "value", "output",
-    "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "kernel", "scale", "bias",
+    "token_embedding", "position_embedding", "block", "norm_1", "attention", "query", "key", "value", "query_norm",
+    "key_norm", "output", "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "kernel", "scale", "bias",
 )  # fmt: skip
 
 
@@ -107,8 +107,9 @@ def report(of: Described, content: dict[str, Any]) -> list[str]:
     if not of.vocabulary_known:
         vocabulary += " in place of the tokenizer's, which depends on the text"
     total = ["all", "", f"{content['n_parameters']:,}", "", ""]
+    blocks = f"{of.model.n_layers} block{'s' * (of.model.n_layers > 1)}"
     return [
-        f"{of.name}: {of.state}; {of.model.n_layers} block{'s' * (of.model.n_layers > 1)}, {of.model.d_model:,} wide, {of.model.n_heads} heads, "
+        f"{of.name}: {of.state}; {blocks}, {of.model.d_model:,} wide, {of.model.n_heads} heads, "
         f"context {of.model.context_length:,}, {vocabulary}",
         "",
         *(line.rstrip() for line in aligned([*table(content["parameters"]), total])),

@@ -3,6 +3,7 @@
 from slips.mutation import Mutation
 
 COMMIT = "bench/test_bench_commit.py"
+DESCRIBE = "commands/test_describe.py"
 RUNS = "commands/test_runs_command.py"
 VERDICT = "training/test_verdict.py"
 BACKEND = "commands/test_plotting.py::test_the_environment_may_name_any_backend"
@@ -24,6 +25,11 @@ MUTATIONS = [
     Mutation("a tokenizer larger than the model imported", "train/commands/import_.py", "if tokenizer.vocab_size > config.vocab_size:", "if False:", "pretrained/test_pretrained.py::test_import_and_export_leave_nothing_behind"),
     Mutation("ids that no text uses not reported", "train/commands/export.py", "if config.vocab_size > tokenizer.vocab_size:", "if False:", "pretrained/test_pretrained.py::test_ids_that_no_text_uses_are_reported"),
     Mutation("a layer after the last", "train/commands/attention.py", "0 <= layer < config.n_layers", "0 <= layer <= config.n_layers", "commands/test_looking_inside.py::test_wrong_input_is_one_sentence[attention RUN --prompt a --out a.png --layer 3]"),
+    Mutation("every block is taken for the first", "jaxllm/gpt.py", "alike = config.block is None", "alike = True", f"{DESCRIBE}::test_functions_of_the_users"),
+    Mutation("different blocks share their rows", "train/commands/describe_report.py", "startswith(\"block_\"), *map(str, part[1])))", "startswith(\"block_\"),))", f"{DESCRIBE}::test_functions_of_the_users"),
+    Mutation("decay described for vectors", "train/optimizer.py", "config.weight_decay if decayed else 0.0", "config.weight_decay", f"{DESCRIBE}::test_rules_are_what_the_optimizers_do"),
+    Mutation("documents described as one", "train/commands/describe_report.py", "return model if config.data.attend_across else", "return model if True else", f"{DESCRIBE}::test_a_run_and_a_vocabulary_that_depends_on_the_text"),
+    Mutation("a run described by another config", "train/commands/describe.py", "    if overrides:", "    if False:", f"{DESCRIBE}::test_wrong_input_is_one_sentence"),
     Mutation("a timed process without the functions of --code", "train/bench/job.py", "config = resolve(config, load_code(job[\"code\"]) if any(references(config)) else None)", "pass", "bench/test_bench.py::test_functions_of_a_file_are_timed"),
     Mutation("moments of one step more", "jaxllm/compare/optimizer_states.py", "return Moments(_count(adam),", "return Moments(_count(adam) + 1,", "training/test_step.py::test_the_optimizer_agrees_with_its_twin"),
     Mutation("an optimizer compared in float32", "train/commands/compare.py", '"float64" if dtype == "float64" else "float32"', '"float32"', "commands/test_compare_command.py::test_the_command"),
