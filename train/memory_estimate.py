@@ -89,7 +89,8 @@ def activation_bytes(model: GPTConfig, train: TrainConfig) -> int:
     backward = 0 if model.dropout else 4 * scores * (7 if size == 2 else 4)
     kept = size * model.d_model if train.remat else block
     again = block + backward if train.remat else backward
-    head = 10 * min(tokens * model.vocab_size, MOST_LOGITS)
+    most = MOST_LOGITS if train.loss is None else tokens * model.vocab_size  # a user's loss is not cut into chunks
+    head = 10 * min(tokens * model.vocab_size, most)
     return tokens * model.n_layers * kept + max(tokens * again, head)
 
 

@@ -12,9 +12,11 @@ from jaxllm.gpt import Block, apply_with_intermediates, summed_loss
 from jaxllm.loss import token_losses
 from jaxllm.utils.ideas import Idea
 from train.commands.attention import attention_weights
+from train.commands.train import describe_loss
 from train.config import RunConfig, TrainConfig
 from train.evaluate import evaluator, known_targets
 from train.loop import how_to_resume
+from train.memory_estimate import activation_bytes
 from train.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
@@ -100,3 +102,18 @@ def test_how_to_resume_names_the_code(tmp_path: object) -> None:
     config = RunConfig(train=TrainConfig(loss=Idea(token_losses, "ideas.py:mine", "00")))
     assert how_to_resume(RunFolder(str(tmp_path)), config).endswith("--resume --code ideas.py")
     assert how_to_resume(RunFolder(str(tmp_path)), RunConfig()).endswith("--resume")
+
+
+def test_a_loss_that_holds_all_logits_is_announced_and_counted() -> None:
+    def of_hidden(x: jax.Array, table: jax.Array, targets: jax.Array) -> jax.Array:
+        return token_losses(x @ table.T, targets)
+
+    plain = TrainConfig(batch_size=64)
+    own, hidden = (TrainConfig(batch_size=64, loss=Idea(loss, "a.py:f", "0")) for loss in (token_losses, of_hidden))
+    assert describe_loss(plain) == []
+    assert describe_loss(own) == [
+        "the loss is a.py:f, which reads all logits of a batch at once, and holds them; val_loss is the cross-entropy"
+    ]
+    assert "reads the hidden states;" in describe_loss(hidden)[0]
+    large = GPTConfig(n_layers=1, d_model=64, n_heads=1)
+    assert activation_bytes(large, own) - activation_bytes(large, plain) == 10 * (64 * 1024 * 50257 - 2**26)

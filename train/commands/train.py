@@ -10,12 +10,13 @@ import jax
 from jaxllm.config import GPTConfig
 from jaxllm.fast.attention import attention_path, looks_ahead
 from jaxllm.gpt import count_parameters
+from jaxllm.loss import takes_hidden
 from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
 
 from ..budget import is_over, used_s
-from ..config import RunConfig, differences, load_config, with_absolute_paths
+from ..config import RunConfig, TrainConfig, differences, load_config, with_absolute_paths
 from ..ideas import Code, check_same_code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
@@ -203,7 +204,16 @@ def introduction(inputs: Prepared) -> list[str]:
         f"{count_parameters(model):,} parameters, {c.train.batch_size * model.context_length:,} tokens a step, "
         f"{c.train.dtype} on {jax.devices()[0].platform}; an untrained model's loss is "
         f"ln {model.vocab_size} = {math.log(model.vocab_size):.2f}; attention is {describe_attention(c, model)}",
+        *describe_loss(c.train),
     ]
+
+
+def describe_loss(config: TrainConfig) -> list[str]:
+    """A line where a user's loss is computed without the chunks of `jaxllm.fast.loss`."""
+    if config.loss is None:
+        return []
+    what = "the hidden states" if takes_hidden(config.loss) else "all logits of a batch at once, and holds them"
+    return [f"the loss is {config.loss}, which reads {what}; val_loss is the cross-entropy"]
 
 
 def describe_attention(config: RunConfig, model: GPTConfig) -> str:
