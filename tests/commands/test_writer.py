@@ -215,7 +215,7 @@ def test_what_is_wrong(tmp_path: Path, command: str, message: str, capsys: pytes
 def test_answers_have_other_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[float, float | None]] = []
     monkeypatch.setattr(
-        "train.commands.generate.Writer", lambda _, __, options: seen.append((options.temperature, options.top_p))
+        "train.commands.generate.Writer", lambda _, __, options, ___: seen.append((options.temperature, options.top_p))
     )
     for name in ("continue_", "answer"):
         monkeypatch.setattr(f"train.commands.generate.{name}", lambda *_: None)
