@@ -7,6 +7,7 @@ A config holds a name, `"ideas.py:f"`. The function takes its place only where t
 import re
 import sys
 from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from typing import Any
 
 from jaxllm.utils.errors import InputError, shown
@@ -63,6 +64,16 @@ class Idea:
         module = sys.modules.get(getattr(self.function, "__module__", None) or "")
         names = getattr(self.function, "__globals__", None) or vars(module or object)
         return names.get(f"{getattr(self.function, '__name__', '')}{ending}")
+
+
+def n_arguments(function: Callable[..., Any]) -> int:
+    """How many positional arguments a function must be given; those with a default are not counted.
+
+    >>> n_arguments(lambda gate, up, beta=1.0: gate * up)
+    2
+    """
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(x.kind in positional and x.default is x.empty for x in signature(function).parameters.values())
 
 
 def as_idea(value: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from runs import TINY, assert_same_run_with, lines, write_config
 
 from jaxllm import GPT, GPTConfig, InputError
-from jaxllm.loss import token_losses
+from jaxllm.loss import takes_hidden, token_losses
 from jaxllm.utils.ideas import Idea, named
 from train.cli import main
 from train.config import RunConfig, to_toml
@@ -87,6 +87,22 @@ def test_values_go_in_directly_in_python() -> None:
     zero = jax.tree.map(jax.numpy.zeros_like, params)
     assert GPT(config).apply({"params": zero}, tokens).shape == (1, 4, 7)
     assert jax.jit(lambda p: GPT(config).apply({"params": p}, tokens))(params).shape == (1, 4, 7)
+
+
+def test_an_argument_with_a_default_makes_no_gate_and_no_loss_of_hidden_states() -> None:
+    def swish(x: jax.Array, beta: float = 1.0) -> jax.Array:
+        return x * jax.nn.sigmoid(beta * x)
+
+    def gate(gate: jax.Array, up: jax.Array, beta: float = 1.0) -> jax.Array:
+        return swish(gate, beta) * up
+
+    functions = (swish, jax.nn.gelu, gate)
+    assert [GPTConfig(activation=function).gated for function in functions] == [False, False, True]  # type: ignore[arg-type]
+
+    def smooth(logits: jax.Array, targets: jax.Array, amount: float = 0.1) -> jax.Array:
+        return (1 - amount) * token_losses(logits, targets)
+
+    assert not takes_hidden(smooth) and takes_hidden(lambda hidden, table, targets, size=4: hidden)
 
 
 def test_a_config_keeps_names() -> None:
