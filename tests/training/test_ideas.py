@@ -122,6 +122,28 @@ def test_a_config_keeps_names() -> None:
         build_config({"model": {"activation": "gelu_tan"}})
 
 
+def test_a_twin_is_found_by_the_name_that_a_config_says(tmp_path: Path) -> None:
+    """Not by the name under which the function was defined, which several share."""
+    (tmp_path / "made.py").write_text(
+        "from functools import partial\n"
+        "def make(n):\n    def score(x): return n * x\n    return score\n"
+        "eight, eight_twin, score_twin = make(8), make(8), make(3)\n"
+        "double = lambda x: 2 * x\n"
+        "part, part_twin, double_twin = partial(max, 2), partial(max, 2), double\n"
+    )
+    code = load_code(str(tmp_path / "made.py"))
+    assert code is not None
+    for name, four in {"eight": 32, "double": 8, "part": 4}.items():
+        twin = code.idea(f"made.py:{name}", "model.score").twin
+        assert twin is not None and twin(4) == four
+    assert code.idea("made.py:make", "model.score").twin is None
+    assert Idea(plain).twin is plain_twin  # of a plain function in its module
+
+
+def plain() -> None: ...
+def plain_twin() -> None: ...
+
+
 @pytest.fixture(scope="module")
 def trained(config: Path) -> Iterator[Path]:
     run = config.parent / "trained"
