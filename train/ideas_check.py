@@ -51,13 +51,8 @@ def elementwise(idea: Idea, arguments: list[Any], shape: tuple[int, ...], gives:
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise InputError(f"{idea.name} returns {out.dtype}, but it must return {gives} as floating-point numbers.")
     _check_pure(idea, arguments)
-    floats = [i for i, x in enumerate(arguments) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)]
-
-    def of_floats(*some: Array) -> Array:
-        given = dict(zip(floats, some, strict=True))
-        return idea(*(given.get(i, x) for i, x in enumerate(arguments)))
-
-    value, pullback = jax.vjp(of_floats, *(arguments[i] for i in floats))
+    function, floats = _of_arrays(idea, arguments, np.floating)
+    value, pullback = jax.vjp(function, *floats)
     for what, array in [("value", value)] + [("gradient", g) for g in pullback(jnp.ones_like(value))]:
         if not bool(jnp.isfinite(array).all()):
             raise InputError(
@@ -72,25 +67,29 @@ def _called(idea: Idea, arguments: list[Any]) -> Any:
         signature(idea).bind(*arguments)
     except TypeError as error:
         raise InputError(f"{idea.name} cannot be called with {len(arguments)} arguments: {error}.") from None
-    arrays = [i for i, x in enumerate(arguments) if hasattr(x, "dtype")]
+    function, arrays = _of_arrays(idea, arguments)
+    return jax.eval_shape(function, *arrays)
 
-    def of_arrays(*some: Array) -> Any:
-        given = dict(zip(arrays, some, strict=True))
+
+def _of_arrays(
+    idea: Idea, arguments: list[Any], kind: type[np.generic] = np.generic
+) -> tuple[Callable[..., Any], list[Array]]:
+    """The function of those of its arguments alone that are arrays of a kind, and these: a new one, traced anew."""
+    places = [i for i, x in enumerate(arguments) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, kind)]
+
+    def function(*arrays: Array) -> Any:
+        given = dict(zip(places, arrays, strict=True))
         return idea(*(given.get(i, x) for i, x in enumerate(arguments)))
 
-    return jax.eval_shape(of_arrays, *(arguments[i] for i in arrays))
+    return function, [arguments[i] for i in places]
 
 
 def _check_pure(idea: Idea, arguments: list[Any]) -> None:
     """Raises InputError where the function becomes another program when it is traced again."""
-    arrays = [i for i, x in enumerate(arguments) if hasattr(x, "dtype")]
 
     def traced() -> tuple[str, list[Any]]:
-        def of_arrays(*some: Array) -> Any:
-            given = dict(zip(arrays, some, strict=True))
-            return idea(*(given.get(i, x) for i, x in enumerate(arguments)))
-
-        program = jax.make_jaxpr(of_arrays)(*(arguments[i] for i in arrays))
+        function, arrays = _of_arrays(idea, arguments)
+        program = jax.make_jaxpr(function)(*arrays)
         return str(program.jaxpr), program.consts
 
     (one, consts), (again, others) = traced(), traced()
