@@ -40,7 +40,7 @@ def check_ideas(config: RunConfig, model: GPTConfig) -> None:
             trial_of_training(idea, config, model)
 
 
-def elementwise(idea: Idea, arguments: list[Any], shape: tuple[int, ...], gives: str) -> None:
+def _check_arrays(idea: Idea, arguments: list[Any], shape: tuple[int, ...], gives: str) -> None:
     """Check a function of arrays: its value and gradient at `arguments`; the result must have this shape."""
     out = _called(idea, arguments)
     if not hasattr(out, "shape") or tuple(out.shape) != shape:
@@ -59,6 +59,25 @@ def elementwise(idea: Idea, arguments: list[Any], shape: tuple[int, ...], gives:
                 f"the {what} of {idea.name} is not finite at ordinary numbers (0 among them); where it chooses between "
                 "two formulas by jnp.where, both must have a finite derivative."
             )
+
+
+def _check_elementwise(idea: Idea, arguments: list[Any]) -> None:
+    """Raises InputError where a number of the result depends on others than the number in its place."""
+    whole = np.asarray(idea(*arguments))
+    for axis in range(-whole.ndim, 0):
+        alone = idea(*(_second(x, axis) for x in arguments))
+        if alone.shape != _second(whole, axis).shape or not np.allclose(alone, _second(whole, axis), 1e-4, 1e-5):
+            raise InputError(
+                f"{idea.name} is not elementwise: a number of its result depends on another along axis "
+                f"{whole.ndim + axis} of its argument {_text(whole.shape)}, and would differ where a model computes "
+                "a part at a time."
+            )
+
+
+def _second(x: Any, axis: int) -> Any:
+    """The second place along an axis, counted from the last; x itself where it is the same all along."""
+    varies = getattr(x, "ndim", 0) >= -axis and x.shape[axis] > 1
+    return x.take(np.array([1]), axis) if varies else x
 
 
 def _called(idea: Idea, arguments: list[Any]) -> Any:
@@ -122,23 +141,25 @@ def _places() -> tuple[Array, Array]:
 
 def _activation(idea: Idea, model: GPTConfig) -> None:
     shape = (N_ROWS, model.hidden_dim)
-    elementwise(idea, [_numbers(*shape) for _ in range(2 if model.gated else 1)], shape, "an array")
+    _check_arrays(idea, [_numbers(*shape) for _ in range(2 if model.gated else 1)], shape, "an array")
 
 
 def _norm(idea: Idea, model: GPTConfig) -> None:
     d = model.d_model
     bias = _numbers(d) if model.use_bias else None
-    elementwise(idea, [_numbers(N_ROWS, d), _numbers(d), bias, model.norm_epsilon], (N_ROWS, d), "an array")
+    _check_arrays(idea, [_numbers(N_ROWS, d), _numbers(d), bias, model.norm_epsilon], (N_ROWS, d), "an array")
 
 
 def _position(idea: Idea, model: GPTConfig) -> None:
-    elementwise(idea, [jnp.arange(N_POSITIONS), model.d_model], (N_POSITIONS, model.d_model), "vectors")
+    _check_arrays(idea, [jnp.arange(N_POSITIONS), model.d_model], (N_POSITIONS, model.d_model), "vectors")
 
 
 def _score(idea: Idea, model: GPTConfig) -> None:
     shape = (2, model.n_heads, N_POSITIONS, N_POSITIONS)
     heads = jnp.arange(model.n_heads)[:, None, None]
-    elementwise(idea, [_numbers(*shape), heads, *_places()], shape, "scores")
+    arguments = [_numbers(*shape), heads, *_places()]
+    _check_arrays(idea, arguments, shape, "scores")
+    _check_elementwise(idea, arguments)
 
 
 def _visible(idea: Idea, model: GPTConfig) -> None:
@@ -153,7 +174,8 @@ def _visible(idea: Idea, model: GPTConfig) -> None:
 
 def _logits(idea: Idea, model: GPTConfig) -> None:
     shape = (N_ROWS, model.vocab_size)
-    elementwise(idea, [_numbers(*shape)], shape, "logits")
+    _check_arrays(idea, [_numbers(*shape)], shape, "logits")
+    _check_elementwise(idea, [_numbers(*shape)])
 
 
 def _loss(idea: Idea, model: GPTConfig) -> None:
@@ -162,7 +184,7 @@ def _loss(idea: Idea, model: GPTConfig) -> None:
         read = [_numbers(2, N_POSITIONS, model.d_model), _numbers(model.vocab_size, model.d_model)]
     else:
         read = [_numbers(2, N_POSITIONS, model.vocab_size)]
-    elementwise(idea, [*read, targets], (2, N_POSITIONS), "the loss of each token")
+    _check_arrays(idea, [*read, targets], (2, N_POSITIONS), "the loss of each token")
 
 
 def _block(idea: Idea, model: GPTConfig) -> None:
