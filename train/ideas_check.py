@@ -151,7 +151,13 @@ def _norm(idea: Idea, model: GPTConfig) -> None:
 
 
 def _position(idea: Idea, model: GPTConfig) -> None:
-    _check_arrays(idea, [jnp.arange(N_POSITIONS), model.d_model], (N_POSITIONS, model.d_model), "vectors")
+    row = jnp.arange(N_POSITIONS)
+    rows = jnp.stack([row[::-1], jnp.maximum(row, 1)])
+    for positions in (row, rows):  # of training, and of rows of different lengths when they generate
+        _check_arrays(idea, [positions, model.d_model], (*positions.shape, model.d_model), "vectors")
+    each = [idea(row, model.d_model) for row in rows]
+    if not np.allclose(idea(rows, model.d_model), each, 1e-4, 1e-5):
+        raise InputError(f"{idea.name} gives other vectors for positions {_text(rows.shape)} than for each row of it.")
 
 
 def _score(idea: Idea, model: GPTConfig) -> None:
