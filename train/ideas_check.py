@@ -81,13 +81,18 @@ def _second(x: Any, axis: int) -> Any:
 
 
 def _called(idea: Idea, arguments: list[Any]) -> Any:
-    """The shape of what a function returns. Raises InputError where it does not take these arguments."""
+    """The shape of what a function returns."""
+    function, arrays = _of_arrays(idea, arguments)
+    return jax.eval_shape(function, *arrays)
+
+
+def _call(idea: Idea, *arguments: Any) -> Any:
+    """What a function returns. Raises InputError where it does not take so many arguments."""
     try:
         signature(idea).bind(*arguments)
     except TypeError as error:
         raise InputError(f"{idea.name} cannot be called with {len(arguments)} arguments: {error}.") from None
-    function, arrays = _of_arrays(idea, arguments)
-    return jax.eval_shape(function, *arrays)
+    return idea(*arguments)
 
 
 def _of_arrays(
@@ -98,7 +103,7 @@ def _of_arrays(
 
     def function(*arrays: Array) -> Any:
         given = dict(zip(places, arrays, strict=True))
-        return idea(*(given.get(i, x) for i, x in enumerate(arguments)))
+        return _call(idea, *(given.get(i, x) for i, x in enumerate(arguments)))
 
     return function, [arguments[i] for i in places]
 
@@ -171,7 +176,9 @@ def _score(idea: Idea, model: GPTConfig) -> None:
 def _visible(idea: Idea, model: GPTConfig) -> None:
     t, s = _places()
     out = _called(idea, [t, s, *((None, None) if model.separator is None else (t // 2, s // 2))])
-    if not hasattr(out, "shape") or np.broadcast_shapes(out.shape, (4, 4)) != (4, 4) or out.dtype != bool:
+    shape = getattr(out, "shape", None)
+    fits = shape is not None and len(shape) <= 2 and all(n in (1, N_POSITIONS) for n in shape)
+    if not fits or out.dtype != bool:
         raise InputError(
             f"{idea.name} returns {getattr(out, 'dtype', '')} {_described(out)}, but it must return bool [4, 4] for "
             "t [4, 1] and s [1, 4]."
@@ -224,17 +231,17 @@ def _metrics(idea: Idea, model: GPTConfig) -> None:
 
 
 def _called_on_trees(idea: Idea, *trees: Any) -> Any:
-    return jax.eval_shape(lambda *given: idea(*given), *trees)
+    return jax.eval_shape(lambda *given: _call(idea, *given), *trees)
 
 
 def _optimizer(idea: Idea, config: RunConfig, model: GPTConfig) -> None:
-    made = idea(config.optimizer, lambda step: 1e-3)
+    made = _call(idea, config.optimizer, lambda step: 1e-3)
     if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
         raise InputError(f"{idea.name} returns {type(made).__name__}, but it must return an Optax transformation.")
 
 
 def _schedule(idea: Idea, config: RunConfig, model: GPTConfig) -> None:
-    made = idea(config.optimizer, config.train.steps)
+    made = _call(idea, config.optimizer, config.train.steps)
     rate = jax.eval_shape(made, jnp.zeros((), jnp.int32)) if callable(made) else made
     if getattr(rate, "shape", None) != ():
         raise InputError(

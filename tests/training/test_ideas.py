@@ -211,11 +211,13 @@ def helper(x):
     return x + undefined
 def far(score, head, t, s): return score[..., :1]
 def masked(t, s, document_t=None, document_s=None): return jnp.float32(s <= t)
+def short(t, s, document_t, document_s): return jnp.ones(5, bool)
 def over_s(score, head, t, s): return score - jax.nn.logsumexp(score, -1, keepdims=True)
 def over_heads(score, head, t, s): return score + score.mean(-3, keepdims=True)
 def softmax(logits): return jax.nn.log_softmax(logits)
 def flat(positions, d_model): return jnp.arange(positions.size)[:, None] * jnp.ones(d_model)
 def among(positions, d_model): return (positions - positions.min())[..., None] * jnp.ones(d_model)
+def alone(config): return None
 def mean(logits, targets): return logits.mean()
 def lists(params, grads, updates): return {"a": grads["norm_final"]["scale"]}
 def taken(params, grads, updates): return {"train_loss": 1.0 + 0 * grads["norm_final"]["scale"].sum()}
@@ -237,11 +239,16 @@ CASES = {
     "model.activation=w.py:fails": r"line 10, in fails: return helper\(x\)\n.*line 12, in helper: return x \+ und.*\nNameError: ",
     "model.score=w.py:far": r"w.py:far returns \[2, 2, 4, 1\].* it must return scores of shape \[2, 2, 4, 4\]",
     "model.visible=w.py:masked": r"w.py:masked returns float32 \[4, 4\], but it must return bool \[4, 4\]",
+    "model.visible=w.py:short": r"w.py:short returns bool \[5\], but it must return bool \[4, 4\]",
     "model.score=w.py:over_s": "w.py:over_s is not elementwise: .* another along axis 3 of its argument",
     "model.score=w.py:over_heads": "w.py:over_heads is not elementwise: .* another along axis 1 of its argument",
     "model.logits=w.py:softmax": "w.py:softmax is not elementwise: .* another along axis 1 of its argument",
     "model.position=w.py:flat": r"w.py:flat returns \[8, 16\] for .* it must return vectors of shape \[2, 4, 16\]",
     "model.position=w.py:among": r"w.py:among gives other vectors for positions \[2, 4\] than for each row",
+    "optimizer.name=w.py:alone": "w.py:alone cannot be called with 2 arguments: too many positional",
+    "optimizer.schedule=w.py:alone": "w.py:alone cannot be called with 2 arguments: too many positional",
+    "train.metrics=w.py:alone": "w.py:alone cannot be called with 3 arguments: too many positional",
+    "eval.weights=w.py:two": "w.py:two cannot be called with 1 arguments: missing a required argument: 'y'",
     "train.loss=w.py:mean": r"w.py:mean returns \[\] for .* the loss of each token of shape \[2, 4\]",
     "train.metrics=w.py:lists": "w.py:lists must return a dict of single numbers",
     "train.metrics=w.py:taken": "w.py:taken returns 'train_loss', which metrics.jsonl holds already",
