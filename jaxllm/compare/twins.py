@@ -20,6 +20,7 @@ from jaxllm.compare.measure import Comparison
 from jaxllm.config import IDEAS, GPTConfig
 from jaxllm.loss import takes_hidden
 from jaxllm.reference.arrays import Array, Vjp, sum_to
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import Idea
 
 STEP = 1e-5  # of a central difference, relative to a number above 1: as exact for slopes with a jump as for smooth ones
@@ -65,11 +66,19 @@ def reference_config(config: GPTConfig) -> Any:
 
 
 def twin_loss(loss: Idea | None) -> Twin:
-    """The twin of a user's token losses, a function of (logits, targets) also where theirs reads hidden states."""
+    """The twin of a user's token losses, a function of (logits, targets) also where theirs reads hidden states.
+
+    Raises InputError for a twin that reads hidden states.
+    """
     if loss is None:
         return Twin(reference.loss.token_losses, reference.loss.token_losses_vjp)
     if loss.twin is None and takes_hidden(loss):  # nothing of it can be compared
         return Twin(reference.loss.token_losses, reference.loss.token_losses_vjp)
+    if loss.twin is not None and takes_hidden(loss.twin):
+        raise InputError(
+            f"the twin of {loss.name} takes (hidden, table, targets), but it must be a function of (logits, targets), "
+            "which the reference has."
+        )
     return twin_of(loss, "loss")
 
 

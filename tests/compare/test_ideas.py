@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from models import TINY, random_tokens
 
-from jaxllm import GPT
+from jaxllm import GPT, InputError
 from jaxllm.compare import Comparison, Report, compare_model, random_parameters
-from jaxllm.compare.twins import held
+from jaxllm.compare.twins import held, twin_loss
 from jaxllm.gpt import Block
+from jaxllm.loss import token_losses
+from jaxllm.reference.loss import token_losses as token_losses_twin
 from jaxllm.utils.ideas import Idea
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
@@ -47,6 +49,14 @@ class Own(Block): ...
 def Own_twin(config: Any, params: Any, x: Any, documents: Any = None) -> Any: ...
 
 
+def of_hidden(hidden: Any, table: Any, targets: Any) -> Any:
+    return token_losses(hidden @ table.T, targets)
+
+
+def of_hidden_twin(hidden: Any, table: Any, targets: Any) -> Any:
+    return token_losses_twin(hidden @ table.T, targets)
+
+
 def compared(**functions: Any) -> Report:
     config = replace(TINY, n_layers=1, **functions)
     tokens, targets = random_tokens(config, 1), random_tokens(config, 1, seed=1)
@@ -79,3 +89,8 @@ def test_a_function_without_a_twin_inside_a_block_of_the_users_leaves_nothing_of
     rows = [Comparison("forward", name, (), *[0.0] * 4) for name in ("embeddings", "block_0", "norm_final", "loss")]
     config = replace(TINY, block=Own, activation=idea, norm=idea)
     assert [row.compared for row in held(rows, config, None)] == [True, False, False, False]
+
+
+def test_a_twin_of_hidden_states_is_refused() -> None:
+    with pytest.raises(InputError, match=r"the twin of .*of_hidden takes .* must be a function of \(logits, targets\)"):
+        twin_loss(Idea(of_hidden))
