@@ -25,6 +25,8 @@ RECORDED = (
     "step", "tokens", "elapsed_s", "train_loss", "learning_rate", "grad_norm", "not_finite", "tokens_per_s",
     "data_wait_s", "val_loss", "averaged_val_loss", "skipped",
 )  # fmt: skip
+CHOICES = "where it chooses between two formulas by jnp.where, both must have a finite derivative"
+MASKED = f"what is not visible is masked by a function of model.visible, not by -inf in a score, and {CHOICES}"
 
 
 def check_ideas(config: RunConfig, model: GPTConfig) -> None:
@@ -40,7 +42,7 @@ def check_ideas(config: RunConfig, model: GPTConfig) -> None:
             trial_of_training(idea, config, model)
 
 
-def _check_arrays(idea: Idea, arguments: list[Any], shape: tuple[int, ...], gives: str) -> None:
+def _check_arrays(idea: Idea, arguments: list[Any], shape: tuple[int, ...], gives: str, finite: str = CHOICES) -> None:
     """Check a function of arrays: its value and gradient at `arguments`; the result must have this shape."""
     out = _called(idea, arguments)
     if not hasattr(out, "shape") or tuple(out.shape) != shape:
@@ -55,10 +57,7 @@ def _check_arrays(idea: Idea, arguments: list[Any], shape: tuple[int, ...], give
     value, pullback = jax.vjp(function, *floats)
     for what, array in [("value", value)] + [("gradient", g) for g in pullback(jnp.ones_like(value))]:
         if not bool(jnp.isfinite(array).all()):
-            raise InputError(
-                f"the {what} of {idea.name} is not finite at ordinary numbers (0 among them); where it chooses between "
-                "two formulas by jnp.where, both must have a finite derivative."
-            )
+            raise InputError(f"the {what} of {idea.name} is not finite at ordinary numbers (0 among them); {finite}.")
 
 
 def _check_elementwise(idea: Idea, arguments: list[Any]) -> None:
@@ -169,13 +168,14 @@ def _score(idea: Idea, model: GPTConfig) -> None:
     shape = (2, model.n_heads, N_POSITIONS, N_POSITIONS)
     heads = jnp.arange(model.n_heads)[:, None, None]
     arguments = [_numbers(*shape), heads, *_places()]
-    _check_arrays(idea, arguments, shape, "scores")
+    _check_arrays(idea, arguments, shape, "scores", MASKED)
     _check_elementwise(idea, arguments)
 
 
 def _visible(idea: Idea, model: GPTConfig) -> None:
     t, s = _places()
-    out = _called(idea, [t, s, *((None, None) if model.separator is None else (t // 2, s // 2))])
+    arguments = [t, s, *((None, None) if model.separator is None else (t // 2, s // 2))]
+    out = _called(idea, arguments)
     shape = getattr(out, "shape", None)
     fits = shape is not None and len(shape) <= 2 and all(n in (1, N_POSITIONS) for n in shape)
     if not fits or out.dtype != bool:
@@ -183,6 +183,7 @@ def _visible(idea: Idea, model: GPTConfig) -> None:
             f"{idea.name} returns {getattr(out, 'dtype', '')} {_described(out)}, but it must return bool [4, 4] for "
             "t [4, 1] and s [1, 4]."
         )
+    _check_pure(idea, arguments)
 
 
 def _logits(idea: Idea, model: GPTConfig) -> None:

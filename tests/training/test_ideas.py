@@ -212,8 +212,10 @@ def helper(x):
 def far(score, head, t, s): return score[..., :1]
 def masked(t, s, document_t=None, document_s=None): return jnp.float32(s <= t)
 def short(t, s, document_t, document_s): return jnp.ones(5, bool)
+def moody(t, s, document_t, document_s): return (s <= t) & (random.random() < 2 * t)
 def over_s(score, head, t, s): return score - jax.nn.logsumexp(score, -1, keepdims=True)
 def over_heads(score, head, t, s): return score + score.mean(-3, keepdims=True)
+def inf(score, head, t, s): return jnp.where(s <= t, score, -jnp.inf)
 def softmax(logits): return jax.nn.log_softmax(logits)
 def flat(positions, d_model): return jnp.arange(positions.size)[:, None] * jnp.ones(d_model)
 def among(positions, d_model): return (positions - positions.min())[..., None] * jnp.ones(d_model)
@@ -240,8 +242,10 @@ CASES = {
     "model.score=w.py:far": r"w.py:far returns \[2, 2, 4, 1\].* it must return scores of shape \[2, 2, 4, 4\]",
     "model.visible=w.py:masked": r"w.py:masked returns float32 \[4, 4\], but it must return bool \[4, 4\]",
     "model.visible=w.py:short": r"w.py:short returns bool \[5\], but it must return bool \[4, 4\]",
+    "model.visible=w.py:moody": "w.py:moody is not pure: traced twice",
     "model.score=w.py:over_s": "w.py:over_s is not elementwise: .* another along axis 3 of its argument",
     "model.score=w.py:over_heads": "w.py:over_heads is not elementwise: .* another along axis 1 of its argument",
+    "model.score=w.py:inf": "the value of w.py:inf is not finite at .* model.visible",
     "model.logits=w.py:softmax": "w.py:softmax is not elementwise: .* another along axis 1 of its argument",
     "model.position=w.py:flat": r"w.py:flat returns \[8, 16\] for .* it must return vectors of shape \[2, 4, 16\]",
     "model.position=w.py:among": r"w.py:among gives other vectors for positions \[2, 4\] than for each row",
