@@ -147,7 +147,7 @@ def plain_twin() -> None: ...
 @pytest.fixture(scope="module")
 def trained(config: Path) -> Iterator[Path]:
     run = config.parent / "trained"
-    fields = ["train.steps=3", *EXAMPLES["squared_relu"][0]]
+    fields = ["train.steps=3", "train.seconds=1000", *EXAMPLES["squared_relu"][0]]
     assert main(["train", str(config), "--out", str(run), *options("squared_relu", fields)]) == 0
     yield run
 
@@ -223,6 +223,7 @@ def alone(config): return None
 def mean(logits, targets): return logits.mean()
 def lists(params, grads, updates): return {"a": grads["norm_final"]["scale"]}
 def taken(params, grads, updates): return {"train_loss": 1.0 + 0 * grads["norm_final"]["scale"].sum()}
+def timed(params, grads, updates): return {"train_s": 0 * grads["norm_final"]["scale"].sum()}
 class Thin:
     pass
 class Narrow(__import__("flax").linen.Module):
@@ -253,6 +254,7 @@ CASES = {
     "optimizer.schedule=w.py:alone": "w.py:alone cannot be called with 2 arguments: too many positional",
     "train.metrics=w.py:alone": "w.py:alone cannot be called with 3 arguments: too many positional",
     "eval.weights=w.py:two": "w.py:two cannot be called with 1 arguments: missing a required argument: 'y'",
+    "train.metrics=w.py:timed": "w.py:timed returns 'train_s', which metrics.jsonl holds already",
     "train.loss=w.py:mean": r"w.py:mean returns \[\] for .* the loss of each token of shape \[2, 4\]",
     "train.metrics=w.py:lists": "w.py:lists must return a dict of single numbers",
     "train.metrics=w.py:taken": "w.py:taken returns 'train_loss', which metrics.jsonl holds already",
