@@ -1,13 +1,12 @@
 """The shape of a GPT."""
 
 from dataclasses import dataclass
-from inspect import signature
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from msgspec import Meta
 
 from jaxllm.utils.errors import InputError
-from jaxllm.utils.ideas import Idea, check_given
+from jaxllm.utils.ideas import Idea, check_given, n_arguments
 from jaxllm.utils.validate import Fraction, NonNegative, PositiveFloat, check_fields
 
 IDEAS = ("position", "visible", "score", "norm", "activation", "block", "logits")  # fields that take a function
@@ -138,7 +137,7 @@ class GPTConfig:
 
 
 def is_gated(activation: str | Idea) -> bool:
-    """Whether an activation takes two arguments, the gate and what passes it: (gate, up)."""
+    """Whether an activation takes two arguments without a default, the gate and what passes it: (gate, up)."""
     if isinstance(activation, Idea):
-        return len(signature(activation).parameters) == 2
+        return n_arguments(activation) == 2
     return activation in ("swiglu", "geglu")

@@ -1,7 +1,6 @@
 """Cross-entropy in nats. The NumPy twins are in `jaxllm.reference.loss`."""
 
 from collections.abc import Callable
-from inspect import signature
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from jaxllm.embeddings import token_logits
 from jaxllm.fast import has_fast_form
 from jaxllm.fast.quantised_weights import Table
 from jaxllm.precision import at_least_float32
+from jaxllm.utils.ideas import n_arguments
 
 
 def token_losses(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -39,8 +39,11 @@ def cross_entropy(
 
 
 def takes_hidden(loss: Callable[..., Any]) -> bool:
-    """Whether a loss is a function of (hidden states, table of the head, targets), and not of (logits, targets)."""
-    return len(signature(loss).parameters) == 3
+    """Whether a loss is a function of (hidden states, table of the head, targets), and not of (logits, targets).
+
+    Arguments with a default are not counted.
+    """
+    return n_arguments(loss) == 3
 
 
 @has_fast_form

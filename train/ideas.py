@@ -46,7 +46,7 @@ class Code:
             defined = [key for key, module in own.items() if module == self.names["__name__"] and key[0] != "_"]
             what = "is no function" if name in self.names else "is not"
             raise InputError(f"{field} is {reference!r}, but {name} {what} in {self.path}; {nearest(name, defined)}")
-        return Idea(self.names[name], reference, self.sha256)
+        return Idea(self.names[name], reference, self.sha256, self.names)
 
 
 def load_code(path: str | None) -> Code | None:

@@ -23,8 +23,10 @@ from .state import abstract_state
 N_ROWS, N_POSITIONS = 3, 4
 RECORDED = (
     "step", "tokens", "elapsed_s", "train_loss", "learning_rate", "grad_norm", "not_finite", "tokens_per_s",
-    "data_wait_s", "val_loss", "averaged_val_loss", "skipped",
+    "data_wait_s", "val_loss", "averaged_val_loss", "skipped", "train_s", "schedule_step",
 )  # fmt: skip
+CHOICES = "where it chooses between two formulas by jnp.where, both must have a finite derivative"
+MASKED = f"what is not visible is masked by a function of model.visible, not by -inf in a score, and {CHOICES}"
 
 
 def check_ideas(config: RunConfig, model: GPTConfig) -> None:
@@ -40,7 +42,7 @@ def check_ideas(config: RunConfig, model: GPTConfig) -> None:
             trial_of_training(idea, config, model)
 
 
-def elementwise(idea: Idea, arguments: list[Any], shape: tuple[int, ...], gives: str) -> None:
+def _check_arrays(idea: Idea, arguments: list[Any], shape: tuple[int, ...], gives: str, finite: str = CHOICES) -> None:
     """Check a function of arrays: its value and gradient at `arguments`; the result must have this shape."""
     out = _called(idea, arguments)
     if not hasattr(out, "shape") or tuple(out.shape) != shape:
@@ -51,46 +53,66 @@ def elementwise(idea: Idea, arguments: list[Any], shape: tuple[int, ...], gives:
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise InputError(f"{idea.name} returns {out.dtype}, but it must return {gives} as floating-point numbers.")
     _check_pure(idea, arguments)
-    floats = [i for i, x in enumerate(arguments) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)]
-
-    def of_floats(*some: Array) -> Array:
-        given = dict(zip(floats, some, strict=True))
-        return idea(*(given.get(i, x) for i, x in enumerate(arguments)))
-
-    value, pullback = jax.vjp(of_floats, *(arguments[i] for i in floats))
+    function, floats = _of_arrays(idea, arguments, np.floating)
+    value, pullback = jax.vjp(function, *floats)
     for what, array in [("value", value)] + [("gradient", g) for g in pullback(jnp.ones_like(value))]:
         if not bool(jnp.isfinite(array).all()):
+            raise InputError(f"the {what} of {idea.name} is not finite at ordinary numbers (0 among them); {finite}.")
+
+
+def _check_elementwise(idea: Idea, arguments: list[Any]) -> None:
+    """Raises InputError where a number of the result depends on others than the number in its place."""
+    whole = np.asarray(idea(*arguments))
+    for axis in range(-whole.ndim, 0):
+        alone = idea(*(_second(x, axis) for x in arguments))
+        if alone.shape != _second(whole, axis).shape or not np.allclose(alone, _second(whole, axis), 1e-4, 1e-5):
             raise InputError(
-                f"the {what} of {idea.name} is not finite at ordinary numbers (0 among them); where it chooses between "
-                "two formulas by jnp.where, both must have a finite derivative."
+                f"{idea.name} is not elementwise: a number of its result depends on another along axis "
+                f"{whole.ndim + axis} of its argument {_text(whole.shape)}, and would differ where a model computes "
+                "a part at a time."
             )
 
 
+def _second(x: Any, axis: int) -> Any:
+    """The second place along an axis, counted from the last; x itself where it is the same all along."""
+    varies = getattr(x, "ndim", 0) >= -axis and x.shape[axis] > 1
+    return x.take(np.array([1]), axis) if varies else x
+
+
 def _called(idea: Idea, arguments: list[Any]) -> Any:
-    """The shape of what a function returns. Raises InputError where it does not take these arguments."""
+    """The shape of what a function returns."""
+    function, arrays = _of_arrays(idea, arguments)
+    return jax.eval_shape(function, *arrays)
+
+
+def _call(idea: Idea, *arguments: Any) -> Any:
+    """What a function returns. Raises InputError where it does not take so many arguments."""
     try:
         signature(idea).bind(*arguments)
     except TypeError as error:
         raise InputError(f"{idea.name} cannot be called with {len(arguments)} arguments: {error}.") from None
-    arrays = [i for i, x in enumerate(arguments) if hasattr(x, "dtype")]
+    return idea(*arguments)
 
-    def of_arrays(*some: Array) -> Any:
-        given = dict(zip(arrays, some, strict=True))
-        return idea(*(given.get(i, x) for i, x in enumerate(arguments)))
 
-    return jax.eval_shape(of_arrays, *(arguments[i] for i in arrays))
+def _of_arrays(
+    idea: Idea, arguments: list[Any], kind: type[np.generic] = np.generic
+) -> tuple[Callable[..., Any], list[Array]]:
+    """The function of those of its arguments alone that are arrays of a kind, and these: a new one, traced anew."""
+    places = [i for i, x in enumerate(arguments) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, kind)]
+
+    def function(*arrays: Array) -> Any:
+        given = dict(zip(places, arrays, strict=True))
+        return _call(idea, *(given.get(i, x) for i, x in enumerate(arguments)))
+
+    return function, [arguments[i] for i in places]
 
 
 def _check_pure(idea: Idea, arguments: list[Any]) -> None:
     """Raises InputError where the function becomes another program when it is traced again."""
-    arrays = [i for i, x in enumerate(arguments) if hasattr(x, "dtype")]
 
     def traced() -> tuple[str, list[Any]]:
-        def of_arrays(*some: Array) -> Any:
-            given = dict(zip(arrays, some, strict=True))
-            return idea(*(given.get(i, x) for i, x in enumerate(arguments)))
-
-        program = jax.make_jaxpr(of_arrays)(*(arguments[i] for i in arrays))
+        function, arrays = _of_arrays(idea, arguments)
+        program = jax.make_jaxpr(function)(*arrays)
         return str(program.jaxpr), program.consts
 
     (one, consts), (again, others) = traced(), traced()
@@ -123,38 +145,51 @@ def _places() -> tuple[Array, Array]:
 
 def _activation(idea: Idea, model: GPTConfig) -> None:
     shape = (N_ROWS, model.hidden_dim)
-    elementwise(idea, [_numbers(*shape) for _ in range(2 if model.gated else 1)], shape, "an array")
+    _check_arrays(idea, [_numbers(*shape) for _ in range(2 if model.gated else 1)], shape, "an array")
 
 
 def _norm(idea: Idea, model: GPTConfig) -> None:
     d = model.d_model
     bias = _numbers(d) if model.use_bias else None
-    elementwise(idea, [_numbers(N_ROWS, d), _numbers(d), bias, model.norm_epsilon], (N_ROWS, d), "an array")
+    _check_arrays(idea, [_numbers(N_ROWS, d), _numbers(d), bias, model.norm_epsilon], (N_ROWS, d), "an array")
 
 
 def _position(idea: Idea, model: GPTConfig) -> None:
-    elementwise(idea, [jnp.arange(N_POSITIONS), model.d_model], (N_POSITIONS, model.d_model), "vectors")
+    row = jnp.arange(N_POSITIONS)
+    rows = jnp.stack([row[::-1], jnp.maximum(row, 1)])
+    for positions in (row, rows):  # of training, and of rows of different lengths when they generate
+        _check_arrays(idea, [positions, model.d_model], (*positions.shape, model.d_model), "vectors")
+    each = [idea(row, model.d_model) for row in rows]
+    if not np.allclose(idea(rows, model.d_model), each, 1e-4, 1e-5):
+        raise InputError(f"{idea.name} gives other vectors for positions {_text(rows.shape)} than for each row of it.")
 
 
 def _score(idea: Idea, model: GPTConfig) -> None:
     shape = (2, model.n_heads, N_POSITIONS, N_POSITIONS)
     heads = jnp.arange(model.n_heads)[:, None, None]
-    elementwise(idea, [_numbers(*shape), heads, *_places()], shape, "scores")
+    arguments = [_numbers(*shape), heads, *_places()]
+    _check_arrays(idea, arguments, shape, "scores", MASKED)
+    _check_elementwise(idea, arguments)
 
 
 def _visible(idea: Idea, model: GPTConfig) -> None:
     t, s = _places()
-    out = _called(idea, [t, s, *((None, None) if model.separator is None else (t // 2, s // 2))])
-    if not hasattr(out, "shape") or np.broadcast_shapes(out.shape, (4, 4)) != (4, 4) or out.dtype != bool:
+    arguments = [t, s, *((None, None) if model.separator is None else (t // 2, s // 2))]
+    out = _called(idea, arguments)
+    shape = getattr(out, "shape", None)
+    fits = shape is not None and len(shape) <= 2 and all(n in (1, N_POSITIONS) for n in shape)
+    if not fits or out.dtype != bool:
         raise InputError(
             f"{idea.name} returns {getattr(out, 'dtype', '')} {_described(out)}, but it must return bool [4, 4] for "
             "t [4, 1] and s [1, 4]."
         )
+    _check_pure(idea, arguments)
 
 
 def _logits(idea: Idea, model: GPTConfig) -> None:
     shape = (N_ROWS, model.vocab_size)
-    elementwise(idea, [_numbers(*shape)], shape, "logits")
+    _check_arrays(idea, [_numbers(*shape)], shape, "logits")
+    _check_elementwise(idea, [_numbers(*shape)])
 
 
 def _loss(idea: Idea, model: GPTConfig) -> None:
@@ -163,7 +198,7 @@ def _loss(idea: Idea, model: GPTConfig) -> None:
         read = [_numbers(2, N_POSITIONS, model.d_model), _numbers(model.vocab_size, model.d_model)]
     else:
         read = [_numbers(2, N_POSITIONS, model.vocab_size)]
-    elementwise(idea, [*read, targets], (2, N_POSITIONS), "the loss of each token")
+    _check_arrays(idea, [*read, targets], (2, N_POSITIONS), "the loss of each token")
 
 
 def _block(idea: Idea, model: GPTConfig) -> None:
@@ -197,17 +232,17 @@ def _metrics(idea: Idea, model: GPTConfig) -> None:
 
 
 def _called_on_trees(idea: Idea, *trees: Any) -> Any:
-    return jax.eval_shape(lambda *given: idea(*given), *trees)
+    return jax.eval_shape(lambda *given: _call(idea, *given), *trees)
 
 
 def _optimizer(idea: Idea, config: RunConfig, model: GPTConfig) -> None:
-    made = idea(config.optimizer, lambda step: 1e-3)
+    made = _call(idea, config.optimizer, lambda step: 1e-3)
     if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
         raise InputError(f"{idea.name} returns {type(made).__name__}, but it must return an Optax transformation.")
 
 
 def _schedule(idea: Idea, config: RunConfig, model: GPTConfig) -> None:
-    made = idea(config.optimizer, config.train.steps)
+    made = _call(idea, config.optimizer, config.train.steps)
     rate = jax.eval_shape(made, jnp.zeros((), jnp.int32)) if callable(made) else made
     if getattr(rate, "shape", None) != ():
         raise InputError(

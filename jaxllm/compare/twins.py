@@ -20,6 +20,7 @@ from jaxllm.compare.measure import Comparison
 from jaxllm.config import IDEAS, GPTConfig
 from jaxllm.loss import takes_hidden
 from jaxllm.reference.arrays import Array, Vjp, sum_to
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import Idea
 
 STEP = 1e-5  # of a central difference, relative to a number above 1: as exact for slopes with a jump as for smooth ones
@@ -65,11 +66,19 @@ def reference_config(config: GPTConfig) -> Any:
 
 
 def twin_loss(loss: Idea | None) -> Twin:
-    """The twin of a user's token losses, a function of (logits, targets) also where theirs reads hidden states."""
+    """The twin of a user's token losses, a function of (logits, targets) also where theirs reads hidden states.
+
+    Raises InputError for a twin that reads hidden states.
+    """
     if loss is None:
         return Twin(reference.loss.token_losses, reference.loss.token_losses_vjp)
     if loss.twin is None and takes_hidden(loss):  # nothing of it can be compared
         return Twin(reference.loss.token_losses, reference.loss.token_losses_vjp)
+    if loss.twin is not None and takes_hidden(loss.twin):
+        raise InputError(
+            f"the twin of {loss.name} takes (hidden, table, targets), but it must be a function of (logits, targets), "
+            "which the reference has."
+        )
     return twin_of(loss, "loss")
 
 
@@ -86,7 +95,8 @@ def held(rows: list[Comparison], config: GPTConfig, loss: Idea | None) -> list[C
     if not alone:
         return rows
     order = [row.name for row in rows if row.stage == "forward"]
-    first = min(order.index(FIRST[name]) for name in alone)
+    inside = FIRST["block"]  # of a user's block nothing but the result is known
+    first = min(order.index(FIRST[name] if FIRST[name] in order else inside) for name in alone)
     note = "no twin of " + ", ".join(idea.name for idea in alone.values())
     from_there = set(order[first:])
     unknown: Any = dict.fromkeys(("max_abs", "relative", "ulp", "tolerance"), math.nan)

@@ -7,6 +7,7 @@ A config holds a name, `"ideas.py:f"`. The function takes its place only where t
 import re
 import sys
 from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from typing import Any
 
 from jaxllm.utils.errors import InputError, shown
@@ -18,12 +19,17 @@ class Idea:
     """A user's function (or Linen class) under its name, and the twin that stands beside it.
 
     A callable that is equal to another of the same name and the same file, so that it can be a static argument of
-    `jax.jit`. Its twin in NumPy is `NAME_twin` in the same module, and the twin's backward `NAME_twin_vjp`.
+    `jax.jit`. Its twin in NumPy is `NAME_twin` in the same file, and the twin's backward `NAME_twin_vjp`.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str = "", digest: str = "") -> None:
-        """`name` is "FILE.py:FUNCTION" and `digest` the file's sha256; without them the function is its own name."""
-        self.function, self.digest = function, digest
+    def __init__(
+        self, function: Callable[..., Any], name: str = "", digest: str = "", names: Mapping[str, Any] | None = None
+    ) -> None:
+        """`name` is "FILE.py:FUNCTION", `digest` the file's sha256, and `names` are what the file defines.
+
+        Without them the function is its own name, and its module is where twins are.
+        """
+        self.function, self.digest, self._names = function, digest, names
         self.__wrapped__ = function  # where `inspect.signature` looks
         self.name = name or f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', function)}"
 
@@ -60,9 +66,21 @@ class Idea:
         return self._beside("_twin_vjp")
 
     def _beside(self, ending: str) -> Callable[..., Any] | None:
+        if self._names is not None:
+            return self._names.get(self.name.partition(":")[2] + ending)
         module = sys.modules.get(getattr(self.function, "__module__", None) or "")
         names = getattr(self.function, "__globals__", None) or vars(module or object)
         return names.get(f"{getattr(self.function, '__name__', '')}{ending}")
+
+
+def n_arguments(function: Callable[..., Any]) -> int:
+    """How many positional arguments a function must be given; those with a default are not counted.
+
+    >>> n_arguments(lambda gate, up, beta=1.0: gate * up)
+    2
+    """
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(x.kind in positional and x.default is x.empty for x in signature(function).parameters.values())
 
 
 def as_idea(value: Any) -> Any:

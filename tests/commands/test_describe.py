@@ -51,6 +51,11 @@ def descent(config, schedule):
     return optax.sgd(schedule)
 
 def descent_twin(config, schedule): ...
+
+def falling(config, steps):
+    return lambda step: 0.1
+
+falling_twin = falling
 '''
 
 
@@ -138,6 +143,7 @@ def is_rule(x: Any) -> bool:
 def test_functions_of_the_users(capsys: pytest.CaptureFixture[str]) -> None:
     """Blocks that differ have rows of their own, and the optimizer's function decides on the decay."""
     own = ["--set=model.block=ideas.py:Grows", "--set=optimizer.name=ideas.py:descent", "--code", "ideas.py"]
+    own += ["--set=optimizer.schedule=ideas.py:falling"]
     lines, content = described(capsys, "small.toml", *own)
     names = {one["name"] for one in content["parameters"]}
     assert [f"block_{i}/more/kernel" in names for i in range(3)] == [False, True, True]
@@ -152,8 +158,11 @@ def test_functions_of_the_users(capsys: pytest.CaptureFixture[str]) -> None:
     assert row(lines, "norm_final/scale") == "8 8 - -"
     assert row(lines, "optimizer:").startswith("ideas.py:descent decides what updates each parameter, and its decay")
     found = {one["field"]: (one["twin"], one["twin_vjp"], len(one["sha256"])) for one in content["functions"]}
-    assert found == {"model.block": (False, False, 64), "optimizer.name": (True, False, 64)}
-    assert row(lines, "optimizer.name:").endswith("beside it a twin and no twin_vjp")
+    assert found == {
+        "model.block": (False, False, 64), "optimizer.name": (None, None, 64), "optimizer.schedule": (True, False, 64)
+    }  # fmt: skip
+    assert row(lines, "optimizer.name:").endswith("of which compare takes no twin")
+    assert row(lines, "optimizer.schedule:").endswith("beside it a twin and no twin_vjp")
 
 
 def test_a_run_and_a_vocabulary_that_depends_on_the_text(capsys: pytest.CaptureFixture[str]) -> None:

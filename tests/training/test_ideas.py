@@ -10,7 +10,7 @@ import pytest
 from runs import TINY, assert_same_run_with, lines, write_config
 
 from jaxllm import GPT, GPTConfig, InputError
-from jaxllm.loss import token_losses
+from jaxllm.loss import takes_hidden, token_losses
 from jaxllm.utils.ideas import Idea, named
 from train.cli import main
 from train.config import RunConfig, to_toml
@@ -89,6 +89,22 @@ def test_values_go_in_directly_in_python() -> None:
     assert jax.jit(lambda p: GPT(config).apply({"params": p}, tokens))(params).shape == (1, 4, 7)
 
 
+def test_an_argument_with_a_default_makes_no_gate_and_no_loss_of_hidden_states() -> None:
+    def swish(x: jax.Array, beta: float = 1.0) -> jax.Array:
+        return x * jax.nn.sigmoid(beta * x)
+
+    def gate(gate: jax.Array, up: jax.Array, beta: float = 1.0) -> jax.Array:
+        return swish(gate, beta) * up
+
+    functions = (swish, jax.nn.gelu, gate)
+    assert [GPTConfig(activation=function).gated for function in functions] == [False, False, True]  # type: ignore[arg-type]
+
+    def smooth(logits: jax.Array, targets: jax.Array, amount: float = 0.1) -> jax.Array:
+        return (1 - amount) * token_losses(logits, targets)
+
+    assert not takes_hidden(smooth) and takes_hidden(lambda hidden, table, targets, size=4: hidden)
+
+
 def test_a_config_keeps_names() -> None:
     code = load_code(str(FOLDER / "squared_relu.py"))
     assert code is not None
@@ -106,10 +122,32 @@ def test_a_config_keeps_names() -> None:
         build_config({"model": {"activation": "gelu_tan"}})
 
 
+def test_a_twin_is_found_by_the_name_that_a_config_says(tmp_path: Path) -> None:
+    """Not by the name under which the function was defined, which several share."""
+    (tmp_path / "made.py").write_text(
+        "from functools import partial\n"
+        "def make(n):\n    def score(x): return n * x\n    return score\n"
+        "eight, eight_twin, score_twin = make(8), make(8), make(3)\n"
+        "double = lambda x: 2 * x\n"
+        "part, part_twin, double_twin = partial(max, 2), partial(max, 2), double\n"
+    )
+    code = load_code(str(tmp_path / "made.py"))
+    assert code is not None
+    for name, four in {"eight": 32, "double": 8, "part": 4}.items():
+        twin = code.idea(f"made.py:{name}", "model.score").twin
+        assert twin is not None and twin(4) == four
+    assert code.idea("made.py:make", "model.score").twin is None
+    assert Idea(plain).twin is plain_twin  # of a plain function in its module
+
+
+def plain() -> None: ...
+def plain_twin() -> None: ...
+
+
 @pytest.fixture(scope="module")
 def trained(config: Path) -> Iterator[Path]:
     run = config.parent / "trained"
-    fields = ["train.steps=3", *EXAMPLES["squared_relu"][0]]
+    fields = ["train.steps=3", "train.seconds=1000", *EXAMPLES["squared_relu"][0]]
     assert main(["train", str(config), "--out", str(run), *options("squared_relu", fields)]) == 0
     yield run
 
@@ -173,9 +211,19 @@ def helper(x):
     return x + undefined
 def far(score, head, t, s): return score[..., :1]
 def masked(t, s, document_t=None, document_s=None): return jnp.float32(s <= t)
+def short(t, s, document_t, document_s): return jnp.ones(5, bool)
+def moody(t, s, document_t, document_s): return (s <= t) & (random.random() < 2 * t)
+def over_s(score, head, t, s): return score - jax.nn.logsumexp(score, -1, keepdims=True)
+def over_heads(score, head, t, s): return score + score.mean(-3, keepdims=True)
+def inf(score, head, t, s): return jnp.where(s <= t, score, -jnp.inf)
+def softmax(logits): return jax.nn.log_softmax(logits)
+def flat(positions, d_model): return jnp.arange(positions.size)[:, None] * jnp.ones(d_model)
+def among(positions, d_model): return (positions - positions.min())[..., None] * jnp.ones(d_model)
+def alone(config): return None
 def mean(logits, targets): return logits.mean()
 def lists(params, grads, updates): return {"a": grads["norm_final"]["scale"]}
 def taken(params, grads, updates): return {"train_loss": 1.0 + 0 * grads["norm_final"]["scale"].sum()}
+def timed(params, grads, updates): return {"train_s": 0 * grads["norm_final"]["scale"].sum()}
 class Thin:
     pass
 class Narrow(__import__("flax").linen.Module):
@@ -194,6 +242,19 @@ CASES = {
     "model.activation=w.py:fails": r"line 10, in fails: return helper\(x\)\n.*line 12, in helper: return x \+ und.*\nNameError: ",
     "model.score=w.py:far": r"w.py:far returns \[2, 2, 4, 1\].* it must return scores of shape \[2, 2, 4, 4\]",
     "model.visible=w.py:masked": r"w.py:masked returns float32 \[4, 4\], but it must return bool \[4, 4\]",
+    "model.visible=w.py:short": r"w.py:short returns bool \[5\], but it must return bool \[4, 4\]",
+    "model.visible=w.py:moody": "w.py:moody is not pure: traced twice",
+    "model.score=w.py:over_s": "w.py:over_s is not elementwise: .* another along axis 3 of its argument",
+    "model.score=w.py:over_heads": "w.py:over_heads is not elementwise: .* another along axis 1 of its argument",
+    "model.score=w.py:inf": "the value of w.py:inf is not finite at .* model.visible",
+    "model.logits=w.py:softmax": "w.py:softmax is not elementwise: .* another along axis 1 of its argument",
+    "model.position=w.py:flat": r"w.py:flat returns \[8, 16\] for .* it must return vectors of shape \[2, 4, 16\]",
+    "model.position=w.py:among": r"w.py:among gives other vectors for positions \[2, 4\] than for each row",
+    "optimizer.name=w.py:alone": "w.py:alone cannot be called with 2 arguments: too many positional",
+    "optimizer.schedule=w.py:alone": "w.py:alone cannot be called with 2 arguments: too many positional",
+    "train.metrics=w.py:alone": "w.py:alone cannot be called with 3 arguments: too many positional",
+    "eval.weights=w.py:two": "w.py:two cannot be called with 1 arguments: missing a required argument: 'y'",
+    "train.metrics=w.py:timed": "w.py:timed returns 'train_s', which metrics.jsonl holds already",
     "train.loss=w.py:mean": r"w.py:mean returns \[\] for .* the loss of each token of shape \[2, 4\]",
     "train.metrics=w.py:lists": "w.py:lists must return a dict of single numbers",
     "train.metrics=w.py:taken": "w.py:taken returns 'train_loss', which metrics.jsonl holds already",

@@ -15,6 +15,7 @@ from runs import lines, write_config
 
 from jaxllm import GPT, reference
 from jaxllm.compare import Report, compare_optimizer
+from jaxllm.utils.ideas import Idea
 from train.cli import main
 from train.config import EvalConfig, OptimizerConfig, RunConfig, TrainConfig
 from train.eval_weights import EVAL_WEIGHTS
@@ -67,6 +68,26 @@ def test_a_step_agrees_with_its_twin(name: str) -> None:
     found = rows(replace(CONFIG, name=name, schedule=CASES[name]))
     assert {"update", "parameters after it"} < {row.stage.partition(": ")[2] for row in found}
     assert not [row for row in found if not row.relative <= 1e-12]
+
+
+def half(config: Any, steps: int) -> Any:
+    return lambda step: config.learning_rate * (1 - step / (2 * steps))
+
+
+half_twin = half  # arithmetic alone computes in NumPy too
+
+
+def low(config: Any, steps: int) -> Any:
+    return lambda step: 0.1 * half(config, steps)(step)
+
+
+low_twin = half
+
+
+def test_a_users_schedule_is_held_to_its_twin() -> None:
+    right, wrong = (Report.of("float64", rows(replace(CONFIG, name="sgd", schedule=Idea(f)))) for f in (half, low))
+    assert right.passed and all(row.compared for row in right.rows)
+    assert {"learning_rate", "learning_rate, whole schedule"} < {row.name for row in wrong.rows if row.failed}
 
 
 @pytest.mark.parametrize(("name", "fault", "where"), [

@@ -24,6 +24,7 @@ from ..runtime.memory import available_bytes
 from .runs_report import aligned
 from .train import describe_attention
 
+WITHOUT_TWIN = ("optimizer.name", "train.metrics", "eval.weights")  # fields whose functions have none in `compare`
 ORDER = (  # of use; what is not ours follows, sorted by name
     "token_embedding", "position_embedding", "block", "norm_1", "attention", "query", "key", "value", "query_norm",
     "key_norm", "output", "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "kernel", "scale", "bias",
@@ -88,12 +89,15 @@ def _place(path: str) -> list[tuple[int, int, str]]:
 
 
 def function_rows(config: RunConfig) -> Iterator[dict[str, Any]]:
-    """The fields that hold functions of the user's, with the file's sha256 and whether twins stand beside them."""
+    """The fields that hold functions of the user's, with the file's sha256 and whether twins stand beside them.
+
+    The last two are None where `compare` takes no twin.
+    """
     for section, field, idea in references(config):
-        yield {
-            "field": f"{section}.{field}", "name": idea.name, "sha256": idea.digest, "twin": idea.twin is not None,
-            "twin_vjp": idea.twin_vjp is not None,
-        }  # fmt: skip
+        name = f"{section}.{field}"
+        twins = {"twin": idea.twin is not None, "twin_vjp": idea.twin_vjp is not None}
+        taken = twins if name not in WITHOUT_TWIN else dict.fromkeys(twins)
+        yield {"field": name, "name": idea.name, "sha256": idea.digest, **taken}
 
 
 def _with_documents(config: RunConfig, model: GPTConfig) -> GPTConfig:
@@ -177,7 +181,11 @@ def _flops(of: Described, content: dict[str, Any]) -> str:
 def function_lines(functions: list[dict[str, Any]]) -> list[str]:
     """A line for each function of the user's."""
     return [
-        f"{row['field']}: {row['name']} (sha256 {row['sha256'][:12]}), beside it "
-        f"{'a' if row['twin'] else 'no'} twin and {'a' if row['twin_vjp'] else 'no'} twin_vjp"
+        f"{row['field']}: {row['name']} (sha256 {row['sha256'][:12]}), "
+        + ("of which compare takes no twin" if row["twin"] is None else _twins(row))
         for row in functions
     ]
+
+
+def _twins(row: dict[str, Any]) -> str:
+    return f"beside it {'a' if row['twin'] else 'no'} twin and {'a' if row['twin_vjp'] else 'no'} twin_vjp"

@@ -24,7 +24,7 @@ MUTATIONS = [
     Mutation("a config alone makes code of the current folder run", "train/ideas.py", "    if code is None:\n        for", "    code = code or (load_code(str(found[0][2]).partition(':')[0]) if found else None)\n    if code is None:\n        for", f"{IDEAS}::test_a_run_alone_never_runs_code"),
     Mutation("a run's code not compared with its copy", "train/ideas.py", "    if before == now:", "    if True:", f"{IDEAS}::test_another_file_is_refused_by_its_first_different_line"),
     Mutation("a metric that takes a name of ours", "train/ideas_check.py", "name in RECORDED or not", "not", f"{IDEAS}::test_a_wrong_function_gets_its_sentence[train.metrics=w.py:taken]"),
-    Mutation("a function that is not pure", "train/ideas_check.py", "    _check_pure(idea, arguments)\n", "", f"{IDEAS}::test_a_wrong_function_gets_its_sentence[model.activation=w.py:impure]"),
+    Mutation("a function that is not pure", "train/ideas_check.py", "    _check_pure(idea, arguments)\n    function, floats", "    function, floats", f"{IDEAS}::test_a_wrong_function_gets_its_sentence[model.activation=w.py:impure]"),
     Mutation("a library that is hardly faster is chosen", "train/products.py", "GAIN = 0.95", "GAIN = 1.0", f"{CHOOSING}::test_the_fastest_is_chosen"),
     Mutation("a library with one right product of three is chosen", "train/products.py", "not all(error <=", "not any(error <=", f"{CHOOSING}::test_one_that_computes_wrong_is_left_out"),
     Mutation("a choice is measured each time", "train/products.py", "replace_file(kept, msgspec.json.encode(choice))", "pass", f"{CHOOSING}::test_the_choice_is_kept"),
