@@ -5,16 +5,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from runs import assert_same_run, lines, without_times, write_config
 
 import train.commands.sweep
 import train.together
+from jaxllm.config import GPTConfig
+from jaxllm.gpt import GPT
 from jaxllm.utils.errors import InputError
 from train.cli import main
+from train.config import build_config
 from train.optimizer import OPTIMIZERS
+from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
 from train.sweep import combinations, parse_axes, split_values
+from train.together import first_states, numbers_of
 
 SHORT = ["--set", "train.steps=6", "--set", "checkpoint.every=2", "--set", "eval.every=3"]
 RATES, SEEDS = ["--set", "optimizer.learning_rate=1e-2,3e-2"], ["--set", "train.seed=0,1"]
@@ -110,6 +116,15 @@ def test_a_run_that_diverges_ends_alone(place: Path, capsys: pytest.CaptureFixtu
     assert "learning_rate=1e+36,seed=0: " in out and "the run has diverged" in out
     for one in (place / "rates").glob("learning_rate=0.01*"):
         assert_same_run(one, place / "diverged" / one.name)
+
+
+def test_numbers_that_an_optimizer_keeps_in_its_state_are_those_of_the_run(tmp_path: Path) -> None:
+    model = GPT(GPTConfig(vocab_size=5, context_length=4, d_model=4, n_layers=1, n_heads=1))
+    betas = [0.9, 0.5]
+    configs = [build_config({"optimizer": {"name": "schedule_free_adamw", "beta1": beta}}) for beta in betas]
+    with Checkpoints(tmp_path / "none", 1, 0) as none:
+        states = first_states(model, configs, numbers_of(configs), [none, none])
+    np.testing.assert_allclose(states.opt_state[1].b1, betas)
 
 
 def test_runs_of_other_shapes_and_an_optimizer_that_needs_values_are_trained_apart(
