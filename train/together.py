@@ -48,7 +48,7 @@ Numbers = dict[str, Any]  # by the field, an array with a number for each run; w
 
 
 class NotTraceableError(Exception):
-    """A function needs the value of a number before it is computed, so each run needs a program of its own."""
+    """A function cannot take tracers for the numbers of a config, so each run needs a program of its own."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,14 @@ def numbers_of(configs: Sequence[RunConfig]) -> Numbers:
 
 
 def with_numbers(config: RunConfig, numbers: Mapping[str, Array]) -> RunConfig:
-    """The config with tracers for these numbers, unchecked: each run's own values have been checked before."""
+    """The config with tracers for these numbers, unchecked: each run's own values have been checked before.
 
-    def section(name: str) -> SimpleNamespace:
+    A section without such a number stays what it is.
+    """
+
+    def section(name: str) -> Any:
         own = {field.partition(".")[2]: x for field, x in numbers.items() if field.partition(".")[0] == name}
-        return SimpleNamespace(**vars(getattr(config, name)) | own)
+        return SimpleNamespace(**vars(getattr(config, name)) | own) if own else getattr(config, name)
 
     return cast(RunConfig, SimpleNamespace(train=section("train"), optimizer=section("optimizer")))
 
@@ -150,10 +153,13 @@ def compile_step(step: Any, numbers: Numbers, states: TrainState, config: RunCon
 
 @contextmanager
 def traced() -> Iterator[None]:
-    """Turn an error from a function that needs the value of a number into a NotTraceableError."""
+    """Turn an error from a function that cannot take tracers into a NotTraceableError.
+
+    What is wrong without tracers too is an error again where the runs are trained one after the other.
+    """
     try:
         yield
-    except jax.errors.JAXTypeError as error:
+    except (TypeError, ValueError) as error:
         raise NotTraceableError(reason(error)) from None
 
 

@@ -2,9 +2,11 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import assert_same_run, lines, without_times, write_config
@@ -20,7 +22,7 @@ from train.optimizer import OPTIMIZERS
 from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
 from train.sweep import combinations, parse_axes, split_values
-from train.together import first_states, numbers_of
+from train.together import first_states, numbers_of, with_numbers
 
 SHORT = ["--set", "train.steps=6", "--set", "checkpoint.every=2", "--set", "eval.every=3"]
 RATES, SEEDS = ["--set", "optimizer.learning_rate=1e-2,3e-2"], ["--set", "train.seed=0,1"]
@@ -127,17 +129,23 @@ def test_numbers_that_an_optimizer_keeps_in_its_state_are_those_of_the_run(tmp_p
     np.testing.assert_allclose(states.opt_state[1].b1, betas)
 
 
-def test_runs_of_other_shapes_and_an_optimizer_that_needs_values_are_trained_apart(
-    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("changed", [lambda c: c if float(c.learning_rate) else None, lambda c: replace(c, beta1=0.8)])
+def test_runs_of_other_shapes_and_an_optimizer_that_takes_no_tracers_are_trained_apart(
+    changed: Any, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adamw = OPTIMIZERS["adamw"]
-    monkeypatch.setitem(OPTIMIZERS, "adamw", lambda c, s: adamw(c, s) if float(c.learning_rate) else None)
+    monkeypatch.setitem(OPTIMIZERS, "adamw", lambda c, s: adamw(changed(c), s))
     alone: list[str] = []
     monkeypatch.setattr(train.commands.sweep, "trained_alone", lambda member: bool(alone.append(member.name) or True))
     monkeypatch.setattr(train.commands.sweep, "show", lambda *_: None)
     assert sweep(place, "apart", *RATES, "--set", "model.d_model=8,16") == 0
     assert alone == [f"d_model={width},learning_rate={rate}" for width in (8, 16) for rate in (0.01, 0.03)]
     assert "one after the other" in capsys.readouterr().err
+
+
+def test_a_section_without_traced_numbers_stays_a_section() -> None:
+    config = build_config({})
+    assert with_numbers(config, {"train.seed": jnp.zeros((), int)}).optimizer is config.optimizer
 
 
 def test_values_between_commas() -> None:
