@@ -24,6 +24,7 @@ from train.runs.load import load_run
 from train.sweep import combinations, parse_axes, split_values
 from train.together import first_states, numbers_of, with_numbers
 
+IDEAS = Path(__file__).parents[1] / "support" / "ideas"
 SHORT = ["--set", "train.steps=6", "--set", "checkpoint.every=2", "--set", "eval.every=3"]
 RATES, SEEDS = ["--set", "optimizer.learning_rate=1e-2,3e-2"], ["--set", "train.seed=0,1"]
 TOLERANCE = 1e-5  # of a loss beside that of a run alone, whose sums XLA may order otherwise
@@ -118,6 +119,20 @@ def test_a_run_that_diverges_ends_alone(place: Path, capsys: pytest.CaptureFixtu
     assert "learning_rate=1e+36,seed=0: " in out and "the run has diverged" in out
     for one in (place / "rates").glob("learning_rate=0.01*"):
         assert_same_run(one, place / "diverged" / one.name)
+
+
+@pytest.mark.newest
+def test_an_idea_is_swept_against_its_baseline(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.commands.sweep, "trained_alone", lambda _: True)
+    monkeypatch.setattr(train.commands.sweep, "show", lambda *_: None)
+    code = ["--code", str(IDEAS / "squared_relu.py")]
+    assert sweep(place, "idea", *code, "--set", "model.activation=gelu,squared_relu.py:squared_relu") == 0
+    assert [path.name for path in (place / "idea").glob("*/code")] == ["code"]
+    assert (place / "idea" / "activation=squared_relu.py-squared_relu" / "code" / "squared_relu.py").is_file()
+    assert sweep(place, "none", *code, "--set", "model.activation=gelu,relu") == 2
+    assert "activation=gelu: --code is" in capsys.readouterr().err
 
 
 def test_numbers_that_an_optimizer_keeps_in_its_state_are_those_of_the_run(tmp_path: Path) -> None:
