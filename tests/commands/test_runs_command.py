@@ -83,7 +83,7 @@ def test_tables_verdict_and_picture(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert picture.read_bytes().startswith(b"\x89PNG")
     written = json.loads(figures.read_text())
     assert written["groups"][1] == {
-        "config": {"optimizer.learning_rate": 0.003}, "losses": dict(zip("012", B, strict=True))
+        "config": {"optimizer.learning_rate": 0.003}, "loss": "val_loss", "losses": dict(zip("012", B, strict=True))
     }  # fmt: skip
     assert written["runs"][0]["flops"] == flops and written["runs"][0]["finished"]
     assert written["verdicts"][0]["p"] == pytest.approx(stats.ttest_rel(B, A).pvalue)
@@ -113,6 +113,25 @@ def test_what_does_not_count_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     ]
     assert "15 of 20" in said.out and said.out.count("/a-0 ") == said.out.count("/b-0 ") == 1
     assert "1  optimizer.learning_rate=0.001      3  4.1000  0.1000\n" in said.out and ": better by 3 seeds" in said.out
+
+
+def test_the_loss_of_averaged_weights_counts_where_they_generate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In means, verdict, best and newest loss, and curves, under its name."""
+    make_group(tmp_path, "a", A)
+    for path, loss in zip(make_group(tmp_path, "b", A, eval__weights="schedule_free",
+                                     optimizer__name="schedule_free_adamw"), B, strict=True):  # fmt: skip
+        text = (path / "metrics.jsonl").read_text()
+        (path / "metrics.jsonl").write_text(text.replace('"val_loss":', f'"averaged_val_loss": {loss}, "val_loss":'))
+    assert run(tmp_path, "--json", tmp_path / "figures.json") == 0
+    out = capsys.readouterr().out
+    assert "  eval.weights=schedule_free  (averaged_val_loss)      3  4.0033" in out and "\n2  -0.0967, " in out
+    assert out.count("averaged_val_loss") == 1
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert written["groups"][1]["loss"] == written["runs"][3]["loss"] == "averaged_val_loss"
+    assert (written["runs"][3]["val_loss"], written["runs"][3]["best_val_loss"]) == (B[0], B[0])
+    assert curve(read_runs([tmp_path / "b-0"]), COSTS["tokens"])[1].tolist() == [[B[0], B[0]]]
 
 
 def damaged(folder: Path) -> str:

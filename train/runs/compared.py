@@ -39,9 +39,14 @@ class Group:
         return [(counted[run.seed], run) for run in self.runs if not run.unfinished and run is not counted[run.seed]]
 
     @property
+    def loss_name(self) -> str:
+        """Which loss counts, of all its runs that have one."""
+        return next((run.loss_name for run in self.runs if run.evaluated), "val_loss")
+
+    @property
     def losses(self) -> dict[int, float]:
         """The validation loss at the last step, by seed."""
-        return {run.seed: run.evaluated[run.step]["val_loss"] for run in self.finished}
+        return {run.seed: run.loss(run.step) for run in self.finished}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def curve(runs: Sequence[RunSummary], cost: Cost) -> tuple[NDArray[np.float64], 
     """Mean costs [n], NaN where unknown, and losses [runs, n] at the n steps at which every run was evaluated."""
     steps = sorted(set.intersection(*(set(run.evaluated) for run in runs)))
     costs = np.array([[cost(run, step) for step in steps] for run in runs], np.float64)
-    return costs.mean(0), np.array([[run.evaluated[step]["val_loss"] for step in steps] for run in runs], np.float64)
+    return costs.mean(0), np.array([[run.loss(step) for step in steps] for run in runs], np.float64)
 
 
 def draw_curves(groups: Sequence[Group], labels: Sequence[str], path: Path) -> None:

@@ -20,6 +20,8 @@ from .folder import RunFolder
 from .manifest import read_manifest
 from .metrics import Record, read_metrics
 
+AVERAGED = "averaged_val_loss"
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -51,15 +53,25 @@ class RunSummary:
         """How long the run has taken."""
         return float(self.last["elapsed_s"]) if self.last else 0.0
 
+    @cached_property
+    def loss_name(self) -> str:
+        """Which loss counts: that of the weights that generate, if these are not the trained parameters."""
+        averaged = self.evaluated and all(AVERAGED in record for record in self.evaluated.values())
+        return AVERAGED if averaged else "val_loss"
+
+    def loss(self, step: int) -> float:
+        """The validation loss that counts, at a step that was evaluated."""
+        return float(self.evaluated[step][self.loss_name])
+
     @property
     def best_loss(self) -> float | None:
         """The lowest validation loss; None before the first."""
-        return min((record["val_loss"] for record in self.evaluated.values()), default=None)
+        return min(map(self.loss, self.evaluated), default=None)
 
     @property
     def last_loss(self) -> float | None:
         """The newest validation loss; None before the first."""
-        return self.evaluated[max(self.evaluated)]["val_loss"] if self.evaluated else None
+        return self.loss(max(self.evaluated)) if self.evaluated else None
 
     @property
     def progress(self) -> str:
