@@ -106,7 +106,7 @@ def test_what_does_not_count_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr()
     assert sorted(said.err.splitlines()) == [
         f"note: {tmp_path}/blind has no validation loss at its last step: it takes no part in means and verdicts",
-        f"note: {tmp_path}/copy has the config and the seed of {first}, which alone counts",
+        f"note: {tmp_path}/copy repeats {first} with the same seed, which alone counts",
         f"note: {tmp_path}/going has 15 of 20 steps: it takes no part in means and verdicts",
         f"note: {tmp_path}/imported was imported and has no steps to compare: left out",
         f"note: {tmp_path}/new has 0 of 20 steps: it takes no part in means and verdicts",
@@ -241,6 +241,17 @@ def test_the_same_text_elsewhere_is_no_difference(tmp_path: Path) -> None:
     make_group(tmp_path, "a", A, data__source="/here/text.txt")
     make_run(tmp_path / "b", {20: 4.0}, data__source="/there/text.txt", train__seed=9)
     assert [[*group.losses] for group in group_runs(read_runs(find_runs([tmp_path])))] == [[0, 1, 2, 9]]
+
+
+def test_what_does_not_change_the_loss_parts_no_group(tmp_path: Path) -> None:
+    """It stands in the table of the runs alone. How often a run is saved, shown and sampled is such a thing."""
+    make_group(tmp_path, "a", A)
+    changes = {"checkpoint.keep": 5, "train.products": "xla", "eval.every": 7, "eval.prompt": "a", "train.sink": "wandb"}
+    more = {name.replace(".", "__"): value for name, value in changes.items()}
+    make_run(tmp_path / "b", {20: 4.0}, **more, train__seed=9)
+    runs = read_runs(find_runs([tmp_path]))
+    assert [[*group.losses] for group in group_runs(runs)] == [[0, 1, 2, 9]]
+    assert {*differing(runs)} == {*changes, "train.seed"}
 
 
 @pytest.mark.parametrize(("arrays", "like"), [(["up"], "relu"), (["gate", "up"], "swiglu")])

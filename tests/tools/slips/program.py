@@ -88,6 +88,7 @@ MUTATIONS = [
     Mutation("a higher loss is better", "train/runs/verdict.py", '"better" if self.effect < 0', '"better" if self.effect > 0', f"{VERDICT}::test_seeds_in_common_are_compared_in_pairs"),
     Mutation("a run in progress judged", "train/runs/summary.py", "if not self.is_over:", "if False:", f"{RUNS}::test_what_does_not_count_is_named"),
     Mutation("runs judged by weights that do not generate", "train/runs/summary.py", 'return AVERAGED if averaged else "val_loss"', 'return "val_loss"', f"{RUNS}::test_the_loss_of_averaged_weights_counts_where_they_generate"),
+    Mutation("a group parted by what has no effect", "train/runs/compared.py", " and not name.startswith(WITHOUT_EFFECT)", "", f"{RUNS}::test_what_does_not_change_the_loss_parts_no_group"),
     Mutation("a folder counted twice", "train/runs/summary.py", "found.setdefault(path.resolve(), path)", "found.setdefault(path, path)", f"{RUNS}::test_what_does_not_count_is_named"),
     Mutation("a gated idea taken for one without a gate", "train/runs/summary.py", '"swiglu" if any(', '"relu" if any(', f"{RUNS}::test_the_operations_of_an_idea[arrays1-swiglu]"),
     Mutation("a seed that counts twice", "train/runs/compared.py", "first.setdefault(run.seed, run)", "first[run.seed] = run", f"{RUNS}::test_what_does_not_count_is_named"),
