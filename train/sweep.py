@@ -136,12 +136,7 @@ def keep_or_check(folder: Path, axes: Sequence[Axis], first: RunConfig) -> None:
     if not path.exists():
         replace_file(path, (to_toml(first) + "\n" + tomli_w.dumps({"sweep": swept})).encode())
         return
-    try:
-        sections = tomllib.loads(read_file(path).decode())
-        before: dict[str, list[Any]] = sections.pop("sweep")
-        then = build_config(sections)
-    except (InputError, ValueError, KeyError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); choose another folder with --out.") from None
+    then, before, _ = _recorded(path)
     for field in {**before, **swept}:
         old, new = (", ".join(map(repr, of[field])) if field in of else "one value" for of in (before, swept))
         if old != new:
@@ -154,6 +149,28 @@ def keep_or_check(folder: Path, axes: Sequence[Axis], first: RunConfig) -> None:
             f"{folder} holds a sweep in which {name} is {shown(old)}, but here it is {shown(new)}; repeat its command "
             "to go on with it, or choose another folder with --out."
         )
+
+
+def names_in_order(folder: Path) -> list[str]:
+    """The names of a sweep's runs in the order of its command; none in another folder.
+
+    Raises InputError if its record is damaged.
+    """
+    if not (path := folder / RECORD).exists():
+        return []
+    *_, chosen = _recorded(path)
+    return [one.name for one in chosen]
+
+
+def _recorded(path: Path) -> tuple[RunConfig, dict[str, list[Any]], list[Combination]]:
+    """The first config of a sweep, the values of each field that has several, and the combinations of them."""
+    try:
+        sections = tomllib.loads(read_file(path).decode())
+        swept: dict[str, list[Any]] = sections.pop("sweep")
+        axes = [Axis(field, [*map(str, values)], values) for field, values in swept.items()]
+        return build_config(sections), swept, combinations(axes)
+    except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); bring it back, or name another folder.") from None
 
 
 def check_place(path: Path) -> None:

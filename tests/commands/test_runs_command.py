@@ -23,6 +23,7 @@ from train.runs.folder import RunFolder
 from train.runs.manifest import StoredArray, new_manifest, rewrite
 from train.runs.metrics import MetricsFile
 from train.runs.summary import find_runs, read_runs
+from train.sweep import combinations, keep_or_check, parse_axes
 
 OLD = Path(__file__).parents[1] / "golden" / "run-v1"
 TINY: dict[str, dict[str, Any]] = {
@@ -246,7 +247,13 @@ def test_the_same_text_elsewhere_is_no_difference(tmp_path: Path) -> None:
 def test_what_does_not_change_the_loss_parts_no_group(tmp_path: Path) -> None:
     """It stands in the table of the runs alone. How often a run is saved, shown and sampled is such a thing."""
     make_group(tmp_path, "a", A)
-    changes = {"checkpoint.keep": 5, "train.products": "xla", "eval.every": 7, "eval.prompt": "a", "train.sink": "wandb"}
+    changes = {
+        "checkpoint.keep": 5,
+        "train.products": "xla",
+        "eval.every": 7,
+        "eval.prompt": "a",
+        "train.sink": "wandb",
+    }
     more = {name.replace(".", "__"): value for name, value in changes.items()}
     make_run(tmp_path / "b", {20: 4.0}, **more, train__seed=9)
     runs = read_runs(find_runs([tmp_path]))
@@ -284,3 +291,27 @@ def test_a_curve_is_the_mean_of_the_seeds(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(matplotlib.axes.Axes, "fill_between", lambda axes, *of, **more: drawn.append(of))
     show([tmp_path], tmp_path / "curves.png")
     np.testing.assert_allclose(drawn[1], [[5, 9], [5.0, 4.0], [5.2, 4.2]])
+
+
+def test_a_curve_ends_where_each_seed_ended(tmp_path: Path) -> None:
+    """With a time limit that is at another step for each."""
+    make_run(tmp_path / "a", {8: 5.0, 16: 4.5, 20: 4.0})
+    make_run(tmp_path / "b", {8: 5.5, 16: 4.0}, until=16, train__seed=1)
+    tokens, losses = curve(read_runs([tmp_path / "a", tmp_path / "b"]), COSTS["tokens"])
+    assert tokens.tolist() == [8 * 64, 18 * 64] and losses.tolist() == [[5.0, 4.0], [5.5, 4.0]]
+
+
+def test_the_runs_of_a_sweep_stand_in_the_order_of_its_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that the baseline is the one that `sweep` took. What is no run of it stands behind."""
+    axes = parse_axes(["model.activation=relu,gelu", "train.seed=1,0"])
+    names = [one.name for one in combinations(axes)]
+    for name in (*names, "a"):
+        make_run(tmp_path / name, {20: 4.0})
+    keep_or_check(tmp_path, axes, build_config(TINY))
+    assert [path.name for path in find_runs([tmp_path])] == [*names, "a"] != sorted([*names, "a"])
+    record = tmp_path / "sweep.toml"
+    for text in ("[sweep]\n", "sweep = 1\n", "[sweep]\n'train.seed' = 1\n", "[train]\n"):
+        record.write_text(text)
+        assert run(tmp_path) == 2 and f"{record} is damaged" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from ..budget import is_over, used_s
 from ..config import RunConfig, as_dict
 from ..errors import DamagedError
 from ..notes import print_note
+from ..sweep import names_in_order
 from .checkpoint import saved_steps
 from .folder import RunFolder
 from .manifest import read_manifest
@@ -100,9 +101,10 @@ class RunSummary:
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Path]:
-    """The run folders among these folders and directly below them, each once, sorted below a folder.
+    """The run folders among these folders and directly below them, each once.
 
-    Raises InputError for a folder that neither is a run nor holds one.
+    Below a folder those of a sweep stand in the order of its command, all others behind them by name. Raises InputError
+    for a folder that neither is a run nor holds one.
     """
     found: dict[Path, Path] = {}
     for folder in folders:
@@ -116,7 +118,8 @@ def find_runs(folders: Iterable[str | Path]) -> list[Path]:
 
 def _runs_at(path: Path) -> Iterator[Path]:
     try:
-        below = sorted(path.iterdir())
+        place = {name: i for i, name in enumerate(names_in_order(path))}
+        below = sorted(path.iterdir(), key=lambda one: (place.get(one.name, len(place)), one))
     except OSError as error:
         raise InputError(f"cannot read the folder {path}: {error.strerror}.") from None
     yield from (one for one in (path, *below) if os.path.lexists(one / "config.toml"))

@@ -89,6 +89,8 @@ MUTATIONS = [
     Mutation("a run in progress judged", "train/runs/summary.py", "if not self.is_over:", "if False:", f"{RUNS}::test_what_does_not_count_is_named"),
     Mutation("runs judged by weights that do not generate", "train/runs/summary.py", 'return AVERAGED if averaged else "val_loss"', 'return "val_loss"', f"{RUNS}::test_the_loss_of_averaged_weights_counts_where_they_generate"),
     Mutation("a group parted by what has no effect", "train/runs/compared.py", " and not name.startswith(WITHOUT_EFFECT)", "", f"{RUNS}::test_what_does_not_change_the_loss_parts_no_group"),
+    Mutation("the runs of a sweep by name", "train/runs/summary.py", "place.get(one.name, len(place))", "0", f"{RUNS}::test_the_runs_of_a_sweep_stand_in_the_order_of_its_command"),
+    Mutation("a curve without its end", "train/runs/curves_plot.py", "[*common, end]", "common", f"{RUNS}::test_a_curve_ends_where_each_seed_ended"),
     Mutation("a folder counted twice", "train/runs/summary.py", "found.setdefault(path.resolve(), path)", "found.setdefault(path, path)", f"{RUNS}::test_what_does_not_count_is_named"),
     Mutation("a gated idea taken for one without a gate", "train/runs/summary.py", '"swiglu" if any(', '"relu" if any(', f"{RUNS}::test_the_operations_of_an_idea[arrays1-swiglu]"),
     Mutation("a seed that counts twice", "train/runs/compared.py", "first.setdefault(run.seed, run)", "first[run.seed] = run", f"{RUNS}::test_what_does_not_count_is_named"),
