@@ -22,6 +22,7 @@ from ..runs.checkpoint import Checkpoints, saved_steps
 from ..runs.folder import RunFolder
 from ..runs.load import check_unchanged
 from ..runs.metrics import read_metrics
+from ..runs.sinks import ONE_AT_A_TIME
 from ..sweep import Combination, check_place, combinations, keep_or_check, parse_axes
 from ..together import Member, NotTraceableError, alike, most_together, numbers_of, train_together
 from .options import Parser, add_code
@@ -188,8 +189,8 @@ def grouped(members: Sequence[Member], done: Mapping[str, int], at_most: int | N
     for member in members:
         groups.setdefault((alike(member.run.config), done[member.name]), []).append(member)
     for group in groups.values():
-        n = min(at_most or len(group), most_together(group[0].run))
-        n = n if group[0].run.config.train.seconds is None else 1  # each run has its own time
+        n, of = min(at_most or len(group), most_together(group[0].run)), group[0].run.config.train
+        n = 1 if of.seconds is not None or of.sink in ONE_AT_A_TIME else n  # each run has its own time
         yield from (group[i : i + n] for i in range(0, len(group), n))
 
 

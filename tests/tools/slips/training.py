@@ -105,6 +105,8 @@ MUTATIONS = [
     Mutation("the step not told that its schedule is ahead", "train/budget.py", "schedule(step + ahead)", "schedule(step)", LIMIT),
     Mutation("a resumed run with all its time again", "train/runs/step_log.py", "self._trained = used_s(self._file.records)", "self._trained = 0.0", LIMIT),
     Mutation("steps sent to a tracker twice", "train/runs/sinks.py", 'if record["step"] > self._written or', 'if record["step"] > 0 or', "training/test_sinks.py::test_a_tracker_finds_a_resumed_run_again_and_gets_each_step_once[wandb]"),
+    Mutation("runs of a tracker that takes one at a time trained together", "train/commands/sweep.py", " or of.sink in ONE_AT_A_TIME", "", "training/test_sinks.py::test_a_sweep_trains_runs_together_unless_a_tracker_takes_one_at_a_time"),
+    Mutation("a run at a tracker ended by the next of a sweep", "train/runs/sinks.py", ', "reinit": "create_new"', "", "training/test_sinks.py::test_a_tracker_finds_a_resumed_run_again_and_gets_each_step_once[wandb]"),
     Mutation("a sink that fails ends the run", "train/runs/sinks.py", "except Exception as error:", "except ValueError as error:", "training/test_sinks.py::test_a_sink_that_fails_is_left_out_and_the_run_goes_on[wandb]"),
     Mutation("a loop's last step before a signal not saved", "train/training.py", "if self._ending or self._step % ", "if self._step % ", "training/test_training.py::test_a_signal_ends_the_loop_after_its_step_which_is_saved"),
     Mutation("a loop's step that is not finite applied", "train/training.py", "finite = jnp.isfinite(loss) & ~wrong.any()", "finite = jnp.isfinite(loss) | True", "training/test_training.py::test_a_step_that_is_not_finite_is_not_applied_and_named"),
