@@ -17,7 +17,6 @@ from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import read_file, replace_file
 
 from .config import SECTIONS, RunConfig, build_config, differences, parse_override, to_toml, with_absolute_paths
-from .runs.folder import RunFolder
 
 MOST_RUNS = 1000
 LONGEST_NAME = 200  # characters; file systems have a limit
@@ -171,12 +170,3 @@ def _recorded(path: Path) -> tuple[RunConfig, dict[str, list[Any]], list[Combina
         return build_config(sections), swept, combinations(axes)
     except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); bring it back, or name another folder.") from None
-
-
-def check_place(path: Path) -> None:
-    """Raises InputError unless the folder of a sweep is absent, empty or already a sweep's."""
-    if (path / RECORD).exists():
-        return
-    if (path / "config.toml").exists():
-        raise InputError(f"{path} holds a run; choose another folder for the sweep with --out.")
-    RunFolder(path).check_new()

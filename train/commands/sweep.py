@@ -23,7 +23,7 @@ from ..runs.folder import RunFolder
 from ..runs.load import check_unchanged
 from ..runs.metrics import read_metrics
 from ..runs.sinks import ONE_AT_A_TIME
-from ..sweep import Combination, check_place, combinations, keep_or_check, parse_axes
+from ..sweep import RECORD, Combination, combinations, keep_or_check, parse_axes
 from ..together import Member, NotTraceableError, alike, most_together, numbers_of, train_together
 from .options import Parser, add_code
 from .runs import show
@@ -89,6 +89,15 @@ def run(arguments: argparse.Namespace) -> int:
         show([one.folder.path for one in runs], folder.path / PICTURE)
     print(f"picture {folder.path / PICTURE}, runs {folder.path}")
     return 1 if failed else 0
+
+
+def check_place(path: Path) -> None:
+    """Raises InputError unless the folder of a sweep is absent, empty or already a sweep's."""
+    if (path / RECORD).exists():
+        return
+    if (path / "config.toml").exists():
+        raise InputError(f"{path} holds a run; choose another folder for the sweep with --out.")
+    RunFolder(path).check_new()
 
 
 def load(path: str, chosen: Sequence[Combination], code: Code | None) -> list[RunConfig]:
