@@ -17,7 +17,6 @@ from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import read_file, replace_file
 
 from .config import SECTIONS, RunConfig, build_config, differences, parse_override, to_toml, with_absolute_paths
-from .runs.folder import RunFolder
 
 MOST_RUNS = 1000
 LONGEST_NAME = 200  # characters; file systems have a limit
@@ -136,12 +135,7 @@ def keep_or_check(folder: Path, axes: Sequence[Axis], first: RunConfig) -> None:
     if not path.exists():
         replace_file(path, (to_toml(first) + "\n" + tomli_w.dumps({"sweep": swept})).encode())
         return
-    try:
-        sections = tomllib.loads(read_file(path).decode())
-        before: dict[str, list[Any]] = sections.pop("sweep")
-        then = build_config(sections)
-    except (InputError, ValueError, KeyError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); choose another folder with --out.") from None
+    then, before, _ = _recorded(path)
     for field in {**before, **swept}:
         old, new = (", ".join(map(repr, of[field])) if field in of else "one value" for of in (before, swept))
         if old != new:
@@ -156,10 +150,23 @@ def keep_or_check(folder: Path, axes: Sequence[Axis], first: RunConfig) -> None:
         )
 
 
-def check_place(path: Path) -> None:
-    """Raises InputError unless the folder of a sweep is absent, empty or already a sweep's."""
-    if (path / RECORD).exists():
-        return
-    if (path / "config.toml").exists():
-        raise InputError(f"{path} holds a run; choose another folder for the sweep with --out.")
-    RunFolder(path).check_new()
+def names_in_order(folder: Path) -> list[str]:
+    """The names of a sweep's runs in the order of its command; none in another folder.
+
+    Raises InputError if its record is damaged.
+    """
+    if not (path := folder / RECORD).exists():
+        return []
+    *_, chosen = _recorded(path)
+    return [one.name for one in chosen]
+
+
+def _recorded(path: Path) -> tuple[RunConfig, dict[str, list[Any]], list[Combination]]:
+    """The first config of a sweep, the values of each field that has several, and the combinations of them."""
+    try:
+        sections = tomllib.loads(read_file(path).decode())
+        swept: dict[str, list[Any]] = sections.pop("sweep")
+        axes = [Axis(field, [*map(str, values)], values) for field, values in swept.items()]
+        return build_config(sections), swept, combinations(axes)
+    except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); bring it back, or name another folder.") from None

@@ -5,8 +5,8 @@ run's arrays have the shapes that they have alone, and only one run's activation
 in which the runs differ are arguments of the program. Otherwise each run leaves what `train.loop.train` leaves.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ Numbers = dict[str, Any]  # by the field, an array with a number for each run; w
 
 
 class NotTraceableError(Exception):
-    """A function needs the value of a number before it is computed, so each run needs a program of its own."""
+    """A function cannot take tracers for the numbers of a config, so each run needs a program of its own."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,14 @@ def numbers_of(configs: Sequence[RunConfig]) -> Numbers:
 
 
 def with_numbers(config: RunConfig, numbers: Mapping[str, Array]) -> RunConfig:
-    """The config with tracers for these numbers, unchecked: each run's own values have been checked before."""
+    """The config with tracers for these numbers, unchecked: each run's own values have been checked before.
 
-    def section(name: str) -> SimpleNamespace:
+    A section without such a number stays what it is.
+    """
+
+    def section(name: str) -> Any:
         own = {field.partition(".")[2]: x for field, x in numbers.items() if field.partition(".")[0] == name}
-        return SimpleNamespace(**vars(getattr(config, name)) | own)
+        return SimpleNamespace(**vars(getattr(config, name)) | own) if own else getattr(config, name)
 
     return cast(RunConfig, SimpleNamespace(train=section("train"), optimizer=section("optimizer")))
 
@@ -116,18 +119,26 @@ def make_step(model: GPT, config: RunConfig) -> Any:
     return jax.jit(of_all, donate_argnums=1, compiler_options=compiler_options(model.dtype))
 
 
-def first_states(model: GPT, configs: Sequence[RunConfig], checkpoints: Sequence[Checkpoints]) -> TrainState:
-    """The states that the runs begin or go on with, stacked: each array has a first axis of N runs."""
+def first_states(
+    model: GPT, configs: Sequence[RunConfig], numbers: Numbers, checkpoints: Sequence[Checkpoints]
+) -> TrainState:
+    """The states that the runs begin or go on with, stacked: each array has a first axis of N runs.
 
-    def of_one(seed: Array) -> TrainState:
-        return first_state(model, make_optimizer(configs[0].optimizer, configs[0].train.steps), jax.random.key(seed))
+    An optimizer may keep its numbers in its state, so each run's are its own. Raises NotTraceableError.
+    """
+    config, of_runs = configs[0], [jax.tree.map(lambda x, i=i: x[i], numbers) for i in range(len(configs))]
 
-    initialize = jax.jit(of_one)  # compiled once
+    def of_one(own_numbers: Numbers) -> TrainState:
+        own = with_numbers(config, own_numbers)
+        return first_state(model, make_optimizer(own.optimizer, config.train.steps), jax.random.key(own.train.seed))
+
+    with traced():
+        traced_once = jax.jit(of_one).trace(of_runs[0])
     if checkpoints[0].latest_step() is None:
-        states = [initialize(config.train.seed) for config in configs]
+        initialize = traced_once.lower().compile()
+        states = [initialize(own_numbers) for own_numbers in of_runs]
     else:
-        like = jax.eval_shape(of_one, 0)
-        states = [each.restore(like) for each in checkpoints]
+        states = [each.restore(traced_once.out_info) for each in checkpoints]
     return cast(TrainState, _stack(*states))
 
 
@@ -135,9 +146,20 @@ def compile_step(step: Any, numbers: Numbers, states: TrainState, config: RunCon
     """The compiled step. Raises NotTraceableError."""
     shape = (states.step.shape[0], config.train.batch_size, config.model.context_length)
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
+    with traced():
+        lowered = step.lower(numbers, states, tokens, tokens)
+    return lowered.compile()
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """Turn an error from a function that cannot take tracers into a NotTraceableError.
+
+    What is wrong without tracers too is an error again where the runs are trained one after the other.
+    """
     try:
-        return step.lower(numbers, states, tokens, tokens).compile()
-    except jax.errors.JAXTypeError as error:
+        yield
+    except (TypeError, ValueError) as error:
         raise NotTraceableError(reason(error)) from None
 
 
@@ -153,7 +175,8 @@ def train_together(members: Sequence[Member]) -> dict[str, DivergedError]:
         stop = stack.enter_context(stoppable())
         keep = config.checkpoint.keep, config.checkpoint.keep_best
         checkpoints = [stack.enter_context(Checkpoints(m.folder.checkpoints, *keep)) for m in members]
-        numbers, states = numbers_of(configs), first_states(model, configs, checkpoints)
+        numbers = numbers_of(configs)
+        states = first_states(model, configs, numbers, checkpoints)
         train_step = compile_step(make_step(model, config), numbers, states, config)
 
         def state_of(i: int) -> TrainState:

@@ -23,6 +23,7 @@ from train.runs.folder import RunFolder
 from train.runs.manifest import StoredArray, new_manifest, rewrite
 from train.runs.metrics import MetricsFile
 from train.runs.summary import find_runs, read_runs
+from train.sweep import combinations, keep_or_check, parse_axes
 
 OLD = Path(__file__).parents[1] / "golden" / "run-v1"
 TINY: dict[str, dict[str, Any]] = {
@@ -83,7 +84,7 @@ def test_tables_verdict_and_picture(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert picture.read_bytes().startswith(b"\x89PNG")
     written = json.loads(figures.read_text())
     assert written["groups"][1] == {
-        "config": {"optimizer.learning_rate": 0.003}, "losses": dict(zip("012", B, strict=True))
+        "config": {"optimizer.learning_rate": 0.003}, "loss": "val_loss", "losses": dict(zip("012", B, strict=True))
     }  # fmt: skip
     assert written["runs"][0]["flops"] == flops and written["runs"][0]["finished"]
     assert written["verdicts"][0]["p"] == pytest.approx(stats.ttest_rel(B, A).pvalue)
@@ -106,13 +107,32 @@ def test_what_does_not_count_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr()
     assert sorted(said.err.splitlines()) == [
         f"note: {tmp_path}/blind has no validation loss at its last step: it takes no part in means and verdicts",
-        f"note: {tmp_path}/copy has the config and the seed of {first}, which alone counts",
+        f"note: {tmp_path}/copy repeats {first} with the same seed, which alone counts",
         f"note: {tmp_path}/going has 15 of 20 steps: it takes no part in means and verdicts",
         f"note: {tmp_path}/imported was imported and has no steps to compare: left out",
         f"note: {tmp_path}/new has 0 of 20 steps: it takes no part in means and verdicts",
     ]
     assert "15 of 20" in said.out and said.out.count("/a-0 ") == said.out.count("/b-0 ") == 1
     assert "1  optimizer.learning_rate=0.001      3  4.1000  0.1000\n" in said.out and ": better by 3 seeds" in said.out
+
+
+def test_the_loss_of_averaged_weights_counts_where_they_generate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In means, verdict, best and newest loss, and curves, under its name."""
+    make_group(tmp_path, "a", A)
+    for path, loss in zip(make_group(tmp_path, "b", A, eval__weights="schedule_free",
+                                     optimizer__name="schedule_free_adamw"), B, strict=True):  # fmt: skip
+        text = (path / "metrics.jsonl").read_text()
+        (path / "metrics.jsonl").write_text(text.replace('"val_loss":', f'"averaged_val_loss": {loss}, "val_loss":'))
+    assert run(tmp_path, "--json", tmp_path / "figures.json") == 0
+    out = capsys.readouterr().out
+    assert "  eval.weights=schedule_free  (averaged_val_loss)      3  4.0033" in out and "\n2  -0.0967, " in out
+    assert out.count("averaged_val_loss") == 1
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert written["groups"][1]["loss"] == written["runs"][3]["loss"] == "averaged_val_loss"
+    assert (written["runs"][3]["val_loss"], written["runs"][3]["best_val_loss"]) == (B[0], B[0])
+    assert curve(read_runs([tmp_path / "b-0"]), COSTS["tokens"])[1].tolist() == [[B[0], B[0]]]
 
 
 def damaged(folder: Path) -> str:
@@ -224,6 +244,23 @@ def test_the_same_text_elsewhere_is_no_difference(tmp_path: Path) -> None:
     assert [[*group.losses] for group in group_runs(read_runs(find_runs([tmp_path])))] == [[0, 1, 2, 9]]
 
 
+def test_what_does_not_change_the_loss_parts_no_group(tmp_path: Path) -> None:
+    """It stands in the table of the runs alone. How often a run is saved, shown and sampled is such a thing."""
+    make_group(tmp_path, "a", A)
+    changes = {
+        "checkpoint.keep": 5,
+        "train.products": "xla",
+        "eval.every": 7,
+        "eval.prompt": "a",
+        "train.sink": "wandb",
+    }
+    more = {name.replace(".", "__"): value for name, value in changes.items()}
+    make_run(tmp_path / "b", {20: 4.0}, **more, train__seed=9)
+    runs = read_runs(find_runs([tmp_path]))
+    assert [[*group.losses] for group in group_runs(runs)] == [[0, 1, 2, 9]]
+    assert {*differing(runs)} == {*changes, "train.seed"}
+
+
 @pytest.mark.parametrize(("arrays", "like"), [(["up"], "relu"), (["gate", "up"], "swiglu")])
 def test_the_operations_of_an_idea(arrays: list[str], like: str, tmp_path: Path) -> None:
     """Its code is not run: the saved parameters show whether an activation has a gate. Its sum is no difference."""
@@ -254,3 +291,27 @@ def test_a_curve_is_the_mean_of_the_seeds(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(matplotlib.axes.Axes, "fill_between", lambda axes, *of, **more: drawn.append(of))
     show([tmp_path], tmp_path / "curves.png")
     np.testing.assert_allclose(drawn[1], [[5, 9], [5.0, 4.0], [5.2, 4.2]])
+
+
+def test_a_curve_ends_where_each_seed_ended(tmp_path: Path) -> None:
+    """With a time limit that is at another step for each."""
+    make_run(tmp_path / "a", {8: 5.0, 16: 4.5, 20: 4.0})
+    make_run(tmp_path / "b", {8: 5.5, 16: 4.0}, until=16, train__seed=1)
+    tokens, losses = curve(read_runs([tmp_path / "a", tmp_path / "b"]), COSTS["tokens"])
+    assert tokens.tolist() == [8 * 64, 18 * 64] and losses.tolist() == [[5.0, 4.0], [5.5, 4.0]]
+
+
+def test_the_runs_of_a_sweep_stand_in_the_order_of_its_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that the baseline is the one that `sweep` took. What is no run of it stands behind."""
+    axes = parse_axes(["model.activation=relu,gelu", "train.seed=1,0"])
+    names = [one.name for one in combinations(axes)]
+    for name in (*names, "a"):
+        make_run(tmp_path / name, {20: 4.0})
+    keep_or_check(tmp_path, axes, build_config(TINY))
+    assert [path.name for path in find_runs([tmp_path])] == [*names, "a"] != sorted([*names, "a"])
+    record = tmp_path / "sweep.toml"
+    for text in ("[sweep]\n", "sweep = 1\n", "[sweep]\n'train.seed' = 1\n", "[train]\n"):
+        record.write_text(text)
+        assert run(tmp_path) == 2 and f"{record} is damaged" in capsys.readouterr().err

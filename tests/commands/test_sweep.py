@@ -2,20 +2,29 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from runs import assert_same_run, lines, without_times, write_config
 
 import train.commands.sweep
 import train.together
+from jaxllm.config import GPTConfig
+from jaxllm.gpt import GPT
 from jaxllm.utils.errors import InputError
 from train.cli import main
+from train.config import build_config
 from train.optimizer import OPTIMIZERS
+from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
 from train.sweep import combinations, parse_axes, split_values
+from train.together import first_states, numbers_of, with_numbers
 
+IDEAS = Path(__file__).parents[1] / "support" / "ideas"
 SHORT = ["--set", "train.steps=6", "--set", "checkpoint.every=2", "--set", "eval.every=3"]
 RATES, SEEDS = ["--set", "optimizer.learning_rate=1e-2,3e-2"], ["--set", "train.seed=0,1"]
 TOLERANCE = 1e-5  # of a loss beside that of a run alone, whose sums XLA may order otherwise
@@ -112,17 +121,46 @@ def test_a_run_that_diverges_ends_alone(place: Path, capsys: pytest.CaptureFixtu
         assert_same_run(one, place / "diverged" / one.name)
 
 
-def test_runs_of_other_shapes_and_an_optimizer_that_needs_values_are_trained_apart(
+@pytest.mark.newest
+def test_an_idea_is_swept_against_its_baseline(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(train.commands.sweep, "trained_alone", lambda _: True)
+    monkeypatch.setattr(train.commands.sweep, "show", lambda *_: None)
+    code = ["--code", str(IDEAS / "squared_relu.py")]
+    assert sweep(place, "idea", *code, "--set", "model.activation=gelu,squared_relu.py:squared_relu") == 0
+    assert [path.name for path in (place / "idea").glob("*/code")] == ["code"]
+    assert (place / "idea" / "activation=squared_relu.py-squared_relu" / "code" / "squared_relu.py").is_file()
+    assert sweep(place, "none", *code, "--set", "model.activation=gelu,relu") == 2
+    assert "activation=gelu: --code is" in capsys.readouterr().err
+
+
+def test_numbers_that_an_optimizer_keeps_in_its_state_are_those_of_the_run(tmp_path: Path) -> None:
+    model = GPT(GPTConfig(vocab_size=5, context_length=4, d_model=4, n_layers=1, n_heads=1))
+    betas = [0.9, 0.5]
+    configs = [build_config({"optimizer": {"name": "schedule_free_adamw", "beta1": beta}}) for beta in betas]
+    with Checkpoints(tmp_path / "none", 1, 0) as none:
+        states = first_states(model, configs, numbers_of(configs), [none, none])
+    np.testing.assert_allclose(states.opt_state[1].b1, betas)
+
+
+@pytest.mark.parametrize("changed", [lambda c: c if float(c.learning_rate) else None, lambda c: replace(c, beta1=0.8)])
+def test_runs_of_other_shapes_and_an_optimizer_that_takes_no_tracers_are_trained_apart(
+    changed: Any, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     adamw = OPTIMIZERS["adamw"]
-    monkeypatch.setitem(OPTIMIZERS, "adamw", lambda c, s: adamw(c, s) if float(c.learning_rate) else None)
+    monkeypatch.setitem(OPTIMIZERS, "adamw", lambda c, s: adamw(changed(c), s))
     alone: list[str] = []
     monkeypatch.setattr(train.commands.sweep, "trained_alone", lambda member: bool(alone.append(member.name) or True))
     monkeypatch.setattr(train.commands.sweep, "show", lambda *_: None)
     assert sweep(place, "apart", *RATES, "--set", "model.d_model=8,16") == 0
     assert alone == [f"d_model={width},learning_rate={rate}" for width in (8, 16) for rate in (0.01, 0.03)]
     assert "one after the other" in capsys.readouterr().err
+
+
+def test_a_section_without_traced_numbers_stays_a_section() -> None:
+    config = build_config({})
+    assert with_numbers(config, {"train.seed": jnp.zeros((), int)}).optimizer is config.optimizer
 
 
 def test_values_between_commas() -> None:

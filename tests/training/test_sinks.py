@@ -2,14 +2,16 @@
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from runs import lines, write_config
 
+import train.commands.sweep
 from train.cli import main
-from train.config import TrainConfig
+from train.commands.sweep import grouped
+from train.config import TrainConfig, build_config
 from train.runs.folder import RunFolder
 from train.runs.metrics import MetricsFile
 from train.runs.sinks import SINKS, Guarded, numbers
@@ -74,10 +76,19 @@ def test_a_tracker_finds_a_resumed_run_again_and_gets_each_step_once(tracker: Fa
     assert first == second and tracker.finished == 2
     assert first["project"] == "jaxllm" and first["resume"] == "allow" and first["name"].startswith("a-run-")
     assert name == "trackio" or (first["id"], first["dir"]) == (first["name"], str(folder.path))
+    assert name == "trackio" or first.get("reinit") == "create_new"  # beside other runs of a sweep
     other = RunFolder(tmp_path / "other" / "a run")
     other.path.mkdir(parents=True)
     Guarded(name, other, {}, 0)
     assert tracker.inits[-1]["name"] != first["name"]
+
+
+def test_a_sweep_trains_runs_together_unless_a_tracker_takes_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.commands.sweep, "most_together", lambda _: 9)
+    for name, sizes in (("trackio", [1, 1]), ("wandb", [2]), ("tensorboard", [2])):
+        configs = [build_config({"train": {"sink": name, "seed": seed}}) for seed in (0, 1)]
+        runs: Any = [SimpleNamespace(name=str(i), run=SimpleNamespace(config=c)) for i, c in enumerate(configs)]
+        assert [len(group) for group in grouped(runs, {"0": 0, "1": 0}, None)] == sizes
 
 
 def test_tensorboard_gets_events_and_the_step_from_which_to_drop_older_ones(

@@ -15,7 +15,8 @@ from .options import Parser
 from .runs_report import figures, group_label, group_lines, run_lines, verdict_lines
 
 STATISTIC = """
-Runs that differ only in train.seed are a group, and the first one is the baseline. A verdict is a t-test of the
+Runs that differ only in train.seed, and in what does not change the loss, are a group, and the first one is the
+baseline. A verdict is a t-test of the
 validation losses at the last step, two-sided at 5 %: of the differences within pairs of the same seed where at least
 two seeds are common, otherwise Welch's. Where several groups are compared with the baseline, Holm's adjustment
 keeps the probability of any false verdict at 5 %. The number of seeds that would be needed is for a power of 80 %,
@@ -56,7 +57,7 @@ def _show(compared: Compared, picture: Path | None) -> None:
         if run.unfinished:
             print_note(f"{run.path} {run.unfinished}: it takes no part in means and verdicts")
     for first, second in (pair for group in compared.groups for pair in group.repeated):
-        print_note(f"{second.path} has the config and the seed of {first.path}, which alone counts")
+        print_note(f"{second.path} repeats {first.path} with the same seed, which alone counts")
     parts = [run_lines(compared), group_lines(compared), verdict_lines(compared)]
     print("\n\n".join("\n".join(lines) for lines in parts if lines))
     if picture is None:

@@ -87,8 +87,9 @@ def _why_not(group: Group, baseline: Group) -> str:
 
 
 def group_label(number: int, group: Group) -> str:
-    """The number of a group and its values of the fields in which groups differ."""
-    return "  ".join([str(number), *(f"{name}={written(value)}" for name, value in group.values.items())])
+    """The number of a group, its values of the fields in which groups differ, and its loss if that is an average's."""
+    values = [f"{name}={written(value)}" for name, value in group.values.items()]
+    return "  ".join([str(number), *values, *([] if group.loss_name == "val_loss" else [f"({group.loss_name})"])])
 
 
 def written(value: Any) -> str:
@@ -117,13 +118,17 @@ def figures(compared: Compared) -> dict[str, Any]:
         "runs": [
             {
                 "run": str(run.path), "config": {name: run.fields[name] for name in compared.fields}, "step": run.step,
-                "tokens": run.tokens(run.step), "val_loss": run.last_loss, "best_val_loss": run.best_loss,
+                "tokens": run.tokens(run.step), "loss": run.loss_name, "val_loss": run.last_loss,
+                "best_val_loss": run.best_loss,
                 "seconds": run.seconds, "flops": run.flops(run.step), "finished": not run.unfinished,
             }
             for run in compared.runs
         ],
         "groups": [
-            {"config": dict(group.values), "losses": {str(seed): loss for seed, loss in group.losses.items()}}
+            {
+                "config": dict(group.values), "loss": group.loss_name,
+                "losses": {str(seed): loss for seed, loss in group.losses.items()},
+            }
             for group in compared.groups
         ],
         "verdicts": [verdict and asdict(verdict) | {"verdict": verdict.word} for verdict in compared.verdicts],

@@ -3,7 +3,7 @@
 import argparse
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from jaxllm.utils.errors import InputError, shown
 from ..budget import is_over, used_s
 from ..config import RunConfig, differences, load_config
 from ..errors import DivergedError, Stopped
-from ..ideas import Code, check_same_code, load_code, resolve
+from ..ideas import Code, check_same_code, load_code, references, resolve
 from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
 from ..loop import train
@@ -22,7 +22,8 @@ from ..runs.checkpoint import Checkpoints, saved_steps
 from ..runs.folder import RunFolder
 from ..runs.load import check_unchanged
 from ..runs.metrics import read_metrics
-from ..sweep import Combination, check_place, combinations, keep_or_check, parse_axes
+from ..runs.sinks import ONE_AT_A_TIME
+from ..sweep import RECORD, Combination, combinations, keep_or_check, parse_axes
 from ..together import Member, NotTraceableError, alike, most_together, numbers_of, train_together
 from .options import Parser, add_code
 from .runs import show
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--at-most is {a.at_most}, but it must be at least 1.")
     folder, axes, code = RunFolder(a.out), parse_axes(a.settings), load_code(a.code)
     chosen = combinations(axes)
-    configs = [load(a.config, one, code) for one in chosen]
+    configs = load(a.config, chosen, code)
     prepare_backend(configs[0])
     for config in configs:
         check_products(config.train)
@@ -90,12 +91,43 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def load(path: str, one: Combination, code: Code | None) -> RunConfig:
-    """The config of a combination. Raises InputError that names the run."""
+def check_place(path: Path) -> None:
+    """Raises InputError unless the folder of a sweep is absent, empty or already a sweep's."""
+    if (path / RECORD).exists():
+        return
+    if (path / "config.toml").exists():
+        raise InputError(f"{path} holds a run; choose another folder for the sweep with --out.")
+    RunFolder(path).check_new()
+
+
+def load(path: str, chosen: Sequence[Combination], code: Code | None) -> list[RunConfig]:
+    """The configs of the combinations, each with the functions that it names. Raises InputError that names the run.
+
+    A baseline may name none, but one of the combinations names a function of `code`.
+    """
+    configs: list[RunConfig] = []
+    for one in chosen:
+        with named(one.name):
+            configs.append(load_config(path, one.overrides))
+    used = any(code_of(config, code) for config in configs)
+    for i, one in enumerate(chosen):
+        with named(one.name):
+            configs[i] = resolve(configs[i], code_of(configs[i], code) if used else code)
+    return configs
+
+
+@contextmanager
+def named(run: str) -> Iterator[None]:
+    """Name the run in an InputError."""
     try:
-        return resolve(load_config(path, one.overrides), code)
+        yield
     except InputError as error:
-        raise InputError(f"the run {one.name}: {error}") from None
+        raise InputError(f"the run {run}: {error}") from None
+
+
+def code_of(config: RunConfig, code: Code | None) -> Code | None:
+    """The user's file if the config names functions; None otherwise."""
+    return code if any(references(config)) else None
 
 
 def plan(path: Path, name: str, config: RunConfig) -> Planned:
@@ -128,12 +160,10 @@ def prepare_all(left: Sequence[Planned], code: Code | None) -> list[Prepared]:
     for one in left:
         before = zip(left, prepared, strict=False)
         twin = next((inputs for other, inputs in before if reads_the_same(other.config, one.config)), None)
-        try:
+        with named(one.name):
             inputs = twin.with_config(one.config) if twin else prepare(one.config)
             check_ideas(inputs.config, inputs.model)
             prepared.append(with_products(one, inputs, code))
-        except InputError as error:
-            raise InputError(f"the run {one.name}: {error}") from None
     return prepared
 
 
@@ -168,8 +198,8 @@ def grouped(members: Sequence[Member], done: Mapping[str, int], at_most: int | N
     for member in members:
         groups.setdefault((alike(member.run.config), done[member.name]), []).append(member)
     for group in groups.values():
-        n = min(at_most or len(group), most_together(group[0].run))
-        n = n if group[0].run.config.train.seconds is None else 1  # each run has its own time
+        n, of = min(at_most or len(group), most_together(group[0].run)), group[0].run.config.train
+        n = 1 if of.seconds is not None or of.sink in ONE_AT_A_TIME else n  # each run has its own time
         yield from (group[i : i + n] for i in range(0, len(group), n))
 
 
@@ -179,7 +209,7 @@ def train_group(group: Sequence[Member], code: Code | None) -> list[str]:
         for member in group:
             locks.enter_context(member.folder.locked())
             if not member.folder.config.exists():
-                member.folder.create(member.run.config, member.run.tokenizer, code)
+                member.folder.create(member.run.config, member.run.tokenizer, code_of(member.run.config, code))
         if len(group) > 1:
             fields = ", ".join(numbers_of([member.run.config for member in group]))
             try:

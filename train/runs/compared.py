@@ -1,6 +1,7 @@
 """Runs side by side: in which fields of the config they differ, groups of them, and verdicts on the groups.
 
-Runs that differ only in their seed are a group. What a group reached is the loss at its last step over its seeds.
+Runs that differ only in their seed, and in what does not change the loss, are a group. What a group reached is the loss
+at its last step over its seeds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +16,16 @@ SEED = "train.seed"
 # What a loss is measured on.
 OF_THE_TEXT = ("data.source", "data.field", "data.sha256", "data.characters", "tokenizer.")
 
+# What does not change the loss at the last step.
+WITHOUT_EFFECT = (
+    "checkpoint.", "train.sink", "train.products", "train.max_skipped",
+    "eval.every", "eval.sample_tokens", "eval.prompt", "eval.temperature",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seed; `values` are its fields in which groups differ."""
+    """Runs that differ only in their seed and in what has no effect; `values` are its fields in which groups differ."""
 
     values: Mapping[str, Any]
     runs: Sequence[RunSummary]
@@ -39,9 +46,14 @@ class Group:
         return [(counted[run.seed], run) for run in self.runs if not run.unfinished and run is not counted[run.seed]]
 
     @property
+    def loss_name(self) -> str:
+        """Which loss counts, of all its runs that have one."""
+        return next((run.loss_name for run in self.runs if run.evaluated), "val_loss")
+
+    @property
     def losses(self) -> dict[int, float]:
         """The validation loss at the last step, by seed."""
-        return {run.seed: run.evaluated[run.step]["val_loss"] for run in self.finished}
+        return {run.seed: run.loss(run.step) for run in self.finished}
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ def differing(runs: Sequence[RunSummary]) -> list[str]:
 
 def group_runs(runs: Sequence[RunSummary]) -> list[Group]:
     """The groups, in the order of their first runs."""
-    names = [name for name in differing(runs) if name != SEED]
+    names = [name for name in differing(runs) if name != SEED and not name.startswith(WITHOUT_EFFECT)]
     groups: dict[str, Group] = {}
     for run in runs:
         values = {name: run.fields[name] for name in names}

@@ -25,10 +25,15 @@ COSTS: dict[str, Cost] = {  # of a run up to a step
 
 
 def curve(runs: Sequence[RunSummary], cost: Cost) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean costs [n], NaN where unknown, and losses [runs, n] at the n steps at which every run was evaluated."""
-    steps = sorted(set.intersection(*(set(run.evaluated) for run in runs)))
-    costs = np.array([[cost(run, step) for step in steps] for run in runs], np.float64)
-    return costs.mean(0), np.array([[run.evaluated[step]["val_loss"] for step in steps] for run in runs], np.float64)
+    """Mean costs [n], NaN where unknown, and losses [runs, n] of evaluated runs, at steps that all were evaluated at.
+
+    The last point is of the last step of each: runs with a time limit end at steps of their own.
+    """
+    ends = [max(run.evaluated) for run in runs]
+    common = sorted(step for step in set.intersection(*(set(run.evaluated) for run in runs)) if step < min(ends))
+    steps = [(run, [*common, end]) for run, end in zip(runs, ends, strict=True)]
+    costs = np.array([[cost(run, step) for step in of_run] for run, of_run in steps], np.float64)
+    return costs.mean(0), np.array([[run.loss(step) for step in of_run] for run, of_run in steps], np.float64)
 
 
 def draw_curves(groups: Sequence[Group], labels: Sequence[str], path: Path) -> None:
@@ -70,6 +75,6 @@ def _draw_group(axes: "Axes", group: Group, label: str, colour: Any, cost: Cost)
         axes.plot(x, losses.mean(0), "o-", markersize=3, color=colour)
         axes.fill_between(x, losses.min(0), losses.max(0), color=colour, alpha=0.2, linewidth=0)
     for run in group.runs:
-        if run.unfinished:
+        if run.unfinished and run.evaluated:
             x, losses = curve([run], cost)
             axes.plot(x, losses[0], ".--", color=colour, linewidth=1)

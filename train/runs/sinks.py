@@ -72,7 +72,7 @@ class Tracker:
             replace_file(folder.sink_id, f"{name}-{uuid.uuid4().hex[:8]}\n".encode())
         name = read_file(folder.sink_id).decode().strip()
         self._written = max((record["step"] for record in read_metrics(folder.metrics)), default=0) if resumed else 0
-        more = {"id": name, "dir": str(folder.path)} if module == "wandb" else {}
+        more = {"id": name, "dir": str(folder.path), "reinit": "create_new"} if module == "wandb" else {}
         project = os.environ.get(f"{module.upper()}_PROJECT", PROJECT)
         self._run = import_module(module).init(
             project=project, name=name, config=dict(config), resume="allow", **more
@@ -92,6 +92,9 @@ SINKS: dict[str, tuple[str, Open]] = {
     "trackio": ("trackio", lambda folder, config, _: Tracker("trackio", folder, config)),
     "wandb": ("wandb", lambda folder, config, _: Tracker("wandb", folder, config)),
 }
+
+
+ONE_AT_A_TIME = ("trackio",)  # whose `init` finishes the run before
 
 
 def numbers(record: Record) -> dict[str, float]:

@@ -15,10 +15,13 @@ from ..budget import is_over, used_s
 from ..config import RunConfig, as_dict
 from ..errors import DamagedError
 from ..notes import print_note
+from ..sweep import names_in_order
 from .checkpoint import saved_steps
 from .folder import RunFolder
 from .manifest import read_manifest
 from .metrics import Record, read_metrics
+
+AVERAGED = "averaged_val_loss"
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,25 @@ class RunSummary:
         """How long the run has taken."""
         return float(self.last["elapsed_s"]) if self.last else 0.0
 
+    @cached_property
+    def loss_name(self) -> str:
+        """Which loss counts: that of the weights that generate, if these are not the trained parameters."""
+        averaged = self.evaluated and all(AVERAGED in record for record in self.evaluated.values())
+        return AVERAGED if averaged else "val_loss"
+
+    def loss(self, step: int) -> float:
+        """The validation loss that counts, at a step that was evaluated."""
+        return float(self.evaluated[step][self.loss_name])
+
     @property
     def best_loss(self) -> float | None:
         """The lowest validation loss; None before the first."""
-        return min((record["val_loss"] for record in self.evaluated.values()), default=None)
+        return min(map(self.loss, self.evaluated), default=None)
 
     @property
     def last_loss(self) -> float | None:
         """The newest validation loss; None before the first."""
-        return self.evaluated[max(self.evaluated)]["val_loss"] if self.evaluated else None
+        return self.loss(max(self.evaluated)) if self.evaluated else None
 
     @property
     def progress(self) -> str:
@@ -88,9 +101,10 @@ class RunSummary:
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Path]:
-    """The run folders among these folders and directly below them, each once, sorted below a folder.
+    """The run folders among these folders and directly below them, each once.
 
-    Raises InputError for a folder that neither is a run nor holds one.
+    Below a folder those of a sweep stand in the order of its command, all others behind them by name. Raises InputError
+    for a folder that neither is a run nor holds one.
     """
     found: dict[Path, Path] = {}
     for folder in folders:
@@ -104,7 +118,8 @@ def find_runs(folders: Iterable[str | Path]) -> list[Path]:
 
 def _runs_at(path: Path) -> Iterator[Path]:
     try:
-        below = sorted(path.iterdir())
+        place = {name: i for i, name in enumerate(names_in_order(path))}
+        below = sorted(path.iterdir(), key=lambda one: (place.get(one.name, len(place)), one))
     except OSError as error:
         raise InputError(f"cannot read the folder {path}: {error.strerror}.") from None
     yield from (one for one in (path, *below) if os.path.lexists(one / "config.toml"))
