@@ -132,7 +132,7 @@ def test_what_is_not_cached() -> None:
     )
     ahead, own = GPT(replace(GROUPED, visible=PREFIX)), GPT(replace(GROUPED, block=Own))
     assert why_not_cached(ahead).startswith(
-        "model.visible is 'ideas.py:prefix', which lets tokens attend to later ones"
+        "model.visible is ideas.py:prefix, which lets tokens attend to later ones"
     )
     for model in (own, GPT(GROUPED, block=Own)):
         assert "Own" in why_not_cached(model) and "does not call" in why_not_cached(model)
@@ -177,7 +177,7 @@ def test_a_changed_attention_is_not_cudnns(monkeypatch: pytest.MonkeyPatch) -> N
 def test_training_says_which_attention_it_uses() -> None:
     run = RunConfig()
     for options, said in (
-        ({"visible": PREFIX}, "chunked over all keys, because 'ideas.py:prefix' lets tokens attend to later ones"),
+        ({"visible": PREFIX}, "chunked over all keys, because ideas.py:prefix lets tokens attend to later ones"),
         ({"visible": DILATED, "score": ALIBI}, "chunked, with 'ideas.py:dilated' and 'ideas.py:alibi'"),
         ({"score": ALIBI, "dropout": 0.1}, "plain, because its weights are dropped"),
         ({"separator": 3}, "chunked, within documents"), ({}, "chunked"),
