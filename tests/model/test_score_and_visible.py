@@ -178,7 +178,7 @@ def test_training_says_which_attention_it_uses() -> None:
     run = RunConfig()
     for options, said in (
         ({"visible": PREFIX}, "chunked over all keys, because ideas.py:prefix lets tokens attend to later ones"),
-        ({"visible": DILATED, "score": ALIBI}, "chunked, with 'ideas.py:dilated' and 'ideas.py:alibi'"),
+        ({"visible": DILATED, "score": ALIBI}, "chunked, with ideas.py:dilated and ideas.py:alibi"),
         ({"score": ALIBI, "dropout": 0.1}, "plain, because its weights are dropped"),
         ({"separator": 3}, "chunked, within documents"), ({}, "chunked"),
     ):  # fmt: skip
