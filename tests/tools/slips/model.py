@@ -85,7 +85,7 @@ MUTATIONS = [
     Mutation("documents not told to the blocks", GPT, "block(*carried, documents=documents)", "block(*carried, documents=None)", WITHIN),
     Mutation("a score that counts heads from one", ATTENTION, "jnp.arange(heads).reshape", "jnp.arange(1, heads + 1).reshape", twin("attention.change_scores", 2)),
     Mutation("a score applied in the weights alone", ATTENTION, "_weighted_values(attention_weights(q, k, mask, score)", "_weighted_values(attention_weights(q, k, mask)", twin("attention.scaled_dot_product_attention", 3)),
-    Mutation("a rule told of no documents", ATTENTION, "jnp.broadcast_to(rule(t, s, document_t, document_s)", "jnp.broadcast_to(rule(t, s, None, None)", twin("attention.visible", 4)),
+    Mutation("a rule told of no documents", ATTENTION, "jnp.broadcast_to(rule(t, s, document_t, document_s)", "jnp.broadcast_to(rule(t, s, None, None)", twin("attention.visible", 3)),
     Mutation("a score of the batch's number", CAUSAL, "(jnp.arange(scores.shape[0]) % form.heads)", "jnp.arange(scores.shape[0])", CHANGED),
     Mutation("a score's slope forgotten on the way back", CAUSAL, "if form.score is None:\n        return gradient", "if True:\n        return gradient", twin("attention.causal_dot_product_attention", 9)),
     Mutation("a chunk's scores numbered from 0", CAUSAL, "jnp.minimum(start + t, form.length - 1)", "jnp.minimum(0 * start + t, form.length - 1)", CHANGED),
