@@ -13,7 +13,7 @@ MUTATIONS = [
     Mutation("pairs of a doubled token counted twice", MERGES, "count - doubled if x == a else count", "count", FAST_TRAINER),
     Mutation("a token that another has taken in still stands", MERGES, "ids[middle] = INSIDE", "pass", FAST_TRAINER),
     Mutation("a pair beside itself taken for a merged one", MERGES, "y[y == new] = a", "y[y == new] = b", FAST_TRAINER),
-    Mutation("a doubled id merged everywhere at once", MERGES, " or pair[0] == pair[1]:", ":", FAST_TRAINER),
+    Mutation("a doubled id merged everywhere at once", MERGES, " or pair[0] == pair[1]:", ":", FAST_TRAINER, "out of bounds"),
     Mutation("a pair whose count has fallen merged too early", MERGES, "if 0 < count < self._highest:", "if False:", FAST_TRAINER),
     Mutation("memory for merges that no text has", MERGES, "min(n_merges, len(self.ids.numbers))", "n_merges", "tokenizers/test_tokenizers.py::test_bpe_fast_trainer_reserves_no_memory_for_merges_that_no_text_has", "MemoryError"),
     Mutation("any white space joins the word after it", GPT2_PIECES, '(characters[:-1] == ord(" "))', "(kind[:-1] == SPACE)", SHORT_TEXT),
