@@ -131,9 +131,7 @@ def test_what_is_not_cached() -> None:
         map(why_not_cached, (GPT(TINY, block=nn.remat(Block)), GPT(TINY, block=nn.jit(Block)), CachedGPT(TINY)))
     )
     ahead, own = GPT(replace(GROUPED, visible=PREFIX)), GPT(replace(GROUPED, block=Own))
-    assert why_not_cached(ahead).startswith(
-        "model.visible is ideas.py:prefix, which lets tokens attend to later ones"
-    )
+    assert why_not_cached(ahead).startswith("model.visible is ideas.py:prefix, which lets tokens attend to later ones")
     for model in (own, GPT(GROUPED, block=Own)):
         assert "Own" in why_not_cached(model) and "does not call" in why_not_cached(model)
     for model in (ahead, own):
