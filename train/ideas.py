@@ -17,7 +17,7 @@ from typing import Any, get_args, get_type_hints
 
 from jaxllm.utils.errors import InputError, nearest, shown
 from jaxllm.utils.files import read_file
-from jaxllm.utils.ideas import Idea, is_reference
+from jaxllm.utils.ideas import Idea, check_given, is_reference
 
 from .config import RunConfig
 from .errors import UserCodeError, reason
@@ -108,10 +108,7 @@ def resolve(config: RunConfig, code: Code | None) -> RunConfig:
     found = [*references(config)]
     if code is None:
         for section, field, value in found:
-            raise InputError(
-                f"{section}.{field} is {shown(str(value))}, a function in a file, and code runs only from a file that "
-                f"you name: add --code with the path of your {str(value).partition(':')[0]}."
-            )
+            check_given(value, f"{section}.{field}")
         return config
     if not found:
         raise InputError(f'--code is {code.path}, but no field of the config names a function of it; use "NAME.py:f".')

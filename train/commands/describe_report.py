@@ -25,7 +25,7 @@ from .runs_report import aligned
 from .train import describe_attention
 
 WITHOUT_TWIN = ("optimizer.name", "train.metrics", "eval.weights")  # fields whose functions have none in `compare`
-ORDER = (  # of use; what is not ours follows, sorted by name
+ORDER = (  # of use; other parts follow, sorted by name
     "token_embedding", "position_embedding", "block", "norm_1", "attention", "query", "key", "value", "query_norm",
     "key_norm", "output", "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "kernel", "scale", "bias",
 )  # fmt: skip
