@@ -45,7 +45,8 @@ def assert_said_and_loads(run: Path, errors: str, said: str) -> None:
     assert [line.split(" could")[0] for line in notes] == [
         "note: the checkpoint of step 10", "jaxllm train: the checkpoint of step 12",
     ]  # fmt: skip
-    assert all(said in line and "step 5 is the newest there" in line for line in notes)
+    for line in notes:
+        assert said in line and "step 5 is the newest there" in line, line
     assert "Traceback" not in errors
     assert Checkpoints(run / "checkpoints").steps() == [5]
     assert lines(run)[-1]["step"] == 12
