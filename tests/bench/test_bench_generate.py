@@ -223,10 +223,10 @@ def test_ours_and_the_reference(
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_bytes_that_a_step_reads(tied: bool) -> None:
-    model = GPTConfig(vocab_size=32, context_length=16, d_model=8, n_layers=1, n_heads=2, tie_embeddings=tied)
+    model = GPTConfig(vocab_size=32, context_length=16, d_model=8, n_layers=1, n_heads=2, tie_embeddings=tied, ngrams=2)
     params = random_parameters(GPT(model))
     rest = 9 * 8 + 6 * 8  # the maps' biases, three norms
-    maps, scales = 12 * 8 * 8 + 32 * 8, 9 * 8 + 32  # with the head; nothing of the positions
+    maps, scales = 12 * 8 * 8 + 32 * 8, 9 * 8 + 32  # with the head; nothing of n-grams and positions
     assert weight_bytes(params) == weight_bytes(pack(params)) == 4 * (maps + rest)
     assert weight_bytes(pack(params, "int8")) == maps + 4 * (scales + rest)
 

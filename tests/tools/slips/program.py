@@ -55,7 +55,7 @@ MUTATIONS = [
     Mutation("a turn of one step", "train/bench/train_recording.py", "LEAST = 2", "LEAST = 1", "bench/test_bench.py::test_a_turn_fills_a_second_and_has_two_timed_steps_at_least"),
     Mutation("an MLP that the peer does not have", "train/bench/workload.py", '("d_ff", model.hidden_dim, 4 * model.d_model)', '("d_ff", model.hidden_dim, model.hidden_dim)', "bench/test_bench.py::test_what_a_peer_cannot_do[nanogpt model.d_ff=9]"),
     Mutation("a folder without nanoGPT", "train/bench/alternate.py", 'if path and not (Path(path) / "model.py").is_file():', "if False:", "bench/test_bench.py::test_wrong_input[tiny.toml --against nanogpt --peer no]"),
-    Mutation("a table read by rows counted", "train/bench/generate_worker.py", '("position_embedding", "token_embedding")', '("token_embedding",)', "bench/test_bench_generate.py::test_bytes_that_a_step_reads"),
+    Mutation("a table read by rows counted", "train/bench/generate_worker.py", '("position_embedding", "ngram_embedding", "token_embedding")', '("ngram_embedding", "token_embedding")', "bench/test_bench_generate.py::test_bytes_that_a_step_reads"),
     Mutation("a plain way however large", "train/bench/scaling.py", "if i == 0 or way.memory_bytes <= MOST_BYTES}", "}", "training/test_speed.py::test_growth_of_attention_and_loss"),
     Mutation("last words with a dot of their own", "train/bench/process.py", '.rstrip(".")', "", "bench/test_bench.py::test_a_peer_that_dies[0]"),
     Mutation("a repository around the code taken for its own", "train/bench/commit.py", "if top.returncode or Path(top.stdout.strip()).resolve() != alternate.ROOT.resolve():", "if top.returncode:", f"{COMMIT}::test_code_in_no_checkout[True]"),
