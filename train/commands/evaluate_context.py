@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -77,7 +77,7 @@ def losses_by_context(
 
     @jax.jit
     def losses_of(params: Any, inputs: Array, targets: Array) -> Array:
-        return token_losses(traced_once(model).apply({"params": params}, inputs), targets)
+        return token_losses(cast(Array, traced_once(model).apply({"params": params}, inputs)), targets)
 
     def measured(length: int) -> PositionLosses:
         unseen = np.ones(length, bool) if known is None else ~known[:length]
