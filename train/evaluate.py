@@ -42,7 +42,7 @@ def evaluator(
     returns True.
     """
     eval_step, known = make_eval_step(model), known_targets(model.config)
-    batch_size = config.train.batch_size // config.train.grad_accumulation  # what fits in training fits here
+    batch_size = evaluation_rows(config)
 
     def evaluate(params: Any, ids: IdSequence) -> float:
         sums: list[float] = []
@@ -68,6 +68,11 @@ def evaluator(
         return math.fsum([*sums, *map(float, dispatched)]) / (n - left_out)
 
     return evaluate
+
+
+def evaluation_rows(config: RunConfig) -> int:
+    """The windows of a batch: those of a microbatch, because what fits in training fits here."""
+    return config.train.batch_size // config.train.grad_accumulation
 
 
 def known_targets(config: GPTConfig) -> np.ndarray | None:

@@ -1,7 +1,10 @@
 """`jaxllm evaluate`: validation loss, perplexity and bits per byte of a trained model."""
 
 import argparse
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,14 +15,18 @@ from jaxllm.data.shards import is_prepared
 from jaxllm.fast.quantised_weights import pack
 from jaxllm.tokenizers.listing import visible
 from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import replace_file
 
 from ..config import DataConfig
 from ..eval_weights import weights_name
-from ..evaluate import evaluator, score
+from ..evaluate import evaluation_rows, evaluator, score
 from ..ideas import load_code
 from ..inputs import prepare
 from ..nonfinite import check_computed
+from ..outputs import check_output
 from ..runs.load import TrainedRun, load_run
+from .evaluate_context import check_context, figures, losses_by_context, table
+from .evaluate_context_plot import draw_context
 from .options import Parser, add_code, add_run
 
 
@@ -33,6 +40,11 @@ def add_options(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--field", metavar="NAME", help="key of the text in JSON lines; default: the run's data.field")
     parser.add_argument("--weights", choices=WEIGHTS, help="type to hold the weights in; default: as they were trained")
+    parser.add_argument(
+        "--context", metavar="PICTURE",
+        help="also measure the loss by position in the window and by context length, and draw it: a .png file",
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", help="with --context: write its figures")
     add_code(parser)
 
 
@@ -43,11 +55,17 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--field is {field!r}, but there is no --data whose text it names; give both.")
     if field is not None and data is not None and is_prepared(data):
         raise InputError(f"--field is {field!r}, but {data} is prepared data, which holds tokens; leave it out.")
+    if arguments.json and not arguments.context:
+        raise InputError(f"--json {arguments.json} is for the figures of --context; give both.")
+    check_output("--context", arguments.context, (".png", ".svg", ".pdf"))
+    check_output("--json", arguments.json, (".json",))
     trained = load_run(path, arguments.step, code=load_code(arguments.code))
     if data is None and trained.chat is not None:
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
     ids = evaluation_ids(trained, data, field)
     begin, tokenizer = trained.begin_token, trained.tokenizer
+    if arguments.context:
+        check_context(ids, trained.model.config.context_length, begin)
     params = trained.params if weights is None else pack(trained.params, weights)
     loss = evaluator(trained.model, trained.config, begin=begin)(params, ids)
     check_computed(loss, path, trained.params)
@@ -63,6 +81,22 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"validation loss  {scores.loss:.4f} nats per token")
     print(f"perplexity       {scores.perplexity:.4f}")
     print(f"bits per byte    {bits}")
+    if arguments.context:
+        show_context(trained, params, ids, arguments)
+
+
+def show_context(trained: TrainedRun, params: Any, ids: IdSequence, arguments: argparse.Namespace) -> None:
+    """Print, draw and write what the context is worth."""
+    batch_size = evaluation_rows(trained.config)
+    losses = losses_by_context(trained.model, params, ids, batch_size, trained.begin_token)
+    check_computed([one.loss for one in losses.values() if one.counts.any()], arguments.path, trained.params)
+    print(f"\n{table(losses)}")
+    draw_context(losses, f"{arguments.path}, step {trained.step:,}", Path(arguments.context))
+    if arguments.json:
+        content = json.dumps(
+            {"run": arguments.path, "step": trained.step, **figures(losses)}, indent=1, allow_nan=False
+        )
+        replace_file(Path(arguments.json), f"{content}\n".encode())
 
 
 def evaluation_ids(trained: TrainedRun, data: str | None, field: str | None) -> IdSequence:

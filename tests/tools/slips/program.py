@@ -2,6 +2,7 @@
 
 from slips.mutation import Mutation
 
+CONTEXT = "commands/test_evaluate_context.py"
 COMMIT = "bench/test_bench_commit.py"
 DESCRIBE = "commands/test_describe.py"
 RUNS = "commands/test_runs_command.py"
@@ -47,6 +48,9 @@ MUTATIONS = [
     Mutation("merges shown without their parts", "train/commands/tokenizer_show.py", "if len(parts) > 1 else", "if False else", "commands/test_tokenizer_commands.py::test_show"),
     Mutation("the tokenizer of a run may be another", "train/runs/load.py", "if tokenizer.fingerprint() != manifest.tokenizer:", "if False:", "commands/test_checkpoint_commands.py::test_a_changed_config_or_tokenizer_is_named"),
     Mutation("the system prompt forgotten with the oldest answer", "train/writer.py", "[*messages[:first], *messages[first + 2 :]]", "messages[2:]", "commands/test_writer.py::test_the_system_prompt_outlasts_what_is_forgotten"),
+    Mutation("padding counted among a position's tokens", "train/commands/evaluate_context.py", "counted = (weights > 0) & unseen", "counted = (weights >= 0) & unseen", f"{CONTEXT}::test_losses_by_position_and_length_are_those_of_the_reference[None]"),
+    Mutation("targets that the model sees in the loss by position", "train/commands/evaluate_context.py", "if known is None else ~known[:length]", "if True else ~known[:length]", f"{CONTEXT}::test_targets_that_the_model_sees_are_left_out"),
+    Mutation("the context's picture of another kind than its name says", "train/commands/evaluate_context_plot.py", "title, path.suffix)", 'title, ".svg")', f"{CONTEXT}::test_the_command_prints_draws_and_writes"),
     Mutation("the begin token not counted among what evaluation predicts from", "train/commands/evaluate.py", "evaluator(trained.model, trained.config, begin=begin)", "evaluator(trained.model, trained.config)", "commands/test_begin_token.py::test_evaluation_begins_each_window_with_the_begin_token[False]"),
     Mutation("a question that does not fit loses its beginning", "train/writer.py", "if writer.room(ids) < 1:", "if False:", "commands/test_beyond_context.py::test_a_question_beyond_the_context_is_refused", "max_new_tokens is 0"),
     Mutation("what may begin a stop string not held back", "train/writer.py", "if held.endswith(stop[:n])), default=0)", "if False), default=0)", "commands/test_writer.py::test_text_ends_before_a_stop_string"),
