@@ -1,13 +1,17 @@
 """A whole training process of either side: its seconds from start to end, and its validation losses on the way."""
 
+import signal
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..errors import RunError
+from ..errors import RunError, Stopped
 from .process import kill_group, last_line
 
 PAUSE_S = 0.02  # between two looks at what a process has written
@@ -64,7 +68,7 @@ def run_watched(
     Its standard output is the file `output`. `watch` is called many times a second, and once after the end. Raises
     RunError with its last words for a process that fails.
     """
-    with output.open("wb") as out, tempfile.TemporaryFile() as errors:
+    with output.open("wb") as out, tempfile.TemporaryFile() as errors, _termination_raised():
         start = time.perf_counter()
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, text=True, env=dict(environment), cwd=folder,
@@ -84,3 +88,20 @@ def run_watched(
             words = last_line(errors.read().decode(errors="replace"), f"exit code {code}")
             raise RunError(f"the process of {name} ended: {words}.")
     return seconds
+
+
+@contextmanager
+def _termination_raised() -> Iterator[None]:
+    """Raise Stopped for a SIGTERM, so that the process that is timed does not outlive this one."""
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped("SIGTERM ended the bench", signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
