@@ -7,6 +7,7 @@ from jaxllm.utils.files import replace_file
 
 from ..plotting import content, new_figure, noted
 from .speedrun_report import Round
+from .whole_run import WholeRun
 
 
 def draw_speedrun(rounds: Sequence[Round], loss: float, path: Path) -> None:
@@ -17,7 +18,7 @@ def draw_speedrun(rounds: Sequence[Round], loss: float, path: Path) -> None:
 
 def _speedrun_plot(rounds: Sequence[Round], loss: float, suffix: str) -> bytes:
     """A line for each run, in the colour of its side, and a horizontal one at the loss that is to be reached."""
-    sides = {
+    sides: dict[str, tuple[str, Sequence[WholeRun]]] = {
         "nanogpt, its whole run": ("tab:orange", [one.peer for one in rounds if one.peer]),
         "jaxllm, in as much time": ("tab:green", [one.within for one in rounds if one.within]),
         f"jaxllm to {loss:g}": ("tab:blue", [one.ours for one in rounds]),
