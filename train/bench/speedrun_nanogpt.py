@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,8 @@ def train_nanogpt(peer: Program, prepared: Prepared) -> tuple[WholeRun, dict[str
         _write_files(folder, Path(str(peer.path)), prepared)
         kept = _KeptCheckpoints(folder)
         environment = worker_environment() | {"PYTHONUNBUFFERED": "1"}  # each line is there when it is printed
-        command = [peer.python, "train.py", *RECIPE, ALL_CHECKPOINTS]
+        python = os.path.abspath(shutil.which(peer.python) or peer.python)  # valid from its working folder
+        command = [python, "train.py", *RECIPE, ALL_CHECKPOINTS]
         seconds = run_watched(peer.name, command, environment, folder, kept.output, kept.watch)
         if not kept.paths:
             raise RunError(f"{peer.name} has written no checkpoint: no loss of it is known.")
@@ -107,7 +107,7 @@ class _KeptCheckpoints:
 
 def _losses(peer: Program, job: dict[str, Any]) -> dict[str, Any]:
     """The answer of the script that computes the losses. Raises RunError if it fails."""
-    command: Sequence[str] = [peer.python, str(LOSSES)]
+    command = [peer.python, str(LOSSES)]
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, env=worker_environment())
     if done.returncode:
         words = last_line(done.stderr, f"exit code {done.returncode}")
