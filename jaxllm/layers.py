@@ -23,12 +23,13 @@ EPSILON = 1e-5  # of the norms, as in GPT-2 (flax's own default is 1e-6)
 INIT_STD = 0.02  # of the normal distribution of initial weight matrices and tables, as in GPT-2
 
 
-def residual_std(n_layers: int) -> float:
+def residual_std(n_layers: int, zero: bool = False) -> float:
     """INIT_STD / sqrt(2L), for maps whose results are added to the residual stream: the sum of all 2L keeps its scale.
 
-    Radford et al. 2019, section 2.3.
+    Radford et al. 2019, section 2.3. With `zero` it is 0, so that each block begins as the identity: Zhang et al. 2019
+    (Fixup), rule 1.
     """
-    return INIT_STD / (2 * n_layers) ** 0.5
+    return 0.0 if zero else INIT_STD / (2 * n_layers) ** 0.5
 
 
 @has_fast_form
@@ -85,6 +86,11 @@ def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.maximum(x, 0)
 
 
+def squared_relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """max(x, 0)^2. So et al. 2021 (Primer)."""
+    return jnp.square(jnp.maximum(x, 0))
+
+
 @has_fast_form
 def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x / (1 + exp(-x)), also called swish. Hendrycks and Gimpel 2016, section 2; Ramachandran et al. 2017."""
@@ -123,7 +129,7 @@ def dropout_mask(key: Key[Array, ""], shape: tuple[int, ...], rate: float) -> Fl
     return jnp.where(kept, 65536 / (65536 - threshold), 0.0).astype(jnp.float32)
 
 
-ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu": relu}
+ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu": relu, "squared_relu": squared_relu}
 GATED = {"swiglu": swiglu, "geglu": geglu}  # activations of an MLP with a gate
 NORMS = {"layer_norm": layer_norm, "rms_norm": rms_norm}
 

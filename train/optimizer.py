@@ -19,7 +19,8 @@ from jaxllm.utils.ideas import Idea, named
 from .config import OptimizerConfig
 
 MUON_RMS = 0.2  # the root mean square of Muon's direction, which is about that of AdamW's
-NOT_BY_MUON = ("token_embedding", "position_embedding", "head")  # tables and the head: AdamW's, as are all vectors
+# Tables and the head: AdamW's, as are all vectors.
+NOT_BY_MUON = ("token_embedding", "ngram_embedding", "position_embedding", "head")
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -44,7 +44,9 @@ def init_params(model: Any, key: Key[Array, ""], tokens: Int[Array, "B T"]) -> A
 
 
 def _std(config: GPTConfig, path: Path) -> float:
-    return residual_std(config.n_layers) if path[-2] in RESIDUAL else INIT_STD
+    if path[-2] in RESIDUAL:
+        return residual_std(config.n_layers, config.zero_init)
+    return 0.0 if config.zero_init and path[-2] == "head" else INIT_STD
 
 
 def _fold(path: Path) -> int:

@@ -162,7 +162,7 @@ def numeric_fields(config: GPTConfig) -> dict[str, Any]:
     ones, because parameters are written in that order.
     """
     fields = asdict(config)
-    for field in ("dropout", "separator"):
+    for field in ("dropout", "separator", "zero_init", *(["ngram_rows"] if config.ngrams == 1 else [])):
         del fields[field]
     fields |= {"n_kv_heads": config.kv_heads, "d_head": config.head_dim, "d_ff": config.hidden_dim}
     rope = [field for field in fields if field.startswith("rope_")]

@@ -10,7 +10,8 @@ from jaxllm.reference.arrays import Array, tree_map
 from jaxllm.reference.update_rules import Moments, adamw, moved, start_adamw, zeros_like
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-BY_ADAMW = ("token_embedding", "position_embedding", "head")  # tables and the head, and everywhere what is no matrix
+# Tables and the head, and everywhere what is no matrix.
+BY_ADAMW = ("token_embedding", "ngram_embedding", "position_embedding", "head")
 
 
 class Muon(NamedTuple):
