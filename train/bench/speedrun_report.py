@@ -149,4 +149,5 @@ def _rows(loss: float) -> list[tuple[str, Callable[[Figures], str]]]:
 def _spread(values: dict[str, Any] | None, form: str) -> str:
     if values is None:
         return "not reached"
-    return f"{values['median']:{form}} ({values['low']:{form}} to {values['high']:{form}})"
+    middle = f"{values['median']:{form}}"
+    return f"{middle} ({values['low']:{form}} to {values['high']:{form}})" if values["low"] < values["high"] else middle
