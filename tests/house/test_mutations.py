@@ -64,9 +64,10 @@ LEFT_OUT = {  # modules without logic of their own, or whose logic no quick test
     # as `train_report` and `train_recording`, and names of processors
     "train/bench/generate.py", "train/bench/generate_report.py", "train/bench/train.py",
     "train/bench/tokenizer.py", "train/bench/machine.py",
+    "train/bench/speedrun_plot.py",  # a picture
     "train/commands/bench.py",
     "train/bench/peers/__init__.py", "train/bench/peers/hf.py", "train/bench/peers/hf_writer.py", "train/bench/peers/nanogpt.py",
-    "train/bench/peers/nanogpt_writer.py", "train/bench/peers/protocol.py", "train/bench/peers/torch_worker.py",
+    "train/bench/peers/nanogpt_losses.py", "train/bench/peers/nanogpt_writer.py", "train/bench/peers/protocol.py", "train/bench/peers/torch_worker.py",
     "train/bench/peers/torch_writer.py",  # other programs, in their Python
 }  # fmt: skip
 

@@ -5,9 +5,11 @@ from itertools import product
 
 from jaxllm.config import WEIGHTS
 
+from ..bench.alternate import peer_for
 from ..bench.generate import Lengths, bench_generate_command
 from ..bench.scaling import growth_command
 from ..bench.sides import other_of
+from ..bench.speedrun import bench_speedrun_command
 from ..bench.tokenizer import bench_tokenizer_command
 from ..bench.train import bench_train_command
 from .options import Parser, add_code, add_field, add_overrides, add_parser
@@ -17,6 +19,7 @@ def add_options(parser: Parser) -> None:
     """The options of everything that can be measured."""
     kinds = parser.add_subparsers(dest="bench", metavar="WHAT", required=True)
     add_train(kinds)
+    add_speedrun(kinds)
     add_generate(kinds)
     add_tokenizer(kinds)
     add_growth(kinds)
@@ -47,6 +50,39 @@ def run_train(arguments: argparse.Namespace) -> int:
     other = other_of(a.against, a.against_commit, a.peer, a.peer_python, "train_worker")
     agree = bench_train_command(a.config, a.overrides, a.code, other, a.rounds, a.json)
     return 0 if agree else 1
+
+
+def add_speedrun(kinds: "argparse._SubParsersAction[Parser]") -> None:
+    """`jaxllm bench speedrun`."""
+    parser = add_parser(
+        kinds, "speedrun",
+        "time whole training runs on a CPU from the command to a validation loss, start and compilation included; "
+        "exit 1 if one never reaches it",
+    )  # fmt: skip
+    parser.runs(
+        run_speedrun,
+        "jaxllm bench speedrun configs/shakespeare-char.toml --against nanogpt --peer ~/nanoGPT --out seconds.png",
+    )
+    parser.add_argument("config", metavar="CONFIG.toml")
+    add_overrides(parser)
+    add_code(parser)
+    parser.add_argument("--loss", type=float, default=1.90, metavar="L", help="validation loss to reach; default 1.90")
+    parser.add_argument("--against", choices=("nanogpt",), help="karpathy/nanoGPT's train.py with its CPU recipe")
+    add_program(parser)
+    parser.add_argument(
+        "--for-its-time", metavar="CONFIG2.toml",
+        help="what to train for as long as the other program's whole run takes; default CONFIG.toml",
+    )  # fmt: skip
+    add_rounds(parser, 3, "turns of whole runs")
+    parser.add_argument("--out", metavar="PICTURE", help="draw the losses over seconds: a .png file")
+    add_json(parser)
+
+
+def run_speedrun(arguments: argparse.Namespace) -> None:
+    """Print the seconds of both sides."""
+    a = arguments
+    peer = peer_for(a.against, a.peer, a.peer_python)
+    bench_speedrun_command(a.config, a.for_its_time, a.overrides, a.code, peer, a.rounds, a.loss, a.out, a.json)
 
 
 def add_generate(kinds: "argparse._SubParsersAction[Parser]") -> None:
@@ -134,6 +170,11 @@ def add_peer(parser: Parser) -> None:
     other.add_argument(
         "--against-commit", metavar="REV", help="another commit of this checkout: a hash, a tag, a branch or HEAD~N"
     )
+    add_program(parser)
+
+
+def add_program(parser: Parser) -> None:
+    """Where the other program lies, and what runs it."""
     parser.add_argument("--peer", metavar="PATH", help="checkout of nanoGPT")
     parser.add_argument("--peer-python", metavar="EXE", help="a Python that has PyTorch; default: this one")
 

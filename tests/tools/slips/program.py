@@ -5,6 +5,7 @@ from slips.mutation import Mutation
 CONTEXT = "commands/test_evaluate_context.py"
 COMMIT = "bench/test_bench_commit.py"
 DESCRIBE = "commands/test_describe.py"
+SPEEDRUN = "bench/test_speedrun.py"
 RUNS = "commands/test_runs_command.py"
 VERDICT = "training/test_verdict.py"
 BACKEND = "commands/test_plotting.py::test_the_environment_may_name_any_backend"
@@ -71,6 +72,13 @@ MUTATIONS = [
     Mutation("the weights of the other side left out", "train/bench/train_worker.py", "self._state._replace(params=params)", "self._state", f"{COMMIT}::test_an_older_commit_beside_ours"),
     Mutation("a commit's packed weights not compared", "train/bench/generate_recording.py", "comparable = isinstance(other, Commit) or (", "comparable = bool(", f"{COMMIT}::test_texts_of_several_lengths[int8-0.1-1-differ]"),
     Mutation("the config among the numbers before it", "train/commands/options.py", "if option and word.isdigit() and out[-1] != option:", "if option and out[-1] != option:", "bench/test_bench_generate.py::test_several_lengths", "SystemExit: 2"),
+    Mutation("a process that outlives a terminated bench", "train/bench/whole_run.py", "            kill_group(process)\n            code = process.wait()", "            code = 1", f"{SPEEDRUN}::test_a_terminated_bench_ends_its_process", "DID NOT RAISE"),
+    Mutation("a run that may take longer than the other side's", "train/bench/speedrun_ours.py", "        if like.seconds <= seconds:", "        if True:", f"{SPEEDRUN}::test_the_time_of_the_other_side_is_not_exceeded"),
+    Mutation("a run with what others have compiled", "train/bench/speedrun_ours.py", 'VARIABLE: str(Path(place, "compiled"))', "VARIABLE: place", f"{SPEEDRUN}::test_ours_alone_and_a_loss_never_reached", "bench.json"),
+    Mutation("the loss of weights that do not generate", "train/bench/speedrun_ours.py", 'record.get(AVERAGED, record["val_loss"])', 'record["val_loss"]', f"{SPEEDRUN}::test_whole_runs_by_turns"),
+    Mutation("nanoGPT on the validation split", "train/bench/speedrun_nanogpt.py", '("train.bin", prepared.train_ids)', '("train.bin", prepared.validation_ids)', f"{SPEEDRUN}::test_whole_runs_by_turns"),
+    Mutation("a ratio to the other side's crossing", "train/bench/speedrun_report.py", "s and s / other.seconds for", "s and s / (other.seconds_to(loss) or 1) for", f"{SPEEDRUN}::test_whole_runs_by_turns"),
+    Mutation("a loss that was missed in silence", "train/bench/speedrun.py", "    if missed:", "    if False:", f"{SPEEDRUN}::test_ours_alone_and_a_loss_never_reached"),
     Mutation("losses that part agree", "train/bench/train_report.py", 'figures["loss_difference"] <= figures["loss_tolerance"]', "True", "bench/test_bench.py::test_losses_that_differ"),
     Mutation("characters that the output lacks", "train/cli.py", "    _escape_missing_characters()\n    words", "    words", "commands/test_encodings.py::test_a_character_that_cannot_be_encoded_is_escaped[ascii-4-tokenizer show {run}]", "UnicodeEncodeError"),
     Mutation("the user's error handler overruled", "train/cli.py", 'file.errors in ("strict", "surrogateescape")', "True", "commands/test_encodings.py::test_a_character_that_can_be_encoded_is_written"),

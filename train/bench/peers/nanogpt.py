@@ -9,13 +9,19 @@ from protocol import Job, serve
 from torch_worker import Loss, TorchTraining
 
 
-def make(job: Job) -> Any:
-    """Its GPT, from the model.py in job["peer"]."""
-    spec = importlib.util.spec_from_file_location("nanogpt_model", Path(job["peer"]) / "model.py")
+def load_model_module(folder: str) -> Any:
+    """Its model.py as a module."""
+    spec = importlib.util.spec_from_file_location("nanogpt_model", Path(folder) / "model.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    return module
+
+
+def make(job: Job) -> Any:
+    """Its GPT, from the model.py in job["peer"]."""
+    module = load_model_module(job["peer"])
     m = job["model"]
     return module.GPT(
         module.GPTConfig(
