@@ -92,6 +92,8 @@ MUTATIONS = [
     Mutation("a running mean that begins at 0", "train/runs/loss_plot.py", "out.append(total / norm)", "out.append(total)", "training/test_step_log.py::test_the_running_mean_begins_at_the_first_value"),
     Mutation("AdamW's moments for any optimizer", "train/memory_estimate.py", "return _bytes(params), _bytes(state)", "return _bytes(params), 2 * _bytes(params)", "training/test_memory.py::test_an_optimizer_may_look_at_names_and_dimensions"),
     Mutation("the raw weights for the averaged ones", "train/eval_weights.py", "return optax.contrib.schedule_free_eval_params(averaged, state.params)", "return state.params", "training/test_optimizers.py::test_averaged_weights_are_evaluated"),
+    Mutation("Muon's directions of one shape handed out in another order", OPTIMIZER_FILE, "zip(places, direction, strict=True)", "zip(places[::-1], direction, strict=True)", "training/test_optimizers.py::test_a_step_agrees_with_its_twin[muon]"),
+    Mutation("Muon's matrices made orthogonal one by one", OPTIMIZER_FILE, "setdefault(leaf.shape, [])", "setdefault((i,), [])", "training/test_optimizers.py::test_muons_products_are_computed_once"),
     Mutation("a step weighed by the next one's rate", OPTIMIZER_FILE, "lambda count: schedule(count - 1)", "schedule", SCHEDULE_FREE),
     Mutation("a step left out not counted by its weights", "train/nonfinite.py", "return kept._replace(step_count=n.step_count)", "return kept", SCHEDULE_FREE),
     Mutation("decay not multiplied by the rate", OPTIMIZER_FILE, """        direction,
