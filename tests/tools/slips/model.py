@@ -107,7 +107,7 @@ MUTATIONS = [
     Mutation("first residual forgotten", GPT, '"residual_1", x + Dropout', '"residual_1", Dropout', MODEL),
     Mutation("post-norm", GPT, "mlp(norm_2(x))", "norm_2(mlp(x))", MODEL),
     Mutation("positions forgotten", GPT, "x = self.position_embedding(x, positions)", "self.position_embedding(x, positions)", MODEL),
-    Mutation("final norm's result not used", GPT, "return self.norm_final(carried[0])", "self.norm_final(carried[0])\n        return carried[0]", MODEL),
+    Mutation("final norm's result not used", GPT, "x = self.norm_final(x)", "self.norm_final(x)", MODEL),
     Mutation("untied head where a tied one was asked for", GPT, "x) if self.config.tie_embeddings else", "x) if not self.config.tie_embeddings else", MODEL, "AttributeError"),
     Mutation("a map of a joined matrix reads another one's rows", "jaxllm/fast/quantised_weights.py", "zip([0, *ends[:-1]], ends, strict=True)", "zip([0, *ends[:-1]][::-1], ends[::-1], strict=True)", "model/test_quantised_weights.py::test_a_packed_model_is_the_same_model[gpt2]"),
     Mutation("loss divided by the number of tokens, not of weights", LOSS, "/ weights.sum()", "/ weights.size", twin("loss.cross_entropy", 1)),
