@@ -83,7 +83,14 @@ def test_blocks_traced_once_compute_the_same() -> None:
 
 @pytest.mark.newest
 @pytest.mark.parametrize(
-    ("change", "x64"), [({}, False), ({"tie_embeddings": False, "n_kv_heads": 1, "use_bias": False}, True)]
+    ("change", "x64"),
+    [
+        ({}, False),
+        (
+            {"tie_embeddings": False, "n_kv_heads": 1, "use_bias": False, "activation": "swiglu", "mup_base_width": 3},
+            True,
+        ),
+    ],
 )
 def test_the_first_parameters_are_those_of_flax(change: dict[str, Any], x64: bool) -> None:
     """Bit for bit, from a program with one random generator for each shape and standard deviation."""
