@@ -179,8 +179,10 @@ def _decayed(
     direction: optax.GradientTransformation, config: OptimizerConfig, schedule: optax.Schedule, width_ratio: float = 1
 ) -> optax.GradientTransformation:
     """The update -lr (direction + weight_decay p), with the decay for matrices only."""
+    if width_ratio != 1:
+        direction = _for_width(direction, width_scale(config, width_ratio))
     return optax.chain(
-        direction if width_ratio == 1 else _for_width(direction, width_scale(config, width_ratio)),
+        direction,
         optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
         optax.scale_by_learning_rate(schedule),
     )

@@ -6,11 +6,19 @@ from pathlib import Path
 import pytest
 from runs import write_config
 
+from jaxllm import GPTConfig
 from train.cli import main
+from train.coordinates import with_width
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+def test_a_width_keeps_the_width_of_heads_and_the_shape_of_the_mlp() -> None:
+    model = with_width(GPTConfig(d_model=16, n_heads=4, n_kv_heads=2, d_ff=24), 32, 8)
+    assert (model.n_heads, model.kv_heads, model.head_dim, model.hidden_dim, model.width_ratio) == (8, 4, 4, 48, 4)
+
+
+@pytest.mark.newest
 def test_moves_grow_with_the_width_and_by_mup_they_do_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, figures, picture = write_config(tmp_path), tmp_path / "figures.json", tmp_path / "coordinates.png"
     words = [

@@ -20,6 +20,8 @@ GPT, LOSS, SAMPLING = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
 CACHE, DECODE, GENERATE = "jaxllm/cache.py", "jaxllm/fast/cached_gpt.py", "jaxllm/fast/generate.py"
 
 MUTATIONS = [
+    Mutation("the head of a wide model reads the norm undivided", GPT, "else x / self.config.width_ratio", "else x", "model/test_width.py::test_logits_are_divided_by_the_width_ratio[True]"),
+    Mutation("maps of a wide model begin as a narrow one's", "jaxllm/fast/init.py", 'hidden_std(config.width_ratio) if path[0]', 'hidden_std() if path[0]', "model/test_width.py::test_initial_weights_of_blocks_shrink_with_the_root_of_the_width"),
     Mutation("bias subtracted", FAST_LAYERS, "lambda y, bias: (y + bias, None)", "lambda y, bias: (y - bias, None)", twin("layers.linear", 1)),
     Mutation("gradient of the kernel off by 1e-9", FAST_LAYERS, 'product("...d,...f->df", x, dy)', '(1 + 1e-9) * product("...d,...f->df", x, dy)', twin("layers.linear")),
     Mutation("gradient of x off by 1e-9", FAST_LAYERS, 'return product("...f,df->...d", dy, kernel)', 'return (1 + 1e-9) * product("...f,df->...d", dy, kernel)', twin("layers.linear")),
