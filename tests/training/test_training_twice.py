@@ -27,7 +27,7 @@ VARIANTS = {
     "all else": (
         replace(
             MODEL, n_heads=4, n_kv_heads=2, norm="rms_norm", activation="gelu", position="sinusoidal",
-            tie_embeddings=False, use_bias=False, mup_base_width=6,
+            tie_embeddings=False, use_bias=False, mup_base_width=12,
         ),
         1,
     ),
