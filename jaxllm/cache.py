@@ -32,6 +32,8 @@ class Place(NamedTuple):
     documents: Int[Array, "B T"]
     all_documents: Int[Array, "B S"]  # of all slots, these tokens included
     start: Int[Array, "B"]  # the slot of each row's first token
+    latest: Int[Array, "B N+T"]  # these tokens and the N before them, of which n-grams are made
+    latest_documents: Int[Array, "B N+T"]
 
     @property
     def all_positions(self) -> Int[Array, "B S"]:
@@ -63,6 +65,7 @@ class Cache(NamedTuple):
     start: Int[Array, "B"]  # the slot of each row's first token; those before hold padding
     documents: Int[Array, "B S"]  # 1 + the number of each filled slot's document, 0 where there is padding or nothing
     length: Int[Array, ""]
+    latest: Int[Array, "B N"]  # the last tokens that were read, N = config.ngrams - 1
 
     @classmethod
     def empty(
@@ -77,7 +80,8 @@ class Cache(NamedTuple):
             for _ in range(config.n_layers)
         )
         documents = jnp.zeros((n_rows, capacity), jnp.int32)
-        return cls(layers, start.astype(jnp.int32), documents, jnp.zeros((), jnp.int32))
+        latest = jnp.zeros((n_rows, config.ngrams - 1), jnp.int32)
+        return cls(layers, start.astype(jnp.int32), documents, jnp.zeros((), jnp.int32), latest)
 
     @property
     def capacity(self) -> int:
@@ -94,11 +98,17 @@ class Cache(NamedTuple):
         before = self.documents.max(axis=1, keepdims=True)  # numbers rise along a row
         documents = before + jnp.cumsum(begins, axis=1, dtype=jnp.int32)
         all_documents = jax.lax.dynamic_update_slice_in_dim(self.documents, documents, self.length, axis=1)
-        return Place(self.length, jnp.maximum(positions, 0), documents, all_documents, self.start)
+        latest = jnp.concatenate([self.latest, tokens], axis=1)
+        slots = self.length + jnp.arange(-self.latest.shape[1], tokens.shape[1])  # below 0 as padding
+        latest_documents = all_documents.at[:, slots].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        positions = jnp.maximum(positions, 0)
+        return Place(self.length, positions, documents, all_documents, self.start, latest, latest_documents)
 
     def extended(self, layers: list[LayerCache], place: Place) -> "Cache":
         """The cache after the tokens at the place have been read into its layers."""
-        return Cache(tuple(layers), self.start, place.all_documents, self.length + place.positions.shape[1])
+        n_read = place.positions.shape[1]
+        length, latest = self.length + n_read, place.latest[:, n_read:]
+        return Cache(tuple(layers), self.start, place.all_documents, length, latest)
 
 
 def extend(

@@ -54,12 +54,15 @@ class GPTConfig:
     norm: Literal["layer_norm", "rms_norm"] | Idea = "layer_norm"  # of the input of attention, MLP and head
     norm_epsilon: PositiveFloat = 1e-5  # added to the variance or mean square
     qk_norm: bool = False  # an RMSNorm of each head's queries and keys before they are rotated (Qwen 3)
-    activation: Literal["gelu_tanh", "gelu", "relu", "swiglu", "geglu"] | Idea = "gelu_tanh"  # the last two are gated
+    activation: Literal["gelu_tanh", "gelu", "relu", "squared_relu", "swiglu", "geglu"] | Idea = "gelu_tanh"  # of MLPs
     block: Idea | None = None  # a Linen class in place of the block: (x, *carry, documents=None) -> x or (x, *carry)
     logits: Idea | None = None  # (logits) -> logits, elementwise, after the head
     dropout: Fraction = 0.0  # probability of dropping an activation, in training only
     tie_embeddings: bool = True  # whether the output head is the token table
     scale_embeddings: bool = False  # whether token embeddings are multiplied by sqrt(D) (Gemma)
+    ngrams: Annotated[int, Meta(ge=1, le=8)] = 1  # tokens of the longest n-gram that has an embedding; 1: none
+    ngram_rows: Annotated[int, Meta(ge=1, le=2**24)] = 16384  # R, rows for the n-grams of each length from 2 on
+    zero_init: bool = False  # whether maps that add to the residual stream, and an untied head, begin at zero
     use_bias: bool = True  # whether linear maps and norms have biases
     separator: NonNegative | None = None  # id that begins a document; tokens attend within theirs
 

@@ -1,9 +1,9 @@
-"""Tokens and positions as vectors. The NumPy twins are in `jaxllm.reference.embeddings`."""
+"""Tokens, n-grams and positions as vectors. The NumPy twins are in `jaxllm.reference.embeddings`."""
 
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import normal
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32
 
 from jaxllm.array import Array
 from jaxllm.fast import has_fast_form
@@ -16,6 +16,45 @@ from jaxllm.utils.ideas import Idea
 def token_embedding(table: Float[Table, "V D"], tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
     """table[tokens]; a token outside 0..V-1 gives NaN, where plain indexing would return another row."""
     return table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def ngram_ids(
+    tokens: Int[Array, "*batch T"], n: int, rows: int, documents: Int[Array, "*batch T"] | None = None
+) -> Int32[Array, "*batch T"]:
+    """The row, 0 to `rows` - 1, of the n-gram that ends at each position: a hash of its n tokens modulo `rows`.
+
+    Token v counts as v + 1. 0 stands for a token that is absent: before the first position, or of another document than
+    the last of the n. Each token is mixed in by the finaliser of MurmurHash3 (Appleby 2011), which is invertible, so
+    that only the modulo makes n-grams of few tokens share a row.
+    """
+    words = tokens.astype(jnp.uint32) + 1
+    h = jnp.zeros_like(words)
+    for back in reversed(range(n)):
+        word = _earlier(words, back)
+        h = h ^ (word if documents is None else jnp.where(_earlier(documents, back) == documents, word, 0))
+        h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+        h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+        h = h ^ (h >> 16)
+    return (h % jnp.uint32(rows)).astype(jnp.int32)
+
+
+def _earlier(x: Array, back: int) -> Array:
+    """What stands `back` positions before each, 0 before the first."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(back, 0)])[..., : x.shape[-1]]
+
+
+def ngram_embedding(
+    table: Float[Array, "rows D"], tokens: Int[Array, "*batch T"], ngrams: int,
+    documents: Int[Array, "*batch T"] | None = None,
+) -> Float[Array, "*batch T D"]:  # fmt: skip
+    """The sum of the vectors of the n-grams that end at each position, of 2 to `ngrams` tokens (`ngram_ids`).
+
+    The table has one part of equal size for each n. Pagnoni et al. 2024 (BLT), section 3.2.1, with bytes as tokens;
+    Huang et al. 2025 (Over-Tokenized Transformer); with n = 2, the bigram hash embedding of modded-nanogpt.
+    """
+    rows = len(table) // (ngrams - 1)
+    ids = [(n - 2) * rows + ngram_ids(tokens, n, rows, documents) for n in range(2, ngrams + 1)]
+    return token_embedding(table, jnp.stack(ids, axis=-1)).sum(-2)
 
 
 @has_fast_form
@@ -60,6 +99,24 @@ class TokenEmbedding(nn.Module):
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """The tied output head."""
         return token_logits(self.table, x)
+
+
+class NgramEmbedding(nn.Module):
+    """Adds `ngram_embedding` (parameter: table [(ngrams - 1) rows, D] normal(INIT_STD)).
+
+    Tokens and documents may have more columns than x: those of earlier tokens, which are read as parts of n-grams only.
+    """
+
+    ngrams: int
+    rows: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], tokens: Int[Array, "B S"], documents: Int[Array, "B S"] | None = None
+    ) -> Float[Array, "B T D"]:
+        length, d_model = x.shape[-2:]
+        table = self.param("table", normal(INIT_STD), ((self.ngrams - 1) * self.rows, d_model))
+        return x + ngram_embedding(table, tokens, self.ngrams, documents)[:, -length:]
 
 
 class PositionEmbedding(nn.Module):

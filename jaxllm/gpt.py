@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from jaxllm.array import Array
 from jaxllm.attention import MultiHeadAttention, document_numbers
 from jaxllm.config import GPTConfig
-from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
+from jaxllm.embeddings import NgramEmbedding, PositionEmbedding, TokenEmbedding
 from jaxllm.fast.quantised_weights import Table, parameter
 from jaxllm.intermediates import named
 from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, hidden_std, linear, residual_std
@@ -49,7 +49,7 @@ class Block(nn.Module):
     def parts(self, attention_class: type[Attention]) -> tuple[Norm, Attention, Norm, MLP]:
         """The modules of a block, in the order in which they are called."""
         c, input_std = self.config, hidden_std(self.config.width_ratio)
-        output_std = residual_std(c.n_layers, c.width_ratio)
+        output_std = residual_std(c.n_layers, c.zero_init, c.width_ratio)
         attention = attention_class(
             c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=output_std, input_std=input_std,
             head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
@@ -64,10 +64,11 @@ class Head(nn.Module):
     """An untied output head: logits in at least float32. Parameter: kernel [D, V]."""
 
     vocab_size: int
+    init_std: float = INIT_STD
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        kernel = parameter(self, "kernel", normal(INIT_STD), (x.shape[-1], self.vocab_size))
+        kernel = parameter(self, "kernel", normal(self.init_std), (x.shape[-1], self.vocab_size))
         return at_least_float32(linear(x, kernel))
 
 
@@ -102,6 +103,8 @@ class GPT(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.token_embedding = TokenEmbedding(c.vocab_size, c.d_model, parent=self)
+        if c.ngrams > 1:
+            self.ngram_embedding = NgramEmbedding(c.ngrams, c.ngram_rows, parent=self)
         if c.adds_positions:
             self.position_embedding = PositionEmbedding(c.context_length, c.position, parent=self)
         self.dropout = Dropout(c.dropout, parent=self, name="Dropout_0")  # the name is part of its key
@@ -110,7 +113,7 @@ class GPT(nn.Module):
         self.blocks = [block(c, parent=self, name=f"block_{i}") for i in range(c.n_layers)]
         self.norm_final = Norm(c.norm, c.use_bias, c.norm_epsilon, parent=self)
         if not c.tie_embeddings:
-            self.head = Head(c.vocab_size, parent=self)
+            self.head = Head(c.vocab_size, 0.0 if c.zero_init else INIT_STD, parent=self)
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         return self.logits(self.hidden(tokens))
@@ -121,7 +124,7 @@ class GPT(nn.Module):
         check_tokens(tokens, self.config.context_length)
         separator = self.config.separator
         documents = None if separator is None else document_numbers(tokens, separator)
-        carried: tuple[Any, ...] = (self.embed(tokens),)
+        carried: tuple[Any, ...] = (self.embed(tokens, documents=documents),)
         for block in self.blocks:
             out = block(*carried, documents=documents)
             carried = out if isinstance(out, tuple) else (out,)
@@ -134,10 +137,17 @@ class GPT(nn.Module):
         return x if self.config.width_ratio == 1 else x / self.config.width_ratio
 
     @nn.nowrap
-    def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
-        """The input of the first block; the positions are 0 to T - 1 if not given."""
+    def embed(
+        self, tokens: Int[Array, "B S"], positions: Int[Array, "B T"] | None = None,
+        documents: Int[Array, "B S"] | None = None, n_before: int = 0,
+    ) -> Float[Array, "B T D"]:  # fmt: skip
+        """The input of the first block; the positions are 0 to T - 1 if not given.
+
+        The first `n_before` of the tokens, S - T, are only parts of n-grams. No n-gram reaches into another document.
+        """
         c = self.config
-        x = self.token_embedding(tokens)
+        x = self.token_embedding(tokens[:, n_before:])
+        x = self.ngram_embedding(x, tokens, documents) if c.ngrams > 1 else x
         x = x * c.d_model**0.5 if c.scale_embeddings else x
         x = self.position_embedding(x, positions) if c.adds_positions else x
         return self.dropout(x if self.dtype is None else x.astype(self.dtype))
@@ -225,7 +235,7 @@ def apply_with_intermediates(
 ) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
     """Logits and what every module returned, by path. `rngs` are those of `apply`.
 
-    Keys: token_embedding, position_embedding (their sum), for each block block_0/norm_1,
+    Keys: token_embedding, ngram_embedding and position_embedding (the sums up to there), for each block block_0/norm_1,
     block_0/attention/query, .../key, .../value, .../weights [B, H, T, T], block_0/attention (its result),
     block_0/residual_1, block_0/norm_2, block_0/mlp/up, block_0/mlp, block_0 (its result), then norm_final, logits.
     """

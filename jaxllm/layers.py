@@ -31,12 +31,13 @@ def hidden_std(width_ratio: float = 1.0) -> float:
     return INIT_STD / width_ratio**0.5
 
 
-def residual_std(n_layers: int, width_ratio: float = 1.0) -> float:
+def residual_std(n_layers: int, zero: bool = False, width_ratio: float = 1.0) -> float:
     """`hidden_std` / sqrt(2L), for maps whose results are added to the residual stream.
 
-    The sum of all 2L keeps its scale. Radford et al. 2019, section 2.3.
+    The sum of all 2L keeps its scale. Radford et al. 2019, section 2.3. With `zero` it is 0, so that each block begins
+    as the identity: Zhang et al. 2019 (Fixup), rule 1.
     """
-    return hidden_std(width_ratio) / (2 * n_layers) ** 0.5
+    return 0.0 if zero else hidden_std(width_ratio) / (2 * n_layers) ** 0.5
 
 
 @has_fast_form
@@ -93,6 +94,11 @@ def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.maximum(x, 0)
 
 
+def squared_relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """max(x, 0)^2. So et al. 2021 (Primer)."""
+    return jnp.square(jnp.maximum(x, 0))
+
+
 @has_fast_form
 def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x / (1 + exp(-x)), also called swish. Hendrycks and Gimpel 2016, section 2; Ramachandran et al. 2017."""
@@ -131,7 +137,7 @@ def dropout_mask(key: Key[Array, ""], shape: tuple[int, ...], rate: float) -> Fl
     return jnp.where(kept, 65536 / (65536 - threshold), 0.0).astype(jnp.float32)
 
 
-ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu": relu}
+ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu": relu, "squared_relu": squared_relu}
 GATED = {"swiglu": swiglu, "geglu": geglu}  # activations of an MLP with a gate
 NORMS = {"layer_norm": layer_norm, "rms_norm": rms_norm}
 

@@ -119,7 +119,8 @@ class CachedGPT(GPT):
     ) -> tuple[Float[Array, "B V"], Cache]:
         check_tokens(tokens, cache.capacity, "the cache's capacity")
         place = cache.place(tokens, self.config.separator)
-        x, layers = self.embed(tokens, place.positions), []
+        n_before = cache.latest.shape[1]
+        x, layers = self.embed(place.latest, place.positions, place.latest_documents, n_before), []
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x, extended = cast(CachedBlock, block)(x, layer, place)
             layers.append(extended)

@@ -45,8 +45,10 @@ def init_params(model: Any, key: Key[Array, ""], tokens: Int[Array, "B T"]) -> A
 
 def _std(config: GPTConfig, path: Path) -> float:
     if path[-2] in RESIDUAL:
-        return residual_std(config.n_layers, config.width_ratio)
-    return hidden_std(config.width_ratio) if path[0].startswith("block_") else INIT_STD
+        return residual_std(config.n_layers, config.zero_init, config.width_ratio)
+    if path[0].startswith("block_"):
+        return hidden_std(config.width_ratio)
+    return 0.0 if config.zero_init and path[-2] == "head" else INIT_STD
 
 
 def _fold(path: Path) -> int:

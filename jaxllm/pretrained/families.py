@@ -136,7 +136,10 @@ GPT2 = Family(
     {
         "n_inner": None, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
     },
-    {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"},
+    {
+        "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu",
+        "relu2": "squared_relu",
+    },
     {"position": "learned", "norm": "layer_norm", "use_bias": True},
     {
         **HARMLESS, "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,),

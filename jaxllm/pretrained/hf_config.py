@@ -163,7 +163,8 @@ def numeric_fields(config: GPTConfig) -> dict[str, Any]:
     final norm (`jaxllm.pretrained.save`).
     """
     fields = asdict(config)
-    for field in ("dropout", "separator", "mup_base_width"):
+    ngrams = ["ngram_rows"] if config.ngrams == 1 else []
+    for field in ("dropout", "separator", "zero_init", "mup_base_width", *ngrams):
         del fields[field]
     fields |= {"n_kv_heads": config.kv_heads, "d_head": config.head_dim, "d_ff": config.hidden_dim}
     rope = [field for field in fields if field.startswith("rope_")]

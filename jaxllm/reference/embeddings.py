@@ -1,4 +1,4 @@
-"""Embeddings of tokens and positions, and the logits of a tied table."""
+"""Embeddings of tokens, n-grams and positions, and the logits of a tied table."""
 
 from typing import Any
 
@@ -27,6 +27,58 @@ def token_embedding_vjp(table: ArrayLike, tokens: ArrayLike) -> Vjp:
         return d_table, None
 
     return token_embedding(table, tokens), pullback
+
+
+def ngram_ids(tokens: ArrayLike, n: int, rows: int, documents: ArrayLike | None = None) -> Array:
+    """The row of the n tokens that end at each position, by a hash: tokens [..., T] -> [..., T], 0 to `rows` - 1.
+
+    Token v is the number v + 1, an absent one 0: one before the first position or of another document. The hash takes
+    the numbers in their order, h <- mixed(h xor number), in 32 bits (Appleby 2011, the finaliser of MurmurHash3).
+    """
+    tokens = np.asarray(tokens)
+    length, of_32_bits = tokens.shape[-1], np.uint64(2**32 - 1)
+    rows_of = np.empty(tokens.shape, np.int32)
+    for t in range(length):
+        h = np.zeros(tokens.shape[:-1], np.uint64)
+        for s in range(t - n + 1, t + 1):
+            if s >= 0:
+                number = (tokens[..., s].astype(np.int64) + 1).astype(np.uint64) & of_32_bits
+                same = True if documents is None else np.asarray(documents)[..., s] == np.asarray(documents)[..., t]
+                h = h ^ np.where(same, number, np.uint64(0))
+            h = (h ^ (h >> np.uint64(16))) * np.uint64(0x85EBCA6B) & of_32_bits
+            h = (h ^ (h >> np.uint64(13))) * np.uint64(0xC2B2AE35) & of_32_bits
+            h = h ^ (h >> np.uint64(16))
+        rows_of[..., t] = h % np.uint64(rows)
+    return rows_of
+
+
+@vjp
+def ngram_ids_vjp(tokens: ArrayLike, n: int, rows: int, documents: ArrayLike | None = None) -> Vjp:
+    """Integers have no derivative."""
+    return ngram_ids(tokens, n, rows, documents), lambda dy: (None, None, None, None)
+
+
+def ngram_embedding(table: ArrayLike, tokens: ArrayLike, ngrams: int, documents: ArrayLike | None = None) -> Array:
+    """The sum over n = 2 to `ngrams` of the vectors of the n-grams that end at each position: [..., T] -> [..., T, D].
+
+    The table [(ngrams - 1) R, D] has R rows for each n. Pagnoni et al. 2024 (BLT), section 3.2.1.
+    """
+    parts = np.split(float64(table), ngrams - 1)
+    vectors = [part[ngram_ids(tokens, n, len(part), documents)] for n, part in enumerate(parts, 2)]
+    return np.sum(vectors, axis=0)
+
+
+@vjp
+def ngram_embedding_vjp(table: ArrayLike, tokens: ArrayLike, ngrams: int, documents: ArrayLike | None = None) -> Vjp:
+    """dE of a row is the sum of dy over all places whose n-gram has that row: a scatter-add for each n."""
+
+    def pullback(dy: Array) -> tuple[Array, None, None, None]:
+        d_table = np.zeros_like(float64(table))
+        for n, part in enumerate(np.split(d_table, ngrams - 1), 2):
+            np.add.at(part, ngram_ids(tokens, n, len(part), documents), dy)
+        return d_table, None, None, None
+
+    return ngram_embedding(table, tokens, ngrams, documents), pullback
 
 
 def token_logits(table: ArrayLike, x: ArrayLike) -> Array:

@@ -88,11 +88,14 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
     """
     seen: Named = {}
     x = seen["token_embedding"] = embeddings.token_embedding(params["token_embedding"]["table"], tokens)
+    documents = _documents(config, tokens)
+    if config.ngrams > 1:
+        x = x + embeddings.ngram_embedding(params["ngram_embedding"]["table"], tokens, config.ngrams, documents)
+        seen["ngram_embedding"] = x
     x = x * config.d_model**0.5 if config.scale_embeddings else x
     if config.adds_positions:
         x = embeddings.position_embedding(params.get("position_embedding", {}), x, config.position)
         seen["position_embedding"] = x
-    documents = _documents(config, tokens)
     carry: list[Array] = []
     for i in range(config.n_layers):
         inside: Named = {}
@@ -139,11 +142,15 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Name
     cotangents = {} if cotangents is None else cotangents
     table = params["token_embedding"]["table"]
     x, embedding_back = embeddings.token_embedding_vjp(table, tokens)
+    documents, backs = _documents(config, tokens), []
+    if config.ngrams > 1:
+        table_of_ngrams = params["ngram_embedding"]["table"]
+        ngrams, ngrams_back = embeddings.ngram_embedding_vjp(table_of_ngrams, tokens, config.ngrams, documents)
+        x = x + ngrams
     scale = config.d_model**0.5 if config.scale_embeddings else 1.0
     x = x * scale
     if config.adds_positions:
         x, position_back = embeddings.position_embedding_vjp(params.get("position_embedding", {}), x, config.position)
-    documents, backs = _documents(config, tokens), []
     for i in range(config.n_layers):
         inside: Named = {}
         x, back = block_vjp(config, params[f"block_{i}"], x, documents, inside)
@@ -173,7 +180,11 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Name
             d_positions, dx = position_back(dx)[:2]
             if config.position == "learned":
                 d_params["position_embedding"] = d_positions
-        cotangents["token_embedding"] = dx * scale
+        dx = dx * scale
+        if config.ngrams > 1:
+            cotangents["ngram_embedding"] = dx
+            d_params["ngram_embedding"] = {"table": ngrams_back(dx)[0]}
+        cotangents["token_embedding"] = dx
         (d_table, _) = embedding_back(cotangents["token_embedding"])
         if not config.tie_embeddings:
             d_params["head"] = d_head

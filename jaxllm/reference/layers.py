@@ -141,6 +141,17 @@ def relu_vjp(x: ArrayLike) -> Vjp:
     return relu(x), lambda dy: (dy * np.heaviside(x, 0.5),)
 
 
+def squared_relu(x: ArrayLike) -> Array:
+    """max(x, 0)^2. So et al. 2021 (Primer)."""
+    return relu(x) ** 2
+
+
+@vjp
+def squared_relu_vjp(x: ArrayLike) -> Vjp:
+    """dx = 2 dy max(x, 0)."""
+    return squared_relu(x), lambda dy: (2 * dy * relu(x),)
+
+
 def silu(x: ArrayLike) -> Array:
     """x sigmoid(x) = x / (1 + exp(-x))."""
     x = float64(x)
@@ -212,8 +223,10 @@ def dropout_vjp(x: ArrayLike, keep: ArrayLike) -> Vjp:
     return dropout(x, keep), lambda dy: (sum_to(dy * keep, x.shape), sum_to(dy * x, keep.shape))
 
 
-ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu": relu}
-ACTIVATION_VJPS = {"gelu_tanh": gelu_tanh_vjp, "gelu": gelu_vjp, "relu": relu_vjp}
+ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu": relu, "squared_relu": squared_relu}
+ACTIVATION_VJPS = {
+    "gelu_tanh": gelu_tanh_vjp, "gelu": gelu_vjp, "relu": relu_vjp, "squared_relu": squared_relu_vjp,
+}  # fmt: skip
 GATED = {"swiglu": swiglu, "geglu": geglu}
 GATED_VJPS = {"swiglu": swiglu_vjp, "geglu": geglu_vjp}
 NORMS = {"layer_norm": layer_norm, "rms_norm": rms_norm}

@@ -48,7 +48,8 @@ class Averaged(NamedTuple):
     weights: float  # sum of the weights in the average so far
 
 
-NOT_OF_BLOCKS = ("token_embedding", "position_embedding", "head")  # tables and the head; all others are in a block
+# Tables and the head; all other matrices are in a block.
+NOT_OF_BLOCKS = ("token_embedding", "ngram_embedding", "position_embedding", "head")
 
 
 def zeros_like(params: Any) -> Any:

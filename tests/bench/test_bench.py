@@ -287,6 +287,7 @@ WRONG_FOR_PEERS = {
     "hf model.norm_epsilon=1e-6": "model.norm_epsilon is 1e-06, but hf has only 1e-05; give --set model.norm_epsilon=1e-05.",
     "hf model.qk_norm=true": "model.qk_norm is true, but hf has only false",
     "hf model.scale_embeddings=true": "model.scale_embeddings is true, but hf has only false",
+    "hf model.ngrams=2": "model.ngrams is 2, but hf has only 1; give --set model.ngrams=1.",
     "nanogpt model.d_head=7": "model.d_head is 7, but nanogpt has only 4; give --set model.d_head=4",
     "nanogpt model.sliding_window=3": "model.sliding_window is 3, but nanogpt has only 8",
     "hf model.separator=3": "model.separator is 3, but hf has none; leave it out.",

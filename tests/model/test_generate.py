@@ -78,7 +78,7 @@ def test_greedy_continues_as_the_reference_does(variant: str) -> None:
     """Three prompts of unequal lengths, one longer than the context, continued far beyond it; and one prompt alone."""
     config = replace(
         TINY if variant == "gpt2" else SMALL,
-        **(VARIANTS | {"separator": {"separator": 5}, "changed": CHANGED})[variant],
+        **(VARIANTS | {"separator": {"separator": 5, "ngrams": 4, "ngram_rows": 7}, "changed": CHANGED})[variant],
         tie_embeddings=False,
     )
     model, params = GPT(config), random_parameters(GPT(config), seed=4)

@@ -25,6 +25,7 @@ from jaxllm.layers import MLP, Linear, Norm
 from jaxllm.loss import token_losses
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+FIELDS = dataclasses.fields(GPTConfig)
 
 
 @pytest.mark.parametrize(("variant", "dtype"), [
@@ -99,6 +100,18 @@ def test_initialisation_is_gpt2s() -> None:
         assert abs(matrix.mean()) < std / 10
     for vector, value in ((block["norm_1"]["scale"], 1), (block["norm_1"]["bias"], 0), (block["mlp"]["up"]["bias"], 0)):
         np.testing.assert_array_equal(vector, value)
+
+
+def test_blocks_that_begin_at_zero_change_nothing() -> None:
+    """Neither attention nor MLP adds anything, and all logits of an untied head are 0."""
+    config, tokens = replace(TINY, zero_init=True, tie_embeddings=False), random_tokens(TINY)
+    params = GPT(config).init(jax.random.key(0), tokens)["params"]
+    logits, seen = apply_with_intermediates(GPT(config), params, tokens)
+    np.testing.assert_array_equal(seen["block_1"], seen["position_embedding"])
+    np.testing.assert_array_equal(logits, 0)
+    assert all(
+        np.any(params["block_0"][part][name]["kernel"]) for part, name in (("attention", "query"), ("mlp", "up"))
+    )
 
 
 @pytest.mark.newest
@@ -179,9 +192,9 @@ class Doubled(Block):
 
 
 @pytest.mark.newest
-@pytest.mark.parametrize("field", [*(f.name for f in dataclasses.fields(GPTConfig)), "position=none"])
+@pytest.mark.parametrize("field", [*(f.name for f in FIELDS if f.name != "zero_init"), "position=none"])
 def test_every_config_field_does_something(field: str) -> None:
-    """Another value gives other parameters or other logits."""
+    """Another value gives other parameters or other logits; `zero_init` gives other values to begin with."""
     other = {
         "vocab_size": 18, "context_length": 9, "d_model": 12, "n_layers": 2, "n_heads": 4, "n_kv_heads": 1,
         "d_ff": 5, "mup_base_width": 2, "position": "sinusoidal", "norm": "rms_norm", "activation": "gelu", "dropout": 0.5,
@@ -189,9 +202,10 @@ def test_every_config_field_does_something(field: str) -> None:
         "d_head": 6, "rope_base": 100.0, "rope_factor": 8.0, "rope_low_frequency": 2.0, "rope_high_frequency": 3.0,
         "rope_original_context": 60, "sliding_window": 2, "norm_epsilon": 0.1, "qk_norm": True,
         "scale_embeddings": True, "visible": PREFIX, "score": SOFT_CAP, "block": Doubled, "logits": jnp.tanh,
+            "ngrams": 2, "ngram_rows": 9,
         "position=none": "none",
     }[field]  # fmt: skip
-    base = replace(TINY, n_layers=1)
+    base = replace(TINY, n_layers=1, ngrams=2 if field == "ngram_rows" else 1)
     if "rope" in field:
         base = replace(base, position="rotary", rope_factor=4.0, rope_original_context=10)
     before, after = outcome(base), outcome(replace(base, **{field.partition("=")[0]: other}))

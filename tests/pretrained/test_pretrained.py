@@ -106,6 +106,8 @@ def test_interleaved_positions_are_saved_half_split(tmp_path: Path) -> None:
         (replace(GPT2, use_bias=False), "GPT2LMHeadModel is nearest, but has no model.use_bias = False"),
         (replace(GPT2, d_head=6), "has no model.d_head = 6"),
         (replace(GPT2, n_kv_heads=1), "has no model.n_kv_heads = 1"),
+        (replace(GPT2, ngrams=4), "GPT2LMHeadModel is nearest, but has no model.ngrams = 4"),
+        (replace(LLAMA, activation="squared_relu"), "has no model.activation = 'squared_relu'"),
         (replace(LLAMA, use_bias=True, norm="layer_norm"), "has no model.norm = 'layer_norm' and model.use_bias = True"),
         (replace(LLAMA, qk_norm=True, scale_embeddings=True), "Qwen3ForCausalLM is nearest, but has no model.scale_emb"),
         (replace(LLAMA, scale_embeddings=True), "LlamaForCausalLM is nearest, but has no model.scale_embeddings = True"),
@@ -122,6 +124,7 @@ def test_models_that_no_family_can_express(config: GPTConfig, words: str, tmp_pa
     [
         (GPT2, {"d_model": 6}),  # heads of width 3, which rotary positions cannot rotate
         (GPT2, {"rope_low_frequency": 4.0}),
+        (GPT2, {"ngram_rows": 5, "zero_init": True}),
         (GPT2, {"rope_low_frequency": 4.0, "rope_factor": 8.0}),
         (LLAMA, {"rope_low_frequency": 4.0}),  # without a factor there is no scaling
     ],

@@ -80,7 +80,7 @@ ROTARY = GPTConfig(
 )  # fmt: skip
 OURS = {
     "gpt2": (GPTConfig(61, 40, 32, 2, 4, activation="relu", separator=3), "GPT2LMHeadModel"),
-    "gpt2, heads of an odd width": (GPTConfig(61, 40, 20, 2, 4), "GPT2LMHeadModel"),
+    "gpt2, heads of an odd width": (GPTConfig(61, 40, 20, 2, 4, activation="squared_relu"), "GPT2LMHeadModel"),
     "interleaved": (replace(ROTARY, position="rotary_interleaved", rope_base=300.0), "LlamaForCausalLM"),
     "scaled": (
         replace(ROTARY, rope_factor=8.0, rope_original_context=20, tie_embeddings=False, d_head=10),

@@ -158,6 +158,11 @@ def embedding(d: Draw) -> list[Any]:
     return [d.array(v, d.size()), d.rng.integers(v, size=d.sizes())]
 
 
+def ngrams(d: Draw) -> list[Any]:
+    longest, shape = d.size(4, 2), (*d.sizes(), d.size())
+    return [d.array((longest - 1) * d.size(), d.size()), d.rng.integers(4, size=shape), longest, d.documents(*shape)]
+
+
 def logits(d: Draw) -> list[Any]:
     v = d.size(5)
     shape = d.sizes()
@@ -226,7 +231,10 @@ def model(d: Draw) -> list[Any]:
     config.position = d.data.draw(st.sampled_from(["learned", "sinusoidal"])) if width % 2 == 0 else "learned"
     config.position = config.position if config.rotary is None else "rotary"
     config.adds_positions, config.block, config.logits = config.rotary is None, None, d.change()
+    config.ngrams = d.size(3)
     params = {"block_0": params, "norm_final": d.norm(width), "token_embedding": {"table": d.spread(v, width)}}
+    if config.ngrams > 1:
+        params["ngram_embedding"] = {"table": d.array((config.ngrams - 1) * d.size(), width)}
     if config.position == "learned":
         params["position_embedding"] = {"table": d.array(t + 1, width)}
     if not config.tie_embeddings:
@@ -243,6 +251,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "layers.gelu_tanh": lambda d: [d.array(*d.sizes(), 3)],
     "layers.gelu": lambda d: [d.array(*d.sizes(), 3)],
     "layers.relu": lambda d: [d.spread(*d.sizes(), 5)],
+    "layers.squared_relu": lambda d: [d.spread(*d.sizes(), 5)],
     "layers.silu": lambda d: [d.array(*d.sizes(), 3)],
     "layers.swiglu": lambda d: [d.array(2, 3), d.array(2, 3)],
     "layers.geglu": lambda d: [d.array(2, 3), d.array(2, 3)],
@@ -250,6 +259,8 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "layers.dropout": lambda d: [d.array(2, 1, 3), d.array(2, d.size(), 3)],
     "layers.mlp": mlp,
     "embeddings.token_embedding": embedding,
+    "embeddings.ngram_ids": lambda d: [d.rng.integers(9, size=(*d.sizes(), d.size())), d.size(), d.size(9)],
+    "embeddings.ngram_embedding": ngrams,
     "embeddings.token_logits": lambda d: [d.array(d.size(), 3), d.array(*d.sizes(), 3)],
     "embeddings.learned_positions": lambda d: [d.array(4, d.size()), d.size()],
     "embeddings.sinusoidal_embedding": lambda d: [d.rng.integers(9, size=d.sizes()), 2 * d.size()],

@@ -13,7 +13,10 @@ TINY = GPTConfig(vocab_size=17, context_length=8, d_model=8, n_layers=2, n_heads
 VARIANTS = {
     "gpt2": {},
     "untied": {"tie_embeddings": False, "activation": "gelu"},
-    "grouped": {"n_heads": 4, "n_kv_heads": 2, "norm": "rms_norm", "use_bias": False},
+    "grouped": {
+        "n_heads": 4, "n_kv_heads": 2, "norm": "rms_norm", "use_bias": False, "activation": "squared_relu", "ngrams": 3,
+        "ngram_rows": 11,
+    },
     "multi-query": {"n_heads": 4, "n_kv_heads": 1, "position": "sinusoidal", "activation": "relu", "d_ff": 5},
     "deep": {"n_layers": 8},
     "llama": {

@@ -169,12 +169,19 @@ CASES: dict[str, list[list[Any]]] = {
     "layers.gelu_tanh": [[normal(50)]],
     "layers.gelu": [[normal(50)]],
     "layers.relu": [[normal(50)]],
+    "layers.squared_relu": [[normal(50)]],
     "layers.silu": [[normal(50)], [scaled(300, 9)]],
     "layers.swiglu": [[normal(3, 7), normal(3, 7)]],
     "layers.geglu": [[normal(3, 7), normal(3, 7)]],
     "layers.softmax": [[normal(3, 7)], [scaled(500, 3, 7)], [normal(3, 1)]],
     "layers.dropout": [[normal(3, 7), keep(3, 7)]],
     "embeddings.token_embedding": [[normal(7, 4), integers(7, 3, 5)], [normal(7, 4), fixed(0, 6, 7, -1, -7, -8)]],
+    "embeddings.ngram_ids": [[integers(50000, 2, 9), 2, 16384], [integers(9, 9), 4, 100, documents(9, 0, 3, 5)], [fixed(0, 5), 3, 1]],
+    "embeddings.ngram_embedding": [
+        [normal(15, 4), integers(7, 3, 5), 4],
+        [normal(10, 4), integers(7, 3, 9), 3, integers(2, 3, 9)],
+        [normal(7, 4), integers(7, 5), 2, documents(5, 0, 2)],
+    ],
     "embeddings.token_logits": [[normal(7, 4), normal(3, 5, 4)]],
     "embeddings.learned_positions": [[normal(7, 4), 5]],
     "embeddings.sinusoidal_embedding": [[integers(9, 2, 5), 6]],
@@ -246,7 +253,7 @@ CASES: dict[str, list[list[Any]]] = {
 MODULES_WITHOUT_TWIN = {
     "Dropout",  # random: test_step.py
     "Intermediate",  # the identity
-    "GPT", "Block", "TokenEmbedding", "CachedAttention", "CachedBlock", "CachedGPT",  # the model as a whole: test_gpt.py, test_cache.py
+    "GPT", "Block", "TokenEmbedding", "NgramEmbedding", "CachedAttention", "CachedBlock", "CachedGPT",  # the model as a whole: test_gpt.py, test_cache.py
 }  # fmt: skip
 ALL_CASES = [(name, case) for name in sorted(CASES) for case in range(len(CASES[name]))]
 

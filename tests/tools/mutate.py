@@ -64,22 +64,32 @@ def main(words: list[str]) -> int:
 def check(chosen: list[Mutation], work: Path, start: float) -> int:
     tests, cores = list(dict.fromkeys(m.test for m in chosen)), os.cpu_count() or 1
     untouched = [(None, tests[i::cores]) for i in range(cores) if tests[i::cores]]
-    wrong = [outcome.output for outcome in run_all(untouched, work) if outcome.code != 0]
+    wrong = [outcome.output for outcome in run_all(untouched, work, cores) if outcome.code != 0]
     if wrong:
         print("a test fails on the unchanged code, or does not exist:\n" + "\n".join(wrong))
         return 1
-    survivors = 0
-    for outcome in run_all([(m, [m.test]) for m in chosen], work):
+    missed = uncaught(chosen, work, cores)
+    if missed:
+        print(f"once more, one at a time, because a test may have timed out: {len(missed)}")
+        missed = uncaught(missed, work, 1)
+    seconds = time.perf_counter() - start
+    print("\n".join(f"not caught: {mutation.what} ({mutation.test})" for mutation in missed))
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} mutations caught, in {seconds:.0f} s")
+    return 1 if missed else 0
+
+
+def uncaught(chosen: list[Mutation], work: Path, at_once: int) -> list[Mutation]:
+    """Put in one mutation at a time, print what came of each, and return those that no test noticed."""
+    missed = []
+    for outcome in run_all([(m, [m.test]) for m in chosen], work, at_once):
         mutation = outcome.mutation
         assert mutation is not None
         caught = noticed(mutation, outcome)
-        survivors += not caught
         print(f"{'caught ' if caught else 'MISSED '} {mutation.what} ({mutation.test})", flush=True)
         if not caught:
+            missed.append(mutation)
             print(f"pytest exit code {outcome.code}, expected {mutation.sign or 'an assertion'!r}:\n{outcome.output}")
-    seconds = time.perf_counter() - start
-    print(f"{len(chosen) - survivors} of {len(chosen)} mutations caught, in {seconds:.0f} s")
-    return 1 if survivors else 0
+    return missed
 
 
 def noticed(mutation: Mutation, outcome: Outcome) -> bool:
@@ -108,12 +118,12 @@ def load_packages() -> None:
     gc.freeze()  # forks need not look at these objects when they collect
 
 
-def run_all(jobs: list[tuple[Mutation | None, list[str]]], work: Path) -> Iterator[Outcome]:
-    """Run tests on copies of the project with one mutation or none, in a process each, as many at once as cores."""
+def run_all(jobs: list[tuple[Mutation | None, list[str]]], work: Path, at_once: int) -> Iterator[Outcome]:
+    """Run tests on copies of the project with one mutation or none, in a process each, `at_once` of them at a time."""
     running: dict[int, tuple[Mutation | None, Path]] = {}
     waiting = list(jobs)
     while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
+        while waiting and len(running) < at_once:
             mutation, tests = waiting.pop(0)
             folder = Path(tempfile.mkdtemp(dir=work))
             copy(mutation, folder)

@@ -30,8 +30,9 @@ from train.step import make_train_step
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MODEL = GPTConfig(
-    vocab_size=7, context_length=4, d_model=8, n_layers=12, n_heads=2, activation="relu", tie_embeddings=False
-)
+    vocab_size=7, context_length=4, d_model=8, n_layers=12, n_heads=2, activation="relu", tie_embeddings=False,
+    ngrams=2, ngram_rows=5,
+)  # fmt: skip
 OPTIMIZER = OptimizerConfig(warmup_steps=0)
 TRAINING = TrainConfig(steps=10, batch_size=2)
 

@@ -34,6 +34,7 @@ CASES = {"adamw": "cosine", "muon": "wsd", "lion": "linear", "adafactor": "const
 PARAMS = {
     "block_0": {"tall": {"kernel": (5, 3), "bias": (3,)}, "wide": {"kernel": (3, 5)}},
     "token_embedding": {"table": (7, 3)},
+    "ngram_embedding": {"table": (4, 3)},
 }
 
 

@@ -90,6 +90,7 @@ def test_blocks_traced_once_compute_the_same() -> None:
             {"tie_embeddings": False, "n_kv_heads": 1, "use_bias": False, "activation": "swiglu", "mup_base_width": 3},
             True,
         ),
+        ({"tie_embeddings": False, "zero_init": True, "ngrams": 3, "ngram_rows": 5}, False),
     ],
 )
 def test_the_first_parameters_are_those_of_flax(change: dict[str, Any], x64: bool) -> None:

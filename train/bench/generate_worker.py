@@ -105,7 +105,8 @@ def _last_logits(model: GPT, params: Any, tokens: np.ndarray) -> jax.Array:
 
 def weight_bytes(params: Any) -> int:
     """Bytes of the parameters that a step reads, packed or not: all except tables in which it looks up a row."""
-    read = {name: part for name, part in params.items() if name not in ("position_embedding", "token_embedding")}
+    looked_up = ("position_embedding", "ngram_embedding", "token_embedding")
+    read = {name: part for name, part in params.items() if name not in looked_up}
     if "head" not in params:
         read["head"] = params["token_embedding"]["table"].T
     return sum(leaf.nbytes for leaf in jax.tree.leaves(read))

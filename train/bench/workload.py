@@ -116,6 +116,7 @@ def _requirements(model: GPTConfig, peer: Peer) -> list[tuple[str, Any, Any]]:
         ("qk_norm", model.qk_norm, False),
         ("position", model.position, "learned"),
         ("scale_embeddings", model.scale_embeddings, False),
+        ("ngrams", model.ngrams, 1),
         ("sliding_window", min(model.sliding_window or context, context), context),
         ("separator", model.separator, None),
         ("visible", model.visible, None),

@@ -3,7 +3,8 @@
 from slips.mutation import Mutation, module, twin
 
 MODEL = "compare/test_model_and_optimizer.py::test_the_model_agrees_and_every_intermediate_is_there"
-GREEDY = "model/test_generate.py::test_greedy_continues_as_the_reference_does[gpt2]"
+GENERATED = "model/test_generate.py::test_greedy_continues_as_the_reference_does"
+GREEDY = f"{GENERATED}[gpt2]"
 CHANGED_FILE = "model/test_score_and_visible.py"
 CHANGED = f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[dilated kept]"
 CACHED = f"{CHANGED_FILE}::test_the_cache_gives_the_logits_of_the_whole_text[placed, within documents]"
@@ -21,7 +22,7 @@ CACHE, DECODE, GENERATE = "jaxllm/cache.py", "jaxllm/fast/cached_gpt.py", "jaxll
 
 MUTATIONS = [
     Mutation("the head of a wide model reads the norm undivided", GPT, "else x / self.config.width_ratio", "else x", "model/test_width.py::test_logits_are_divided_by_the_width_ratio[True]"),
-    Mutation("maps of a wide model begin as a narrow one's", "jaxllm/fast/init.py", 'hidden_std(config.width_ratio) if path[0]', 'hidden_std() if path[0]', "model/test_width.py::test_initial_weights_of_blocks_shrink_with_the_root_of_the_width"),
+    Mutation("maps of a wide model begin as a narrow one's", "jaxllm/fast/init.py", 'return hidden_std(config.width_ratio)', 'return hidden_std()', "model/test_width.py::test_initial_weights_of_blocks_shrink_with_the_root_of_the_width"),
     Mutation("bias subtracted", FAST_LAYERS, "lambda y, bias: (y + bias, None)", "lambda y, bias: (y - bias, None)", twin("layers.linear", 1)),
     Mutation("gradient of the kernel off by 1e-9", FAST_LAYERS, 'product("...d,...f->df", x, dy)', '(1 + 1e-9) * product("...d,...f->df", x, dy)', twin("layers.linear")),
     Mutation("gradient of x off by 1e-9", FAST_LAYERS, 'return product("...f,df->...d", dy, kernel)', 'return (1 + 1e-9) * product("...f,df->...d", dy, kernel)', twin("layers.linear")),
@@ -120,6 +121,13 @@ MUTATIONS = [
     Mutation("only the last chunk's gradient of the table counts", FAST_LOSS, "dpart + product", "0 * dpart + product", "model/test_fast_attention.py::test_a_loss_in_chunks_is_the_loss[3-21]"),
     Mutation("a part of the vocabulary takes the target for its own", FAST_LOSS, "one_hot(targets - start", "one_hot(targets", "model/test_fast_attention.py::test_a_loss_in_chunks_is_the_loss[3-21]"),
     Mutation("the change of the logits left out on the way back", FAST_LOSS, "dz = back((jnp.exp(z - peak) / total - came) * weights[:, None])[0]", "dz = ((jnp.exp(z - peak) / total - came) * weights[:, None])", "model/test_fast_attention.py::test_logits_are_changed_in_every_chunk"),
+    Mutation("an n-gram reaches into another document", EMBEDDINGS, "jnp.where(_earlier(documents, back) == documents, word, 0)", "word", twin("embeddings.ngram_ids", 1)),
+    Mutation("n-grams of all lengths in one part of the table", EMBEDDINGS, "(n - 2) * rows + ngram_ids", "ngram_ids", twin("embeddings.ngram_embedding")),
+    Mutation("an n-gram whatever the order of its tokens", EMBEDDINGS, "h = jnp.zeros_like(words)", "h, words = jnp.zeros_like(words), jnp.sort(words)", twin("embeddings.ngram_ids")),
+    Mutation("n-grams forget what was read before", CACHE, "self.length + n_read, place.latest[:, n_read:]", "self.length + n_read, 0 * place.latest[:, n_read:]", f"{GENERATED}[separator]"),
+    Mutation("n-grams of padding", CACHE, 'mode="fill", fill_value=0, wrap_negative_indices=False)', 'mode="fill", fill_value=1, wrap_negative_indices=False)', f"{GENERATED}[separator]"),
+    Mutation("a ReLU that squares what is below 0", LAYERS, "return jnp.square(jnp.maximum(x, 0))", "return jnp.square(x)", twin("layers.squared_relu")),
+    Mutation("maps that are to begin at zero do not", LAYERS, "return 0.0 if zero else hidden_std", "return hidden_std", "model/test_gpt.py::test_blocks_that_begin_at_zero_change_nothing"),
     Mutation("turned backwards", ROTARY, "a * cos - b * sin, a * sin + b * cos", "a * cos + b * sin, b * cos - a * sin", twin("rotary.rotate")),
     Mutation("the other pairs", ROTARY, "axis = -1 if interleaved else -2", "axis = -2 if interleaved else -1", twin("rotary.rotate"), "ValueError: too many values to unpack"),
     Mutation("slowed where it should not be", ROTARY, "(share + (1 - share) / factor)", "(1 - share + share / factor)", twin("rotary.rotary_frequencies", 1)),
