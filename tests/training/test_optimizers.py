@@ -65,14 +65,17 @@ def test_every_name_that_a_config_allows_has_a_function_and_a_twin() -> None:
     assert set(get_args(get_args(get_type_hints(EvalConfig)["weights"])[0])) == set(EVAL_WEIGHTS)
 
 
-@pytest.mark.parametrize(
-    ("name", "ratio"),
-    [*((name, 1.0) for name in CASES), *((name, 2.5) for name in ("adamw", "muon", "lion", "schedule_free_adamw"))],
-)
-def test_a_step_agrees_with_its_twin(name: str, ratio: float) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_agrees_with_its_twin(name: str) -> None:
     """Schedule, clipping, moments, update and parameters in float64, from a state after some updates."""
-    found = rows(replace(CONFIG, name=name, schedule=CASES[name]), ratio=ratio)
+    found = rows(replace(CONFIG, name=name, schedule=CASES[name]))
     assert {"update", "parameters after it"} < {row.stage.partition(": ")[2] for row in found}
+    assert not [row for row in found if not row.relative <= 1e-12]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "lion", "schedule_free_adamw"])
+def test_a_step_in_a_wider_model_agrees_with_its_twin(name: str) -> None:
+    found = rows(replace(CONFIG, name=name, schedule=CASES[name]), ratio=2.5)
     assert not [row for row in found if not row.relative <= 1e-12]
 
 

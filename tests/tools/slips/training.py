@@ -30,7 +30,7 @@ MUTATIONS = [
     Mutation("a choice is measured each time", "train/products.py", "replace_file(kept, msgspec.json.encode(choice))", "pass", f"{CHOOSING}::test_the_choice_is_kept"),
     Mutation("compiled code in another user's folder", "jaxllm/utils/private_folder.py", "found.st_uid != os.geteuid()", "found.st_uid < 0", "training/test_compile_cache.py::test_another_users_folder_is_refused"),
     Mutation("the width scales updates of tables too", OPTIMIZER_FILE, "_is_of_blocks(directions)", "_is_matrix(directions)", "model/test_width.py::test_updates_of_blocks_shrink_with_the_width_and_their_decay_does_not"),
-    Mutation("the width scales Muon as AdamW", OPTIMIZER_FILE, 'if config.name == "muon" else width_ratio', 'if config.name == "" else width_ratio', "training/test_optimizers.py::test_a_step_agrees_with_its_twin[muon-2.5]"),
+    Mutation("the width scales Muon as AdamW", OPTIMIZER_FILE, 'if config.name == "muon" else width_ratio', 'if config.name == "" else width_ratio', "training/test_optimizers.py::test_a_step_in_a_wider_model_agrees_with_its_twin[muon]"),
     Mutation("runs of a sweep with the learning rate of any width", "train/together.py", "step = step_function(model, optimizer,", "optimizer = make_optimizer(own.optimizer, config.train.steps)\n        step = step_function(model, optimizer,", "commands/test_sweep.py::test_runs_that_differ_in_their_seed_are_close_to_a_run_alone"),
     Mutation("sign of weight decay", OPTIMIZER_FILE, "add_decayed_weights(config.weight_decay", "add_decayed_weights(-config.weight_decay", OPTIMIZER),
     Mutation("decay of vectors too", OPTIMIZER_FILE, "p.ndim >= 2", "p.ndim >= 1", OPTIMIZER),
