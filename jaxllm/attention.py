@@ -13,6 +13,7 @@ The NumPy twins are in `jaxllm.reference.attention`.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -223,6 +224,7 @@ class MultiHeadAttention(nn.Module):
     epsilon: float = EPSILON  # of the norm of queries and keys
     visible: Rule | None = None
     score: Score | None = None
+    input_std: float = INIT_STD  # of the maps of queries, keys and values
 
     @nn.compact
     def __call__(
@@ -242,9 +244,10 @@ class MultiHeadAttention(nn.Module):
         """Queries, keys and values by head; the positions are 0 to T - 1 if not given."""
         groups = self.n_kv_heads or self.n_heads
         width = _head_width(self.features or x.shape[-1], self.n_heads, groups, self.head_dim)
-        q = split_heads(Linear(self.n_heads * width, self.use_bias, name="query")(x), self.n_heads)
-        k = split_heads(Linear(groups * width, self.use_bias, name="key")(context), groups)
-        v = split_heads(Linear(groups * width, self.use_bias, name="value")(context), groups)
+        of_inputs = partial(Linear, use_bias=self.use_bias, init_std=self.input_std)
+        q = split_heads(of_inputs(self.n_heads * width, name="query")(x), self.n_heads)
+        k = split_heads(of_inputs(groups * width, name="key")(context), groups)
+        v = split_heads(of_inputs(groups * width, name="value")(context), groups)
         if self.qk_norm:
             q = Norm("rms_norm", False, self.epsilon, name="query_norm")(q)
             k = Norm("rms_norm", False, self.epsilon, name="key_norm")(k)

@@ -41,6 +41,7 @@ class GPTConfig:
     n_kv_heads: Annotated[int, Meta(ge=1, le=1024)] | None = None  # heads of keys and values; none: n_heads
     d_head: Annotated[int, Meta(ge=1, le=2**14)] | None = None  # K, width of a head; none: D / H
     d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; none: 4 D
+    mup_base_width: Annotated[int, Meta(ge=1, le=2**17)] | None = None  # muP: the D that a learning rate was tuned for
     position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved", "none"] | Idea = "learned"  # encoding
     rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next four fields
     rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # Llama 3's scaling, by how much the context grew; 1: none
@@ -94,6 +95,11 @@ class GPTConfig:
             raise InputError(
                 f"model.d_model is {self.d_model}, but sinusoidal positions come in pairs; make d_model even."
             )
+        if self.mup_base_width is not None and self.scale_embeddings:
+            raise InputError(
+                "model.scale_embeddings makes embeddings grow with the width, but model.mup_base_width = "
+                f"{self.mup_base_width} is for those that do not; leave one of them out."
+            )
         if self.rotary is not None and self.head_dim % 2:
             raise InputError(f"a head is {self.head_dim} wide, but rotary positions rotate pairs; make it even.")
         if self.rotary is not None and self.rope_factor != 1 and self.rope_low_frequency >= self.rope_high_frequency:
@@ -117,6 +123,17 @@ class GPTConfig:
     def hidden_dim(self) -> int:
         """Width of the hidden layer of the MLP."""
         return self.d_ff or 4 * self.d_model
+
+    @property
+    def width_ratio(self) -> float:
+        """m of muP: how many times as wide as its base the model is; 1 in the standard parametrisation.
+
+        The maximal update parametrisation (Yang et al. 2022, table 8) keeps the best learning rate where it is while
+        the width grows. The maps of the blocks begin with a standard deviation 1 / sqrt(m) as large, and their learning
+        rate is 1/m of the others' (`train.optimizer`). The head reads hidden states divided by m. Scores stay q k /
+        sqrt(K): the width of a head has to stay that of the base, and the number of heads to grow.
+        """
+        return self.d_model / (self.mup_base_width or self.d_model)
 
     @property
     def rotary(self) -> Rotary | None:

@@ -25,7 +25,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.embeddings import NgramEmbedding, PositionEmbedding, TokenEmbedding
 from jaxllm.fast.quantised_weights import Table, parameter
 from jaxllm.intermediates import named
-from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, linear, residual_std
+from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, hidden_std, linear, residual_std
 from jaxllm.loss import head_loss, takes_hidden, token_losses
 from jaxllm.precision import at_least_float32
 from jaxllm.utils.errors import InputError
@@ -48,14 +48,14 @@ class Block(nn.Module):
     @nn.nowrap
     def parts(self, attention_class: type[Attention]) -> tuple[Norm, Attention, Norm, MLP]:
         """The modules of a block, in the order in which they are called."""
-        c = self.config
-        output_std = residual_std(c.n_layers, c.zero_init)
+        c, input_std = self.config, hidden_std(self.config.width_ratio)
+        output_std = residual_std(c.n_layers, c.zero_init, c.width_ratio)
         attention = attention_class(
-            c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=output_std,
+            c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=output_std, input_std=input_std,
             head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
             visible=c.visible, score=c.score, name="attention",
         )  # fmt: skip
-        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, output_std, name="mlp")
+        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, output_std, input_std, name="mlp")
         norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))
         return norm_1, attention, norm_2, mlp
 
@@ -120,7 +120,7 @@ class GPT(nn.Module):
 
     @nn.nowrap
     def hidden(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """The result of the final norm, which the head reads."""
+        """What the head reads, from tokens."""
         check_tokens(tokens, self.config.context_length)
         separator = self.config.separator
         documents = None if separator is None else document_numbers(tokens, separator)
@@ -128,7 +128,13 @@ class GPT(nn.Module):
         for block in self.blocks:
             out = block(*carried, documents=documents)
             carried = out if isinstance(out, tuple) else (out,)
-        return self.norm_final(carried[0])
+        return self.normed(carried[0])
+
+    @nn.nowrap
+    def normed(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """What the head reads: the final norm of the residual stream, divided by `config.width_ratio`."""
+        x = self.norm_final(x)
+        return x if self.config.width_ratio == 1 else x / self.config.width_ratio
 
     @nn.nowrap
     def embed(

@@ -23,13 +23,21 @@ EPSILON = 1e-5  # of the norms, as in GPT-2 (flax's own default is 1e-6)
 INIT_STD = 0.02  # of the normal distribution of initial weight matrices and tables, as in GPT-2
 
 
-def residual_std(n_layers: int, zero: bool = False) -> float:
-    """INIT_STD / sqrt(2L), for maps whose results are added to the residual stream: the sum of all 2L keeps its scale.
+def hidden_std(width_ratio: float = 1.0) -> float:
+    """INIT_STD / sqrt(m), for the maps of the blocks of a model m times as wide as its base (`GPTConfig.width_ratio`).
 
-    Radford et al. 2019, section 2.3. With `zero` it is 0, so that each block begins as the identity: Zhang et al. 2019
-    (Fixup), rule 1.
+    Yang et al. 2022, table 8: the variance of hidden weights is inversely proportional to their fan-in.
     """
-    return 0.0 if zero else INIT_STD / (2 * n_layers) ** 0.5
+    return INIT_STD / width_ratio**0.5
+
+
+def residual_std(n_layers: int, zero: bool = False, width_ratio: float = 1.0) -> float:
+    """`hidden_std` / sqrt(2L), for maps whose results are added to the residual stream.
+
+    The sum of all 2L keeps its scale. Radford et al. 2019, section 2.3. With `zero` it is 0, so that each block begins
+    as the identity: Zhang et al. 2019 (Fixup), rule 1.
+    """
+    return 0.0 if zero else hidden_std(width_ratio) / (2 * n_layers) ** 0.5
 
 
 @has_fast_form
@@ -190,10 +198,11 @@ class MLP(nn.Module):
     activation: str | Idea = "gelu_tanh"
     use_bias: bool = True
     output_std: float = INIT_STD
+    input_std: float = INIT_STD
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         names = ("gate", "up") if is_gated(self.activation) else ("up",)
-        maps = [Linear(self.hidden_dim, self.use_bias, name=name)(x) for name in names]
+        maps = [Linear(self.hidden_dim, self.use_bias, self.input_std, name=name)(x) for name in names]
         hidden = named(self.activation, ACTIVATIONS | GATED, "activation")(*maps).astype(x.dtype)
         return Linear(x.shape[-1], self.use_bias, self.output_std, name="down")(hidden)

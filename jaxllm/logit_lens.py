@@ -23,6 +23,7 @@ def logit_lens(config: GPTConfig, params: Any, x: Float[Array, "*batch D"]) -> F
     """
     norm = params["norm_final"]
     x = named(config.norm, NORMS, "model.norm")(x, norm["scale"], norm.get("bias"), config.norm_epsilon)
+    x = x if config.width_ratio == 1 else x / config.width_ratio
     if config.tie_embeddings:
         logits = token_logits(params["token_embedding"]["table"], x)
     else:

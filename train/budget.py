@@ -57,8 +57,8 @@ def make_budgeted_step(model: GPT, config: RunConfig) -> Callable[..., tuple[Tra
         def later(step: ArrayLike) -> Array:
             return cast(Array, schedule(step + ahead))
 
-        step = step_function(model, optimizer_with(config.optimizer, later), config.train, later)
-        return step(state, inputs, targets)
+        optimizer = optimizer_with(config.optimizer, later, model.config.width_ratio)
+        return step_function(model, optimizer, config.train, later)(state, inputs, targets)
 
     return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
 

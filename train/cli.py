@@ -32,6 +32,7 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "evaluate": "compute the validation loss, perplexity and bits per byte of a model",
     "config": "list the fields of a config file with their types and defaults",
     "describe": "show the parameters of a model, what updates them, and what training it costs; nothing is trained",
+    "coordinates": "check muP: how far some steps move what a model computes, at several widths",
     "tokenizer": "train and use tokenizers",
     "data": "prepare corpora for training",
     "runs": "compare runs: in what they differ, losses, costs, curves, and a verdict over seeds",

@@ -211,6 +211,12 @@ class RunConfig:
                 f"eval.weights is 'schedule_free', but optimizer.name = {self.optimizer.name!r} keeps no such average; "
                 "leave it out, or train with schedule_free_adamw."
             )
+        transferring = ("adamw", "muon", "lion", "schedule_free_adamw")
+        if self.model.mup_base_width is not None and self.optimizer.name not in transferring:
+            raise InputError(
+                f"optimizer.name is {self.optimizer.name}, but model.mup_base_width is for {', '.join(transferring)}, "
+                "whose learning rates it scales; choose one of them, or leave model.mup_base_width out."
+            )
         if self.checkpoint.keep_best and self.checkpoint.every % self.eval.every:
             raise InputError(
                 f"checkpoint.keep_best is {self.checkpoint.keep_best}, but most checkpoints would have no validation "

@@ -52,7 +52,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
     """
     config, model = run.config, make_model(run.model, run.config.train)
     timed = config.train.seconds is not None
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, run.model.width_ratio)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
     with (
         stoppable() as stop,

@@ -1,7 +1,9 @@
 """The optimizer and its learning-rate schedule: what a config's [optimizer] section selects by name.
 
 Every optimizer makes the update -lr (direction + weight_decay p), with the decay for matrices only, so that the fields
-of the section mean the same for each.
+of the section mean the same for each. `width_ratio` is the model's m (`GPTConfig.width_ratio`): the directions of the
+blocks' matrices are divided by m, or Muon's by sqrt(m), as if their learning rate were. The decay is not, so that
+lr weight_decay means the same at every width (Dey et al. 2025, table 1).
 """
 
 import math
@@ -19,8 +21,8 @@ from jaxllm.utils.ideas import Idea, named
 from .config import OptimizerConfig
 
 MUON_RMS = 0.2  # the root mean square of Muon's direction, which is about that of AdamW's
-# Tables and the head: AdamW's, as are all vectors.
-NOT_BY_MUON = ("token_embedding", "ngram_embedding", "position_embedding", "head")
+# Tables and the head, and with vectors all that is no matrix of a block: AdamW's where Muon is chosen.
+NOT_OF_BLOCKS = ("token_embedding", "ngram_embedding", "position_embedding", "head")
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -28,15 +30,18 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
     return named(config.schedule, SCHEDULES, "optimizer.schedule")(config, steps)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, steps: int, width_ratio: float = 1) -> optax.GradientTransformation:
     """Clip by the global norm, then the optimizer named `config.name` at the scheduled learning rate."""
-    return optimizer_with(config, learning_rate_schedule(config, steps))
+    return optimizer_with(config, learning_rate_schedule(config, steps), width_ratio)
 
 
-def optimizer_with(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+def optimizer_with(
+    config: OptimizerConfig, schedule: optax.Schedule, width_ratio: float = 1
+) -> optax.GradientTransformation:
     """As `make_optimizer`, at the learning rates of another schedule."""
     rule = named(config.name, OPTIMIZERS, "optimizer.name")
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule(config, schedule))
+    width = () if width_ratio == 1 else (width_ratio,)  # which RunConfig allows only for optimizers that take it
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule(config, schedule, *width))
 
 
 def cosine(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -100,30 +105,28 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, int], optax.Schedule]] = {
 }  # fmt: skip
 
 
-def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+def adamw(
+    config: OptimizerConfig, schedule: optax.Schedule, width_ratio: float = 1
+) -> optax.GradientTransformation:  # fmt: skip
     """AdamW (Loshchilov and Hutter 2019, algorithm 2) with weight decay on matrices only."""
-    return optax.adamw(
-        schedule,
-        b1=config.beta1,
-        b2=config.beta2,
-        weight_decay=config.weight_decay,
-        mask=_is_matrix,
-    )
+    return _decayed(optax.scale_by_adam(config.beta1, config.beta2), config, schedule, width_ratio)
 
 
-def muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+def muon(
+    config: OptimizerConfig, schedule: optax.Schedule, width_ratio: float = 1
+) -> optax.GradientTransformation:  # fmt: skip
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for embeddings, head and vectors.
 
     The direction of a matrix is its momentum made orthogonal, times 0.2 sqrt(longer side), so that its elements are as
-    large as AdamW's and one learning rate serves both (Liu et al. 2025, equation 4).
+    large as AdamW's and one learning rate serves both (Liu et al. 2025, equation 4). Its spectral norm grows as the
+    root of the width, where AdamW's grows as the width (Yang, Simon and Bernstein 2023, condition 1: it must not grow).
     """
     direction = optax.chain(
         _scale_by_muon(config.momentum),
         optax.stateless_with_tree_map(lambda u, _: MUON_RMS * math.sqrt(max(u.shape)) * u),
     )
-    return optax.partition(
-        {"muon": _decayed(direction, config, schedule), "adamw": adamw(config, schedule)}, _muon_or_adamw
-    )
+    of_blocks = _decayed(direction, config, schedule, width_ratio)
+    return optax.partition({"muon": of_blocks, "adamw": adamw(config, schedule)}, _muon_or_adamw)
 
 
 def _scale_by_muon(beta: float) -> optax.GradientTransformation:
@@ -161,9 +164,11 @@ def _orthogonal(matrices: Any) -> Any:
     return jax.tree.unflatten(structure, leaves)
 
 
-def lion(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+def lion(
+    config: OptimizerConfig, schedule: optax.Schedule, width_ratio: float = 1
+) -> optax.GradientTransformation:  # fmt: skip
     """Lion (Chen et al. 2023, algorithm 2): the sign of a mean of momentum and gradient."""
-    return _decayed(optax.scale_by_lion(config.beta1, config.beta2), config, schedule)
+    return _decayed(optax.scale_by_lion(config.beta1, config.beta2), config, schedule, width_ratio)
 
 
 def adafactor(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -188,21 +193,25 @@ def sgd(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTran
     return _decayed(optax.trace(config.momentum) if config.momentum else optax.identity(), config, schedule)
 
 
-def schedule_free_adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+def schedule_free_adamw(
+    config: OptimizerConfig, schedule: optax.Schedule, width_ratio: float = 1
+) -> optax.GradientTransformation:  # fmt: skip
     """Schedule-free AdamW (Defazio et al. 2024, algorithm 1), whose averaged weights `eval.weights` takes.
 
     `optax.contrib.schedule_free` counts from 1 and would weigh a step by the next one's learning rate.
     """
     second_moment = optax.scale_by_rms(config.beta2, eps=1e-8, eps_in_sqrt=False, bias_correction=True)
     return optax.contrib.schedule_free(
-        _decayed(second_moment, config, schedule), lambda count: schedule(count - 1), b1=config.beta1
+        _decayed(second_moment, config, schedule, width_ratio), lambda count: schedule(count - 1), b1=config.beta1
     )
 
 
 def _decayed(
-    direction: optax.GradientTransformation, config: OptimizerConfig, schedule: optax.Schedule
+    direction: optax.GradientTransformation, config: OptimizerConfig, schedule: optax.Schedule, width_ratio: float = 1
 ) -> optax.GradientTransformation:
     """The update -lr (direction + weight_decay p), with the decay for matrices only."""
+    if width_ratio != 1:
+        direction = _for_width(direction, width_scale(config, width_ratio))
     return optax.chain(
         direction,
         optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
@@ -210,21 +219,42 @@ def _decayed(
     )
 
 
+def width_scale(config: OptimizerConfig, width_ratio: float) -> float:
+    """The factor of the directions of the blocks' matrices: 1/m, of Muon 1/sqrt(m)."""
+    return 1 / (math.sqrt(width_ratio) if config.name == "muon" else width_ratio)
+
+
+def _for_width(direction: optax.GradientTransformation, scale: float) -> optax.GradientTransformation:
+    """The same directions and state, but those of the blocks' matrices are multiplied by `scale`."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        directions, state = direction.update(updates, state, params)
+        return jax.tree.map(
+            lambda of_block, d: d * scale if of_block else d, _is_of_blocks(directions), directions
+        ), state
+
+    return optax.GradientTransformation(direction.init, update)
+
+
 class Rule(NamedTuple):
     """What updates a parameter."""
 
     optimizer: str
     weight_decay: float
+    scale: float  # of the direction, which the width of the model decides
 
 
-def rules(config: OptimizerConfig, params: Any) -> Any:
+def rules(config: OptimizerConfig, params: Any, width_ratio: float = 1) -> Any:
     """For each parameter its `Rule`; None for each where a user's function decides."""
     if isinstance(config.name, Idea):
         return jax.tree.map(lambda _: None, params)
     names = _muon_or_adamw(params) if config.name == "muon" else jax.tree.map(lambda _: config.name, params)
-    return jax.tree.map(
-        lambda name, decayed: Rule(name, config.weight_decay if decayed else 0.0), names, _is_matrix(params)
-    )
+    scale = width_scale(config, width_ratio)
+
+    def rule(name: str, decayed: bool, of_block: bool) -> Rule:
+        return Rule(name, config.weight_decay if decayed else 0.0, scale if of_block else 1.0)
+
+    return jax.tree.map(rule, names, _is_matrix(params), _is_of_blocks(params))
 
 
 def _is_matrix(params: Any) -> Any:
@@ -232,18 +262,23 @@ def _is_matrix(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim >= 2, params)
 
 
+def _is_of_blocks(params: Any) -> Any:
+    """For each parameter whether it is a matrix of the blocks: no vector, table or head."""
+
+    def decide(path: Any, p: Any) -> bool:
+        part = jax.tree_util.keystr(path, simple=True, separator="/").partition("/")[0]
+        return p.ndim == 2 and part not in NOT_OF_BLOCKS
+
+    return jax.tree_util.tree_map_with_path(decide, params)
+
+
 def _muon_or_adamw(params: Any) -> Any:
     """For each parameter the name of the optimizer that `muon` gives it."""
-
-    def label(path: Any, p: Any) -> str:
-        part = jax.tree_util.keystr(path, simple=True, separator="/").partition("/")[0]
-        return "muon" if p.ndim == 2 and part not in NOT_BY_MUON else "adamw"
-
-    return jax.tree_util.tree_map_with_path(label, params)
+    return jax.tree.map(lambda of_block: "muon" if of_block else "adamw", _is_of_blocks(params))
 
 
 # By `optimizer.name`, whose values OptimizerConfig lists.
-OPTIMIZERS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": adamw, "muon": muon, "lion": lion, "adafactor": adafactor, "sgd": sgd,
     "schedule_free_adamw": schedule_free_adamw,
 }  # fmt: skip

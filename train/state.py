@@ -36,7 +36,7 @@ def first_state(model: GPT, optimizer: optax.GradientTransformation, key: Array)
 
 def abstract_state(model: GPT, config: RunConfig) -> TrainState:
     """Shapes and dtypes of the state of a run; nothing is computed."""
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, model.config.width_ratio)
     return cast(TrainState, jax.eval_shape(partial(_seeded_state, model, optimizer), 0))
 
 

@@ -107,7 +107,7 @@ def make_step(model: GPT, config: RunConfig) -> Any:
     def of_one(states: TrainState, of_run: tuple[Array, Numbers, Array, Array]) -> tuple[TrainState, Metrics]:
         i, numbers, inputs, targets = of_run
         own = with_numbers(config, numbers)
-        optimizer = make_optimizer(own.optimizer, config.train.steps)
+        optimizer = make_optimizer(own.optimizer, config.train.steps, model.config.width_ratio)
         schedule = learning_rate_schedule(own.optimizer, config.train.steps)
         step = step_function(model, optimizer, own.train, schedule)
         state, metrics = step(jax.tree.map(lambda x: x[i], states), inputs, targets)
@@ -130,7 +130,11 @@ def first_states(
 
     def of_one(own_numbers: Numbers) -> TrainState:
         own = with_numbers(config, own_numbers)
-        return first_state(model, make_optimizer(own.optimizer, config.train.steps), jax.random.key(own.train.seed))
+        return first_state(
+            model,
+            make_optimizer(own.optimizer, config.train.steps, model.config.width_ratio),
+            jax.random.key(own.train.seed),
+        )
 
     with traced():
         traced_once = jax.jit(of_one).trace(of_runs[0])

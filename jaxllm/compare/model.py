@@ -153,5 +153,6 @@ def _mean_loss(model: GPT, own: Any, params: Any, logits: Array, intermediates: 
     if own is None:
         return cross_entropy(logits, targets)
     if takes_hidden(own):
-        return jnp.mean(own(intermediates["norm_final"], head_table(model.config, params), targets))
+        hidden = intermediates["norm_final"] / model.config.width_ratio
+        return jnp.mean(own(hidden, head_table(model.config, params), targets))
     return jnp.mean(own(logits, targets))

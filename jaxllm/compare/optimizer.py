@@ -27,10 +27,12 @@ def compare_optimizer(
     gradients: Any,
     state: Any = None,
     dtype: Literal["float64", "float32"] = "float32",
+    width_ratio: float = 1.0,
 ) -> list[Comparison]:
     """Comparisons of schedule, clipping and update rule by Optax with `jaxllm.reference.optimizer`.
 
-    `optimizer` and `schedule` are those of a run of `steps` steps, `config` the OptimizerConfig that states them. They
+    `optimizer` and `schedule` are those of a run of `steps` steps, `config` the OptimizerConfig that states them, and
+    `width_ratio` that of the model. They
     make step number `step` from `params`, `gradients` and `state`, the optimizer's; where `state` is None, AdamW's is
     drawn at random, and another optimizer's is what some updates by random gradients leave. Both sides get the same
     gradients, so a difference is the optimizer's own. Parameters are kept in `dtype`, whatever the model computes in.
@@ -65,7 +67,7 @@ def compare_optimizer(
     if rule:
         clipped = reference.optimizer.clip_by_global_norm(gradients, config.clip_norm)
         before = twin_state(config.name, state, params)
-        updates, after = rule.update(config, clipped, before, params, float(rate))
+        updates, after = reference.optimizer.rule_update(config, clipped, before, params, float(rate), width_ratio)
         want |= {"parameters after it": jax.tree.map(np.add, params, updates), "update": updates, **moments(after)}
     terms = params if config.name == "schedule_free_adamw" else {}  # its update is a difference of parameters
     scales = {"update": {name: largest(leaf) for name, leaf in named_leaves(terms).items()}}

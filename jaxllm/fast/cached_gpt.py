@@ -124,4 +124,4 @@ class CachedGPT(GPT):
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x, extended = cast(CachedBlock, block)(x, layer, place)
             layers.append(extended)
-        return self.logits(self.norm_final(x[:, -1])), cache.extended(layers, place)
+        return self.logits(self.normed(x[:, -1])), cache.extended(layers, place)

@@ -19,7 +19,7 @@ from jaxtyping import Int, Key
 from jaxllm.array import Array
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import traced_once
-from jaxllm.layers import INIT_STD, residual_std
+from jaxllm.layers import INIT_STD, hidden_std, residual_std
 
 RESIDUAL = ("output", "down")  # maps whose results are added to the residual stream
 Path = tuple[str, ...]
@@ -45,7 +45,9 @@ def init_params(model: Any, key: Key[Array, ""], tokens: Int[Array, "B T"]) -> A
 
 def _std(config: GPTConfig, path: Path) -> float:
     if path[-2] in RESIDUAL:
-        return residual_std(config.n_layers, config.zero_init)
+        return residual_std(config.n_layers, config.zero_init, config.width_ratio)
+    if path[0].startswith("block_"):
+        return hidden_std(config.width_ratio)
     return 0.0 if config.zero_init and path[-2] == "head" else INIT_STD
 
 

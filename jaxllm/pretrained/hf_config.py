@@ -159,10 +159,12 @@ def numeric_fields(config: GPTConfig) -> dict[str, Any]:
     """The fields that the logits of one document depend on, with default sizes filled in.
 
     Two configs with equal numeric fields describe the same model. Interleaved rotary positions count as half-split
-    ones, because parameters are written in that order.
+    ones, because parameters are written in that order, and muP as none, because its division is written into the
+    final norm (`jaxllm.pretrained.save`).
     """
     fields = asdict(config)
-    for field in ("dropout", "separator", "zero_init", *(["ngram_rows"] if config.ngrams == 1 else [])):
+    ngrams = ["ngram_rows"] if config.ngrams == 1 else []
+    for field in ("dropout", "separator", "zero_init", "mup_base_width", *ngrams):
         del fields[field]
     fields |= {"n_kv_heads": config.kv_heads, "d_head": config.head_dim, "d_ff": config.hidden_dim}
     rope = [field for field in fields if field.startswith("rope_")]

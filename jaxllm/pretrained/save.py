@@ -31,14 +31,15 @@ def save_pretrained(path: str | Path, config: GPTConfig, params: Any) -> None:
 
     `params` has the paths and shapes of `GPT(config).init`, as NumPy or JAX arrays in float32, bfloat16, float16 or
     float64; each is written in its dtype. Positions "rotary_interleaved" are written in half-split order, which gives
-    the same logits. A `separator` is not written, because transformers attends across documents. The folder is created;
+    the same logits. So does the final norm of a model with `mup_base_width`, whose parameters are written divided by
+    the width ratio. A `separator` is not written, because transformers attends across documents. The folder is created;
     if it exists, it must be empty.
 
     Raises InputError if no family can express the config, if the parameters are not those of the config, are of another
     dtype or not finite, or if the folder is not empty or cannot be written.
     """
     path, family = Path(path), family_for(config)
-    flat = _checked(params, config)
+    flat = _without_mup(_checked(params, config), config)
     dtype = np.result_type(*(leaf.dtype for leaf in flat.values())).name
     placements = tensor_placements(family.folder, config)
     tensors = {name: to_tensor(family.folder, config, placement, flat) for name, placement in placements.items()}
@@ -55,6 +56,14 @@ def save_pretrained(path: str | Path, config: GPTConfig, params: Any) -> None:
 
 def _write_json(path: Path, content: Any) -> None:
     replace_file(path, json.dumps(content, indent=2).encode())
+
+
+def _without_mup(flat: dict[str, np.ndarray], config: GPTConfig) -> dict[str, np.ndarray]:
+    """The parameters of the same function without muP: the head reads the final norm, which is linear in its own."""
+    scale = 1 / config.width_ratio
+    return {
+        path: leaf * leaf.dtype.type(scale) if path.startswith("norm_final/") else leaf for path, leaf in flat.items()
+    }
 
 
 def _checked(params: Any, config: GPTConfig) -> dict[str, np.ndarray]:

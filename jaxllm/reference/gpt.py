@@ -106,6 +106,7 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
         seen |= {f"block_{i}/{name}": value for name, value in inside.items()}
         seen[f"block_{i}"] = x
     x = seen["norm_final"] = layers.norm(params["norm_final"], x, config.norm, config.norm_epsilon)
+    x = x / config.width_ratio
     if config.tie_embeddings:
         logits = embeddings.token_logits(params["token_embedding"]["table"], x)
     else:
@@ -155,6 +156,7 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Name
         x, back = block_vjp(config, params[f"block_{i}"], x, documents, inside)
         backs.append((back, inside))
     x, norm_back = layers.norm_vjp(params["norm_final"], x, config.norm, config.norm_epsilon)
+    x = x / config.width_ratio
     if config.tie_embeddings:
         logits, head_back = embeddings.token_logits_vjp(table, x)
     else:
@@ -165,7 +167,8 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Name
     def pullback(dy: Array) -> tuple[None, Params, None, None]:
         cotangents["logits"] = dy
         dy = dy if config.logits is None else change_back(dy)[0]
-        d_head, cotangents["norm_final"] = head_back(dy)
+        d_head, dx = head_back(dy)
+        cotangents["norm_final"] = dx / config.width_ratio
         d_params: dict[str, Any] = {}
         d_params["norm_final"], dx = norm_back(cotangents["norm_final"])[:2]
         for i, (back, inside) in reversed([*enumerate(backs)]):

@@ -10,8 +10,11 @@ from jaxllm.reference.layers import linear_map, linear_map_vjp, norm, norm_vjp
 
 
 def logit_lens(config: Any, params: Params, x: ArrayLike) -> Array:
-    """norm(x) E^T with a tied table, norm(x) W with a head of its own: x [..., D] -> [..., V]."""
-    x = norm(params["norm_final"], x, config.norm, config.norm_epsilon)
+    """norm(x) E^T / m with a tied table, norm(x) W / m with a head of its own: x [..., D] -> [..., V].
+
+    m is `config.width_ratio`.
+    """
+    x = norm(params["norm_final"], x, config.norm, config.norm_epsilon) / config.width_ratio
     if config.tie_embeddings:
         logits = token_logits(params["token_embedding"]["table"], x)
     else:
@@ -23,6 +26,7 @@ def logit_lens(config: Any, params: Params, x: ArrayLike) -> Array:
 def logit_lens_vjp(config: Any, params: Params, x: ArrayLike) -> Vjp:
     """Back through the head, then through the norm."""
     x, norm_back = norm_vjp(params["norm_final"], x, config.norm, config.norm_epsilon)
+    x = x / config.width_ratio
     if config.tie_embeddings:
         logits, head_back = token_logits_vjp(params["token_embedding"]["table"], x)
     else:
@@ -32,7 +36,7 @@ def logit_lens_vjp(config: Any, params: Params, x: ArrayLike) -> Vjp:
     def pullback(dy: Array) -> tuple[None, Params, Array]:
         (dy,) = change_back(dy)
         d_head, d_normed = head_back(dy)
-        d_norm, dx = norm_back(d_normed)[:2]
+        d_norm, dx = norm_back(d_normed / config.width_ratio)[:2]
         head = {"token_embedding": {"table": d_head}} if config.tie_embeddings else {"head": d_head}
         return None, {"norm_final": d_norm, **head}, dx
 

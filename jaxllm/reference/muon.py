@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxllm.reference.arrays import Array, tree_map
-from jaxllm.reference.update_rules import Moments, adamw, moved, start_adamw, zeros_like
+from jaxllm.reference.update_rules import NOT_OF_BLOCKS, Moments, adamw, moved, start_adamw, zeros_like
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-# Tables and the head, and everywhere what is no matrix.
-BY_ADAMW = ("token_embedding", "ngram_embedding", "position_embedding", "head")
 
 
 class Muon(NamedTuple):
@@ -44,12 +42,15 @@ def start_muon(params: Any) -> Muon:
     return Muon(0, zeros_like(matrices), start_adamw(rest))
 
 
-def muon(config: Any, gradients: Any, state: Muon, params: Any, learning_rate: float) -> tuple[Any, Muon]:
+def muon(
+    config: Any, gradients: Any, state: Muon, params: Any, learning_rate: float, width_ratio: float = 1.0
+) -> tuple[Any, Muon]:
     """The updates and new state of Muon, whose mean mu = m mu + (1 - m) g decays by `config.momentum`.
 
     The direction is that of the next mean if the same gradient came again (Nesterov; Dozat 2016, algorithm 2), made
     orthogonal and multiplied by 0.2 sqrt(longer side): its elements are then as large as those of AdamW's updates (Liu
-    et al. 2025, equation 4).
+    et al. 2025, equation 4). The spectral norm of the update has to be the same at all widths (Yang, Simon and
+    Bernstein 2023, condition 1). That of AdamW's grows as the width, but this one as its root, by which it is divided.
     """
     m, t = config.momentum, state.updates + 1
     (matrices, rest), (p_matrices, p_rest) = split(gradients), split(params)
@@ -59,7 +60,7 @@ def muon(config: Any, gradients: Any, state: Muon, params: Any, learning_rate: f
         ahead = m * mean / (1 - m ** (t + 1)) + (1 - m) * g / (1 - m**t)
         return 0.2 * math.sqrt(max(g.shape)) * newton_schulz(ahead)
 
-    updates = moved(config, tree_map(direction, mu, matrices), p_matrices, learning_rate)
+    updates = moved(config, tree_map(direction, mu, matrices), p_matrices, learning_rate, math.sqrt(width_ratio))
     rest_updates, moments = adamw(config, rest, state.rest, p_rest, learning_rate)
     return merge(updates, rest_updates, params), Muon(t, mu, moments)
 
@@ -73,7 +74,7 @@ def split(tree: Any) -> tuple[Any, Any]:
             if isinstance(x, Mapping):
                 below = chosen(x, matrices, top or name)
                 inside |= {name: below} if below else {}
-            elif (np.ndim(x) == 2 and (top or name) not in BY_ADAMW) == matrices:
+            elif (np.ndim(x) == 2 and (top or name) not in NOT_OF_BLOCKS) == matrices:
                 inside[name] = x
         return inside
 

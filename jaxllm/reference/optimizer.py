@@ -65,11 +65,24 @@ def start(params: Any, name: str = "adamw") -> Any:
     return OPTIMIZERS[name].start(params)
 
 
-def update(config: Any, steps: int, step: int, gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+def update(
+    config: Any, steps: int, step: int, gradients: Any, state: Any, params: Any, width_ratio: float = 1.0
+) -> tuple[Any, Any]:
     """The updates and new state of step number `step`: clipping, then the optimizer named `config.name`.
 
-    The updates are added to the parameters. The learning rate is that of the schedule named `config.schedule`.
+    The updates are added to the parameters. The learning rate is that of the schedule named `config.schedule`;
+    `width_ratio` is the model's.
     """
     clipped = clip_by_global_norm(gradients, config.clip_norm)
-    rate = learning_rate(config, steps, step)
-    return OPTIMIZERS[config.name].update(config, clipped, state, params, rate)
+    return rule_update(config, clipped, state, params, learning_rate(config, steps, step), width_ratio)
+
+
+def rule_update(
+    config: Any, gradients: Any, state: Any, params: Any, rate: float, width_ratio: float = 1.0
+) -> tuple[Any, Any]:
+    """The updates and new state of the optimizer named `config.name` alone, at a learning rate.
+
+    SGD and Adafactor do not take another `width_ratio` than 1.
+    """
+    width = () if width_ratio == 1 else (width_ratio,)
+    return OPTIMIZERS[config.name].update(config, gradients, state, params, rate, *width)

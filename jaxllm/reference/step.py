@@ -89,7 +89,9 @@ def train_step(
     }
     if not_finite >= 0:
         return state._replace(step=state.step + 1), metrics
-    updates, moments = optimizer.update(config, steps, state.step, gradients, state.moments, state.params)
+    updates, moments = optimizer.update(
+        config, steps, state.step, gradients, state.moments, state.params, model.width_ratio
+    )
     return State(state.step + 1, tree_map(np.add, state.params, updates), moments), metrics
 
 

@@ -4,6 +4,9 @@ Every function takes an OptimizerConfig, the gradients, its state, the parameter
 updates, which are added to the parameters, and the new state. An update is -lr (direction + decay p), with decay for
 matrices only, not for biases and scales of norms. As in PyTorch and Optax the decay is multiplied by the learning
 rate, unlike in Loshchilov and Hutter 2019. Gradients, moments and updates are nested dicts of arrays like `params`.
+
+In a model m times as wide as the base of its muP, a `width_ratio` of m divides the directions of the matrices of the
+blocks (Yang et al. 2022, table 8, Adam), not the decay.
 """
 
 import math
@@ -45,19 +48,32 @@ class Averaged(NamedTuple):
     weights: float  # sum of the weights in the average so far
 
 
+# Tables and the head; all other matrices are in a block.
+NOT_OF_BLOCKS = ("token_embedding", "ngram_embedding", "position_embedding", "head")
+
+
 def zeros_like(params: Any) -> Any:
     """Zeros in the place of each parameter."""
     return tree_map(lambda p: np.zeros(np.shape(p)), params)
 
 
-def moved(config: Any, directions: Any, params: Any, learning_rate: float) -> Any:
-    """The updates -lr (direction + decay p), with the decay for matrices only."""
+def moved(config: Any, directions: Any, params: Any, learning_rate: float, width_ratio: float = 1.0) -> Any:
+    """The updates -lr (direction + decay p), with the decay for matrices only.
+
+    The directions of the blocks' matrices are divided by the width ratio.
+    """
 
     def update(direction: Any, p: Any) -> Any:
         decay = config.weight_decay if np.ndim(p) >= 2 else 0.0
         return -learning_rate * (direction + decay * p)
 
-    return tree_map(update, directions, params)
+    def narrowed(direction: Any) -> Any:
+        return direction / width_ratio if np.ndim(direction) == 2 else direction
+
+    return {
+        name: tree_map(update, part if name in NOT_OF_BLOCKS else tree_map(narrowed, part), params[name])
+        for name, part in directions.items()
+    }
 
 
 def start_adamw(params: Any) -> Moments:
@@ -66,7 +82,13 @@ def start_adamw(params: Any) -> Moments:
 
 
 def adamw(
-    config: Any, gradients: Any, moments: Moments, params: Any, learning_rate: float, epsilon: float = 1e-8
+    config: Any,
+    gradients: Any,
+    moments: Moments,
+    params: Any,
+    learning_rate: float,
+    width_ratio: float = 1.0,
+    epsilon: float = 1e-8,
 ) -> tuple[Any, Moments]:
     """The updates and new moments of AdamW. Loshchilov and Hutter 2019, algorithm 2.
 
@@ -77,7 +99,7 @@ def adamw(
     mu = tree_map(lambda m, g: b1 * m + (1 - b1) * g, moments.mu, gradients)
     nu = tree_map(lambda n, g: b2 * n + (1 - b2) * g**2, moments.nu, gradients)
     directions = tree_map(lambda m, n: m / (1 - b1**t) / (np.sqrt(n / (1 - b2**t)) + epsilon), mu, nu)
-    return moved(config, directions, params, learning_rate), Moments(t, mu, nu)
+    return moved(config, directions, params, learning_rate, width_ratio), Moments(t, mu, nu)
 
 
 def start_momentum(params: Any) -> Momentum:
@@ -85,7 +107,9 @@ def start_momentum(params: Any) -> Momentum:
     return Momentum(zeros_like(params))
 
 
-def lion(config: Any, gradients: Any, state: Momentum, params: Any, learning_rate: float) -> tuple[Any, Momentum]:
+def lion(
+    config: Any, gradients: Any, state: Momentum, params: Any, learning_rate: float, width_ratio: float = 1.0
+) -> tuple[Any, Momentum]:
     """The updates and new momentum of Lion. Chen et al. 2023, algorithm 2.
 
     The direction is sign(b1 mu + (1 - b1) g); then mu = b2 mu + (1 - b2) g.
@@ -93,7 +117,7 @@ def lion(config: Any, gradients: Any, state: Momentum, params: Any, learning_rat
     b1, b2 = config.beta1, config.beta2
     directions = tree_map(lambda m, g: np.sign(b1 * m + (1 - b1) * g), state.mu, gradients)
     mu = tree_map(lambda m, g: b2 * m + (1 - b2) * g, state.mu, gradients)
-    return moved(config, directions, params, learning_rate), Momentum(mu)
+    return moved(config, directions, params, learning_rate, width_ratio), Momentum(mu)
 
 
 def sgd(config: Any, gradients: Any, state: Momentum, params: Any, learning_rate: float) -> tuple[Any, Momentum]:
@@ -153,7 +177,13 @@ def start_schedule_free_adamw(params: Any) -> Averaged:
 
 
 def schedule_free_adamw(
-    config: Any, gradients: Any, state: Averaged, params: Any, learning_rate: float, epsilon: float = 1e-8
+    config: Any,
+    gradients: Any,
+    state: Averaged,
+    params: Any,
+    learning_rate: float,
+    width_ratio: float = 1.0,
+    epsilon: float = 1e-8,
 ) -> tuple[Any, Averaged]:
     """The updates of y, which are the parameters, and the new state. Defazio et al. 2024, algorithm 1.
 
@@ -163,7 +193,7 @@ def schedule_free_adamw(
     b1, b2, t = config.beta1, config.beta2, state.updates + 1
     nu = tree_map(lambda n, g: b2 * n + (1 - b2) * g**2, state.nu, gradients)
     directions = tree_map(lambda g, n: g / (np.sqrt(n / (1 - b2**t)) + epsilon), gradients, nu)
-    z = tree_map(np.add, state.z, moved(config, directions, params, learning_rate))
+    z = tree_map(np.add, state.z, moved(config, directions, params, learning_rate, width_ratio))
     largest = max(state.largest, learning_rate)
     weights = state.weights + largest**2
     c = largest**2 / weights

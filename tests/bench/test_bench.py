@@ -291,6 +291,7 @@ WRONG_FOR_PEERS = {
     "nanogpt model.d_head=7": "model.d_head is 7, but nanogpt has only 4; give --set model.d_head=4",
     "nanogpt model.sliding_window=3": "model.sliding_window is 3, but nanogpt has only 8",
     "hf model.separator=3": "model.separator is 3, but hf has none; leave it out.",
+    "nanogpt model.mup_base_width=4": "model.mup_base_width is 4, but nanogpt has none; leave it out.",
     "nanogpt model.d_ff=9": "model.d_ff is 9, but nanogpt has only 32",
     "nanogpt model.position=none": "model.position is none, but nanogpt has only learned",
 }

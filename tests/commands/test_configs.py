@@ -182,6 +182,14 @@ RULES = {  # of two fields: settings at the limit, settings beyond it, and the e
         ["tokenizer.kind='file'", "tokenizer.path='t.json'"], ["tokenizer.path='t.json'"],
         "tokenizer.path and tokenizer.kind = \"file\" go together",
     ),
+    "model.mup_base_width": (
+        ["model.mup_base_width=64", "optimizer.name=muon"], ["model.mup_base_width=64", "optimizer.name=sgd"],
+        "optimizer.name is sgd, but model.mup_base_width is for adamw, muon, lion, schedule_free_adamw",
+    ),
+    "model.scale_embeddings": (
+        ["model.scale_embeddings=true"], ["model.scale_embeddings=true", "model.mup_base_width=64"],
+        "model.scale_embeddings makes embeddings grow with the width",
+    ),
     "tokenizer.vocab_size": (
         ["tokenizer.kind='word'", "tokenizer.vocab_size=9"], ["tokenizer.kind='gpt2'", "tokenizer.vocab_size=9"],
         "kind = 'gpt2' has a size of its own",
@@ -202,7 +210,7 @@ def test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round(
 LIMITS = {  # the least and the greatest allowed value of a field
     "data.characters": (1, 2**31 - 1), "tokenizer.vocab_size": (1, 2**31 - 1), "model.vocab_size": (0, 2**24),
     "model.context_length": (1, 2**24), "model.d_model": (1, 2**17), "model.n_layers": (1, 1000),
-    "model.n_heads": (1, 1024), "model.n_kv_heads": (1, 1024), "model.d_head": (1, 2**14), "model.d_ff": (1, 2**20),
+    "model.n_heads": (1, 1024), "model.n_kv_heads": (1, 1024), "model.d_head": (1, 2**14), "model.d_ff": (1, 2**20), "model.mup_base_width": (1, 2**17),
     "model.rope_original_context": (1, 2**24), "model.sliding_window": (1, 2**24), "model.separator": (0, 2**31 - 1),
     "model.ngrams": (1, 8), "model.ngram_rows": (1, 2**24),
     "train.steps": (1, 2**31 - 1), "train.batch_size": (1, 2**20), "train.seed": (0, 2**31 - 1),

@@ -103,6 +103,13 @@ def test_parameters_and_costs(capsys: pytest.CaptureFixture[str]) -> None:
     assert content["functions"] == [] and content["vocabulary_known"] and len(lines) < 40
 
 
+def test_the_width_scales_what_muon_does(capsys: pytest.CaptureFixture[str]) -> None:
+    lines, content = described(capsys, "small.toml", "--set=model.mup_base_width=2")
+    assert row(lines, "mlp/up/kernel") == "8 x 32 256 muon x 0.5 0.1"
+    scales = {(one["optimizer"], one["direction_scale"]) for one in content["parameters"]}
+    assert scales == {("muon", 0.5), ("adamw", 1.0)}
+
+
 def test_rules_are_what_the_optimizers_do() -> None:
     """Without a gradient an update is the decay alone; with one, Muon's is AdamW's except where a rule says Muon."""
     shapes = {

@@ -25,7 +25,16 @@ from train.sweep import combinations, parse_axes, split_values
 from train.together import first_states, numbers_of, with_numbers
 
 IDEAS = Path(__file__).parents[1] / "support" / "ideas"
-SHORT = ["--set", "train.steps=6", "--set", "checkpoint.every=2", "--set", "eval.every=3"]
+SHORT = [
+    "--set",
+    "train.steps=6",
+    "--set",
+    "checkpoint.every=2",
+    "--set",
+    "eval.every=3",
+    "--set",
+    "model.mup_base_width=2",
+]
 RATES, SEEDS = ["--set", "optimizer.learning_rate=1e-2,3e-2"], ["--set", "train.seed=0,1"]
 TOLERANCE = 1e-5  # of a loss beside that of a run alone, whose sums XLA may order otherwise
 

@@ -59,7 +59,6 @@ LEFT_OUT = {  # modules without logic of their own, or whose logic no quick test
     "jaxllm/reference/fast/__init__.py", "jaxllm/tokenizers/formats/__init__.py", "train/commands/__init__.py",
     "train/runs/__init__.py", "train/runtime/__init__.py", "jaxllm/pretrained/__init__.py",
     "jaxllm/reference/__init__.py", "jaxllm/tokenizers/__init__.py", "train/__init__.py", "train/__main__.py",
-    "jaxllm/fast/init.py",  # to the bit, of programs compiled with all optimisations: test_speed.py
     "train/bench/__init__.py",
     # as `train_report` and `train_recording`, and names of processors
     "train/bench/generate.py", "train/bench/generate_report.py", "train/bench/train.py",

@@ -23,7 +23,7 @@ STARTS = np.array([0, 2, 3])  # slots of the rows' first tokens
 @pytest.mark.parametrize(
     "options",
     [
-        {"n_layers": 2}, {"position": "sinusoidal"}, {"position": "rotary", "n_heads": 4, "n_kv_heads": 2},
+        {"n_layers": 2}, {"position": "sinusoidal", "mup_base_width": 3}, {"position": "rotary", "n_heads": 4, "n_kv_heads": 2},
         *(
             pytest.param(options, marks=pytest.mark.newest)
             for options in (

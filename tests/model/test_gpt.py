@@ -197,7 +197,7 @@ def test_every_config_field_does_something(field: str) -> None:
     """Another value gives other parameters or other logits; `zero_init` gives other values to begin with."""
     other = {
         "vocab_size": 18, "context_length": 9, "d_model": 12, "n_layers": 2, "n_heads": 4, "n_kv_heads": 1,
-        "d_ff": 5, "position": "sinusoidal", "norm": "rms_norm", "activation": "gelu", "dropout": 0.5,
+        "d_ff": 5, "mup_base_width": 2, "position": "sinusoidal", "norm": "rms_norm", "activation": "gelu", "dropout": 0.5,
         "tie_embeddings": False, "use_bias": False, "separator": int(random_tokens(TINY)[0, 3]),
         "d_head": 6, "rope_base": 100.0, "rope_factor": 8.0, "rope_low_frequency": 2.0, "rope_high_frequency": 3.0,
         "rope_original_context": 60, "sliding_window": 2, "norm_epsilon": 0.1, "qk_norm": True,

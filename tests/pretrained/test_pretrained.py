@@ -63,6 +63,18 @@ def test_a_saved_model_is_loaded_again(architecture: str, tmp_path: Path) -> Non
     assert all(x.flags.owndata and x.flags.c_contiguous for x in jax.tree.leaves(again))
 
 
+def test_a_model_with_mup_is_saved_without(tmp_path: Path) -> None:
+    """Its division of what the head reads is part of the final norm's parameters."""
+    config, tokens = replace(GPT2, mup_base_width=2), random_tokens(GPT2)
+    params = random_params(config)
+    save_pretrained(tmp_path, config, params)
+    back, again = load_pretrained(tmp_path)
+    assert back.mup_base_width is None
+    want = reference.gpt.forward(config, params, tokens)
+    np.testing.assert_allclose(reference.gpt.forward(back, again, tokens), want, rtol=1e-12)
+    assert np.abs(reference.gpt.forward(back, params, tokens) - want).max() > 1
+
+
 def test_every_family_is_saved() -> None:
     assert set(SAVED) == {family.architecture for family in FAMILIES}
 

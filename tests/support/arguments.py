@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from jaxllm.config import Rotary
 
+RATIOS = st.sampled_from([1.0, 2.5])  # of widths, for muP
+
 
 def soft_cap_vjp(z: np.ndarray) -> tuple[np.ndarray, Any]:
     y = 3 * np.tanh(z / 3)
@@ -194,7 +196,9 @@ def weighted(d: Draw) -> list[Any]:
 def lens(d: Draw) -> list[Any]:
     n, v, tied = d.size(5), d.size(), d.data.draw(st.booleans())
     kind = d.data.draw(st.sampled_from(["layer_norm", "rms_norm"]))
-    config = SimpleNamespace(norm=kind, norm_epsilon=0.1, tie_embeddings=tied, logits=d.change())
+    config = SimpleNamespace(
+        norm=kind, norm_epsilon=0.1, tie_embeddings=tied, logits=d.change(), width_ratio=d.data.draw(RATIOS)
+    )
     head = {"token_embedding": {"table": d.array(v, n)}} if tied else {"head": {"kernel": d.array(n, v)}}
     return [config, {"norm_final": d.norm(n), **head}, d.spread(*d.sizes(), n)]
 
@@ -222,7 +226,7 @@ def block(d: Draw) -> list[Any]:
 def model(d: Draw) -> list[Any]:
     config, params, width = block_of(d)
     v, t = d.size(6, 2), d.size()
-    config.tie_embeddings, config.n_layers = d.data.draw(st.booleans()), 1
+    config.tie_embeddings, config.n_layers, config.width_ratio = d.data.draw(st.booleans()), 1, d.data.draw(RATIOS)
     config.separator = d.data.draw(st.sampled_from([None, 0]))
     config.position = d.data.draw(st.sampled_from(["learned", "sinusoidal"])) if width % 2 == 0 else "learned"
     config.position = config.position if config.rotary is None else "rotary"

@@ -21,7 +21,7 @@ VARIANTS = {
     "deep": {"n_layers": 8},
     "llama": {
         "n_heads": 4, "n_kv_heads": 2, "position": "rotary", "norm": "rms_norm", "norm_epsilon": 1e-6,
-        "activation": "swiglu", "use_bias": False, "sliding_window": 3,
+        "activation": "swiglu", "use_bias": False, "sliding_window": 3, "mup_base_width": 3,
     },
     "qwen": {
         "position": "rotary_interleaved", "rope_factor": 4.0, "rope_original_context": 40, "qk_norm": True,

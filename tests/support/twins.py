@@ -38,7 +38,7 @@ WITHOUT_TWIN = {
     "fast.attention.chunking",  # a plan: test_fast_attention.py
     "fast.products.product",  # einsum by another library: test_products.py
     "fast.init.init_params",  # random: test_speed.py
-    "layers.residual_std",  # a constant: test_gpt.py
+    "layers.hidden_std", "layers.residual_std",  # constants: test_gpt.py
     "flops.flops_per_token",  # a count: test_flops.py
     "fast.attention.attention_path", "fast.attention.looks_ahead",  # a choice
     "cache.extend",  # the cache as a whole: test_cache.py

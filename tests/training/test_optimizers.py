@@ -43,12 +43,14 @@ def shaped(tree: Any) -> Any:
     return {name: shaped(x) if isinstance(x, dict) else jnp.zeros(x) for name, x in tree.items()}
 
 
-def rows(config: Any, made_by: Any = None, dtype: Any = "float64") -> Any:
+def rows(config: Any, made_by: Any = None, dtype: Any = "float64", ratio: float = 1.0) -> Any:
     """The comparison of the optimizer of `made_by` with the twin of `config`, at step 3 of 20."""
-    made_by = made_by or config
-    params = random_like(shaped(PARAMS))
-    optimizer, schedule = make_optimizer(made_by, 20), learning_rate_schedule(made_by, 20)
-    return compare_optimizer(optimizer, schedule, config, 20, 3, params, random_like(params, seed=1), dtype=dtype)
+    made_by, params = made_by or config, random_like(shaped(PARAMS))
+    optimizer, schedule = make_optimizer(made_by, 20, ratio), learning_rate_schedule(made_by, 20)
+    gradients = random_like(params, seed=1)
+    return compare_optimizer(
+        optimizer, schedule, config, 20, 3, params, gradients, dtype=dtype, width_ratio=ratio
+    )  # fmt: skip
 
 
 def test_every_name_that_a_config_allows_has_a_function_and_a_twin() -> None:
@@ -69,6 +71,12 @@ def test_a_step_agrees_with_its_twin(name: str) -> None:
     """Schedule, clipping, moments, update and parameters in float64, from a state after some updates."""
     found = rows(replace(CONFIG, name=name, schedule=CASES[name]))
     assert {"update", "parameters after it"} < {row.stage.partition(": ")[2] for row in found}
+    assert not [row for row in found if not row.relative <= 1e-12]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "lion", "schedule_free_adamw"])
+def test_a_step_in_a_wider_model_agrees_with_its_twin(name: str) -> None:
+    found = rows(replace(CONFIG, name=name, schedule=CASES[name]), ratio=2.5)
     assert not [row for row in found if not row.relative <= 1e-12]
 
 

@@ -86,7 +86,10 @@ def test_blocks_traced_once_compute_the_same() -> None:
     ("change", "x64"),
     [
         ({}, False),
-        ({"tie_embeddings": False, "n_kv_heads": 1, "use_bias": False}, True),
+        (
+            {"tie_embeddings": False, "n_kv_heads": 1, "use_bias": False, "activation": "swiglu", "mup_base_width": 3},
+            True,
+        ),
         ({"tie_embeddings": False, "zero_init": True, "ngrams": 3, "ngram_rows": 5}, False),
     ],
 )
@@ -97,7 +100,12 @@ def test_the_first_parameters_are_those_of_flax(change: dict[str, Any], x64: boo
         want = jax.jit(model.init)(jax.random.key(3), inputs)["params"]
         got = init_state(model, optax.sgd(0.0), 3).params
     jax.tree.map(partial(np.testing.assert_array_equal, strict=True), got, want)
-    kinds = {(p.shape, "output" in path or "down" in path) for path, p in flatten_dict(want).items() if p.ndim == 2}
+    apart = model.config.width_ratio != 1  # maps of the blocks have another deviation than tables and head
+    kinds = {
+        (p.shape, "output" in path or "down" in path, apart and path[0].startswith("block_"))
+        for path, p in flatten_dict(want).items()
+        if p.ndim == 2
+    }
     lowered = jax.jit(partial(init_params, model)).lower(jax.random.key(3), inputs).as_text()
     of_one = jax.jit(lambda key: jax.random.normal(key, (2, 3))).lower(jax.random.key(3)).as_text().count("erf_inv")
     assert of_one > 0 and lowered.count("erf_inv") == of_one * len(kinds)

@@ -27,7 +27,7 @@ VARIANTS = {
     "all else": (
         replace(
             MODEL, n_heads=4, n_kv_heads=2, norm="rms_norm", activation="gelu", position="sinusoidal",
-            tie_embeddings=False, use_bias=False,
+            tie_embeddings=False, use_bias=False, mup_base_width=12,
         ),
         1,
     ),
@@ -48,7 +48,7 @@ def run_twice(name: str, dtype: str, rule: OptimizerConfig = OPTIMIZER) -> tuple
     """Parameters at the end and the metrics of each step, by JAX and by NumPy."""
     model, micro_batches = VARIANTS[name]
     config = TrainConfig(steps=STEPS, batch_size=BATCH, grad_accumulation=micro_batches)
-    optimizer = make_optimizer(rule, STEPS)
+    optimizer = make_optimizer(rule, STEPS, model.width_ratio)
     gpt = GPT(model)
     with jax.enable_x64(dtype == "float64"), compiled_for(dtype):
         shapes = jax.eval_shape(partial(first_state, gpt, optimizer), jax.random.key(0))

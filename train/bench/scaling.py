@@ -126,7 +126,7 @@ def size_rows(config: RunConfig) -> Iterator[Measured]:
 
 def _step_cost(config: RunConfig) -> Measured:
     model, train = model_without_text(config), config.train
-    optimizer = make_optimizer(config.optimizer, train.steps)
+    optimizer = make_optimizer(config.optimizer, train.steps, model.width_ratio)
     gpt = make_model(model, train)
     state = init_state(gpt, optimizer, train.seed)
     step = make_train_step(gpt, optimizer, train, learning_rate_schedule(config.optimizer, train.steps))

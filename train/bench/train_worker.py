@@ -34,7 +34,7 @@ class OurTraining:
         self._config = replace(config.train, products=products)
         steps = self._config.steps
         model = make_model(shape, self._config)
-        optimizer = make_optimizer(config.optimizer, steps)
+        optimizer = make_optimizer(config.optimizer, steps, shape.width_ratio)
         schedule = learning_rate_schedule(config.optimizer, steps)
         start = time.perf_counter()
         train_step = make_train_step(model, optimizer, self._config, schedule)

@@ -127,6 +127,7 @@ def _requirements(model: GPTConfig, peer: Peer) -> list[tuple[str, Any, Any]]:
         ("d_head", model.head_dim, model.d_model // model.n_heads),
         ("n_kv_heads", model.kv_heads, model.n_heads),
         ("d_ff", model.hidden_dim, 4 * model.d_model),
+        ("mup_base_width", model.mup_base_width, None),
         ("use_bias", model.use_bias, model.use_bias if peer.without_biases else True),
         ("activation", model.activation, model.activation if replaced else peer.activation),
     ]

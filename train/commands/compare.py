@@ -181,9 +181,9 @@ def compare(subject: Subject, dtype: str) -> Report:
     rows, gradients = compare_model(
         subject.model, subject.params, subject.inputs, subject.targets, dtype, subject.config.train.loss
     )
-    config, steps = subject.config.optimizer, subject.config.train.steps
+    config, steps, width_ratio = subject.config.optimizer, subject.config.train.steps, subject.model.width_ratio
     rows += compare_optimizer(
-        make_optimizer(config, steps), learning_rate_schedule(config, steps), config, steps, subject.step,
-        subject.params, gradients, subject.opt_state, "float64" if dtype == "float64" else "float32",
+        make_optimizer(config, steps, width_ratio), learning_rate_schedule(config, steps), config, steps, subject.step,
+        subject.params, gradients, subject.opt_state, "float64" if dtype == "float64" else "float32", width_ratio,
     )  # fmt: skip
     return Report.of(dtype, rows)

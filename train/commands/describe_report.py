@@ -61,17 +61,18 @@ def figures(of: Described) -> dict[str, Any]:
 
 
 def parameter_rows(model: GPTConfig, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
-    """Name, shape, size, optimizer and weight decay of each parameter, in the order of use.
+    """Name, shape, size, optimizer, weight decay and direction's scale of each parameter, in the order of use.
 
-    The last two are None where a user's function decides.
+    The last three are None where a user's function decides.
     """
     shapes = parameter_shapes(model)
     params = nested({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
-    rule = flatten_dict(rules(optimizer, params), sep="/")
+    rule = flatten_dict(rules(optimizer, params, model.width_ratio), sep="/")
     return [
         {
             "name": path, "shape": list(shapes[path]), "size": math.prod(shapes[path]),
             "optimizer": rule[path] and rule[path].optimizer, "weight_decay": rule[path] and rule[path].weight_decay,
+            "direction_scale": rule[path] and rule[path].scale,
         }
         for path in sorted(shapes, key=_place)
     ]  # fmt: skip
@@ -144,9 +145,10 @@ def table(parameters: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    decay = row["weight_decay"]
+    decay, scale = row["weight_decay"], row["direction_scale"]
+    scaled = f" x {scale:.3g}" if scale not in (None, 1) else ""
     return [
-        " x ".join(f"{n:,}" for n in row["shape"]), f"{row['size']:,}", row["optimizer"] or "-",
+        " x ".join(f"{n:,}" for n in row["shape"]), f"{row['size']:,}", f"{row['optimizer'] or '-'}{scaled}",
         "-" if decay is None else f"{decay:g}",
     ]  # fmt: skip
 

@@ -21,6 +21,8 @@ GPT, LOSS, SAMPLING = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
 CACHE, DECODE, GENERATE = "jaxllm/cache.py", "jaxllm/fast/cached_gpt.py", "jaxllm/fast/generate.py"
 
 MUTATIONS = [
+    Mutation("the head of a wide model reads the norm undivided", GPT, "else x / self.config.width_ratio", "else x", "model/test_width.py::test_logits_are_divided_by_the_width_ratio[True]"),
+    Mutation("maps of a wide model begin as a narrow one's", "jaxllm/fast/init.py", 'return hidden_std(config.width_ratio)', 'return hidden_std()', "model/test_width.py::test_initial_weights_of_blocks_shrink_with_the_root_of_the_width"),
     Mutation("bias subtracted", FAST_LAYERS, "lambda y, bias: (y + bias, None)", "lambda y, bias: (y - bias, None)", twin("layers.linear", 1)),
     Mutation("gradient of the kernel off by 1e-9", FAST_LAYERS, 'product("...d,...f->df", x, dy)', '(1 + 1e-9) * product("...d,...f->df", x, dy)', twin("layers.linear")),
     Mutation("gradient of x off by 1e-9", FAST_LAYERS, 'return product("...f,df->...d", dy, kernel)', 'return (1 + 1e-9) * product("...f,df->...d", dy, kernel)', twin("layers.linear")),
@@ -108,7 +110,7 @@ MUTATIONS = [
     Mutation("first residual forgotten", GPT, '"residual_1", x + Dropout', '"residual_1", Dropout', MODEL),
     Mutation("post-norm", GPT, "mlp(norm_2(x))", "norm_2(mlp(x))", MODEL),
     Mutation("positions forgotten", GPT, "x = self.position_embedding(x, positions)", "self.position_embedding(x, positions)", MODEL),
-    Mutation("final norm's result not used", GPT, "return self.norm_final(carried[0])", "self.norm_final(carried[0])\n        return carried[0]", MODEL),
+    Mutation("final norm's result not used", GPT, "x = self.norm_final(x)", "self.norm_final(x)", MODEL),
     Mutation("untied head where a tied one was asked for", GPT, "x) if self.config.tie_embeddings else", "x) if not self.config.tie_embeddings else", MODEL, "AttributeError"),
     Mutation("a map of a joined matrix reads another one's rows", "jaxllm/fast/quantised_weights.py", "zip([0, *ends[:-1]], ends, strict=True)", "zip([0, *ends[:-1]][::-1], ends[::-1], strict=True)", "model/test_quantised_weights.py::test_a_packed_model_is_the_same_model[gpt2]"),
     Mutation("loss divided by the number of tokens, not of weights", LOSS, "/ weights.sum()", "/ weights.size", twin("loss.cross_entropy", 1)),
@@ -125,7 +127,7 @@ MUTATIONS = [
     Mutation("n-grams forget what was read before", CACHE, "self.length + n_read, place.latest[:, n_read:]", "self.length + n_read, 0 * place.latest[:, n_read:]", f"{GENERATED}[separator]"),
     Mutation("n-grams of padding", CACHE, 'mode="fill", fill_value=0, wrap_negative_indices=False)', 'mode="fill", fill_value=1, wrap_negative_indices=False)', f"{GENERATED}[separator]"),
     Mutation("a ReLU that squares what is below 0", LAYERS, "return jnp.square(jnp.maximum(x, 0))", "return jnp.square(x)", twin("layers.squared_relu")),
-    Mutation("maps that are to begin at zero do not", LAYERS, "return 0.0 if zero else INIT_STD", "return INIT_STD", "model/test_gpt.py::test_blocks_that_begin_at_zero_change_nothing"),
+    Mutation("maps that are to begin at zero do not", LAYERS, "return 0.0 if zero else hidden_std", "return hidden_std", "model/test_gpt.py::test_blocks_that_begin_at_zero_change_nothing"),
     Mutation("turned backwards", ROTARY, "a * cos - b * sin, a * sin + b * cos", "a * cos + b * sin, b * cos - a * sin", twin("rotary.rotate")),
     Mutation("the other pairs", ROTARY, "axis = -1 if interleaved else -2", "axis = -2 if interleaved else -1", twin("rotary.rotate"), "ValueError: too many values to unpack"),
     Mutation("slowed where it should not be", ROTARY, "(share + (1 - share) / factor)", "(1 - share + share / factor)", twin("rotary.rotary_frequencies", 1)),
