@@ -76,9 +76,10 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         try:
             folder.write_config(config)  # only after everything saved has been read
             drop_samples(folder.samples, steps.start - unmeasured)
-            measure = make_measure(run, model, folder, stop)
+            measure, sample = make_measure(run, model, stop), partial(write_sample, run, model, folder)
             if unmeasured:  # the evaluation was abandoned when the run was stopped
-                log.complete(measured := measure(state))
+                sample(state, measured := measure(state))
+                log.complete(measured)
                 checkpoints.add_losses(steps.start, measured)
             with prefetched(partial(batch_of, run), range(0) if stop or over else steps) as batches:
                 for step, inputs, targets, waited_s in batches:
@@ -95,6 +96,8 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                         log.note(last_line(config, step + 1))
                     if due(step + 1, config.eval.every, over):
                         log.flush(partial(measure, state))
+                        sample(state, log.last)  # once the loss is recorded, because compiling it takes seconds
+                        log.restart_clock()
                     ending = bool(stop)
                     if ending or due(step + 1, config.checkpoint.every, over):
                         save_state(state, checkpoints, log, as_dict(config), run.tokenizer.fingerprint())
@@ -174,27 +177,31 @@ def due(step: int, every: int, last: bool) -> bool:
     return step % every == 0 or last
 
 
-def make_measure(run: Prepared, model: GPT, folder: RunFolder, stop: Stop) -> Callable[[TrainState], dict[str, float]]:
-    """A function that returns the losses of a state and appends a sample to samples.txt; {} once stopped.
+def make_measure(run: Prepared, model: GPT, stop: Stop) -> Callable[[TrainState], dict[str, float]]:
+    """A function that returns the losses of a state, {} once stopped.
 
-    The losses are val_loss and, where `eval.weights` are others than the parameters, theirs as averaged_val_loss.
+    They are val_loss and, where `eval.weights` are others than the parameters, theirs as averaged_val_loss.
     """
     evaluate = evaluator(model, run.config, lambda: bool(stop))
     averaged = eval_weights(run.config)
 
     def measure(state: TrainState) -> dict[str, float]:
-        params, name = state.params, "val_loss"
         try:
-            losses = {name: evaluate(params, run.validation_ids)}
+            losses = {"val_loss": evaluate(state.params, run.validation_ids)}
             if averaged:
-                params, name = averaged(state), "averaged_val_loss"
-                losses[name] = evaluate(params, run.validation_ids)
+                losses["averaged_val_loss"] = evaluate(averaged(state), run.validation_ids)
         except Abandoned:
             return {}
-        if math.isfinite(losses[name]):
-            c = run.config
-            text = sample_text(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)
-            add_sample(folder.samples, int(state.step), losses[name], text)
         return losses
 
     return measure
+
+
+def write_sample(run: Prepared, model: GPT, folder: RunFolder, state: TrainState, losses: Mapping[str, float]) -> None:
+    """Append a sample of the state's text to samples.txt, with the loss of the weights that write it, if measured."""
+    averaged = eval_weights(run.config)
+    loss = losses.get("averaged_val_loss" if averaged else "val_loss", math.nan)
+    if math.isfinite(loss):
+        params, c = averaged(state) if averaged else state.params, run.config
+        text = sample_text(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)
+        add_sample(folder.samples, int(state.step), loss, text)

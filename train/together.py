@@ -23,7 +23,7 @@ from jaxllm.gpt import GPT
 from .config import RunConfig, as_dict
 from .errors import DivergedError, NotSavedError, Stopped, reason
 from .inputs import Prepared
-from .loop import batch_of, due, make_measure, plan_of, save_state, where_not_finite
+from .loop import batch_of, due, make_measure, plan_of, save_state, where_not_finite, write_sample
 from .memory_estimate import estimate
 from .optimizer import learning_rate_schedule, make_optimizer
 from .prefetch import prefetched
@@ -235,7 +235,8 @@ class _Training:
         config = member.run.config
         sink = Guarded(config.train.sink, member.folder, as_dict(config), done)
         self.log = StepLog(plan_of(config), member.folder, done, explain, partial(_Lines, member.name), sink)
-        self._measure = make_measure(member.run, model, member.folder, stop)
+        self._measure = make_measure(member.run, model, stop)
+        self._sample = partial(write_sample, member.run, model, member.folder)
 
     def attempt(self, work: Callable[..., None], *arguments: Any) -> None:
         """Do some work for the run unless it has diverged. If it does now, print the error and keep it."""
@@ -253,7 +254,8 @@ class _Training:
         self._folder.write_config(self._run.config)
         drop_samples(self._folder.samples, done - unmeasured)
         if unmeasured:  # the evaluation was abandoned when the run was stopped
-            self.log.complete(measured := self._measure(self._state()))
+            self._sample(self._state(), measured := self._measure(self._state()))
+            self.log.complete(measured)
             self._checkpoints.add_losses(done, measured)
 
     def record(self, step: int, metrics: Metrics, waited_s: float) -> None:
@@ -267,6 +269,7 @@ class _Training:
             measured = self._measure(self._state())
             self.log.check(step, measured)
             self.log.complete(measured)
+            self._sample(self._state(), measured)
         if ending or self._due(step, self._run.config.checkpoint.every):
             tokenizer = self._run.tokenizer.fingerprint()
             save_state(self._state(), self._checkpoints, self.log, as_dict(self._run.config), tokenizer)
