@@ -74,7 +74,9 @@ def check(chosen: list[Mutation], work: Path, start: float) -> int:
         missed = uncaught(again, work, 1)
     seconds = time.perf_counter() - start
     for mutation in again:
-        print(f"{'not caught' if mutation in missed else 'caught at the second try'}: {mutation.what} ({mutation.test})")
+        print(
+            f"{'not caught' if mutation in missed else 'caught at the second try'}: {mutation.what} ({mutation.test})"
+        )
     print(f"{len(chosen) - len(missed)} of {len(chosen)} mutations caught, in {seconds:.0f} s")
     return 1 if missed else 0
 
