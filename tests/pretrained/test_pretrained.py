@@ -128,7 +128,7 @@ def test_models_that_no_family_can_express(config: GPTConfig, words: str, tmp_pa
         (GPT2, {"rope_low_frequency": 4.0, "rope_factor": 8.0}),
         (LLAMA, {"rope_low_frequency": 4.0}),  # without a factor there is no scaling
     ],
-    ids=str,
+    ids=("odd heads", "low frequency", "initial values", "scaling", "Llama"),
 )
 def test_limits_of_unused_features_do_not_refuse_a_model(
     base: GPTConfig, change: dict[str, Any], tmp_path: Path

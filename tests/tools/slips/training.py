@@ -51,7 +51,7 @@ MUTATIONS = [
     Mutation("a manifest may lead outside", "train/runs/manifest.py", 'or ".." in PurePosixPath(name).parts', "", "training/test_checkpoint.py::test_a_manifest_of_another_step_or_that_leads_outside_is_refused"),
     Mutation("the best checkpoint goes with the old", "train/runs/checkpoint.py", " - set(best)", "", "training/test_checkpoint.py::test_the_newest_stay_and_the_best"),
     Mutation("of equal losses the older is the best", "train/runs/checkpoint.py", "return min(losses, key=lambda step: (losses[step], -step), default=None)", "return min(losses, key=lambda step: losses[step], default=None)", "training/test_checkpoint.py::test_of_equal_losses_the_newer_is_the_best"),
-    Mutation("the table of n-grams by Muon", OPTIMIZER_FILE, '"token_embedding", "ngram_embedding", ', '"token_embedding", ', "training/test_optimizers.py::test_a_step_agrees_with_its_twin[muon]"),
+    Mutation("the table of n-grams by Muon", OPTIMIZER_FILE, '"token_embedding", "ngram_embedding", ', '"token_embedding", ', "training/test_optimizers.py::test_a_step_agrees_with_its_twin[muon]", "ngram_embedding"),
     Mutation("a step that is not finite applied", "train/nonfinite.py", "jnp.where(finite, n, o)", "jnp.where(True, n, o)", f"{NOT_FINITE}[both]"),
     Mutation("a step that is not finite not counted by the schedule", "train/nonfinite.py", "            return n\n", "            return o\n", f"{NOT_FINITE}[both]"),
     Mutation("the last part that is not finite, not the first", "train/nonfinite.py", "wrong.argmax()", "len(wrong) - 1 - wrong[::-1].argmax()", "training/test_nonfinite.py::test_the_first_part_backward_is_found[nan]"),
