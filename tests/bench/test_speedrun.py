@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -286,15 +288,20 @@ def test_the_losses_of_checkpoints_are_those_of_our_windows(place: Path, monkeyp
     assert loss == pytest.approx(total / (len(ids) - 1), rel=1e-6)
 
 
-def test_a_terminated_bench_ends_its_process(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (place / "ours.py").write_text("import os, time\nopen('pid.txt', 'w').write(str(os.getpid()))\ntime.sleep(60)")
+@pytest.mark.parametrize("script", ["ours.py", "losses.py"])
+def test_a_terminated_bench_ends_its_process(script: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leaves no temporary folder; also while nanoGPT's checkpoints are evaluated."""
+    (place / script).write_text("import os, time\nopen('pid.txt', 'w').write(str(os.getpid()))\ntime.sleep(60)")
+    (place / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place / "temporary"))
 
     def terminate() -> None:
         while not (place / "pid.txt").exists() or not (place / "pid.txt").read_text():
-            pass
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=terminate, daemon=True).start()
-    assert main(COMMAND) == 143
+    assert main([*COMMAND, *(AGAINST if script == "losses.py" else [])]) == 143
+    assert not [*(place / "temporary").glob("jaxllm-*")]
     with pytest.raises(ProcessLookupError):
         os.kill(int((place / "pid.txt").read_text()), 0)

@@ -16,6 +16,7 @@ from .speedrun_nanogpt import check_recipe, train_nanogpt
 from .speedrun_ours import OurRecipe, check_same_text, load_recipes, train_ours, train_ours_within
 from .speedrun_plot import draw_speedrun
 from .speedrun_report import Round, headline, make_figures, round_line, table
+from .whole_run import termination_raised
 
 
 def bench_speedrun_command(
@@ -42,7 +43,7 @@ def bench_speedrun_command(
     print("\n".join(headline(recipes, peer)), flush=True)
     done: list[Round] = []
     for number in range(1, rounds + 1):
-        with status_line() as show:
+        with status_line() as show, termination_raised():
             done.append(run_round(recipes, peer, loss, number, show))
         print(f"round {number} of {rounds}: {round_line(done[-1], loss)}", flush=True)
     figures = make_figures(recipes, peer, done, loss)
