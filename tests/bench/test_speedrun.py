@@ -164,6 +164,15 @@ def test_a_side_that_fails(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == "jaxllm bench: the process of nanogpt ended: MemoryError: no more of it.\n"
 
 
+def test_a_loss_of_the_other_side_that_is_not_finite(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = place / "nanoGPT" / "train.py"
+    path.write_text(path.read_text().replace('"1.9"', '"nan"'))
+    assert main([*COMMAND, *AGAINST, "--json", "bench.json"]) == 1
+    error = capsys.readouterr().err
+    assert "the validation loss of nanogpt is nan after" in error and error.count("\n") == 1
+    assert not (place / "bench.json").exists()
+
+
 WRONG = {
     "missing.toml": "cannot read the config missing.toml",
     "char.toml --rounds 0": "--rounds is 0",

@@ -83,6 +83,7 @@ MUTATIONS = [
     Mutation("a run with what others have compiled", "train/bench/speedrun_ours.py", 'VARIABLE: str(Path(place, "compiled"))', "VARIABLE: place", f"{SPEEDRUN}::test_ours_alone_and_a_loss_never_reached", "bench.json"),
     Mutation("the loss of weights that do not generate", "train/bench/speedrun_ours.py", 'record.get(AVERAGED, record["val_loss"])', 'record["val_loss"]', f"{SPEEDRUN}::test_whole_runs_by_turns"),
     Mutation("nanoGPT on the validation split", "train/bench/speedrun_nanogpt.py", '("train.bin", prepared.train_ids)', '("train.bin", prepared.validation_ids)', f"{SPEEDRUN}::test_whole_runs_by_turns"),
+    Mutation("a loss of nanoGPT that is not finite", "train/bench/speedrun_nanogpt.py", "if not math.isfinite(loss):", "if False:", f"{SPEEDRUN}::test_a_loss_of_the_other_side_that_is_not_finite", "ValueError: Out of range float values"),
     Mutation("a ratio to the other side's crossing", "train/bench/speedrun_report.py", "s and s / other.seconds for", "s and s / (other.seconds_to(loss) or 1) for", f"{SPEEDRUN}::test_whole_runs_by_turns"),
     Mutation("a loss that was missed in silence", "train/bench/speedrun.py", "    if missed:", "    if False:", f"{SPEEDRUN}::test_ours_alone_and_a_loss_never_reached"),
     Mutation("losses that part agree", "train/bench/train_report.py", 'figures["loss_difference"] <= figures["loss_tolerance"]', "True", "bench/test_bench.py::test_losses_that_differ"),
