@@ -78,7 +78,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
             drop_samples(folder.samples, steps.start - unmeasured)
             measure, sample = make_measure(run, model, stop), partial(write_sample, run, model, folder)
             if unmeasured:  # the evaluation was abandoned when the run was stopped
-                sample(state, measured := measure(state))
+                sample(state, measured := measure(state))  # first, because a complete record says that it is there
                 log.complete(measured)
                 checkpoints.add_losses(steps.start, measured)
             with prefetched(partial(batch_of, run), range(0) if stop or over else steps) as batches:

@@ -23,7 +23,7 @@ SHRUNK = {
 
 
 def test_the_promised_configs_are_there() -> None:
-    assert {"quickstart", "shakespeare-char", "gpt2-124m"} <= {p.stem for p in CONFIGS}
+    assert {"quickstart", "shakespeare-char", "speedrun-char", "minute-char", "gpt2-124m"} <= {p.stem for p in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
