@@ -24,8 +24,8 @@ def ngram_ids(
     """The row, 0 to `rows` - 1, of the n-gram that ends at each position: a hash of its n tokens modulo `rows`.
 
     Token v counts as v + 1. 0 stands for a token that is absent: before the first position, or of another document than
-    the last of the n. Each token is mixed in by the finaliser of MurmurHash3 (Appleby 2011), which is invertible, so
-    that only the modulo makes n-grams of few tokens share a row.
+    the last of the n. Each token is mixed in by the finaliser of MurmurHash3 (Appleby 2011), and each of these steps is
+    invertible. N-grams share a row by the modulo and, with large vocabularies, because a hash has only 32 bits.
     """
     words = tokens.astype(jnp.uint32) + 1
     h = jnp.zeros_like(words)

@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -39,10 +40,10 @@ def evaluator(
 
     With `begin`, the id that each window begins with, it is over all ids. Where `model.visible` looks ahead, targets
     that the model sees are left out. The function calls `abandon` before each batch and raises Abandoned when it
-    returns True.
+    returns True. It raises InputError for a rule that shows every position its target.
     """
-    eval_step, known = make_eval_step(model), known_targets(model.config)
-    batch_size = evaluation_rows(config)
+    eval_step, batch_size = make_eval_step(model), evaluation_rows(config)
+    longest, known_in = model.config.context_length, cache(partial(known_targets, model.config))
 
     def evaluate(params: Any, ids: IdSequence) -> float:
         sums: list[float] = []
@@ -50,8 +51,10 @@ def evaluator(
             deque()
         )  # a loss is fetched while others are computed, so that the device never waits
         n, left_out = n_targets(ids, begin), 0
-        length = min(model.config.context_length, n)  # a short text is not padded to the whole context
-        if known is not None and known[:length].all():
+        length = min(longest, n)  # a short text is not padded to the whole context
+        known = known_in(length)
+        # In a window with one token more, the last target of the context is there to be seen.
+        if known is not None and (longer := known_in(longest + 1)) is not None and longer[:longest].all():
             raise InputError(
                 f"model.visible is {model.config.visible}, by which every position sees its target: nothing is left to "
                 "evaluate; hide s = t + 1 from t somewhere in the context."
@@ -60,8 +63,8 @@ def evaluator(
             if abandon():
                 raise Abandoned
             if known is not None:
-                left_out += int(weights[:, known[:length]].sum())
-                weights[:, known[:length]] = 0
+                left_out += int(weights[:, known].sum())
+                weights[:, known] = 0
             dispatched.append(eval_step(params, inputs, targets, weights))
             if len(dispatched) > AHEAD:
                 sums.append(float(dispatched.popleft()))
@@ -75,19 +78,20 @@ def evaluation_rows(config: RunConfig) -> int:
     return config.train.batch_size // config.train.grad_accumulation
 
 
-def known_targets(config: GPTConfig) -> np.ndarray | None:
+def known_targets(config: GPTConfig, length: int | None = None) -> np.ndarray | None:
     """At which positions the model sees its target, through any number of blocks: bool [T]; None if at none.
 
-    Documents are left out of account.
+    A window has T = `length` tokens, by default the context. The target of its last position is not one of them, so
+    that no rule shows it. Documents are left out of account.
     """
-    length, rule = config.context_length, config.visible
+    length, rule = length or config.context_length, config.visible
     if rule is None or not looks_ahead(rule, length, config.separator is not None):
         return None
-    places = jnp.arange(length + 1)
-    reached = np.asarray(visible(places[:, None], places[None, :], rule=rule)) | np.eye(length + 1, dtype=bool)
+    places = jnp.arange(length)
+    reached = np.asarray(visible(places[:, None], places[None, :], rule=rule)) | np.eye(length, dtype=bool)
     for _ in range(length.bit_length()):
         reached = (reached.astype(np.float32) @ reached.astype(np.float32)) > 0
-    return np.diagonal(reached, offset=1)
+    return np.append(np.diagonal(reached, offset=1), False)
 
 
 @dataclass(frozen=True)

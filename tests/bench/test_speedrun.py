@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ import pytest
 
 from jaxllm.data.batches import evaluation_batches
 from train.bench import speedrun_nanogpt, speedrun_ours, workload
+from train.bench.alternate import Program
 from train.bench.speedrun_ours import OurRun, load_recipes, train_ours_within
+from train.bench.speedrun_report import Round, make_figures, round_line, table
 from train.bench.whole_run import Tail, WholeRun
 from train.cli import build_parser, main
 from train.errors import RunError
@@ -45,7 +49,8 @@ cache = os.environ["JAXLLM_COMPILE_CACHE"]
 assert not os.path.exists(cache) and "JAX_COMPILATION_CACHE_DIR" not in os.environ
 assert os.environ["JAX_PLATFORMS"] == "cpu"
 os.mkdir(out)
-open(out + "/config.toml", "w").write(open(config).read())
+train = f"[train]\\nseconds = {settings['train.seconds']}" if "train.seconds" in settings else "[train]"
+open(out + "/config.toml", "w").write(open(config).read().replace("[train]", train))
 open("log.txt", "a").write("J" if "train.seconds" in settings else "A")
 open("seeds.txt", "a").write(settings["train.seed"])
 with open(out + "/metrics.jsonl", "w", buffering=1) as file:
@@ -125,6 +130,13 @@ def test_whole_runs_by_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert saved["ratio"] == pytest.approx(np.median(ratios))
     assert saved["ratio_spread"] == [min(ratios), max(ratios)]
     assert saved["ours_within"]["last_loss"]["median"] == 1.85 and saved["peer"]["seed"] == 1337
+    assert [run["train_seconds"] for run in ours] == [None, None]
+    within = saved["ours_within"]
+    half = [run["seconds"] / 2 for run in peer]
+    assert [run["train_seconds"] for run in within["runs"]] == pytest.approx(half, abs=1e-3)
+    over = [max(a["seconds"] - b["seconds"], 0) for a, b in zip(within["runs"], peer, strict=True)]
+    assert within["over_s"] == over
+    assert [(model["config"], model["steps"]) for model in saved["sizes"]["models"]] == [("char.toml", 4)]
     assert saved["versions"]["nanogpt"] == {"torch": "3"} and saved["machine"]["device"] == "cpu"
     assert (place / "picture.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
@@ -152,6 +164,15 @@ def test_a_side_that_fails(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == "jaxllm bench: the process of nanogpt ended: MemoryError: no more of it.\n"
 
 
+def test_a_loss_of_the_other_side_that_is_not_finite(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = place / "nanoGPT" / "train.py"
+    path.write_text(path.read_text().replace('"1.9"', '"nan"'))
+    assert main([*COMMAND, *AGAINST, "--json", "bench.json"]) == 1
+    error = capsys.readouterr().err
+    assert "the validation loss of nanogpt is nan after" in error and error.count("\n") == 1
+    assert not (place / "bench.json").exists()
+
+
 WRONG = {
     "missing.toml": "cannot read the config missing.toml",
     "char.toml --rounds 0": "--rounds is 0",
@@ -161,6 +182,7 @@ WRONG = {
     "char.toml --json figures.txt": "--json figures.txt",
     "char.toml --peer nanoGPT": "--peer is for a bench --against another program",
     "char.toml --for-its-time char.toml": "--for-its-time is for a bench --against another program",
+    "char.toml --set train.seed=5": "--set train.seed=5: the seed of a run is the number of its round",
     "char.toml --set data.source=no.txt": "data.source 'no.txt' is no file or folder",
     "char.toml --against nanogpt --peer .": "there is no model.py in it",
     "char.toml --against nanogpt --peer half": "there is no train.py in it",
@@ -191,7 +213,7 @@ def test_our_command_is_one_of_ours() -> None:
 
 
 def our_run(seconds: float) -> OurRun:
-    return OurRun(seconds, ((1.0, 2.0),), 0, "xla", around_s=5.0, between=0.25)
+    return OurRun(seconds, ((1.0, 2.0),), 0, "xla", None, around_s=5.0, between=0.25)
 
 
 def test_the_time_of_the_other_side_is_not_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +232,17 @@ def test_the_time_of_the_other_side_is_not_exceeded(monkeypatch: pytest.MonkeyPa
     assert settings[0] == ("train.seconds=20.000", "train.steps=1000000")
     with pytest.raises(RunError, match="took 4.0 s, but char.toml needs 5.0 s"):
         train_ours_within(recipe, 1, 4.0, our_run(12.0))
+
+
+@pytest.mark.parametrize(("seconds", "longer"), [(30.0, False), (31.5, True)])
+def test_a_run_longer_than_the_other_sides_is_called_longer(seconds: float, longer: bool) -> None:
+    recipes, peer = load_recipes(["char.toml"], [], None), Program("nanogpt", "nanoGPT", sys.executable)
+    one = Round(our_run(12.0), WholeRun(30.0, ((30.0, 2.0),)), {}, our_run(seconds))
+    figures = make_figures(recipes, peer, [one], 2.0)
+    assert figures["ours_within"]["over_s"] == [1.5 if longer else 0.0]
+    lines = [line.split() for line in table(figures)]
+    assert (["longer", "than", "nanogpt's,", "by", "up", "to", "1.5"] in lines) is longer
+    assert ("longer" in round_line(one, 2.0)) is longer
 
 
 def test_crossing_and_lines_in_parts(place: Path) -> None:
@@ -264,15 +297,20 @@ def test_the_losses_of_checkpoints_are_those_of_our_windows(place: Path, monkeyp
     assert loss == pytest.approx(total / (len(ids) - 1), rel=1e-6)
 
 
-def test_a_terminated_bench_ends_its_process(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (place / "ours.py").write_text("import os, time\nopen('pid.txt', 'w').write(str(os.getpid()))\ntime.sleep(60)")
+@pytest.mark.parametrize("script", ["ours.py", "losses.py"])
+def test_a_terminated_bench_ends_its_process(script: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leaves no temporary folder; also while nanoGPT's checkpoints are evaluated."""
+    (place / script).write_text("import os, time\nopen('pid.txt', 'w').write(str(os.getpid()))\ntime.sleep(60)")
+    (place / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place / "temporary"))
 
     def terminate() -> None:
         while not (place / "pid.txt").exists() or not (place / "pid.txt").read_text():
-            pass
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=terminate, daemon=True).start()
-    assert main(COMMAND) == 143
+    assert main([*COMMAND, *(AGAINST if script == "losses.py" else [])]) == 143
+    assert not [*(place / "temporary").glob("jaxllm-*")]
     with pytest.raises(ProcessLookupError):
         os.kill(int((place / "pid.txt").read_text()), 0)

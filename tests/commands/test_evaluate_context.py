@@ -13,6 +13,7 @@ from models import TINY, random_gpt
 
 import train.commands.evaluate
 from jaxllm import reference
+from jaxllm.gpt import GPT
 from jaxllm.pretrained.chat import ChatFormat
 from train.cli import main
 from train.commands.evaluate_context import context_lengths, figures, losses_by_context, table
@@ -55,15 +56,17 @@ def test_losses_by_position_and_length_are_those_of_the_reference(begin: int | N
 
 
 def test_targets_that_the_model_sees_are_left_out() -> None:
-    """Of windows of 1 token nothing is left, which has no loss."""
+    """The last target of a window is not in it, however short the window, so that it counts."""
     model, params = random_gpt(replace(SMALL, visible=lambda t, s, a, b: (s <= t) | (s < 2)))
     losses = losses_by_context(model, params, IDS, 2)
-    assert losses[3].counts.tolist() == [0, 8, 7]
+    assert [losses[length].counts.tolist() for length in (1, 2, 3)] == [[23], [0, 11], [0, 8, 7]]
     whole = evaluator(model, RunConfig(train=TrainConfig(batch_size=2)))(params, IDS)
     assert losses[3].loss == pytest.approx(whole, rel=1e-6)
-    assert table(losses).splitlines()[1].split() == ["1", "-", "-", "-", "at", "1"]
+    causal = losses_by_context(GPT(SMALL), params, IDS, 2)
+    assert losses[1].loss == pytest.approx(causal[1].loss, rel=1e-6)
+    assert table(losses).splitlines()[1].split() == ["1", f"{losses[1].loss:.4f}", "-", "-", "at", "1"]
     written = figures(losses)
-    assert [row["loss"] is None for row in written["by_context"]] == [True, False, False]
+    assert [row["loss"] is None for row in written["by_context"]] == [False, False, False]
     assert written["by_position"][0] == {"tokens_read": 1, "tokens": 0, "loss": None, "standard_error": None}
 
 

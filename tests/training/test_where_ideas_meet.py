@@ -48,11 +48,16 @@ def test_targets_that_the_model_sees_are_left_out_of_the_validation_loss() -> No
     config, ids = small(visible=prefix), np.arange(33) % 9
     known = known_targets(config)
     assert known is not None and known.tolist() == [True] * 3 + [False] * 5
+    of_two = known_targets(config, 2)
+    assert of_two is not None and of_two.tolist() == [True, False] and known_targets(config, 1) is None
     assert known_targets(small(visible=lambda t, s, a, b: (s <= t) & (s > t - 2))) is None
     model, params = GPT(config), params_of(config)
     loss = evaluator(model, RunConfig(train=TrainConfig(batch_size=2)))(params, ids)
     logits = model.apply({"params": params}, ids[:-1].reshape(4, 8))
     assert loss == pytest.approx(float(token_losses(logits, ids[1:].reshape(4, 8))[:, 3:].mean()), rel=1e-5)
+    short = evaluator(model, RunConfig(train=TrainConfig(batch_size=2)))(params, ids[:3])
+    logits = model.apply({"params": params}, ids[None, :2])
+    assert short == pytest.approx(float(token_losses(logits, ids[None, 1:3])[0, 1]), rel=1e-5)
 
 
 def test_a_rule_by_which_everything_is_seen_leaves_nothing_to_evaluate() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 
+from ..config import parse_override
 from ..errors import RunError
 from ..outputs import check_output
 from .alternate import Program, Show, check_rounds, status_line
@@ -15,6 +16,7 @@ from .speedrun_nanogpt import check_recipe, train_nanogpt
 from .speedrun_ours import OurRecipe, check_same_text, load_recipes, train_ours, train_ours_within
 from .speedrun_plot import draw_speedrun
 from .speedrun_report import Round, headline, make_figures, round_line, table
+from .whole_run import termination_raised
 
 
 def bench_speedrun_command(
@@ -31,6 +33,7 @@ def bench_speedrun_command(
         raise InputError(f"--loss is {loss}, but it must be a number above 0.")
     if for_its_time and peer is None:
         raise InputError("--for-its-time is for a bench --against another program, whose time it takes.")
+    check_seed(overrides)
     check_output("--out", picture, (".png", ".svg", ".pdf"))
     check_output("--json", json_file, (".json",))
     recipes = load_recipes([config, *([for_its_time] if for_its_time else [])], overrides, code)
@@ -40,7 +43,7 @@ def bench_speedrun_command(
     print("\n".join(headline(recipes, peer)), flush=True)
     done: list[Round] = []
     for number in range(1, rounds + 1):
-        with status_line() as show:
+        with status_line() as show, termination_raised():
             done.append(run_round(recipes, peer, loss, number, show))
         print(f"round {number} of {rounds}: {round_line(done[-1], loss)}", flush=True)
     figures = make_figures(recipes, peer, done, loss)
@@ -56,6 +59,13 @@ def bench_speedrun_command(
             f"{len(missed)} of {rounds} runs of {config} never reached a validation loss of {loss:g}; the lowest was "
             f"{min(missed):.4f}: train longer or give another --loss."
         )
+
+
+def check_seed(overrides: list[str]) -> None:
+    """Raises InputError for a seed that would not be the one that is used."""
+    for override in overrides:
+        if parse_override(override)[:2] == ("train", "seed"):
+            raise InputError(f"--set {override}: the seed of a run is the number of its round; leave train.seed out.")
 
 
 def run_round(recipes: list[OurRecipe], peer: Program | None, loss: float, number: int, show: Show) -> Round:

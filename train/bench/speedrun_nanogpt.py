@@ -1,6 +1,7 @@
 """nanoGPT's side of `jaxllm bench speedrun`: its own train.py, unchanged, with its README's recipe for a laptop."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -51,7 +52,7 @@ def train_nanogpt(peer: Program, prepared: Prepared) -> tuple[WholeRun, dict[str
     """Train it on the same text, split at the same character; its losses are computed after its end, and its versions.
 
     Each loss is over the whole validation split, by its own model from the checkpoint that it had written then.
-    Raises RunError if a process fails or leaves no checkpoint.
+    Raises RunError if a process fails or leaves no checkpoint, or if a loss is not finite.
     """
     with tempfile.TemporaryDirectory(prefix="jaxllm-nanogpt-") as place:
         folder = Path(place)
@@ -66,6 +67,12 @@ def train_nanogpt(peer: Program, prepared: Prepared) -> tuple[WholeRun, dict[str
         job = {"peer": place, "ids": str(folder / DATA / "val.bin"), "checkpoints": list(map(str, kept.paths))}
         answer = _losses(peer, job)
     curve = tuple(zip(kept.seconds, answer["losses"], strict=True))
+    for after_s, loss in curve:
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the validation loss of {peer.name} is {loss} after {after_s:.1f} s, but it must be finite: its "
+                "training has diverged; check the torch of its Python, or take another text."
+            )
     return WholeRun(seconds, curve), answer["versions"]
 
 

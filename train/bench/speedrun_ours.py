@@ -77,6 +77,7 @@ class OurRun(WholeRun):
 
     seed: int
     products: str  # what computed the matrix products
+    train_seconds: float | None  # its `train.seconds`
     around_s: float  # before the first step and after the last: start, compiling, the last evaluation, saving
     between: float  # seconds of evaluating and saving for each second of training, up to the last step
 
@@ -104,11 +105,12 @@ def train_ours(recipe: OurRecipe, seed: int, *settings: str) -> OurRun:
         environment = {k: v for k, v in worker_environment(alternate.ROOT).items() if k not in LEFT_OUT}
         environment |= {"JAX_PLATFORMS": "cpu", VARIABLE: str(Path(place, "compiled"))}
         seconds = run_watched("jaxllm", command, environment, None, Path(place, "output.txt"), watch)
-        products = folder.read_config().train.products
+        train = folder.read_config().train
     elapsed_s, trained_s = records[-1]["elapsed_s"], _trained_s(records)
     return OurRun(
-        seconds, tuple(curve), seed, str(products), seconds - elapsed_s, max(elapsed_s - trained_s, 0) / trained_s
-    )
+        seconds, tuple(curve), seed, str(train.products), train.seconds, around_s=seconds - elapsed_s,
+        between=max(elapsed_s - trained_s, 0) / trained_s,
+    )  # fmt: skip
 
 
 def _trained_s(records: Sequence[Record]) -> float:
@@ -123,7 +125,8 @@ def train_ours_within(recipe: OurRecipe, seed: int, seconds: float, like: OurRun
     """Train a config for as long as the whole process takes no more than `seconds`, with the schedule over that time.
 
     How much of it is left for training is known from a run like it. A run that takes longer is repeated with less,
-    up to TRIES times, and the last one is returned. Raises RunError if no time is left for training.
+    up to TRIES times. The last one is returned, even if it took longer too: the table then says so. Raises RunError if
+    no time is left for training.
     """
     for _ in range(TRIES):
         training_s = like.training_within(seconds)

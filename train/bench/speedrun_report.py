@@ -31,6 +31,11 @@ class Round:
     versions: Mapping[str, str] = field(default_factory=dict)  # the peer's
     within: OurRun | None = None  # ours for the peer's time
 
+    @property
+    def over_s(self) -> float:
+        """Seconds by which ours for the peer's time took longer than the peer; 0 if it did not."""
+        return max(self.within.seconds - self.peer.seconds, 0.0) if self.within and self.peer else 0.0
+
 
 def headline(recipes: Sequence[OurRecipe], peer: Program | None) -> list[str]:
     """What is run and where, as far as it is known in advance."""
@@ -60,7 +65,7 @@ def round_line(one: Round, loss: float) -> str:
         return line
     return (
         f"{line}; nanogpt {one.peer.loss:.4f} after {one.peer.seconds:.1f} s, "
-        f"jaxllm then {one.within.loss:.4f} ({one.within.seconds:.1f} s)"
+        f"jaxllm then {one.within.loss:.4f} ({one.within.seconds:.1f} s{', which is longer' if one.over_s else ''})"
     )
 
 
@@ -71,23 +76,23 @@ def make_figures(recipes: Sequence[OurRecipe], peer: Program | None, rounds: Seq
     taken = [one.seconds_to(loss) for one in ours]
     ratios = [s and s / other.seconds for s, other in zip(taken, theirs, strict=True)] if peer else [None]
     ratio = _middle(ratios)
-    text, train = recipes[0].prepared.config.data, recipes[0].prepared.config.train
+    text = recipes[0].prepared.config.data
     return {
         "against": peer.name if peer else None,
         "loss": loss,
         "ratio": ratio and ratio["median"],
         "ratio_spread": ratio and [ratio["low"], ratio["high"]],
         "ours": _side(ours, loss),
-        "ours_within": _side(within, loss) if within else None,
+        "ours_within": _side(within, loss) | {"over_s": [one.over_s for one in rounds]} if within else None,
         "peer": _side(theirs, loss) | {"recipe": [*RECIPE, ALL_CHECKPOINTS], "seed": SEED} if peer else None,
         "sizes": {
             "rounds": len(rounds), "characters": text.characters, "sha256": text.sha256,
             "models": [
                 {"config": one.config, "parameters": count_parameters(one.prepared.model)}
-                | with_names(asdict(one.prepared.model)) | {"batch_size": one.prepared.config.train.batch_size}
+                | with_names(asdict(one.prepared.model))
+                | {key: getattr(one.prepared.config.train, key) for key in ("batch_size", "dtype", "steps")}
                 for one in recipes
             ],
-            "dtype": train.dtype, "steps": train.steps,
         },
         "machine": {
             "processor": processor(), "cores": os.cpu_count(), "system": platform.system(), "device": "cpu",
@@ -126,6 +131,8 @@ def table(figures: Figures) -> list[str]:
     rows += [(label, [write(side) for side in sides]) for label, write in _rows(figures["loss"])]
     if within:
         rows.append((f"in {against}'s time: seconds", [_spread(within["seconds"], ".1f")]))
+        if longest := max(within["over_s"]):
+            rows.append((f"  longer than {against}'s, by up to", [f"{longest:.1f}"]))
         rows.append((f"in {against}'s time: loss at the end", [_spread(within["last_loss"], ".4f")]))
     lines = [f"{label:<36}" + "".join(f"{cell:>28}" for cell in cells) for label, cells in rows]
     if figures["ratio"]:

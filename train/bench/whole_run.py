@@ -68,7 +68,7 @@ def run_watched(
     Its standard output is the file `output`. `watch` is called many times a second, and once after the end. Raises
     RunError with its last words for a process that fails.
     """
-    with output.open("wb") as out, tempfile.TemporaryFile() as errors, _termination_raised():
+    with output.open("wb") as out, tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, text=True, env=dict(environment), cwd=folder,
@@ -91,8 +91,8 @@ def run_watched(
 
 
 @contextmanager
-def _termination_raised() -> Iterator[None]:
-    """Raise Stopped for a SIGTERM, so that the process that is timed does not outlive this one."""
+def termination_raised() -> Iterator[None]:
+    """Raise Stopped for a SIGTERM, so that no process and no temporary folder of a round is left."""
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
         yield
         return

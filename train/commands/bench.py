@@ -71,7 +71,8 @@ def add_speedrun(kinds: "argparse._SubParsersAction[Parser]") -> None:
     add_program(parser)
     parser.add_argument(
         "--for-its-time", metavar="CONFIG2.toml",
-        help="what to train for as long as the other program's whole run takes; default CONFIG.toml",
+        help="what to train for as long as the other program's whole run takes, which sets its train.seconds and "
+        "train.steps; default CONFIG.toml",
     )  # fmt: skip
     add_rounds(parser, 3, "turns of whole runs")
     parser.add_argument("--out", metavar="PICTURE", help="draw the losses over seconds: a .png file")

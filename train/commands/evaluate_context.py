@@ -69,10 +69,10 @@ def losses_by_context(
     """By each of the `context_lengths`, the losses of the ids cut into windows of that length.
 
     Windows are those of `train.evaluate.evaluator`: with `begin` each starts with that id, and targets that the model
-    sees, by a `model.visible` that looks ahead, are left out. A batch has as many tokens as `batch_size` whole windows,
-    or fewer where their logits would be large.
+    sees in windows of that length, by a `model.visible` that looks ahead, are left out. A batch has as many tokens as
+    `batch_size` whole windows, or fewer where their logits would be large.
     """
-    config, known = model.config, known_targets(model.config)
+    config = model.config
     rows = min(batch_size * config.context_length, MOST_LOGITS // config.vocab_size)
 
     @jax.jit
@@ -80,7 +80,8 @@ def losses_by_context(
         return token_losses(cast(Array, traced_once(model).apply({"params": params}, inputs)), targets)
 
     def measured(length: int) -> PositionLosses:
-        unseen = np.ones(length, bool) if known is None else ~known[:length]
+        known = known_targets(config, length)
+        unseen = np.ones(length, bool) if known is None else ~known
         return _position_losses(losses_of, params, ids, length, max(1, rows // length), begin, unseen)
 
     return {length: measured(length) for length in context_lengths(config.context_length)}

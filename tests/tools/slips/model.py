@@ -96,7 +96,7 @@ MUTATIONS = [
     Mutation("what sees nothing has a gradient at its scores", CAUSAL, "ds = jnp.where(_seen(form, ds.shape, start, *own, *theirs), ds, 0)", "pass", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
     Mutation("a rule is shown the padding of chunks", CAUSAL, "scores if form.rule is None else", "scores if True else", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
     Mutation("a rule that looks into the next document taken for causal", CAUSAL, "[(0, 0), (1, 1), (0, 1)]", "[(0, 0), (1, 1)]", f"{CHANGED_FILE}::test_what_looks_ahead"),
-    Mutation("targets that the model sees in the validation loss", "train/evaluate.py", "weights[:, known[:length]] = 0", "pass", "training/test_where_ideas_meet.py::test_targets_that_the_model_sees_are_left_out_of_the_validation_loss"),
+    Mutation("targets that the model sees in the validation loss", "train/evaluate.py", "weights[:, known] = 0", "pass", "training/test_where_ideas_meet.py::test_targets_that_the_model_sees_are_left_out_of_the_validation_loss"),
     Mutation("a user's norm in another dtype", "jaxllm/layers.py", "(x, scale, bias, self.epsilon)).astype(x.dtype)", "(x, scale, bias, self.epsilon))", "training/test_where_ideas_meet.py::test_a_function_that_computes_in_float32_does_not_change_the_dtype"),
     Mutation("a user's block read through the cache", GENERATE, "unwrap(block_class(model).__call__) not in CACHEABLE", "False", "training/test_where_ideas_meet.py::test_a_block_of_ones_own_is_not_read_through_the_cache"),
     Mutation("what looks ahead read through the cache", GENERATE, "if looks_ahead(c.visible,", "if looks_ahead(None,", f"{CHANGED_FILE}::test_what_is_not_cached"),
