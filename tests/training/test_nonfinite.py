@@ -147,7 +147,7 @@ def test_the_reference_leaves_out_what_is_not_finite_in_either(
     params = {"head": {"kernel": np.ones((2, 3))}, "norm_final": {"scale": np.ones(2)}}
     gradients = {"head": {"kernel": np.ones((2, 3))}, "norm_final": {"scale": np.array([1.0, gradient])}}
     monkeypatch.setattr(reference_step, "accumulate", lambda *_: (loss, gradients))
-    after, metrics = reference_step.train_step(None, OPTIMIZER, 10, reference_step.start(params), [], [])
+    after, metrics = reference_step.train_step(GPTConfig(), OPTIMIZER, 10, reference_step.start(params), [], [])
     assert metrics["not_finite"] == where and after.step == 1
     assert after.moments.updates == (where < 0)
     assert np.array_equal(after.params["head"]["kernel"], params["head"]["kernel"]) == (where >= 0)
