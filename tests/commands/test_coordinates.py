@@ -8,7 +8,7 @@ from runs import write_config
 
 from jaxllm import GPTConfig
 from train.cli import main
-from train.coordinates import with_width
+from train.commands.coordinates_moves import with_width
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

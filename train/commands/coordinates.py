@@ -9,11 +9,11 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 
 from ..config import load_config
-from ..coordinates import ACTIVATIONS, MUP, STANDARD, Sizes, check_config, measure_widths, slope
 from ..ideas import load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import prepare
 from ..outputs import check_output
+from .coordinates_moves import ACTIVATIONS, MUP, STANDARD, Sizes, check_config, measure_widths, slope
 from .coordinates_plot import draw_coordinates
 from .options import Parser, add_code, add_overrides
 from .runs_report import aligned

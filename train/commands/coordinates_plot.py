@@ -5,8 +5,8 @@ from typing import Any
 
 from jaxllm.utils.files import replace_file
 
-from ..coordinates import ACTIVATIONS, MUP, STANDARD
 from ..plotting import content, new_figure, noted
+from .coordinates_moves import ACTIVATIONS, MUP, STANDARD
 
 
 def draw_coordinates(figures: dict[str, Any], path: Path) -> None:

@@ -11,7 +11,7 @@ VERDICT = "training/test_verdict.py"
 BACKEND = "commands/test_plotting.py::test_the_environment_may_name_any_backend"
 
 MUTATIONS = [
-    Mutation("a wider model with heads as many", "train/coordinates.py", "grown[name] = value * width // model.d_model", "grown[name] = value", "commands/test_coordinates.py::test_a_width_keeps_the_width_of_heads_and_the_shape_of_the_mlp"),
+    Mutation("a wider model with heads as many", "train/commands/coordinates_moves.py", "grown[name] = value * width // model.d_model", "grown[name] = value", "commands/test_coordinates.py::test_a_width_keeps_the_width_of_heads_and_the_shape_of_the_mlp"),
     Mutation("a coordinate check of no step", "train/commands/coordinates.py", "if a.steps < 1:", "if a.steps < 0:", "commands/test_coordinates.py::test_wrong_input[--steps 0---steps is 0, but it must be at least 1]"),
     Mutation("a picture of another kind than its name", "train/commands/coordinates_plot.py", "_picture(figures, path.suffix)", '_picture(figures, ".svg")', "commands/test_coordinates.py::test_moves_grow_with_the_width_and_by_mup_they_do_not"),
     Mutation("a reader that went away is a failure", "train/cli.py", "        return 141", "        return 1", "commands/test_cli.py::test_output_that_cannot_be_written"),

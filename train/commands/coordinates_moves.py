@@ -18,13 +18,13 @@ from jaxllm.config import GPTConfig
 from jaxllm.gpt import GPT, apply_with_intermediates
 from jaxllm.utils.errors import InputError
 
-from .config import RunConfig
-from .errors import DivergedError
-from .inputs import Prepared
-from .loop import batch_of
-from .optimizer import learning_rate_schedule, make_optimizer
-from .state import init_state
-from .step import make_model, make_train_step
+from ..config import RunConfig
+from ..errors import DivergedError
+from ..inputs import Prepared
+from ..loop import batch_of
+from ..optimizer import learning_rate_schedule, make_optimizer
+from ..state import init_state
+from ..step import make_model, make_train_step
 
 STANDARD, MUP = "standard", "muP"  # parametrisations
 ACTIVATIONS = {"attention": "block_{}/attention", "mlp": "block_{}/mlp", "residual": "block_{}", "logits": "logits"}
