@@ -257,5 +257,5 @@ def test_the_vocabulary_may_be_as_small_as_the_tokenizers() -> None:
 
 def test_every_section_stands_for_a_dataclass() -> None:
     assert [f.name for f in fields(RunConfig)] == [
-        "data", "tokenizer", "model", "train", "optimizer", "eval", "checkpoint",
+        "data", "tokenizer", "model", "train", "optimizer", "eval", "checkpoint", "parallel",
     ]  # fmt: skip
