@@ -2,11 +2,15 @@
 
 import argparse
 import math
+import platform
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
+import jaxlib
 
+from jaxllm import __version__
 from jaxllm.config import GPTConfig
 from jaxllm.fast.attention import attention_path, looks_ahead
 from jaxllm.gpt import count_parameters
@@ -16,11 +20,11 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
 
 from ..budget import is_over, used_s
-from ..config import RunConfig, TrainConfig, differences, load_config, with_absolute_paths
+from ..config import RunConfig, TrainConfig, as_dict, differences, load_config, with_absolute_paths
 from ..ideas import Code, check_same_code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
-from ..loop import train
+from ..loop import how_to_resume, train
 from ..memory_estimate import estimate, memory_line, warning
 from ..notes import print_cut_prompt
 from ..parallel import describe_layout, layout
@@ -31,12 +35,16 @@ from ..runs.load import MAY_CHANGE, check_unchanged, model_of
 from ..runs.loss_plot import draw_losses, is_older
 from ..runs.metrics import SAMPLE, read_metrics
 from ..runs.sinks import check_sink
+from ..runs.watched import folder_of
 from ..runtime.allocator import compute_deterministically
+from ..runtime.distributed import ALONE, Processes, joined, place
 from ..runtime.jax_check import check_jax
 from ..runtime.memory import available_bytes
 from ..runtime.profile import WARM_UP
 from ..state import abstract_state
 from .options import Parser, add_code, add_overrides
+
+SHARED = "put the run folder on a file system that all processes share"
 
 
 def add_options(parser: Parser) -> None:
@@ -55,6 +63,12 @@ def add_options(parser: Parser) -> None:
         help="with --resume: where newer checkpoints are damaged, continue from the newest whole one",
     )  # fmt: skip
     parser.add_argument(
+        "--coordinator", metavar="HOST:PORT",
+        help="of several processes: where process 0 listens; with the next two. Under SLURM's srun they are left out",
+    )  # fmt: skip
+    parser.add_argument("--process-id", type=int, metavar="I", help="which of the processes this is, from 0")
+    parser.add_argument("--num-processes", type=int, metavar="N", help="how many processes train the run")
+    parser.add_argument(
         "--profile", type=int, metavar="N", help="show where the time of N steps goes, by operation and source line"
     )
 
@@ -67,14 +81,17 @@ def run(arguments: argparse.Namespace) -> None:
     if a.fall_back and not a.resume:
         raise InputError("--fall-back is for continuing a run; give it together with --resume.")
     folder = RunFolder(a.out or Path("runs") / Path(a.config).stem)
-    if a.resume:
-        resume(folder, a.config, a.overrides, a.fall_back, a.profile, load_code(a.code))
-    else:
-        start(folder, a.config, a.overrides, a.profile, load_code(a.code))
+    with joined(place(a.coordinator, a.process_id, a.num_processes)) as processes:
+        processes.compare("versions", versions(), "install the same versions for every process")
+        if a.resume:
+            resume(folder, a.config, a.overrides, a.fall_back, a.profile, load_code(a.code), processes)
+        else:
+            start(folder, a.config, a.overrides, a.profile, load_code(a.code), processes)
 
 
 def start(
-    folder: RunFolder, config_path: str, overrides: list[str], profile: int | None, code: Code | None = None
+    folder: RunFolder, config_path: str, overrides: list[str], profile: int | None, code: Code | None = None,
+    processes: Processes = ALONE,
 ) -> None:  # fmt: skip
     """Train a new run from a config file."""
     folder.check_new()
@@ -86,17 +103,18 @@ def start(
     inputs = prepare(config)
     check_ideas(inputs.config, inputs.model)
     layout(config.parallel, jax.device_count(), inputs.model, config.train)
-    with folder.locked():
+    compare_runs(processes, folder, inputs.config, code)
+    with folder_of(processes.index, folder) as folder, folder.locked():
         folder.check_new()  # again, because preparing may have taken long
         choice = choose(inputs.model, config.train)
         inputs = inputs.computing_with(choice.name)
         folder.create(inputs.config, inputs.tokenizer, code)
-        train_and_report(inputs, folder, 0, profile, choice)
+        train_and_report(inputs, folder, 0, profile, choice, processes=processes)
 
 
 def resume(
     folder: RunFolder, config_path: str | None, overrides: list[str], fall_back: bool, profile: int | None,
-    code: Code | None = None,
+    code: Code | None = None, processes: Processes = ALONE,
 ) -> None:  # fmt: skip
     """Continue the run of a folder from its newest checkpoint, or complete its files where it has all its steps."""
     if folder.weights.exists():
@@ -106,10 +124,12 @@ def resume(
     prepare_backend(config)
     check_products(config.train)
     check_sink(config.train.sink)
-    with folder.locked():
+    compare_runs(processes, folder, config, code)
+    with folder_of(processes.index, folder) as folder, folder.locked():
         checkpoints = Checkpoints(folder.checkpoints)
-        if fall_back:
+        if fall_back and processes.index == 0:
             checkpoints.leave_out_damaged(abstract_state(model_of(config, tokenizer), config))
+        processes.compare("checkpoint", {"the newest checkpoint": checkpoints.latest_step()}, SHARED)
         done, steps = checkpoints.latest_step() or 0, config.train.steps
         if done > steps:
             raise InputError(f"train.steps is {steps}, but {folder.path} has done {done}; ask for more than {done}.")
@@ -131,14 +151,18 @@ def resume(
         layout(config.parallel, jax.device_count(), inputs.model, config.train)
         # A run of an earlier version has not chosen: XLA computed.
         choice = Choice("xla") if config.train.products == "auto" else choose(inputs.model, config.train)
-        train_and_report(inputs.computing_with(choice.name), folder, done, profile, choice, used_s(records))
+        computed = inputs.computing_with(choice.name)
+        train_and_report(computed, folder, done, profile, choice, used_s(records), processes)
 
 
 def train_and_report(
-    inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice, used: float = 0.0
+    inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice, used: float = 0.0,
+    processes: Processes = ALONE,
 ) -> None:  # fmt: skip
     """Train to the last step; print what is trained before, and what came of it after."""
     limits = inputs.config.train
+    processes.compare("folder", {"config.toml of the run": folder.config.exists()}, SHARED)
+    processes.how_to_go_on = partial(how_to_resume, folder, inputs.config)
     chosen = layout(inputs.config.parallel, jax.device_count(), inputs.model, limits)
     print("\n".join([*introduction(inputs), str(products), *describe_layout(chosen, jax.device_count(), limits)]))
     warn_of_memory(inputs)
@@ -151,7 +175,23 @@ def train_and_report(
             f"{limits.steps:,} steps; compiling, evaluating and saving are not counted"
         )
     train(inputs, folder, profile)
-    print("\n".join(conclusion(folder)))
+    if processes.index == 0:
+        print("\n".join(conclusion(folder)))
+
+
+def versions() -> dict[str, str]:
+    """What every process of a run must have alike before it begins."""
+    return {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__,
+            "jaxllm": __version__}  # fmt: skip
+
+
+def compare_runs(processes: Processes, folder: RunFolder, config: RunConfig, code: Code | None) -> None:
+    """Raises InputError where the processes of a run were given different ones, or their devices differ."""
+    values = {f"{section}.{key}": value for section, fields in as_dict(config).items() for key, value in fields.items()}
+    values |= {"--out": str(folder.path.absolute()), "the sha256 of --code": code and code.sha256}
+    processes.compare("run", values, "start every process with the same options, files and data")
+    devices = {"the number of devices": jax.local_device_count(), "their kind": jax.devices()[0].device_kind}
+    processes.compare("devices", devices, "give every process as many devices of one kind")
 
 
 def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[str]) -> RunConfig:
