@@ -161,7 +161,7 @@ def train_and_report(
 ) -> None:  # fmt: skip
     """Train to the last step; print what is trained before, and what came of it after."""
     limits = inputs.config.train
-    processes.compare("folder", {"config.toml of the run": folder.config.exists()}, SHARED)
+    check_shared(processes, folder)
     processes.how_to_go_on = partial(how_to_resume, folder, inputs.config)
     chosen = layout(inputs.config.parallel, jax.device_count(), inputs.model, limits)
     print("\n".join([*introduction(inputs), str(products), *describe_layout(chosen, jax.device_count(), limits)]))
@@ -192,6 +192,13 @@ def compare_runs(processes: Processes, folder: RunFolder, config: RunConfig, cod
     processes.compare("run", values, "start every process with the same options, files and data")
     devices = {"the number of devices": jax.local_device_count(), "their kind": jax.devices()[0].device_kind}
     processes.compare("devices", devices, "give every process as many devices of one kind")
+
+
+def check_shared(processes: Processes, folder: RunFolder) -> None:
+    """Raises InputError where a process does not see the folder that process 0 has made."""
+    processes.compare("made", {}, "")  # all have come here
+    seen = "the run" if folder.config.exists() else "no run"
+    processes.compare("folder", {f"what is in {folder.path}": seen}, SHARED)
 
 
 def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[str]) -> RunConfig:
