@@ -122,7 +122,7 @@ def absent(text: str, place: Place) -> str:
     """The sentence for what the service says where it could not start."""
     if missing := named(text, MISSING):
         return (
-            f"{these(missing, 'has', 'have')} not come to {place.where} within {START_S} s, of {place.count}; start "
+            f"{these(missing, place.count)} not come to {place.where} within {START_S} s; start "
             "every process within that time, each with an id of its own, and see that it reaches that address."
         )
     if "more recent" in text or "ALREADY_EXISTS" in text or "incarnation" in text:
@@ -149,7 +149,7 @@ def dead(text: str, place: Place) -> str:
             f"of the {place.count} processes an id of its own, and each run a port of its own"
         )
     silent = named(text, "stopped sending heartbeats):") or named(text, MISSING) or [0]
-    return f"{these(silent, 'has', 'have')} ended, of {place.count}"
+    return f"{these(silent, place.count)} ended"
 
 
 def named(text: str, headline: str) -> list[int]:
@@ -158,12 +158,10 @@ def named(text: str, headline: str) -> list[int]:
     return sorted(set(map(int, lines[1].split()))) if lines else []
 
 
-def these(processes: list[int], one: str, several: str) -> str:
-    """`process 2 has`, `processes 1 and 2 have`."""
-    if len(processes) == 1:
-        return f"process {processes[0]} {one}"
+def these(processes: list[int], count: int) -> str:
+    """`process 2 of 4 has`, `processes 1 and 2 of 4 have`."""
     *most, last = map(str, processes)
-    return f"processes {', '.join(most)} and {last} {several}"
+    return f"processes {', '.join(most)} and {last} of {count} have" if most else f"process {last} of {count} has"
 
 
 @contextmanager
