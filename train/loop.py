@@ -66,14 +66,14 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         profiled(profile, folder.profile) as recorder,
         checkpoints_of(folder.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best) as checkpoints,
     ):
-        agreed = agreement(here)
-        stop = agreed.stop
         restore = None if checkpoints.latest_step() is None else checkpoints.restore
         jitted = (
             make_budgeted_step(model, config, mesh) if timed
             else make_train_step(model, optimizer, config.train, schedule, mesh)
         )  # fmt: skip
         state, train_step = init_and_compile(model, optimizer, jitted, config.train, restore, mesh)
+        agreed = agreement(here)  # all have compiled
+        stop = agreed.stop
         if too_much := warning_of_plan(train_step, config, run.model):
             print(f"warning: {too_much}", file=sys.stderr)
         steps = range(int(state.step), config.train.steps)

@@ -82,7 +82,6 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--fall-back is for continuing a run; give it together with --resume.")
     folder = RunFolder(a.out or Path("runs") / Path(a.config).stem)
     with joined(place(a.coordinator, a.process_id, a.num_processes)) as processes:
-        processes.compare("versions", versions(), "install the same versions for every process")
         if a.resume:
             resume(folder, a.config, a.overrides, a.fall_back, a.profile, load_code(a.code), processes)
         else:
@@ -97,13 +96,14 @@ def start(
     folder.check_new()
     config = resolve(load_config(config_path, overrides), code)
     check_profile(profile, config.train.steps)
-    prepare_backend(config)
+    compare_runs(processes, "given", folder, config, code)
+    prepare_backend(config, processes)
     check_products(config.train)
     check_sink(config.train.sink)
     inputs = prepare(config)
     check_ideas(inputs.config, inputs.model)
-    layout(config.parallel, jax.device_count(), inputs.model, config.train)
-    compare_runs(processes, folder, inputs.config, code)
+    check_layout(inputs, processes)
+    compare_runs(processes, "prepared", folder, inputs.config, code)
     with folder_of(processes.index, folder) as folder, folder.locked():
         folder.check_new()  # again, because preparing may have taken long
         choice = choose(inputs.model, config.train)
@@ -121,10 +121,10 @@ def resume(
         raise InputError(f"{folder.path} has no run to continue: it was imported.")
     check_same_code(code, folder.code)
     config, tokenizer = resolve(resumed_config(folder, config_path, overrides), code), load_tokenizer(folder.tokenizer)
-    prepare_backend(config)
+    compare_runs(processes, "given", folder, config, code)
+    prepare_backend(config, processes)
     check_products(config.train)
     check_sink(config.train.sink)
-    compare_runs(processes, folder, config, code)
     with folder_of(processes.index, folder) as folder, folder.locked():
         checkpoints = Checkpoints(folder.checkpoints)
         if fall_back and processes.index == 0:
@@ -148,7 +148,8 @@ def resume(
         check_profile(profile, steps - done)
         inputs = prepare(config, tokenizer)
         check_ideas(inputs.config, inputs.model)
-        layout(config.parallel, jax.device_count(), inputs.model, config.train)
+        check_layout(inputs, processes)
+        compare_runs(processes, "prepared", folder, inputs.config, code)
         # A run of an earlier version has not chosen: XLA computed.
         choice = Choice("xla") if config.train.products == "auto" else choose(inputs.model, config.train)
         computed = inputs.computing_with(choice.name)
@@ -179,19 +180,13 @@ def train_and_report(
         print("\n".join(conclusion(folder)))
 
 
-def versions() -> dict[str, str]:
-    """What every process of a run must have alike before it begins."""
-    return {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__,
-            "jaxllm": __version__}  # fmt: skip
-
-
-def compare_runs(processes: Processes, folder: RunFolder, config: RunConfig, code: Code | None) -> None:
-    """Raises InputError where the processes of a run were given different ones, or their devices differ."""
-    values = {f"{section}.{key}": value for section, fields in as_dict(config).items() for key, value in fields.items()}
-    values |= {"--out": str(folder.path.absolute()), "the sha256 of --code": code and code.sha256}
-    processes.compare("run", values, "start every process with the same options, files and data")
-    devices = {"the number of devices": jax.local_device_count(), "their kind": jax.devices()[0].device_kind}
-    processes.compare("devices", devices, "give every process as many devices of one kind")
+def compare_runs(processes: Processes, when: str, folder: RunFolder, config: RunConfig, code: Code | None) -> None:
+    """Raises InputError where the processes of a run have different versions, options or data."""
+    versions = {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    processes.compare(f"versions {when}", versions | {"jaxllm": __version__}, "install the same for every process")
+    given = {"--out": str(folder.path.absolute()), "the sha256 of --code": code and code.sha256}
+    fields = {f"{section}.{key}": value for section, keys in as_dict(config).items() for key, value in keys.items()}
+    processes.compare(when, given | fields, "start every process with the same options, files and data")
 
 
 def check_shared(processes: Processes, folder: RunFolder) -> None:
@@ -229,11 +224,25 @@ def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[s
     return new
 
 
-def prepare_backend(config: RunConfig) -> None:
-    """Check JAX with its first computation, after the settings that must come before that."""
+def prepare_backend(config: RunConfig, processes: Processes = ALONE) -> None:
+    """Check JAX with its first computation, after the settings that must come before that, and compare the devices."""
     if config.train.deterministic:
         compute_deterministically()
     check_jax()
+    devices = {"the number of devices": jax.local_device_count(), "their kind": jax.devices()[0].device_kind}
+    processes.compare("devices", devices, "give every process as many devices of one kind")
+
+
+def check_layout(inputs: Prepared, processes: Processes) -> None:
+    """Raises InputError where the devices cannot be laid out, or where a process would have nothing to compute."""
+    config, n_devices = inputs.config, jax.device_count()
+    used = layout(config.parallel, n_devices, inputs.model, config.train).n_devices
+    if used < n_devices and processes.count > 1:
+        raise InputError(
+            f"train.batch_size is {config.train.batch_size}, which occupies {used} of the {n_devices} devices of "
+            f"{processes.count} processes; make it a multiple of {n_devices * config.train.grad_accumulation}, or start "
+            "fewer processes."
+        )
 
 
 def check_profile(n_steps: int | None, left: int) -> None:

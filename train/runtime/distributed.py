@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 from jax._src import distributed
 from jax._src.lib import _jax
 
-from jaxllm.utils.errors import InputError, shown
+from jaxllm.utils.errors import InputError, printable, shown
 
 from .native_output import FATAL, native_output_read
 
@@ -26,8 +26,10 @@ START_S = 60  # in which all processes must have come
 HEARTBEAT_S = 30  # without a heartbeat of a process it counts as dead
 END_S = 60  # for which a process that is done waits for the others
 TOGETHER_S = 10  # in which all have come to an end that they share
+LOOK_MS = 1000  # after which one that waits for another looks whether it has failed
 LONG_MS = 2**31 - 1  # a process that is alive is waited for; for one that is not, the service ends the wait
 MISSING = "Some timed out task names:"
+KEYS, FAILED, MOST = "jaxllm", "failed", 1000  # names in the service's table, and characters of a value
 LOST = ("Gloo", "NCCL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")  # errors of a lost connection
 
 
@@ -88,15 +90,15 @@ class Processes:
     def compare(self, what: str, mine: Mapping[str, Any], remedy: str) -> None:
         """Wait until all processes have come here. `what` names the place, differently each time.
 
-        Raises InputError in every process for the first of the values that one has otherwise than process 0.
+        Raises InputError in every process for the first of the values that one has otherwise than process 0, and where
+        one has ended with an error.
         """
         if self.count == 1:
             return
-        client = _client()
-        client.key_value_set(f"jaxllm/{what}/{self.index}", json.dumps(dict(mine), default=str))
-        first = json.loads(client.blocking_key_value_get(f"jaxllm/{what}/0", LONG_MS))
+        _client().key_value_set(f"{KEYS}/{what}/{self.index}", json.dumps(dict(mine), default=str))
+        first = _said(what, 0)
         for other in (self.index, *range(1, self.count)):  # its own first, in case it waits for some that do not exist
-            theirs = json.loads(client.blocking_key_value_get(f"jaxllm/{what}/{other}", LONG_MS))
+            theirs = _said(what, other)
             for name in (name for name in first if first[name] != theirs.get(name)):
                 raise InputError(
                     f"{name} is {shown(first[name])} in process 0, but {shown(theirs.get(name))} in process {other}; "
@@ -182,12 +184,26 @@ def joined(place: Place | None) -> Iterator[Processes]:
             yield processes
         except BaseException as error:
             _wait_for_the_reason(error)
+            _client().key_value_set(f"{KEYS}/{FAILED}/{processes.index}", printable(str(error), MOST))
             if _all_are_here():
                 jax.distributed.shutdown()
             raise
         with suppress(RuntimeError, ValueError):  # nothing is lost where they do not part well
-            _client().wait_at_barrier("jaxllm/done", LONG_MS)
+            _client().wait_at_barrier(f"{KEYS}/done", LONG_MS)
             jax.distributed.shutdown()
+
+
+def _said(what: str, process: int) -> dict[str, Any]:
+    """What a process has said, once it has. Raises InputError where one has failed."""
+    while True:
+        try:
+            said = _client().blocking_key_value_get(f"{KEYS}/{what}/{process}", LOOK_MS)
+            return cast(dict[str, Any], json.loads(said))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+        for key, message in _client().key_value_dir_get(f"{KEYS}/{FAILED}/"):
+            raise InputError(f"process {key.rpartition('/')[2]} has ended: {message}")
 
 
 def _client() -> Any:
@@ -230,7 +246,7 @@ def _wait_for_the_reason(error: BaseException) -> None:
 def _all_are_here() -> bool:
     """Whether all processes come here now, as where all of them were stopped."""
     try:
-        _client().wait_at_barrier("jaxllm/stopped", TOGETHER_S * 1000)
+        _client().wait_at_barrier(f"{KEYS}/stopped", TOGETHER_S * 1000)
     except (RuntimeError, ValueError):
         return False
     return True
