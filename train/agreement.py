@@ -1,7 +1,7 @@
 """What all processes of a run must do in the same step, although one of them learns of it: end, and follow the clock.
 
-A signal reaches one process, and clocks differ. So each step computes the largest number of all processes, in which that
-of process 0 stands for the time. It is read a step later, so that an accelerator does not wait for it.
+A signal reaches one process, and clocks differ. So each step computes the largest of the numbers that the processes
+give; only process 0 gives the time. It is read a step later, so that an accelerator does not wait for it.
 """
 
 import signal
@@ -18,6 +18,8 @@ from .runtime.signals import Stop
 class Agreement:
     """What a run by one process agrees on: whatever that process says."""
 
+    by_one = True
+
     def __init__(self, stop: Stop) -> None:
         """`stop` is set by the signals that this process gets."""
         self.stop = stop  # of all processes
@@ -33,6 +35,8 @@ class Agreement:
 
 class AgreementOfAll(Agreement):
     """As Agreement, for several processes. What it returns is what was said in the step before."""
+
+    by_one = False
 
     def __init__(self, stop: Stop) -> None:
         super().__init__(Stop())

@@ -34,9 +34,8 @@ from .optimizer import learning_rate_schedule, make_optimizer
 from .parallel import layout, make_mesh, on_one_device, part_of_rows
 from .prefetch import prefetched
 from .progress import training_progress
-from .runs.checkpoint import saved_steps
+from .runs.checkpoint import Checkpoints, saved_steps
 from .runs.checkpoints_of_all import checkpoints_of
-from .runs.checkpoint import Checkpoints
 from .runs.folder import RunFolder
 from .runs.metrics import add_sample, drop_samples
 from .runs.sinks import Guarded
@@ -78,7 +77,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
             print(f"warning: {too_much}", file=sys.stderr)
         steps = range(int(state.step), config.train.steps)
         explain = partial(where_not_finite, run, model, lambda: state)
-        sink = Guarded(config.train.sink, folder, as_dict(config), steps.start)
+        sink = Guarded(config.train.sink if jax.process_index() == 0 else None, folder, as_dict(config), steps.start)
         log = StepLog(plan_of(config), folder, steps.start, explain, training_progress, sink)
         over = is_over(config.train, steps.start, log.trained_s)
         unmeasured = log.unmeasured(steps.start) and due(steps.start, config.eval.every, over)
@@ -112,7 +111,8 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                     ending = bool(stop)
                     if ending or due(step + 1, config.checkpoint.every, over):
                         save_state(state, checkpoints, log, as_dict(config), run.tokenizer.fingerprint())
-                    log.flush_if_ready()
+                    if agreed.by_one:  # not every process sees at the same point that a step is computed
+                        log.flush_if_ready()
                     if timed and not over and len(log.records) == steps.start + MEASURED:
                         log.note(forecast(config, log.records))
                     if ending or over:
@@ -218,7 +218,7 @@ def write_sample(run: Prepared, model: GPT, folder: RunFolder, state: TrainState
     if math.isfinite(loss):
         params, c = averaged(state) if averaged else state.params, run.config
         params = on_one_device(params)
-        if jax.process_index():  # process 0 writes it
+        if jax.process_index() != 0:
             return
         text = sample_text(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)
         add_sample(folder.samples, int(state.step), loss, text)

@@ -170,7 +170,8 @@ def part_of_rows(mesh: Mesh | None, n_rows: int) -> tuple[int, int]:
     """Which part of a batch of `n_rows` this process reads, and of how many parts; (0, 1) is all of it."""
     if mesh is None:
         return 0, 1
-    rows = [index[0].indices(n_rows) for index in row_sharding(mesh).addressable_devices_indices_map((n_rows,)).values()]
+    indices = row_sharding(mesh).addressable_devices_indices_map((n_rows,)).values()
+    rows = [index[0].indices(n_rows) for index in indices if index]
     first, last = min(start for start, *_ in rows), max(stop for _, stop, _ in rows)
     return first // (last - first), n_rows // (last - first)
 

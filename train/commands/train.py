@@ -2,15 +2,12 @@
 
 import argparse
 import math
-import platform
 import sys
 from functools import partial
 from pathlib import Path
 
 import jax
-import jaxlib
 
-from jaxllm import __version__
 from jaxllm.config import GPTConfig
 from jaxllm.fast.attention import attention_path, looks_ahead
 from jaxllm.gpt import count_parameters
@@ -19,8 +16,9 @@ from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
 
+from ..alike import check_shared, compare_checkpoints, compare_devices, compare_runs
 from ..budget import is_over, used_s
-from ..config import RunConfig, TrainConfig, as_dict, differences, load_config, with_absolute_paths
+from ..config import RunConfig, TrainConfig, differences, load_config, with_absolute_paths
 from ..ideas import Code, check_same_code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
@@ -43,8 +41,6 @@ from ..runtime.memory import available_bytes
 from ..runtime.profile import WARM_UP
 from ..state import abstract_state
 from .options import Parser, add_code, add_overrides
-
-SHARED = "put the run folder on a file system that all processes share"
 
 
 def add_options(parser: Parser) -> None:
@@ -129,7 +125,7 @@ def resume(
         checkpoints = Checkpoints(folder.checkpoints)
         if fall_back and processes.index == 0:
             checkpoints.leave_out_damaged(abstract_state(model_of(config, tokenizer), config))
-        processes.compare("checkpoint", {"the newest checkpoint": checkpoints.latest_step()}, SHARED)
+        compare_checkpoints(processes, checkpoints)
         done, steps = checkpoints.latest_step() or 0, config.train.steps
         if done > steps:
             raise InputError(f"train.steps is {steps}, but {folder.path} has done {done}; ask for more than {done}.")
@@ -180,22 +176,6 @@ def train_and_report(
         print("\n".join(conclusion(folder)))
 
 
-def compare_runs(processes: Processes, when: str, folder: RunFolder, config: RunConfig, code: Code | None) -> None:
-    """Raises InputError where the processes of a run have different versions, options or data."""
-    versions = {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__}
-    processes.compare(f"versions {when}", versions | {"jaxllm": __version__}, "install the same for every process")
-    given = {"--out": str(folder.path.absolute()), "the sha256 of --code": code and code.sha256}
-    fields = {f"{section}.{key}": value for section, keys in as_dict(config).items() for key, value in keys.items()}
-    processes.compare(when, given | fields, "start every process with the same options, files and data")
-
-
-def check_shared(processes: Processes, folder: RunFolder) -> None:
-    """Raises InputError where a process does not see the folder that process 0 has made."""
-    processes.compare("made", {}, "")  # all have come here
-    seen = "the run" if folder.config.exists() else "no run"
-    processes.compare("folder", {f"what is in {folder.path}": seen}, SHARED)
-
-
 def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[str]) -> RunConfig:
     """The config of the folder's run, with the fields changed that may change on the way.
 
@@ -229,8 +209,7 @@ def prepare_backend(config: RunConfig, processes: Processes = ALONE) -> None:
     if config.train.deterministic:
         compute_deterministically()
     check_jax()
-    devices = {"the number of devices": jax.local_device_count(), "their kind": jax.devices()[0].device_kind}
-    processes.compare("devices", devices, "give every process as many devices of one kind")
+    compare_devices(processes)
 
 
 def check_layout(inputs: Prepared, processes: Processes) -> None:
@@ -240,8 +219,8 @@ def check_layout(inputs: Prepared, processes: Processes) -> None:
     if used < n_devices and processes.count > 1:
         raise InputError(
             f"train.batch_size is {config.train.batch_size}, which occupies {used} of the {n_devices} devices of "
-            f"{processes.count} processes; make it a multiple of {n_devices * config.train.grad_accumulation}, or start "
-            "fewer processes."
+            f"{processes.count} processes; make it a multiple of {n_devices * config.train.grad_accumulation}, or "
+            "start fewer processes."
         )
 
 

@@ -2,7 +2,7 @@
 
 Process 0 hosts JAX's coordination service, which waits for all processes at the start and hears a heartbeat of each. By
 default it aborts all of them when one is missing; `native_output` turns that into a sentence. Private names of JAX are
-used only here: the service's client, for its table of strings and a barrier, and the time that its start may take.
+used only here: the service's client, for its table of strings and its barrier, and two arguments of its start.
 """
 
 import json
@@ -15,8 +15,6 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
-from jax._src import distributed
-from jax._src.lib import _jax
 
 from jaxllm.utils.errors import InputError, printable, shown
 
@@ -37,7 +35,7 @@ class Place(NamedTuple):
     """Which process this is, of how many."""
 
     process: int
-    count: int
+    processes: int
     coordinator: str | None  # HOST:PORT; None: SLURM says
 
     @property
@@ -83,7 +81,7 @@ class Processes:
     def __init__(self, place: Place | None = None) -> None:
         """Only this one, without a place."""
         self._place = place
-        self.index, self.count = (place.process, place.count) if place else (0, 1)
+        self.index, self.count = (place.process, place.processes) if place else (0, 1)
         self.joined = False
         self.how_to_go_on: Callable[[], str] = lambda: "nothing is saved yet"
 
@@ -124,18 +122,18 @@ def absent(text: str, place: Place) -> str:
     """The sentence for what the service says where it could not start."""
     if missing := named(text, MISSING):
         return (
-            f"{these(missing, place.count)} not come to {place.where} within {START_S} s; start "
+            f"{these(missing, place.processes)} not come to {place.where} within {START_S} s; start "
             "every process within that time, each with an id of its own, and see that it reaches that address."
         )
     if "more recent" in text or "ALREADY_EXISTS" in text or "incarnation" in text:
         return (
             f"another process has come to {place.where} with --process-id {place.process}; give each of the "
-            f"{place.count} processes an id of its own, and each run a port of its own."
+            f"{place.processes} processes an id of its own, and each run a port of its own."
         )
     if "INVALID_ARGUMENT" in text:
         return (
             f"process 0 at {place.where} expects no process {place.process}; give all processes the same "
-            f"--num-processes, which is {place.count} here."
+            f"--num-processes, which is {place.processes} here."
         )
     return (
         f"nobody answers at {place.where} within {START_S} s; start process 0 there, with that --coordinator, and see "
@@ -147,11 +145,11 @@ def dead(text: str, place: Place) -> str:
     """The sentence for what the service says of a process that has ended; process 0 takes the service with it."""
     if again := re.search(r"(\d+) unexpectedly tried to connect", text):
         return (
-            f"another process has come to {place.where} with --process-id {again[1]}, which ends a run of JAX; give each "
-            f"of the {place.count} processes an id of its own, and each run a port of its own"
+            f"another process has come to {place.where} with --process-id {again[1]}, which ends the run; give each of "
+            f"the {place.processes} processes an id of its own, and each run a port of its own"
         )
     silent = named(text, "stopped sending heartbeats):") or named(text, MISSING) or [0]
-    return f"{these(silent, place.count)} ended"
+    return f"{these(silent, place.processes)} ended"
 
 
 def named(text: str, headline: str) -> list[int]:
@@ -180,7 +178,7 @@ def joined(place: Place | None) -> Iterator[Processes]:
         _initialize(place)
         processes.joined = True
         try:
-            processes.compare("number", {"--num-processes": place.count}, "give the same to every process")
+            processes.compare("number", {"--num-processes": place.processes}, "give the same to every process")
             yield processes
         except BaseException as error:
             _wait_for_the_reason(error)
@@ -207,28 +205,34 @@ def _said(what: str, process: int) -> dict[str, Any]:
 
 
 def _client() -> Any:
+    from jax._src import distributed  # private, and needed for several processes only
+
     return distributed.global_state.client
 
 
 def _initialize(place: Place) -> None:
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from `signals`
-    with _changed("get_distributed_runtime_service", cluster_register_timeout=START_S):  # it then says who is missing
-        with _changed("get_distributed_runtime_client", shutdown_on_destruction=False):  # it would wait for the others
-            try:
-                jax.distributed.initialize(
-                    place.coordinator, *((place.count, place.process) if place.coordinator else ()),
-                    initialization_timeout=START_S, heartbeat_timeout_seconds=HEARTBEAT_S,
-                    shutdown_timeout_seconds=END_S,
-                )  # fmt: skip
-            except (RuntimeError, ValueError) as error:
-                raise InputError(
-                    f"process {place.process} cannot begin at {place.where}: {' '.join(str(error).split())[:300]}"
-                ) from None
+    given = (place.processes, place.process) if place.coordinator else (None, None)
+    with (
+        _changed("get_distributed_runtime_service", cluster_register_timeout=START_S),  # it then says who is missing
+        _changed("get_distributed_runtime_client", shutdown_on_destruction=False),  # it would wait for the others
+    ):
+        try:
+            jax.distributed.initialize(
+                place.coordinator, given[0], given[1], initialization_timeout=START_S,
+                heartbeat_timeout_seconds=HEARTBEAT_S, shutdown_timeout_seconds=END_S,
+            )  # fmt: skip
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"process {place.process} cannot begin at {place.where}: {printable(' '.join(str(error).split()), 300)}"
+            ) from None
 
 
 @contextmanager
 def _changed(name: str, **more: Any) -> Iterator[None]:
     """Within it a function of JAX's runtime gets arguments that `jax.distributed.initialize` does not take."""
+    from jax._src.lib import _jax
+
     function = getattr(_jax, name)
     setattr(_jax, name, partial(function, **more))
     try:
@@ -239,7 +243,7 @@ def _changed(name: str, **more: Any) -> Iterator[None]:
 
 def _wait_for_the_reason(error: BaseException) -> None:
     """Where a connection to another process broke, wait until the service says which has ended, and ends this one."""
-    if isinstance(error, ValueError | RuntimeError) and any(word in str(error) for word in LOST):
+    if not isinstance(error, InputError) and any(word in str(error) for word in LOST):
         time.sleep(2 * HEARTBEAT_S)
 
 
