@@ -21,13 +21,14 @@ from jaxllm.utils.errors import InputError, printable, shown
 from .native_output import FATAL, native_output_read
 
 START_S = 60  # in which all processes must have come
-HEARTBEAT_S = 30  # without a heartbeat of a process it counts as dead
+HEARTBEAT_S = 40  # without a heartbeat of a process it counts as dead
 END_S = 60  # for which a process that is done waits for the others
 TOGETHER_S = 10  # in which all have come to an end that they share
 LOOK_MS = 1000  # after which one that waits for another looks whether it has failed
 LONG_MS = 2**31 - 1  # a process that is alive is waited for; for one that is not, the service ends the wait
 MISSING = "Some timed out task names:"
 KEYS, FAILED, MOST = "jaxllm", "failed", 1000  # names in the service's table, and characters of a value
+BROKEN = (RuntimeError, ValueError)  # errors of the service
 LOST = ("Gloo", "NCCL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")  # errors of a lost connection
 
 
@@ -136,8 +137,8 @@ def absent(text: str, place: Place) -> str:
             f"--num-processes, which is {place.processes} here."
         )
     return (
-        f"nobody answers at {place.where} within {START_S} s; start process 0 there, with that --coordinator, and see "
-        "that its port can be reached."
+        f"nobody answers at {place.where} within {START_S} s; start process 0 there within that time, and see that its "
+        "port can be reached."
     )
 
 
@@ -182,11 +183,12 @@ def joined(place: Place | None) -> Iterator[Processes]:
             yield processes
         except BaseException as error:
             _wait_for_the_reason(error)
-            _client().key_value_set(f"{KEYS}/{FAILED}/{processes.index}", printable(str(error), MOST))
-            if _all_are_here():
+            with suppress(*BROKEN):
+                _client().key_value_set(f"{KEYS}/{FAILED}/{processes.index}", printable(str(error), MOST))
+                _client().wait_at_barrier(f"{KEYS}/stopped", TOGETHER_S * 1000)  # where all of them were stopped
                 jax.distributed.shutdown()
             raise
-        with suppress(RuntimeError, ValueError):  # nothing is lost where they do not part well
+        with suppress(*BROKEN):  # nothing is lost where they do not part well
             _client().wait_at_barrier(f"{KEYS}/done", LONG_MS)
             jax.distributed.shutdown()
 
@@ -245,12 +247,3 @@ def _wait_for_the_reason(error: BaseException) -> None:
     """Where a connection to another process broke, wait until the service says which has ended, and ends this one."""
     if not isinstance(error, InputError) and any(word in str(error) for word in LOST):
         time.sleep(2 * HEARTBEAT_S)
-
-
-def _all_are_here() -> bool:
-    """Whether all processes come here now, as where all of them were stopped."""
-    try:
-        _client().wait_at_barrier(f"{KEYS}/stopped", TOGETHER_S * 1000)
-    except (RuntimeError, ValueError):
-        return False
-    return True
