@@ -15,7 +15,7 @@ from train.cli import main
 from train.runs.checkpoint import saved_steps
 from train.runs.load import load_run
 from train.runs.manifest import read_manifest
-from train.runtime.distributed import Place, absent, dead, named, place, place_by_slurm
+from train.runtime.distributed import Rank, absent, dead, named, rank, rank_by_slurm
 
 pytestmark = pytest.mark.newest
 
@@ -136,19 +136,19 @@ OPTIONS: dict[str, tuple[str | None, int | None, int | None]] = {
 @pytest.mark.parametrize("message", OPTIONS)
 def test_wrong_options(message: str) -> None:
     with pytest.raises(InputError) as error:
-        place(*OPTIONS[message])
+        rank(*OPTIONS[message])
     assert message in str(error.value)
 
 
 def test_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the options, or by SLURM; one process needs no others."""
     step = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_JOB_ID": "7", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
-    assert place("h:1", 1, 2) == Place(1, 2, "h:1") and place("h:1", 0, 1) is None and place(None, None, None) is None
-    assert place_by_slurm(step | {"SLURM_NTASKS": "4"}) == Place(1, 4, None)
-    assert place_by_slurm(step | {"SLURM_NTASKS": "1"}) is None and place_by_slurm({"SLURM_NTASKS": "4"}) is None
+    assert rank("h:1", 1, 2) == Rank(1, 2, "h:1") and rank("h:1", 0, 1) is None and rank(None, None, None) is None
+    assert rank_by_slurm(step | {"SLURM_NTASKS": "4"}) == Rank(1, 4, None)
+    assert rank_by_slurm(step | {"SLURM_NTASKS": "1"}) is None and rank_by_slurm({"SLURM_NTASKS": "4"}) is None
     for name, value in (step | {"SLURM_NTASKS": "4"}).items():
         monkeypatch.setenv(name, value)
-    assert place(None, None, None) == Place(1, 4, None) and "n[1-2]" in Place(1, 4, None).where
+    assert rank(None, None, None) == Rank(1, 4, None) and "n[1-2]" in Rank(1, 4, None).where
 
 
 SAID: dict[str, tuple[Any, str]] = {
@@ -166,5 +166,5 @@ SAID: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("sentence", SAID)
 def test_what_the_service_says_becomes_a_sentence(sentence: str) -> None:
     say, text = SAID[sentence]
-    assert say(text, Place(2, 4, "h:1")).startswith(sentence)
+    assert say(text, Rank(2, 4, "h:1")).startswith(sentence)
     assert named("no such list", "Some") == []

@@ -35,7 +35,7 @@ from ..runs.metrics import SAMPLE, read_metrics
 from ..runs.sinks import check_sink
 from ..runs.watched import folder_of
 from ..runtime.allocator import compute_deterministically
-from ..runtime.distributed import ALONE, Processes, joined, place
+from ..runtime.distributed import ALONE, Processes, joined, rank
 from ..runtime.jax_check import check_jax
 from ..runtime.memory import available_bytes
 from ..runtime.profile import WARM_UP
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
     if a.fall_back and not a.resume:
         raise InputError("--fall-back is for continuing a run; give it together with --resume.")
     folder = RunFolder(a.out or Path("runs") / Path(a.config).stem)
-    with joined(place(a.coordinator, a.process_id, a.num_processes)) as processes:
+    with joined(rank(a.coordinator, a.process_id, a.num_processes)) as processes:
         if a.resume:
             resume(folder, a.config, a.overrides, a.fall_back, a.profile, load_code(a.code), processes)
         else:

@@ -32,7 +32,7 @@ BROKEN = (RuntimeError, ValueError)  # errors of the service
 LOST = ("Gloo", "NCCL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")  # errors of a lost connection
 
 
-class Place(NamedTuple):
+class Rank(NamedTuple):
     """Which process this is, of how many."""
 
     process: int
@@ -45,7 +45,7 @@ class Place(NamedTuple):
         return self.coordinator or f"the first node of SLURM_STEP_NODELIST = {os.environ.get('SLURM_STEP_NODELIST')}"
 
 
-def place(coordinator: str | None, process: int | None, count: int | None) -> Place | None:
+def rank(coordinator: str | None, process: int | None, count: int | None) -> Rank | None:
     """The process that the options of the command, or SLURM, say this is; None for a run by one process.
 
     Raises InputError where some of the options are missing or wrong.
@@ -54,7 +54,7 @@ def place(coordinator: str | None, process: int | None, count: int | None) -> Pl
     if missing := [name for name, value in given.items() if value is None]:
         if len(missing) < len(given):
             raise InputError(f"{' and '.join(missing)} missing; give all of {', '.join(given)}, or none of them.")
-        return place_by_slurm(os.environ)
+        return rank_by_slurm(os.environ)
     assert coordinator is not None and process is not None and count is not None
     if not 1 <= count <= 2**20:
         raise InputError(f"--num-processes is {count}, but there must be at least 1.")
@@ -65,24 +65,24 @@ def place(coordinator: str | None, process: int | None, count: int | None) -> Pl
         raise InputError(
             f"--coordinator is {shown(coordinator)}, but it must be HOST:PORT of process 0, such as 10.0.0.1:1234."
         )
-    return Place(process, count, coordinator) if count > 1 else None
+    return Rank(process, count, coordinator) if count > 1 else None
 
 
-def place_by_slurm(environment: Mapping[str, str]) -> Place | None:
+def rank_by_slurm(environment: Mapping[str, str]) -> Rank | None:
     """The process that SLURM's `srun` has started this as; None for a job step of one."""
     names = ("SLURM_STEP_NODELIST", "SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
     if not all(name in environment for name in names) or int(environment["SLURM_NTASKS"]) == 1:
         return None
-    return Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"]), None)
+    return Rank(int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"]), None)
 
 
 class Processes:
     """The processes of a run, seen from one of them."""
 
-    def __init__(self, place: Place | None = None) -> None:
-        """Only this one, without a place."""
-        self._place = place
-        self.index, self.count = (place.process, place.processes) if place else (0, 1)
+    def __init__(self, rank: Rank | None = None) -> None:
+        """Only this one, without a rank."""
+        self._rank = rank
+        self.index, self.count = (rank.process, rank.processes) if rank else (0, 1)
         self.joined = False
         self.how_to_go_on: Callable[[], str] = lambda: "nothing is saved yet"
 
@@ -106,9 +106,9 @@ class Processes:
 
     def end(self, text: str, error: int) -> None:
         """End this process with a sentence on the descriptor `error`, for a text of JAX's coordination service."""
-        assert self._place is not None
+        assert self._rank is not None
         text = text[text.index(FATAL) :]
-        sentence = dead(text, self._place) if self.joined else absent(text, self._place)
+        sentence = dead(text, self._rank) if self.joined else absent(text, self._rank)
         if self.joined:
             time.sleep(2 * (self.index == 0))  # the others hear of it from the service in this process
             sentence = f"{sentence}; {self.how_to_go_on()}"
@@ -119,38 +119,38 @@ class Processes:
 ALONE = Processes()
 
 
-def absent(text: str, place: Place) -> str:
+def absent(text: str, rank: Rank) -> str:
     """The sentence for what the service says where it could not start."""
     if missing := named(text, MISSING):
         return (
-            f"{these(missing, place.processes)} not come to {place.where} within {START_S} s; start "
+            f"{these(missing, rank.processes)} not come to {rank.where} within {START_S} s; start "
             "every process within that time, each with an id of its own, and see that it reaches that address."
         )
     if "more recent" in text or "ALREADY_EXISTS" in text or "incarnation" in text:
         return (
-            f"another process has come to {place.where} with --process-id {place.process}; give each of the "
-            f"{place.processes} processes an id of its own, and each run a port of its own."
+            f"another process has come to {rank.where} with --process-id {rank.process}; give each of the "
+            f"{rank.processes} processes an id of its own, and each run a port of its own."
         )
     if "INVALID_ARGUMENT" in text:
         return (
-            f"process 0 at {place.where} expects no process {place.process}; give all processes the same "
-            f"--num-processes, which is {place.processes} here."
+            f"process 0 at {rank.where} expects no process {rank.process}; give all processes the same "
+            f"--num-processes, which is {rank.processes} here."
         )
     return (
-        f"nobody answers at {place.where} within {START_S} s; start process 0 there within that time, and see that its "
+        f"nobody answers at {rank.where} within {START_S} s; start process 0 there within that time, and see that its "
         "port can be reached."
     )
 
 
-def dead(text: str, place: Place) -> str:
+def dead(text: str, rank: Rank) -> str:
     """The sentence for what the service says of a process that has ended; process 0 takes the service with it."""
     if again := re.search(r"(\d+) unexpectedly tried to connect", text):
         return (
-            f"another process has come to {place.where} with --process-id {again[1]}, which ends the run; give each of "
-            f"the {place.processes} processes an id of its own, and each run a port of its own"
+            f"another process has come to {rank.where} with --process-id {again[1]}, which ends the run; give each of "
+            f"the {rank.processes} processes an id of its own, and each run a port of its own"
         )
     silent = named(text, "stopped sending heartbeats):") or named(text, MISSING) or [0]
-    return f"{these(silent, place.processes)} ended"
+    return f"{these(silent, rank.processes)} ended"
 
 
 def named(text: str, headline: str) -> list[int]:
@@ -166,20 +166,20 @@ def these(processes: list[int], count: int) -> str:
 
 
 @contextmanager
-def joined(place: Place | None) -> Iterator[Processes]:
+def joined(rank: Rank | None) -> Iterator[Processes]:
     """Yields the processes of the run, once all have come; they are in touch until all leave it.
 
     Call it before anything computes. A process that does not find the others, or loses one, ends with a sentence.
     """
-    processes = Processes(place)
-    if place is None:
+    processes = Processes(rank)
+    if rank is None:
         yield processes
         return
     with native_output_read(processes.end):
-        _initialize(place)
+        _initialize(rank)
         processes.joined = True
         try:
-            processes.compare("number", {"--num-processes": place.processes}, "give the same to every process")
+            processes.compare("number", {"--num-processes": rank.processes}, "give the same to every process")
             yield processes
         except BaseException as error:
             _wait_for_the_reason(error)
@@ -212,21 +212,21 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
-def _initialize(place: Place) -> None:
+def _initialize(rank: Rank) -> None:
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from `signals`
-    given = (place.processes, place.process) if place.coordinator else (None, None)
+    given = (rank.processes, rank.process) if rank.coordinator else (None, None)
     with (
         _changed("get_distributed_runtime_service", cluster_register_timeout=START_S),  # it then says who is missing
         _changed("get_distributed_runtime_client", shutdown_on_destruction=False),  # it would wait for the others
     ):
         try:
             jax.distributed.initialize(
-                place.coordinator, given[0], given[1], initialization_timeout=START_S,
+                rank.coordinator, given[0], given[1], initialization_timeout=START_S,
                 heartbeat_timeout_seconds=HEARTBEAT_S, shutdown_timeout_seconds=END_S,
             )  # fmt: skip
         except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"process {place.process} cannot begin at {place.where}: {printable(' '.join(str(error).split()), 300)}"
+                f"process {rank.process} cannot begin at {rank.where}: {printable(' '.join(str(error).split()), 300)}"
             ) from None
 
 
