@@ -1,5 +1,6 @@
 """Runs by several processes: real ones, on the loopback address."""
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,19 @@ from processes import ended, free_address, member, signalled
 from runs import TEXT, lines, without_times
 
 from jaxllm.utils.errors import InputError
+from train.agreement import Agreement, AgreementOfAll
+from train.alike import compare_runs
 from train.cli import main
+from train.config import load_config
 from train.runs.checkpoint import saved_steps
+from train.runs.checkpoints_of_all import CheckpointsOfAll
+from train.runs.folder import RunFolder
 from train.runs.load import load_run
 from train.runs.manifest import read_manifest
-from train.runtime.distributed import Rank, absent, dead, named, rank, rank_by_slurm
+from train.runs.watched import folder_of
+from train.runtime.distributed import Processes, Rank, absent, dead, named, rank, rank_by_slurm
+from train.runtime.native_output import FATAL, WHOLE, native_output_read
+from train.runtime.signals import Stop
 
 pytestmark = pytest.mark.newest
 
@@ -168,3 +177,68 @@ def test_what_the_service_says_becomes_a_sentence(sentence: str) -> None:
     say, text = SAID[sentence]
     assert say(text, Rank(2, 4, "h:1")).startswith(sentence)
     assert named("no such list", "Some") == []
+
+
+def test_what_is_printed_natively_is_passed_on_but_for_noise(capfd: pytest.CaptureFixture[str]) -> None:
+    """What JAX's service ends a process with is given to a function, with the lines before it."""
+    fatal: list[str] = []
+    with native_output_read(lambda text, _: fatal.append(text)):
+        os.write(1, b"[Gloo] Rank 0 is connected to 1 peer ranks\nof another library\n")
+        os.write(2, f"E1 coordination_service.cc\nF1 {FATAL}\n2\n{WHOLE}\n".encode())
+        print("of Python")
+    out, error = capfd.readouterr()
+    assert out == "of Python\n" and "of another library\n" in error and "Gloo" not in error
+    assert len(fatal) == 1 and fatal[0].splitlines()[-2:] == ["2", WHOLE]
+    os.write(1, b"[Gloo] Rank 0 is connected to 1 peer ranks\n")
+    assert capfd.readouterr().out.startswith("[Gloo]")
+
+
+def test_another_process_than_the_first_leaves_the_run_folder_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text("begun\n")
+    with folder_of(1, folder) as watched:
+        assert watched.path == folder.path and watched.checkpoints == folder.checkpoints
+        assert watched.metrics.read_text() == "begun\n"
+        with watched.locked():
+            watched.metrics.write_text("other\n")
+            watched.samples.write_text("other\n")
+        print("not shown")
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"] and folder.metrics.read_text() == "begun\n"
+    assert not watched.metrics.exists() and capsys.readouterr().out == ""
+    with folder_of(0, folder) as same:
+        assert same is folder
+
+
+def test_another_process_than_the_first_deletes_no_unfinished_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "5.tmp").mkdir()
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with CheckpointsOfAll(tmp_path) as checkpoints:
+        checkpoints.add_losses(5, {"val_loss": 1.0})
+    assert (tmp_path / "5.tmp").exists()
+
+
+def test_processes_agree_on_what_was_said_in_the_step_before() -> None:
+    """One process does as it says, at once."""
+    here = Stop()
+    agreed = AgreementOfAll(here)
+    here.by = signal.SIGTERM
+    assert [agreed.seconds(1.5), bool(agreed.stop), agreed.seconds(2.5), agreed.stop.by] == [0, False, 1.5, here.by]
+    assert [agreed.schedule_step(step) for step in (7, 8, 9)] == [7, 7, 8]
+    alone = Agreement(here)
+    assert (alone.seconds(1.5), alone.schedule_step(7), alone.stop) == (1.5, 7, here)
+
+
+def test_versions_options_and_code_are_compared(config: str, tmp_path: Path) -> None:
+    compared: dict[str, Any] = {}
+
+    class Listening(Processes):
+        def compare(self, what: str, mine: Any, remedy: str) -> None:
+            compared.update(mine)
+
+    compare_runs(Listening(), "given", RunFolder(tmp_path), load_config(config), None)
+    assert compared["jax"] == jax.__version__ and compared["--out"] == str(tmp_path)
+    assert {"python", "jaxlib", "jaxllm", "the sha256 of --code", "train.steps", "model.d_model"} <= compared.keys()
