@@ -24,7 +24,7 @@ from jaxllm.tokenizers import Tokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError
 
 from .config import EvalConfig, RunConfig
-from .parallel import put_batch
+from .parallel import put_whole
 from .step import make_eval_step
 
 AHEAD = 16  # batches dispatched before the first one's loss is fetched
@@ -72,7 +72,7 @@ def evaluator(
             if known is not None:
                 left_out += int(weights[:, known].sum())
                 weights[:, known] = 0
-            dispatched.append(eval_step(params, *put_batch(mesh, inputs, targets, weights)))
+            dispatched.append(eval_step(params, *put_whole(mesh, inputs, targets, weights)))
             if len(dispatched) > AHEAD:
                 sums.append(float(dispatched.popleft()))
         return math.fsum([*sums, *map(float, dispatched)]) / (n - left_out)

@@ -20,6 +20,7 @@ from jaxllm.data import batch
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
+from .agreement import agreement
 from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
 from .config import RunConfig, as_dict
 from .errors import NotSavedError, Stopped
@@ -30,10 +31,11 @@ from .inputs import Prepared
 from .memory_estimate import warning_of_plan
 from .nonfinite import first_forward, parts_backward
 from .optimizer import learning_rate_schedule, make_optimizer
-from .parallel import layout, make_mesh, on_one_device
+from .parallel import layout, make_mesh, on_one_device, part_of_rows
 from .prefetch import prefetched
 from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
+from .runs.checkpoints_of_all import checkpoints_of
 from .runs.folder import RunFolder
 from .runs.metrics import add_sample, drop_samples
 from .runs.sinks import Guarded
@@ -59,9 +61,9 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
     optimizer = make_optimizer(config.optimizer, config.train.steps, run.model.width_ratio)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
     with (
-        stoppable() as stop,
+        stoppable() as here,
         profiled(profile, folder.profile) as recorder,
-        Checkpoints(folder.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best) as checkpoints,
+        checkpoints_of(folder.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best) as checkpoints,
     ):
         restore = None if checkpoints.latest_step() is None else checkpoints.restore
         jitted = (
@@ -69,11 +71,13 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
             else make_train_step(model, optimizer, config.train, schedule, mesh)
         )  # fmt: skip
         state, train_step = init_and_compile(model, optimizer, jitted, config.train, restore, mesh)
+        agreed = agreement(here)  # all have compiled
+        stop = agreed.stop
         if too_much := warning_of_plan(train_step, config, run.model):
             print(f"warning: {too_much}", file=sys.stderr)
         steps = range(int(state.step), config.train.steps)
         explain = partial(where_not_finite, run, model, lambda: state)
-        sink = Guarded(config.train.sink, folder, as_dict(config), steps.start)
+        sink = Guarded(config.train.sink if jax.process_index() == 0 else None, folder, as_dict(config), steps.start)
         log = StepLog(plan_of(config), folder, steps.start, explain, training_progress, sink)
         over = is_over(config.train, steps.start, log.trained_s)
         unmeasured = log.unmeasured(steps.start) and due(steps.start, config.eval.every, over)
@@ -85,13 +89,15 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                 sample(state, measured := measure(state))  # first, because a complete record says that it is there
                 log.complete(measured)
                 checkpoints.add_losses(steps.start, measured)
-            with prefetched(partial(batch_of, run), range(0) if stop or over else steps, mesh) as batches:
+            part = part_of_rows(mesh, config.train.batch_size)
+            with prefetched(partial(batch_of, run, part=part), range(0) if stop or over else steps, mesh) as batches:
                 for step, inputs, targets, waited_s in batches:
                     of_schedule = schedule_step(config, step, log.records)
+                    of_schedule = max(step, agreed.schedule_step(of_schedule)) if timed else step
                     ahead = (np.int32(of_schedule - step),) if timed else ()
                     state, metrics = recorder(train_step, state, inputs, targets, *ahead)
                     log.add(step + 1, metrics, waited_s, of_schedule + 1 if timed else None)
-                    over = is_over(config.train, step + 1, log.trained_s)
+                    over = is_over(config.train, step + 1, agreed.seconds(log.trained_s))
                     if recorder.complete:
                         log.flush()
                         recorder.show(train_step, state)
@@ -105,7 +111,8 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                     ending = bool(stop)
                     if ending or due(step + 1, config.checkpoint.every, over):
                         save_state(state, checkpoints, log, as_dict(config), run.tokenizer.fingerprint())
-                    log.flush_if_ready()
+                    if agreed.by_one:  # not every process sees at the same point that a step is computed
+                        log.flush_if_ready()
                     if timed and not over and len(log.records) == steps.start + MEASURED:
                         log.note(forecast(config, log.records))
                     if ending or over:
@@ -172,9 +179,10 @@ def where_not_finite(
     return f"train_loss is {loss} at step {step:,}" + (f", first of all {first} is not finite" if first else "")
 
 
-def batch_of(run: Prepared, step: int) -> tuple[Ids, Ids]:
+def batch_of(run: Prepared, step: int, part: tuple[int, int] = (0, 1)) -> tuple[Ids, Ids]:
+    """The batch of a step, or the part of it with this number, of so many."""
     config = run.config.train
-    return batch(run.train_ids, run.model.context_length, config.batch_size, config.seed, step)
+    return batch(run.train_ids, run.model.context_length, config.batch_size, config.seed, step, *part)
 
 
 def due(step: int, every: int, last: bool) -> bool:
@@ -210,5 +218,7 @@ def write_sample(run: Prepared, model: GPT, folder: RunFolder, state: TrainState
     if math.isfinite(loss):
         params, c = averaged(state) if averaged else state.params, run.config
         params = on_one_device(params)
+        if jax.process_index() != 0:
+            return
         text = sample_text(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)
         add_sample(folder.samples, int(state.step), loss, text)

@@ -166,6 +166,24 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
+def part_of_rows(mesh: Mesh | None, n_rows: int) -> tuple[int, int]:
+    """Which part of a batch of `n_rows` this process reads, and of how many parts; (0, 1) is all of it."""
+    if mesh is None:
+        return 0, 1
+    indices = row_sharding(mesh).addressable_devices_indices_map((n_rows,)).values()
+    rows = [index[0].indices(n_rows) for index in indices if index]
+    first, last = min(start for start, *_ in rows), max(stop for _, stop, _ in rows)
+    return first // (last - first), n_rows // (last - first)
+
+
+def put_whole(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
+    """As `put_batch`, for arrays of which every process has all rows."""
+    if mesh is None:
+        return cast(tuple[Array, ...], jax.device_put(arrays))
+    sharding = row_sharding(mesh)
+    return tuple(jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in arrays)
+
+
 def put_batch(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
     """This process's rows of arrays such as inputs and targets [B, T], on the devices; all processes' are a batch."""
     if mesh is None:
@@ -175,5 +193,9 @@ def put_batch(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
 
 
 def on_one_device(tree: Any) -> Any:
-    """A tree of arrays as it is computed with on one device."""
+    """A tree of arrays as it is computed with on one device of this process. All processes call it alike."""
+    if jax.process_count() > 1:
+        mesh = jax.tree.leaves(tree)[0].sharding.mesh
+        whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+        tree = jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
     return jax.device_put(tree, jax.local_devices()[0])

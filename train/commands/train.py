@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,12 +16,13 @@ from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
 
+from ..alike import check_shared, compare_checkpoints, compare_devices, compare_runs
 from ..budget import is_over, used_s
 from ..config import RunConfig, TrainConfig, differences, load_config, with_absolute_paths
 from ..ideas import Code, check_same_code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
-from ..loop import train
+from ..loop import how_to_resume, train
 from ..memory_estimate import estimate, memory_line, warning
 from ..notes import print_cut_prompt
 from ..parallel import describe_layout, layout
@@ -31,7 +33,9 @@ from ..runs.load import MAY_CHANGE, check_unchanged, model_of
 from ..runs.loss_plot import draw_losses, is_older
 from ..runs.metrics import SAMPLE, read_metrics
 from ..runs.sinks import check_sink
+from ..runs.watched import folder_of
 from ..runtime.allocator import compute_deterministically
+from ..runtime.distributed import ALONE, Processes, joined, rank
 from ..runtime.jax_check import check_jax
 from ..runtime.memory import available_bytes
 from ..runtime.profile import WARM_UP
@@ -55,6 +59,12 @@ def add_options(parser: Parser) -> None:
         help="with --resume: where newer checkpoints are damaged, continue from the newest whole one",
     )  # fmt: skip
     parser.add_argument(
+        "--coordinator", metavar="HOST:PORT",
+        help="of several processes: where process 0 listens; with the next two. Under SLURM's srun they are left out",
+    )  # fmt: skip
+    parser.add_argument("--process-id", type=int, metavar="I", help="which of the processes this is, from 0")
+    parser.add_argument("--num-processes", type=int, metavar="N", help="how many processes train the run")
+    parser.add_argument(
         "--profile", type=int, metavar="N", help="show where the time of N steps goes, by operation and source line"
     )
 
@@ -67,49 +77,55 @@ def run(arguments: argparse.Namespace) -> None:
     if a.fall_back and not a.resume:
         raise InputError("--fall-back is for continuing a run; give it together with --resume.")
     folder = RunFolder(a.out or Path("runs") / Path(a.config).stem)
-    if a.resume:
-        resume(folder, a.config, a.overrides, a.fall_back, a.profile, load_code(a.code))
-    else:
-        start(folder, a.config, a.overrides, a.profile, load_code(a.code))
+    with joined(rank(a.coordinator, a.process_id, a.num_processes)) as processes:
+        if a.resume:
+            resume(folder, a.config, a.overrides, a.fall_back, a.profile, load_code(a.code), processes)
+        else:
+            start(folder, a.config, a.overrides, a.profile, load_code(a.code), processes)
 
 
 def start(
-    folder: RunFolder, config_path: str, overrides: list[str], profile: int | None, code: Code | None = None
+    folder: RunFolder, config_path: str, overrides: list[str], profile: int | None, code: Code | None = None,
+    processes: Processes = ALONE,
 ) -> None:  # fmt: skip
     """Train a new run from a config file."""
     folder.check_new()
     config = resolve(load_config(config_path, overrides), code)
     check_profile(profile, config.train.steps)
-    prepare_backend(config)
+    compare_runs(processes, "given", folder, config, code)
+    prepare_backend(config, processes)
     check_products(config.train)
     check_sink(config.train.sink)
     inputs = prepare(config)
     check_ideas(inputs.config, inputs.model)
-    layout(config.parallel, jax.device_count(), inputs.model, config.train)
-    with folder.locked():
+    check_layout(inputs, processes)
+    compare_runs(processes, "prepared", folder, inputs.config, code)
+    with folder_of(processes.index, folder) as folder, folder.locked():
         folder.check_new()  # again, because preparing may have taken long
         choice = choose(inputs.model, config.train)
         inputs = inputs.computing_with(choice.name)
         folder.create(inputs.config, inputs.tokenizer, code)
-        train_and_report(inputs, folder, 0, profile, choice)
+        train_and_report(inputs, folder, 0, profile, choice, processes=processes)
 
 
 def resume(
     folder: RunFolder, config_path: str | None, overrides: list[str], fall_back: bool, profile: int | None,
-    code: Code | None = None,
+    code: Code | None = None, processes: Processes = ALONE,
 ) -> None:  # fmt: skip
     """Continue the run of a folder from its newest checkpoint, or complete its files where it has all its steps."""
     if folder.weights.exists():
         raise InputError(f"{folder.path} has no run to continue: it was imported.")
     check_same_code(code, folder.code)
     config, tokenizer = resolve(resumed_config(folder, config_path, overrides), code), load_tokenizer(folder.tokenizer)
-    prepare_backend(config)
+    compare_runs(processes, "given", folder, config, code)
+    prepare_backend(config, processes)
     check_products(config.train)
     check_sink(config.train.sink)
-    with folder.locked():
+    with folder_of(processes.index, folder) as folder, folder.locked():
         checkpoints = Checkpoints(folder.checkpoints)
-        if fall_back:
+        if fall_back and processes.index == 0:
             checkpoints.leave_out_damaged(abstract_state(model_of(config, tokenizer), config))
+        compare_checkpoints(processes, checkpoints)
         done, steps = checkpoints.latest_step() or 0, config.train.steps
         if done > steps:
             raise InputError(f"train.steps is {steps}, but {folder.path} has done {done}; ask for more than {done}.")
@@ -128,17 +144,22 @@ def resume(
         check_profile(profile, steps - done)
         inputs = prepare(config, tokenizer)
         check_ideas(inputs.config, inputs.model)
-        layout(config.parallel, jax.device_count(), inputs.model, config.train)
+        check_layout(inputs, processes)
+        compare_runs(processes, "prepared", folder, inputs.config, code)
         # A run of an earlier version has not chosen: XLA computed.
         choice = Choice("xla") if config.train.products == "auto" else choose(inputs.model, config.train)
-        train_and_report(inputs.computing_with(choice.name), folder, done, profile, choice, used_s(records))
+        computed = inputs.computing_with(choice.name)
+        train_and_report(computed, folder, done, profile, choice, used_s(records), processes)
 
 
 def train_and_report(
-    inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice, used: float = 0.0
+    inputs: Prepared, folder: RunFolder, done: int, profile: int | None, products: Choice, used: float = 0.0,
+    processes: Processes = ALONE,
 ) -> None:  # fmt: skip
     """Train to the last step; print what is trained before, and what came of it after."""
     limits = inputs.config.train
+    check_shared(processes, folder)
+    processes.how_to_go_on = partial(how_to_resume, folder, inputs.config)
     chosen = layout(inputs.config.parallel, jax.device_count(), inputs.model, limits)
     print("\n".join([*introduction(inputs), str(products), *describe_layout(chosen, jax.device_count(), limits)]))
     warn_of_memory(inputs)
@@ -151,7 +172,8 @@ def train_and_report(
             f"{limits.steps:,} steps; compiling, evaluating and saving are not counted"
         )
     train(inputs, folder, profile)
-    print("\n".join(conclusion(folder)))
+    if processes.index == 0:
+        print("\n".join(conclusion(folder)))
 
 
 def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[str]) -> RunConfig:
@@ -182,11 +204,24 @@ def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[s
     return new
 
 
-def prepare_backend(config: RunConfig) -> None:
-    """Check JAX with its first computation, after the settings that must come before that."""
+def prepare_backend(config: RunConfig, processes: Processes = ALONE) -> None:
+    """Check JAX with its first computation, after the settings that must come before that, and compare the devices."""
     if config.train.deterministic:
         compute_deterministically()
     check_jax()
+    compare_devices(processes)
+
+
+def check_layout(inputs: Prepared, processes: Processes) -> None:
+    """Raises InputError where the devices cannot be laid out, or where a process would have nothing to compute."""
+    config, n_devices = inputs.config, jax.device_count()
+    used = layout(config.parallel, n_devices, inputs.model, config.train).n_devices
+    if used < n_devices and processes.count > 1:
+        raise InputError(
+            f"train.batch_size is {config.train.batch_size}, which occupies {used} of the {n_devices} devices of "
+            f"{processes.count} processes; make it a multiple of {n_devices * config.train.grad_accumulation}, or "
+            "start fewer processes."
+        )
 
 
 def check_profile(n_steps: int | None, left: int) -> None:

@@ -133,18 +133,24 @@ class Checkpoints:
         try:
             aside.mkdir()
             write_arrays(aside / STATE, state)
-            seal(aside, manifest, describe_arrays(state))
-            os.rename(aside, self.folder / str(step))
-            sync_folder(self.folder)
+            self._publish(aside, state, manifest)
         except Exception as error:  # OSError, or any type that Orbax and its storage raise
             remove(aside)
-            newest = self.latest_step()
-            still = "no checkpoint" if newest is None else f"step {newest:,}"
-            raise NotSavedError(
-                f"the checkpoint of step {step:,} could not be written to {self.folder} ({reason(error)}); {still} is "
-                "the newest there, so see that there is room and the right to write"
-            ) from None
+            raise self._not_written(step, error) from None
         self._drop_old()
+
+    def _publish(self, aside: Path, state: dict[str, Any], manifest: Manifest) -> None:
+        seal(aside, manifest, describe_arrays(state))
+        os.rename(aside, self.folder / str(manifest.step))
+        sync_folder(self.folder)
+
+    def _not_written(self, step: int, error: Exception) -> NotSavedError:
+        newest = self.latest_step()
+        still = "no checkpoint" if newest is None else f"step {newest:,}"
+        return NotSavedError(
+            f"the checkpoint of step {step:,} could not be written to {self.folder} ({reason(error)}); {still} is "
+            "the newest there, so see that there is room and the right to write"
+        )
 
     def _drop_old(self) -> None:
         with suppress(OSError):  # an extra checkpoint does no harm

@@ -7,6 +7,8 @@ STEPS = "training/test_step.py::test_steps_agree_with_the_reference[xla]"
 SCHEDULE_FREE = "training/test_nonfinite.py::test_a_step_left_out_counts_for_the_weights_of_schedule_free"
 CHOOSING = "training/test_choosing_products.py"
 NOT_FINITE = "training/test_nonfinite.py::test_such_a_step_is_counted_and_changes_nothing_else"
+PROCESSES = "training/test_processes.py"
+SAID = f"{PROCESSES}::test_what_the_service_says_becomes_a_sentence"
 LIMIT = "training/test_budget.py::test_a_run_ends_with_its_time_and_the_end_of_its_schedule"
 IDEAS = "training/test_ideas.py"
 STEP = "train/step.py"
@@ -58,7 +60,7 @@ MUTATIONS = [
     Mutation("steps not counted", STEP, "TrainState(state.step + 1,", "TrainState(state.step,", STEPS),
     Mutation("sha256 of a checkpoint's files not compared", "train/runs/manifest.py", 'return "" if digest == stored.sha256 else', 'return "" if digest else', "training/test_checkpoint.py::test_a_flipped_bit_anywhere_is_noticed_and_named"),
     Mutation("sha256 of the manifest itself not compared", "train/runs/manifest.py", "if _encode(manifest) != raw:", "if False:", "training/test_checkpoint.py::test_a_flipped_bit_anywhere_is_noticed_and_named"),
-    Mutation("arrays read not compared", "train/runs/manifest.py", "if read.get(name) != manifest.arrays.get(name):", "if False:", "training/test_checkpoint.py::test_an_array_that_is_read_as_another_is_noticed"),
+    Mutation("arrays read not compared", "train/runs/manifest.py", "if not _agree(read.get(name), manifest.arrays.get(name)):", "if False:", "training/test_checkpoint.py::test_an_array_that_is_read_as_another_is_noticed"),
     Mutation("a manifest may lead outside", "train/runs/manifest.py", 'or ".." in PurePosixPath(name).parts', "", "training/test_checkpoint.py::test_a_manifest_of_another_step_or_that_leads_outside_is_refused"),
     Mutation("the best checkpoint goes with the old", "train/runs/checkpoint.py", " - set(best)", "", "training/test_checkpoint.py::test_the_newest_stay_and_the_best"),
     Mutation("of equal losses the older is the best", "train/runs/checkpoint.py", "return min(losses, key=lambda step: (losses[step], -step), default=None)", "return min(losses, key=lambda step: losses[step], default=None)", "training/test_checkpoint.py::test_of_equal_losses_the_newer_is_the_best"),
@@ -127,4 +129,18 @@ MUTATIONS = [
     Mutation("a sink that fails ends the run", "train/runs/sinks.py", "except Exception as error:", "except ValueError as error:", "training/test_sinks.py::test_a_sink_that_fails_is_left_out_and_the_run_goes_on[wandb]"),
     Mutation("a loop's last step before a signal not saved", "train/training.py", "if self._ending or self._step % ", "if self._step % ", "training/test_training.py::test_a_signal_ends_the_loop_after_its_step_which_is_saved"),
     Mutation("a loop's step that is not finite applied", "train/training.py", "finite = jnp.isfinite(loss) & ~wrong.any()", "finite = jnp.isfinite(loss) | True", "training/test_training.py::test_a_step_that_is_not_finite_is_not_applied_and_named"),
+    Mutation("an accelerator waits for an agreement", "train/agreement.py", "before.pop(0) if len(before) > 1 else before[0]", "before.pop()", f"{PROCESSES}::test_processes_agree_on_what_was_said_in_the_step_before"),
+    Mutation("the clock of the process, not of the run", "train/agreement.py", "return float(seconds)", "return mine", f"{PROCESSES}::test_processes_agree_on_what_was_said_in_the_step_before"),
+    Mutation("processes with different code", "train/alike.py", ', "the sha256 of --code": code and code.sha256', "", f"{PROCESSES}::test_versions_options_and_code_are_compared"),
+    Mutation("the others write into the run folder", "train/runs/watched.py", "setattr(self, name, aside / there.name)", "pass", f"{PROCESSES}::test_another_process_than_the_first_leaves_the_run_folder_as_it_is"),
+    Mutation("the others print progress", "train/runs/watched.py", "        redirect_stdout(nowhere),\n", "", f"{PROCESSES}::test_another_process_than_the_first_leaves_the_run_folder_as_it_is"),
+    Mutation("each process deletes unfinished checkpoints", "train/runs/checkpoints_of_all.py", "self._leads = jax.process_index() == 0", "self._leads = True", f"{PROCESSES}::test_another_process_than_the_first_deletes_no_unfinished_checkpoint"),
+    Mutation("Gloo's greetings printed", "train/runtime/native_output.py", "if not NOISE.match(line)", "if True", f"{PROCESSES}::test_what_is_printed_natively_is_passed_on_but_for_noise"),
+    Mutation("a fatal text passed on", "train/runtime/native_output.py", "if FATAL in text:", "if not text:", f"{PROCESSES}::test_what_is_printed_natively_is_passed_on_but_for_noise"),
+    Mutation("an id beyond the last", "train/runtime/distributed.py", "if not 0 <= process < count:", "if not 0 <= process <= count:", f"{PROCESSES}::test_wrong_options[--process-id is 2, but with --num-processes 2 the ids are 0 to 1]", "DID NOT RAISE"),
+    Mutation("a job of SLURM without srun", "train/runtime/distributed.py", "if not all(name in environment", "if not any(name in environment", f"{PROCESSES}::test_which_process_this_is", "KeyError"),
+    Mutation("a silent process not named", "train/runtime/distributed.py", 'named(text, "stopped sending heartbeats):") or ', "", f"{SAID}[processes 0, 1 and 3 of 4 have ended]"),
+    Mutation("a missing process not named", "train/runtime/distributed.py", "if missing := named(text, MISSING):", "if missing := []:", f"{SAID}[processes 1 and 3 of 4 have not come to h:1 within]"),
+    Mutation("processes with different configs", "train/runtime/distributed.py", "if first[name] != theirs.get(name)", "if False", f"{PROCESSES}::test_processes_that_differ_end_with_a_sentence"),
+    Mutation("every process reads the first rows", "train/parallel.py", "return first // (last - first), n_rows", "return 0, n_rows", f"{PROCESSES}::test_two_processes_leave_the_bits_of_two_devices_and_go_on_in_one"),
 ]  # fmt: skip
