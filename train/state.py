@@ -13,6 +13,7 @@ from jax.stages import Compiled
 from jax.typing import ArrayLike
 
 from jaxllm.fast.init import init_params
+from jaxllm.fast.platform import platform
 from jaxllm.gpt import GPT
 
 from .config import RunConfig, TrainConfig
@@ -71,5 +72,5 @@ def _seeded_state(model: GPT, optimizer: optax.GradientTransformation, seed: Arr
 
 def _initializer(model: GPT, optimizer: optax.GradientTransformation) -> Any:
     # It runs once, so on a CPU XLA optimises it less and compiles it sooner. The random bits are the same.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    options = {"xla_backend_optimization_level": 1} if platform() == "cpu" else {}
     return jax.jit(partial(_seeded_state, model, optimizer), compiler_options=options)
