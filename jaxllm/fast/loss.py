@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from functools import partial, reduce
+from typing import cast
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Float, Int
 
 from jaxllm.array import Array
+from jaxllm.fast import on_mesh
 from jaxllm.fast.embeddings import token_logits
 from jaxllm.fast.products import product
 from jaxllm.fast.quantised_weights import Table
 from jaxllm.loss import _entry, token_losses
+from jaxllm.parallel import ROWS, TENSOR
 from jaxllm.precision import at_least_float32
 
 Change = Callable[[Array], Array]  # an elementwise function of the logits
@@ -31,8 +35,25 @@ def head_loss(
     gradients of a chunk, while it holds the chunk's logits, with the vocabulary cut into parts of `MOST_IDS`. In half
     precision the gradient of the logits is rounded to it, as any other gradient is.
     """
+    if on_mesh.active() and x.ndim == 3:
+        return _on_mesh(change or _unchanged, table, x, targets, weights)
+    return _on_one_device(change or _unchanged, table, x, targets, weights)
+
+
+def _on_mesh(change: Change, table: Table, x: Array, targets: Array, weights: Array | None) -> Array:
+    """As `_on_one_device`; each device has the whole table, and its own rows and positions."""
+    spec = PartitionSpec(on_mesh.that_divide(x.shape[0], ROWS), on_mesh.that_divide(x.shape[1], TENSOR))
+
+    def own(table: Table, x: Array, targets: Array, weights: Array | None) -> Array:
+        return on_mesh.summed(_on_one_device(change, table, x, targets, weights), spec)
+
+    whole = PartitionSpec()
+    return cast(Array, on_mesh.on_each_device(own, (whole, spec, spec, spec), whole)(table, x, targets, weights))
+
+
+def _on_one_device(change: Change, table: Table, x: Array, targets: Array, weights: Array | None) -> Array:
     rows = jnp.ones(targets.size, at_least_float32(x).dtype) if weights is None else weights.reshape(-1)
-    return _head_loss(change or _unchanged, table, x.reshape(-1, x.shape[-1]), targets.reshape(-1), rows)
+    return _head_loss(change, table, x.reshape(-1, x.shape[-1]), targets.reshape(-1), rows)
 
 
 def _unchanged(logits: Array) -> Array:
