@@ -12,7 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,8 @@ from .hlo import parse
 from .roofline import Figures, extended, spent
 from .this_machine import this_machine
 
-BLOCKS = (1, 2)  # depths that are compiled
+BLOCKS = (2, 3)  # depths that are compiled; what the first block and the head share is in both
+WITHOUT_MACHINE_CODE = {"xla_backend_optimization_level": 0}  # for a CPU; it changes no operation, and nothing is run
 
 
 def has_libtpu() -> bool:
@@ -63,10 +64,14 @@ def plan(job: dict[str, Any]) -> Figures:
     few = BLOCKS if model.block is None and model.n_layers > BLOCKS[-1] else (model.n_layers,)
     with compiling_for("tpu" if job["topology"] else "cpu"), ThreadPoolExecutor() as pool:
         lowered = [lower(config, replace(model, n_layers=n), mesh, devices[0]) for n in few]
-        steps = [*pool.map(lambda one: one.compile(), lowered)]
+        steps = [*pool.map(partial(compile_step, on_tpu=bool(job["topology"])), lowered)]
     measured = [figures(step, chip, config.train.dtype, chosen.n_devices) for step in steps]
-    whole = extended(*measured, few, model.n_layers) if len(measured) == 2 else measured[0]
-    return whole | held(config, model, mesh) | {"compiled_blocks": list(few), "chip": vars(chip), "layout": chosen}
+    whole = extended(*measured, BLOCKS, model.n_layers) if len(measured) == 2 else measured[0]
+    return whole | held(config, model, mesh) | {
+        "layout": chosen._asdict(), "compiled_blocks": few, "peak_flops_per_s": chip.peak(config.train.dtype),
+        "memory_per_s": chip.memory_per_s, "links_per_s": chip.links_per_s, "memory_of_device": chip.memory,
+        "source": chip.source,
+    }  # fmt: skip
 
 
 def lower(config: RunConfig, model: GPTConfig, mesh: Mesh | None, device: jax.Device) -> Any:
@@ -81,6 +86,16 @@ def lower(config: RunConfig, model: GPTConfig, mesh: Mesh | None, device: jax.De
     if mesh is None:
         state = jax.tree.map(partial(_on, where), state)
     return step.lower(state, tokens, tokens)  # type: ignore[attr-defined]
+
+
+def compile_step(lowered: Any, on_tpu: bool) -> Compiled:
+    """The step, compiled quickly. Raises InputError with libtpu's reason if it cannot."""
+    try:
+        return cast(Compiled, lowered.compile(None if on_tpu else WITHOUT_MACHINE_CODE))
+    except jax.errors.JaxRuntimeError as error:
+        if not on_tpu:
+            raise
+        raise InputError(f"libtpu cannot compile the step: {_sentence(error)}.") from None
 
 
 def _on(sharding: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -102,7 +117,7 @@ def figures(step: Compiled, chip: Chip, dtype: str, n_devices: int) -> Figures:
     memory = step.memory_analysis()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     result = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return found | {"memory_total": float(held + result), "memory_temporary": float(memory.temp_size_in_bytes)}
+    return found | {"memory": float(held + result)}
 
 
 def held(config: RunConfig, model: GPTConfig, mesh: Mesh | None) -> Figures:
