@@ -15,6 +15,7 @@ BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16, "c64": 64, "c128": 128} 
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,<= ]*)\](\{[^}]*\})?")
 NAME = re.compile(r"%([\w.\-]+)")
 CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations|called_computations)=\{?(%[\w.\-]+(?:, %[\w.\-]+)*)")
+CONDITION = re.compile(r"condition=%([\w.\-]+)")
 TRIPS = re.compile(r"known_trip_count\D*(\d+)")
 
 
@@ -52,12 +53,6 @@ class Instruction:
     def called(self) -> list[str]:
         """The names of the computations that it calls; of a loop its body."""
         return [name for found in CALLED.findall(self.attributes) for name in NAME.findall(found)]
-
-    @property
-    def trips(self) -> int:
-        """How often a loop runs its body; 1 where XLA does not know."""
-        found = TRIPS.search(self.attributes)
-        return int(found[1]) if found else 1
 
 
 @dataclass(frozen=True)
@@ -105,9 +100,22 @@ class Program(NamedTuple):
             computation = self.computations[name]
             for one in computation.instructions.values():
                 if one.opcode in ("while", "call", "conditional", "async-start"):
-                    waiting += [(times * one.trips, called) for called in one.called]
+                    waiting += [(times * self.trips(one), called) for called in one.called]
                 else:
                     yield times, computation, one
+
+    def trips(self, one: Instruction) -> int:
+        """How often a loop runs its body: as XLA states, else the number below which its condition keeps a counter.
+
+        1 for what is no loop, or one whose condition is another.
+        """
+        if found := TRIPS.search(one.attributes):
+            return int(found[1])
+        if not (condition := CONDITION.search(one.attributes)):
+            return 1
+        inside = self.computations[condition[1]].instructions.values()
+        limits = [each.arguments for each in inside if each.opcode == "constant" and not each.shapes[0].dims]
+        return int(limits[0]) if len(limits) == 1 and limits[0].isdigit() else 1
 
 
 def parse(text: str) -> Program:
