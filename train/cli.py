@@ -122,7 +122,12 @@ def _prepare_jax(command: str) -> None:
 
         keep_compiled()
     compute_in_this_thread()
-    if command not in ("train", "sweep", "bench", "plan"):  # two have further settings; two start processes of their own
+    if command not in (
+        "train",
+        "sweep",
+        "bench",
+        "plan",
+    ):  # two have further settings; two start processes of their own
         from .runtime.jax_check import check_jax
 
         check_jax()

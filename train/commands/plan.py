@@ -94,7 +94,8 @@ def predicted(content: Figures, config: RunConfig, model: GPTConfig) -> dict[str
     step_s = content["local_s"] + content["links_s"]
     needed = None if model.block else flops_per_token(model) * tokens
     return {
-        "n_used": n, "dtype": config.train.dtype, "remat": config.train.remat, "tokens_per_step": tokens, "step_s": step_s,
+        "n_used": n, "dtype": config.train.dtype, "remat": config.train.remat, "tokens_per_step": tokens,
+        "step_s": step_s,
         "step_s_hidden": max(content["local_s"], content["links_s"]), "tokens_per_s": tokens / step_s,
         "flops_needed": needed, "mfu": needed and needed / n / step_s / content["peak_flops_per_s"],
         "fits": content["memory"] <= content["memory_of_device"],

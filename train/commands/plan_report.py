@@ -36,7 +36,9 @@ def compiled_lines(content: dict[str, Any]) -> list[str]:
     shape = f" of a slice {content['topology']}" if content["topology"] else ""
     vocabulary = "" if content["vocabulary_known"] else "; the vocabulary is a stand-in, because it depends on the text"
     few, n = content["compiled_blocks"], content["n_blocks"]
-    blocks = f"{n} blocks" if few[-1] == n else f"{' and '.join(map(str, few))} of {n} blocks, which are alike, extended"
+    blocks = (
+        f"{n} blocks" if few[-1] == n else f"{' and '.join(map(str, few))} of {n} blocks, which are alike, extended"
+    )
     return [
         f"{content['subject']}: {content['n_devices']:,} x {kind}{shape}, "
         f"{', '.join(f'{axis} = {size}' for axis, size in layout.items())}{vocabulary}",
@@ -99,7 +101,7 @@ def time_lines(content: dict[str, Any]) -> list[str]:
         f"links {_seconds(content['links_s'])}",
         f"a step: {_seconds(content['step_s'])} with no transfer hidden behind computation, "
         f"{_seconds(content['step_s_hidden'])} with all; {content['tokens_per_s']:,.0f} tokens/s{mfu}",
-        "left out: products below peak, other arithmetic, latencies, launches, congestion, data, evaluation, checkpoints",
+        "left out: products below peak, other arithmetic, latencies, congestion, data, evaluation, checkpoints",
     ]
     if content["compiler"] != "libtpu" and content["kind"] != "cpu":
         lines.append(OTHER_MEMORY.format(kind=content["kind"]))

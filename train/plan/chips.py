@@ -11,7 +11,7 @@ from typing import Literal
 
 from jaxllm.utils.errors import InputError, nearest
 
-from .groups import Group
+from .rings import Ring
 
 TERA, GIGA = 10**12, 10**9
 FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -43,7 +43,7 @@ class Chip:
         """Operations a second of matrix products of a dtype of training."""
         return self.flops_per_s if dtype == "bfloat16" else self.float32_flops_per_s
 
-    def links_s(self, moved: float, group: Group) -> float:
+    def links_s(self, moved: float, group: Ring) -> float:
         """The seconds in which each device of a group sends so many bytes in a ring.
 
         Where the group has several nodes, all adapters of a node share what crosses between nodes.

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-from .groups import Group, group_of
-from .hlo import Computation, Instruction, Program
+from .hlo import CompiledProgram, Computation, Instruction
+from .rings import Ring, ring_of
 
 COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all", "collective-permute")
 FREE = {  # without traffic of their own: names for what is already there, or the end of what is counted at its start
@@ -31,15 +31,15 @@ class Cost:
     memory: int  # bytes read and written, each time
     moved: int = 0  # bytes that a device sends over the links, each time
     dtype: str = ""  # of what it sends
-    group: Group | None = None  # the devices among which it is sent
+    group: Ring | None = None  # the devices among which it is sent
 
 
-def costs(program: Program, n_devices: int) -> Iterator[Cost]:
+def costs(program: CompiledProgram, n_devices: int) -> Iterator[Cost]:
     """The cost of each instruction that has one."""
     for times, computation, one in program.executed():
         opcode = one.opcode.removesuffix("-start")
         if opcode in COLLECTIVES:
-            group = group_of(one.attributes, n_devices)
+            group = ring_of(one.attributes, n_devices)
             if group.size > 1:
                 dtype = max(one.shapes, key=lambda shape: shape.bytes).dtype
                 yield Cost(opcode, times, 0, 0, sent(computation, one, opcode, group.size), dtype, group)
@@ -58,8 +58,8 @@ def sent(computation: Computation, one: Instruction, opcode: str, n: int) -> int
     return round(given * share.get(opcode, (n - 1) / n))
 
 
-def flops(program: Program, computation: Computation, one: Instruction) -> int:
-    """The multiplications and additions of the matrix products in an instruction, or in the computation that it calls."""
+def flops(program: CompiledProgram, computation: Computation, one: Instruction) -> int:
+    """The multiplications and additions of the matrix products in an instruction, or in what it calls."""
     if one.opcode == "dot":
         left = computation.operands(one)[0].shapes[0]
         return 2 * one.shapes[0].size * prod(left.dims[i] for i in _numbers(one.attributes, "lhs_contracting_dims"))
@@ -98,7 +98,7 @@ def _pairs(sizes: tuple[int, int, int], window: dict[str, str]) -> int:
     return sum(0 <= place <= (length - 1) * dilated and place % dilated == 0 for place in places)
 
 
-def memory_bytes(program: Program, computation: Computation, one: Instruction) -> int:
+def memory_bytes(program: CompiledProgram, computation: Computation, one: Instruction) -> int:
     """The bytes of the device's memory that an instruction reads and writes."""
     if one.opcode in ("copy-start", "slice-start"):  # between the memories of the device and of the core
         return min(shape.bytes for shape in one.shapes if shape.dims)
@@ -111,7 +111,7 @@ def _held(value: Instruction) -> int:
     return sum(0 if shape.on_chip else shape.bytes for shape in value.shapes)
 
 
-def _taken(program: Program, computation: Computation, user: Instruction, value: Instruction) -> int:
+def _taken(program: CompiledProgram, computation: Computation, user: Instruction, value: Instruction) -> int:
     """The bytes of a value that one user of it reads."""
     if user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == value.name:
         return sum(shape.bytes for shape in user.shapes)
@@ -126,7 +126,7 @@ def _taken(program: Program, computation: Computation, user: Instruction, value:
     return sum(shape.bytes for shape in value.shapes)
 
 
-def _written(program: Program, computation: Computation, one: Instruction) -> int:
+def _written(program: CompiledProgram, computation: Computation, one: Instruction) -> int:
     """The bytes that an instruction writes to the device's memory."""
     if not _held(one):
         return 0

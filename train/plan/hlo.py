@@ -86,7 +86,7 @@ class Computation:
         return [self.instructions[name] for name in one.operands]
 
 
-class Program(NamedTuple):
+class CompiledProgram(NamedTuple):
     """A compiled program, as it runs on each device."""
 
     entry: str
@@ -118,7 +118,7 @@ class Program(NamedTuple):
         return int(limits[0]) if len(limits) == 1 and limits[0].isdigit() else 1
 
 
-def parse(text: str) -> Program:
+def parse(text: str) -> CompiledProgram:
     """The program of `jax.stages.Compiled.as_text`."""
     entry, own = "", None
     computations: dict[str, Computation] = {}
@@ -136,7 +136,7 @@ def parse(text: str) -> Program:
         elif own is not None and line == "}":
             own.instructions[root] = own.instructions.pop(root)
             own = None
-    return Program(entry, computations)
+    return CompiledProgram(entry, computations)
 
 
 def _instruction(line: str) -> Instruction:

@@ -25,7 +25,16 @@ def this_machine(dtype: str) -> Chip:
         flops = 2 * SIDE**3 / _least_s(jax.jit(jnp.dot, compiler_options=compiler_options(dtype)), a, b)
         memory = 3 * x.nbytes / _least_s(jax.jit(jnp.add), x, y)
     return Chip(
-        "cpu", "cpu", flops, flops, available_bytes() or math.inf, memory, memory, math.inf, 0, "measured here, just now"
+        "cpu",
+        "cpu",
+        flops,
+        flops,
+        available_bytes() or math.inf,
+        memory,
+        memory,
+        math.inf,
+        0,
+        "measured here, just now",
     )
 
 

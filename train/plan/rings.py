@@ -13,7 +13,7 @@ SIZED = re.compile(r"'([^']+)'=(\d+)")
 PART = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 
 
-class Group(NamedTuple):
+class Ring(NamedTuple):
     """A group of devices; all groups of an operation are alike."""
 
     ids: tuple[int, ...]  # of the first group
@@ -28,23 +28,23 @@ class Group(NamedTuple):
         return sum(one // per_node == self.ids[0] // per_node for one in self.ids)
 
 
-def group_of(attributes: str, n_devices: int) -> Group:
+def ring_of(attributes: str, n_devices: int) -> Ring:
     """The first group of an operation with these attributes: listed, counted, or named by axes of a mesh.
 
     All devices where the attributes name none.
     """
     if found := LISTED.search(attributes):
-        return Group(tuple(_integers(found[1])))
+        return Ring(tuple(_integers(found[1])))
     if found := COUNTED.search(attributes):
         shape, sizes, order = _integers(found[1]), _integers(found[2]), _integers(found[3] or "")
         ids = np.arange(prod(sizes)).reshape(sizes)
-        return Group(tuple(ids.transpose(order or range(len(sizes))).reshape(shape)[0].tolist()))
+        return Ring(tuple(ids.transpose(order or range(len(sizes))).reshape(shape)[0].tolist()))
     if found := NAMED.search(attributes):
         return _along_axes(dict(SIZED.findall(found[1])), found[2])
-    return Group(tuple(range(n_devices)))
+    return Ring(tuple(range(n_devices)))
 
 
-def _along_axes(mesh: dict[str, str], axes: str) -> Group:
+def _along_axes(mesh: dict[str, str], axes: str) -> Ring:
     """Along axes such as `'data', 'fsdp':(2)4`: whole ones, or the part of size 4 after the first 2 parts."""
     sizes, along = [], []
     chosen = {name: (int(before or 1), int(size or mesh[name])) for name, before, size in PART.findall(axes)}
@@ -54,7 +54,7 @@ def _along_axes(mesh: dict[str, str], axes: str) -> Group:
             along.append(len(sizes) + 1)
         sizes += [before, size, int(whole) // (before * size)]
     ids = np.arange(prod(sizes)).reshape(sizes)
-    return Group(tuple(ids[tuple(slice(None) if i in along else 0 for i in range(len(sizes)))].flatten().tolist()))
+    return Ring(tuple(ids[tuple(slice(None) if i in along else 0 for i in range(len(sizes)))].flatten().tolist()))
 
 
 def _integers(text: str) -> list[int]:
