@@ -29,7 +29,7 @@ MOST_DEVICES = 4096
 
 def add_options(parser: Parser) -> None:
     """The options of the command."""
-    parser.runs(run, "jaxllm plan configs/plan-7b.toml --devices 64 --kind v5e")
+    parser.runs(run, "jaxllm plan configs/plan-7b.toml --devices 64 --kind v5p")
     parser.description = f"{parser.description}\n\n{TIME_MODEL}"
     parser.add_argument("config", metavar="CONFIG.toml", help="a config file, with its [parallel]; no text is read")
     add_overrides(parser)

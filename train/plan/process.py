@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxllm.utils.errors import InputError
 
+from ..runtime.allocator import with_allocator
 from .chips import CHIPS
 from .roofline import Figures
 
@@ -35,7 +36,7 @@ def environment(job: dict[str, Any]) -> dict[str, str]:
     libtpu may serve other programs at the same time, and optimises little, so that it compiles in a tenth of the time.
     """
     if not job["topology"]:
-        return {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(job["n_devices"])}
+        return with_allocator({"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(job["n_devices"])})
     chip = CHIPS[job["kind"]]
     return {
         "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",

@@ -13,7 +13,7 @@ from ..step import compiler_options
 from .chips import Chip
 
 SIDE = 2048  # of the matrices
-LENGTH = 2**24  # of the vectors, which no core's cache holds
+LENGTH = 2**23  # of the vectors, longer than the arrays of most steps on a CPU
 TRIES = 5
 
 
