@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from jaxllm.array import Array
 from jaxllm.attention import Rule, Score, change_scores, visible
 from jaxllm.fast import on_mesh
+from jaxllm.fast.platform import platform
 from jaxllm.fast.products import product
 from jaxllm.parallel import ROWS, TENSOR
 from jaxllm.precision import at_least_float32
@@ -105,7 +106,7 @@ def attention_path(q: Array | jax.ShapeDtypeStruct, v: Array | jax.ShapeDtypeStr
 
 
 def _has_cudnn() -> bool:
-    if jax.default_backend() != "gpu":
+    if platform() != "gpu":
         return False
     capability = getattr(jax.devices()[0], "compute_capability", "0")  # "9.0" on an H100, "gfx90a" on AMD's
     return capability.split(".")[0].isdecimal() and float(capability) >= 8.0

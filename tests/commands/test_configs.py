@@ -23,7 +23,9 @@ SHRUNK = {
 
 
 def test_the_promised_configs_are_there() -> None:
-    assert {"quickstart", "shakespeare-char", "speedrun-char", "minute-char", "gpt2-124m"} <= {p.stem for p in CONFIGS}
+    assert {"quickstart", "shakespeare-char", "speedrun-char", "minute-char", "gpt2-124m", "plan-7b", "plan-70b"} <= {
+        p.stem for p in CONFIGS
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -38,6 +40,9 @@ def test_config_states_its_cost_and_trains(path: Path, tmp_path: Path, request: 
     shrunk = SHRUNK | {"data.source": tmp_path / "docs.txt"}
     if load_config(path).tokenizer.kind == "bpe":
         shrunk["tokenizer.vocab_size"] = 270
+    if load_config(path).model.n_kv_heads:
+        shrunk["model.n_kv_heads"] = 1
+    shrunk |= {f"parallel.{axis}": 1 for axis in ("fsdp", "tensor")}
     sets = [f"--set={name}={value}" for name, value in shrunk.items()]
     assert main(["train", str(path), "--out", str(tmp_path / "run"), *sets]) == 0
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())

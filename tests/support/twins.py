@@ -25,6 +25,7 @@ from jaxllm.layers import MLP, Linear, Norm
 
 NOT_NUMERIC = {
     "array", "config",
+    "fast.platform",  # choices: test_products.py
     "fast.quantised_weights",  # rounds, so it has no slope: test_quantised_weights.py
 }  # fmt: skip
 WITHOUT_TWIN = {

@@ -20,6 +20,7 @@ from models import TINY, random_like, random_tokens
 
 from jaxllm import GPT
 from jaxllm.fast.init import init_params
+from jaxllm.fast.platform import compiling_for
 from jaxllm.gpt import Block, summed_loss
 from train.bench import scaling as growth
 from train.cli import main
@@ -212,9 +213,9 @@ def test_a_real_step_is_costed(tmp_path: Path) -> None:
 
 def test_what_a_step_is_compiled_with(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wide vectors on a CPU, in float32 Eigen's products too; a version of JAX that does not know an option gets none."""
-    from train.step import compiler_options
+    from train.step import _cpu_options, compiler_options
 
-    compiler_options.cache_clear()
+    _cpu_options.cache_clear()
     if jax.default_backend() == "cpu":
         assert compiler_options("float32") == compiler_options(None)
         assert set(compiler_options("float32")) > set(compiler_options("bfloat16")) == {"xla_cpu_prefer_vector_width"}
@@ -222,10 +223,12 @@ def test_what_a_step_is_compiled_with(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
 
-    compiler_options.cache_clear()
+    _cpu_options.cache_clear()
     monkeypatch.setattr(jax, "jit", unknown)
     assert compiler_options("float32") == {}
-    compiler_options.cache_clear()
+    _cpu_options.cache_clear()
+    with compiling_for("tpu"):
+        assert compiler_options("float32") == {}
 
 
 @pytest.mark.newest

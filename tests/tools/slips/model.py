@@ -33,6 +33,7 @@ MUTATIONS = [
     Mutation("compiled code from a folder of everybody", "jaxllm/utils/private_folder.py", "make_private(path.parent) or make_private(path)", "make_private(path.parent)", f"{PRODUCTS}::test_a_folder_that_others_can_write_into"),
     Mutation("operands handed to a library that do not fit", "jaxllm/fast/products.py", "return equal and (a", "return (a", f"{PRODUCTS}::test_operands_that_do_not_fit_are_einsums", "JaxRuntimeError"),
     Mutation("a damaged file of compiled code is kept", "jaxllm/fast/native/build.py", "path.unlink(missing_ok=True)  # damaged", "pass  # damaged", f"{PRODUCTS}::test_a_damaged_file_is_removed"),
+    Mutation("what is traced for one platform is kept for another", "jaxllm/fast/platform.py", "_target.value or jax.default_backend()", "jax.default_backend()", f"{PRODUCTS}::test_a_function_is_traced_again_for_another_platform"),
     Mutation("a library looked for on every system", "jaxllm/fast/native/libraries.py", 'sys.platform != "linux"', "False", f"{PRODUCTS}::test_a_library_that_is_not_installed"),
     Mutation("the bias's gradient from one row", FAST_LAYERS, "return dy, dy.sum(", "return dy, dy.mean(", module("Linear")),
     Mutation("epsilon 1e-6", LAYERS, "EPSILON = 1e-5", "EPSILON = 1e-6", twin("layers.layer_norm")),
