@@ -10,12 +10,15 @@ key under which `jax.jit` keeps a trace. Outside of the context all are the iden
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
+from jax.interpreters import mlir
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import UInt32
 
 from jaxllm.array import Array
 from jaxllm.parallel import ROWS, parameter_spec, without_fsdp
@@ -41,12 +44,33 @@ def traced_on(mesh: Mesh | None, function: Callable[P, R]) -> Callable[P, R]:
     if mesh is None:
         return function
 
+    _lower_mulhi()
+
     @wraps(function)
     def traced(*args: P.args, **kwargs: P.kwargs) -> R:
         with on(mesh):
             return function(*args, **kwargs)
 
     return traced
+
+
+@cache
+def _lower_mulhi() -> None:
+    """Have JAX write `jax.lax.mulhi`, by which philox4x32 draws dropout masks, as products of 16 bits.
+
+    XLA's partitioner cannot read the operation that JAX 0.12 writes for it. The bits are the same.
+    """
+    if hasattr(jax.lax, "mulhi_p"):  # JAX 0.10 has no philox4x32
+        mlir.register_lowering(jax.lax.mulhi_p, mlir.lower_fun(mulhi, multiple_results=False))
+
+
+def mulhi(a: UInt32[Array, "*shape"], b: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """The upper 32 bits of the products of integers of 32 bits."""
+    low = jnp.uint32(0xFFFF)
+    upper_a, lower_a, upper_b, lower_b = a >> 16, a & low, b >> 16, b & low
+    crossed, other = upper_a * lower_b, lower_a * upper_b
+    carried = (lower_a * lower_b >> 16) + (crossed & low) + (other & low)
+    return upper_a * upper_b + (crossed >> 16) + (other >> 16) + (carried >> 16)
 
 
 def cut(x: Array, *axes: Any) -> Array:

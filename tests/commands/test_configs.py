@@ -222,6 +222,7 @@ LIMITS = {  # the least and the greatest allowed value of a field
     "train.max_skipped": (0, 2**31 - 1), "optimizer.warmup_steps": (0, 2**31 - 1), "eval.every": (1, 2**31 - 1),
     "eval.sample_tokens": (1, 100_000), "checkpoint.every": (1, 2**31 - 1), "checkpoint.keep": (1, 2**31 - 1),
     "checkpoint.keep_best": (0, 2**31 - 1),
+    "parallel.data": (1, 2**31 - 1), "parallel.fsdp": (1, 2**31 - 1), "parallel.tensor": (1, 2**31 - 1),
 }  # fmt: skip
 TOGETHER = {"tokenizer.vocab_size": {"kind": "word"}, "model.n_kv_heads": {"n_heads": 1024, "d_head": 2}}
 
@@ -261,5 +262,5 @@ def test_the_vocabulary_may_be_as_small_as_the_tokenizers() -> None:
 
 def test_every_section_stands_for_a_dataclass() -> None:
     assert [f.name for f in fields(RunConfig)] == [
-        "data", "tokenizer", "model", "train", "optimizer", "eval", "checkpoint",
+        "data", "tokenizer", "model", "train", "optimizer", "eval", "checkpoint", "parallel",
     ]  # fmt: skip

@@ -115,6 +115,7 @@ def figures(step: Compiled, chip: Chip, dtype: str, n_devices: int) -> Figures:
     """What a compiled step costs and holds, for each device."""
     found = spent(costs(parse(step.as_text() or ""), n_devices), chip, dtype)
     memory = step.memory_analysis()
+    assert memory is not None  # XLA for CPUs and libtpu plan it
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     result = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return found | {"memory": float(held + result)}
