@@ -66,7 +66,7 @@ def plan(job: dict[str, Any]) -> Figures:
         lowered = [lower(config, replace(model, n_layers=n), mesh, devices[0]) for n in few]
         steps = [*pool.map(partial(compile_step, on_tpu=bool(job["topology"])), lowered)]
     measured = [figures(step, chip, config.train.dtype, chosen.n_devices) for step in steps]
-    whole = extended(*measured, BLOCKS, model.n_layers) if len(measured) == 2 else measured[0]
+    whole = extended(measured[0], measured[1], BLOCKS, model.n_layers) if len(few) == 2 else measured[0]
     return whole | held(config, model, mesh) | {
         "layout": chosen._asdict(), "compiled_blocks": few, "peak_flops_per_s": chip.peak(config.train.dtype),
         "memory_per_s": chip.memory_per_s, "links_per_s": chip.links_per_s, "memory_of_device": chip.memory,
@@ -107,7 +107,8 @@ def abstract(config: RunConfig, model: GPTConfig, mesh: Mesh | None) -> TrainSta
     shapes = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in parameter_shapes(model).items()}
     params = nested(shapes)
     optimizer = make_optimizer(config.optimizer, config.train.steps, model.width_ratio)
-    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    state = TrainState(step, params, jax.eval_shape(optimizer.init, params))
     return placed(mesh, state)
 
 
@@ -115,6 +116,7 @@ def figures(step: Compiled, chip: Chip, dtype: str, n_devices: int) -> Figures:
     """What a compiled step costs and holds, for each device."""
     found = spent(costs(parse(step.as_text() or ""), n_devices), chip, dtype)
     memory = step.memory_analysis()
+    assert memory is not None  # XLA for CPUs and libtpu plan it
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     result = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return found | {"memory": float(held + result)}

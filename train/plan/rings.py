@@ -23,7 +23,7 @@ class Ring(NamedTuple):
         """The number of devices."""
         return len(self.ids)
 
-    def on_one_node(self, per_node: int) -> int:
+    def on_one_node(self, per_node: float) -> int:
         """How many of its devices share a node with the first, where nodes have so many devices."""
         return sum(one // per_node == self.ids[0] // per_node for one in self.ids)
 
@@ -46,7 +46,8 @@ def ring_of(attributes: str, n_devices: int) -> Ring:
 
 def _along_axes(mesh: dict[str, str], axes: str) -> Ring:
     """Along axes such as `'data', 'fsdp':(2)4`: whole ones, or the part of size 4 after the first 2 parts."""
-    sizes, along = [], []
+    sizes: list[int] = []
+    along: list[int] = []
     chosen = {name: (int(before or 1), int(size or mesh[name])) for name, before, size in PART.findall(axes)}
     for name, whole in mesh.items():
         before, size = chosen.get(name, (1, 1))
