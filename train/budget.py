@@ -10,8 +10,10 @@ from typing import Any, cast
 
 import jax
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from jaxllm.fast import on_mesh
 from jaxllm.gpt import GPT
 
 from .config import RunConfig, TrainConfig
@@ -49,7 +51,9 @@ def schedule_step(config: RunConfig, step: int, records: Records) -> int:
     return max(step, min(warmup + int(share * (train.steps - warmup)), train.steps - 1))
 
 
-def make_budgeted_step(model: GPT, config: RunConfig) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_budgeted_step(
+    model: GPT, config: RunConfig, mesh: Mesh | None = None
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """The jitted step of `make_train_step` with one more argument: the steps that the schedule is ahead, int32 []."""
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
 
@@ -60,7 +64,8 @@ def make_budgeted_step(model: GPT, config: RunConfig) -> Callable[..., tuple[Tra
         optimizer = optimizer_with(config.optimizer, later, model.config.width_ratio)
         return step_function(model, optimizer, config.train, later)(state, inputs, targets)
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
+    on_devices = on_mesh.traced_on(mesh, train_step)
+    return jax.jit(on_devices, donate_argnums=0, compiler_options=compiler_options(model.dtype))
 
 
 def forecast(config: RunConfig, records: Records) -> str:

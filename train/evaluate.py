@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from jaxllm.attention import visible
 from jaxllm.config import GPTConfig
@@ -23,6 +24,7 @@ from jaxllm.tokenizers import Tokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError
 
 from .config import EvalConfig, RunConfig
+from .parallel import put_batch
 from .step import make_eval_step
 
 AHEAD = 16  # batches dispatched before the first one's loss is fetched
@@ -34,15 +36,20 @@ class Abandoned(Exception):
 
 
 def evaluator(
-    model: GPT, config: RunConfig, abandon: Callable[[], bool] = lambda: False, begin: int | None = None
+    model: GPT,
+    config: RunConfig,
+    abandon: Callable[[], bool] = lambda: False,
+    begin: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Callable[[Any, IdSequence], float]:
     """A function params, ids -> mean cross-entropy in nats per token over all ids but the first.
 
     With `begin`, the id that each window begins with, it is over all ids. Where `model.visible` looks ahead, targets
     that the model sees are left out. The function calls `abandon` before each batch and raises Abandoned when it
-    returns True. It raises InputError for a rule that shows every position its target.
+    returns True. It raises InputError for a rule that shows every position its target. On a `mesh` the parameters are
+    those of the state, which lie there.
     """
-    eval_step, batch_size = make_eval_step(model), evaluation_rows(config)
+    eval_step, batch_size = make_eval_step(model, mesh), evaluation_rows(config)
     longest, known_in = model.config.context_length, cache(partial(known_targets, model.config))
 
     def evaluate(params: Any, ids: IdSequence) -> float:
@@ -65,7 +72,7 @@ def evaluator(
             if known is not None:
                 left_out += int(weights[:, known].sum())
                 weights[:, known] = 0
-            dispatched.append(eval_step(params, inputs, targets, weights))
+            dispatched.append(eval_step(params, *put_batch(mesh, inputs, targets, weights)))
             if len(dispatched) > AHEAD:
                 sums.append(float(dispatched.popleft()))
         return math.fsum([*sums, *map(float, dispatched)]) / (n - left_out)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxllm.data import batch
 from jaxllm.data.windows import Ids
@@ -29,6 +30,7 @@ from .inputs import Prepared
 from .memory_estimate import warning_of_plan
 from .nonfinite import first_forward, parts_backward
 from .optimizer import learning_rate_schedule, make_optimizer
+from .parallel import layout, make_mesh, on_one_device
 from .prefetch import prefetched
 from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
@@ -50,7 +52,9 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
     Raises DivergedError where a loss, a gradient or a parameter is not finite (no checkpoint ever holds such
     parameters); NotSavedError where the last checkpoint could not be written; Stopped when a signal ended the run.
     """
-    config, model = run.config, make_model(run.model, run.config.train)
+    config, chosen = run.config, layout(run.config.parallel, jax.device_count(), run.model, run.config.train)
+    mesh = make_mesh(chosen)
+    model = make_model(run.model, config.train, mesh)
     timed = config.train.seconds is not None
     optimizer = make_optimizer(config.optimizer, config.train.steps, run.model.width_ratio)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
@@ -61,10 +65,10 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
     ):
         restore = None if checkpoints.latest_step() is None else checkpoints.restore
         jitted = (
-            make_budgeted_step(model, config) if timed
-            else make_train_step(model, optimizer, config.train, schedule)
+            make_budgeted_step(model, config, mesh) if timed
+            else make_train_step(model, optimizer, config.train, schedule, mesh)
         )  # fmt: skip
-        state, train_step = init_and_compile(model, optimizer, jitted, config.train, restore)
+        state, train_step = init_and_compile(model, optimizer, jitted, config.train, restore, mesh)
         if too_much := warning_of_plan(train_step, config, run.model):
             print(f"warning: {too_much}", file=sys.stderr)
         steps = range(int(state.step), config.train.steps)
@@ -76,12 +80,12 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         try:
             folder.write_config(config)  # only after everything saved has been read
             drop_samples(folder.samples, steps.start - unmeasured)
-            measure, sample = make_measure(run, model, stop), partial(write_sample, run, model, folder)
+            measure, sample = make_measure(run, model, stop, mesh), partial(write_sample, run, model, folder)
             if unmeasured:  # the evaluation was abandoned when the run was stopped
                 sample(state, measured := measure(state))  # first, because a complete record says that it is there
                 log.complete(measured)
                 checkpoints.add_losses(steps.start, measured)
-            with prefetched(partial(batch_of, run), range(0) if stop or over else steps) as batches:
+            with prefetched(partial(batch_of, run), range(0) if stop or over else steps, mesh) as batches:
                 for step, inputs, targets, waited_s in batches:
                     of_schedule = schedule_step(config, step, log.records)
                     ahead = (np.int32(of_schedule - step),) if timed else ()
@@ -160,7 +164,7 @@ def where_not_finite(
     On an accelerator, which is a step ahead, the next step may have been applied to them.
     """
     loss, norm = float(metrics["train_loss"]), float(metrics["grad_norm"])
-    params = state().params
+    params = on_one_device(state().params)
     if math.isfinite(loss):
         part = parts_backward(params)[int(metrics["not_finite"])]
         return f"the norm of the gradient is {norm} at step {step:,}, coming backward first in {part}"
@@ -177,12 +181,14 @@ def due(step: int, every: int, last: bool) -> bool:
     return step % every == 0 or last
 
 
-def make_measure(run: Prepared, model: GPT, stop: Stop) -> Callable[[TrainState], dict[str, float]]:
+def make_measure(
+    run: Prepared, model: GPT, stop: Stop, mesh: Mesh | None = None
+) -> Callable[[TrainState], dict[str, float]]:
     """A function that returns the losses of a state, {} once stopped.
 
     They are val_loss and, where `eval.weights` are others than the parameters, theirs as averaged_val_loss.
     """
-    evaluate = evaluator(model, run.config, lambda: bool(stop))
+    evaluate = evaluator(model, run.config, lambda: bool(stop), mesh=mesh)
     averaged = eval_weights(run.config)
 
     def measure(state: TrainState) -> dict[str, float]:
@@ -203,5 +209,6 @@ def write_sample(run: Prepared, model: GPT, folder: RunFolder, state: TrainState
     loss = losses.get("averaged_val_loss" if averaged else "val_loss", math.nan)
     if math.isfinite(loss):
         params, c = averaged(state) if averaged else state.params, run.config
+        params = on_one_device(params)
         text = sample_text(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)
         add_sample(folder.samples, int(state.step), loss, text)

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
-import jax
 from jax import Array
+from jax.sharding import Mesh
 
 from jaxllm.data.windows import Ids
+
+from .parallel import put_batch
 
 AHEAD = 2  # batches prepared while one is in use
 
@@ -32,24 +34,24 @@ class Batch(NamedTuple):
 
 
 @contextmanager
-def prefetched(make_batch: MakeBatch, steps: range) -> Iterator[Iterator[Batch]]:
-    """Yields an iterator over the batches `make_batch(step)` of all steps, in order.
+def prefetched(make_batch: MakeBatch, steps: range, mesh: Mesh | None = None) -> Iterator[Iterator[Batch]]:
+    """Yields an iterator over the batches `make_batch(step)` of all steps, in order, on the devices of the mesh.
 
     An error of `make_batch` is raised where its batch is asked for. Leaving the context ends the thread. The thread
     only ever works on one batch, which takes a moment, so it cannot keep the program from ending.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     try:
-        yield _batches(pool, make_batch, steps)
+        yield _batches(pool, make_batch, steps, mesh)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _batches(pool: ThreadPoolExecutor, make_batch: MakeBatch, steps: range) -> Iterator[Batch]:
-    def prepare(step: int) -> tuple[Array, Array]:
-        return jax.device_put(make_batch(step))
+def _batches(pool: ThreadPoolExecutor, make_batch: MakeBatch, steps: range, mesh: Mesh | None) -> Iterator[Batch]:
+    def prepare(step: int) -> tuple[Array, ...]:
+        return put_batch(mesh, *make_batch(step))
 
-    ahead: deque[Future[tuple[Array, Array]]] = deque()
+    ahead: deque[Future[tuple[Array, ...]]] = deque()
     rest = iter(steps)
     for step in steps:
         ahead.extend(pool.submit(prepare, later) for later in islice(rest, AHEAD + 1 - len(ahead)))

@@ -9,15 +9,18 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 from jax.stages import Compiled
 from jax.typing import ArrayLike
 
+from jaxllm.fast import on_mesh
 from jaxllm.fast.init import init_params
 from jaxllm.fast.platform import platform
 from jaxllm.gpt import GPT
 
 from .config import RunConfig, TrainConfig
 from .optimizer import make_optimizer
+from .parallel import kept_in_place, placed, row_sharding
 
 
 class TrainState(NamedTuple):
@@ -48,21 +51,23 @@ def init_state(model: GPT, optimizer: optax.GradientTransformation, seed: int) -
 
 def init_and_compile(
     model: GPT, optimizer: optax.GradientTransformation, train_step: Any, config: TrainConfig,
-    restore: Callable[[TrainState], TrainState] | None = None,
+    restore: Callable[[TrainState], TrainState] | None = None, mesh: Mesh | None = None,
 ) -> tuple[TrainState, Compiled]:  # fmt: skip
     """Returns the state of `init_state` and the jitted `train_step`, compiled.
 
     XLA compiles both programs in threads while Python traces the second. With `restore`, the state is
     `restore(shapes)`, read while XLA compiles the step, and no first state is computed. With `config.seconds` the step
-    takes an int32 scalar more (`train.budget.make_budgeted_step`).
+    takes an int32 scalar more (`train.budget.make_budgeted_step`). On a `mesh` the state lies as
+    `train.parallel.state_shardings` says.
     """
     ahead = () if config.seconds is None else (jax.ShapeDtypeStruct((), jnp.int32),)
-    tokens = jax.ShapeDtypeStruct((config.batch_size, model.config.context_length), jnp.int32)
+    rows = None if mesh is None else row_sharding(mesh)
+    tokens = jax.ShapeDtypeStruct((config.batch_size, model.config.context_length), jnp.int32, sharding=rows)
     with ThreadPoolExecutor() as pool:
-        init = _initializer(model, optimizer).trace(config.seed)
-        initializing = pool.submit(init.lower().compile) if restore is None else None
-        compiling = pool.submit(train_step.lower(init.out_info, tokens, tokens, *ahead).compile)
-        state = restore(init.out_info) if restore else cast(Any, initializing).result()(config.seed)
+        init = _initializer(model, optimizer, mesh).trace(config.seed)
+        initializing, like = pool.submit(init.lower().compile) if restore is None else None, placed(mesh, init.out_info)
+        compiling = pool.submit(train_step.lower(like, tokens, tokens, *ahead).compile)
+        state = restore(like) if restore else cast(Any, initializing).result()(config.seed)
         return state, compiling.result()
 
 
@@ -70,7 +75,8 @@ def _seeded_state(model: GPT, optimizer: optax.GradientTransformation, seed: Arr
     return first_state(model, optimizer, jax.random.key(seed))  # in the same program, for fewer to compile
 
 
-def _initializer(model: GPT, optimizer: optax.GradientTransformation) -> Any:
+def _initializer(model: GPT, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> Any:
     # It runs once, so on a CPU XLA optimises it less and compiles it sooner. The random bits are the same.
     options = {"xla_backend_optimization_level": 1} if platform() == "cpu" else {}
-    return jax.jit(partial(_seeded_state, model, optimizer), compiler_options=options)
+    first = partial(_seeded_state, model, optimizer)
+    return jax.jit(on_mesh.traced_on(mesh, lambda seed: kept_in_place(first(seed))), compiler_options=options)

@@ -9,16 +9,20 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jaxllm.config import GPTConfig
+from jaxllm.fast import on_mesh
 from jaxllm.fast.platform import platform
 from jaxllm.fast.products import XLA, using
 from jaxllm.gpt import GPT, block_class, summed_loss, traced_once
+from jaxllm.parallel import ROWS
 from jaxllm.utils.errors import InputError
 
 from .config import TrainConfig
 from .nonfinite import apply_if, first_not_finite
+from .parallel import kept_in_place
 from .state import TrainState
 
 Metrics = dict[str, Array]
@@ -26,15 +30,20 @@ Step = Callable[[TrainState, ArrayLike, ArrayLike], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Any, ArrayLike, ArrayLike, ArrayLike], Array]
 
 
-def make_model(config: GPTConfig, train: TrainConfig) -> GPT:
-    """The model as it is trained: in the dtype of `train`, and with rematerialised blocks if `train.remat`."""
+def make_model(config: GPTConfig, train: TrainConfig, mesh: Mesh | None = None) -> GPT:
+    """The model as it is trained: in the dtype of `train`, and with rematerialised blocks if `train.remat`.
+
+    On a mesh its blocks gather their parameters.
+    """
     model = GPT(config, train.dtype)
+    model = model if mesh is None else model.clone(block=on_mesh.gathered(block_class(model)))
     return model.clone(block=nn.remat(block_class(model))) if train.remat else model
 
 
 def make_train_step(
-    model: GPT, optimizer: optax.GradientTransformation, config: TrainConfig, schedule: optax.Schedule
-) -> Step:
+    model: GPT, optimizer: optax.GradientTransformation, config: TrainConfig, schedule: optax.Schedule,
+    mesh: Mesh | None = None,
+) -> Step:  # fmt: skip
     """The jitted step, which donates its state's buffers and takes inputs and targets [B, T].
 
     The gradient is that of the mean loss over all tokens of the batch, by `config.loss` where it is given. The loss of
@@ -43,12 +52,14 @@ def make_train_step(
     index in `parts_backward` of the first part with a non-finite gradient; and what `config.metrics` returns. A step
     whose loss or gradient is not finite changes only the step count.
 
+    On a `mesh` the state lies as `train.parallel.state_shardings` says, and the batch as `put_batch` puts it.
+
     Matrix products are computed as `config.products` says; "auto" is XLA here (`train.products.choose` resolves it).
 
     A `nn.intercept_methods` that is active when the step is traced, at its first call, takes effect. Raises InputError
     for a subclass with a `__call__` of its own.
     """
-    step = step_function(model, optimizer, config, schedule)
+    step = on_mesh.traced_on(mesh, step_function(model, optimizer, config, schedule))
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
 
 
@@ -65,13 +76,16 @@ def step_function(
 
         def loss_fn(params: Any, inputs: Array, targets: Array, key: Array | None) -> Array:
             rngs = {} if key is None else {"dropout": key}
+            params = on_mesh.gathered_ends(params)
             return summed_loss(once, params, inputs, targets, rngs=rngs, loss=config.loss) / n_tokens
 
         def accumulate(total: tuple[Array, Any], microbatch: Any) -> tuple[tuple[Array, Any], None]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None
 
         keys = None if dropout_keys is None else jax.random.split(jax.random.fold_in(dropout_keys, state.step), n)
-        microbatches = (*(x.reshape(n, -1, x.shape[-1]) for x in (inputs, targets)), keys)
+        microbatches = (
+            *(on_mesh.cut(x.reshape(n, -1, x.shape[-1]), None, ROWS) for x in (inputs, targets)), keys
+        )  # fmt: skip
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
         with using(products):
             (loss, grads), _ = jax.lax.scan(accumulate, zeros, microbatches)
@@ -87,7 +101,7 @@ def step_function(
         }
         if config.metrics is not None:
             metrics |= config.metrics(state.params, grads, updates)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return kept_in_place(TrainState(state.step + 1, params, opt_state)), jax.tree.map(on_mesh.cut, metrics)
 
     return train_step
 
@@ -110,18 +124,19 @@ def apply_gradients(
     return params, apply_if(finite, opt_state, old), updates
 
 
-def make_eval_step(model: GPT) -> EvalStep:
+def make_eval_step(model: GPT, mesh: Mesh | None = None) -> EvalStep:
     """The jitted function params, inputs, targets, weights [B, T] -> sum of weighted token losses, without dropout.
+
+    On a `mesh` its arguments lie as in `make_train_step`.
 
     Interceptors and subclasses as in `make_train_step`.
     """
     _check_call(model)
 
-    @jax.jit
     def eval_step(params: Any, inputs: Array, targets: Array, weights: Array) -> Array:
-        return summed_loss(traced_once(model), params, inputs, targets, weights)
+        return summed_loss(traced_once(model), on_mesh.gathered_ends(params), inputs, targets, weights)
 
-    return eval_step
+    return jax.jit(on_mesh.traced_on(mesh, eval_step))
 
 
 def compiler_options(dtype: str | None) -> dict[str, Any]:

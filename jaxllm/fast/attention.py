@@ -9,17 +9,20 @@ ahead, all chunks are one group, which reads all keys. On an NVIDIA GPU that sup
 
 from collections.abc import Callable
 from functools import lru_cache, partial, reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax.lax import optimization_barrier
+from jax.sharding import PartitionSpec
 from jaxtyping import Float, Int
 
 from jaxllm.array import Array
 from jaxllm.attention import Rule, Score, change_scores, visible
+from jaxllm.fast import on_mesh
 from jaxllm.fast.platform import platform
 from jaxllm.fast.products import product
+from jaxllm.parallel import ROWS, TENSOR
 from jaxllm.precision import at_least_float32
 
 GROUPS = 4  # of chunks, each with keys up to its own end: 5/8 of the full square is computed
@@ -39,6 +42,41 @@ def causal_dot_product_attention(
     """
     if q.shape != k.shape or q.shape[:-1] != v.shape[:-1]:
         raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} must agree, except in the last axis of v.")
+    if on_mesh.active() and q.ndim == 4:
+        return _on_mesh(q, k, v, documents, window, rule, score)
+    return _on_one_device(q, k, v, documents, window, rule, score)
+
+
+def _on_mesh(
+    q: Array, k: Array, v: Array, documents: Array | None, window: int | None, rule: Rule | None, score: Score | None
+) -> Array:
+    """As `_on_one_device`; each device has its own rows of the batch and its own heads."""
+    rows, heads = on_mesh.that_divide(q.shape[0], ROWS), on_mesh.that_divide(q.shape[1], TENSOR)
+    if score is not None and heads:
+        score = ScoreOfOwnHeads(score, q.shape[1] // on_mesh.size(heads))
+
+    def own(q: Array, k: Array, v: Array, documents: Array | None) -> Array:
+        return _on_one_device(q, k, v, documents, window, rule, score)
+
+    documents = None if documents is None else jnp.broadcast_to(documents, q.shape[:-1])
+    spec = PartitionSpec(rows, heads)
+    return cast(Array, on_mesh.on_each_device(own, spec, spec)(q, k, v, documents))
+
+
+class ScoreOfOwnHeads(NamedTuple):
+    """A score on a device that has `n` of the heads, from the numbers that they have there."""
+
+    score: Score
+    n: int
+
+    def __call__(self, scores: Array, head: Array, t: Array, s: Array) -> Array:
+        """The score in its place, from the heads' numbers among all."""
+        return self.score(scores, head + self.n * jax.lax.axis_index(TENSOR), t, s)
+
+
+def _on_one_device(
+    q: Array, k: Array, v: Array, documents: Array | None, window: int | None, rule: Rule | None, score: Score | None
+) -> Array:
     if all(x is None for x in (documents, window, rule, score)) and attention_path(q, v) == "cuDNN":
         swapped = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))
         return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, is_causal=True, implementation="cudnn"), -2, -3)

@@ -14,6 +14,7 @@ from jaxllm import GPT, GPTConfig, fast, loss, reference
 from jaxllm.attention import MultiHeadAttention, causal_mask, scaled_dot_product_attention
 from jaxllm.fast import attention as chunked
 from jaxllm.fast import loss as fast_loss
+from jaxllm.fast.platform import compiling_for
 from jaxllm.gpt import summed_loss
 from jaxllm.loss import cross_entropy
 
@@ -160,16 +161,21 @@ def test_attention_with_dropout_is_the_plain_one() -> None:
     )
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("most", [1, 21, 50, 1000])
 @pytest.mark.parametrize("ids", [3, 7])
-def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten tokens, seven logits each: chunks of one, three (the last is padded), seven and all; ids in parts."""
+def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten tokens, seven logits each: chunks of one, three (the last is padded), seven and all; ids in parts.
+
+    For a TPU chunks are of four or eight tokens, and ids are whole.
+    """
+    monkeypatch.setattr(fast_loss, "ALIGNED", 4)
     monkeypatch.setattr(fast_loss, "MOST_LOGITS", most)
     monkeypatch.setattr(fast_loss, "MOST_IDS", ids)
     rng = np.random.default_rng(0)
     table, x, weights = rng.normal(size=(7, 4)), rng.normal(size=(2, 5, 4)), rng.random((2, 5))
     targets = rng.integers(7, size=(2, 5))
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), compiling_for(platform):
         value, pullback = jax.vjp(lambda t, x, w: loss.head_loss(t, x, targets, w), table, x, weights)
         gradients = pullback(jnp.asarray(1.7))
         assert loss.head_loss(table, x, targets, weights) == pytest.approx(float(value), rel=1e-14)
@@ -178,6 +184,15 @@ def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, monkeypatch: pytest.M
     dtable, dx, _, dweights = want_back(np.asarray(1.7))
     for got, wanted in zip(gradients, (dtable, dx, dweights), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_chunks_are_aligned_off_the_cpu() -> None:
+    """GPT-2's vocabulary and 16 x 1,024 tokens."""
+    table, x = jax.ShapeDtypeStruct((50304, 768), "float32"), jax.ShapeDtypeStruct((16384, 768), "bfloat16")
+    for platform, shape in (("cpu", (13, 1261, 768)), ("tpu", (13, 1280, 768))):
+        with compiling_for(platform):
+            (cut,) = jax.eval_shape(fast_loss._chunks, table, x)
+        assert cut.shape == shape
 
 
 def test_logits_are_changed_in_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:

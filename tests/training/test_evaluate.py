@@ -35,7 +35,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append((*np.shape(inputs), int(np.sum(weights)), Sum.fetched))
         return Sum()
 
-    monkeypatch.setattr(train.evaluate, "make_eval_step", lambda _: step)
+    monkeypatch.setattr(train.evaluate, "make_eval_step", lambda *_: step)
     monkeypatch.setattr(Sum, "fetched", 0)
     return seen
 

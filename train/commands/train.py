@@ -23,6 +23,7 @@ from ..inputs import Prepared, prepare
 from ..loop import train
 from ..memory_estimate import estimate, memory_line, warning
 from ..notes import print_cut_prompt
+from ..parallel import describe_layout, layout
 from ..products import Choice, check_products, choose
 from ..runs.checkpoint import Checkpoints
 from ..runs.folder import RunFolder
@@ -84,6 +85,7 @@ def start(
     check_sink(config.train.sink)
     inputs = prepare(config)
     check_ideas(inputs.config, inputs.model)
+    layout(config.parallel, jax.device_count(), inputs.model, config.train)
     with folder.locked():
         folder.check_new()  # again, because preparing may have taken long
         choice = choose(inputs.model, config.train)
@@ -126,6 +128,7 @@ def resume(
         check_profile(profile, steps - done)
         inputs = prepare(config, tokenizer)
         check_ideas(inputs.config, inputs.model)
+        layout(config.parallel, jax.device_count(), inputs.model, config.train)
         # A run of an earlier version has not chosen: XLA computed.
         choice = Choice("xla") if config.train.products == "auto" else choose(inputs.model, config.train)
         train_and_report(inputs.computing_with(choice.name), folder, done, profile, choice, used_s(records))
@@ -136,7 +139,8 @@ def train_and_report(
 ) -> None:  # fmt: skip
     """Train to the last step; print what is trained before, and what came of it after."""
     limits = inputs.config.train
-    print("\n".join([*introduction(inputs), str(products)]))
+    chosen = layout(inputs.config.parallel, jax.device_count(), inputs.model, limits)
+    print("\n".join([*introduction(inputs), str(products), *describe_layout(chosen, jax.device_count(), limits)]))
     warn_of_memory(inputs)
     warn_of_long_prompt(inputs)
     if done:

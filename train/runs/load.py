@@ -23,7 +23,7 @@ from .manifest import Manifest
 
 MAY_CHANGE = (  # when a run is resumed
     "train.steps", "train.seconds", "train.max_skipped", "train.products", "train.sink",
-    "eval.", "checkpoint.",
+    "eval.", "checkpoint.", "parallel.",
 )  # fmt: skip
 
 

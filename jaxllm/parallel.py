@@ -1,0 +1,74 @@
+"""Where each parameter lies on a mesh of devices: logical axes by name, and rules from logical to mesh axes.
+
+The mesh has the axes "data" (copies of the model), "fsdp" (parts that parameters are cut into; Rajbhandari et al. 2020,
+ZeRO stage 3) and "tensor" (parts that heads and hidden features are cut into; Shoeybi et al. 2019, section 3). Each row
+of a batch lies on one place of "data" and "fsdp". A layout changes where numbers are computed, never what is computed.
+"""
+
+from collections.abc import Mapping
+
+from jax.sharding import PartitionSpec
+
+DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
+ROWS = (DATA, FSDP)  # the axes that the rows of a batch are cut along
+
+# The mesh axis of each logical axis; None: it is not cut.
+RULES: dict[str, str | None] = {
+    "vocab": None, "position": None, "embed": FSDP, "heads": TENSOR, "kv": TENSOR, "mlp": TENSOR, "vector": None,
+}  # fmt: skip
+
+# The logical axes of a parameter, by the names of its module and its own. A vector of D features is not worth cutting.
+LOGICAL_AXES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("token_embedding", "table"): ("vocab", "embed"),
+    ("ngram_embedding", "table"): ("vocab", "embed"),
+    ("position_embedding", "table"): ("position", "embed"),
+    ("head", "kernel"): ("embed", "vocab"),
+    ("query", "kernel"): ("embed", "heads"),
+    ("query", "bias"): ("heads",),
+    ("key", "kernel"): ("embed", "kv"),
+    ("key", "bias"): ("kv",),
+    ("value", "kernel"): ("embed", "kv"),
+    ("value", "bias"): ("kv",),
+    ("output", "kernel"): ("heads", "embed"),
+    ("gate", "kernel"): ("embed", "mlp"),
+    ("gate", "bias"): ("mlp",),
+    ("up", "kernel"): ("embed", "mlp"),
+    ("up", "bias"): ("mlp",),
+    ("down", "kernel"): ("mlp", "embed"),
+}
+
+
+def parameter_axes(path: str, shape: tuple[int, ...], n_parts: int = 1) -> tuple[str, ...]:
+    """The logical axis of each dimension of a parameter, whose path is as "block_0/mlp/up/kernel".
+
+    A parameter that is not in `LOGICAL_AXES`, such as one of a user's block, has "embed" for its largest dimension that
+    `n_parts` divides; a vector has none.
+    """
+    names = path.split("/")
+    axes = LOGICAL_AXES.get((names[-2], names[-1]), ()) if len(names) > 1 else ()
+    if len(axes) == len(shape):
+        return axes
+    divisible = [i for i, size in enumerate(shape) if len(shape) > 1 and size % n_parts == 0]
+    longest = max(divisible, key=lambda i: shape[i], default=None)
+    return tuple("embed" if i == longest else "vector" for i in range(len(shape)))
+
+
+def parameter_spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
+    """The mesh axis that each dimension of a parameter is cut along, for a mesh of these sizes.
+
+    A dimension is whole where its size is no multiple of that of the axis.
+    """
+    rules = [RULES[axis] for axis in parameter_axes(path, shape, sizes[FSDP])]
+    return PartitionSpec(*(
+        axis if axis and size % sizes[axis] == 0 else None for axis, size in zip(rules, shape, strict=True)
+    ))  # fmt: skip
+
+
+def parameter_specs(shapes: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int]) -> dict[str, PartitionSpec]:
+    """`parameter_spec` of each parameter, by its path (`jaxllm.gpt.parameter_shapes`)."""
+    return {path: parameter_spec(path, shape, sizes) for path, shape in shapes.items()}
+
+
+def without_fsdp(spec: PartitionSpec) -> PartitionSpec:
+    """Where a parameter lies while a block computes with it: whole, but for the part that "tensor" gives a device."""
+    return PartitionSpec(*(None if axis == FSDP else axis for axis in spec))

@@ -1,0 +1,179 @@
+"""A run on many devices of one mesh: how it is laid out, and where its state and its batches lie.
+
+`jaxllm.parallel` says which mesh axis cuts each parameter, `jaxllm.fast.on_mesh` what a step does about it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import jax
+from flax.traverse_util import flatten_dict
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxllm.config import GPTConfig
+from jaxllm.data.windows import Ids
+from jaxllm.fast import on_mesh
+from jaxllm.parallel import AXES, ROWS, parameter_spec
+from jaxllm.utils.errors import InputError
+
+from .config import TrainConfig
+from .parallel_config import ParallelConfig
+
+State = TypeVar("State", bound=Any)
+
+
+class Layout(NamedTuple):
+    """The sizes of the mesh's axes."""
+
+    data: int
+    fsdp: int
+    tensor: int
+
+    @property
+    def n_devices(self) -> int:
+        """The number of devices."""
+        return math.prod(self)
+
+    @property
+    def n_rows(self) -> int:
+        """The number of parts that a batch's rows are cut into."""
+        return self.data * self.fsdp
+
+
+def layout(config: ParallelConfig, n_devices: int, model: GPTConfig, train: TrainConfig) -> Layout:
+    """How a run is laid out over `n_devices`. Without `parallel.data`, as many copies as fit them and the batch.
+
+    Raises InputError where the axes do not make up the devices, or do not divide the model or the batch.
+    """
+    fsdp, tensor, rows = config.fsdp, config.tensor, train.batch_size // train.grad_accumulation
+    _check_axes(config, n_devices)
+    _check_model(config, model)
+    if config.data is not None:
+        chosen = Layout(config.data, fsdp, tensor)
+    else:
+        copies = range(n_devices // (fsdp * tensor), 1, -1)
+        chosen = Layout(next((data for data in copies if rows % (data * fsdp) == 0), 1), fsdp, tensor)
+    if rows % chosen.n_rows:
+        parts = f" * train.grad_accumulation = {train.grad_accumulation}" if train.grad_accumulation > 1 else ""
+        raise InputError(
+            f"train.batch_size is {train.batch_size}, which parallel.data = {chosen.data} * parallel.fsdp = {fsdp}"
+            f"{parts} does not divide; make it a multiple of {chosen.n_rows * train.grad_accumulation}, "
+            "or use fewer parts."
+        )
+    return chosen
+
+
+def _check_axes(config: ParallelConfig, n_devices: int) -> None:
+    """Raises InputError unless the axes that are given make up the devices."""
+    given = {name: size for name in AXES if (size := getattr(config, name)) is not None}
+    product = math.prod(given.values())
+    if n_devices % product or (config.data is not None and product != n_devices):
+        said = " * ".join(f"parallel.{name} = {size}" for name, size in given.items())
+        remedy = (
+            "leave parallel.data out" if config.data is not None and n_devices % (config.fsdp * config.tensor) == 0
+            else "choose sizes whose product is the number of devices"
+        )  # fmt: skip
+        raise InputError(f"{said} are {product:,} devices, but there {_are(n_devices)}; {remedy}.")
+
+
+def _are(n: int) -> str:
+    return f"is {n}" if n == 1 else f"are {n:,}"
+
+
+def _check_model(config: ParallelConfig, model: GPTConfig) -> None:
+    """Raises InputError for sizes of the model that the axes do not divide."""
+    sizes = [("fsdp", "model.d_model", model.d_model)]
+    if model.block is None:
+        sizes += [
+            ("tensor", "model.n_heads", model.n_heads),
+            ("tensor", "model.n_kv_heads", model.kv_heads),
+            ("tensor", "model.d_ff", model.hidden_dim),
+        ]
+    for axis, name, size in sizes:
+        parts = getattr(config, axis)
+        if size % parts:
+            raise InputError(
+                f"{name} is {size}, which parallel.{axis} = {parts} does not divide; choose a divisor of {size}."
+            )
+
+
+def describe_layout(chosen: Layout, n_devices: int, train: TrainConfig) -> list[str]:
+    """Lines on the devices that a run uses, and on those that stay idle and how it would use them.
+
+    There is none where the machine has one device.
+    """
+    lines = []
+    if chosen.n_devices > 1:
+        sizes = ", ".join(f"{axis} = {size}" for axis, size in zip(AXES, chosen, strict=True))
+        lines.append(f"on {chosen.n_devices} devices: {sizes}")
+    if idle := n_devices - chosen.n_devices:
+        multiple = n_devices // chosen.tensor * train.grad_accumulation
+        lines.append(
+            f"{idle} of {n_devices} devices stay idle, because train.batch_size = {train.batch_size} does not divide "
+            f"by more; to use them, make it a multiple of {multiple}, or set parallel.tensor"
+        )
+    return lines
+
+
+def make_mesh(layout: Layout, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+    """The mesh of the first devices of those given (default: all); None for one device, which needs none."""
+    if layout.n_devices == 1:
+        return None
+    devices = (jax.devices() if devices is None else list(devices))[: layout.n_devices]
+    return jax.make_mesh(tuple(layout), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def state_shardings(mesh: Mesh, state: Any) -> Any:
+    """Where each leaf of a TrainState lies; the leaves may be shapes.
+
+    What the optimizer keeps for a parameter, in its shape, lies where that lies. The rest is on each device.
+    """
+    specs = {
+        path: (leaf.shape, parameter_spec(path, leaf.shape, mesh.shape))
+        for path, leaf in flatten_dict(state.params, sep="/").items()
+    }
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        while name not in specs and "/" in name:
+            name = name.partition("/")[2]
+        shape, spec = specs.get(name, (None, PartitionSpec()))
+        return NamedSharding(mesh, spec if shape == leaf.shape else PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def kept_in_place(state: State) -> State:
+    """The state of a traced step, whose leaves lie on the mesh that it is traced for as `state_shardings` says."""
+    mesh = on_mesh.active()
+    return state if mesh is None else jax.lax.with_sharding_constraint(state, state_shardings(mesh, state))
+
+
+def placed(mesh: Mesh | None, state: Any) -> Any:
+    """The shapes of a TrainState, with where they lie on the mesh."""
+    if mesh is None:
+        return state
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state, state_shardings(mesh, state),
+    )  # fmt: skip
+
+
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    """Where the rows of a batch [B, T] lie."""
+    return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def put_batch(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
+    """This process's rows of arrays such as inputs and targets [B, T], on the devices; all processes' are a batch."""
+    if mesh is None:
+        return cast(tuple[Array, ...], jax.device_put(arrays))
+    sharding = row_sharding(mesh)
+    return tuple(jax.make_array_from_process_local_data(sharding, x) for x in arrays)
+
+
+def on_one_device(tree: Any) -> Any:
+    """A tree of arrays as it is computed with on one device."""
+    return jax.device_put(tree, jax.local_devices()[0])
