@@ -72,11 +72,12 @@ def init_and_compile(
 
 
 def _seeded_state(model: GPT, optimizer: optax.GradientTransformation, seed: ArrayLike) -> TrainState:
-    return first_state(model, optimizer, jax.random.key(seed))  # in the same program, for fewer to compile
+    return kept_in_place(
+        first_state(model, optimizer, jax.random.key(seed))
+    )  # in the same program, for fewer to compile
 
 
 def _initializer(model: GPT, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> Any:
     # It runs once, so on a CPU XLA optimises it less and compiles it sooner. The random bits are the same.
     options = {"xla_backend_optimization_level": 1} if platform() == "cpu" else {}
-    first = partial(_seeded_state, model, optimizer)
-    return jax.jit(on_mesh.traced_on(mesh, lambda seed: kept_in_place(first(seed))), compiler_options=options)
+    return jax.jit(on_mesh.traced_on(mesh, partial(_seeded_state, model, optimizer)), compiler_options=options)

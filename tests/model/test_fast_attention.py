@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 
 from jaxllm import GPT, GPTConfig, fast, loss, reference
-from jaxllm.attention import MultiHeadAttention, causal_mask, scaled_dot_product_attention
+from jaxllm.attention import (
+    MultiHeadAttention,
+    causal_dot_product_attention,
+    causal_mask,
+    scaled_dot_product_attention,
+)
 from jaxllm.fast import attention as chunked
 from jaxllm.fast import loss as fast_loss
 from jaxllm.fast.platform import compiling_for
+from jaxllm.fast.splash import splash_attention
 from jaxllm.gpt import summed_loss
 from jaxllm.loss import cross_entropy
 
@@ -240,3 +246,24 @@ def test_the_summed_loss_of_a_model_is_that_of_its_logits(tied: bool) -> None:
     weights = jnp.asarray(np.random.default_rng(1).random((2, 6)), jnp.float32)
     weighted = summed_loss(model, params, inputs, targets, weights) / weights.sum()
     assert weighted == pytest.approx(float(cross_entropy(logits, targets, weights)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("within", "window"), [(False, None), (False, 100), (True, None)])
+def test_the_kernel_of_a_tpu_agrees_with_the_formula(within: bool, window: int | None) -> None:
+    """Forward and backward, two blocks each way, with the kernel interpreted."""
+    q, k, v, dout = (jnp.asarray(x, jnp.float32) for x in qkv(256, 2, 1, width=8))
+    documents = jnp.asarray(np.arange(256) // 90 + np.zeros((2, 1, 1), int), jnp.int32) if within else None
+    got, back = jax.vjp(lambda *x: splash_attention(*x, documents, window), q, k, v)
+    with fast.off():
+        want, formula_back = jax.vjp(lambda *x: causal_dot_product_attention(*x, documents, window), q, k, v)
+    for ours, formula in zip((got, *back(dout)), (want, *formula_back(dout)), strict=True):
+        np.testing.assert_allclose(ours, formula, atol=2e-5)
+
+
+def test_a_tpu_calls_its_kernel_where_it_can() -> None:
+    x = jax.ShapeDtypeStruct((2, 3, 256, 8), "bfloat16")
+    odd, single = jax.ShapeDtypeStruct((2, 3, 200, 8), "bfloat16"), jax.ShapeDtypeStruct(x.shape, "float32")
+    with compiling_for("tpu"):
+        assert [chunked.attention_path(y, y, cut=True) for y in (x, odd, single)] == ["splash", "chunked", "chunked"]
+        lowered = jax.jit(chunked.causal_dot_product_attention).trace(x, x, x).lower(lowering_platforms=("tpu",))
+    assert "tpu_custom_call" in lowered.as_text()

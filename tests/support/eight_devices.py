@@ -1,0 +1,182 @@
+"""Trains on layouts of eight virtual devices, for `tests/training/test_parallel.py`, and prints what came of it as JSON.
+
+A program, because the number of devices is fixed when JAX starts.
+"""
+
+import contextlib
+import copy
+import io
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+
+from jaxllm.config import GPTConfig
+from jaxllm.gpt import Block
+from train.cli import main as program
+from train.config import OptimizerConfig, TrainConfig
+from train.optimizer import learning_rate_schedule, make_optimizer
+from train.parallel import Layout, make_mesh, put_batch
+from train.runs.arrays import named
+from train.runs.checkpoint import Checkpoints
+from train.state import TrainState, init_and_compile
+from train.step import make_eval_step, make_model, make_train_step
+
+STEPS, SAVED = 50, 45
+ONE = Layout(1, 1, 1)
+COPIES, PARTS, HEADS, MIXED = Layout(8, 1, 1), Layout(1, 8, 1), Layout(2, 1, 4), Layout(2, 2, 2)
+
+
+class GatedBlock(nn.Module):
+    """A user's block: `Block` and a map of its own, whose parameter no table names."""
+
+    config: GPTConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, documents: jax.Array | None = None) -> jax.Array:
+        mixing = self.param("mixing", nn.initializers.normal(0.1), (x.shape[-1], x.shape[-1]))
+        return Block(self.config, name="inner")(x, documents=documents) + x @ mixing.astype(x.dtype)
+
+
+def alibi(score: Any, head: Any, t: Any, s: Any) -> Any:
+    return score - 2.0 ** (-head - 1.0) * (t - s)
+
+
+def smoothed(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy(logits, 0.9 * jax.nn.one_hot(targets, logits.shape[-1]) + 0.1 / logits.shape[-1])
+
+
+SIZES = {"vocab_size": 61, "context_length": 16, "n_layers": 1, "d_model": 32}
+GPT2 = GPTConfig(**SIZES, n_heads=4)
+LLAMA = GPTConfig(
+    **SIZES, n_heads=8, n_kv_heads=4, d_ff=64, position="rotary", norm="rms_norm", activation="swiglu", use_bias=False,
+    tie_embeddings=False, separator=3, score=alibi,
+)  # fmt: skip
+OWN = GPTConfig(**SIZES, n_heads=4, dropout=0.1, block=GatedBlock)
+
+
+class Training:
+    """A compiled step on a layout, in the dtype of the parameters, and the state that it has come to."""
+
+    def __init__(self, config: GPTConfig, layout: Layout, rule: str = "adamw", **train: Any) -> None:
+        self.layout, self.mesh = layout, make_mesh(layout)
+        self.train = TrainConfig(steps=STEPS, batch_size=16, **train)
+        optimizer = OptimizerConfig(name=rule, warmup_steps=5, learning_rate=3e-3)
+        self.rule, schedule = make_optimizer(optimizer, STEPS), learning_rate_schedule(optimizer, STEPS)
+        self.model = make_model(config, self.train, self.mesh).clone(dtype=None)
+        step = make_train_step(self.model, self.rule, self.train, schedule, self.mesh)
+        self.state, self.step = init_and_compile(self.model, self.rule, step, self.train, mesh=self.mesh)
+        self.began, self.losses = jax.device_get(self.state), list[float]()
+
+    def go_on(self, steps: int) -> "Training":
+        for i in range(int(self.state.step), int(self.state.step) + steps):
+            ids = np.random.default_rng(i).integers(0, SIZES["vocab_size"], (16, SIZES["context_length"] + 1), np.int32)
+            self.state, metrics = self.step(self.state, *put_batch(self.mesh, ids[:, :-1], ids[:, 1:]))
+            self.losses.append(float(metrics["train_loss"]))
+        return self
+
+    def restarted(self, state: TrainState | None = None) -> "Training":
+        """The same compiled step, with another state; by default the first one."""
+        again = copy.copy(self)
+        again.state, again.losses = self.first() if state is None else state, []
+        return again
+
+    def first(self) -> TrainState:
+        """The state before the first step, in place."""
+        return cast(TrainState, jax.device_put(self.began, jax.tree.map(lambda x: x.sharding, self.state)))
+
+    def shapes(self) -> TrainState:
+        """What a checkpoint is read into: the shapes of the state and where they lie."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state)
+
+    def evaluated(self) -> float:
+        ids = np.arange(16 * 16, dtype=np.int32).reshape(16, 16) % 7
+        batch = put_batch(self.mesh, ids, ids, np.linspace(0, 1, ids.size, dtype=np.float32).reshape(ids.shape))
+        return float(make_eval_step(self.model, self.mesh)(self.state.params, *batch))
+
+    def arguments(self) -> int:
+        """Bytes of the step's arguments on a device."""
+        return self.step.memory_analysis().argument_size_in_bytes
+
+
+def difference(a: Training, b: Training) -> dict[str, float]:
+    """The largest differences of losses, of parameters, and of the biases of keys, whose gradient is rounding only."""
+    worst = {"losses": float(np.abs(np.subtract(a.losses, b.losses)).max()), "parameters": 0.0, "key biases": 0.0}
+    for (name, x), (_, y) in zip(*(named(jax.device_get(one.state.params)) for one in (a, b)), strict=True):
+        kind = "key biases" if name.endswith("key/bias") else "parameters"
+        worst[kind] = max(worst[kind], float(np.abs(x - y).max()))
+    return worst
+
+
+def equal_bits(a: TrainState, b: TrainState) -> bool:
+    """Whether two states hold the same numbers, wherever they lie."""
+    return all(map(np.array_equal, *(jax.tree.leaves(jax.device_get(state)) for state in (a, b))))
+
+
+def agreement(config: GPTConfig, layouts: dict[str, Layout], **how: Any) -> tuple[dict[str, Any], dict[str, Training]]:
+    """What each layout differs in from one device, and the runs."""
+    runs = {name: Training(config, layout, **how).go_on(STEPS) for name, layout in {"one": ONE, **layouts}.items()}
+    return {name: difference(runs["one"], runs[name]) for name in layouts}, runs
+
+
+def resumed(runs: dict[str, Training], written_by: str) -> dict[str, Any]:
+    """What comes of the checkpoint of a layout, read into each layout and trained to the end, against no interruption."""
+    first, found = runs[written_by], {}
+    with tempfile.TemporaryDirectory() as folder:
+        early = first.restarted()
+        early.go_on(SAVED)
+        with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
+            checkpoints.save(early.state, {}, "")
+        for name, run in runs.items():
+            again = run.restarted(checkpoints.restore(run.shapes()))
+            lies = [leaf.sharding for leaf in jax.tree.leaves(again.state)]
+            in_place = lies == [leaf.sharding for leaf in jax.tree.leaves(run.state)]
+            again.go_on(STEPS - SAVED)
+            again.losses = first.losses
+            found[name] = difference(first, again) | {
+                "bits": equal_bits(first.state, again.state),
+                "in_place": in_place,
+            }
+    return found
+
+
+def commanded(folder: Path) -> str:
+    """What `jaxllm train` prints for a batch of 6, with `parallel.fsdp` of 2."""
+    sizes = ["context_length=8", "n_layers=1", "n_heads=2", "d_model=8"]
+    settings = [f"model.{size}" for size in sizes] + ["train.steps=2", "train.batch_size=6", "optimizer.warmup_steps=0"]
+    settings += ["eval.sample_tokens=1", "parallel.fsdp=2"]
+    (folder / "c.toml").write_text("[data]\nsource = 't.txt'\n".replace("t.txt", str(folder / "t.txt")))
+    (folder / "t.txt").write_text("to be or not to be, that is the question. " * 9)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert not program(["train", str(folder / "c.toml"), "--out", str(folder / "run"), *(
+            part for setting in settings for part in ("--set", setting)
+        )])  # fmt: skip
+    return out.getvalue()
+
+
+def main() -> None:
+    found: dict[str, Any] = {}
+    layouts = {"data": COPIES, "fsdp": PARTS, "tensor": HEADS, "mixed": MIXED}
+    with jax.enable_x64(True):
+        found["llama"], runs = agreement(LLAMA, layouts, rule="muon", grad_accumulation=2)
+        found["resumed"] = resumed(runs, "fsdp")
+        found["arguments"] = {name: run.arguments() for name, run in runs.items()}
+        found["evaluated"] = {name: run.evaluated() for name, run in runs.items() if name in ("one", "mixed")}
+        found["own"], _ = agreement(OWN, {"mixed": MIXED}, loss=smoothed)
+    found["float32"], _ = agreement(GPT2, {"mixed": MIXED}, remat=True)
+    print(json.dumps(found | {"command": commanded(Path(sys.argv[1]))}))
+
+
+if __name__ == "__main__":
+    main()

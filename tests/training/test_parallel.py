@@ -1,0 +1,154 @@
+"""A run on many devices: what each layout computes, where the state lies, and which layouts are refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxllm import GPTConfig, InputError
+from jaxllm.fast.on_mesh import mulhi
+from jaxllm.gpt import parameter_shapes
+from jaxllm.parallel import LOGICAL_AXES, parameter_axes, parameter_specs
+from train.config import TrainConfig, load_config
+from train.evaluate import evaluator
+from train.inputs import model_without_text, prepare
+from train.parallel import Layout, describe_layout, layout, make_mesh
+from train.parallel_config import ParallelConfig
+from train.runs.load import load_run
+from train.runs.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "tests" / "support" / "eight_devices.py"
+LLAMA = GPTConfig(
+    vocab_size=61, n_layers=2, n_heads=8, n_kv_heads=4, d_model=32, d_ff=64, ngrams=2, qk_norm=True, activation="swiglu",
+    tie_embeddings=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("parallel")
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> Any:
+    """What `tests/support/eight_devices.py` prints."""
+    done = subprocess.run([sys.executable, PROGRAM, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("place", ["data", "fsdp", "tensor", "mixed"])
+def test_each_layout_agrees_with_one_device(place: str, found: Any) -> None:
+    worst = found["llama"][place]
+    assert worst["losses"] < 1e-10 and worst["parameters"] < 1e-10
+
+
+def test_a_users_block_loss_and_dropout_agree_with_one_device(found: Any) -> None:
+    worst = found["own"]["mixed"]
+    assert worst["losses"] < 1e-10 and worst["parameters"] < 1e-10
+
+
+def test_float32_agrees_with_one_device(found: Any) -> None:
+    worst = found["float32"]["mixed"]
+    assert worst["losses"] < 1e-5 and worst["parameters"] < 1e-5
+    assert worst["key biases"] < 1e-2  # as in `tests/compare`: their gradient is zero up to rounding
+
+
+@pytest.mark.parametrize("place", ["one", "data", "fsdp", "tensor", "mixed"])
+def test_a_checkpoint_goes_on_in_each_layout(place: str, found: Any) -> None:
+    again = found["resumed"][place]
+    assert again["in_place"] and again["parameters"] < 1e-10
+    assert again["bits"] or place != "fsdp"  # the layout that wrote it
+
+
+def test_parameters_and_optimizer_fall_with_the_number_of_parts(found: Any) -> None:
+    bytes_of = found["arguments"]
+    assert bytes_of["one"] / 8 < bytes_of["fsdp"] < 1.1 * bytes_of["one"] / 8
+    assert bytes_of["mixed"] < bytes_of["one"] / 2.5  # halves by fsdp; by tensor all but tables and head
+
+
+def test_an_evaluation_agrees_with_one_device(found: Any) -> None:
+    assert found["evaluated"]["mixed"] == pytest.approx(found["evaluated"]["one"], rel=1e-12)
+
+
+def test_a_run_on_many_devices_is_evaluated_on_one(found: Any, folder: Path) -> None:
+    assert "on 6 devices: data = 3, fsdp = 2, tensor = 1" in found["command"]
+    assert "2 of 8 devices stay idle, because train.batch_size = 6" in found["command"]
+    run = load_run(folder / "run")
+    assert run.config.parallel == ParallelConfig(fsdp=2)
+    ids = prepare(run.config, run.tokenizer).validation_ids
+    recorded = read_metrics(folder / "run" / "metrics.jsonl")[-1]["val_loss"]
+    assert evaluator(run.model, run.config)(run.params, ids) == pytest.approx(recorded, rel=1e-5)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_parameter_of_a_config_has_axes(path: Path) -> None:
+    check_axes(model_without_text(load_config(path)))
+
+
+def test_every_kind_of_parameter_has_axes() -> None:
+    check_axes(LLAMA)
+
+
+def check_axes(config: GPTConfig) -> None:
+    for path, shape in parameter_shapes(config).items():
+        assert len(parameter_axes(path, shape)) == len(shape)
+        assert len(shape) == 1 or tuple(path.split("/")[-2:]) in LOGICAL_AXES, path
+
+
+def test_where_parameters_lie() -> None:
+    places = parameter_specs(parameter_shapes(LLAMA), {"data": 2, "fsdp": 2, "tensor": 2})
+    assert places["block_0/attention/query/kernel"] == PartitionSpec("fsdp", "tensor")
+    assert places["block_1/mlp/down/kernel"] == PartitionSpec("tensor", "fsdp")
+    assert places["block_1/mlp/up/bias"] == PartitionSpec("tensor")
+    assert places["norm_final/scale"] == PartitionSpec(None)
+    assert places["token_embedding/table"] == PartitionSpec(None, "fsdp")
+    own = parameter_specs({"block_0/mixing": (3, 8, 4), "block_0/scale": (8,)}, {"data": 1, "fsdp": 4, "tensor": 1})
+    assert own == {"block_0/mixing": PartitionSpec(None, "fsdp", None), "block_0/scale": PartitionSpec(None)}
+
+
+def laid_out(n_devices: int, batch_size: int = 16, grad_accumulation: int = 1, **axes: int) -> Layout:
+    return layout(
+        ParallelConfig(**axes),
+        n_devices,
+        LLAMA,
+        TrainConfig(batch_size=batch_size, grad_accumulation=grad_accumulation),
+    )
+
+
+def test_the_axes_that_are_left_out() -> None:
+    assert laid_out(8) == Layout(8, 1, 1)
+    assert laid_out(8, fsdp=2, tensor=2) == Layout(2, 2, 2)
+    assert laid_out(8, batch_size=12) == Layout(6, 1, 1)
+    assert laid_out(8, batch_size=12, grad_accumulation=4) == Layout(3, 1, 1)
+    assert laid_out(1) == Layout(1, 1, 1) and make_mesh(Layout(1, 1, 1)) is None
+    assert describe_layout(Layout(1, 1, 1), 1, TrainConfig()) == []
+
+
+@pytest.mark.parametrize(("given", "error"), [
+    ({"n_devices": 8, "data": 3}, "parallel.data = 3 * parallel.fsdp = 1 * parallel.tensor = 1 are 3 devices, but there are 8"),
+    ({"n_devices": 8, "data": 2}, "are 2 devices, but there are 8; leave parallel.data out"),
+    ({"n_devices": 8, "fsdp": 3}, "parallel.fsdp = 3 * parallel.tensor = 1 are 3 devices, but there are 8"),
+    ({"n_devices": 1, "tensor": 2}, "are 2 devices, but there is 1"),
+    ({"n_devices": 64, "fsdp": 64}, "model.d_model is 32, which parallel.fsdp = 64 does not divide"),
+    ({"n_devices": 16, "tensor": 16}, "model.n_heads is 8, which parallel.tensor = 16 does not divide"),
+    ({"n_devices": 8, "tensor": 8}, "model.n_kv_heads is 4, which parallel.tensor = 8 does not divide"),
+    ({"n_devices": 8, "fsdp": 8, "batch_size": 12}, "train.batch_size is 12, which parallel.data = 1 * parallel.fsdp = 8 does"),
+    ({"n_devices": 8, "data": 8, "grad_accumulation": 4}, "train.grad_accumulation = 4 does not divide; make it a multiple of 32"),
+])  # fmt: skip
+def test_a_layout_that_does_not_fit_gets_its_sentence(given: dict[str, int], error: str) -> None:
+    with pytest.raises(InputError) as raised:
+        laid_out(**given)
+    assert error in str(raised.value)
+
+
+def test_the_upper_half_of_a_product(rng: Any) -> None:
+    a, b = rng.integers(0, 2**32, (2, 1000), dtype="uint32")
+    a[:2], b[:2] = 2**32 - 1, (2**32 - 1, 1)
+    assert (jax.device_get(mulhi(jax.numpy.asarray(a), jax.numpy.asarray(b))) == (a.astype("uint64") * b >> 32)).all()
