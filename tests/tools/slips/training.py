@@ -20,6 +20,7 @@ def rule(name: str) -> str:
 
 
 MUTATIONS = [
+    Mutation("the memory of a context without remat in both columns", "train/bench/scaling.py", "grad_accumulation=1, remat=remat", "grad_accumulation=1, remat=False", "training/test_speed.py::test_memory_by_context"),
     Mutation("equal names of different files are equal functions", "jaxllm/utils/ideas.py", "(self.name, self.digest) if", "(self.name,) if", f"{IDEAS}::test_a_config_keeps_names"),
     Mutation("a config alone makes code of the current folder run", "train/ideas.py", "    if code is None:\n        for", "    code = code or (load_code(str(found[0][2]).partition(':')[0]) if found else None)\n    if code is None:\n        for", f"{IDEAS}::test_a_run_alone_never_runs_code"),
     Mutation("a run's code not compared with its copy", "train/ideas.py", "    if before == now:", "    if True:", f"{IDEAS}::test_another_file_is_refused_by_its_first_different_line"),
