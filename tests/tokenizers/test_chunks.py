@@ -84,6 +84,7 @@ names = st.sets(st.text("ab<> ", min_size=1, max_size=4), max_size=4)
 
 
 @example("xxa b c", 4, {"a b"}, 1)
+@example("bba bbb", 0, {"a"}, 1)
 @given(st.text("ab<> ", max_size=30), st.integers(0, 30), names, st.integers(1, 5))
 def test_no_chunk_ends_in_a_name(text: str, known: int, names: set[str], size: int) -> None:
     """Nor in a name of which only the beginning is known yet."""

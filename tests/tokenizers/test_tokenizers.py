@@ -65,6 +65,10 @@ def test_bpe_textbook_encoder_gives_the_same_ids(text: str) -> None:
 
 
 @example("aaaaaa", 3)  # a pair is looked for where a longer token has replaced it
+@example("aaaaab", 6)  # both neighbours of a merge became new tokens
+@example("abab", 6)
+@example("baaaba", 6)  # the count of a pair falls before its turn
+@example("baa", 6)  # equally frequent pairs
 @given(st.text(st.sampled_from("ab c"), min_size=1, max_size=60), st.integers(0, 30))
 def test_bpe_fast_trainer_learns_the_textbooks_merges(text: str, n_merges: int) -> None:
     """Also where NumPy merges, however few positions there are."""
