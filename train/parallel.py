@@ -24,7 +24,7 @@ from .parallel_config import ParallelConfig
 State = TypeVar("State", bound=Any)
 
 
-class Layout(NamedTuple):
+class MeshLayout(NamedTuple):
     """The sizes of the mesh's axes."""
 
     data: int
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
         return self.data * self.fsdp
 
 
-def layout(config: ParallelConfig, n_devices: int, model: GPTConfig, train: TrainConfig) -> Layout:
+def layout(config: ParallelConfig, n_devices: int, model: GPTConfig, train: TrainConfig) -> MeshLayout:
     """How a run is laid out over `n_devices`. Without `parallel.data`, as many copies as fit them and the batch.
 
     Raises InputError where the axes do not make up the devices, or do not divide the model or the batch.
@@ -51,10 +51,10 @@ def layout(config: ParallelConfig, n_devices: int, model: GPTConfig, train: Trai
     _check_axes(config, n_devices)
     _check_model(config, model)
     if config.data is not None:
-        chosen = Layout(config.data, fsdp, tensor)
+        chosen = MeshLayout(config.data, fsdp, tensor)
     else:
         copies = range(n_devices // (fsdp * tensor), 1, -1)
-        chosen = Layout(next((data for data in copies if rows % (data * fsdp) == 0), 1), fsdp, tensor)
+        chosen = MeshLayout(next((data for data in copies if rows % (data * fsdp) == 0), 1), fsdp, tensor)
     if rows % chosen.n_rows:
         parts = f" * train.grad_accumulation = {train.grad_accumulation}" if train.grad_accumulation > 1 else ""
         raise InputError(
@@ -99,7 +99,7 @@ def _check_model(config: ParallelConfig, model: GPTConfig) -> None:
             )
 
 
-def describe_layout(chosen: Layout, n_devices: int, train: TrainConfig) -> list[str]:
+def describe_layout(chosen: MeshLayout, n_devices: int, train: TrainConfig) -> list[str]:
     """Lines on the devices that a run uses, and on those that stay idle and how it would use them.
 
     There is none where the machine has one device.
@@ -117,7 +117,7 @@ def describe_layout(chosen: Layout, n_devices: int, train: TrainConfig) -> list[
     return lines
 
 
-def make_mesh(layout: Layout, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+def make_mesh(layout: MeshLayout, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
     """The mesh of the first devices of those given (default: all); None for one device, which needs none."""
     if layout.n_devices == 1:
         return None

@@ -55,7 +55,7 @@ def _on_mesh(
     """As `_on_one_device`; each device has its own rows of the batch and its own heads."""
     rows, heads = on_mesh.that_divide(q.shape[0], ROWS), on_mesh.that_divide(q.shape[1], TENSOR)
     if score is not None and heads:
-        score = ScoreOfOwnHeads(score, q.shape[1] // on_mesh.size(heads))
+        score = cast(Score, ScoreOfOwnHeads(score, q.shape[1] // on_mesh.size(heads)))
 
     def own(q: Array, k: Array, v: Array, documents: Array | None) -> Array:
         return _on_one_device(q, k, v, documents, window, rule, score)

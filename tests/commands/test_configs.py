@@ -217,6 +217,7 @@ LIMITS = {  # the least and the greatest allowed value of a field
     "train.max_skipped": (0, 2**31 - 1), "optimizer.warmup_steps": (0, 2**31 - 1), "eval.every": (1, 2**31 - 1),
     "eval.sample_tokens": (1, 100_000), "checkpoint.every": (1, 2**31 - 1), "checkpoint.keep": (1, 2**31 - 1),
     "checkpoint.keep_best": (0, 2**31 - 1),
+    "parallel.data": (1, 2**31 - 1), "parallel.fsdp": (1, 2**31 - 1), "parallel.tensor": (1, 2**31 - 1),
 }  # fmt: skip
 TOGETHER = {"tokenizer.vocab_size": {"kind": "word"}, "model.n_kv_heads": {"n_heads": 1024, "d_head": 2}}
 

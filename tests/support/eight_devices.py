@@ -27,15 +27,15 @@ from jaxllm.gpt import Block
 from train.cli import main as program
 from train.config import OptimizerConfig, TrainConfig
 from train.optimizer import learning_rate_schedule, make_optimizer
-from train.parallel import Layout, make_mesh, put_batch
+from train.parallel import MeshLayout, make_mesh, put_batch
 from train.runs.arrays import named
 from train.runs.checkpoint import Checkpoints
 from train.state import TrainState, init_and_compile
 from train.step import make_eval_step, make_model, make_train_step
 
 STEPS, SAVED = 50, 45
-ONE = Layout(1, 1, 1)
-COPIES, PARTS, HEADS, MIXED = Layout(8, 1, 1), Layout(1, 8, 1), Layout(2, 1, 4), Layout(2, 2, 2)
+ONE = MeshLayout(1, 1, 1)
+COPIES, PARTS, HEADS, MIXED = MeshLayout(8, 1, 1), MeshLayout(1, 8, 1), MeshLayout(2, 1, 4), MeshLayout(2, 2, 2)
 
 
 class GatedBlock(nn.Module):
@@ -69,7 +69,7 @@ OWN = GPTConfig(**SIZES, n_heads=4, dropout=0.1, block=GatedBlock)
 class Training:
     """A compiled step on a layout, in the dtype of the parameters, and the state that it has come to."""
 
-    def __init__(self, config: GPTConfig, layout: Layout, rule: str = "adamw", **train: Any) -> None:
+    def __init__(self, config: GPTConfig, layout: MeshLayout, rule: str = "adamw", **train: Any) -> None:
         self.layout, self.mesh = layout, make_mesh(layout)
         self.train = TrainConfig(steps=STEPS, batch_size=16, **train)
         optimizer = OptimizerConfig(name=rule, warmup_steps=5, learning_rate=3e-3)
@@ -124,7 +124,9 @@ def equal_bits(a: TrainState, b: TrainState) -> bool:
     return all(map(np.array_equal, *(jax.tree.leaves(jax.device_get(state)) for state in (a, b))))
 
 
-def agreement(config: GPTConfig, layouts: dict[str, Layout], **how: Any) -> tuple[dict[str, Any], dict[str, Training]]:
+def agreement(
+    config: GPTConfig, layouts: dict[str, MeshLayout], **how: Any
+) -> tuple[dict[str, Any], dict[str, Training]]:
     """What each layout differs in from one device, and the runs."""
     runs = {name: Training(config, layout, **how).go_on(STEPS) for name, layout in {"one": ONE, **layouts}.items()}
     return {name: difference(runs["one"], runs[name]) for name in layouts}, runs

@@ -17,7 +17,7 @@ from jaxllm.parallel import LOGICAL_AXES, parameter_axes, parameter_specs
 from train.config import TrainConfig, load_config
 from train.evaluate import evaluator
 from train.inputs import model_without_text, prepare
-from train.parallel import Layout, describe_layout, layout, make_mesh
+from train.parallel import MeshLayout, describe_layout, layout, make_mesh
 from train.parallel_config import ParallelConfig
 from train.runs.load import load_run
 from train.runs.metrics import read_metrics
@@ -113,7 +113,7 @@ def test_where_parameters_lie() -> None:
     assert own == {"block_0/mixing": PartitionSpec(None, "fsdp", None), "block_0/scale": PartitionSpec(None)}
 
 
-def laid_out(n_devices: int, batch_size: int = 16, grad_accumulation: int = 1, **axes: int) -> Layout:
+def laid_out(n_devices: int, batch_size: int = 16, grad_accumulation: int = 1, **axes: int) -> MeshLayout:
     return layout(
         ParallelConfig(**axes),
         n_devices,
@@ -123,12 +123,12 @@ def laid_out(n_devices: int, batch_size: int = 16, grad_accumulation: int = 1, *
 
 
 def test_the_axes_that_are_left_out() -> None:
-    assert laid_out(8) == Layout(8, 1, 1)
-    assert laid_out(8, fsdp=2, tensor=2) == Layout(2, 2, 2)
-    assert laid_out(8, batch_size=12) == Layout(6, 1, 1)
-    assert laid_out(8, batch_size=12, grad_accumulation=4) == Layout(3, 1, 1)
-    assert laid_out(1) == Layout(1, 1, 1) and make_mesh(Layout(1, 1, 1)) is None
-    assert describe_layout(Layout(1, 1, 1), 1, TrainConfig()) == []
+    assert laid_out(8) == MeshLayout(8, 1, 1)
+    assert laid_out(8, fsdp=2, tensor=2) == MeshLayout(2, 2, 2)
+    assert laid_out(8, batch_size=12) == MeshLayout(6, 1, 1)
+    assert laid_out(8, batch_size=12, grad_accumulation=4) == MeshLayout(3, 1, 1)
+    assert laid_out(1) == MeshLayout(1, 1, 1) and make_mesh(MeshLayout(1, 1, 1)) is None
+    assert describe_layout(MeshLayout(1, 1, 1), 1, TrainConfig()) == []
 
 
 @pytest.mark.parametrize(("given", "error"), [
@@ -146,6 +146,11 @@ def test_a_layout_that_does_not_fit_gets_its_sentence(given: dict[str, int], err
     with pytest.raises(InputError) as raised:
         laid_out(**given)
     assert error in str(raised.value)
+
+
+def test_a_section_with_no_part_is_refused() -> None:
+    with pytest.raises(InputError, match=r"parallel\.fsdp is 0, but it must be"):
+        ParallelConfig(fsdp=0)
 
 
 def test_the_upper_half_of_a_product(rng: Any) -> None:

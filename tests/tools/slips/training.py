@@ -10,6 +10,8 @@ NOT_FINITE = "training/test_nonfinite.py::test_such_a_step_is_counted_and_change
 LIMIT = "training/test_budget.py::test_a_run_ends_with_its_time_and_the_end_of_its_schedule"
 IDEAS = "training/test_ideas.py"
 STEP = "train/step.py"
+PARALLEL = "training/test_parallel.py"
+ON_MESH = "jaxllm/fast/on_mesh.py"
 OPTIMIZER_FILE = "train/optimizer.py"
 
 
@@ -21,6 +23,15 @@ def rule(name: str) -> str:
 
 MUTATIONS = [
     Mutation("the memory of a context without remat in both columns", "train/bench/scaling.py", "grad_accumulation=1, remat=remat", "grad_accumulation=1, remat=False", "training/test_speed.py::test_memory_by_context"),
+    Mutation("an error that does not name its section", "train/parallel_config.py", 'check_fields(self, "parallel.")', "check_fields(self)", f"{PARALLEL}::test_a_section_with_no_part_is_refused"),
+    Mutation("no gather of parameters in parts", "jaxllm/parallel.py", '"embed": FSDP,', '"embed": None,', f"{PARALLEL}::test_where_parameters_lie"),
+    Mutation("a parameter of a user's block is not cut", "jaxllm/parallel.py", "if len(shape) > 1 and size", "if len(shape) > 9 and size", f"{PARALLEL}::test_where_parameters_lie"),
+    Mutation("optimizer whole on each device", "train/parallel.py", "spec if shape == leaf.shape else PartitionSpec()", "spec if name == 'step' else PartitionSpec()", f"{PARALLEL}::test_parameters_and_optimizer_fall_with_the_number_of_parts"),
+    Mutation("a loss summed over part of the devices", ON_MESH, "jax.lax.psum(x, axes)", "jax.lax.psum(x, axes[:1])", f"{PARALLEL}::test_each_layout_agrees_with_one_device[mixed]"),
+    Mutation("a score that takes each device's first head for head 0", "jaxllm/fast/attention.py", "head + self.n * jax.lax.axis_index(TENSOR)", "head", f"{PARALLEL}::test_each_layout_agrees_with_one_device[tensor]"),
+    Mutation("carry of a product of 32 bits lost", ON_MESH, " + (carried >> 16)", "", f"{PARALLEL}::test_the_upper_half_of_a_product"),
+    Mutation("a batch that the devices do not divide", "train/parallel.py", "if rows % chosen.n_rows:", "if False:", f"{PARALLEL}::test_a_layout_that_does_not_fit_gets_its_sentence"),
+    Mutation("devices that stay idle without a word", "train/parallel.py", "if idle := n_devices - chosen.n_devices:", "if idle := 0:", f"{PARALLEL}::test_a_run_on_many_devices_is_evaluated_on_one"),
     Mutation("equal names of different files are equal functions", "jaxllm/utils/ideas.py", "(self.name, self.digest) if", "(self.name,) if", f"{IDEAS}::test_a_config_keeps_names"),
     Mutation("a config alone makes code of the current folder run", "train/ideas.py", "    if code is None:\n        for", "    code = code or (load_code(str(found[0][2]).partition(':')[0]) if found else None)\n    if code is None:\n        for", f"{IDEAS}::test_a_run_alone_never_runs_code"),
     Mutation("a run's code not compared with its copy", "train/ideas.py", "    if before == now:", "    if True:", f"{IDEAS}::test_another_file_is_refused_by_its_first_different_line"),
