@@ -45,6 +45,7 @@ FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another
     "few_rows.compiled": "a choice",
     "few_rows.in_c": "a choice: test_few_rows.py",
     "few_rows.why_not_compiled": "a choice: test_few_rows.py",
+    "splash.splash_attention": "the kernel of a TPU: test_fast_attention.py",
     "platform.compiling_for": "a choice",
     "platform.on_one_cpu": "a choice",
     "platform.platform": "a choice: test_products.py",

@@ -202,6 +202,18 @@ def test_growth_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["bench", "loss", "--json", "loss.toml"]) == 2
 
 
+def test_memory_by_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each context, without times; rematerialised blocks need less."""
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    monkeypatch.setattr(growth, "CONTEXTS", (64, 128))
+    assert main(["bench", "contexts", str(tmp_path / "tiny.toml"), "--json", str(tmp_path / "rows.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "memory by XLA's plan" in lines[0] and "(x " in lines[2] and " ms " not in lines[1]
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["size"] for row in rows] == [64, 128]
+    assert all(0 < row["remat"]["memory_bytes"] < row["kept"]["memory_bytes"] for row in rows)
+
+
 @pytest.mark.newest
 def test_a_real_step_is_costed(tmp_path: Path) -> None:
     from train.config import load_config
