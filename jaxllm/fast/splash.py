@@ -4,6 +4,8 @@ It keeps scores in the chip's own memory, as FlashAttention does (Dao et al. 202
 hides. Its backward in two kernels needs memory that grows with T; the fused one would need a dq for each block of keys.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
@@ -28,15 +30,16 @@ def splash_attention(
     shape, block = (length, length), next(size for size in BLOCKS if length % size == 0)
     mask = masks.CausalMask(shape) if window is None else masks.LocalMask(shape, (window - 1, 0), 0)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    sizes: dict[str, Any] = {f"block_{name}": block for name in names}
     attend = kernels.make_splash_mha_single_device(
         masks.MultiHeadMask([mask]),
-        block_sizes=kernels.BlockSizes(**{f"block_{name}": block for name in names}),
+        block_sizes=kernels.BlockSizes(**sizes),
         interpret=platform() == "cpu",
     )
 
     def one(q: Array, k: Array, v: Array, own: Array | None) -> Array:
         return attend(q, k, v, None if own is None else kernels.SegmentIds(own, own))
 
-    flat = (x.reshape(-1, 1, *x.shape[-2:]) for x in (q * q.shape[-1] ** -0.5, k, v))
-    own = None if documents is None else jnp.broadcast_to(documents, q.shape[:-1]).reshape(-1, length)
-    return jax.vmap(one)(*flat, own).reshape(v.shape)
+    q, k, v_flat = (x.reshape(-1, 1, *x.shape[-2:]) for x in (q * q.shape[-1] ** -0.5, k, v))
+    own = None if documents is None else jnp.broadcast_to(documents, v.shape[:-1]).reshape(-1, length)
+    return jax.vmap(one)(q, k, v_flat, own).reshape(v.shape)
