@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxllm import logit_lens as logit_lens
     from jaxllm import looking as looking
     from jaxllm import loss as loss
+    from jaxllm import parallel as parallel
     from jaxllm import precision as precision
     from jaxllm import pretrained as pretrained
     from jaxllm import reference as reference

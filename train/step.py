@@ -80,13 +80,15 @@ def step_function(
             return summed_loss(once, params, inputs, targets, rngs=rngs, loss=config.loss) / n_tokens
 
         def accumulate(total: tuple[Array, Any], microbatch: Any) -> tuple[tuple[Array, Any], None]:
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(state.params, *microbatch)), None
+            params, total = on_mesh.read_in_loop(state.params, total)
+            loss, grads = jax.value_and_grad(loss_fn)(params, *microbatch)
+            return jax.tree.map(jnp.add, total, (loss, on_mesh.stored(grads))), None
 
         keys = None if dropout_keys is None else jax.random.split(jax.random.fold_in(dropout_keys, state.step), n)
         microbatches = (
             *(on_mesh.cut(x.reshape(n, -1, x.shape[-1]), None, ROWS) for x in (inputs, targets)), keys
         )  # fmt: skip
-        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        zeros = (jnp.zeros(()), on_mesh.stored(jax.tree.map(jnp.zeros_like, state.params)))
         with using(products):
             (loss, grads), _ = jax.lax.scan(accumulate, zeros, microbatches)
 

@@ -120,15 +120,33 @@ def gather(params: Any) -> Any:
 
     The gradient is summed into the parts in which the parameters are stored.
     """
+    return _placed(params, lambda x, mesh, spec: _gather(x, spec, NamedSharding(mesh, without_fsdp(spec.spec))))
+
+
+def stored(tree: Any) -> Any:
+    """A tree like the parameters, such as their gradients, in the parts in which parameters are stored.
+
+    The barrier keeps XLA from summing gradients over the devices after a loop over microbatches, whole.
+    """
+    return _placed(tree, lambda x, _, spec: jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(x, spec)))
+
+
+def read_in_loop(params: Any, carry: Any) -> tuple[Any, Any]:
+    """Both, in the body of a loop with this carry, so that XLA does not gather the parameters before the loop."""
+    return (params, carry) if active() is None else jax.lax.optimization_barrier((params, carry))
+
+
+def _placed(tree: Any, place: Callable[[Array, Mesh, NamedSharding], Array]) -> Any:
+    """Each leaf as `place(leaf, mesh, where the parameter of its path is stored)`; the tree itself without a mesh."""
     mesh = active()
     if mesh is None:
-        return params
+        return tree
 
-    def gather_one(path: Any, x: Array) -> Array:
-        spec = parameter_spec(jax.tree_util.keystr(path, simple=True, separator="/"), x.shape, mesh.shape)
-        return _gather(x, NamedSharding(mesh, spec), NamedSharding(mesh, without_fsdp(spec)))
+    def place_one(path: Any, x: Array) -> Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return place(x, mesh, NamedSharding(mesh, parameter_spec(name, x.shape, mesh.shape)))
 
-    return jax.tree_util.tree_map_with_path(gather_one, params)
+    return jax.tree_util.tree_map_with_path(place_one, tree)
 
 
 def gathered_ends(params: dict[str, Any]) -> dict[str, Any]:
@@ -138,16 +156,17 @@ def gathered_ends(params: dict[str, Any]) -> dict[str, Any]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gather(x: Array, stored: NamedSharding, used: NamedSharding) -> Array:
-    return jax.lax.with_sharding_constraint(x, used)
+def _gather(x: Array, at_rest: NamedSharding, in_use: NamedSharding) -> Array:
+    # Without the first, x would lie as `in_use` says where `nn.remat` keeps it, gathered once for both passes.
+    return jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(x, at_rest), in_use)
 
 
-def _gather_forward(x: Array, stored: NamedSharding, used: NamedSharding) -> tuple[Array, None]:
-    return _gather(x, stored, used), None
+def _gather_forward(x: Array, at_rest: NamedSharding, in_use: NamedSharding) -> tuple[Array, None]:
+    return _gather(x, at_rest, in_use), None
 
 
-def _gather_backward(stored: NamedSharding, used: NamedSharding, _: None, gradient: Array) -> tuple[Array]:
-    return (jax.lax.with_sharding_constraint(gradient, stored),)
+def _gather_backward(at_rest: NamedSharding, in_use: NamedSharding, _: None, gradient: Array) -> tuple[Array]:
+    return (jax.lax.with_sharding_constraint(gradient, at_rest),)
 
 
 _gather.defvjp(_gather_forward, _gather_backward)
