@@ -32,6 +32,7 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "evaluate": "compute the validation loss, perplexity and bits per byte of a model",
     "config": "list the fields of a config file with their types and defaults",
     "describe": "show the parameters of a model, what updates them, and what training it costs; nothing is trained",
+    "plan": "compute what a run would need on devices that you may not have: memory, FLOPs, transfers, time",
     "coordinates": "check muP: how far some steps move what a model computes, at several widths",
     "tokenizer": "train and use tokenizers",
     "data": "prepare corpora for training",
@@ -121,7 +122,12 @@ def _prepare_jax(command: str) -> None:
 
         keep_compiled()
     compute_in_this_thread()
-    if command not in ("train", "sweep", "bench"):  # the first two have further settings; bench measures it
+    if command not in (
+        "train",
+        "sweep",
+        "bench",
+        "plan",
+    ):  # two have further settings; two start processes of their own
         from .runtime.jax_check import check_jax
 
         check_jax()

@@ -16,6 +16,7 @@ from jax.stages import Compiled
 from jaxllm.config import GPTConfig
 from jaxllm.fast.attention import GROUPS, KEPT, LONGEST
 from jaxllm.fast.loss import MOST_LOGITS
+from jaxllm.fast.platform import platform
 from jaxllm.gpt import count_parameters, parameter_shapes
 from jaxllm.pretrained.parameter_map import nested
 
@@ -43,9 +44,7 @@ class Need(NamedTuple):
 def estimate(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig) -> Need:
     """The device memory that a run will need at its peak, before anything is compiled."""
     parameters, moments = _parameters_and_moments(model, optimizer)
-    copies = (
-        2 * (parameters + moments) if jax.default_backend() == "cpu" else 0
-    )  # elsewhere they are in the host's memory
+    copies = 2 * (parameters + moments) if platform() == "cpu" else 0  # elsewhere they are in the host's memory
     return Need(state_bytes(model, train, optimizer), activation_bytes(model, train), copies)
 
 

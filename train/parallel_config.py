@@ -9,9 +9,7 @@ from jaxllm.utils.validate import Positive, check_fields
 class ParallelConfig:
     """[parallel]: the axes of the mesh of devices. Their product is the number of devices."""
 
-    data: Positive | None = (
-        None  # copies of the model, each with its part of a batch; none: as many as devices are left
-    )
+    data: Positive | None = None  # copies of the model, each with its part of a batch; none: as many as fit
     fsdp: Positive = 1  # parts that parameters and optimizer are cut into, each with its part of a batch too
     tensor: Positive = 1  # parts that the heads and the hidden features of the MLP are cut into
 

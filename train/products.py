@@ -24,6 +24,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.fast.attention import chunking
 from jaxllm.fast.loss import MOST_IDS, MOST_LOGITS
 from jaxllm.fast.native.libraries import LIBRARIES, NoLibraryError, find
+from jaxllm.fast.platform import on_one_cpu
 from jaxllm.fast.products import XLA, product, using
 from jaxllm.gpt import count_parameters, parameter_shapes
 from jaxllm.utils.errors import InputError
@@ -113,19 +114,15 @@ def refusal(name: str, dtype: str) -> str:
 
 def check_products(train: TrainConfig) -> None:
     """Raises InputError where `train.products` names a library that cannot be used here, unless XLA computes anyway."""
-    if train.products not in (AUTO, XLA) and _on_one_cpu() and (reason := refusal(train.products, train.dtype)):
+    if train.products not in (AUTO, XLA) and on_one_cpu() and (reason := refusal(train.products, train.dtype)):
         raise InputError(
             f"train.products is {train.products!r}, but {reason}. To compute without it: --set train.products=xla."
         )
 
 
-def _on_one_cpu() -> bool:
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
-
-
 def choose(model: GPTConfig, train: TrainConfig) -> Choice:
     """What computes the products of a run: XLA on other devices than one CPU."""
-    if not _on_one_cpu():
+    if not on_one_cpu():
         return Choice(XLA)
     if train.products != AUTO:
         return Choice(train.products)

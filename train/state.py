@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxllm.fast import on_mesh
 from jaxllm.fast.init import init_params
+from jaxllm.fast.platform import platform
 from jaxllm.gpt import GPT
 
 from .config import RunConfig, TrainConfig
@@ -78,5 +79,5 @@ def _seeded_state(model: GPT, optimizer: optax.GradientTransformation, seed: Arr
 
 def _initializer(model: GPT, optimizer: optax.GradientTransformation, mesh: Mesh | None = None) -> Any:
     # It runs once, so on a CPU XLA optimises it less and compiles it sooner. The random bits are the same.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    options = {"xla_backend_optimization_level": 1} if platform() == "cpu" else {}
     return jax.jit(on_mesh.traced_on(mesh, partial(_seeded_state, model, optimizer)), compiler_options=options)

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxllm.config import GPTConfig
 from jaxllm.fast import on_mesh
+from jaxllm.fast.platform import platform
 from jaxllm.fast.products import XLA, using
 from jaxllm.gpt import GPT, block_class, summed_loss, traced_once
 from jaxllm.parallel import ROWS
@@ -117,7 +118,7 @@ def apply_gradients(
     old = state.opt_state
     updates, opt_state = optimizer.update(grads, old, state.params)
     params = apply_if(finite, optax.apply_updates(state.params, updates), state.params)
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         old, params = jax.lax.optimization_barrier((old, params))
         _, opt_state = optimizer.update(grads, old, state.params)
     return params, apply_if(finite, opt_state, old), updates
@@ -138,16 +139,19 @@ def make_eval_step(model: GPT, mesh: Mesh | None = None) -> EvalStep:
     return jax.jit(on_mesh.traced_on(mesh, eval_step))
 
 
-@cache
 def compiler_options(dtype: str | None) -> dict[str, Any]:
-    """XLA's options for a training step on a CPU: vectors of 512 bits where the processor has them.
+    """XLA's options for a training step; none but on a CPU."""
+    return _cpu_options(dtype) if platform() == "cpu" else {}
+
+
+@cache
+def _cpu_options(dtype: str | None) -> dict[str, Any]:
+    """Vectors of 512 bits where the processor has them.
 
     In float32 also matrix products by Eigen, and YNNPACK for sums only. oneDNN as part of XLA is not used, because
     JAX 0.12 computes wrong float32 gradients with it. The tests compare a step compiled with these options with the
     reference.
     """
-    if jax.default_backend() != "cpu":
-        return {}
     options: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512}
     if dtype != "bfloat16":
         options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_REDUCE"

@@ -4,7 +4,8 @@ The queries are cut into chunks. A chunk reads only the keys up to the end of it
 never computed. Beyond `KEPT` positions the weights [T, T] are not kept: the backward computes a chunk's weights again
 from the saved maximum and sum of each row, as FlashAttention does (Dao et al. 2022), so that memory grows with T.
 Because only queries are cut, no running maximum is needed, and XLA gets large matrix products. Where a rule looks
-ahead, all chunks are one group, which reads all keys. On an NVIDIA GPU that supports it, cuDNN's kernel runs instead.
+ahead, all chunks are one group, which reads all keys. On an NVIDIA GPU that supports it cuDNN's kernel
+runs instead, and on a TPU the one of `jaxllm.fast.splash`.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from jaxtyping import Float, Int
 from jaxllm.array import Array
 from jaxllm.attention import Rule, Score, change_scores, visible
 from jaxllm.fast import on_mesh
+from jaxllm.fast.platform import platform
 from jaxllm.fast.products import product
+from jaxllm.fast.splash import STEP, splash_attention
 from jaxllm.parallel import ROWS, TENSOR
 from jaxllm.precision import at_least_float32
 
@@ -34,7 +37,7 @@ def causal_dot_product_attention(
     documents: Int[Array, "*#batch T"] | None = None, window: int | None = None, rule: Rule | None = None,
     score: Score | None = None,
 ) -> Float[Array, "*batch T V"]:  # fmt: skip
-    """`jaxllm.attention.causal_dot_product_attention` in chunks, or by cuDNN (`attention_path`).
+    """`jaxllm.attention.causal_dot_product_attention` in chunks, or by a kernel (`attention_path`).
 
     Scores and sums are in at least float32. Reverse-mode derivatives only. With a `rule` or a `score`, which are static
     and hashable, it is in chunks. Raises ValueError where shapes do not fit.
@@ -76,7 +79,10 @@ class ScoreOfOwnHeads(NamedTuple):
 def _on_one_device(
     q: Array, k: Array, v: Array, documents: Array | None, window: int | None, rule: Rule | None, score: Score | None
 ) -> Array:
-    if all(x is None for x in (documents, window, rule, score)) and attention_path(q, v) == "cuDNN":
+    path = attention_path(q, v, documents is not None or window is not None) if rule is score is None else "chunked"
+    if path == "splash":
+        return splash_attention(q, k, v, documents, window)
+    if path == "cuDNN":
         swapped = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))
         return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, is_causal=True, implementation="cudnn"), -2, -3)
     length = q.shape[-2]
@@ -90,22 +96,25 @@ def _on_one_device(
     return _attend(form, *flat)[:, :length].reshape(v.shape)
 
 
-def attention_path(q: Array | jax.ShapeDtypeStruct, v: Array | jax.ShapeDtypeStruct) -> str:
-    """ "cuDNN" or "chunked": the path that attention takes for these shapes [B, H, T, K] and dtypes.
+def attention_path(q: Array | jax.ShapeDtypeStruct, v: Array | jax.ShapeDtypeStruct, cut: bool = False) -> str:
+    """ "cuDNN", "splash" or "chunked": the path that attention takes for these shapes [B, H, T, K] and dtypes.
 
-    cuDNN takes half precision, heads of at most 128 features in steps of 8, an even length, Ampere or newer.
+    `cut`: attention stays within documents or a window. cuDNN takes half precision, heads of at most 128 features in
+    steps of 8, an even length, Ampere or newer, and is not cut. A TPU's kernel takes bfloat16 and lengths in steps of
+    128.
     """
     length, width = q.shape[-2:]
-    fits = (
-        q.dtype in (jnp.bfloat16, jnp.float16)
-        and len(q.shape) == 4 and q.shape == v.shape
-        and width <= 128 and width % 8 == 0 and length % 2 == 0
-    )  # fmt: skip
-    return "cuDNN" if fits and _has_cudnn() else "chunked"
+    if q.shape != v.shape or len(q.shape) != 4:
+        return "chunked"
+    if platform() == "tpu":
+        return "splash" if q.dtype == jnp.bfloat16 and length % STEP == 0 else "chunked"
+    half = q.dtype in (jnp.bfloat16, jnp.float16)
+    fits = half and width <= 128 and width % 8 == 0 and length % 2 == 0
+    return "cuDNN" if fits and not cut and _has_cudnn() else "chunked"
 
 
 def _has_cudnn() -> bool:
-    if jax.default_backend() != "gpu":
+    if platform() != "gpu":
         return False
     capability = getattr(jax.devices()[0], "compute_capability", "0")  # "9.0" on an H100, "gfx90a" on AMD's
     return capability.split(".")[0].isdecimal() and float(capability) >= 8.0

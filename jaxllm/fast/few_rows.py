@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxllm.array import Array
 from jaxllm.fast.native.build import FEW_ROWS, register_few_rows
 from jaxllm.fast.native.libraries import NoLibraryError
+from jaxllm.fast.platform import on_one_cpu
 
 MOST_ROWS = 16
 IN_C = {("float32", "float32", "float32"), ("float32", "bfloat16", "float32"), ("int8", "int8", "int32")}
@@ -28,7 +29,7 @@ def compiled() -> AbstractContextManager[None]:
 
     The code has no derivative. It is compiled when it is first asked for.
     """
-    if not _on_one_cpu():
+    if not on_one_cpu():
         return nullcontext()
     try:
         register_few_rows()
@@ -40,15 +41,11 @@ def compiled() -> AbstractContextManager[None]:
 def why_not_compiled() -> str:
     """What keeps a system that could have the C code from it; "" if nothing does, or if no code is for this system."""
     try:
-        if _on_one_cpu() and sys.platform == "linux":
+        if on_one_cpu() and sys.platform == "linux":
             register_few_rows()
     except NoLibraryError as error:
         return str(error)
     return ""
-
-
-def _on_one_cpu() -> bool:
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 def in_c(x: DTypeLike, weights: DTypeLike, dtype: DTypeLike) -> bool:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from jaxllm.array import Array
 from jaxllm.fast import on_mesh
 from jaxllm.fast.embeddings import token_logits
+from jaxllm.fast.platform import platform
 from jaxllm.fast.products import product
 from jaxllm.fast.quantised_weights import Table
 from jaxllm.loss import _entry, token_losses
@@ -20,9 +21,10 @@ from jaxllm.precision import at_least_float32
 
 Change = Callable[[Array], Array]  # an elementwise function of the logits
 MOST_LOGITS = 2**26  # held at a time by `head_loss`, 256 MiB in float32: GPT-2's vocabulary for 1,334 tokens
-# Ids in one matrix product of `head_loss`. XLA on a CPU copies 2 x 512 rows of a product's wider side into one block,
-# in a thread for which glibc keeps at most 64 MiB; a longer block is mapped and cleared in every step.
+# Ids in one matrix product of `head_loss` on a CPU. XLA there copies 2 x 512 rows of a product's wider side into one
+# block, in a thread for which glibc keeps at most 64 MiB; a longer block is mapped and cleared in every step.
 MOST_IDS = 12_800
+ALIGNED = 128  # elsewhere rows of a chunk are a multiple of it, for which a TPU's compiler finds a plan sooner
 
 
 def head_loss(
@@ -32,8 +34,8 @@ def head_loss(
     """`jaxllm.loss.head_loss` in chunks.
 
     Tokens go through the head in chunks of `MOST_LOGITS` logits. Under differentiation the forward also computes the
-    gradients of a chunk, while it holds the chunk's logits, with the vocabulary cut into parts of `MOST_IDS`. In half
-    precision the gradient of the logits is rounded to it, as any other gradient is.
+    gradients of a chunk, while it holds the chunk's logits, on a CPU with the vocabulary cut into parts of `MOST_IDS`.
+    In half precision the gradient of the logits is rounded to it, as any other gradient is.
     """
     if on_mesh.active() and x.ndim == 3:
         return _on_mesh(change or _unchanged, table, x, targets, weights)
@@ -72,7 +74,7 @@ def _head_loss(change: Change, table: Table, x: Array, targets: Array, weights: 
 def _head_loss_forward(
     change: Change, table: Array, x: Array, targets: Array, weights: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    cuts = tuple(range(MOST_IDS, len(table), MOST_IDS))
+    cuts = tuple(range(MOST_IDS, len(table), MOST_IDS)) if platform() == "cpu" else ()
     parts = [part.astype(x.dtype) for part in jnp.split(table, cuts)]
 
     def chunk(dparts: list[Array], rows: tuple[Array, ...]) -> tuple[list[Array], tuple[Array, Array]]:
@@ -109,6 +111,10 @@ def _chunks(table: Table, *rows: Array) -> tuple[Array, ...]:
     """Arrays [N, ...] as [chunks, rows of a chunk, ...]; the last chunk is padded with zeros, weights too."""
     n = len(rows[0])
     chunks = -(-n * len(table) // MOST_LOGITS)
-    missing = -n % chunks
+    size = -(-n // chunks)
+    if chunks > 1 and platform() != "cpu":
+        size += -size % ALIGNED
+        chunks = -(-n // size)
+    missing = chunks * size - n
     padded = (jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in rows)
     return tuple(x.reshape(chunks, -1, *x.shape[1:]) for x in padded)

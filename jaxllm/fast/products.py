@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxllm.array import Array
 from jaxllm.fast.native.build import TARGET, register
 from jaxllm.fast.native.libraries import LIBRARIES
+from jaxllm.fast.platform import on_one_cpu
 
 XLA = "xla"
 _active: Any = jax.make_user_context(XLA)
@@ -42,7 +43,7 @@ def computes(name: str, *operands: Array) -> bool:
     dtype = operands[0].dtype
     return (
         name != XLA
-        and jax.default_backend() == "cpu" and jax.device_count() == 1
+        and on_one_cpu()
         and all(x.dtype == dtype and x.size for x in operands)
         and dtype.name in LIBRARIES[name].dtypes
     )  # fmt: skip

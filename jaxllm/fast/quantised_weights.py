@@ -23,6 +23,7 @@ from flax import linen as nn
 from jaxllm.array import Array
 from jaxllm.config import WEIGHTS
 from jaxllm.fast.few_rows import in_c, rows_product
+from jaxllm.fast.platform import platform
 from jaxllm.utils.errors import InputError
 
 ONE_INPUT = (("query", "key", "value"), ("gate", "up"))  # maps that share a matrix
@@ -63,7 +64,7 @@ class PackedKernel:
         rows = slice(None) if self.rows is None else slice(*self.rows)
         if self.scale is not None:
             return quantised_product(x, self.weights, self.scale)[..., rows]
-        if x.dtype.itemsize < 4 and jax.default_backend() == "cpu":  # XLA itself casts these, see `cast_kernels`
+        if x.dtype.itemsize < 4 and platform() == "cpu":  # XLA itself casts these, see `cast_kernels`
             return jnp.einsum("...d,fd->...f", x, self.weights[rows])
         return rows_product(x, self.weights)[..., rows]
 

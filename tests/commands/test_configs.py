@@ -23,7 +23,9 @@ SHRUNK = {
 
 
 def test_the_promised_configs_are_there() -> None:
-    assert {"quickstart", "shakespeare-char", "speedrun-char", "minute-char", "gpt2-124m"} <= {p.stem for p in CONFIGS}
+    assert {"quickstart", "shakespeare-char", "speedrun-char", "minute-char", "gpt2-124m", "plan-7b", "plan-70b"} <= {
+        p.stem for p in CONFIGS
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -38,6 +40,9 @@ def test_config_states_its_cost_and_trains(path: Path, tmp_path: Path, request: 
     shrunk = SHRUNK | {"data.source": tmp_path / "docs.txt"}
     if load_config(path).tokenizer.kind == "bpe":
         shrunk["tokenizer.vocab_size"] = 270
+    if load_config(path).model.n_kv_heads:
+        shrunk["model.n_kv_heads"] = 1
+    shrunk |= {f"parallel.{axis}": 1 for axis in ("fsdp", "tensor")}
     sets = [f"--set={name}={value}" for name, value in shrunk.items()]
     assert main(["train", str(path), "--out", str(tmp_path / "run"), *sets]) == 0
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
@@ -217,6 +222,7 @@ LIMITS = {  # the least and the greatest allowed value of a field
     "train.max_skipped": (0, 2**31 - 1), "optimizer.warmup_steps": (0, 2**31 - 1), "eval.every": (1, 2**31 - 1),
     "eval.sample_tokens": (1, 100_000), "checkpoint.every": (1, 2**31 - 1), "checkpoint.keep": (1, 2**31 - 1),
     "checkpoint.keep_best": (0, 2**31 - 1),
+    "parallel.data": (1, 2**31 - 1), "parallel.fsdp": (1, 2**31 - 1), "parallel.tensor": (1, 2**31 - 1),
 }  # fmt: skip
 TOGETHER = {"tokenizer.vocab_size": {"kind": "word"}, "model.n_kv_heads": {"n_heads": 1024, "d_head": 2}}
 
@@ -256,5 +262,5 @@ def test_the_vocabulary_may_be_as_small_as_the_tokenizers() -> None:
 
 def test_every_section_stands_for_a_dataclass() -> None:
     assert [f.name for f in fields(RunConfig)] == [
-        "data", "tokenizer", "model", "train", "optimizer", "eval", "checkpoint",
+        "data", "tokenizer", "model", "train", "optimizer", "eval", "checkpoint", "parallel",
     ]  # fmt: skip

@@ -18,7 +18,7 @@ LIBRARY = (
     "jaxllm/tokenizers", "jaxllm/utils",
 )  # fmt: skip
 SPINE = "train"
-ABOVE_THE_SPINE = ("train/cli", "train/commands", "train/bench")
+ABOVE_THE_SPINE = ("train/cli", "train/commands", "train/bench", "train/plan")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "jaxllm/utils": (),
     "jaxllm/reference": (),
@@ -32,8 +32,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "train/runs": (*LIBRARY, SPINE),
     "train/runtime": ("jaxllm/utils",),
     "train/bench": (*LIBRARY, SPINE, "train/runs", "train/runtime"),
-    "train/commands": (*LIBRARY, SPINE, "train/runs", "train/runtime", "train/bench"),
-    "train/cli": (*LIBRARY, SPINE, "train/runs", "train/runtime", "train/bench", "train/commands"),
+    "train/plan": (*LIBRARY, SPINE, "train/runs", "train/runtime"),
+    "train/commands": (*LIBRARY, SPINE, "train/runs", "train/runtime", "train/bench", "train/plan"),
+    "train/cli": (*LIBRARY, SPINE, "train/runs", "train/runtime", "train/bench", "train/commands", "train/plan"),
 }
 WITHOUT_JAX = ("jaxllm/utils", "jaxllm/reference", "jaxllm/tokenizers", "jaxllm/data")
 

@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 
 from jaxllm import GPT, GPTConfig, fast, loss, reference
-from jaxllm.attention import MultiHeadAttention, causal_mask, scaled_dot_product_attention
+from jaxllm.attention import (
+    MultiHeadAttention,
+    causal_dot_product_attention,
+    causal_mask,
+    scaled_dot_product_attention,
+)
 from jaxllm.fast import attention as chunked
 from jaxllm.fast import loss as fast_loss
+from jaxllm.fast.platform import compiling_for
+from jaxllm.fast.splash import splash_attention
 from jaxllm.gpt import summed_loss
 from jaxllm.loss import cross_entropy
 
@@ -160,16 +167,21 @@ def test_attention_with_dropout_is_the_plain_one() -> None:
     )
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("most", [1, 21, 50, 1000])
 @pytest.mark.parametrize("ids", [3, 7])
-def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten tokens, seven logits each: chunks of one, three (the last is padded), seven and all; ids in parts."""
+def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten tokens, seven logits each: chunks of one, three (the last is padded), seven and all; ids in parts.
+
+    For a TPU chunks are of four or eight tokens, and ids are whole.
+    """
+    monkeypatch.setattr(fast_loss, "ALIGNED", 4)
     monkeypatch.setattr(fast_loss, "MOST_LOGITS", most)
     monkeypatch.setattr(fast_loss, "MOST_IDS", ids)
     rng = np.random.default_rng(0)
     table, x, weights = rng.normal(size=(7, 4)), rng.normal(size=(2, 5, 4)), rng.random((2, 5))
     targets = rng.integers(7, size=(2, 5))
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), compiling_for(platform):
         value, pullback = jax.vjp(lambda t, x, w: loss.head_loss(t, x, targets, w), table, x, weights)
         gradients = pullback(jnp.asarray(1.7))
         assert loss.head_loss(table, x, targets, weights) == pytest.approx(float(value), rel=1e-14)
@@ -178,6 +190,15 @@ def test_a_loss_in_chunks_is_the_loss(most: int, ids: int, monkeypatch: pytest.M
     dtable, dx, _, dweights = want_back(np.asarray(1.7))
     for got, wanted in zip(gradients, (dtable, dx, dweights), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_chunks_are_aligned_off_the_cpu() -> None:
+    """GPT-2's vocabulary and 16 x 1,024 tokens."""
+    table, x = jax.ShapeDtypeStruct((50304, 768), "float32"), jax.ShapeDtypeStruct((16384, 768), "bfloat16")
+    for platform, shape in (("cpu", (13, 1261, 768)), ("tpu", (13, 1280, 768))):
+        with compiling_for(platform):
+            (cut,) = jax.eval_shape(fast_loss._chunks, table, x)
+        assert cut.shape == shape
 
 
 def test_logits_are_changed_in_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,3 +246,24 @@ def test_the_summed_loss_of_a_model_is_that_of_its_logits(tied: bool) -> None:
     weights = jnp.asarray(np.random.default_rng(1).random((2, 6)), jnp.float32)
     weighted = summed_loss(model, params, inputs, targets, weights) / weights.sum()
     assert weighted == pytest.approx(float(cross_entropy(logits, targets, weights)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("within", "window"), [(False, None), (False, 100), (True, None)])
+def test_the_kernel_of_a_tpu_agrees_with_the_formula(within: bool, window: int | None) -> None:
+    """Forward and backward, two blocks each way, with the kernel interpreted."""
+    q, k, v, dout = (jnp.asarray(x, jnp.float32) for x in qkv(256, 2, 1, width=8))
+    documents = jnp.asarray(np.arange(256) // 90 + np.zeros((2, 1, 1), int), jnp.int32) if within else None
+    got, back = jax.vjp(lambda *x: splash_attention(*x, documents, window), q, k, v)
+    with fast.off():
+        want, formula_back = jax.vjp(lambda *x: causal_dot_product_attention(*x, documents, window), q, k, v)
+    for ours, formula in zip((got, *back(dout)), (want, *formula_back(dout)), strict=True):
+        np.testing.assert_allclose(ours, formula, atol=2e-5)
+
+
+def test_a_tpu_calls_its_kernel_where_it_can() -> None:
+    x = jax.ShapeDtypeStruct((2, 3, 256, 8), "bfloat16")
+    odd, single = jax.ShapeDtypeStruct((2, 3, 200, 8), "bfloat16"), jax.ShapeDtypeStruct(x.shape, "float32")
+    with compiling_for("tpu"):
+        assert [chunked.attention_path(y, y, cut=True) for y in (x, odd, single)] == ["splash", "chunked", "chunked"]
+        lowered = jax.jit(chunked.causal_dot_product_attention).trace(x, x, x).lower(lowering_platforms=("tpu",))
+    assert "tpu_custom_call" in lowered.as_text()

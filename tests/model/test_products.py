@@ -22,6 +22,7 @@ from jaxllm.compare.report import Report
 from jaxllm.fast import layers, products
 from jaxllm.fast.native import build, libraries
 from jaxllm.fast.native.libraries import LIBRARIES, NoLibraryError
+from jaxllm.fast.platform import compiling_for, on_one_cpu, platform
 from jaxllm.fast.products import product, using
 from jaxllm.utils.private_folder import VARIABLE
 
@@ -51,6 +52,14 @@ def in_numpy(axes: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def is_native(function: Any, *arguments: Any) -> bool:
     return build.TARGET in jax.jit(function).lower(*arguments).as_text()
+
+
+def test_a_function_is_traced_again_for_another_platform() -> None:
+    on_tpu = jax.jit(lambda: platform() == "tpu")
+    assert not on_tpu()
+    with compiling_for("tpu"):
+        assert on_tpu() and not on_one_cpu()
+    assert not on_tpu()
 
 
 @pytest.mark.parametrize(("library", "dtype"), COMPUTED)

@@ -25,6 +25,7 @@ from jaxllm.layers import MLP, Linear, Norm
 
 NOT_NUMERIC = {
     "array", "config",
+    "fast.platform",  # choices: test_products.py
     "fast.quantised_weights",  # rounds, so it has no slope: test_quantised_weights.py
 }  # fmt: skip
 WITHOUT_TWIN = {
@@ -36,6 +37,7 @@ WITHOUT_TWIN = {
     "fast.products.active", "fast.products.computes", "fast.products.using",  # a choice
     "gpt.block_class", "loss.takes_hidden",  # a choice
     "fast.attention.chunking",  # a plan: test_fast_attention.py
+    "fast.splash.splash_attention",  # the kernel of a TPU, held to the formula: test_fast_attention.py
     "fast.products.product",  # einsum by another library: test_products.py
     "fast.init.init_params",  # random: test_speed.py
     "layers.hidden_std", "layers.residual_std",  # constants: test_gpt.py

@@ -15,6 +15,7 @@ from runs import lines, write_config
 
 from jaxllm import GPT, reference
 from jaxllm.compare import Report, compare_optimizer
+from jaxllm.fast.platform import compiling_for
 from jaxllm.utils.ideas import Idea
 from train.cli import main
 from train.config import EvalConfig, OptimizerConfig, RunConfig, TrainConfig
@@ -147,6 +148,15 @@ def test_muons_products_are_computed_once() -> None:
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     compiled = jax.jit(partial(apply_gradients, optimizer)).lower(params, state, jnp.array(True)).compile()
     assert compiled.as_text().count(" dot(") == 2 * 15
+
+
+def test_only_a_cpu_computes_the_state_after_the_parameters() -> None:
+    optimizer, params = make_optimizer(CONFIG, 20), shaped(PARAMS)
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    update = jax.jit(partial(apply_gradients, optimizer))
+    for platform, barriers in (("cpu", 1), ("tpu", 0)):
+        with compiling_for(platform):
+            assert update.lower(params, state, jnp.array(True)).as_text().count("optimization_barrier") == barriers
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -20,6 +20,7 @@ from models import TINY, random_like, random_tokens
 
 from jaxllm import GPT
 from jaxllm.fast.init import init_params
+from jaxllm.fast.platform import compiling_for
 from jaxllm.gpt import Block, summed_loss
 from train.bench import scaling as growth
 from train.cli import main
@@ -201,6 +202,18 @@ def test_growth_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["bench", "loss", "--json", "loss.toml"]) == 2
 
 
+def test_memory_by_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each context, without times; rematerialised blocks need less."""
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    monkeypatch.setattr(growth, "CONTEXTS", (64, 128))
+    assert main(["bench", "contexts", str(tmp_path / "tiny.toml"), "--json", str(tmp_path / "rows.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "memory by XLA's plan" in lines[0] and "(x " in lines[2] and " ms " not in lines[1]
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["size"] for row in rows] == [64, 128]
+    assert all(0 < row["remat"]["memory_bytes"] < row["kept"]["memory_bytes"] for row in rows)
+
+
 @pytest.mark.newest
 def test_a_real_step_is_costed(tmp_path: Path) -> None:
     from train.config import load_config
@@ -212,9 +225,9 @@ def test_a_real_step_is_costed(tmp_path: Path) -> None:
 
 def test_what_a_step_is_compiled_with(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wide vectors on a CPU, in float32 Eigen's products too; a version of JAX that does not know an option gets none."""
-    from train.step import compiler_options
+    from train.step import _cpu_options, compiler_options
 
-    compiler_options.cache_clear()
+    _cpu_options.cache_clear()
     if jax.default_backend() == "cpu":
         assert compiler_options("float32") == compiler_options(None)
         assert set(compiler_options("float32")) > set(compiler_options("bfloat16")) == {"xla_cpu_prefer_vector_width"}
@@ -222,10 +235,12 @@ def test_what_a_step_is_compiled_with(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
 
-    compiler_options.cache_clear()
+    _cpu_options.cache_clear()
     monkeypatch.setattr(jax, "jit", unknown)
     assert compiler_options("float32") == {}
-    compiler_options.cache_clear()
+    _cpu_options.cache_clear()
+    with compiling_for("tpu"):
+        assert compiler_options("float32") == {}
 
 
 @pytest.mark.newest

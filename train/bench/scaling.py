@@ -1,4 +1,4 @@
-"""`jaxllm bench attention`, `loss` and `sizes`: how time and memory grow with the length, the vocabulary and the model.
+"""`jaxllm bench attention`, `loss`, `sizes` and `contexts`: how time and memory grow with length, vocabulary and model.
 
 Memory is what the compiled program needs besides its arguments and results by XLA's plan, so it is exact and needs no
 run.
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.attention import causal_mask, scaled_dot_product_attention
+from jaxllm.config import GPTConfig
 from jaxllm.embeddings import token_logits
 from jaxllm.fast.attention import attention_path, causal_dot_product_attention
 from jaxllm.loss import head_loss, token_losses
@@ -25,11 +26,12 @@ from ..config import RunConfig, load_config
 from ..inputs import model_without_text
 from ..optimizer import learning_rate_schedule, make_optimizer
 from ..outputs import check_output
-from ..state import init_state
+from ..state import abstract_state, init_state
 from ..step import compiler_options, make_model, make_train_step
 from .workload import workload_for
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
+CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768)
 VOCABULARIES = (256, 1024, 4096, 16384, 50304, 131072)
 HEADS, HEAD_DIM = 12, 64  # GPT-2's
 TOKENS, WIDTH = 1024, 768
@@ -124,6 +126,28 @@ def size_rows(config: RunConfig) -> Iterator[Measured]:
             yield {"size": f"{name} = {varied}", "step": _step_cost(changed)}
 
 
+def context_rows(config: RunConfig) -> Iterator[Measured]:
+    """The memory of a config's step for one window of each length, without and with rematerialised blocks."""
+    workload_for(config, None)
+    for length in CONTEXTS:
+        model = replace(model_without_text(config), context_length=length)
+        row: Measured = {"size": length}
+        for name, remat in (("kept", False), ("remat", True)):
+            train = replace(config.train, batch_size=1, grad_accumulation=1, remat=remat)
+            row[name] = {"memory_bytes": _planned_bytes(model, replace(config, train=train))}
+        yield row
+
+
+def _planned_bytes(model: GPTConfig, config: RunConfig) -> int:
+    """What a step needs besides its state by XLA's plan; nothing is computed."""
+    gpt, steps = make_model(model, config.train), config.train.steps
+    optimizer = make_optimizer(config.optimizer, steps, model.width_ratio)
+    step = make_train_step(gpt, optimizer, config.train, learning_rate_schedule(config.optimizer, steps))
+    tokens = jax.ShapeDtypeStruct((config.train.batch_size, model.context_length), jnp.int32)
+    compiled = cast(Any, step).lower(abstract_state(gpt, config), tokens, tokens).compile()
+    return int(compiled.memory_analysis().temp_size_in_bytes)
+
+
 def _step_cost(config: RunConfig) -> Measured:
     model, train = model_without_text(config), config.train
     optimizer = make_optimizer(config.optimizer, train.steps, model.width_ratio)
@@ -148,17 +172,22 @@ def _step_cost(config: RunConfig) -> Measured:
 
 
 def growth_command(what: str, config: str | None, overrides: list[str], dtype: str, json_file: str | None) -> None:
-    """Prints a row as soon as it is measured; `what` is attention, loss or sizes (of the config's step)."""
+    """Prints a row as soon as it is measured; `what` is attention, loss, or sizes or contexts of a config's step."""
     check_output("--json", json_file, (".json",))
+    how = f"forward and backward, median of {TURNS}"
     if what == "sizes":
         loaded = load_config(str(config), overrides)
         rows, title = size_rows(loaded), f"step of {config}, {loaded.train.dtype}"
+    elif what == "contexts":
+        loaded = load_config(str(config), overrides)
+        title, how = f"step of {config}, one window, {loaded.train.dtype}; by context", "memory by XLA's plan"
+        rows = context_rows(loaded)
     elif what == "loss":
         rows, title = loss_rows(dtype), f"head and loss of {TOKENS:,} tokens, {WIDTH} wide, {dtype}; by vocabulary"
     else:
         title = f"causal attention, {HEADS} heads of {HEAD_DIM}, one window, {dtype}; by length"
         rows = attention_rows(dtype)
-    print(f"{title}; forward and backward, median of {TURNS}, on {jax.devices()[0].device_kind}", flush=True)
+    print(f"{title}; {how}, on {jax.devices()[0].device_kind}", flush=True)
     seen = []
     for row in rows:
         seen.append(row)
@@ -174,7 +203,7 @@ def line(row: Measured, before: Measured | None) -> str:
         if name == "size":
             continue
         old = before.get(name) if before else None
-        ms = _grown(cost["ms"], old and old["ms"], 1, "ms")
+        ms = _grown(cost["ms"], old and old["ms"], 1, "ms") if "ms" in cost else ""
         memory = _grown(cost["memory_bytes"], old and old["memory_bytes"], 2**20, "MiB")
         parts.append(f"{name:>9} {ms} {memory}")
         if "compile_s" in cost:

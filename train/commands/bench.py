@@ -140,15 +140,16 @@ def run_tokenizer(arguments: argparse.Namespace) -> int:
 
 
 def add_growth(kinds: "argparse._SubParsersAction[Parser]") -> None:
-    """`jaxllm bench attention`, `loss` and `sizes`: how time and memory grow."""
+    """`jaxllm bench attention`, `loss`, `sizes` and `contexts`: how time and memory grow."""
     for kind, help, example in (
         ("attention", "causal attention at lengths from 256 to 8192, beside the textbook's", "--dtype bfloat16"),
         ("loss", "the head with its loss at vocabularies up to 131072, beside the textbook's", "--json loss.json"),
         ("sizes", "a config's step with half and twice its depth, width and batch", "configs/shakespeare-char.toml"),
+        ("contexts", "the memory of a config's step at contexts from 1024 to 32768", "configs/shakespeare-char.toml"),
     ):
         parser = add_parser(kinds, kind, help)
         parser.runs(run_growth, f"jaxllm bench {kind} {example}")
-        if kind == "sizes":
+        if kind in ("sizes", "contexts"):
             parser.add_argument("config", metavar="CONFIG.toml")
             add_overrides(parser)
         else:

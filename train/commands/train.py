@@ -267,7 +267,9 @@ def describe_attention(config: RunConfig, model: GPTConfig) -> str:
         return f"chunked, with {' and '.join(ours)}"
     shape = (config.train.batch_size, model.n_heads, model.context_length, model.head_dim)
     x = jax.ShapeDtypeStruct(shape, config.train.dtype)
-    return "chunked, within documents" if model.separator is not None else attention_path(x, x)
+    documents = model.separator is not None
+    path = attention_path(x, x, documents or model.sliding_window is not None)
+    return f"{path}, within documents" if documents else path
 
 
 def warn_of_memory(inputs: Prepared) -> None:

@@ -1,9 +1,9 @@
 """Common mistakes by folder, each with the test that must notice it. `tests/tools/mutate.py` applies them one by one."""
 
-from slips import comparison, model, pretrained, program, texts, training
+from slips import comparison, model, plan, pretrained, program, texts, training
 from slips.mutation import Mutation, stale
 
-ROOMS = (model, comparison, texts, pretrained, training, program)
+ROOMS = (model, comparison, texts, pretrained, training, program, plan)
 MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]
 
 __all__ = ["MUTATIONS", "Mutation", "stale"]

@@ -24,6 +24,7 @@ def rule(name: str) -> str:
 
 
 MUTATIONS = [
+    Mutation("the memory of a context without remat in both columns", "train/bench/scaling.py", "grad_accumulation=1, remat=remat", "grad_accumulation=1, remat=False", "training/test_speed.py::test_memory_by_context"),
     Mutation("an error that does not name its section", "train/parallel_config.py", 'check_fields(self, "parallel.")', "check_fields(self)", f"{PARALLEL}::test_a_section_with_no_part_is_refused"),
     Mutation("no gather of parameters in parts", "jaxllm/parallel.py", '"embed": FSDP,', '"embed": None,', f"{PARALLEL}::test_where_parameters_lie"),
     Mutation("a parameter of a user's block is not cut", "jaxllm/parallel.py", "if len(shape) > 1 and size", "if len(shape) > 9 and size", f"{PARALLEL}::test_where_parameters_lie"),

@@ -1,0 +1,188 @@
+"""`jaxllm plan`: costs read from compiled programs, the line through two depths, chips, and the command."""
+
+import importlib.util
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxllm import GPTConfig
+from jaxllm.gpt import parameter_shapes
+from jaxllm.utils.errors import InputError
+from train.cli import main
+from train.config import build_config
+from train.inputs import model_without_text
+from train.plan.chips import CHIPS, Chip, shared, topology_of
+from train.plan.compiled import compile_step, figures, lower
+from train.plan.costs import Cost, costs
+from train.plan.hlo import parse
+from train.plan.rings import Ring, ring_of
+from train.plan.roofline import extended, spent
+
+SMALL = """
+data.source = "not-there.txt"
+model = {vocab_size = 61, context_length = 16, d_model = 16, n_layers = 1, n_heads = 2}
+train = {steps = 10, batch_size = 8}
+optimizer = {warmup_steps = 1}
+"""
+# As a TPU's compiler writes it: products as convolutions, an axis of batches with a window, memory of the core.
+OF_A_TPU = """\
+HloModule jit_step, is_scheduled=true
+
+%product (a: bf16[8,4,16], b: bf16[8,32,16]) -> f32[8,4,32] {
+  %a = bf16[8,4,16]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %b = bf16[8,32,16]{2,1,0:T(8,128)(2,1)S(1)} parameter(1)
+  ROOT %convolution.1 = f32[8,4,32]{2,1,0} convolution(%a, %b), window={size=8 stride=7 lhs_dilate=8}, dim_labels=0bf_0oi->0bf
+}
+
+%below (arg: (s32[], f32[8,4,32])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(6)
+  %arg = (s32[], f32[8,4,32]) parameter(0)
+  %count = s32[] get-tuple-element(%arg), index=0
+  ROOT %lt = pred[] compare(%count, %limit), direction=LT
+}
+
+%body (arg.1: (s32[], f32[8,4,32])) -> (s32[], f32[8,4,32]) {
+  %arg.1 = (s32[], f32[8,4,32]) parameter(0)
+  %value = f32[8,4,32] get-tuple-element(%arg.1), index=1
+  %sum = f32[8,4,32] all-reduce(%value), replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}, to_apply=%add
+  %next = s32[] get-tuple-element(%arg.1), index=0
+  ROOT %both = (s32[], f32[8,4,32]) tuple(%next, %sum)
+}
+
+ENTRY %main (x: bf16[8,4,16], y: bf16[8,32,16]) -> (s32[], f32[8,4,32]) {
+  %x = bf16[8,4,16]{2,1,0} parameter(0)
+  %y = bf16[8,32,16]{2,1,0:T(8,128)(2,1)S(1)} parameter(1)
+  %zero = s32[] constant(0)
+  %fused = f32[8,4,32]{2,1,0} fusion(%x, %y), kind=kOutput, calls=%product
+  %start = (s32[], f32[8,4,32]) tuple(%zero, %fused)
+  ROOT %loop = (s32[], f32[8,4,32]) while(%start), condition=%below, body=%body
+}
+"""
+
+
+def test_a_program_of_a_tpu() -> None:
+    fused, summed = costs(parse(OF_A_TPU), 8)
+    assert (fused.times, fused.flops) == (1, 2 * 8 * 4 * 32 * 16)
+    assert fused.memory == 2 * 8 * 4 * 16 + 4 * 8 * 4 * 32  # y is in the core's memory
+    assert (summed.times, summed.group, summed.dtype) == (6, Ring((0, 1, 2, 3)), "f32")
+    assert summed.moved == 2 * 3 / 4 * 4 * 8 * 4 * 32
+
+
+def test_products_and_traffic_of_a_loop() -> None:
+    """Each round of a scan multiplies a slice of its own, and writes a slice of the results in place."""
+
+    def rounds(xs: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda c, x: (c, jnp.tanh(x @ w)), 0, xs)[1]
+
+    shapes = (jax.ShapeDtypeStruct((20, 64, 32), jnp.float32), jax.ShapeDtypeStruct((32, 48), jnp.float32))
+    text = jax.jit(rounds).lower(*shapes).compile().as_text()
+    assert text is not None
+    found = [*costs(parse(text), 1)]
+    assert sum(one.times * one.flops for one in found) == 20 * 2 * 64 * 32 * 48
+    slices = 4 * 20 * (64 * 32 + 32 * 48 + 64 * 48)
+    assert slices <= sum(one.times * one.memory for one in found) < 4 * slices  # and not 20 times whole arrays
+
+
+@pytest.mark.parametrize(("attributes", "ids"), [
+    ("replica_groups={{0,2},{1,3}}, dimensions={0}", (0, 2)),
+    ("replica_groups=[4,2]<=[8]", (0, 1)),
+    ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
+    ("replica_groups=mesh['data'=2,'fsdp'=4] {'data'}", (0, 4)),
+    ("replica_groups=mesh['data'=2,'fsdp'=4] {'data','fsdp'}", tuple(range(8))),
+    ("replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp':(2)2}", (0, 1)),
+    ("source_target_pairs={{0,1},{1,0}}", (0, 1)),
+    ("replica_groups={}", tuple(range(8))),
+])  # fmt: skip
+def test_the_first_ring_of_a_collective(attributes: str, ids: tuple[int, ...]) -> None:
+    assert ring_of(attributes, 8).ids == ids
+
+
+def test_time_by_the_model() -> None:
+    """The longer of products and traffic; over the network what leaves a node, by all adapters of the node."""
+    chip = Chip("test", "gpu", 100.0, 50.0, 1e9, 10.0, 4.0, 2, 1.0, "")
+    products, traffic = Cost("dot", 3, 1000, 10), Cost("fusion", 2, 0, 100)
+    found = spent([products, traffic], chip, "bfloat16")
+    assert (found["products_s"], found["local_s"], found["links_s"]) == (30, 30 + 20, 0)
+    assert spent([products], chip, "float32")["products_s"] == 60
+    near, far, apart = Ring((0, 1)), Ring((0, 1, 2, 3)), Ring((0, 2))
+    assert chip.links_s(8, near) == 2
+    assert chip.links_s(12, far) == 12 * (1 / 2) / (3 / 4) / 2
+    assert chip.links_s(8, apart) == 8
+    sent = spent([Cost("all-gather", 5, 0, 0, 8, "f32", near)], chip, "bfloat16")
+    assert (sent["sent_bytes"], sent["links_s"]) == ({"all-gather of f32 among 2": 40}, 10)
+    assert shared(chip, 4).peak("bfloat16") == 25
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_two_depths_give_the_whole_step() -> None:
+    """Operations, traffic and memory of a deeper model lie on the line, whether or not blocks are computed again."""
+    sets = {"d_model": 16, "n_heads": 2, "context_length": 16, "vocab_size": 61}
+    config = build_config({"model": sets}, ["train.batch_size=4", "train.products=xla", "train.remat=true"])
+    model = model_without_text(config)
+    device, chip = jax.devices()[0], CHIPS["h100"]
+    few, more, whole = (
+        figures(compile_step(lower(config, replace(model, n_layers=n), None, device), False), chip, "float32", 1)
+        for n in (1, 2, 3)
+    )
+    line = extended(few, more, (1, 2), 3)
+    assert line["flops"] == whole["flops"] and line["memory_bytes"] == pytest.approx(whole["memory_bytes"], rel=0.02)
+    assert line["memory"] == pytest.approx(whole["memory"], rel=0.1)
+    assert extended({"a": 3.0, "b": {"x": 1.0}}, {"a": 2.0, "b": {"y": 2.0}}, (1, 2), 4) == {
+        "a": 0.0, "b": {"x": 0.0, "y": 6.0}
+    }  # fmt: skip
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No text is read. Four virtual devices hold a quarter of the parameters each."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    out = tmp_path / "plan.json"
+    words = ["--devices", "4", "--kind", "a100", "--set", "parallel.fsdp=4", "--json", str(out)]
+    assert main(["plan", str(tmp_path / "small.toml"), *words]) == 0
+    content, printed = json.loads(out.read_text()), capsys.readouterr().out
+    assert content["layout"] == {"data": 1, "fsdp": 4, "tensor": 1} and content["compiled_blocks"] == [1]
+    assert {"all-gather", "all-reduce"} & {name.split()[0] for name in content["sent_bytes"]}
+    shapes = parameter_shapes(GPTConfig(vocab_size=61, context_length=16, d_model=16, n_layers=1, n_heads=2)).values()
+    assert content["parameters"] == sum(4 * math.prod(shape) / (4 if len(shape) == 2 else 1) for shape in shapes)
+    assert content["step_s"] == pytest.approx(content["local_s"] + content["links_s"])
+    assert content["fits"] and 0 < content["mfu"] < 1
+    assert "4 virtual CPU devices" in printed and "left out:" in printed and "fits into the 74.5 GiB" in printed
+
+
+def test_libtpu_compiles_for_a_slice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed")
+    (tmp_path / "small.toml").write_text(SMALL)
+    assert main(["plan", str(tmp_path / "small.toml"), "--devices", "4", "--kind", "v5e", "--set=parallel.fsdp=4"]) == 0
+    assert "by libtpu for that slice" in capsys.readouterr().out
+
+
+def test_shapes_of_slices() -> None:
+    for chip in CHIPS.values():
+        for n, shape in chip.topologies:
+            assert math.prod(map(int, shape.split("x"))) == n and topology_of(chip, shape, n) == shape
+    assert topology_of(CHIPS["v5p"], "", 512) == "8x8x8"
+    with pytest.raises(InputError, match="has 64 chips"):
+        topology_of(CHIPS["v5e"], "8x8", 32)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("--kind v5x", "--kind 'v5x' is not known; did you mean v5p or v5e?"),
+    ("--kind v5e:3x3 --devices 9", "v5e has no topology '3x3'"),
+    ("--kind v5e --devices 60", "the nearest are 32 and 64"),
+    ("--kind h100:8 --devices 8", "only a TPU's slice has a shape"),
+    ("--devices 0", "must be from 1 to 4,096"),
+    ("--devices 8 --set parallel.fsdp=3", "but there are 8"),
+    ("--devices 16 --set parallel.fsdp=16", "make it a multiple of 16"),
+])  # fmt: skip
+def test_wrong_input_is_one_sentence(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    assert main(["plan", str(tmp_path / "small.toml"), *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and error.startswith("jaxllm plan: ")

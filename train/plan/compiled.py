@@ -1,0 +1,160 @@
+"""The training step of a config, compiled for devices that may not be there, and what it costs each of them.
+
+It runs in a process of its own (`train.plan.process`), whose environment says how many virtual devices there are, or
+that libtpu needs no TPU. A device's program is the same for each block, so a step of few blocks is compiled at two
+depths, and each figure of the whole model lies on the line through the two.
+"""
+
+import importlib.util
+import json
+import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, SingleDeviceSharding
+from jax.stages import Compiled
+
+from jaxllm.config import GPTConfig
+from jaxllm.fast.platform import compiling_for
+from jaxllm.gpt import parameter_shapes
+from jaxllm.pretrained.parameter_map import nested
+from jaxllm.utils.errors import InputError, printable
+
+from ..config import RunConfig, load_config
+from ..ideas import load_code, resolve
+from ..inputs import model_without_text
+from ..optimizer import learning_rate_schedule, make_optimizer
+from ..parallel import layout, make_mesh, placed, row_sharding
+from ..state import TrainState
+from ..step import make_model, make_train_step
+from .chips import CHIPS, Chip, shared
+from .costs import costs
+from .hlo import parse
+from .roofline import Figures, extended, spent
+from .this_machine import this_machine
+
+BLOCKS = (2, 3)  # depths that are compiled; what the first block and the head share is in both
+WITHOUT_MACHINE_CODE = {"xla_backend_optimization_level": 0}  # for a CPU; it changes no operation, and nothing is run
+
+
+def has_libtpu() -> bool:
+    """Whether the compiler for TPUs is installed."""
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def plan(job: dict[str, Any]) -> Figures:
+    """The figures of a job: `config`, `overrides`, `code`, `kind`, `n_devices`, and `topology` where libtpu compiles.
+
+    Raises InputError for a wrong config, and where libtpu cannot make the topology or compile for it.
+    """
+    config = resolve(load_config(job["config"], job["overrides"]), load_code(job["code"]))
+    config = replace(config, train=replace(config.train, products="xla"))
+    model = model_without_text(config)
+    if not config.data.attend_across:
+        model = replace(model, separator=model.separator or 0)
+    chosen = layout(config.parallel, job["n_devices"], model, config.train)
+    chip = CHIPS.get(job["kind"]) or shared(this_machine(config.train.dtype), chosen.n_devices)
+    devices = topology_devices(job["kind"], job["topology"]) if job["topology"] else jax.devices()
+    mesh = make_mesh(chosen, devices)
+    few = BLOCKS if model.block is None and model.n_layers > BLOCKS[-1] else (model.n_layers,)
+    with compiling_for("tpu" if job["topology"] else "cpu"), ThreadPoolExecutor() as pool:
+        lowered = [lower(config, replace(model, n_layers=n), mesh, devices[0]) for n in few]
+        steps = [*pool.map(partial(compile_step, on_tpu=bool(job["topology"])), lowered)]
+    measured = [figures(step, chip, config.train.dtype, chosen.n_devices) for step in steps]
+    whole = extended(measured[0], measured[1], BLOCKS, model.n_layers) if len(few) == 2 else measured[0]
+    return whole | held(config, model, mesh) | {
+        "layout": chosen._asdict(), "compiled_blocks": few, "peak_flops_per_s": chip.peak(config.train.dtype),
+        "memory_per_s": chip.memory_per_s, "links_per_s": chip.links_per_s, "memory_of_device": chip.memory,
+        "source": chip.source,
+    }  # fmt: skip
+
+
+def lower(config: RunConfig, model: GPTConfig, mesh: Mesh | None, device: jax.Device) -> Any:
+    """The step of a model, ready to be compiled for the devices of a mesh, or for one."""
+    trained = make_model(model, config.train, mesh)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, model.width_ratio)
+    schedule = learning_rate_schedule(config.optimizer, config.train.steps)
+    step = make_train_step(trained, optimizer, config.train, schedule, mesh)
+    where = SingleDeviceSharding(device) if mesh is None else row_sharding(mesh)
+    tokens = jax.ShapeDtypeStruct((config.train.batch_size, model.context_length), jnp.int32, sharding=where)
+    state = abstract(config, model, mesh)
+    if mesh is None:
+        state = jax.tree.map(partial(_on, where), state)
+    return step.lower(state, tokens, tokens)  # type: ignore[attr-defined]
+
+
+def compile_step(lowered: Any, on_tpu: bool) -> Compiled:
+    """The step, compiled quickly. Raises InputError with libtpu's reason if it cannot."""
+    try:
+        return cast(Compiled, lowered.compile(None if on_tpu else WITHOUT_MACHINE_CODE))
+    except jax.errors.JaxRuntimeError as error:
+        if not on_tpu:
+            raise
+        raise InputError(f"libtpu cannot compile the step: {_sentence(error)}.") from None
+
+
+def _on(sharding: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def abstract(config: RunConfig, model: GPTConfig, mesh: Mesh | None) -> TrainState:
+    """Shapes, dtypes and places of the TrainState of a model; no block is traced but one."""
+    shapes = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in parameter_shapes(model).items()}
+    params = nested(shapes)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, model.width_ratio)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    state = TrainState(step, params, jax.eval_shape(optimizer.init, params))
+    return placed(mesh, state)
+
+
+def figures(step: Compiled, chip: Chip, dtype: str, n_devices: int) -> Figures:
+    """What a compiled step costs and holds, for each device."""
+    found = spent(costs(parse(step.as_text() or ""), n_devices), chip, dtype)
+    memory = step.memory_analysis()
+    assert memory is not None  # XLA for CPUs and libtpu plan it
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    result = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return found | {"memory": float(held + result)}
+
+
+def held(config: RunConfig, model: GPTConfig, mesh: Mesh | None) -> Figures:
+    """The bytes of parameters, optimizer and gradients on each device, by their shapes."""
+    state = abstract(config, model, mesh)
+    parameters = sum(map(_bytes, jax.tree.leaves(state.params)))
+    copies = min(config.train.grad_accumulation, 2)  # the sum over microbatches, and those of one
+    return {
+        "parameters": parameters, "optimizer": sum(map(_bytes, jax.tree.leaves(state.opt_state))),
+        "gradients": copies * parameters,
+    }  # fmt: skip
+
+
+def _bytes(leaf: Any) -> int:
+    shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+    return leaf.dtype.itemsize * math.prod(shape)
+
+
+def topology_devices(kind: str, shape: str) -> list[jax.Device]:
+    """The chips of a slice, for libtpu to compile for. Raises InputError with its reason if it cannot."""
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(f"{kind}:{shape}", "tpu").devices)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"libtpu cannot make the topology {kind}:{shape}: {_sentence(error)}.") from None
+
+
+def _sentence(error: Exception) -> str:
+    return printable(str(error).strip().partition("\n")[0]).rstrip(".")
+
+
+if __name__ == "__main__":
+    try:
+        answer = plan(json.load(sys.stdin))
+    except InputError as error:
+        answer = {"refused": str(error)}
+    print(json.dumps(answer))

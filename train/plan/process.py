@@ -1,0 +1,45 @@
+"""The process in which a plan is compiled. Its environment holds what must be set before JAX's backend starts."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from jaxllm.utils.errors import InputError
+
+from ..runtime.allocator import with_allocator
+from .chips import CHIPS
+from .roofline import Figures
+
+
+def planned(job: dict[str, Any]) -> Figures:
+    """The figures of `train.plan.compiled.plan`. Raises InputError where it does, or if its process dies."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"{__package__}.compiled"], input=json.dumps(job), capture_output=True, text=True,
+        env=os.environ | environment(job),
+    )  # fmt: skip
+    answer = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "")
+    if not answer:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        last = said[-1].rstrip(".") if said else f"it ended with {done.returncode}"
+        raise InputError(f"the step cannot be compiled for {job['n_devices']:,} x {job['kind']}: {last}.")
+    figures: Figures = json.loads(answer)
+    if "refused" in figures:
+        raise InputError(figures["refused"])
+    return figures
+
+
+def environment(job: dict[str, Any]) -> dict[str, str]:
+    """Variables for so many virtual devices of a CPU, or libtpu without a TPU.
+
+    libtpu may serve other programs at the same time, and optimises little, so that it compiles in a tenth of the time.
+    """
+    if not job["topology"]:
+        return with_allocator({"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(job["n_devices"])})
+    chip = CHIPS[job["kind"]]
+    return {
+        "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": chip.accelerator.format(chip.cores * job["n_devices"]),
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_OPTIMIZATION_LEVEL": "O0",
+    }  # fmt: skip
