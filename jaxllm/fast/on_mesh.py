@@ -110,7 +110,9 @@ def gathered(block: type[nn.Module]) -> type[nn.Module]:
 
     class Gathered(mapped):
         def __call__(self, x: Array, *rest: Any, **others: Any) -> Any:
-            return super().__call__(cut(x, ROWS), *rest, **others)
+            out = super().__call__(cut(x, ROWS), *rest, **others)
+            # The last block's result too, or XLA would compute its MLP where the loss wants the positions.
+            return (cut(out[0], ROWS), *out[1:]) if isinstance(out, tuple) else cut(out, ROWS)
 
     return Gathered
 

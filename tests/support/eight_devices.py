@@ -8,6 +8,7 @@ import copy
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -109,6 +110,11 @@ class Training:
         """Bytes of the step's arguments on a device."""
         return self.step.memory_analysis().argument_size_in_bytes
 
+    def gathers(self, of: str) -> list[str]:
+        """The shapes that the program gathers where the name of an operation has this text, in order."""
+        lines = [line for line in self.step.as_text().splitlines() if " all-gather(" in line and of in line]
+        return sorted(re.findall(r"= \w+\[([\d,]*)\]", line)[0] for line in lines)
+
 
 def difference(a: Training, b: Training) -> dict[str, float]:
     """The largest differences of losses, of parameters, and of the biases of keys, whose gradient is rounding only."""
@@ -176,7 +182,10 @@ def main() -> None:
         found["arguments"] = {name: run.arguments() for name, run in runs.items()}
         found["evaluated"] = {name: run.evaluated() for name, run in runs.items() if name in ("one", "mixed")}
         found["own"], _ = agreement(OWN, {"mixed": MIXED}, loss=smoothed)
-    found["float32"], _ = agreement(GPT2, {"mixed": MIXED}, remat=True)
+    found["float32"], runs = agreement(GPT2, {"mixed": MIXED}, remat=True)
+    found["gathers"] = [
+        runs["mixed"].gathers(of) for of in ("jvp(jit(core_fn))/block_0", "rematted_computation/block_0")
+    ]
     print(json.dumps(found | {"command": commanded(Path(sys.argv[1]))}))
 
 

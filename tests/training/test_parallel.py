@@ -67,6 +67,12 @@ def test_a_checkpoint_goes_on_in_each_layout(place: str, found: Any) -> None:
     assert again["bits"] or place != "fsdp"  # the layout that wrote it
 
 
+def test_a_block_gathers_its_parameters_in_each_pass(found: dict[str, Any]) -> None:
+    """Within `nn.remat` again in the backward, and only as large as the part that "tensor" gives a device."""
+    of_block = sorted(["32,16"] * 3 + ["16,32", "32,64", "64,32"])
+    assert found["gathers"] == [of_block, of_block]
+
+
 def test_parameters_and_optimizer_fall_with_the_number_of_parts(found: Any) -> None:
     bytes_of = found["arguments"]
     assert bytes_of["one"] / 8 < bytes_of["fsdp"] < 1.1 * bytes_of["one"] / 8
