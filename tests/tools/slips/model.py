@@ -81,7 +81,7 @@ MUTATIONS = [
     Mutation("a chunk's queries numbered from 0", CAUSAL, "visible(start + t, s,", "visible(t, s,", CHUNKS),
     Mutation("chunks see the next token", CAUSAL, "visible(start + t, s,", "visible(start + t + 1, s,", twin("attention.causal_dot_product_attention")),
     Mutation("documents forgotten in a chunk", CAUSAL, "if documents else (None, None)", "if False else (None, None)", twin("attention.causal_dot_product_attention", 4)),
-    Mutation("documents handed to cuDNN, which forgets them", CAUSAL, "if all(x is None for x in (documents, window, rule, score)) and attention_path", "if attention_path", "model/test_fast_attention.py::test_attention_says_which_path_it_takes"),
+    Mutation("documents handed to cuDNN, which forgets them", CAUSAL, "fits and not cut and _has_cudnn()", "fits and _has_cudnn()", "model/test_fast_attention.py::test_attention_says_which_path_it_takes"),
     Mutation("documents of the keys and not of the rows", CAUSAL, "(documents[0], jnp.swapaxes", "(documents[1][:, : shape[-2]], jnp.swapaxes", twin("attention.causal_dot_product_attention", 3)),
     Mutation("a row's documents for its neighbour's heads", CAUSAL, "jnp.broadcast_to(documents, q.shape[:-1])[..., None]", "jnp.roll(jnp.broadcast_to(documents, q.shape[:-1]), 1, 0)[..., None]", WITHIN),
     Mutation("a document begins after its separator", ATTENTION, "jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)", "jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32) - (tokens == separator)", twin("attention.document_numbers")),
