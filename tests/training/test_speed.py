@@ -202,6 +202,7 @@ def test_growth_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["bench", "loss", "--json", "loss.toml"]) == 2
 
 
+@pytest.mark.newest
 def test_memory_by_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One line for each context, without times; rematerialised blocks need less."""
     (tmp_path / "tiny.toml").write_text(CONFIG)
