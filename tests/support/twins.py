@@ -24,7 +24,7 @@ from jaxllm.gpt import Head
 from jaxllm.layers import MLP, Linear, Norm
 
 NOT_NUMERIC = {
-    "array", "config",
+    "array", "config", "parallel", "fast.on_mesh",  # where numbers lie: test_parallel.py
     "fast.platform",  # choices: test_products.py
     "fast.quantised_weights",  # rounds, so it has no slope: test_quantised_weights.py
 }  # fmt: skip
