@@ -29,7 +29,8 @@ model = {vocab_size = 61, context_length = 16, d_model = 16, n_layers = 1, n_hea
 train = {steps = 10, batch_size = 8}
 optimizer = {warmup_steps = 1}
 """
-# As a TPU's compiler writes it: products as convolutions, an axis of batches with a window, memory of the core.
+# As a TPU's compiler writes it: products as convolutions, an axis of batches with a window, memory of the core, a
+# reduce-scatter as a fusion, and an all-reduce in a fusion.
 OF_A_TPU = """\
 HloModule jit_step, is_scheduled=true
 
@@ -54,11 +55,26 @@ HloModule jit_step, is_scheduled=true
   ROOT %both = (s32[], f32[8,4,32]) tuple(%next, %sum)
 }
 
+%all-reduce-scatter.1 (input: f32[8,4,32]) -> f32[2,4,32] {
+  %input = f32[8,4,32]{2,1,0} parameter(0)
+  %whole = f32[8,4,32]{2,1,0} all-reduce(%input), replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}, to_apply=%add
+  %id = u32[] partition-id()
+  %none = u32[] constant(0)
+  ROOT %part = f32[2,4,32]{2,1,0} dynamic-slice(%whole, %id, %none, %none), dynamic_slice_sizes={2,4,32}
+}
+
+%reduced (own: f32[2,4,32]) -> f32[2,4,32] {
+  %own = f32[2,4,32]{2,1,0} parameter(0)
+  ROOT %over_data = f32[2,4,32]{2,1,0} all-reduce(%own), replica_groups=mesh['data'=2,'fsdp'=4] {'data'}, to_apply=%add
+}
+
 ENTRY %main (x: bf16[8,4,16], y: bf16[8,32,16]) -> (s32[], f32[8,4,32]) {
   %x = bf16[8,4,16]{2,1,0} parameter(0)
   %y = bf16[8,32,16]{2,1,0:T(8,128)(2,1)S(1)} parameter(1)
   %zero = s32[] constant(0)
   %fused = f32[8,4,32]{2,1,0} fusion(%x, %y), kind=kOutput, calls=%product
+  %scattered = f32[2,4,32]{2,1,0} fusion(%fused), kind=kCustom, calls=%all-reduce-scatter.1
+  %sums = f32[2,4,32]{2,1,0} fusion(%scattered), kind=kCustom, calls=%reduced
   %start = (s32[], f32[8,4,32]) tuple(%zero, %fused)
   ROOT %loop = (s32[], f32[8,4,32]) while(%start), condition=%below, body=%body
 }
@@ -66,11 +82,16 @@ ENTRY %main (x: bf16[8,4,16], y: bf16[8,32,16]) -> (s32[], f32[8,4,32]) {
 
 
 def test_a_program_of_a_tpu() -> None:
-    fused, summed = costs(parse(OF_A_TPU), 8)
+    found = [*costs(parse(OF_A_TPU), 8)]
+    fused, *_, summed = found
     assert (fused.times, fused.flops) == (1, 2 * 8 * 4 * 32 * 16)
     assert fused.memory == 2 * 8 * 4 * 16 + 4 * 8 * 4 * 32  # y is in the core's memory
     assert (summed.times, summed.group, summed.dtype) == (6, Ring((0, 1, 2, 3)), "f32")
     assert summed.moved == 2 * 3 / 4 * 4 * 8 * 4 * 32
+    assert [(one.opcode, one.group, one.moved) for one in found[:-1] if one.moved] == [
+        ("reduce-scatter", Ring((0, 1, 2, 3)), 3 / 4 * 4 * 8 * 4 * 32),
+        ("all-reduce", Ring((0, 4)), 2 * 1 / 2 * 4 * 2 * 4 * 32),
+    ]
 
 
 def test_products_and_traffic_of_a_loop() -> None:

@@ -35,16 +35,32 @@ class Cost:
 
 
 def costs(program: CompiledProgram, n_devices: int) -> Iterator[Cost]:
-    """The cost of each instruction that has one."""
+    """The cost of each instruction that has one, and of the collective operations in a fusion."""
     for times, computation, one in program.executed():
-        opcode = one.opcode.removesuffix("-start")
-        if opcode in COLLECTIVES:
-            group = ring_of(one.attributes, n_devices)
+        for opcode, own, sending in collectives(program, computation, one):
+            group = ring_of(sending.attributes, n_devices)
             if group.size > 1:
-                dtype = max(one.shapes, key=lambda shape: shape.bytes).dtype
-                yield Cost(opcode, times, 0, 0, sent(computation, one, opcode, group.size), dtype, group)
-        elif one.opcode not in FREE:
-            yield Cost(opcode, times, flops(program, computation, one), memory_bytes(program, computation, one))
+                dtype = max(sending.shapes, key=lambda shape: shape.bytes).dtype
+                yield Cost(opcode, times, 0, 0, sent(own, sending, opcode, group.size), dtype, group)
+        if one.opcode.removesuffix("-start") not in COLLECTIVES and one.opcode not in FREE:
+            yield Cost(one.opcode, times, flops(program, computation, one), memory_bytes(program, computation, one))
+
+
+def collectives(
+    program: CompiledProgram, computation: Computation, one: Instruction, scattered: bool = False
+) -> Iterator[tuple[str, Computation, Instruction]]:
+    """The collective operations in an instruction, or in what a fusion calls: each with its kind and its computation.
+
+    A TPU's compiler writes a reduce-scatter as a fusion of this name, with an all-reduce and slices of its result.
+    """
+    opcode = one.opcode.removesuffix("-start")
+    if opcode in COLLECTIVES:
+        yield "reduce-scatter" if scattered else opcode, computation, one
+    elif one.opcode in ("fusion", "custom-call"):
+        for name in one.called:
+            body = program.computations[name]
+            for inside in body.instructions.values():
+                yield from collectives(program, body, inside, name.startswith("all-reduce-scatter"))
 
 
 def sent(computation: Computation, one: Instruction, opcode: str, n: int) -> int:

@@ -9,6 +9,8 @@ MUTATIONS = [
     Mutation("padding of a TPU's product multiplied", "train/plan/costs.py", "sum(0 <= place <= (length - 1) * dilated and place % dilated == 0 for place in places)", "sum(0 <= place for place in places)", f"{PLAN}::test_a_program_of_a_tpu"),
     Mutation("the core's memory counted as the device's", "train/plan/hlo.py", '"S(1)" in (layout or "")', "False", f"{PLAN}::test_a_program_of_a_tpu"),
     Mutation("an all-reduce as long as half of it", "train/plan/costs.py", '"all-reduce": 2 * (n - 1) / n', '"all-reduce": (n - 1) / n', f"{PLAN}::test_a_program_of_a_tpu"),
+    Mutation("what a fusion sends left out", "train/plan/costs.py", 'elif one.opcode in ("fusion", "custom-call"):', 'elif one.opcode == "custom-call":', f"{PLAN}::test_a_program_of_a_tpu"),
+    Mutation("a reduce-scatter of a TPU counted as its all-reduce", "train/plan/costs.py", 'yield "reduce-scatter" if scattered else opcode, computation, one', "yield opcode, computation, one", f"{PLAN}::test_a_program_of_a_tpu"),
     Mutation("whole arrays read where slices are", "train/plan/costs.py", 'if user.opcode in ("dynamic-slice", "slice", "gather") and', 'if user.opcode == "gather" and', f"{PLAN}::test_products_and_traffic_of_a_loop"),
     Mutation("groups of the other axis", "train/plan/rings.py", "if name in chosen:", "if name not in chosen:", f"{PLAN}::test_the_first_ring_of_a_collective[replica_groups=mesh['data'=2,'fsdp'=4] {{'data'}}-ids3]"),
     Mutation("products and traffic at the same time", "train/plan/roofline.py", "one.times * max(products_s, one.memory / chip.memory_per_s)", "one.times * products_s", f"{PLAN}::test_time_by_the_model"),
