@@ -6,11 +6,13 @@ import subprocess
 import sys
 from typing import Any
 
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, printable
 
 from ..runtime.allocator import with_allocator
 from .chips import CHIPS
 from .roofline import Figures
+
+MOST_CHARACTERS = 200  # of what a process that died is quoted with
 
 
 def planned(job: dict[str, Any]) -> Figures:
@@ -21,13 +23,21 @@ def planned(job: dict[str, Any]) -> Figures:
     )  # fmt: skip
     answer = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "")
     if not answer:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        last = said[-1].rstrip(".") if said else f"it ended with {done.returncode}"
-        raise InputError(f"the step cannot be compiled for {job['n_devices']:,} x {job['kind']}: {last}.")
+        reason = last_words(done.stderr) or f"it ended with {done.returncode}"
+        raise InputError(
+            f"the step cannot be compiled for {job['n_devices']:,} x {job['kind']}: {reason}; choose other sizes in "
+            "[parallel], or a batch that uses all devices."
+        )
     figures: Figures = json.loads(answer)
     if "refused" in figures:
         raise InputError(figures["refused"])
     return figures
+
+
+def last_words(errors: str) -> str:
+    """The last line that a process wrote to stderr; of a long one, which may list all devices, the kind of error."""
+    last = next((line.strip().rstrip(".") for line in reversed(errors.splitlines()) if line.strip()), "")
+    return last if len(last) <= MOST_CHARACTERS else printable(last.partition(":")[0])
 
 
 def environment(job: dict[str, Any]) -> dict[str, str]:
