@@ -20,7 +20,7 @@ from train.plan.chips import CHIPS, Chip, shared, topology_of
 from train.plan.compiled import compile_step, figures, lower
 from train.plan.costs import Cost, costs
 from train.plan.hlo import parse
-from train.plan.process import last_words
+from train.plan.process import environment, last_words
 from train.plan.rings import Ring, ring_of
 from train.plan.roofline import extended, spent
 
@@ -187,6 +187,11 @@ def test_a_process_that_died_is_quoted_without_its_devices() -> None:
     devices = [f"TpuDevice(id={i}, process_index=0, coords=({i},0,0), core_on_chip=0)" for i in range(12)]
     assert last_words(f"Traceback:\nAssertionError: jax_devices={devices}\n") == "AssertionError"
     assert last_words("Traceback\nMemoryError: 5 GiB.\n\n") == "MemoryError: 5 GiB" and last_words("") == ""
+
+
+def test_libtpu_compiles_for_several_plans_at_once() -> None:
+    found = environment({"kind": "v5p", "n_devices": 8, "topology": "2x2x2"})
+    assert found["ALLOW_MULTIPLE_LIBTPU_LOAD"] == "1" and found["TPU_ACCELERATOR_TYPE"] == "v5p-16"
 
 
 def test_shapes_of_slices() -> None:

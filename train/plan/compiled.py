@@ -5,7 +5,6 @@ that libtpu needs no TPU. A device's program is the same for each block, so a st
 depths, and each figure of the whole model lies on the line through the two.
 """
 
-import importlib.util
 import json
 import math
 import sys
@@ -40,11 +39,6 @@ from .this_machine import this_machine
 
 BLOCKS = (2, 3)  # depths that are compiled; what the first block and the head share is in both
 WITHOUT_MACHINE_CODE = {"xla_backend_optimization_level": 0}  # for a CPU; it changes no operation, and nothing is run
-
-
-def has_libtpu() -> bool:
-    """Whether the compiler for TPUs is installed."""
-    return importlib.util.find_spec("libtpu") is not None
 
 
 def plan(job: dict[str, Any]) -> Figures:
