@@ -99,22 +99,24 @@ def _check_model(config: ParallelConfig, model: GPTConfig) -> None:
             )
 
 
-def describe_layout(chosen: MeshLayout, n_devices: int, train: TrainConfig) -> list[str]:
-    """Lines on the devices that a run uses, and on those that stay idle and how it would use them.
+def describe_layout(chosen: MeshLayout) -> list[str]:
+    """A line on the devices that a run uses; none for one device."""
+    if chosen.n_devices == 1:
+        return []
+    sizes = ", ".join(f"{axis} = {size}" for axis, size in zip(AXES, chosen, strict=True))
+    return [f"on {chosen.n_devices} devices: {sizes}"]
 
-    There is none where the machine has one device.
-    """
-    lines = []
-    if chosen.n_devices > 1:
-        sizes = ", ".join(f"{axis} = {size}" for axis, size in zip(AXES, chosen, strict=True))
-        lines.append(f"on {chosen.n_devices} devices: {sizes}")
-    if idle := n_devices - chosen.n_devices:
-        multiple = n_devices // chosen.tensor * train.grad_accumulation
-        lines.append(
-            f"{idle} of {n_devices} devices stay idle, because train.batch_size = {train.batch_size} does not divide "
-            f"by more; to use them, make it a multiple of {multiple}, or set parallel.tensor"
-        )
-    return lines
+
+def describe_idle(chosen: MeshLayout, n_devices: int, train: TrainConfig) -> list[str]:
+    """A line on the devices that stay idle, and on how a run would use them; none where there is none."""
+    idle = n_devices - chosen.n_devices
+    if not idle:
+        return []
+    multiple = n_devices // chosen.tensor * train.grad_accumulation
+    return [
+        f"{idle} of {n_devices} devices stay idle, because train.batch_size = {train.batch_size} does not divide "
+        f"by more; to use them, make it a multiple of {multiple}, or set parallel.tensor"
+    ]
 
 
 def make_mesh(layout: MeshLayout, devices: Sequence[jax.Device] | None = None) -> Mesh | None:

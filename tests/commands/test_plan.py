@@ -175,6 +175,19 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "4 virtual CPU devices" in printed and "left out:" in printed and "fits into the 74.5 GiB" in printed
 
 
+def test_idle_devices_are_named_where_one_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    names = "parameters optimizer gradients memory memory_of_device peak_flops_per_s memory_per_s links_per_s".split()
+    one = {"layout": {"data": 1, "fsdp": 1, "tensor": 1}, "compiled_blocks": [1], "source": ""}
+    compiled = spent([Cost("dot", 1, 1000, 10)], CHIPS["h100"], "float32") | dict.fromkeys(names, 1.0) | one
+    monkeypatch.setattr("train.commands.plan.planned", lambda job: compiled)
+    words = ["--devices", "4", "--kind", "h100", "--set", "train.batch_size=1"]
+    assert main(["plan", str(tmp_path / "small.toml"), *words]) == 0
+    assert "\n3 of 4 devices stay idle, because train.batch_size = 1" in capsys.readouterr().out
+
+
 def test_libtpu_compiles_for_a_slice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed")

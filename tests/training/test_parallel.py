@@ -17,7 +17,7 @@ from jaxllm.parallel import LOGICAL_AXES, parameter_axes, parameter_specs
 from train.config import TrainConfig, load_config
 from train.evaluate import evaluator
 from train.inputs import model_without_text, prepare
-from train.parallel import MeshLayout, describe_layout, layout, make_mesh
+from train.parallel import MeshLayout, describe_idle, describe_layout, layout, make_mesh
 from train.parallel_config import ParallelConfig
 from train.runs.load import load_run
 from train.runs.metrics import read_metrics
@@ -134,7 +134,7 @@ def test_the_axes_that_are_left_out() -> None:
     assert laid_out(8, batch_size=12) == MeshLayout(6, 1, 1)
     assert laid_out(8, batch_size=12, grad_accumulation=4) == MeshLayout(3, 1, 1)
     assert laid_out(1) == MeshLayout(1, 1, 1) and make_mesh(MeshLayout(1, 1, 1)) is None
-    assert describe_layout(MeshLayout(1, 1, 1), 1, TrainConfig()) == []
+    assert describe_layout(MeshLayout(1, 1, 1)) == describe_idle(MeshLayout(1, 1, 1), 1, TrainConfig()) == []
 
 
 @pytest.mark.parametrize(("given", "error"), [

@@ -17,7 +17,7 @@ from ..ideas import load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import known_vocabulary, model_without_text
 from ..outputs import check_output
-from ..parallel import describe_layout, layout
+from ..parallel import describe_idle, layout
 from ..plan.chips import CHIPS, KINDS, topology_of
 from ..plan.process import planned
 from ..plan.roofline import TIME_MODEL, Figures
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     }  # fmt: skip
     content = {
         "subject": a.config, "kind": kind, "topology": topology, "n_devices": a.devices, "compiler": compiler,
-        "idle": describe_layout(chosen, a.devices, config.train)[1:], "n_blocks": model.n_layers,
+        "idle": describe_idle(chosen, a.devices, config.train), "n_blocks": model.n_layers,
         "vocabulary_known": known_vocabulary(config) is not None,
     } | planned(job)  # fmt: skip
     content |= predicted(content, config, model)

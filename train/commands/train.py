@@ -25,7 +25,7 @@ from ..inputs import Prepared, prepare
 from ..loop import how_to_resume, train
 from ..memory_estimate import estimate, memory_line, warning
 from ..notes import print_cut_prompt
-from ..parallel import describe_layout, layout
+from ..parallel import describe_idle, describe_layout, layout
 from ..products import Choice, check_products, choose
 from ..runs.checkpoint import Checkpoints
 from ..runs.folder import RunFolder
@@ -161,7 +161,8 @@ def train_and_report(
     check_shared(processes, folder)
     processes.how_to_go_on = partial(how_to_resume, folder, inputs.config)
     chosen = layout(inputs.config.parallel, jax.device_count(), inputs.model, limits)
-    print("\n".join([*introduction(inputs), str(products), *describe_layout(chosen, jax.device_count(), limits)]))
+    devices = [*describe_layout(chosen), *describe_idle(chosen, jax.device_count(), limits)]
+    print("\n".join([*introduction(inputs), str(products), *devices]))
     warn_of_memory(inputs)
     warn_of_long_prompt(inputs)
     if done:
