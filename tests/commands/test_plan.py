@@ -160,10 +160,10 @@ def test_two_depths_give_the_whole_step() -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No text is read. Four virtual devices hold a quarter of the parameters each."""
+    """No text is read. As many virtual devices as [parallel] makes up, four, hold a quarter of the parameters each."""
     (tmp_path / "small.toml").write_text(SMALL)
     out = tmp_path / "plan.json"
-    words = ["--devices", "4", "--kind", "a100", "--set", "parallel.fsdp=4", "--json", str(out)]
+    words = ["--kind", "a100", "--set", "parallel.fsdp=4", "--json", str(out)]
     assert main(["plan", str(tmp_path / "small.toml"), *words]) == 0
     content, printed = json.loads(out.read_text()), capsys.readouterr().out
     assert content["layout"] == {"data": 1, "fsdp": 4, "tensor": 1} and content["compiled_blocks"] == [1]

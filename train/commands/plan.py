@@ -18,6 +18,7 @@ from ..ideas_check import check_ideas
 from ..inputs import known_vocabulary, model_without_text
 from ..outputs import check_output
 from ..parallel import describe_idle, layout
+from ..parallel_config import ParallelConfig
 from ..plan.chips import CHIPS, KINDS, topology_of
 from ..plan.process import planned
 from ..plan.roofline import TIME_MODEL, Figures
@@ -34,7 +35,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("config", metavar="CONFIG.toml", help="a config file, with its [parallel]; no text is read")
     add_overrides(parser)
     add_code(parser)
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="default 1")
+    parser.add_argument(
+        "--devices", type=int, metavar="N", help="default: the product of the sizes in the config's [parallel]"
+    )
     parser.add_argument(
         "--kind", default="cpu", metavar="KIND",
         help=f"{', '.join(KINDS)}; of a TPU also with the shape of a slice, as v5e:4x8; default cpu, this machine's",
@@ -49,22 +52,28 @@ def run(arguments: argparse.Namespace) -> None:
     config = resolve(load_config(a.config, a.overrides), load_code(a.code))
     model = model_without_text(config)
     check_ideas(config, model)
-    kind, topology = device_kind(a.kind, a.devices)
-    chosen = layout(config.parallel, a.devices, model, config.train)
+    n_devices = a.devices if a.devices is not None else laid_out_for(config.parallel)
+    kind, topology = device_kind(a.kind, n_devices)
+    chosen = layout(config.parallel, n_devices, model, config.train)
     compiler = compiler_of(kind)
     job = {
-        "config": a.config, "overrides": a.overrides, "code": a.code, "kind": kind, "n_devices": a.devices,
+        "config": a.config, "overrides": a.overrides, "code": a.code, "kind": kind, "n_devices": n_devices,
         "topology": topology if compiler == "libtpu" else "",
     }  # fmt: skip
     content = {
-        "subject": a.config, "kind": kind, "topology": topology, "n_devices": a.devices, "compiler": compiler,
-        "idle": describe_idle(chosen, a.devices, config.train), "n_blocks": model.n_layers,
+        "subject": a.config, "kind": kind, "topology": topology, "n_devices": n_devices, "compiler": compiler,
+        "idle": describe_idle(chosen, n_devices, config.train), "n_blocks": model.n_layers,
         "vocabulary_known": known_vocabulary(config) is not None,
     } | planned(job)  # fmt: skip
     content |= predicted(content, config, model)
     print("\n".join(report(content)))
     if a.json:
         replace_file(Path(a.json), f"{json.dumps(content, indent=1)}\n".encode())
+
+
+def laid_out_for(config: ParallelConfig) -> int:
+    """The number of devices that the sizes of [parallel] make up."""
+    return (config.data or 1) * config.fsdp * config.tensor
 
 
 def device_kind(text: str, n_devices: int) -> tuple[str, str]:

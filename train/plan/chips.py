@@ -113,7 +113,7 @@ def topology_of(chip: Chip, shape: str, n_devices: int) -> str:
     if math.prod(map(int, shape.split("x"))) != n_devices:
         raise InputError(
             f"--devices is {n_devices:,}, but the topology {shape} has {math.prod(map(int, shape.split('x')))} chips; "
-            "make them the same, or leave one of them out."
+            "make them the same, or leave the shape out."
         )
     return shape
 

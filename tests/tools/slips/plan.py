@@ -21,7 +21,8 @@ MUTATIONS = [
     Mutation("all devices in a message", "train/plan/process.py", 'return last if len(last) <= MOST_CHARACTERS else printable(last.partition(":")[0])', "return last", f"{PLAN}::test_a_process_that_died_is_quoted_without_its_devices"),
     Mutation("one plan for TPUs at a time", "train/plan/process.py", '"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", ', "", f"{PLAN}::test_libtpu_compiles_for_several_plans_at_once"),
     Mutation("a slice of any shape", "train/commands/plan.py", "return kind, topology_of(CHIPS[kind], shape, n_devices)", "return kind, shape", f"{PLAN}::test_wrong_input_is_one_sentence[--kind v5e --devices 60-the nearest are 32 and 64]"),
-    Mutation("idle devices left out of a plan", "train/commands/plan.py", '"idle": describe_idle(chosen, a.devices, config.train)', '"idle": []', f"{PLAN}::test_idle_devices_are_named_where_one_is_used"),
+    Mutation("idle devices left out of a plan", "train/commands/plan.py", '"idle": describe_idle(chosen, n_devices, config.train)', '"idle": []', f"{PLAN}::test_idle_devices_are_named_where_one_is_used"),
+    Mutation("one device where [parallel] has more", "train/commands/plan.py", "a.devices if a.devices is not None else laid_out_for(config.parallel)", "a.devices or 1", f"{PLAN}::test_the_command"),
     Mutation("transfers that take no time", "train/commands/plan.py", 'step_s = content["local_s"] + content["links_s"]', 'step_s = content["local_s"]', f"{PLAN}::test_the_command"),
     Mutation("no word on what the time leaves out", "train/commands/plan_report.py", '        "left out: products below peak, other arithmetic, latencies, congestion, data, evaluation, checkpoints",\n', "", f"{PLAN}::test_the_command"),
 ]  # fmt: skip
