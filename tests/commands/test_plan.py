@@ -173,6 +173,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert content["step_s"] == pytest.approx(content["local_s"] + content["links_s"])
     assert content["fits"] and 0 < content["mfu"] < 1
     assert "4 virtual CPU devices" in printed and "left out:" in printed and "fits into the 74.5 GiB" in printed
+    assert "on a100 memory, traffic and bytes over the links may be more or less than these" in printed
 
 
 def test_idle_devices_are_named_where_one_is_used(

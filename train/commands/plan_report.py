@@ -9,7 +9,7 @@ GIB = 2**30
 NO_TPU = "libtpu is not installed (jaxllm[tpu]), so "
 OTHER_MEMORY = (
     "XLA for CPUs computes bfloat16 in float32, sums whole gradients where other compilers scatter the sum, and fuses "
-    "otherwise: on {kind} activations, traffic and bytes over the links may be half of these"
+    "otherwise: on {kind} memory, traffic and bytes over the links may be more or less than these"
 )
 
 
