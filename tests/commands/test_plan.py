@@ -208,6 +208,15 @@ def test_libtpu_compiles_for_several_plans_at_once() -> None:
     assert found["ALLOW_MULTIPLE_LIBTPU_LOAD"] == "1" and found["TPU_ACCELERATOR_TYPE"] == "v5p-16"
 
 
+def test_chips_are_as_their_makers_state() -> None:
+    """Of TPUs the bandwidth of all links, in both directions, and their number; of DGX B200 all GPUs."""
+    for kind, both_ways, links in [("v5e", 400, 4), ("v5p", 1200, 6), ("v6e", 800, 4)]:
+        assert CHIPS[kind].links_per_s == both_ways / links * 10**9
+    assert (CHIPS["v4"].memory, CHIPS["v6e"].memory_per_s) == (pytest.approx(32 * 2**30, rel=1e-4), 1638 * 10**9)
+    assert (8 * CHIPS["b200"].memory, 8 * CHIPS["b200"].links_per_s) == (1440 * 10**9, 14.4 * 10**12 / 2)
+    assert all("cloud.google.com/" in chip.source or "NVIDIA" in chip.source for chip in CHIPS.values())
+
+
 def test_shapes_of_slices() -> None:
     for chip in CHIPS.values():
         for n, shape in chip.topologies:

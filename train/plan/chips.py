@@ -3,6 +3,10 @@
 A TPU's links join it to its neighbours on a torus. A GPU's join it to the others of its node, and each GPU has a
 network adapter to other nodes. Bytes a second over links are those that a chip sends in a ring: on a torus both ways
 along one axis, which is two of its links; by NVLink half of the stated rate, which counts both directions.
+
+Google's pages give the rate of all links of a TPU in both directions, 4 in a flat torus, 6 in a deep one; for v4 they
+give none, so it is that of Austin et al. 2025, "How to Scale Your Model". The sources of a GPU are NVIDIA's data sheets
+and its guides to DGX systems: for each GPU, DGX A100 has a ConnectX-6 of 200 Gb/s, later ones a ConnectX-7 of 400 Gb/s.
 """
 
 import math
@@ -14,6 +18,7 @@ from jaxllm.utils.errors import InputError, nearest
 from .rings import Ring
 
 TERA, GIGA = 10**12, 10**9
+SHEETS, DGX = "NVIDIA's data sheets of", "docs.nvidia.com/dgx"
 FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 DEEP = {
     4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8",
@@ -59,11 +64,11 @@ class Chip:
 
 def _tpu(
     name: str, teraflops: float, gigabytes: float, memory: float, link: float, shapes: dict[int, str],
-    accelerator: str, cores: int = 1,
+    accelerator: str, cores: int = 1, links: str = "",
 ) -> Chip:  # fmt: skip
     return Chip(
         name, "tpu", teraflops * TERA, teraflops * TERA, gigabytes * GIGA, memory * GIGA, 2 * link * GIGA, math.inf, 0,
-        f"cloud.google.com/tpu/docs/{name}", tuple(shapes.items()), accelerator, cores,
+        f"cloud.google.com/tpu/docs/{name}{links}", tuple(shapes.items()), accelerator, cores,
     )  # fmt: skip
 
 
@@ -80,15 +85,15 @@ CHIPS = {
     chip.name: chip
     for chip in (
         # teraFLOP/s, GB, GB/s, GB/s of one link in one direction
-        _tpu("v4", 275, 32, 1200, 50, DEEP, "v4-{}", 2),
+        _tpu("v4", 275, 34.36, 1200, 45, DEEP, "v4-{}", 2, ", links jax-ml.github.io/scaling-book/tpus"),  # 32 GiB
         _tpu("v5e", 197, 16, 819, 50, FLAT, "v5litepod-{}"),
         _tpu("v5p", 459, 95, 2765, 100, DEEP, "v5p-{}", 2),
-        _tpu("v6e", 918, 32, 1640, 100, FLAT, "v6e-{}"),
+        _tpu("v6e", 918, 32, 1638, 100, FLAT, "v6e-{}"),
         # teraFLOP/s, GB, GB/s, NVLink in GB/s of both directions, network adapter in Gb/s
-        _gpu("a100", 312, 80, 2039, 600, 200, "NVIDIA A100 80GB SXM and DGX A100 data sheets"),
-        _gpu("h100", 989.4, 80, 3350, 900, 400, "NVIDIA H100 SXM and DGX H100 data sheets"),
-        _gpu("h200", 989.4, 141, 4800, 900, 400, "NVIDIA H200 SXM and DGX H200 data sheets"),
-        _gpu("b200", 2250, 180, 8000, 1800, 400, "NVIDIA B200 and DGX B200 data sheets"),
+        _gpu("a100", 312, 80, 2039, 600, 200, f"{SHEETS} A100 80GB SXM and of DGX A100"),
+        _gpu("h100", 989.4, 80, 3350, 900, 400, f"{SHEETS} H100 SXM, {DGX}-basepod"),
+        _gpu("h200", 989.4, 141, 4800, 900, 400, f"{SHEETS} H200 SXM, {DGX}-basepod"),
+        _gpu("b200", 2250, 180, 8000, 1800, 400, f"{SHEETS} HGX B200, {DGX}/dgxb200-user-guide"),
     )
 }
 KINDS = (*CHIPS, "cpu")
