@@ -35,7 +35,7 @@ MUTATIONS = [
     Mutation("a score that takes each device's first head for head 0", "jaxllm/fast/attention.py", "head + self.n * jax.lax.axis_index(TENSOR)", "head", f"{PARALLEL}::test_each_layout_agrees_with_one_device[tensor]"),
     Mutation("carry of a product of 32 bits lost", ON_MESH, " + (carried >> 16)", "", f"{PARALLEL}::test_the_upper_half_of_a_product"),
     Mutation("a batch that the devices do not divide", "train/parallel.py", "if rows % chosen.n_rows:", "if False:", f"{PARALLEL}::test_a_layout_that_does_not_fit_gets_its_sentence"),
-    Mutation("devices that stay idle without a word", "train/parallel.py", "idle = n_devices - chosen.n_devices", "idle = 0", f"{PARALLEL}::test_a_run_on_many_devices_is_evaluated_on_one"),
+    Mutation("devices that stay idle without a word", "train/parallel.py", "idle = n_devices - chosen.n_devices", "idle = 0", "commands/test_plan.py::test_idle_devices_are_named_where_one_is_used"),
     Mutation("equal names of different files are equal functions", "jaxllm/utils/ideas.py", "(self.name, self.digest) if", "(self.name,) if", f"{IDEAS}::test_a_config_keeps_names"),
     Mutation("a config alone makes code of the current folder run", "train/ideas.py", "    if code is None:\n        for", "    code = code or (load_code(str(found[0][2]).partition(':')[0]) if found else None)\n    if code is None:\n        for", f"{IDEAS}::test_a_run_alone_never_runs_code"),
     Mutation("a run's code not compared with its copy", "train/ideas.py", "    if before == now:", "    if True:", f"{IDEAS}::test_another_file_is_refused_by_its_first_different_line"),
