@@ -92,6 +92,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
             part = part_of_rows(mesh, config.train.batch_size)
             with prefetched(partial(batch_of, run, part=part), range(0) if stop or over else steps, mesh) as batches:
                 for step, inputs, targets, waited_s in batches:
+                    n_before = len(log.records)
                     of_schedule = schedule_step(config, step, log.records)
                     of_schedule = max(step, agreed.schedule_step(of_schedule)) if timed else step
                     ahead = (np.int32(of_schedule - step),) if timed else ()
@@ -113,7 +114,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                         save_state(state, checkpoints, log, as_dict(config), run.tokenizer.fingerprint())
                     if agreed.by_one:  # not every process sees at the same point that a step is computed
                         log.flush_if_ready()
-                    if timed and not over and len(log.records) == steps.start + MEASURED:
+                    if timed and not over and n_before < steps.start + MEASURED <= len(log.records):
                         log.note(forecast(config, log.records))
                     if ending or over:
                         break

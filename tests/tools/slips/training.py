@@ -78,6 +78,7 @@ MUTATIONS = [
     Mutation("one run that diverges ends all", "train/together.py", "all(run.error for run in all_runs)", "any(run.error for run in all_runs)", "commands/test_sweep.py::test_a_run_that_diverges_ends_alone"),
     Mutation("a complete run of a sweep trained again", "train/commands/sweep.py", 'complete and "val_loss" in records[-1]', "False", "commands/test_sweep.py::test_a_complete_sweep_only_shows_its_table", "not callable"),
     Mutation("values of a sweep that are equal kept", "train/sweep.py", "if value in found[:i]:", "if False:", "commands/test_sweep.py::test_wrong_input_is_found_before_anything_is_trained[train.seed=0,1,0-train.seed the value 0 twice]", "not callable"),
+    Mutation("how many steps will fit said twice", "train/loop.py", "n_before < steps.start + MEASURED <= len(log.records)", "len(log.records) == steps.start + MEASURED", "training/test_budget.py::test_what_will_fit_is_said_once"),
     Mutation("a signal ignored", "train/loop.py", "ending = bool(stop)", "ending = False", "training/test_resume.py::test_a_run_ended_by_signals_goes_on_to_the_same_bits[float32-(7,)]"),
     Mutation("metrics beyond the checkpoint kept", "train/runs/metrics.py", 'if record["step"] <= last_step]', "]", "training/test_train.py::test_an_interrupted_run_resumes_to_the_same_result"),
     Mutation("a gradient alone that is not finite", STEP, "jnp.isfinite(loss) & jnp.isfinite(grad_norm)", "jnp.isfinite(loss)", f"{NOT_FINITE}[gradient]"),
