@@ -31,7 +31,7 @@ from .inputs import Prepared
 from .memory_estimate import warning_of_plan
 from .nonfinite import first_forward, parts_backward
 from .optimizer import learning_rate_schedule, make_optimizer
-from .parallel import layout, make_mesh, on_one_device, part_of_rows
+from .parallel import layout_of, make_mesh, on_one_device, part_of_rows
 from .prefetch import prefetched
 from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
@@ -54,8 +54,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
     Raises DivergedError where a loss, a gradient or a parameter is not finite (no checkpoint ever holds such
     parameters); NotSavedError where the last checkpoint could not be written; Stopped when a signal ended the run.
     """
-    config, chosen = run.config, layout(run.config.parallel, jax.device_count(), run.model, run.config.train)
-    mesh = make_mesh(chosen)
+    config, mesh = run.config, make_mesh(layout_of(run.config, run.model))
     model = make_model(run.model, config.train, mesh)
     timed = config.train.seconds is not None
     optimizer = make_optimizer(config.optimizer, config.train.steps, run.model.width_ratio)

@@ -18,7 +18,7 @@ from jaxllm.fast import on_mesh
 from jaxllm.parallel import AXES, ROWS, parameter_spec
 from jaxllm.utils.errors import InputError
 
-from .config import TrainConfig
+from .config import RunConfig, TrainConfig
 from .parallel_config import ParallelConfig
 
 State = TypeVar("State", bound=Any)
@@ -63,6 +63,11 @@ def layout(config: ParallelConfig, n_devices: int, model: GPTConfig, train: Trai
             "or use fewer parts."
         )
     return chosen
+
+
+def layout_of(config: RunConfig, model: GPTConfig) -> MeshLayout:
+    """How a run is laid out over all devices that JAX has. Raises InputError as `layout`."""
+    return layout(config.parallel, jax.device_count(), model, config.train)
 
 
 def _check_axes(config: ParallelConfig, n_devices: int) -> None:

@@ -25,7 +25,7 @@ from ..inputs import Prepared, prepare
 from ..loop import how_to_resume, train
 from ..memory_estimate import estimate, memory_line, warning
 from ..notes import print_cut_prompt
-from ..parallel import describe_layout, layout
+from ..parallel import describe_layout, layout_of
 from ..products import Choice, check_products, choose
 from ..runs.checkpoint import Checkpoints
 from ..runs.folder import RunFolder
@@ -160,7 +160,7 @@ def train_and_report(
     limits = inputs.config.train
     check_shared(processes, folder)
     processes.how_to_go_on = partial(how_to_resume, folder, inputs.config)
-    chosen = layout(inputs.config.parallel, jax.device_count(), inputs.model, limits)
+    chosen = layout_of(inputs.config, inputs.model)
     print("\n".join([*introduction(inputs), str(products), *describe_layout(chosen, jax.device_count(), limits)]))
     warn_of_memory(inputs)
     warn_of_long_prompt(inputs)
@@ -215,7 +215,7 @@ def prepare_backend(config: RunConfig, processes: Processes = ALONE) -> None:
 def check_layout(inputs: Prepared, processes: Processes) -> None:
     """Raises InputError where the devices cannot be laid out, or where a process would have nothing to compute."""
     config, n_devices = inputs.config, jax.device_count()
-    used = layout(config.parallel, n_devices, inputs.model, config.train).n_devices
+    used = layout_of(config, inputs.model).n_devices
     if used < n_devices and processes.count > 1:
         raise InputError(
             f"train.batch_size is {config.train.batch_size}, which occupies {used} of the {n_devices} devices of "
