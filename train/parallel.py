@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import jax
 from flax.traverse_util import flatten_dict
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxllm.config import GPTConfig
 from jaxllm.data.windows import Ids
@@ -130,7 +130,7 @@ def make_mesh(layout: MeshLayout, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(tuple(layout), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def state_shardings(mesh: Mesh, state: Any) -> Any:
+def state_shardings(mesh: Mesh | AbstractMesh, state: Any) -> Any:
     """Where each leaf of a TrainState lies; the leaves may be shapes.
 
     What the optimizer keeps for a parameter, in its shape, lies where that lies. The rest is on each device.

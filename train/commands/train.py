@@ -23,7 +23,7 @@ from ..ideas import Code, check_same_code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
 from ..loop import how_to_resume, train
-from ..memory_estimate import estimate, memory_line, warning
+from ..memory_estimate import memory_line, needed, warning
 from ..notes import print_cut_prompt
 from ..parallel import describe_layout, layout_of
 from ..products import Choice, check_products, choose
@@ -275,7 +275,7 @@ def describe_attention(config: RunConfig, model: GPTConfig) -> str:
 def warn_of_memory(inputs: Prepared) -> None:
     """Print what the run needs and what is free, and a warning where that is not enough."""
     config, model = inputs.config, inputs.model
-    need, free = estimate(model, config.train, config.optimizer), available_bytes()
+    need, free = needed(config, model), available_bytes()
     print(memory_line(need, free))
     if too_much := warning(need, free, config, model):
         print(f"warning: {too_much}", file=sys.stderr)
