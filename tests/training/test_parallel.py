@@ -3,17 +3,20 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
-from jax.sharding import PartitionSpec
+from flax import linen as nn
+from jax.sharding import AxisType, PartitionSpec
 
 from jaxllm import GPTConfig, InputError
-from jaxllm.fast.on_mesh import mulhi
-from jaxllm.gpt import parameter_shapes
-from jaxllm.parallel import LOGICAL_AXES, parameter_axes, parameter_specs
+from jaxllm.fast.on_mesh import gathered, mulhi, on
+from jaxllm.gpt import GPT, Block, apply_with_intermediates, parameter_shapes
+from jaxllm.parallel import AXES, LOGICAL_AXES, parameter_axes, parameter_specs
 from train.config import TrainConfig, load_config
 from train.evaluate import evaluator
 from train.inputs import model_without_text, prepare
@@ -71,6 +74,27 @@ def test_a_block_gathers_its_parameters_in_each_pass(found: dict[str, Any]) -> N
     """Within `nn.remat` again in the backward, and only as large as the part that "tensor" gives a device."""
     of_block = sorted(["32,16"] * 3 + ["16,32", "32,64", "64,32"])
     assert found["gathers"] == [of_block, of_block]
+
+
+def test_interceptors_see_a_block_once_on_a_mesh() -> None:
+    """A mesh of one device, which JAX needs no others for."""
+    model, tokens = GPT(replace(LLAMA, n_layers=1)), jax.numpy.zeros((2, 4), int)
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+
+    def seen(model: GPT) -> tuple[list[Any], list[str]]:
+        calls: list[Any] = []
+
+        def intercept(call: Any, arguments: Any, named: Any, context: Any) -> Any:
+            if context.method_name == "__call__":  # Flax checks a lifted module by another one, whose result it drops
+                calls.append(context.module.path)
+            return call(*arguments, **named)
+
+        with nn.intercept_methods(intercept):
+            _, values = jax.eval_shape(partial(apply_with_intermediates, model), params, tokens)
+        return calls, sorted(values)
+
+    with on(jax.make_mesh((1, 1, 1), AXES, (AxisType.Auto,) * 3)):
+        assert seen(model.clone(block=gathered(Block))) == seen(model)
 
 
 def test_parameters_and_optimizer_fall_with_the_number_of_parts(found: Any) -> None:

@@ -28,6 +28,7 @@ MUTATIONS = [
     Mutation("an error that does not name its section", "train/parallel_config.py", 'check_fields(self, "parallel.")', "check_fields(self)", f"{PARALLEL}::test_a_section_with_no_part_is_refused"),
     Mutation("one gather for both passes of remat", "jaxllm/fast/on_mesh.py", "jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(x, at_rest), in_use)", "jax.lax.with_sharding_constraint(x, in_use)", f"{PARALLEL}::test_a_block_gathers_its_parameters_in_each_pass"),
     Mutation("a last block computed where the loss wants its result", "jaxllm/fast/on_mesh.py", "isinstance(out, tuple) else cut(out, ROWS)", "isinstance(out, tuple) else out", f"{PARALLEL}::test_a_block_gathers_its_parameters_in_each_pass"),
+    Mutation("a block that interceptors see twice", ON_MESH, "        @nn.nowrap  # interceptors see", "        # interceptors see", f"{PARALLEL}::test_interceptors_see_a_block_once_on_a_mesh"),
     Mutation("no gather of parameters in parts", "jaxllm/parallel.py", '"embed": FSDP,', '"embed": None,', f"{PARALLEL}::test_where_parameters_lie"),
     Mutation("a parameter of a user's block is not cut", "jaxllm/parallel.py", "if len(shape) > 1 and size", "if len(shape) > 9 and size", f"{PARALLEL}::test_where_parameters_lie"),
     Mutation("optimizer whole on each device", "train/parallel.py", "spec if shape == leaf.shape else PartitionSpec()", "spec if name == 'step' else PartitionSpec()", f"{PARALLEL}::test_parameters_and_optimizer_fall_with_the_number_of_parts"),
