@@ -154,8 +154,12 @@ def _placed(tree: Any, place: Callable[[Array, Mesh, NamedSharding], Array]) -> 
 
 
 def gathered_ends(params: dict[str, Any]) -> dict[str, Any]:
-    """A GPT's parameters in which those outside of the blocks, which gather their own, are gathered."""
-    ends = gather({name: part for name, part in params.items() if not name.startswith("block_")})
+    """A GPT's parameters in which those outside of the blocks, which gather their own, are gathered.
+
+    Each device sums the gradient of its rows into a whole table before that is cut. Otherwise XLA would cut the
+    gradients of all rows as the table is stored, and with "tensor" gather them whole for that.
+    """
+    ends = jax.tree.map(cut, gather({name: part for name, part in params.items() if not name.startswith("block_")}))
     return {name: ends.get(name, part) for name, part in params.items()}
 
 
