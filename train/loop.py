@@ -31,7 +31,7 @@ from .inputs import Prepared
 from .memory_estimate import warning_of_plan
 from .nonfinite import first_forward, parts_backward
 from .optimizer import learning_rate_schedule, make_optimizer
-from .parallel import layout, make_mesh, on_one_device, part_of_rows
+from .parallel import layout_of, make_mesh, on_one_device, part_of_rows
 from .prefetch import prefetched
 from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
@@ -54,8 +54,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
     Raises DivergedError where a loss, a gradient or a parameter is not finite (no checkpoint ever holds such
     parameters); NotSavedError where the last checkpoint could not be written; Stopped when a signal ended the run.
     """
-    config, chosen = run.config, layout(run.config.parallel, jax.device_count(), run.model, run.config.train)
-    mesh = make_mesh(chosen)
+    config, mesh = run.config, make_mesh(layout_of(run.config, run.model))
     model = make_model(run.model, config.train, mesh)
     timed = config.train.seconds is not None
     optimizer = make_optimizer(config.optimizer, config.train.steps, run.model.width_ratio)
@@ -92,6 +91,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
             part = part_of_rows(mesh, config.train.batch_size)
             with prefetched(partial(batch_of, run, part=part), range(0) if stop or over else steps, mesh) as batches:
                 for step, inputs, targets, waited_s in batches:
+                    n_before = len(log.records)
                     of_schedule = schedule_step(config, step, log.records)
                     of_schedule = max(step, agreed.schedule_step(of_schedule)) if timed else step
                     ahead = (np.int32(of_schedule - step),) if timed else ()
@@ -113,7 +113,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                         save_state(state, checkpoints, log, as_dict(config), run.tokenizer.fingerprint())
                     if agreed.by_one:  # not every process sees at the same point that a step is computed
                         log.flush_if_ready()
-                    if timed and not over and len(log.records) == steps.start + MEASURED:
+                    if timed and not over and n_before < steps.start + MEASURED <= len(log.records):
                         log.note(forecast(config, log.records))
                     if ending or over:
                         break

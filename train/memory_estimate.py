@@ -2,15 +2,18 @@
 
 JAX plans a step's memory only while it compiles the step. So the bytes of parameters, gradients and optimizer are
 counted from their shapes, and those of a step's activations by a formula that was fitted to XLA's plans. Once the
-step is compiled, `train.runtime.memory.step_bytes` reads the plan. One device is assumed, which holds everything.
+step is compiled, `train.runtime.memory.step_bytes` reads the plan. On a mesh the bytes are those of one device, or on a
+CPU those of all devices of the process, which share its memory.
 """
 
+import math
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 from jax.stages import Compiled
 
 from jaxllm.config import GPTConfig
@@ -18,13 +21,18 @@ from jaxllm.fast.attention import GROUPS, KEPT, LONGEST
 from jaxllm.fast.loss import MOST_LOGITS
 from jaxllm.fast.platform import platform
 from jaxllm.gpt import count_parameters, parameter_shapes
+from jaxllm.parallel import AXES
 from jaxllm.pretrained.parameter_map import nested
+from jaxllm.utils.errors import InputError
 
 from .config import OptimizerConfig, RunConfig, TrainConfig
 from .optimizer import make_optimizer
+from .parallel import MeshLayout, layout_of, state_shardings
 from .runtime.memory import KNOBS, available_bytes, step_bytes
+from .state import TrainState
 
 GIB = 2**30
+ONE = MeshLayout(1, 1, 1)
 SMALLER = "make model.d_model or model.n_layers smaller: parameters, gradients and optimizer take"
 
 
@@ -41,34 +49,61 @@ class Need(NamedTuple):
         return self.state + self.activations + self.checkpoint
 
 
-def estimate(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig) -> Need:
+def needed(config: RunConfig, model: GPTConfig) -> Need:
+    """`estimate` for all devices that JAX has. Raises InputError where the run cannot be laid out over them."""
+    return estimate(model, config.train, config.optimizer, layout_of(config, model))
+
+
+def estimate(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig, chosen: MeshLayout = ONE) -> Need:
     """The device memory that a run will need at its peak, before anything is compiled."""
-    parameters, moments = _parameters_and_moments(model, optimizer)
+    parameters, moments = _parameters_and_moments(model, optimizer, ONE)
     copies = 2 * (parameters + moments) if platform() == "cpu" else 0  # elsewhere they are in the host's memory
-    return Need(state_bytes(model, train, optimizer), activation_bytes(model, train), copies)
+    state = state_bytes(model, train, optimizer, chosen)
+    activations = activation_bytes(model, train, chosen.n_rows) + gathered_bytes(model, train, optimizer, chosen)
+    return Need(_sharing(chosen) * state, _sharing(chosen) * activations, copies)
 
 
-def state_bytes(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig) -> int:
+def _sharing(chosen: MeshLayout) -> int:
+    """How many devices of a run take from the memory of `available_bytes`."""
+    return chosen.n_devices // jax.process_count() if platform() == "cpu" else 1
+
+
+def state_bytes(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig, chosen: MeshLayout = ONE) -> int:
     """The exact bytes of the TrainState and of the gradients, which are held twice where microbatches are summed."""
-    parameters, moments = _parameters_and_moments(model, optimizer)
+    parameters, moments = _parameters_and_moments(model, optimizer, chosen)
     step = jnp.dtype(jnp.int32).itemsize
     return step + parameters + moments + min(train.grad_accumulation, 2) * parameters
 
 
+def gathered_bytes(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig, chosen: MeshLayout) -> int:
+    """Bytes of the parameters that a device gathers for a step: all, or with remat one block's and the rest."""
+    if chosen.fsdp == 1:
+        return 0
+    at_once = replace(model, n_layers=1) if train.remat else model
+    return _parameters_and_moments(at_once, optimizer, chosen._replace(fsdp=1))[0]
+
+
 @cache  # `fitting` calls it in a loop
-def _parameters_and_moments(model: GPTConfig, optimizer: OptimizerConfig) -> tuple[int, int]:
+def _parameters_and_moments(model: GPTConfig, optimizer: OptimizerConfig, chosen: MeshLayout) -> tuple[int, int]:
     """Bytes of parameters and optimizer, from the whole tree: an optimizer may depend on names and dimensions."""
-    params = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in parameter_shapes(model).items()}
-    state = jax.eval_shape(make_optimizer(optimizer, steps=1).init, nested(params))
-    return _bytes(params), _bytes(state)
+    shapes = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in parameter_shapes(model).items()}
+    params = nested(shapes)
+    moments = jax.eval_shape(make_optimizer(optimizer, steps=1).init, params)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    places = state_shardings(AbstractMesh(tuple(chosen), AXES), TrainState(step, params, moments))
+    return _bytes(params, places.params), _bytes(moments, places.opt_state)
 
 
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+def _bytes(tree: Any, places: Any) -> int:
+    """The bytes of a tree of shapes on a device."""
+    held = jax.tree.map(lambda x, place: math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize, tree, places)
+    return sum(jax.tree.leaves(held))
 
 
-def activation_bytes(model: GPTConfig, train: TrainConfig) -> int:
+def activation_bytes(model: GPTConfig, train: TrainConfig, n_rows: int = 1) -> int:
     """An estimate of the bytes that a step keeps for its backward pass, and of the logits.
+
+    A device has one of `n_rows` parts of a batch. That "tensor" cuts heads and hidden features is not counted.
 
     For each token a block keeps the inputs of its norms and linear maps, the outputs of attention and activation, and
     attention's weights for short contexts or with dropout. In addition, the peak holds either the logits of a chunk
@@ -77,7 +112,7 @@ def activation_bytes(model: GPTConfig, train: TrainConfig) -> int:
     and there remat saves nothing.
     """
     size, length = 2 if train.dtype == "bfloat16" else 4, model.context_length
-    tokens = train.batch_size // train.grad_accumulation * length
+    tokens = train.batch_size // (train.grad_accumulation * n_rows) * length
     weights, scores = model.n_heads * length, model.n_heads * min(LONGEST, length // GROUPS)  # per token
     heads = (model.n_heads + model.kv_heads) * model.head_dim
     block = size * (6 * model.d_model + 2 * heads + (4 if model.gated else 2) * model.hidden_dim)
@@ -118,7 +153,8 @@ def warning(need: Need, available: int | None, config: RunConfig, model: GPTConf
 def warning_of_plan(step: Compiled, config: RunConfig, model: GPTConfig) -> str:
     """As `warning`, by XLA's plan of the compiled step in place of the estimate."""
     planned = step_bytes(step)
-    return warning(Need(0, planned), available_bytes(), config, model) if planned else ""
+    need = Need(0, (planned or 0) * _sharing(layout_of(config, model)))
+    return warning(need, available_bytes(), config, model)
 
 
 def fitting(available: int, config: RunConfig, model: GPTConfig) -> str:
@@ -127,11 +163,19 @@ def fitting(available: int, config: RunConfig, model: GPTConfig) -> str:
     more = [n for n in range(now.grad_accumulation, now.batch_size + 1) if now.batch_size % n == 0]
     for remat in sorted({now.remat, True}):
         for n in more:
-            tried = replace(now, grad_accumulation=n, remat=remat)
-            if estimate(model, tried, config.optimizer).total <= available:
+            tried = replace(config, train=replace(now, grad_accumulation=n, remat=remat))
+            if _can_be_laid_out(tried, model) and needed(tried, model).total <= available:
                 changed = [f"train.grad_accumulation={n}"] if n != now.grad_accumulation else []
                 return " with ".join(changed + (["train.remat=true"] if remat != now.remat else []))
     return ""
+
+
+def _can_be_laid_out(config: RunConfig, model: GPTConfig) -> bool:
+    try:
+        layout_of(config, model)
+    except InputError:
+        return False
+    return True
 
 
 def _gib(size: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import jax
 from flax.traverse_util import flatten_dict
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxllm.config import GPTConfig
 from jaxllm.data.windows import Ids
@@ -18,7 +18,7 @@ from jaxllm.fast import on_mesh
 from jaxllm.parallel import AXES, ROWS, parameter_spec
 from jaxllm.utils.errors import InputError
 
-from .config import TrainConfig
+from .config import RunConfig, TrainConfig
 from .parallel_config import ParallelConfig
 
 State = TypeVar("State", bound=Any)
@@ -63,6 +63,11 @@ def layout(config: ParallelConfig, n_devices: int, model: GPTConfig, train: Trai
             "or use fewer parts."
         )
     return chosen
+
+
+def layout_of(config: RunConfig, model: GPTConfig) -> MeshLayout:
+    """How a run is laid out over all devices that JAX has. Raises InputError as `layout`."""
+    return layout(config.parallel, jax.device_count(), model, config.train)
 
 
 def _check_axes(config: ParallelConfig, n_devices: int) -> None:
@@ -127,7 +132,7 @@ def make_mesh(layout: MeshLayout, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(tuple(layout), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def state_shardings(mesh: Mesh, state: Any) -> Any:
+def state_shardings(mesh: Mesh | AbstractMesh, state: Any) -> Any:
     """Where each leaf of a TrainState lies; the leaves may be shapes.
 
     What the optimizer keeps for a parameter, in its shape, lies where that lies. The rest is on each device.

@@ -106,11 +106,13 @@ def gathered(block: type[nn.Module]) -> type[nn.Module]:
 
     Within `nn.remat` it gathers them again in the backward, so that only one block's are whole at a time.
     """
-    mapped: Any = nn.map_variables(block, "params", trans_in_fn=gather, init=False, mutable=False)
 
-    class Gathered(mapped):
+    class Gathered(block):  # type: ignore[valid-type, misc]
+        @nn.nowrap  # interceptors see one call, the block's own
         def __call__(self, x: Array, *rest: Any, **others: Any) -> Any:
-            out = super().__call__(cut(x, ROWS), *rest, **others)
+            whole = jax.named_scope(cast(str, self.name))(gather)
+            call: Any = nn.map_variables(block.__call__, "params", trans_in_fn=whole, init=False, mutable=False)
+            out = call(self, cut(x, ROWS), *rest, **others)
             # The last block's result too, or XLA would compute its MLP where the loss wants the positions.
             return (cut(out[0], ROWS), *out[1:]) if isinstance(out, tuple) else cut(out, ROWS)
 
@@ -152,8 +154,12 @@ def _placed(tree: Any, place: Callable[[Array, Mesh, NamedSharding], Array]) -> 
 
 
 def gathered_ends(params: dict[str, Any]) -> dict[str, Any]:
-    """A GPT's parameters in which those outside of the blocks, which gather their own, are gathered."""
-    ends = gather({name: part for name, part in params.items() if not name.startswith("block_")})
+    """A GPT's parameters in which those outside of the blocks, which gather their own, are gathered.
+
+    Each device sums the gradient of its rows into a whole table before that is cut. Otherwise XLA would cut the
+    gradients of all rows as the table is stored, and with "tensor" gather them whole for that.
+    """
+    ends = jax.tree.map(cut, gather({name: part for name, part in params.items() if not name.startswith("block_")}))
     return {name: ends.get(name, part) for name, part in params.items()}
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -165,6 +166,25 @@ def test_runs_of_other_shapes_and_an_optimizer_that_takes_no_tracers_are_trained
     assert sweep(place, "apart", *RATES, "--set", "model.d_model=8,16") == 0
     assert alone == [f"d_model={width},learning_rate={rate}" for width in (8, 16) for rate in (0.01, 0.03)]
     assert "one after the other" in capsys.readouterr().err
+
+
+def test_runs_on_several_devices_are_trained_one_after_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    groups: list[int] = []
+    monkeypatch.setattr(train.commands.sweep, "train_group", lambda group, _: groups.append(len(group)) or [])
+    monkeypatch.setattr(train.commands.sweep, "show", lambda *_: None)
+    write_config(tmp_path)
+    on_four = ["--set", "train.batch_size=8", "--set", "parallel.fsdp=4", "--set", "parallel.data=1"]
+    assert sweep(tmp_path, "on four", *SEEDS, *on_four) == 0
+    assert capsys.readouterr().out.count("on 4 devices: data = 1, fsdp = 4, tensor = 1\n") == 1
+    assert sweep(tmp_path, "on one", *SEEDS, "--set", "train.batch_size=2") == 0
+    assert capsys.readouterr().out.count("3 of 4 devices stay idle") == 1
+    assert groups == [1, 1, 2]
+    assert sweep(tmp_path, "on three", *SEEDS, "--set", "parallel.tensor=3") == 2
+    error = capsys.readouterr().err
+    assert "seed=0: parallel.fsdp = 1 * parallel.tensor = 3 are 3 devices" in error and groups == [1, 1, 2]
 
 
 def test_a_section_without_traced_numbers_stays_a_section() -> None:

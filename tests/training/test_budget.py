@@ -18,6 +18,7 @@ from train.config import OptimizerConfig, RunConfig, TrainConfig
 from train.optimizer import learning_rate_schedule
 from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run
+from train.runs.step_log import StepLog
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
@@ -129,6 +130,17 @@ def test_time_for_all_steps_gives_the_bits_of_a_run_without_a_limit(tmp_path: Pa
     for name in ("learning_rate", "train_loss", "grad_norm"):
         assert [r[name] for r in a] == [r[name] for r in b]
     assert set(a[0]) - set(b[0]) == {"train_s", "schedule_step"}
+
+
+def test_what_will_fit_is_said_once(
+    tmp_path: Path, killed_after: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the step after the tenth is not computed when its call returns, as on a mesh."""
+    flush, ready = StepLog.flush_if_ready, iter([True] * 10 + [False] + [True] * 99)
+    monkeypatch.setattr(StepLog, "flush_if_ready", lambda log: flush(log) if next(ready) else None)
+    config, settings = str(write_config(tmp_path)), ["--set", "train.seconds=100", "--set", "eval.every=100"]
+    assert main(["train", config, "--out", str(tmp_path / "run"), *settings]) == 0
+    assert capsys.readouterr().out.count("will fit into train.seconds = 100") == 1
 
 
 def test_a_limit_shorter_than_a_step_allows_one(tmp_path: Path, killed_after: list[int]) -> None:

@@ -1,5 +1,6 @@
 """The memory estimate against JAX's and XLA's figures, free memory by the kernel's figures, and the messages."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,24 @@ from jax.stages import Compiled
 
 import train.memory_estimate as memory
 from jaxllm.config import GPTConfig
-from jaxllm.gpt import GPT
+from jaxllm.gpt import GPT, parameter_shapes
+from jaxllm.parallel import parameter_specs
 from train.config import OptimizerConfig, RunConfig, TrainConfig
-from train.memory_estimate import GIB, Need, activation_bytes, estimate, fitting, memory_line, state_bytes, warning
+from train.memory_estimate import (
+    GIB,
+    Need,
+    activation_bytes,
+    estimate,
+    fitting,
+    gathered_bytes,
+    memory_line,
+    needed,
+    state_bytes,
+    warning,
+)
 from train.optimizer import learning_rate_schedule, make_optimizer
+from train.parallel import MeshLayout
+from train.parallel_config import ParallelConfig
 from train.runtime.memory import KNOBS, available_bytes, describe_out_of_memory, step_bytes
 from train.state import first_state
 from train.step import make_model, make_train_step
@@ -193,6 +208,32 @@ def test_on_an_accelerator_the_copies_for_a_checkpoint_are_the_hosts(monkeypatch
     assert estimate(SMALL, TrainConfig(), OPTIMIZER).checkpoint > 0
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert estimate(SMALL, TrainConfig(), OPTIMIZER).checkpoint == 0
+
+
+def test_a_device_of_a_mesh_holds_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, shapes, mesh = TrainConfig(batch_size=32, grad_accumulation=2), parameter_shapes(SMALL), MeshLayout(2, 2, 2)
+    specs = parameter_specs(shapes, mesh._asdict())
+    held = sum(4 * math.prod(shapes[path]) // 2 ** sum(axis is not None for axis in specs[path]) for path in shapes)
+    on_cpu, one = estimate(SMALL, train, OPTIMIZER, mesh), estimate(SMALL, train, OPTIMIZER)
+    assert on_cpu.state == 8 * state_bytes(SMALL, train, OPTIMIZER, mesh) and on_cpu.checkpoint == one.checkpoint
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    need = estimate(SMALL, train, OPTIMIZER, mesh)
+    assert need.state == pytest.approx(5 * held, abs=16)  # parameters, two moments, gradients twice; counts
+    kept = activation_bytes(SMALL, replace(train, batch_size=8))
+    assert estimate(SMALL, train, OPTIMIZER, MeshLayout(4, 1, 2)).activations == kept
+    gathered = need.activations - kept
+    assert held < gathered < 2 * held  # vectors of D features are whole in both
+    assert gathered_bytes(SMALL, replace(train, remat=True), OPTIMIZER, mesh) < gathered
+    assert on_cpu.activations == 8 * need.activations
+
+
+def test_a_setting_that_the_devices_do_not_divide_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    config = RunConfig(train=TrainConfig(batch_size=24), parallel=ParallelConfig(fsdp=4))
+    divided = {n: replace(config, train=replace(config.train, grad_accumulation=n)) for n in (3, 6)}
+    needs = {n: needed(one, SMALL).total for n, one in divided.items()}
+    assert fitting(needs[3] - 1, config, SMALL) == "train.grad_accumulation=6"  # 4 would leave 6 rows
+    assert "train.remat" in fitting(needs[6] - 1, config, SMALL)
 
 
 def test_activations_that_do_not_fit_ask_for_a_setting_that_would() -> None:

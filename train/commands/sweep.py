@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+
 from jaxllm.utils.errors import InputError, shown
 
 from ..budget import is_over, used_s
@@ -17,6 +19,7 @@ from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
 from ..loop import train
 from ..notes import print_note
+from ..parallel import describe_idle, describe_layout, layout_of
 from ..products import check_products, choose
 from ..runs.checkpoint import Checkpoints, saved_steps
 from ..runs.folder import RunFolder
@@ -147,8 +150,15 @@ def train_runs(left: Sequence[Planned], code: Code | None, at_most: int | None) 
         return []
     members = [Member(one.name, inputs, one.folder) for one, inputs in zip(left, prepare_all(left, code), strict=True)]
     print("\n".join(introduction(members[0].run)))
-    done = {one.name: one.done for one in left}
-    return [name for group in grouped(members, done, at_most) for name in train_group(group, code)]
+    done, failed, before = {one.name: one.done for one in left}, list[str](), list[str]()
+    for group in grouped(members, done, at_most):
+        config, model = group[0].run.config, group[0].run.model
+        chosen = layout_of(config, model)
+        said = [*describe_layout(chosen), *describe_idle(chosen, jax.device_count(), config.train)]
+        if said != before:
+            print("\n".join(said))
+        before, failed = said, failed + train_group(group, code)
+    return failed
 
 
 def prepare_all(left: Sequence[Planned], code: Code | None) -> list[Prepared]:
@@ -163,6 +173,7 @@ def prepare_all(left: Sequence[Planned], code: Code | None) -> list[Prepared]:
         with named(one.name):
             inputs = twin.with_config(one.config) if twin else prepare(one.config)
             check_ideas(inputs.config, inputs.model)
+            layout_of(inputs.config, inputs.model)
             prepared.append(with_products(one, inputs, code))
     return prepared
 
@@ -193,13 +204,17 @@ def with_products(one: Planned, inputs: Prepared, code: Code | None) -> Prepared
 
 
 def grouped(members: Sequence[Member], done: Mapping[str, int], at_most: int | None) -> Iterator[list[Member]]:
-    """The runs that are trained at the same time: alike, at the same step, and no more than wanted and than fit."""
+    """The runs that are trained at the same time: alike, at the same step, and no more than wanted and than fit.
+
+    A run on several devices is trained alone.
+    """
     groups: dict[tuple[str, int], list[Member]] = {}
     for member in members:
         groups.setdefault((alike(member.run.config), done[member.name]), []).append(member)
     for group in groups.values():
         n, of = min(at_most or len(group), most_together(group[0].run)), group[0].run.config.train
         n = 1 if of.seconds is not None or of.sink in ONE_AT_A_TIME else n  # each run has its own time
+        n = 1 if layout_of(group[0].run.config, group[0].run.model).n_devices > 1 else n
         yield from (group[i : i + n] for i in range(0, len(group), n))
 
 

@@ -23,9 +23,9 @@ from ..ideas import Code, check_same_code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
 from ..loop import how_to_resume, train
-from ..memory_estimate import estimate, memory_line, warning
+from ..memory_estimate import memory_line, needed, warning
 from ..notes import print_cut_prompt
-from ..parallel import describe_idle, describe_layout, layout
+from ..parallel import describe_idle, describe_layout, layout_of
 from ..products import Choice, check_products, choose
 from ..runs.checkpoint import Checkpoints
 from ..runs.folder import RunFolder
@@ -160,9 +160,10 @@ def train_and_report(
     limits = inputs.config.train
     check_shared(processes, folder)
     processes.how_to_go_on = partial(how_to_resume, folder, inputs.config)
-    chosen = layout(inputs.config.parallel, jax.device_count(), inputs.model, limits)
+    chosen = layout_of(inputs.config, inputs.model)
     devices = [*describe_layout(chosen), *describe_idle(chosen, jax.device_count(), limits)]
-    print("\n".join([*introduction(inputs), str(products), *devices]))
+    print("
+".join([*introduction(inputs), str(products), *devices]))
     warn_of_memory(inputs)
     warn_of_long_prompt(inputs)
     if done:
@@ -216,7 +217,7 @@ def prepare_backend(config: RunConfig, processes: Processes = ALONE) -> None:
 def check_layout(inputs: Prepared, processes: Processes) -> None:
     """Raises InputError where the devices cannot be laid out, or where a process would have nothing to compute."""
     config, n_devices = inputs.config, jax.device_count()
-    used = layout(config.parallel, n_devices, inputs.model, config.train).n_devices
+    used = layout_of(config, inputs.model).n_devices
     if used < n_devices and processes.count > 1:
         raise InputError(
             f"train.batch_size is {config.train.batch_size}, which occupies {used} of the {n_devices} devices of "
@@ -276,7 +277,7 @@ def describe_attention(config: RunConfig, model: GPTConfig) -> str:
 def warn_of_memory(inputs: Prepared) -> None:
     """Print what the run needs and what is free, and a warning where that is not enough."""
     config, model = inputs.config, inputs.model
-    need, free = estimate(model, config.train, config.optimizer), available_bytes()
+    need, free = needed(config, model), available_bytes()
     print(memory_line(need, free))
     if too_much := warning(need, free, config, model):
         print(f"warning: {too_much}", file=sys.stderr)
