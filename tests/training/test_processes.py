@@ -154,6 +154,9 @@ def test_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rank("h:1", 1, 2) == Rank(1, 2, "h:1") and rank("h:1", 0, 1) is None and rank(None, None, None) is None
     assert rank_by_slurm(step | {"SLURM_NTASKS": "4"}) == Rank(1, 4, None)
     assert rank_by_slurm(step | {"SLURM_NTASKS": "1"}) is None and rank_by_slurm({"SLURM_NTASKS": "4"}) is None
+    of_job = step | {"SLURM_NTASKS": "8"}
+    assert rank_by_slurm(of_job | {"SLURM_STEP_NUM_TASKS": "2"}) == Rank(1, 2, None)
+    assert rank_by_slurm(of_job | {"SLURM_STEP_NUM_TASKS": "1"}) is None  # an interactive shell
     for name, value in (step | {"SLURM_NTASKS": "4"}).items():
         monkeypatch.setenv(name, value)
     assert rank(None, None, None) == Rank(1, 4, None) and "n[1-2]" in Rank(1, 4, None).where

@@ -142,6 +142,7 @@ MUTATIONS = [
     Mutation("a fatal text passed on", "train/runtime/native_output.py", "if FATAL in text:", "if not text:", f"{PROCESSES}::test_what_is_printed_natively_is_passed_on_but_for_noise"),
     Mutation("an id beyond the last", "train/runtime/distributed.py", "if not 0 <= process < count:", "if not 0 <= process <= count:", f"{PROCESSES}::test_wrong_options[--process-id is 2, but with --num-processes 2 the ids are 0 to 1]", "DID NOT RAISE"),
     Mutation("a job of SLURM without srun", "train/runtime/distributed.py", "if not all(name in environment", "if not any(name in environment", f"{PROCESSES}::test_which_process_this_is", "KeyError"),
+    Mutation("a step of SLURM taken for its job", "train/runtime/distributed.py", 'environment.get("SLURM_STEP_NUM_TASKS", environment["SLURM_NTASKS"])', 'environment["SLURM_NTASKS"]', f"{PROCESSES}::test_which_process_this_is"),
     Mutation("a silent process not named", "train/runtime/distributed.py", 'named(text, "stopped sending heartbeats):") or ', "", f"{SAID}[processes 0, 1 and 3 of 4 have ended]"),
     Mutation("a missing process not named", "train/runtime/distributed.py", "if missing := named(text, MISSING):", "if missing := []:", f"{SAID}[processes 1 and 3 of 4 have not come to h:1 within]"),
     Mutation("processes with different configs", "train/runtime/distributed.py", "if first[name] != theirs.get(name)", "if False", f"{PROCESSES}::test_processes_that_differ_end_with_a_sentence"),
