@@ -20,7 +20,7 @@ from jaxllm.data import batch
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
-from .agreement import agreement
+from .agreement import Agreement, agreement
 from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
 from .config import RunConfig, as_dict
 from .errors import NotSavedError, Stopped
@@ -41,7 +41,7 @@ from .runs.metrics import add_sample, drop_samples
 from .runs.sinks import Guarded
 from .runs.step_log import Plan, StepLog, StepMetrics
 from .runtime.profile import profiled
-from .runtime.signals import Stop, stoppable
+from .runtime.signals import stoppable
 from .state import TrainState, init_and_compile
 from .step import make_model, make_train_step
 
@@ -84,7 +84,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         try:
             folder.write_config(config)  # only after everything saved has been read
             drop_samples(folder.samples, steps.start - unmeasured)
-            measure, sample = make_measure(run, model, stop, mesh), partial(write_sample, run, model, folder)
+            measure, sample = make_measure(run, model, agreed, mesh), partial(write_sample, run, model, folder)
             if unmeasured:  # the evaluation was abandoned when the run was stopped
                 sample(state, measured := measure(state))  # first, because a complete record says that it is there
                 log.complete(measured)
@@ -190,13 +190,13 @@ def due(step: int, every: int, last: bool) -> bool:
 
 
 def make_measure(
-    run: Prepared, model: GPT, stop: Stop, mesh: Mesh | None = None
+    run: Prepared, model: GPT, agreed: Agreement, mesh: Mesh | None = None
 ) -> Callable[[TrainState], dict[str, float]]:
-    """A function that returns the losses of a state, {} once stopped.
+    """A function that returns the losses of a state, {} once it is agreed to stop.
 
     They are val_loss and, where `eval.weights` are others than the parameters, theirs as averaged_val_loss.
     """
-    evaluate = evaluator(model, run.config, lambda: bool(stop), mesh=mesh)
+    evaluate = evaluator(model, run.config, agreed.is_ending, mesh=mesh)
     averaged = eval_weights(run.config)
 
     def measure(state: TrainState) -> dict[str, float]:

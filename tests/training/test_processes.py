@@ -3,19 +3,24 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from models import TINY
 from processes import ended, free_address, member, signalled
 from runs import TEXT, lines, without_times
 
+import train.evaluate
+from jaxllm import GPT
 from jaxllm.utils.errors import InputError
 from train.agreement import Agreement, AgreementOfAll
 from train.alike import compare_runs
 from train.cli import main
-from train.config import load_config
+from train.config import RunConfig, TrainConfig, load_config
+from train.loop import make_measure
 from train.runs.checkpoint import saved_steps
 from train.runs.checkpoints_of_all import CheckpointsOfAll
 from train.runs.folder import RunFolder
@@ -232,6 +237,23 @@ def test_processes_agree_on_what_was_said_in_the_step_before() -> None:
     assert [agreed.schedule_step(step) for step in (7, 8, 9)] == [7, 7, 8]
     alone = Agreement(here)
     assert (alone.seconds(1.5), alone.schedule_step(7), alone.stop) == (1.5, 7, here)
+
+
+def test_an_evaluation_is_abandoned_once_all_know_of_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the batch after the next, as all processes know it then."""
+    here, batches = Stop(), list[int]()
+
+    def step(*_: Any) -> float:
+        batches.append(len(batches))
+        here.by = signal.SIGTERM if len(batches) == 3 else here.by
+        return 1.0
+
+    monkeypatch.setattr(train.evaluate, "make_eval_step", lambda *_: step)
+    agreed, config = AgreementOfAll(here), RunConfig(train=TrainConfig(batch_size=1))
+    run: Any = SimpleNamespace(config=config, validation_ids=np.zeros(100, np.int32))
+    state: Any = SimpleNamespace(params=None)
+    assert make_measure(run, GPT(TINY), agreed)(state) == {}
+    assert len(batches) == 4 and agreed.stop.by == signal.SIGTERM
 
 
 def test_versions_options_and_code_are_compared(config: str, tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ MUTATIONS = [
     Mutation("a loop's last step before a signal not saved", "train/training.py", "if self._ending or self._step % ", "if self._step % ", "training/test_training.py::test_a_signal_ends_the_loop_after_its_step_which_is_saved"),
     Mutation("a loop's step that is not finite applied", "train/training.py", "finite = jnp.isfinite(loss) & ~wrong.any()", "finite = jnp.isfinite(loss) | True", "training/test_training.py::test_a_step_that_is_not_finite_is_not_applied_and_named"),
     Mutation("an accelerator waits for an agreement", "train/agreement.py", "before.pop(0) if len(before) > 1 else before[0]", "before.pop()", f"{PROCESSES}::test_processes_agree_on_what_was_said_in_the_step_before"),
+    Mutation("an evaluation ended by each process for itself", "train/loop.py", "agreed.is_ending, mesh=mesh", "lambda: bool(agreed.stop), mesh=mesh", f"{PROCESSES}::test_an_evaluation_is_abandoned_once_all_know_of_the_signal"),
     Mutation("the clock of the process, not of the run", "train/agreement.py", "return float(seconds)", "return mine", f"{PROCESSES}::test_processes_agree_on_what_was_said_in_the_step_before"),
     Mutation("processes with different code", "train/alike.py", ', "the sha256 of --code": code and code.sha256', "", f"{PROCESSES}::test_versions_options_and_code_are_compared"),
     Mutation("the others write into the run folder", "train/runs/watched.py", "setattr(self, name, aside / there.name)", "pass", f"{PROCESSES}::test_another_process_than_the_first_leaves_the_run_folder_as_it_is"),
