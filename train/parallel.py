@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 from jax import Array
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxllm.config import GPTConfig
@@ -121,8 +123,12 @@ def make_mesh(layout: MeshLayout, devices: Sequence[jax.Device] | None = None) -
     """The mesh of the first devices of those given (default: all); None for one device, which needs none."""
     if layout.n_devices == 1:
         return None
-    devices = (jax.devices() if devices is None else list(devices))[: layout.n_devices]
-    return jax.make_mesh(tuple(layout), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+    devices = jax.devices() if devices is None else list(devices)
+    if layout.n_devices < len(devices):  # some of a TPU's chips need not be a block, whose wires could be followed
+        placed = np.array(devices[: layout.n_devices]).reshape(layout)
+    else:
+        placed = create_device_mesh(tuple(layout), devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def state_shardings(mesh: Mesh, state: Any) -> Any:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,35 @@ def test_the_axes_that_are_left_out() -> None:
     assert laid_out(8, batch_size=12, grad_accumulation=4) == MeshLayout(3, 1, 1)
     assert laid_out(1) == MeshLayout(1, 1, 1) and make_mesh(MeshLayout(1, 1, 1)) is None
     assert describe_layout(MeshLayout(1, 1, 1), 1, TrainConfig()) == []
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a mesh is made by, of a chip of a TPU."""
+
+    id: int
+    process_index: int
+    coords: tuple[int, int, int]
+    device_kind: str
+    platform: str = "tpu"
+    core_on_chip: int = 0
+
+
+def chips(kind: str, width: int, height: int) -> list[Any]:
+    """The chips of a slice whose hosts have a square of four."""
+    places = [(x, y) for y in range(height) for x in range(width)]
+    return [Chip(i, x // 2 + width // 2 * (y // 2), (x, y, 0), kind) for i, (x, y) in enumerate(places)]
+
+
+@pytest.mark.parametrize("n", range(2, 9))
+def test_some_of_the_chips_of_a_tpu_make_a_mesh(n: int) -> None:
+    mesh = make_mesh(MeshLayout(n, 1, 1), chips("TPU v5 lite", 4, 2))
+    assert mesh and mesh.shape == {"data": n, "fsdp": 1, "tensor": 1} and len(set(mesh.devices.flat)) == n
+
+
+def test_an_axis_of_a_mesh_may_cut_one_of_the_wires() -> None:
+    mesh = make_mesh(MeshLayout(2, 8, 1), chips("TPU v6 lite", 4, 4))
+    assert mesh and mesh.devices.shape == (2, 8, 1)
 
 
 @pytest.mark.parametrize(("given", "error"), [

@@ -148,4 +148,6 @@ MUTATIONS = [
     Mutation("a missing process not named", "train/runtime/distributed.py", "if missing := named(text, MISSING):", "if missing := []:", f"{SAID}[processes 1 and 3 of 4 have not come to h:1 within]"),
     Mutation("processes with different configs", "train/runtime/distributed.py", "if first[name] != theirs.get(name)", "if False", f"{PROCESSES}::test_processes_that_differ_end_with_a_sentence"),
     Mutation("every process reads the first rows", "train/parallel.py", "return first // (last - first), n_rows", "return 0, n_rows", f"{PROCESSES}::test_two_processes_leave_the_bits_of_two_devices_and_go_on_in_one"),
+    Mutation("some of a TPU's chips asked to be a block", "train/parallel.py", "if layout.n_devices < len(devices):", "if not devices:", f"{PARALLEL}::test_some_of_the_chips_of_a_tpu_make_a_mesh[3]"),
+    Mutation("no axis of a mesh on a part of one of the wires", "train/parallel.py", ", allow_split_physical_axes=True", "", f"{PARALLEL}::test_an_axis_of_a_mesh_may_cut_one_of_the_wires", "NotImplementedError"),
 ]  # fmt: skip
