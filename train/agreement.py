@@ -82,8 +82,8 @@ def largest_of_all() -> Callable[..., np.ndarray]:
     before: list[Array] = []
 
     def call(*mine: float) -> np.ndarray:
-        rows = np.tile(np.array(mine, np.float32), (jax.local_device_count(), 1))
-        before.append(largest(jax.make_array_from_process_local_data(each, rows)))
+        row = np.array([mine], np.float32)
+        before.append(largest(jax.make_array_from_callback((mesh.size, len(mine)), each, lambda _: row)))
         return np.asarray(before.pop(0) if len(before) > 1 else before[0])
 
     return call

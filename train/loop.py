@@ -31,7 +31,7 @@ from .inputs import Prepared
 from .memory_estimate import warning_of_plan
 from .nonfinite import first_forward, parts_backward
 from .optimizer import learning_rate_schedule, make_optimizer
-from .parallel import layout, make_mesh, on_one_device, part_of_rows
+from .parallel import layout, make_mesh, on_one_device, parts_of_rows
 from .prefetch import prefetched
 from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
@@ -89,8 +89,8 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                 sample(state, measured := measure(state))  # first, because a complete record says that it is there
                 log.complete(measured)
                 checkpoints.add_losses(steps.start, measured)
-            part = part_of_rows(mesh, config.train.batch_size)
-            with prefetched(partial(batch_of, run, part=part), range(0) if stop or over else steps, mesh) as batches:
+            draw = partial(rows_of, run, parts_of_rows(mesh))
+            with prefetched(draw, range(0) if stop or over else steps, mesh) as batches:
                 for step, inputs, targets, waited_s in batches:
                     of_schedule = schedule_step(config, step, log.records)
                     of_schedule = max(step, agreed.schedule_step(of_schedule)) if timed else step
@@ -183,6 +183,12 @@ def batch_of(run: Prepared, step: int, part: tuple[int, int] = (0, 1)) -> tuple[
     """The batch of a step, or the part of it with this number, of so many."""
     config = run.config.train
     return batch(run.train_ids, run.model.context_length, config.batch_size, config.seed, step, *part)
+
+
+def rows_of(run: Prepared, parts: tuple[list[int], int], step: int) -> tuple[Ids, Ids]:
+    """The `parts` of the batch of a step, by their numbers, of so many."""
+    inputs, targets = zip(*(batch_of(run, step, (i, parts[1])) for i in parts[0]), strict=True)
+    return np.concatenate(inputs), np.concatenate(targets)
 
 
 def due(step: int, every: int, last: bool) -> bool:

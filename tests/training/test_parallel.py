@@ -5,11 +5,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from models import TINY
 
 from jaxllm import GPTConfig, InputError
 from jaxllm.fast.on_mesh import mulhi
@@ -18,7 +21,8 @@ from jaxllm.parallel import LOGICAL_AXES, parameter_axes, parameter_specs
 from train.config import TrainConfig, load_config
 from train.evaluate import evaluator
 from train.inputs import model_without_text, prepare
-from train.parallel import MeshLayout, describe_layout, layout, make_mesh
+from train.loop import batch_of, rows_of
+from train.parallel import MeshLayout, describe_layout, layout, make_mesh, parts_of_rows
 from train.parallel_config import ParallelConfig
 from train.runs.load import load_run
 from train.runs.metrics import read_metrics
@@ -165,6 +169,21 @@ def test_some_of_the_chips_of_a_tpu_make_a_mesh(n: int) -> None:
 def test_an_axis_of_a_mesh_may_cut_one_of_the_wires() -> None:
     mesh = make_mesh(MeshLayout(2, 8, 1), chips("TPU v6 lite", 4, 4))
     assert mesh and mesh.devices.shape == (2, 8, 1)
+
+
+def test_a_process_reads_the_rows_of_its_devices() -> None:
+    """On TPUs they need not be neighbours: the mesh goes along the wires, in and out of what a host holds."""
+    ring, pairs = (make_mesh(MeshLayout(16 // n, 1, n), chips("TPU v5 lite", 4, 4)) for n in (1, 2))
+    assert parts_of_rows(ring) == ([0, 1, 6, 15], 16) and parts_of_rows(pairs) == ([0, 1], 8)
+    assert parts_of_rows(None) == ([0], 1)
+    config = SimpleNamespace(train=TrainConfig(batch_size=32))
+    run: Any = SimpleNamespace(config=config, train_ids=np.arange(1000), model=TINY)
+    for part, whole in zip(rows_of(run, parts_of_rows(ring), 3), batch_of(run, 3), strict=True):
+        np.testing.assert_array_equal(part, whole[[0, 1, 2, 3, 12, 13, 30, 31]])
+
+
+def test_each_device_gets_its_rows(found: Any) -> None:
+    assert found["rows"]
 
 
 @pytest.mark.parametrize(("given", "error"), [

@@ -147,7 +147,9 @@ MUTATIONS = [
     Mutation("a silent process not named", "train/runtime/distributed.py", 'named(text, "stopped sending heartbeats):") or ', "", f"{SAID}[processes 0, 1 and 3 of 4 have ended]"),
     Mutation("a missing process not named", "train/runtime/distributed.py", "if missing := named(text, MISSING):", "if missing := []:", f"{SAID}[processes 1 and 3 of 4 have not come to h:1 within]"),
     Mutation("processes with different configs", "train/runtime/distributed.py", "if first[name] != theirs.get(name)", "if False", f"{PROCESSES}::test_processes_that_differ_end_with_a_sentence"),
-    Mutation("every process reads the first rows", "train/parallel.py", "return first // (last - first), n_rows", "return 0, n_rows", f"{PROCESSES}::test_two_processes_leave_the_bits_of_two_devices_and_go_on_in_one"),
-    Mutation("some of a TPU's chips asked to be a block", "train/parallel.py", "if layout.n_devices < len(devices):", "if not devices:", f"{PARALLEL}::test_some_of_the_chips_of_a_tpu_make_a_mesh[3]"),
+    Mutation("every process reads all rows", "train/parallel.py", "device.process_index == here for", "True for", f"{PARALLEL}::test_a_process_reads_the_rows_of_its_devices"),
+    Mutation("rows that are not neighbours read as if they were", "train/loop.py", "(i, parts[1])) for i in parts[0])", "(i, parts[1])) for i in range(len(parts[0])))", f"{PARALLEL}::test_a_process_reads_the_rows_of_its_devices"),
+    Mutation("the rows of another device", "train/parallel.py", "of_part[(index[0].start or 0) // n]", "of_part[n_parts - 1 - (index[0].start or 0) // n]", f"{PARALLEL}::test_each_device_gets_its_rows"),
+    Mutation("some of a TPU's chips asked to be a block", "train/parallel.py", "np.array(devices[: layout.n_devices]).reshape(layout)", "create_device_mesh(tuple(layout), devices[: layout.n_devices], allow_split_physical_axes=True)", f"{PARALLEL}::test_some_of_the_chips_of_a_tpu_make_a_mesh[5]", "AssertionError"),
     Mutation("no axis of a mesh on a part of one of the wires", "train/parallel.py", ", allow_split_physical_axes=True", "", f"{PARALLEL}::test_an_axis_of_a_mesh_may_cut_one_of_the_wires", "NotImplementedError"),
 ]  # fmt: skip
