@@ -103,7 +103,7 @@ def test_one_of_four_is_killed_and_two_go_on_until_one_gets_a_signal(config: str
     def reached(step: int) -> bool:
         return (saved_steps(run / "checkpoints") or [0])[-1] >= step
 
-    left = signalled(by_processes(4, config, *endless), 2, signal.SIGKILL, lambda: reached(3), HEARTBEAT_S=10)
+    left = signalled(by_processes(4, config, *endless), 2, signal.SIGKILL, lambda: reached(3), HEARTBEAT_S=20)
     assert [one.code for one in left] == [1, 1, -signal.SIGKILL, 1], [one.error for one in left]
     saved = saved_steps(run / "checkpoints")[-1]
     sentence = f"process 2 of 4 has ended; step {saved} is saved; to go on: jaxllm train --out {run} --resume\n"
@@ -119,7 +119,7 @@ def test_one_of_four_is_killed_and_two_go_on_until_one_gets_a_signal(config: str
 def test_processes_that_do_not_find_each_other_end_with_a_sentence(config: str, tmp_path: Path) -> None:
     first, second, third = by_processes(3, config, "--out", str(tmp_path / "run"))
     lonely = by_processes(2, config, "--out", str(tmp_path / "other"))[1]
-    left = ended([first, second, lonely], START_S=4)
+    left = ended([first, second, lonely], START_S=15)
     assert [one.code for one in left] == [2, 2, 2]
     assert all(one.error.startswith("jaxllm train: process 2 of 3 has not come to 127.0.0.1:") for one in left[:2])
     assert left[2].error.startswith("jaxllm train: nobody answers at 127.0.0.1:")
