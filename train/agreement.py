@@ -1,7 +1,8 @@
 """What all processes of a run must do in the same step, although one of them learns of it: end, and follow the clock.
 
 A signal reaches one process, and clocks differ. So each step computes the largest of the numbers that the processes
-give; only process 0 gives the time. It is read a step later, so that an accelerator does not wait for it.
+give; only process 0 gives the time. It is read a step later, so that an accelerator does not wait for it. Each batch of
+an evaluation does the same, so that all abandon it at the same batch.
 """
 
 import signal
@@ -28,27 +29,38 @@ class Agreement:
         """How long the run has trained, and whether it is to stop. To be called once a step."""
         return mine
 
+    def is_ending(self) -> bool:
+        """Whether the run is to stop. To be called once a batch of an evaluation."""
+        return bool(self.stop)
+
     def schedule_step(self, mine: int) -> int:
         """The step of the schedule. To be called once a step."""
         return mine
 
 
 class AgreementOfAll(Agreement):
-    """As Agreement, for several processes. What it returns is what was said in the step before."""
+    """As Agreement, for several processes. What it returns is what was said in the call before."""
 
     by_one = False
 
     def __init__(self, stop: Stop) -> None:
         super().__init__(Stop())
         self._own, self._leads = stop, jax.process_index() == 0
-        self._ending, self._schedule = largest_of_all(), largest_of_all()
+        self._ending, self._evaluating, self._schedule = largest_of_all(), largest_of_all(), largest_of_all()
         self.seconds(0.0)
 
     def seconds(self, mine: float) -> float:
         by, seconds = self._ending(self._own.by or 0, mine if self._leads else 0)
+        self._stop(by)
+        return float(seconds)
+
+    def is_ending(self) -> bool:
+        self._stop(*self._evaluating(self._own.by or 0))
+        return bool(self.stop)
+
+    def _stop(self, by: float) -> None:
         if by:
             self.stop.by = signal.Signals(int(by))
-        return float(seconds)
 
     def schedule_step(self, mine: int) -> int:
         return int(self._schedule(mine if self._leads else 0)[0])
@@ -70,8 +82,8 @@ def largest_of_all() -> Callable[..., np.ndarray]:
     before: list[Array] = []
 
     def call(*mine: float) -> np.ndarray:
-        rows = np.tile(np.array(mine, np.float32), (jax.local_device_count(), 1))
-        before.append(largest(jax.make_array_from_process_local_data(each, rows)))
+        row = np.array([mine], np.float32)
+        before.append(largest(jax.make_array_from_callback((mesh.size, len(mine)), each, lambda _: row)))
         return np.asarray(before.pop(0) if len(before) > 1 else before[0])
 
     return call

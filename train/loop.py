@@ -20,7 +20,7 @@ from jaxllm.data import batch
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
-from .agreement import agreement
+from .agreement import Agreement, agreement
 from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
 from .config import RunConfig, as_dict
 from .errors import NotSavedError, Stopped
@@ -31,7 +31,7 @@ from .inputs import Prepared
 from .memory_estimate import warning_of_plan
 from .nonfinite import first_forward, parts_backward
 from .optimizer import learning_rate_schedule, make_optimizer
-from .parallel import layout_of, make_mesh, on_one_device, part_of_rows
+from .parallel import layout_of, make_mesh, on_one_device, parts_of_rows
 from .prefetch import prefetched
 from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
@@ -41,7 +41,7 @@ from .runs.metrics import add_sample, drop_samples
 from .runs.sinks import Guarded
 from .runs.step_log import Plan, StepLog, StepMetrics
 from .runtime.profile import profiled
-from .runtime.signals import Stop, stoppable
+from .runtime.signals import stoppable
 from .state import TrainState, init_and_compile
 from .step import make_model, make_train_step
 
@@ -83,13 +83,13 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         try:
             folder.write_config(config)  # only after everything saved has been read
             drop_samples(folder.samples, steps.start - unmeasured)
-            measure, sample = make_measure(run, model, stop, mesh), partial(write_sample, run, model, folder)
+            measure, sample = make_measure(run, model, agreed, mesh), partial(write_sample, run, model, folder)
             if unmeasured:  # the evaluation was abandoned when the run was stopped
                 sample(state, measured := measure(state))  # first, because a complete record says that it is there
                 log.complete(measured)
                 checkpoints.add_losses(steps.start, measured)
-            part = part_of_rows(mesh, config.train.batch_size)
-            with prefetched(partial(batch_of, run, part=part), range(0) if stop or over else steps, mesh) as batches:
+            draw = partial(rows_of, run, parts_of_rows(mesh))
+            with prefetched(draw, range(0) if stop or over else steps, mesh) as batches:
                 for step, inputs, targets, waited_s in batches:
                     n_before = len(log.records)
                     of_schedule = schedule_step(config, step, log.records)
@@ -185,18 +185,24 @@ def batch_of(run: Prepared, step: int, part: tuple[int, int] = (0, 1)) -> tuple[
     return batch(run.train_ids, run.model.context_length, config.batch_size, config.seed, step, *part)
 
 
+def rows_of(run: Prepared, parts: tuple[list[int], int], step: int) -> tuple[Ids, Ids]:
+    """The `parts` of the batch of a step, by their numbers, of so many."""
+    inputs, targets = zip(*(batch_of(run, step, (i, parts[1])) for i in parts[0]), strict=True)
+    return np.concatenate(inputs), np.concatenate(targets)
+
+
 def due(step: int, every: int, last: bool) -> bool:
     return step % every == 0 or last
 
 
 def make_measure(
-    run: Prepared, model: GPT, stop: Stop, mesh: Mesh | None = None
+    run: Prepared, model: GPT, agreed: Agreement, mesh: Mesh | None = None
 ) -> Callable[[TrainState], dict[str, float]]:
-    """A function that returns the losses of a state, {} once stopped.
+    """A function that returns the losses of a state, {} once it is agreed to stop.
 
     They are val_loss and, where `eval.weights` are others than the parameters, theirs as averaged_val_loss.
     """
-    evaluate = evaluator(model, run.config, lambda: bool(stop), mesh=mesh)
+    evaluate = evaluator(model, run.config, agreed.is_ending, mesh=mesh)
     averaged = eval_weights(run.config)
 
     def measure(state: TrainState) -> dict[str, float]:

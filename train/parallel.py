@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 from jax import Array
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxllm.config import GPTConfig
@@ -128,8 +130,12 @@ def make_mesh(layout: MeshLayout, devices: Sequence[jax.Device] | None = None) -
     """The mesh of the first devices of those given (default: all); None for one device, which needs none."""
     if layout.n_devices == 1:
         return None
-    devices = (jax.devices() if devices is None else list(devices))[: layout.n_devices]
-    return jax.make_mesh(tuple(layout), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+    devices = jax.devices() if devices is None else list(devices)
+    if layout.n_devices < len(devices):  # some of a TPU's chips need not be a block, whose wires could be followed
+        placed = np.array(devices[: layout.n_devices]).reshape(layout)
+    else:
+        placed = create_device_mesh(tuple(layout), devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def state_shardings(mesh: Mesh | AbstractMesh, state: Any) -> Any:
@@ -173,14 +179,16 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
-def part_of_rows(mesh: Mesh | None, n_rows: int) -> tuple[int, int]:
-    """Which part of a batch of `n_rows` this process reads, and of how many parts; (0, 1) is all of it."""
+def parts_of_rows(mesh: Mesh | None) -> tuple[list[int], int]:
+    """Which parts of a batch's rows this process reads, in order, and of how many; ([0], 1) is all of it.
+
+    On TPUs neighbours in a mesh are neighbours by wire, so a process need not hold neighbouring parts.
+    """
     if mesh is None:
-        return 0, 1
-    indices = row_sharding(mesh).addressable_devices_indices_map((n_rows,)).values()
-    rows = [index[0].indices(n_rows) for index in indices if index]
-    first, last = min(start for start, *_ in rows), max(stop for _, stop, _ in rows)
-    return first // (last - first), n_rows // (last - first)
+        return [0], 1
+    here, n_parts = jax.process_index(), math.prod(mesh.shape[axis] for axis in ROWS)
+    devices = mesh.devices.reshape(n_parts, -1)
+    return [i for i, part in enumerate(devices) if any(device.process_index == here for device in part)], n_parts
 
 
 def put_whole(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
@@ -192,11 +200,20 @@ def put_whole(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
 
 
 def put_batch(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
-    """This process's rows of arrays such as inputs and targets [B, T], on the devices; all processes' are a batch."""
+    """This process's `parts_of_rows` of arrays such as inputs and targets [B, T], on the devices of all processes."""
     if mesh is None:
         return cast(tuple[Array, ...], jax.device_put(arrays))
-    sharding = row_sharding(mesh)
-    return tuple(jax.make_array_from_process_local_data(sharding, x) for x in arrays)
+    sharding, (here, n_parts) = row_sharding(mesh), parts_of_rows(mesh)
+
+    def put(mine: Ids) -> Array:
+        of_part, n = dict(zip(here, np.split(mine, len(here)), strict=True)), len(mine) // len(here)
+
+        def of_device(index: Any) -> Ids:
+            return of_part[(index[0].start or 0) // n]
+
+        return jax.make_array_from_callback((n * n_parts, *mine.shape[1:]), sharding, of_device)
+
+    return tuple(map(put, arrays))
 
 
 def on_one_device(tree: Any) -> Any:

@@ -20,6 +20,7 @@ from jax import Array
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
+from .agreement import Agreement
 from .config import RunConfig, as_dict
 from .errors import DivergedError, NotSavedError, Stopped, reason
 from .inputs import Prepared
@@ -235,7 +236,7 @@ class _Training:
         config = member.run.config
         sink = Guarded(config.train.sink, member.folder, as_dict(config), done)
         self.log = StepLog(plan_of(config), member.folder, done, explain, partial(_Lines, member.name), sink)
-        self._measure = make_measure(member.run, model, stop)
+        self._measure = make_measure(member.run, model, Agreement(stop))
         self._sample = partial(write_sample, member.run, model, member.folder)
 
     def attempt(self, work: Callable[..., None], *arguments: Any) -> None:

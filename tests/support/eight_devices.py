@@ -22,9 +22,11 @@ import jax
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import Block
+from jaxllm.parallel import AXES
 from train.cli import main as program
 from train.config import OptimizerConfig, TrainConfig
 from train.optimizer import learning_rate_schedule, make_optimizer
@@ -160,6 +162,13 @@ def resumed(runs: dict[str, Training], written_by: str) -> dict[str, Any]:
     return found
 
 
+def rows_lie_in_order() -> bool:
+    """Whether each device gets its rows, where the mesh has the devices in another order than JAX."""
+    mesh = Mesh(np.array(jax.devices())[[5, 2, 7, 0, 1, 6, 3, 4]].reshape(2, 2, 2), AXES)
+    rows = np.arange(32, dtype=np.int32).reshape(16, 2)
+    return all(np.array_equal(put, rows) for put in put_batch(mesh, rows, rows))
+
+
 def commanded(folder: Path) -> str:
     """What `jaxllm train` prints for a batch of 6, with `parallel.fsdp` of 2."""
     sizes = ["context_length=8", "n_layers=1", "n_heads=2", "d_model=8"]
@@ -187,7 +196,7 @@ def main() -> None:
     found["gathers"] = [
         runs["one copy"].gathers(of) for of in ("jvp(jit(core_fn))/block_0", "rematted_computation/block_0")
     ]
-    print(json.dumps(found | {"command": commanded(Path(sys.argv[1]))}))
+    print(json.dumps(found | {"rows": rows_lie_in_order(), "command": commanded(Path(sys.argv[1]))}))
 
 
 if __name__ == "__main__":

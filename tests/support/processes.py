@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-LONGEST_S = 200  # for a run
+LONGEST_S = 600  # for a run
 PROGRAM = """
 import sys
 from train.cli import main

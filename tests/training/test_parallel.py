@@ -3,15 +3,18 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from flax import linen as nn
 from jax.sharding import AxisType, PartitionSpec
+from models import TINY
 
 from jaxllm import GPTConfig, InputError
 from jaxllm.fast.on_mesh import gathered, mulhi, on
@@ -20,7 +23,8 @@ from jaxllm.parallel import AXES, LOGICAL_AXES, parameter_axes, parameter_specs
 from train.config import TrainConfig, load_config
 from train.evaluate import evaluator
 from train.inputs import model_without_text, prepare
-from train.parallel import MeshLayout, describe_idle, describe_layout, layout, make_mesh
+from train.loop import batch_of, rows_of
+from train.parallel import MeshLayout, describe_idle, describe_layout, layout, make_mesh, parts_of_rows
 from train.parallel_config import ParallelConfig
 from train.runs.load import load_run
 from train.runs.metrics import read_metrics
@@ -163,6 +167,50 @@ def test_the_axes_that_are_left_out() -> None:
     assert laid_out(8, batch_size=12, grad_accumulation=4) == MeshLayout(3, 1, 1)
     assert laid_out(1) == MeshLayout(1, 1, 1) and make_mesh(MeshLayout(1, 1, 1)) is None
     assert describe_layout(MeshLayout(1, 1, 1)) == describe_idle(MeshLayout(1, 1, 1), 1, TrainConfig()) == []
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a mesh is made by, of a chip of a TPU."""
+
+    id: int
+    process_index: int
+    coords: tuple[int, int, int]
+    device_kind: str
+    platform: str = "tpu"
+    core_on_chip: int = 0
+
+
+def chips(kind: str, width: int, height: int) -> list[Any]:
+    """The chips of a slice whose hosts have a square of four."""
+    places = [(x, y) for y in range(height) for x in range(width)]
+    return [Chip(i, x // 2 + width // 2 * (y // 2), (x, y, 0), kind) for i, (x, y) in enumerate(places)]
+
+
+@pytest.mark.parametrize("n", range(2, 9))
+def test_some_of_the_chips_of_a_tpu_make_a_mesh(n: int) -> None:
+    mesh = make_mesh(MeshLayout(n, 1, 1), chips("TPU v5 lite", 4, 2))
+    assert mesh and mesh.shape == {"data": n, "fsdp": 1, "tensor": 1} and len(set(mesh.devices.flat)) == n
+
+
+def test_an_axis_of_a_mesh_may_cut_one_of_the_wires() -> None:
+    mesh = make_mesh(MeshLayout(2, 8, 1), chips("TPU v6 lite", 4, 4))
+    assert mesh and mesh.devices.shape == (2, 8, 1)
+
+
+def test_a_process_reads_the_rows_of_its_devices() -> None:
+    """On TPUs they need not be neighbours: the mesh goes along the wires, in and out of what a host holds."""
+    ring, pairs = (make_mesh(MeshLayout(16 // n, 1, n), chips("TPU v5 lite", 4, 4)) for n in (1, 2))
+    assert parts_of_rows(ring) == ([0, 1, 6, 15], 16) and parts_of_rows(pairs) == ([0, 1], 8)
+    assert parts_of_rows(None) == ([0], 1)
+    config = SimpleNamespace(train=TrainConfig(batch_size=32))
+    run: Any = SimpleNamespace(config=config, train_ids=np.arange(1000), model=TINY)
+    for part, whole in zip(rows_of(run, parts_of_rows(ring), 3), batch_of(run, 3), strict=True):
+        np.testing.assert_array_equal(part, whole[[0, 1, 2, 3, 12, 13, 30, 31]])
+
+
+def test_each_device_gets_its_rows(found: Any) -> None:
+    assert found["rows"]
 
 
 @pytest.mark.parametrize(("given", "error"), [

@@ -3,19 +3,24 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from models import TINY
 from processes import ended, free_address, member, signalled
 from runs import TEXT, lines, without_times
 
+import train.evaluate
+from jaxllm import GPT
 from jaxllm.utils.errors import InputError
 from train.agreement import Agreement, AgreementOfAll
 from train.alike import compare_runs
 from train.cli import main
-from train.config import load_config
+from train.config import RunConfig, TrainConfig, load_config
+from train.loop import make_measure
 from train.runs.checkpoint import saved_steps
 from train.runs.checkpoints_of_all import CheckpointsOfAll
 from train.runs.folder import RunFolder
@@ -98,7 +103,7 @@ def test_one_of_four_is_killed_and_two_go_on_until_one_gets_a_signal(config: str
     def reached(step: int) -> bool:
         return (saved_steps(run / "checkpoints") or [0])[-1] >= step
 
-    left = signalled(by_processes(4, config, *endless), 2, signal.SIGKILL, lambda: reached(3), HEARTBEAT_S=10)
+    left = signalled(by_processes(4, config, *endless), 2, signal.SIGKILL, lambda: reached(3), HEARTBEAT_S=20)
     assert [one.code for one in left] == [1, 1, -signal.SIGKILL, 1], [one.error for one in left]
     saved = saved_steps(run / "checkpoints")[-1]
     sentence = f"process 2 of 4 has ended; step {saved} is saved; to go on: jaxllm train --out {run} --resume\n"
@@ -114,7 +119,7 @@ def test_one_of_four_is_killed_and_two_go_on_until_one_gets_a_signal(config: str
 def test_processes_that_do_not_find_each_other_end_with_a_sentence(config: str, tmp_path: Path) -> None:
     first, second, third = by_processes(3, config, "--out", str(tmp_path / "run"))
     lonely = by_processes(2, config, "--out", str(tmp_path / "other"))[1]
-    left = ended([first, second, lonely], START_S=4)
+    left = ended([first, second, lonely], START_S=15)
     assert [one.code for one in left] == [2, 2, 2]
     assert all(one.error.startswith("jaxllm train: process 2 of 3 has not come to 127.0.0.1:") for one in left[:2])
     assert left[2].error.startswith("jaxllm train: nobody answers at 127.0.0.1:")
@@ -154,6 +159,9 @@ def test_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rank("h:1", 1, 2) == Rank(1, 2, "h:1") and rank("h:1", 0, 1) is None and rank(None, None, None) is None
     assert rank_by_slurm(step | {"SLURM_NTASKS": "4"}) == Rank(1, 4, None)
     assert rank_by_slurm(step | {"SLURM_NTASKS": "1"}) is None and rank_by_slurm({"SLURM_NTASKS": "4"}) is None
+    of_job = step | {"SLURM_NTASKS": "8"}
+    assert rank_by_slurm(of_job | {"SLURM_STEP_NUM_TASKS": "2"}) == Rank(1, 2, None)
+    assert rank_by_slurm(of_job | {"SLURM_STEP_NUM_TASKS": "1"}) is None  # an interactive shell
     for name, value in (step | {"SLURM_NTASKS": "4"}).items():
         monkeypatch.setenv(name, value)
     assert rank(None, None, None) == Rank(1, 4, None) and "n[1-2]" in Rank(1, 4, None).where
@@ -229,6 +237,23 @@ def test_processes_agree_on_what_was_said_in_the_step_before() -> None:
     assert [agreed.schedule_step(step) for step in (7, 8, 9)] == [7, 7, 8]
     alone = Agreement(here)
     assert (alone.seconds(1.5), alone.schedule_step(7), alone.stop) == (1.5, 7, here)
+
+
+def test_an_evaluation_is_abandoned_once_all_know_of_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the batch after the next, as all processes know it then."""
+    here, batches = Stop(), list[int]()
+
+    def step(*_: Any) -> float:
+        batches.append(len(batches))
+        here.by = signal.SIGTERM if len(batches) == 3 else here.by
+        return 1.0
+
+    monkeypatch.setattr(train.evaluate, "make_eval_step", lambda *_: step)
+    agreed, config = AgreementOfAll(here), RunConfig(train=TrainConfig(batch_size=1))
+    run: Any = SimpleNamespace(config=config, validation_ids=np.zeros(100, np.int32))
+    state: Any = SimpleNamespace(params=None)
+    assert make_measure(run, GPT(TINY), agreed)(state) == {}
+    assert len(batches) == 4 and agreed.stop.by == signal.SIGTERM
 
 
 def test_versions_options_and_code_are_compared(config: str, tmp_path: Path) -> None:

@@ -69,11 +69,15 @@ def rank(coordinator: str | None, process: int | None, count: int | None) -> Ran
 
 
 def rank_by_slurm(environment: Mapping[str, str]) -> Rank | None:
-    """The process that SLURM's `srun` has started this as; None for a job step of one."""
+    """The process that SLURM's `srun` has started this as; None for a job step of one, such as the shell of a job.
+
+    A job has as many tasks as its largest step may have, and its shell is a step too.
+    """
     names = ("SLURM_STEP_NODELIST", "SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
-    if not all(name in environment for name in names) or int(environment["SLURM_NTASKS"]) == 1:
+    if not all(name in environment for name in names):
         return None
-    return Rank(int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"]), None)
+    count = int(environment.get("SLURM_STEP_NUM_TASKS", environment["SLURM_NTASKS"]))
+    return Rank(int(environment["SLURM_PROCID"]), count, None) if count > 1 else None
 
 
 class Processes:
@@ -214,14 +218,13 @@ def _client() -> Any:
 
 def _initialize(rank: Rank) -> None:
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from `signals`
-    given = (rank.processes, rank.process) if rank.coordinator else (None, None)
     with (
         _changed("get_distributed_runtime_service", cluster_register_timeout=START_S),  # it then says who is missing
         _changed("get_distributed_runtime_client", shutdown_on_destruction=False),  # it would wait for the others
     ):
         try:
             jax.distributed.initialize(
-                rank.coordinator, given[0], given[1], initialization_timeout=START_S,
+                rank.coordinator, rank.processes, rank.process, initialization_timeout=START_S,
                 heartbeat_timeout_seconds=HEARTBEAT_S, shutdown_timeout_seconds=END_S,
             )  # fmt: skip
         except (RuntimeError, ValueError) as error:
