@@ -162,8 +162,7 @@ def train_and_report(
     processes.how_to_go_on = partial(how_to_resume, folder, inputs.config)
     chosen = layout_of(inputs.config, inputs.model)
     devices = [*describe_layout(chosen), *describe_idle(chosen, jax.device_count(), limits)]
-    print("
-".join([*introduction(inputs), str(products), *devices]))
+    print("\n".join([*introduction(inputs), str(products), *devices]))
     warn_of_memory(inputs)
     warn_of_long_prompt(inputs)
     if done:
