@@ -184,8 +184,15 @@ class Witness:
     def pytest_exception_interact(self, node: Any, call: Any, report: Any) -> None:
         error = call.excinfo.value
         lines = [str(entry.statement) for entry in call.excinfo.traceback if entry.path == node.path]
-        text = f"{type(error).__name__}: {error}\n{lines[-1] if lines else ''}"
+        text = f"{described(error)}\n{lines[-1] if lines else ''}"
         self.failures.append(Failure(getattr(report, "when", "collect"), by_assertion(error), text))
+
+
+def described(error: BaseException) -> str:
+    """The types and texts of an exception, or of all in a group (hypothesis, of more than one fault)."""
+    if isinstance(error, BaseExceptionGroup):
+        return "\n".join(map(described, error.exceptions))
+    return f"{type(error).__name__}: {error}"
 
 
 def by_assertion(error: BaseException) -> bool:
