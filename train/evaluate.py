@@ -24,7 +24,7 @@ from jaxllm.tokenizers import Tokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError
 
 from .config import EvalConfig, RunConfig
-from .parallel import put_whole
+from .parallel.placing import put_whole
 from .step import make_eval_step
 
 AHEAD = 16  # batches dispatched before the first one's loss is fetched

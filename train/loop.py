@@ -20,7 +20,6 @@ from jaxllm.data import batch
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
-from .agreement import Agreement, agreement
 from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
 from .config import RunConfig, as_dict
 from .errors import NotSavedError, Stopped
@@ -31,7 +30,9 @@ from .inputs import Prepared
 from .memory_estimate import warning_of_plan
 from .nonfinite import first_forward, parts_backward
 from .optimizer import learning_rate_schedule, make_optimizer
-from .parallel import layout_of, make_mesh, on_one_device, parts_of_rows
+from .parallel.agreement import Agreement, agreement
+from .parallel.layout import layout_of, make_mesh
+from .parallel.placing import on_one_device, parts_of_rows
 from .prefetch import prefetched
 from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps

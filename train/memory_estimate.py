@@ -27,7 +27,8 @@ from jaxllm.utils.errors import InputError
 
 from .config import OptimizerConfig, RunConfig, TrainConfig
 from .optimizer import make_optimizer
-from .parallel import MeshLayout, layout_of, state_shardings
+from .parallel.layout import MeshLayout, layout_of
+from .parallel.placing import state_shardings
 from .runtime.memory import KNOBS, available_bytes, step_bytes
 from .state import TrainState
 

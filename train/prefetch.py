@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from jaxllm.data.windows import Ids
 
-from .parallel import put_batch
+from .parallel.placing import put_batch
 
 AHEAD = 2  # batches prepared while one is in use
 

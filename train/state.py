@@ -20,7 +20,7 @@ from jaxllm.gpt import GPT
 
 from .config import RunConfig, TrainConfig
 from .optimizer import make_optimizer
-from .parallel import kept_in_place, placed, row_sharding
+from .parallel.placing import kept_in_place, placed, row_sharding
 
 
 class TrainState(NamedTuple):
@@ -58,7 +58,7 @@ def init_and_compile(
     XLA compiles both programs in threads while Python traces the second. With `restore`, the state is
     `restore(shapes)`, read while XLA compiles the step, and no first state is computed. With `config.seconds` the step
     takes an int32 scalar more (`train.budget.make_budgeted_step`). On a `mesh` the state lies as
-    `train.parallel.state_shardings` says.
+    `train.parallel.placing.state_shardings` says.
     """
     ahead = () if config.seconds is None else (jax.ShapeDtypeStruct((), jnp.int32),)
     rows = None if mesh is None else row_sharding(mesh)

@@ -22,7 +22,7 @@ from jaxllm.utils.errors import InputError
 
 from .config import TrainConfig
 from .nonfinite import apply_if, first_not_finite
-from .parallel import kept_in_place
+from .parallel.placing import kept_in_place
 from .state import TrainState
 
 Metrics = dict[str, Array]
@@ -52,7 +52,7 @@ def make_train_step(
     index in `parts_backward` of the first part with a non-finite gradient; and what `config.metrics` returns. A step
     whose loss or gradient is not finite changes only the step count.
 
-    On a `mesh` the state lies as `train.parallel.state_shardings` says, and the batch as `put_batch` puts it.
+    On a `mesh` the state lies as `train.parallel.placing.state_shardings` says, and the batch as `put_batch` puts it.
 
     Matrix products are computed as `config.products` says; "auto" is XLA here (`train.products.choose` resolves it).
 

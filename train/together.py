@@ -20,13 +20,13 @@ from jax import Array
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
-from .agreement import Agreement
 from .config import RunConfig, as_dict
 from .errors import DivergedError, NotSavedError, Stopped, reason
 from .inputs import Prepared
 from .loop import batch_of, due, make_measure, plan_of, save_state, where_not_finite, write_sample
 from .memory_estimate import estimate
 from .optimizer import learning_rate_schedule, make_optimizer
+from .parallel.agreement import Agreement
 from .prefetch import prefetched
 from .progress import record_line
 from .runs.checkpoint import Checkpoints

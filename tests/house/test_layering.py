@@ -28,13 +28,23 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     TEXTBOOK: ("jaxllm/utils", "jaxllm/fast"),
     "jaxllm/compare": ("jaxllm/utils", "jaxllm/reference", TEXTBOOK, "jaxllm/fast"),
     "jaxllm/pretrained": ("jaxllm/utils", "jaxllm/tokenizers", "jaxllm/data", TEXTBOOK, "jaxllm/fast"),
-    SPINE: (*LIBRARY, "train/runs", "train/runtime"),
+    SPINE: (*LIBRARY, "train/parallel", "train/runs", "train/runtime"),
+    "train/parallel": (*LIBRARY, SPINE, "train/runs", "train/runtime"),
     "train/runs": (*LIBRARY, SPINE),
     "train/runtime": ("jaxllm/utils",),
-    "train/bench": (*LIBRARY, SPINE, "train/runs", "train/runtime"),
-    "train/plan": (*LIBRARY, SPINE, "train/runs", "train/runtime"),
-    "train/commands": (*LIBRARY, SPINE, "train/runs", "train/runtime", "train/bench", "train/plan"),
-    "train/cli": (*LIBRARY, SPINE, "train/runs", "train/runtime", "train/bench", "train/commands", "train/plan"),
+    "train/bench": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime"),
+    "train/plan": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime"),
+    "train/commands": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime", "train/bench", "train/plan"),
+    "train/cli": (
+        *LIBRARY,
+        SPINE,
+        "train/parallel",
+        "train/runs",
+        "train/runtime",
+        "train/bench",
+        "train/commands",
+        "train/plan",
+    ),
 }
 WITHOUT_JAX = ("jaxllm/utils", "jaxllm/reference", "jaxllm/tokenizers", "jaxllm/data")
 

@@ -30,7 +30,8 @@ from jaxllm.parallel import AXES
 from train.cli import main as program
 from train.config import OptimizerConfig, TrainConfig
 from train.optimizer import learning_rate_schedule, make_optimizer
-from train.parallel import MeshLayout, make_mesh, put_batch
+from train.parallel.layout import MeshLayout, make_mesh
+from train.parallel.placing import put_batch
 from train.runs.arrays import named
 from train.runs.checkpoint import Checkpoints
 from train.state import TrainState, init_and_compile

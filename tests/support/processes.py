@@ -48,7 +48,7 @@ def started(
 ) -> Iterator[list[subprocess.Popen[str]]]:  # fmt: skip
     """Processes of `jaxllm`, each with as many virtual devices, that are killed at the end.
 
-    `time_outs` are others than those of `train.runtime.distributed`.
+    `time_outs` are others than those of `train.parallel.processes`.
     """
     more = {
         "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",

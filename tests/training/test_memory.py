@@ -32,8 +32,8 @@ from train.memory_estimate import (
     warning,
 )
 from train.optimizer import learning_rate_schedule, make_optimizer
-from train.parallel import MeshLayout
-from train.parallel_config import ParallelConfig
+from train.parallel.config import ParallelConfig
+from train.parallel.layout import MeshLayout
 from train.runtime.memory import KNOBS, available_bytes, describe_out_of_memory, step_bytes
 from train.state import first_state
 from train.step import make_model, make_train_step

@@ -24,8 +24,9 @@ from train.config import TrainConfig, load_config
 from train.evaluate import evaluator
 from train.inputs import model_without_text, prepare
 from train.loop import batch_of, rows_of
-from train.parallel import MeshLayout, describe_idle, describe_layout, layout, make_mesh, parts_of_rows
-from train.parallel_config import ParallelConfig
+from train.parallel.config import ParallelConfig
+from train.parallel.layout import MeshLayout, describe_idle, describe_layout, layout, make_mesh
+from train.parallel.placing import parts_of_rows
 from train.runs.load import load_run
 from train.runs.metrics import read_metrics
 

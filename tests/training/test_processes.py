@@ -16,19 +16,19 @@ from runs import TEXT, lines, without_times
 import train.evaluate
 from jaxllm import GPT
 from jaxllm.utils.errors import InputError
-from train.agreement import Agreement, AgreementOfAll
-from train.alike import compare_runs
 from train.cli import main
 from train.config import RunConfig, TrainConfig, load_config
 from train.loop import make_measure
+from train.parallel.agreement import Agreement, AgreementOfAll
+from train.parallel.alike import compare_runs
+from train.parallel.native_output import FATAL, WHOLE, native_output_read
+from train.parallel.processes import Processes, Rank, absent, dead, named, rank, rank_by_slurm
 from train.runs.checkpoint import saved_steps
 from train.runs.checkpoints_of_all import CheckpointsOfAll
 from train.runs.folder import RunFolder
 from train.runs.load import load_run
 from train.runs.manifest import read_manifest
 from train.runs.watched import folder_of
-from train.runtime.distributed import Processes, Rank, absent, dead, named, rank, rank_by_slurm
-from train.runtime.native_output import FATAL, WHOLE, native_output_read
 from train.runtime.signals import Stop
 
 pytestmark = pytest.mark.newest

@@ -17,8 +17,8 @@ from ..ideas import load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import known_vocabulary, model_without_text
 from ..outputs import check_output
-from ..parallel import describe_idle, layout
-from ..parallel_config import ParallelConfig
+from ..parallel.config import ParallelConfig
+from ..parallel.layout import describe_idle, layout
 from ..plan.chips import CHIPS, KINDS, topology_of
 from ..plan.process import planned
 from ..plan.roofline import TIME_MODEL, Figures

@@ -19,7 +19,7 @@ from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
 from ..loop import train
 from ..notes import print_note
-from ..parallel import describe_idle, describe_layout, layout_of
+from ..parallel.layout import describe_idle, describe_layout, layout_of
 from ..products import check_products, choose
 from ..runs.checkpoint import Checkpoints, saved_steps
 from ..runs.folder import RunFolder

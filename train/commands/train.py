@@ -16,7 +16,6 @@ from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
 
-from ..alike import check_shared, compare_checkpoints, compare_devices, compare_runs
 from ..budget import is_over, used_s
 from ..config import RunConfig, TrainConfig, differences, load_config, with_absolute_paths
 from ..ideas import Code, check_same_code, load_code, resolve
@@ -25,7 +24,9 @@ from ..inputs import Prepared, prepare
 from ..loop import how_to_resume, train
 from ..memory_estimate import memory_line, needed, warning
 from ..notes import print_cut_prompt
-from ..parallel import describe_idle, describe_layout, layout_of
+from ..parallel.alike import check_shared, compare_checkpoints, compare_devices, compare_runs
+from ..parallel.layout import describe_idle, describe_layout, layout_of
+from ..parallel.processes import ALONE, Processes, joined, rank
 from ..products import Choice, check_products, choose
 from ..runs.checkpoint import Checkpoints
 from ..runs.folder import RunFolder
@@ -35,7 +36,6 @@ from ..runs.metrics import SAMPLE, read_metrics
 from ..runs.sinks import check_sink
 from ..runs.watched import folder_of
 from ..runtime.allocator import compute_deterministically
-from ..runtime.distributed import ALONE, Processes, joined, rank
 from ..runtime.jax_check import check_jax
 from ..runtime.memory import available_bytes
 from ..runtime.profile import WARM_UP

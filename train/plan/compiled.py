@@ -28,7 +28,8 @@ from ..config import RunConfig, load_config
 from ..ideas import load_code, resolve
 from ..inputs import model_without_text
 from ..optimizer import learning_rate_schedule, make_optimizer
-from ..parallel import layout, make_mesh, placed, row_sharding
+from ..parallel.layout import layout, make_mesh
+from ..parallel.placing import placed, row_sharding
 from ..state import TrainState
 from ..step import make_model, make_train_step
 from .chips import CHIPS, Chip, shared

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .runtime.signals import Stop
+from ..runtime.signals import Stop
 
 
 class Agreement:

@@ -7,11 +7,11 @@ import jaxlib
 
 from jaxllm import __version__
 
-from .config import RunConfig, as_dict
-from .ideas import Code
-from .runs.checkpoint import Checkpoints
-from .runs.folder import RunFolder
-from .runtime.distributed import Processes
+from ..config import RunConfig, as_dict
+from ..ideas import Code
+from ..runs.checkpoint import Checkpoints
+from ..runs.folder import RunFolder
+from .processes import Processes
 
 SHARED = "put the run folder on a file system that all processes share"
 

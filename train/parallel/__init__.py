@@ -1,0 +1,1 @@
+"""Runs on many devices, by one process or by several."""

@@ -1,0 +1,106 @@
+"""Where the state and the batches of a run lie on its mesh, and which rows of a batch a process reads.
+
+`jaxllm.parallel` says which mesh axis cuts each parameter, `jaxllm.fast.on_mesh` what a step does about it.
+"""
+
+import math
+from typing import Any, TypeVar, cast
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jax import Array
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from jaxllm.data.windows import Ids
+from jaxllm.fast import on_mesh
+from jaxllm.parallel import ROWS, parameter_spec
+
+State = TypeVar("State", bound=Any)
+
+
+def state_shardings(mesh: Mesh | AbstractMesh, state: Any) -> Any:
+    """Where each leaf of a TrainState lies; the leaves may be shapes.
+
+    What the optimizer keeps for a parameter, in its shape, lies where that lies. The rest is on each device.
+    """
+    specs = {
+        path: (leaf.shape, parameter_spec(path, leaf.shape, mesh.shape))
+        for path, leaf in flatten_dict(state.params, sep="/").items()
+    }
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        while name not in specs and "/" in name:
+            name = name.partition("/")[2]
+        shape, spec = specs.get(name, (None, PartitionSpec()))
+        return NamedSharding(mesh, spec if shape == leaf.shape else PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def kept_in_place(state: State) -> State:
+    """The state of a traced step, whose leaves lie on the mesh that it is traced for as `state_shardings` says."""
+    mesh = on_mesh.active()
+    return state if mesh is None else jax.lax.with_sharding_constraint(state, state_shardings(mesh, state))
+
+
+def placed(mesh: Mesh | None, state: Any) -> Any:
+    """The shapes of a TrainState, with where they lie on the mesh."""
+    if mesh is None:
+        return state
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state, state_shardings(mesh, state),
+    )  # fmt: skip
+
+
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    """Where the rows of a batch [B, T] lie."""
+    return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def parts_of_rows(mesh: Mesh | None) -> tuple[list[int], int]:
+    """Which parts of a batch's rows this process reads, in order, and of how many; ([0], 1) is all of it.
+
+    On TPUs neighbours in a mesh are neighbours by wire, so a process need not hold neighbouring parts.
+    """
+    if mesh is None:
+        return [0], 1
+    here, n_parts = jax.process_index(), math.prod(mesh.shape[axis] for axis in ROWS)
+    devices = mesh.devices.reshape(n_parts, -1)
+    return [i for i, part in enumerate(devices) if any(device.process_index == here for device in part)], n_parts
+
+
+def put_whole(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
+    """As `put_batch`, for arrays of which every process has all rows."""
+    if mesh is None:
+        return cast(tuple[Array, ...], jax.device_put(arrays))
+    sharding = row_sharding(mesh)
+    return tuple(jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in arrays)
+
+
+def put_batch(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
+    """This process's `parts_of_rows` of arrays such as inputs and targets [B, T], on the devices of all processes."""
+    if mesh is None:
+        return cast(tuple[Array, ...], jax.device_put(arrays))
+    sharding, (here, n_parts) = row_sharding(mesh), parts_of_rows(mesh)
+
+    def put(mine: Ids) -> Array:
+        of_part, n = dict(zip(here, np.split(mine, len(here)), strict=True)), len(mine) // len(here)
+
+        def of_device(index: Any) -> Ids:
+            return of_part[(index[0].start or 0) // n]
+
+        return jax.make_array_from_callback((n * n_parts, *mine.shape[1:]), sharding, of_device)
+
+    return tuple(map(put, arrays))
+
+
+def on_one_device(tree: Any) -> Any:
+    """A tree of arrays as it is computed with on one device of this process. All processes call it alike."""
+    if jax.process_count() > 1:
+        mesh = jax.tree.leaves(tree)[0].sharding.mesh
+        whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+        tree = jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+    return jax.device_put(tree, jax.local_devices()[0])
