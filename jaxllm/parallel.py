@@ -1,16 +1,19 @@
 """Where each parameter lies on a mesh of devices: logical axes by name, and rules from logical to mesh axes.
 
 The mesh has the axes "data" (copies of the model), "fsdp" (parts that parameters are cut into; Rajbhandari et al. 2020,
-ZeRO stage 3) and "tensor" (parts that heads and hidden features are cut into; Shoeybi et al. 2019, section 3). Each row
-of a batch lies on one place of "data" and "fsdp". A layout changes where numbers are computed, never what is computed.
+ZeRO stage 3), "context" (parts that the positions of a row are cut into; Grattafiori et al. 2024, section 3.3.2) and
+"tensor" (parts that heads and hidden features are cut into; Shoeybi et al. 2019, section 3). Each row of a batch lies on
+one place of "data" and "fsdp", each of its positions on one of "context". A layout changes where numbers are computed,
+never what is computed.
 """
 
 from collections.abc import Mapping
 
 from jax.sharding import PartitionSpec
 
-DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
+DATA, FSDP, CONTEXT, TENSOR = AXES = ("data", "fsdp", "context", "tensor")
 ROWS = (DATA, FSDP)  # the axes that the rows of a batch are cut along
+TOKENS = (ROWS, CONTEXT)  # those of tokens [B, T]
 
 # The mesh axis of each logical axis; None: it is not cut.
 RULES: dict[str, str | None] = {

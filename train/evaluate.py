@@ -24,7 +24,7 @@ from jaxllm.tokenizers import Tokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError
 
 from .config import EvalConfig, RunConfig
-from .parallel.placing import put_whole
+from .parallel.placing import divisible_length, put_whole
 from .step import make_eval_step
 
 AHEAD = 16  # batches dispatched before the first one's loss is fetched
@@ -58,7 +58,7 @@ def evaluator(
             deque()
         )  # a loss is fetched while others are computed, so that the device never waits
         n, left_out = n_targets(ids, begin), 0
-        length = min(longest, n)  # a short text is not padded to the whole context
+        length = min(longest, divisible_length(mesh, n))  # a short text is not padded to the whole context
         known = known_in(length)
         # In a window with one token more, the last target of the context is there to be seen.
         if known is not None and (longer := known_in(longest + 1)) is not None and longer[:longest].all():

@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh
 from jax.stages import Compiled
 
 from jaxllm.config import GPTConfig
-from jaxllm.fast.attention import GROUPS, KEPT, LONGEST
+from jaxllm.fast.attention import GROUPS, KEPT, LONGEST, chunking
 from jaxllm.fast.loss import MOST_LOGITS
 from jaxllm.fast.platform import platform
 from jaxllm.gpt import count_parameters, parameter_shapes
@@ -33,7 +33,7 @@ from .runtime.memory import KNOBS, available_bytes, step_bytes
 from .state import TrainState
 
 GIB = 2**30
-ONE = MeshLayout(1, 1, 1)
+ONE = MeshLayout()
 SMALLER = "make model.d_model or model.n_layers smaller: parameters, gradients and optimizer take"
 
 
@@ -60,7 +60,7 @@ def estimate(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig, c
     parameters, moments = _parameters_and_moments(model, optimizer, ONE)
     copies = 2 * (parameters + moments) if platform() == "cpu" else 0  # elsewhere they are in the host's memory
     state = state_bytes(model, train, optimizer, chosen)
-    activations = activation_bytes(model, train, chosen.n_rows) + gathered_bytes(model, train, optimizer, chosen)
+    activations = activation_bytes(model, train, chosen) + gathered_bytes(model, train, optimizer, chosen)
     return Need(_sharing(chosen) * state, _sharing(chosen) * activations, copies)
 
 
@@ -101,10 +101,11 @@ def _bytes(tree: Any, places: Any) -> int:
     return sum(jax.tree.leaves(held))
 
 
-def activation_bytes(model: GPTConfig, train: TrainConfig, n_rows: int = 1) -> int:
+def activation_bytes(model: GPTConfig, train: TrainConfig, chosen: MeshLayout = ONE) -> int:
     """An estimate of the bytes that a step keeps for its backward pass, and of the logits.
 
-    A device has one of `n_rows` parts of a batch. That "tensor" cuts heads and hidden features is not counted.
+    A device has its rows of a batch and its positions of each. That "tensor" cuts heads and hidden features is not
+    counted. With "context" the keys and values of one block, and their gradients, are gathered from all positions.
 
     For each token a block keeps the inputs of its norms and linear maps, the outputs of attention and activation, and
     attention's weights for short contexts or with dropout. In addition, the peak holds either the logits of a chunk
@@ -113,7 +114,7 @@ def activation_bytes(model: GPTConfig, train: TrainConfig, n_rows: int = 1) -> i
     and there remat saves nothing.
     """
     size, length = 2 if train.dtype == "bfloat16" else 4, model.context_length
-    tokens = train.batch_size // (train.grad_accumulation * n_rows) * length
+    tokens = train.batch_size // (train.grad_accumulation * chosen.n_rows) * length // chosen.context
     weights, scores = model.n_heads * length, model.n_heads * min(LONGEST, length // GROUPS)  # per token
     heads = (model.n_heads + model.kv_heads) * model.head_dim
     block = size * (6 * model.d_model + 2 * heads + (4 if model.gated else 2) * model.hidden_dim)
@@ -122,6 +123,9 @@ def activation_bytes(model: GPTConfig, train: TrainConfig, n_rows: int = 1) -> i
     elif length <= KEPT:
         block += 4 * weights * 5 // 8
     backward = 0 if model.dropout else 4 * scores * (7 if size == 2 else 4)
+    if (parts := chosen.context) > 1 and not model.dropout:  # chunks of own queries by all keys; keys, values and their gradients
+        rows = chunking(length // parts, parts=parts).size
+        backward = 4 * parts * model.n_heads * (rows * (7 if size == 2 else 4) + model.head_dim * (size + 4) // 2)
     kept = size * model.d_model if train.remat else block
     again = block + backward if train.remat else backward
     most = MOST_LOGITS if train.loss is None else tokens * model.vocab_size  # a user's loss is not cut into chunks

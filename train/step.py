@@ -17,7 +17,7 @@ from jaxllm.fast import on_mesh
 from jaxllm.fast.platform import platform
 from jaxllm.fast.products import XLA, using
 from jaxllm.gpt import GPT, block_class, summed_loss, traced_once
-from jaxllm.parallel import ROWS
+from jaxllm.parallel import TOKENS
 from jaxllm.utils.errors import InputError
 
 from .config import TrainConfig
@@ -86,7 +86,7 @@ def step_function(
 
         keys = None if dropout_keys is None else jax.random.split(jax.random.fold_in(dropout_keys, state.step), n)
         microbatches = (
-            *(on_mesh.cut(x.reshape(n, -1, x.shape[-1]), None, ROWS) for x in (inputs, targets)), keys
+            *(on_mesh.cut(x.reshape(n, -1, x.shape[-1]), None, *TOKENS) for x in (inputs, targets)), keys
         )  # fmt: skip
         zeros = (jnp.zeros(()), on_mesh.stored(jax.tree.map(jnp.zeros_like, state.params)))
         with using(products):

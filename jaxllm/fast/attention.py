@@ -24,7 +24,7 @@ from jaxllm.fast import on_mesh
 from jaxllm.fast.platform import platform
 from jaxllm.fast.products import product
 from jaxllm.fast.splash import STEP, splash_attention
-from jaxllm.parallel import ROWS, TENSOR
+from jaxllm.parallel import CONTEXT, ROWS, TENSOR
 from jaxllm.precision import at_least_float32
 
 GROUPS = 4  # of chunks, each with keys up to its own end: 5/8 of the full square is computed
@@ -52,16 +52,17 @@ def causal_dot_product_attention(
 def _on_mesh(
     q: Array, k: Array, v: Array, documents: Array | None, window: int | None, rule: Rule | None, score: Score | None
 ) -> Array:
-    """As `_on_one_device`; each device has its own rows of the batch and its own heads."""
+    """As `_on_one_device`; each device has its own rows of the batch, its own heads and its own positions."""
     rows, heads = on_mesh.that_divide(q.shape[0], ROWS), on_mesh.that_divide(q.shape[1], TENSOR)
+    places = on_mesh.that_divide(q.shape[2], CONTEXT)
     if score is not None and heads:
         score = cast(Score, ScoreOfOwnHeads(score, q.shape[1] // on_mesh.size(heads)))
 
     def own(q: Array, k: Array, v: Array, documents: Array | None) -> Array:
-        return _on_one_device(q, k, v, documents, window, rule, score)
+        return _on_one_device(q, k, v, documents, window, rule, score, on_mesh.size(places or ()))
 
     documents = None if documents is None else jnp.broadcast_to(documents, q.shape[:-1])
-    spec = PartitionSpec(rows, heads)
+    spec = PartitionSpec(rows, heads, places)
     return cast(Array, on_mesh.on_each_device(own, spec, spec)(q, k, v, documents))
 
 
@@ -77,34 +78,39 @@ class ScoreOfOwnHeads(NamedTuple):
 
 
 def _on_one_device(
-    q: Array, k: Array, v: Array, documents: Array | None, window: int | None, rule: Rule | None, score: Score | None
-) -> Array:
-    path = attention_path(q, v, documents is not None or window is not None) if rule is score is None else "chunked"
+    q: Array, k: Array, v: Array, documents: Array | None, window: int | None, rule: Rule | None, score: Score | None,
+    parts: int = 1,
+) -> Array:  # fmt: skip
+    """Attention from q, k and v of a device; where positions are in `parts`, along "context", those are its own."""
+    within = documents is not None or window is not None
+    path = attention_path(q, v, within, parts) if rule is score is None else "chunked"
     if path == "splash":
         return splash_attention(q, k, v, documents, window)
     if path == "cuDNN":
         swapped = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))
         return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, is_causal=True, implementation="cudnn"), -2, -3)
     length = q.shape[-2]
-    plan = chunking(length, looks_ahead(rule, length, documents is not None))
+    plan = chunking(length, looks_ahead(rule, length, documents is not None), parts)
     arguments = [q, k, v]
     if documents is not None:
         arguments.append(jnp.broadcast_to(documents, q.shape[:-1])[..., None])
     # XLA's products on a CPU are faster with one axis of batch and heads.
     flat = (_lengthened(x.reshape(-1, *x.shape[-2:]), plan.groups * plan.rows) for x in arguments)
-    form = Form(plan, length, window, rule, score, q.shape[-3] if q.ndim > 2 else 1)
+    form = Form(plan, parts * length, window, rule, score, q.shape[-3] if q.ndim > 2 else 1, parts)
     return _attend(form, *flat)[:, :length].reshape(v.shape)
 
 
-def attention_path(q: Array | jax.ShapeDtypeStruct, v: Array | jax.ShapeDtypeStruct, cut: bool = False) -> str:
+def attention_path(
+    q: Array | jax.ShapeDtypeStruct, v: Array | jax.ShapeDtypeStruct, cut: bool = False, parts: int = 1
+) -> str:
     """ "cuDNN", "splash" or "chunked": the path that attention takes for these shapes [B, H, T, K] and dtypes.
 
     `cut`: attention stays within documents or a window. cuDNN takes half precision, heads of at most 128 features in
     steps of 8, an even length, Ampere or newer, and is not cut. A TPU's kernel takes bfloat16 and lengths in steps of
-    128.
+    128. Neither takes positions in `parts`, on devices of their own.
     """
     length, width = q.shape[-2:]
-    if q.shape != v.shape or len(q.shape) != 4:
+    if q.shape != v.shape or len(q.shape) != 4 or parts > 1:
         return "chunked"
     if platform() == "tpu":
         return "splash" if q.dtype == jnp.bfloat16 and length % STEP == 0 else "chunked"
@@ -138,10 +144,14 @@ class Chunking(NamedTuple):
         return self.chunks * self.size
 
 
-def chunking(length: int, ahead: bool = False) -> Chunking:
-    """How causal attention cuts a length; one group, which reads all keys, where positions look `ahead`."""
-    groups = 1 if ahead else min(GROUPS, -(-length // SHORTEST))
-    chunks = -(-length // (groups * LONGEST))
+def chunking(length: int, ahead: bool = False, parts: int = 1) -> Chunking:
+    """How causal attention cuts a length; one group, which reads all keys, where positions look `ahead`.
+
+    The same where the length is one of `parts`: which keys a device could leave out depends on its part, and the last
+    one, which has nearly all to read, would be waited for. Its chunks are shorter, as they hold scores of all keys.
+    """
+    groups = 1 if ahead or parts > 1 else min(GROUPS, -(-length // SHORTEST))
+    chunks = -(-length // (groups * max(LONGEST // parts, SHORTEST)))
     return Chunking(groups, chunks, -(-length // (groups * chunks)))
 
 
@@ -171,11 +181,12 @@ class Form(NamedTuple):
     """What is constant in an attention."""
 
     plan: Chunking
-    length: int  # without padding
+    length: int  # of the keys, without padding
     window: int | None
     rule: Rule | None
     score: Score | None
     heads: int  # whose numbers repeat along the axis of batch and heads
+    parts: int = 1  # of the positions, along "context"
 
 
 class Saved(NamedTuple):
@@ -197,11 +208,11 @@ def _attend(form: Form, q: Array, k: Array, v: Array, *documents: Array) -> Arra
 
 
 def _attend_forward(form: Form, q: Array, k: Array, v: Array, *documents: Array) -> tuple[Array, Saved]:
-    plan, keep = form.plan, q.shape[-2] <= KEPT
+    plan, of_all = form.plan, _from_all_parts(form, k, v, *documents)
+    keep = of_all[0].shape[-2] <= KEPT
 
     def group(g: int) -> tuple[Array, ...]:
-        end = (g + 1) * plan.rows
-        keys, values, *theirs = (x[..., :end, :] for x in (k, v, *documents))
+        keys, values, *theirs = _read_by(plan, g, *of_all)
 
         def chunk(_: None, rows: tuple) -> tuple[None, tuple[Array, ...]]:
             start, q, *own = rows
@@ -213,7 +224,7 @@ def _attend_forward(form: Form, q: Array, k: Array, v: Array, *documents: Array)
             out = (_product("...ts,...sk->...tk", p, values) / total).astype(v.dtype)
             return None, (out, peak, total, *([p] if keep else []))
 
-        return _over_chunks(chunk, None, plan, g, _group(plan, g, q, *documents))[1]
+        return _over_chunks(chunk, None, form, g, _group(plan, g, q, *documents))[1]
 
     outs, peaks, totals, *kept = zip(*map(group, range(plan.groups)), strict=True)
     out, peak, total = (jnp.concatenate(x, -2) for x in (outs, peaks, totals))
@@ -231,10 +242,10 @@ def _attend_backward(form: Form, saved: Saved, dout: Array) -> tuple[Array | Non
     plan, scale = form.plan, q.shape[-1] ** -0.5
     dout = (dout / total).astype(v.dtype)
     shift = (at_least_float32(out) * dout).sum(-1, keepdims=True)
+    of_all = _from_all_parts(form, k, v, *documents)
 
     def group(g: int) -> tuple[Array, tuple[Array, Array]]:
-        end = (g + 1) * plan.rows
-        keys, values, *theirs = (x[..., :end, :] for x in (k, v, *documents))
+        keys, values, *theirs = _read_by(plan, g, *of_all)
 
         def chunk(grown: tuple[Array, Array], rows: tuple) -> tuple[tuple[Array, Array], Array]:
             start, q, dout, peak, shift, *rest = rows
@@ -251,15 +262,45 @@ def _attend_backward(form: Form, saved: Saved, dout: Array) -> tuple[Array | Non
 
         zero = tuple(jnp.zeros(x.shape, shift.dtype) for x in (keys, values))
         rows = (*_group(plan, g, q, dout, peak, shift, *documents), *kept[g : g + 1])
-        grown, dq = _over_chunks(chunk, zero, plan, g, rows)
+        grown, dq = _over_chunks(chunk, zero, form, g, rows)
         return dq, grown
 
     dqs, grown = zip(*map(group, range(plan.groups)), strict=True)
-    dk, dv = (reduce(jnp.add, [_lengthened(x, q.shape[-2]) for x in parts]) for parts in zip(*grown, strict=True))
+    n_keys = of_all[0].shape[-2]
+    sums = (reduce(jnp.add, [_lengthened(x, n_keys) for x in parts]) for parts in zip(*grown, strict=True))
+    dk, dv = (_to_own_part(form, total, q.shape[-2]) for total in sums)
     return jnp.concatenate(dqs, -2), dk.astype(k.dtype), dv.astype(v.dtype), *[None for _ in documents]
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _from_all_parts(form: Form, *own: Array) -> tuple[Array, ...]:
+    """Arrays [N, T, F] of keys from those [N, rows, F] of this device, whose rows beyond its positions are padding.
+
+    They are gathered again in the backward, as `own` is all that is kept.
+    """
+    if form.parts == 1:
+        return own
+    n = form.length // form.parts
+    return tuple(jax.lax.all_gather(x[:, :n], CONTEXT, axis=1, tiled=True) for x in own)
+
+
+def _to_own_part(form: Form, x: Array, length: int) -> Array:
+    """The sum over the parts of gradients [N, T, F], at this device's keys, with padding up to `length`."""
+    if form.parts == 1:
+        return x
+    return _lengthened(jax.lax.psum_scatter(x, CONTEXT, scatter_dimension=1, tiled=True), length)
+
+
+def _first_row(form: Form) -> Array | int:
+    """The position of this device's first query."""
+    return 0 if form.parts == 1 else jax.lax.axis_index(CONTEXT) * (form.length // form.parts)
+
+
+def _read_by(plan: Chunking, group: int, *arrays: Array) -> tuple[Array, ...]:
+    """What a group reads of arrays [..., T, F] of keys: all up to its end; one group alone reads all."""
+    return tuple(x[..., : x.shape[-2] * (group + 1) // plan.groups, :] for x in arrays)
 
 
 def _group(plan: Chunking, group: int, *arrays: Array) -> tuple[Array, ...]:
@@ -267,8 +308,9 @@ def _group(plan: Chunking, group: int, *arrays: Array) -> tuple[Array, ...]:
     return tuple(x[..., group * plan.rows : (group + 1) * plan.rows, :] for x in arrays)
 
 
-def _over_chunks(chunk: Callable, carry: Any, plan: Chunking, group: int, rows: tuple[Array, ...]) -> tuple[Any, Any]:
+def _over_chunks(chunk: Callable, carry: Any, form: Form, group: int, rows: tuple[Array, ...]) -> tuple[Any, Any]:
     """`jax.lax.scan` of chunk(carry, (number of its first row, *its rows)) over chunks of a group's [..., rows, F]."""
+    plan = form.plan
 
     def cut(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-2], plan.chunks, plan.size, x.shape[-1]), -3, 0)
@@ -277,7 +319,7 @@ def _over_chunks(chunk: Callable, carry: Any, plan: Chunking, group: int, rows: 
         x = jnp.moveaxis(x, 0, -3)
         return x.reshape(*x.shape[:-3], plan.rows, x.shape[-1])
 
-    starts = group * plan.rows + plan.size * jnp.arange(plan.chunks)
+    starts = _first_row(form) + group * plan.rows + plan.size * jnp.arange(plan.chunks)
     carry, outs = jax.lax.scan(chunk, carry, (starts, *map(cut, rows)))
     return carry, jax.tree.map(join, outs)
 

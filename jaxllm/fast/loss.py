@@ -16,7 +16,7 @@ from jaxllm.fast.platform import platform
 from jaxllm.fast.products import product
 from jaxllm.fast.quantised_weights import Table
 from jaxllm.loss import _entry, token_losses
-from jaxllm.parallel import ROWS, TENSOR
+from jaxllm.parallel import CONTEXT, ROWS, TENSOR
 from jaxllm.precision import at_least_float32
 
 Change = Callable[[Array], Array]  # an elementwise function of the logits
@@ -44,7 +44,8 @@ def head_loss(
 
 def _on_mesh(change: Change, table: Table, x: Array, targets: Array, weights: Array | None) -> Array:
     """As `_on_one_device`; each device has the whole table, and its own rows and positions."""
-    spec = PartitionSpec(on_mesh.that_divide(x.shape[0], ROWS), on_mesh.that_divide(x.shape[1], TENSOR))
+    rows, places = on_mesh.that_divide(x.shape[0], ROWS), on_mesh.that_divide(x.shape[1], (CONTEXT, TENSOR))
+    spec = PartitionSpec(rows, places)
 
     def own(table: Table, x: Array, targets: Array, weights: Array | None) -> Array:
         return on_mesh.summed(_on_one_device(change, table, x, targets, weights), spec)

@@ -2,7 +2,7 @@
 
 Within `with on(mesh): ...` a traced step computes on all devices of a mesh with the axes of `jaxllm.parallel`. XLA
 spreads each operation from the places of its operands. These helpers fix three things: a block's parameters are
-gathered before it computes and its gradients go back into parts; the rows of a batch stay on their devices; and
+gathered before it computes and its gradients go back into parts; the tokens of a batch stay on their devices; and
 functions that loop over merged axes compute on each device's own part. As `jaxllm.fast.off`, the mesh is part of the
 key under which `jax.jit` keeps a trace. Outside of the context all are the identity.
 """
@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import UInt32
 
 from jaxllm.array import Array
-from jaxllm.parallel import ROWS, parameter_spec, without_fsdp
+from jaxllm.parallel import TOKENS, parameter_spec, without_fsdp
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,7 +102,7 @@ def summed(x: Array, spec: PartitionSpec) -> Array:
 
 
 def gathered(block: type[nn.Module]) -> type[nn.Module]:
-    """The class of a block that gathers its parameters before use, and keeps the rows of x on their devices.
+    """The class of a block that gathers its parameters before use, and keeps the tokens of x on their devices.
 
     Within `nn.remat` it gathers them again in the backward, so that only one block's are whole at a time.
     """
@@ -112,9 +112,9 @@ def gathered(block: type[nn.Module]) -> type[nn.Module]:
         def __call__(self, x: Array, *rest: Any, **others: Any) -> Any:
             whole = jax.named_scope(cast(str, self.name))(gather)
             call: Any = nn.map_variables(block.__call__, "params", trans_in_fn=whole, init=False, mutable=False)
-            out = call(self, cut(x, ROWS), *rest, **others)
+            out = call(self, cut(x, *TOKENS), *rest, **others)
             # The last block's result too, or XLA would compute its MLP where the loss wants the positions.
-            return (cut(out[0], ROWS), *out[1:]) if isinstance(out, tuple) else cut(out, ROWS)
+            return (cut(out[0], *TOKENS), *out[1:]) if isinstance(out, tuple) else cut(out, *TOKENS)
 
     return Gathered
 

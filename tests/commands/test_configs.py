@@ -42,7 +42,7 @@ def test_config_states_its_cost_and_trains(path: Path, tmp_path: Path, request: 
         shrunk["tokenizer.vocab_size"] = 270
     if load_config(path).model.n_kv_heads:
         shrunk["model.n_kv_heads"] = 1
-    shrunk |= {f"parallel.{axis}": 1 for axis in ("fsdp", "tensor")}
+    shrunk |= {f"parallel.{axis}": 1 for axis in ("fsdp", "context", "tensor")}
     sets = [f"--set={name}={value}" for name, value in shrunk.items()]
     assert main(["train", str(path), "--out", str(tmp_path / "run"), *sets]) == 0
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
@@ -222,7 +222,8 @@ LIMITS = {  # the least and the greatest allowed value of a field
     "train.max_skipped": (0, 2**31 - 1), "optimizer.warmup_steps": (0, 2**31 - 1), "eval.every": (1, 2**31 - 1),
     "eval.sample_tokens": (1, 100_000), "checkpoint.every": (1, 2**31 - 1), "checkpoint.keep": (1, 2**31 - 1),
     "checkpoint.keep_best": (0, 2**31 - 1),
-    "parallel.data": (1, 2**31 - 1), "parallel.fsdp": (1, 2**31 - 1), "parallel.tensor": (1, 2**31 - 1),
+    "parallel.data": (1, 2**31 - 1), "parallel.fsdp": (1, 2**31 - 1), "parallel.context": (1, 2**31 - 1),
+    "parallel.tensor": (1, 2**31 - 1),
 }  # fmt: skip
 TOGETHER = {"tokenizer.vocab_size": {"kind": "word"}, "model.n_kv_heads": {"n_heads": 1024, "d_head": 2}}
 

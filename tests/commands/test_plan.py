@@ -166,7 +166,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     words = ["--kind", "a100", "--set", "parallel.fsdp=4", "--json", str(out)]
     assert main(["plan", str(tmp_path / "small.toml"), *words]) == 0
     content, printed = json.loads(out.read_text()), capsys.readouterr().out
-    assert content["layout"] == {"data": 1, "fsdp": 4, "tensor": 1} and content["compiled_blocks"] == [1]
+    assert content["layout"] == {"data": 1, "fsdp": 4, "context": 1, "tensor": 1} and content["compiled_blocks"] == [1]
     assert {"all-gather", "all-reduce"} & {name.split()[0] for name in content["sent_bytes"]}
     shapes = parameter_shapes(GPTConfig(vocab_size=61, context_length=16, d_model=16, n_layers=1, n_heads=2)).values()
     assert content["parameters"] == sum(4 * math.prod(shape) / (4 if len(shape) == 2 else 1) for shape in shapes)

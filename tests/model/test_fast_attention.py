@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from held import PLACED, PREFIX
 
 from jaxllm import GPT, GPTConfig, fast, loss, reference
 from jaxllm.attention import (
@@ -23,6 +24,7 @@ from jaxllm.fast.platform import compiling_for
 from jaxllm.fast.splash import splash_attention
 from jaxllm.gpt import summed_loss
 from jaxllm.loss import cross_entropy
+from jaxllm.parallel import CONTEXT
 
 
 def qkv(length: int, *lead: int, width: int = 4, dtype: str = "float64") -> list[Any]:
@@ -59,6 +61,31 @@ def test_every_plan_gives_the_same_numbers(length: int, kept: int, monkeypatch: 
             np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    ("options", "kept"), [((9, None, None), 0), ((None, PREFIX, PLACED), 64)], ids=["a window", "ideas"]
+)
+def test_positions_in_parts_give_the_same_numbers(options: Any, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part has its own queries, padded to full chunks, and reads the keys of all; `vmap` is the devices here."""
+    monkeypatch.setattr(chunked, "KEPT", kept)
+    monkeypatch.setattr(chunked, "SHORTEST", 2)
+    monkeypatch.setattr(chunked, "LONGEST", 9)
+    parts, length = 3, 21
+    q, k, v, dout = qkv(length, 2)
+    documents = np.arange(2 * length).reshape(2, length) // 8
+
+    def of_part(documents: Any, *arrays: Any) -> Any:
+        return value_and_pullback(lambda *qkv: chunked._on_one_device(*qkv, documents, *options, parts), *arrays)
+
+    with jax.enable_x64(True):
+        own = [jnp.stack(jnp.split(x, parts, axis=1)) for x in (documents, q, k, v, dout)]
+        out, gradients = jax.tree.map(np.hstack, jax.jit(jax.vmap(of_part, axis_name=CONTEXT))(*own))
+    want, want_back = reference.attention.causal_dot_product_attention_vjp(q, k, v, documents, *options)
+    np.testing.assert_allclose(out, want, rtol=0, atol=1e-13)
+    for got, wanted in zip(gradients, want_back(dout)[:3], strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
+
+
 def test_the_plan_wastes_little() -> None:
     """Equal chunks of at most 256 rows, and fewer rows of padding than chunks."""
     for length in (*range(1, 300), 1000, 1024, 1025, 5000, 8192):
@@ -67,6 +94,7 @@ def test_the_plan_wastes_little() -> None:
         assert 0 <= groups * plan.rows - length < groups * chunks
     assert chunked.chunking(256) == (4, 1, 64)
     assert chunked.chunking(8192) == (4, 8, 256)
+    assert chunked.chunking(8192, parts=2) == (1, 64, 128) and chunked.chunking(8192, parts=8) == (1, 128, 64)
 
 
 def temporary_bytes(function: Any, *shapes: tuple[int, ...]) -> int:

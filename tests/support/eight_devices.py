@@ -38,9 +38,11 @@ from train.state import TrainState, init_and_compile
 from train.step import make_eval_step, make_model, make_train_step
 
 STEPS, SAVED = 50, 45
-ONE = MeshLayout(1, 1, 1)
-COPIES, PARTS, HEADS, MIXED = MeshLayout(8, 1, 1), MeshLayout(1, 8, 1), MeshLayout(2, 1, 4), MeshLayout(2, 2, 2)
-ONE_COPY = MeshLayout(1, 4, 2)
+ONE = MeshLayout()
+COPIES, PARTS, HEADS = MeshLayout(data=8), MeshLayout(fsdp=8), MeshLayout(data=2, tensor=4)
+MIXED, ONE_COPY = MeshLayout(data=2, fsdp=2, tensor=2), MeshLayout(fsdp=4, tensor=2)
+POSITIONS, PLACES = MeshLayout(context=8), MeshLayout(data=2, context=2, tensor=2)
+EVERY = MeshLayout(fsdp=2, context=2, tensor=2)
 
 
 class GatedBlock(nn.Module):
@@ -66,7 +68,7 @@ SIZES = {"vocab_size": 61, "context_length": 16, "n_layers": 1, "d_model": 32}
 GPT2 = GPTConfig(**SIZES, n_heads=4, ngrams=2, ngram_rows=32)
 LLAMA = GPTConfig(
     **SIZES, n_heads=8, n_kv_heads=4, d_ff=64, position="rotary", norm="rms_norm", activation="swiglu", use_bias=False,
-    tie_embeddings=False, separator=3, score=alibi,
+    tie_embeddings=False, separator=3, sliding_window=9, score=alibi,
 )  # fmt: skip
 OWN = GPTConfig(**SIZES, n_heads=4, dropout=0.1, block=GatedBlock)
 
@@ -165,8 +167,8 @@ def resumed(runs: dict[str, Training], written_by: str) -> dict[str, Any]:
 
 def rows_lie_in_order() -> bool:
     """Whether each device gets its rows, where the mesh has the devices in another order than JAX."""
-    mesh = Mesh(np.array(jax.devices())[[5, 2, 7, 0, 1, 6, 3, 4]].reshape(2, 2, 2), AXES)
-    rows = np.arange(32, dtype=np.int32).reshape(16, 2)
+    mesh = Mesh(np.array(jax.devices())[[5, 2, 7, 0, 1, 6, 3, 4]].reshape(2, 1, 2, 2), AXES)
+    rows = np.arange(64, dtype=np.int32).reshape(16, 4)
     return all(np.array_equal(put, rows) for put in put_batch(mesh, rows, rows))
 
 
@@ -186,13 +188,13 @@ def commanded(folder: Path) -> str:
 
 def main() -> None:
     found: dict[str, Any] = {}
-    layouts = {"data": COPIES, "fsdp": PARTS, "tensor": HEADS, "mixed": MIXED}
+    layouts = {"data": COPIES, "fsdp": PARTS, "tensor": HEADS, "mixed": MIXED, "context": POSITIONS, "places": PLACES}
     with jax.enable_x64(True):
         found["llama"], runs = agreement(LLAMA, layouts, rule="muon", grad_accumulation=2)
         found["resumed"] = resumed(runs, "fsdp")
         found["arguments"] = {name: run.arguments() for name, run in runs.items()}
         found["evaluated"] = {name: run.evaluated() for name, run in runs.items() if name in ("one", "mixed")}
-        found["own"], _ = agreement(OWN, {"mixed": MIXED}, loss=smoothed)
+        found["own"], _ = agreement(OWN, {"mixed": EVERY}, loss=smoothed)
     found["float32"], runs = agreement(GPT2, {"one copy": ONE_COPY}, remat=True)
     found["gathers"] = [
         runs["one copy"].gathers(of) for of in ("jvp(jit(core_fn))/block_0", "rematted_computation/block_0")

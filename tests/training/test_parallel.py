@@ -51,7 +51,7 @@ def found(folder: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1]) | {"warnings": done.stderr}
 
 
-@pytest.mark.parametrize("place", ["data", "fsdp", "tensor", "mixed"])
+@pytest.mark.parametrize("place", ["data", "fsdp", "tensor", "mixed", "context", "places"])
 def test_each_layout_agrees_with_one_device(place: str, found: Any) -> None:
     worst = found["llama"][place]
     assert worst["losses"] < 1e-10 and worst["parameters"] < 1e-10
@@ -68,7 +68,7 @@ def test_float32_agrees_with_one_device(found: Any) -> None:
     assert worst["key biases"] < 1e-2  # as in `tests/compare`: their gradient is zero up to rounding
 
 
-@pytest.mark.parametrize("place", ["one", "data", "fsdp", "tensor", "mixed"])
+@pytest.mark.parametrize("place", ["one", "data", "fsdp", "tensor", "mixed", "context", "places"])
 def test_a_checkpoint_goes_on_in_each_layout(place: str, found: Any) -> None:
     again = found["resumed"][place]
     assert again["in_place"] and again["parameters"] < 1e-10
@@ -102,7 +102,7 @@ def test_interceptors_see_a_block_once_on_a_mesh() -> None:
             _, values = jax.eval_shape(partial(apply_with_intermediates, model), params, tokens)
         return calls, sorted(values)
 
-    with on(jax.make_mesh((1, 1, 1), AXES, (AxisType.Auto,) * 3)):
+    with on(jax.make_mesh((1, 1, 1, 1), AXES, (AxisType.Auto,) * 4)):
         assert seen(model.clone(block=gathered(Block))) == seen(model)
 
 
@@ -162,12 +162,14 @@ def laid_out(n_devices: int, batch_size: int = 16, grad_accumulation: int = 1, *
 
 
 def test_the_axes_that_are_left_out() -> None:
-    assert laid_out(8) == MeshLayout(8, 1, 1)
-    assert laid_out(8, fsdp=2, tensor=2) == MeshLayout(2, 2, 2)
-    assert laid_out(8, batch_size=12) == MeshLayout(6, 1, 1)
-    assert laid_out(8, batch_size=12, grad_accumulation=4) == MeshLayout(3, 1, 1)
-    assert laid_out(1) == MeshLayout(1, 1, 1) and make_mesh(MeshLayout(1, 1, 1)) is None
-    assert describe_layout(MeshLayout(1, 1, 1)) == describe_idle(MeshLayout(1, 1, 1), 1, TrainConfig()) == []
+    assert laid_out(8) == MeshLayout(8, 1, 1, 1)
+    assert laid_out(8, fsdp=2, tensor=2) == MeshLayout(2, 2, 1, 2)
+    assert laid_out(16, fsdp=2, context=4) == MeshLayout(2, 2, 4, 1)
+    assert laid_out(8, batch_size=12) == MeshLayout(6, 1, 1, 1)
+    assert laid_out(8, batch_size=12, grad_accumulation=4) == MeshLayout(3, 1, 1, 1)
+    assert laid_out(1) == MeshLayout() and make_mesh(MeshLayout()) is None
+    assert describe_layout(MeshLayout()) == describe_idle(MeshLayout(), 1, TrainConfig()) == []
+    assert describe_layout(MeshLayout(2, 1, 4)) == ["on 8 devices: data = 2, fsdp = 1, context = 4, tensor = 1"]
 
 
 @dataclass(frozen=True)
@@ -190,18 +192,18 @@ def chips(kind: str, width: int, height: int) -> list[Any]:
 
 @pytest.mark.parametrize("n", range(2, 9))
 def test_some_of_the_chips_of_a_tpu_make_a_mesh(n: int) -> None:
-    mesh = make_mesh(MeshLayout(n, 1, 1), chips("TPU v5 lite", 4, 2))
-    assert mesh and mesh.shape == {"data": n, "fsdp": 1, "tensor": 1} and len(set(mesh.devices.flat)) == n
+    mesh = make_mesh(MeshLayout(n), chips("TPU v5 lite", 4, 2))
+    assert mesh and mesh.shape == {"data": n, "fsdp": 1, "context": 1, "tensor": 1} and len(set(mesh.devices.flat)) == n
 
 
 def test_an_axis_of_a_mesh_may_cut_one_of_the_wires() -> None:
-    mesh = make_mesh(MeshLayout(2, 8, 1), chips("TPU v6 lite", 4, 4))
-    assert mesh and mesh.devices.shape == (2, 8, 1)
+    mesh = make_mesh(MeshLayout(2, 8), chips("TPU v6 lite", 4, 4))
+    assert mesh and mesh.devices.shape == (2, 8, 1, 1)
 
 
 def test_a_process_reads_the_rows_of_its_devices() -> None:
     """On TPUs they need not be neighbours: the mesh goes along the wires, in and out of what a host holds."""
-    ring, pairs = (make_mesh(MeshLayout(16 // n, 1, n), chips("TPU v5 lite", 4, 4)) for n in (1, 2))
+    ring, pairs = (make_mesh(MeshLayout(16 // n, tensor=n), chips("TPU v5 lite", 4, 4)) for n in (1, 2))
     assert parts_of_rows(ring) == ([0, 1, 6, 15], 16) and parts_of_rows(pairs) == ([0, 1], 8)
     assert parts_of_rows(None) == ([0], 1)
     config = SimpleNamespace(train=TrainConfig(batch_size=32))
@@ -222,6 +224,8 @@ def test_each_device_gets_its_rows(found: Any) -> None:
     ({"n_devices": 64, "fsdp": 64}, "model.d_model is 32, which parallel.fsdp = 64 does not divide"),
     ({"n_devices": 16, "tensor": 16}, "model.n_heads is 8, which parallel.tensor = 16 does not divide"),
     ({"n_devices": 8, "tensor": 8}, "model.n_kv_heads is 4, which parallel.tensor = 8 does not divide"),
+    ({"n_devices": 8, "context": 8, "tensor": 2}, "parallel.context = 8 * parallel.tensor = 2 are 16 devices, but there are 8"),
+    ({"n_devices": 12, "context": 12}, "model.context_length is 1,024, which parallel.context = 12 * parallel.tensor = 1 does"),
     ({"n_devices": 8, "fsdp": 8, "batch_size": 12}, "train.batch_size is 12, which parallel.data = 1 * parallel.fsdp = 8 does"),
     ({"n_devices": 8, "data": 8, "grad_accumulation": 4}, "train.grad_accumulation = 4 does not divide; make it a multiple of 32"),
 ])  # fmt: skip

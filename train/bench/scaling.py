@@ -7,6 +7,7 @@ run.
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,11 +15,13 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxllm.attention import causal_mask, scaled_dot_product_attention
 from jaxllm.config import GPTConfig
 from jaxllm.embeddings import token_logits
 from jaxllm.fast.attention import attention_path, causal_dot_product_attention
+from jaxllm.gpt import GPT
 from jaxllm.loss import head_loss, token_losses
 from jaxllm.utils.files import replace_file
 
@@ -26,6 +29,9 @@ from ..config import RunConfig, load_config
 from ..inputs import model_without_text
 from ..optimizer import learning_rate_schedule, make_optimizer
 from ..outputs import check_output
+from ..parallel.config import ParallelConfig
+from ..parallel.layout import laid_out_for, layout, make_mesh
+from ..parallel.placing import placed, row_sharding
 from ..state import abstract_state, init_state
 from ..step import compiler_options, make_model, make_train_step
 from .workload import workload_for
@@ -127,24 +133,34 @@ def size_rows(config: RunConfig) -> Iterator[Measured]:
 
 
 def context_rows(config: RunConfig) -> Iterator[Measured]:
-    """The memory of a config's step for one window of each length, without and with rematerialised blocks."""
+    """The memory of a config's step for one window of each length, without and with rematerialised blocks.
+
+    On one device, and on each device of the config's [parallel], which on a CPU may be virtual.
+    """
     workload_for(config, None)
+    one = replace(config, train=replace(config.train, batch_size=1, grad_accumulation=1), parallel=ParallelConfig())
     for length in CONTEXTS:
         model = replace(model_without_text(config), context_length=length)
         row: Measured = {"size": length}
-        for name, remat in (("kept", False), ("remat", True)):
-            train = replace(config.train, batch_size=1, grad_accumulation=1, remat=remat)
-            row[name] = {"memory_bytes": _planned_bytes(model, replace(config, train=train))}
+        for parallel in dict.fromkeys((ParallelConfig(), config.parallel)):
+            n = laid_out_for(parallel)
+            mesh = make_mesh(layout(parallel, min(n, jax.device_count()), model, one.train), jax.devices()[:n])
+            for name, remat in (("kept", False), ("remat", True)):
+                changed = replace(one, train=replace(one.train, remat=remat))
+                of_each = f" on each of {n}" if n > 1 else ""
+                row[f"{name}{of_each}"] = {"memory_bytes": _planned_bytes(model, changed, mesh)}
         yield row
 
 
-def _planned_bytes(model: GPTConfig, config: RunConfig) -> int:
-    """What a step needs besides its state by XLA's plan; nothing is computed."""
-    gpt, steps = make_model(model, config.train), config.train.steps
+def _planned_bytes(model: GPTConfig, config: RunConfig, mesh: Mesh | None) -> int:
+    """What a step needs on a device besides its state by XLA's plan; nothing is computed."""
+    gpt, steps = make_model(model, config.train, mesh), config.train.steps
     optimizer = make_optimizer(config.optimizer, steps, model.width_ratio)
-    step = make_train_step(gpt, optimizer, config.train, learning_rate_schedule(config.optimizer, steps))
-    tokens = jax.ShapeDtypeStruct((config.train.batch_size, model.context_length), jnp.int32)
-    compiled = cast(Any, step).lower(abstract_state(gpt, config), tokens, tokens).compile()
+    step = make_train_step(gpt, optimizer, config.train, learning_rate_schedule(config.optimizer, steps), mesh)
+    shape, rows = (config.train.batch_size, model.context_length), None if mesh is None else row_sharding(mesh)
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
+    state = placed(mesh, abstract_state(GPT(model), config))
+    compiled = cast(Any, step).lower(state, tokens, tokens).compile()
     return int(compiled.memory_analysis().temp_size_in_bytes)
 
 
@@ -180,6 +196,8 @@ def growth_command(what: str, config: str | None, overrides: list[str], dtype: s
         rows, title = size_rows(loaded), f"step of {config}, {loaded.train.dtype}"
     elif what == "contexts":
         loaded = load_config(str(config), overrides)
+        with suppress(RuntimeError):  # JAX has started, with the devices that it has
+            jax.config.update("jax_num_cpu_devices", laid_out_for(loaded.parallel))
         title, how = f"step of {config}, one window, {loaded.train.dtype}; by context", "memory by XLA's plan"
         rows = context_rows(loaded)
     elif what == "loss":

@@ -17,8 +17,7 @@ from ..ideas import load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import known_vocabulary, model_without_text
 from ..outputs import check_output
-from ..parallel.config import ParallelConfig
-from ..parallel.layout import describe_idle, layout
+from ..parallel.layout import describe_idle, laid_out_for, layout
 from ..plan.chips import CHIPS, KINDS, topology_of
 from ..plan.process import planned
 from ..plan.roofline import TIME_MODEL, Figures
@@ -69,11 +68,6 @@ def run(arguments: argparse.Namespace) -> None:
     print("\n".join(report(content)))
     if a.json:
         replace_file(Path(a.json), f"{json.dumps(content, indent=1)}\n".encode())
-
-
-def laid_out_for(config: ParallelConfig) -> int:
-    """The number of devices that the sizes of [parallel] make up."""
-    return (config.data or 1) * config.fsdp * config.tensor
 
 
 def device_kind(text: str, n_devices: int) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from ..parallel.layout import sizes_in_words
 from .runs_report import aligned
 
 GIB = 2**30
@@ -41,7 +42,7 @@ def compiled_lines(content: dict[str, Any]) -> list[str]:
     )
     return [
         f"{content['subject']}: {content['n_devices']:,} x {kind}{shape}, "
-        f"{', '.join(f'{axis} = {size}' for axis, size in layout.items())}{vocabulary}",
+        f"{sizes_in_words(layout)}{vocabulary}",
         f"compiled: {_compiler(content)}; the step with {blocks}, {content['dtype']}"
         f"{', each block computed again in the backward' if content['remat'] else ''}",
     ]

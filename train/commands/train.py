@@ -269,7 +269,9 @@ def describe_attention(config: RunConfig, model: GPTConfig) -> str:
     shape = (config.train.batch_size, model.n_heads, model.context_length, model.head_dim)
     x = jax.ShapeDtypeStruct(shape, config.train.dtype)
     documents = model.separator is not None
-    path = attention_path(x, x, documents or model.sliding_window is not None)
+    parts = config.parallel.context
+    path = attention_path(x, x, documents or model.sliding_window is not None, parts)
+    path = path if parts == 1 else f"{path} over all keys, because positions are in {parts} parts"
     return f"{path}, within documents" if documents else path
 
 

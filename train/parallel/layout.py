@@ -1,7 +1,7 @@
 """How a run is laid out over devices: the sizes of the mesh's axes, checked against the model and the batch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh
 
 from jaxllm.config import GPTConfig
-from jaxllm.parallel import AXES
+from jaxllm.parallel import AXES, CONTEXT
 from jaxllm.utils.errors import InputError
 
 from ..config import RunConfig, TrainConfig
@@ -20,9 +20,10 @@ from .config import ParallelConfig
 class MeshLayout(NamedTuple):
     """The sizes of the mesh's axes."""
 
-    data: int
-    fsdp: int
-    tensor: int
+    data: int = 1
+    fsdp: int = 1
+    context: int = 1
+    tensor: int = 1
 
     @property
     def n_devices(self) -> int:
@@ -40,22 +41,28 @@ def layout(config: ParallelConfig, n_devices: int, model: GPTConfig, train: Trai
 
     Raises InputError where the axes do not make up the devices, or do not divide the model or the batch.
     """
-    fsdp, tensor, rows = config.fsdp, config.tensor, train.batch_size // train.grad_accumulation
+    rows = train.batch_size // train.grad_accumulation
     _check_axes(config, n_devices)
     _check_model(config, model)
     if config.data is not None:
-        chosen = MeshLayout(config.data, fsdp, tensor)
+        data = config.data
     else:
-        copies = range(n_devices // (fsdp * tensor), 1, -1)
-        chosen = MeshLayout(next((data for data in copies if rows % (data * fsdp) == 0), 1), fsdp, tensor)
+        copies = range(n_devices // laid_out_for(config), 1, -1)
+        data = next((data for data in copies if rows % (data * config.fsdp) == 0), 1)
+    chosen = MeshLayout(data, config.fsdp, config.context, config.tensor)
     if rows % chosen.n_rows:
         parts = f" * train.grad_accumulation = {train.grad_accumulation}" if train.grad_accumulation > 1 else ""
         raise InputError(
-            f"train.batch_size is {train.batch_size}, which parallel.data = {chosen.data} * parallel.fsdp = {fsdp}"
+            f"train.batch_size is {train.batch_size}, which parallel.data = {data} * parallel.fsdp = {config.fsdp}"
             f"{parts} does not divide; make it a multiple of {chosen.n_rows * train.grad_accumulation}, "
             "or use fewer parts."
         )
     return chosen
+
+
+def laid_out_for(config: ParallelConfig) -> int:
+    """The number of devices that the sizes of [parallel] make up; of one copy where `data` is left out."""
+    return (config.data or 1) * config.fsdp * config.context * config.tensor
 
 
 def layout_of(config: RunConfig, model: GPTConfig) -> MeshLayout:
@@ -65,15 +72,15 @@ def layout_of(config: RunConfig, model: GPTConfig) -> MeshLayout:
 
 def _check_axes(config: ParallelConfig, n_devices: int) -> None:
     """Raises InputError unless the axes that are given make up the devices."""
-    given = {name: size for name in AXES if (size := getattr(config, name)) is not None}
-    product = math.prod(given.values())
+    given = {f"parallel.{name}": size for name in AXES if (size := getattr(config, name)) is not None}
+    product = laid_out_for(config)
     if n_devices % product or (config.data is not None and product != n_devices):
-        said = " * ".join(f"parallel.{name} = {size}" for name, size in given.items())
         remedy = (
-            "leave parallel.data out" if config.data is not None and n_devices % (config.fsdp * config.tensor) == 0
+            "leave parallel.data out" if config.data is not None and n_devices % (product // config.data) == 0
             else "choose sizes whose product is the number of devices"
         )  # fmt: skip
-        raise InputError(f"{said} are {product:,} devices, but there {_are(n_devices)}; {remedy}.")
+        said = f"{sizes_in_words(given, ' * ')} are {product:,} devices"
+        raise InputError(f"{said}, but there {_are(n_devices)}; {remedy}.")
 
 
 def _are(n: int) -> str:
@@ -95,14 +102,24 @@ def _check_model(config: ParallelConfig, model: GPTConfig) -> None:
             raise InputError(
                 f"{name} is {size}, which parallel.{axis} = {parts} does not divide; choose a divisor of {size}."
             )
+    parts = config.context * config.tensor  # the loss cuts a row along both
+    if config.context > 1 and model.context_length % parts:
+        raise InputError(
+            f"model.context_length is {model.context_length:,}, which parallel.context = {config.context} * "
+            f"parallel.tensor = {config.tensor} does not divide; make it a multiple of {parts}, or use fewer parts."
+        )
+
+
+def sizes_in_words(sizes: Mapping[str, int], between: str = ", ") -> str:
+    """`data = 2, fsdp = 4, tensor = 1`: the sizes of axes by their names; "context" is named where it cuts."""
+    return between.join(f"{name} = {size}" for name, size in sizes.items() if size > 1 or not name.endswith(CONTEXT))
 
 
 def describe_layout(chosen: MeshLayout) -> list[str]:
     """A line on the devices that a run uses; none for one device."""
     if chosen.n_devices == 1:
         return []
-    sizes = ", ".join(f"{axis} = {size}" for axis, size in zip(AXES, chosen, strict=True))
-    return [f"on {chosen.n_devices} devices: {sizes}"]
+    return [f"on {chosen.n_devices} devices: {sizes_in_words(chosen._asdict())}"]
 
 
 def describe_idle(chosen: MeshLayout, n_devices: int, train: TrainConfig) -> list[str]:
@@ -110,7 +127,7 @@ def describe_idle(chosen: MeshLayout, n_devices: int, train: TrainConfig) -> lis
     idle = n_devices - chosen.n_devices
     if not idle:
         return []
-    multiple = n_devices // chosen.tensor * train.grad_accumulation
+    multiple = n_devices // (chosen.context * chosen.tensor) * train.grad_accumulation
     return [
         f"{idle} of {n_devices} devices stay idle, because train.batch_size = {train.batch_size} does not divide "
         f"by more; to use them, make it a multiple of {multiple}, or set parallel.tensor"

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxllm.data.windows import Ids
 from jaxllm.fast import on_mesh
-from jaxllm.parallel import ROWS, parameter_spec
+from jaxllm.parallel import CONTEXT, ROWS, TOKENS, parameter_spec
 
 State = TypeVar("State", bound=Any)
 
@@ -56,8 +56,8 @@ def placed(mesh: Mesh | None, state: Any) -> Any:
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:
-    """Where the rows of a batch [B, T] lie."""
-    return NamedSharding(mesh, PartitionSpec(ROWS))
+    """Where the tokens of a batch [B, T] lie."""
+    return NamedSharding(mesh, PartitionSpec(*TOKENS))
 
 
 def parts_of_rows(mesh: Mesh | None) -> tuple[list[int], int]:
@@ -70,6 +70,11 @@ def parts_of_rows(mesh: Mesh | None) -> tuple[list[int], int]:
     here, n_parts = jax.process_index(), math.prod(mesh.shape[axis] for axis in ROWS)
     devices = mesh.devices.reshape(n_parts, -1)
     return [i for i, part in enumerate(devices) if any(device.process_index == here for device in part)], n_parts
+
+
+def divisible_length(mesh: Mesh | None, length: int) -> int:
+    """The least number of positions from `length` on that the devices of a mesh cut evenly."""
+    return length if mesh is None else length + -length % mesh.shape[CONTEXT]
 
 
 def put_whole(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
@@ -90,7 +95,7 @@ def put_batch(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
         of_part, n = dict(zip(here, np.split(mine, len(here)), strict=True)), len(mine) // len(here)
 
         def of_device(index: Any) -> Ids:
-            return of_part[(index[0].start or 0) // n]
+            return of_part[(index[0].start or 0) // n][:, index[1]]
 
         return jax.make_array_from_callback((n * n_parts, *mine.shape[1:]), sharding, of_device)
 

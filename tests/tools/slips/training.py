@@ -97,7 +97,7 @@ MUTATIONS = [
     Mutation("the first token is a target", "train/evaluate.py", "for i in range(len(ids) - n, len(ids), CHUNK)", "for i in range(0, len(ids), CHUNK)", "training/test_evaluate.py::test_bits_are_of_the_bytes_behind_the_targets"),
     Mutation("batches not prepared ahead", "train/prefetch.py", "islice(rest, AHEAD + 1 - len(ahead))", "islice(rest, 1)", "training/test_prefetch.py::test_it_prepares_ahead_but_not_all"),
     Mutation("a file taken for a run's folder", "train/runs/folder.py", "if self.path.exists() and not self.path.is_dir():", "if False:", "commands/test_cli.py::test_wrong_commands[train ok.toml --out text.txt]"),
-    Mutation("memory of one device for the whole batch", "train/memory_estimate.py", "(train.grad_accumulation * n_rows)", "train.grad_accumulation", "training/test_memory.py::test_a_device_of_a_mesh_holds_its_part"),
+    Mutation("memory of one device for the whole batch", "train/memory_estimate.py", "(train.grad_accumulation * chosen.n_rows)", "train.grad_accumulation", "training/test_memory.py::test_a_device_of_a_mesh_holds_its_part"),
     Mutation("devices of a CPU that do not share its memory", "train/memory_estimate.py", "chosen.n_devices // jax.process_count() if", "1 if", "training/test_memory.py::test_a_device_of_a_mesh_holds_its_part"),
     Mutation("a setting proposed that the layout refuses", "train/memory_estimate.py", "_can_be_laid_out(tried, model) and needed(", "needed(", "training/test_memory.py::test_a_setting_that_the_devices_do_not_divide_is_not_proposed"),
     Mutation("a run that fits exactly warns", "train/memory_estimate.py", "need.total <= available:", "need.total < available:", "training/test_memory.py::test_no_warning_where_it_fits_or_nothing_is_known"),
