@@ -2,9 +2,9 @@
 
 The mesh has the axes "data" (copies of the model), "fsdp" (parts that parameters are cut into; Rajbhandari et al. 2020,
 ZeRO stage 3), "context" (parts that the positions of a row are cut into; Grattafiori et al. 2024, section 3.3.2) and
-"tensor" (parts that heads and hidden features are cut into; Shoeybi et al. 2019, section 3). Each row of a batch lies on
-one place of "data" and "fsdp", each of its positions on one of "context". A layout changes where numbers are computed,
-never what is computed.
+"tensor" (parts that heads and hidden features are cut into; Shoeybi et al. 2019, section 3). Each row of a batch lies
+on one place of "data" and "fsdp", and each of its positions on one of "context". A layout changes where numbers are
+computed, never what is computed.
 """
 
 from collections.abc import Mapping

@@ -113,19 +113,18 @@ def activation_bytes(model: GPTConfig, train: TrainConfig, chosen: MeshLayout = 
     float32. The formula is fitted to JAX 0.12. JAX 0.10.1 may plan several times as much for contexts beyond KEPT,
     and there remat saves nothing.
     """
-    size, length = 2 if train.dtype == "bfloat16" else 4, model.context_length
-    tokens = train.batch_size // (train.grad_accumulation * chosen.n_rows) * length // chosen.context
-    weights, scores = model.n_heads * length, model.n_heads * min(LONGEST, length // GROUPS)  # per token
+    size, length, parts = 2 if train.dtype == "bfloat16" else 4, model.context_length, chosen.context
+    tokens = train.batch_size // (train.grad_accumulation * chosen.n_rows) * length // parts
+    rows = min(LONGEST, length // GROUPS) if parts == 1 else chunking(length // parts, parts=parts).size
+    weights, scores = model.n_heads * length, model.n_heads * rows * parts  # per token
     heads = (model.n_heads + model.kv_heads) * model.head_dim
     block = size * (6 * model.d_model + 2 * heads + (4 if model.gated else 2) * model.hidden_dim)
     if model.dropout:
         block += 4 * (3 * weights + 2 * model.d_model)
     elif length <= KEPT:
         block += 4 * weights * 5 // 8
-    backward = 0 if model.dropout else 4 * scores * (7 if size == 2 else 4)
-    if (parts := chosen.context) > 1 and not model.dropout:  # chunks of own queries by all keys; keys, values and their gradients
-        rows = chunking(length // parts, parts=parts).size
-        backward = 4 * parts * model.n_heads * (rows * (7 if size == 2 else 4) + model.head_dim * (size + 4) // 2)
+    of_all = 2 * model.n_heads * model.head_dim * (size + 4) * parts if parts > 1 else 0  # keys, values, gradients
+    backward = 0 if model.dropout else 4 * scores * (7 if size == 2 else 4) + of_all
     kept = size * model.d_model if train.remat else block
     again = block + backward if train.remat else backward
     most = MOST_LOGITS if train.loss is None else tokens * model.vocab_size  # a user's loss is not cut into chunks

@@ -19,8 +19,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Float, Int
 
 from jaxllm.array import Array
-from jaxllm.attention import Rule, Score, change_scores, visible
+from jaxllm.attention import Rule, Score, visible
 from jaxllm.fast import on_mesh
+from jaxllm.fast.chunk_scores import ChunkScores
 from jaxllm.fast.platform import platform
 from jaxllm.fast.products import product
 from jaxllm.fast.splash import STEP, splash_attention
@@ -96,8 +97,8 @@ def _on_one_device(
         arguments.append(jnp.broadcast_to(documents, q.shape[:-1])[..., None])
     # XLA's products on a CPU are faster with one axis of batch and heads.
     flat = (_lengthened(x.reshape(-1, *x.shape[-2:]), plan.groups * plan.rows) for x in arguments)
-    form = Form(plan, parts * length, window, rule, score, q.shape[-3] if q.ndim > 2 else 1, parts)
-    return _attend(form, *flat)[:, :length].reshape(v.shape)
+    scores = ChunkScores(parts * length, window, rule, score, q.shape[-3] if q.ndim > 2 else 1)
+    return _attend(Form(plan, scores, parts), *flat)[:, :length].reshape(v.shape)
 
 
 def attention_path(
@@ -181,12 +182,13 @@ class Form(NamedTuple):
     """What is constant in an attention."""
 
     plan: Chunking
-    length: int  # of the keys, without padding
-    window: int | None
-    rule: Rule | None
-    score: Score | None
-    heads: int  # whose numbers repeat along the axis of batch and heads
-    parts: int = 1  # of the positions, along "context"
+    scores: ChunkScores
+    parts: int  # of the positions, along "context"
+
+    @property
+    def n_own(self) -> int:
+        """The number of positions of this device."""
+        return self.scores.length // self.parts
 
 
 class Saved(NamedTuple):
@@ -216,7 +218,7 @@ def _attend_forward(form: Form, q: Array, k: Array, v: Array, *documents: Array)
 
         def chunk(_: None, rows: tuple) -> tuple[None, tuple[Array, ...]]:
             start, q, *own = rows
-            scores = _scores(form, q, keys, start, *own, *theirs)
+            scores = form.scores.of(q, keys, start, *own, *theirs)
             peak = scores.max(-1, keepdims=True)
             p = jnp.exp(scores - peak)
             total = p.sum(-1, keepdims=True)
@@ -250,12 +252,12 @@ def _attend_backward(form: Form, saved: Saved, dout: Array) -> tuple[Array | Non
         def chunk(grown: tuple[Array, Array], rows: tuple) -> tuple[tuple[Array, Array], Array]:
             start, q, dout, peak, shift, *rest = rows
             own, p_kept = rest[: len(theirs)], rest[len(theirs) :]
-            p = p_kept[0] if p_kept else jnp.exp(_scores(form, q, keys, start, *own, *theirs) - peak)
+            p = p_kept[0] if p_kept else jnp.exp(form.scores.of(q, keys, start, *own, *theirs) - peak)
             dp = _product("...tk,...sk->...ts", dout, values)
             ds = p * (dp - shift)
-            if form.rule is not None:  # a row may see nothing, and has equal weights then
-                ds = jnp.where(_seen(form, ds.shape, start, *own, *theirs), ds, 0)
-            ds = (_before_change(form, q, keys, start, ds) * scale).astype(q.dtype)
+            if form.scores.rule is not None:  # a row may see nothing, and has equal weights then
+                ds = jnp.where(form.scores.seen(ds.shape, start, *own, *theirs), ds, 0)
+            ds = (form.scores.before_change(q, keys, start, ds) * scale).astype(q.dtype)
             dk = _product("...ts,...tk->...sk", ds, q)
             dv = _product("...ts,...tk->...sk", p, dout)
             return (grown[0] + dk, grown[1] + dv), _product("...ts,...sk->...tk", ds, keys).astype(q.dtype)
@@ -282,8 +284,7 @@ def _from_all_parts(form: Form, *own: Array) -> tuple[Array, ...]:
     """
     if form.parts == 1:
         return own
-    n = form.length // form.parts
-    return tuple(jax.lax.all_gather(x[:, :n], CONTEXT, axis=1, tiled=True) for x in own)
+    return tuple(jax.lax.all_gather(x[:, : form.n_own], CONTEXT, axis=1, tiled=True) for x in own)
 
 
 def _to_own_part(form: Form, x: Array, length: int) -> Array:
@@ -295,7 +296,7 @@ def _to_own_part(form: Form, x: Array, length: int) -> Array:
 
 def _first_row(form: Form) -> Array | int:
     """The position of this device's first query."""
-    return 0 if form.parts == 1 else jax.lax.axis_index(CONTEXT) * (form.length // form.parts)
+    return 0 if form.parts == 1 else jax.lax.axis_index(CONTEXT) * form.n_own
 
 
 def _read_by(plan: Chunking, group: int, *arrays: Array) -> tuple[Array, ...]:
@@ -322,48 +323,6 @@ def _over_chunks(chunk: Callable, carry: Any, form: Form, group: int, rows: tupl
     starts = _first_row(form) + group * plan.rows + plan.size * jnp.arange(plan.chunks)
     carry, outs = jax.lax.scan(chunk, carry, (starts, *map(cut, rows)))
     return carry, jax.tree.map(join, outs)
-
-
-def _scaled(q: Array, keys: Array) -> Array:
-    """q k^T / sqrt(K) of q [N, t, K] and keys [N, s, K], in at least float32."""
-    return _product("...tk,...sk->...ts", q, keys) * q.shape[-1] ** -0.5
-
-
-def _changed(form: Form, start: Array, scores: Array) -> Array:
-    """Scores [N, t, s] of rows from number `start` on, as the score changes them. Padding has the last position."""
-    if form.score is None:
-        return scores
-    head = (jnp.arange(scores.shape[0]) % form.heads)[:, None, None]
-    t, s = (jnp.minimum(jnp.arange(n), form.length - 1) for n in scores.shape[-2:])
-    return change_scores(scores, form.score, head, jnp.minimum(start + t, form.length - 1)[:, None], s)
-
-
-def _before_change(form: Form, q: Array, keys: Array, start: Array, gradient: Array) -> Array:
-    """The gradient at the scores as they were before `_changed`, from that at the changed ones."""
-    if form.score is None:
-        return gradient
-    return jax.vjp(partial(_changed, form, start), _scaled(q, keys))[1](gradient)[0]
-
-
-def _seen(form: Form, shape: tuple[int, ...], start: Array, *documents: Array) -> Array:
-    """Which keys are `visible` to rows from number `start` on, for scores of a shape [N, t, s].
-
-    Documents, if given: the rows' [N, t, 1] and the keys' [N, s, 1].
-    """
-    shape = shape if documents else shape[-2:]
-    t, s = (jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) + axis) for axis in (-2, -1))
-    own, theirs = (documents[0], jnp.swapaxes(documents[1], -2, -1)) if documents else (None, None)
-    return visible(start + t, s, own, theirs, form.window, form.rule)
-
-
-def _scores(form: Form, q: Array, keys: Array, start: Array, *documents: Array) -> Array:
-    """The scores of q [N, t, K], from row number `start` on, and keys [N, s, K], changed.
-
-    The lowest finite number where a key is not `visible`, and -inf for padding that a rule might show.
-    """
-    scores = _changed(form, start, _scaled(q, keys))
-    scores = jnp.where(_seen(form, scores.shape, start, *documents), scores, jnp.finfo(scores.dtype).min)
-    return scores if form.rule is None else jnp.where(jnp.arange(scores.shape[-1]) < form.length, scores, -jnp.inf)
 
 
 def _product(axes: str, a: Array, b: Array) -> Array:

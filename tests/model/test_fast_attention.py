@@ -146,6 +146,8 @@ def test_attention_says_which_path_it_takes(monkeypatch: pytest.MonkeyPatch) -> 
     assert path(fits) == "cuDNN"
     others = [path(fits, "float32"), path((2, 3, 16, 136)), path((2, 3, 16, 12)), path((2, 3, 15, 8)), path((3, 16, 8))]
     assert others + [path(fits, width=16)] == ["chunked"] * 6
+    half = jax.ShapeDtypeStruct(fits, "bfloat16")
+    assert chunked.attention_path(half, half, parts=2) == "chunked"
 
     def as_cudnn(q: Any, k: Any, v: Any, is_causal: bool, implementation: str) -> Any:
         assert (q.shape, is_causal, implementation) == ((2, 16, 3, 8), True, "cudnn")

@@ -24,6 +24,7 @@ from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import Block
 from train.commands.train import describe_attention
 from train.config import RunConfig
+from train.parallel.config import ParallelConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -181,3 +182,5 @@ def test_training_says_which_attention_it_uses() -> None:
         ({"separator": 3}, "chunked, within documents"), ({}, "chunked"),
     ):  # fmt: skip
         assert describe_attention(run, replace(TINY, **options)) == said
+    in_parts = describe_attention(replace(run, parallel=ParallelConfig(context=2)), replace(TINY, separator=3))
+    assert in_parts == "chunked over all keys, because positions are in 2 parts, within documents"

@@ -211,7 +211,11 @@ def test_on_an_accelerator_the_copies_for_a_checkpoint_are_the_hosts(monkeypatch
 
 
 def test_a_device_of_a_mesh_holds_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    train, shapes, mesh = TrainConfig(batch_size=32, grad_accumulation=2), parameter_shapes(SMALL), MeshLayout(data=2, fsdp=2, tensor=2)
+    train, shapes, mesh = (
+        TrainConfig(batch_size=32, grad_accumulation=2),
+        parameter_shapes(SMALL),
+        MeshLayout(data=2, fsdp=2, tensor=2),
+    )
     specs = parameter_specs(shapes, mesh._asdict())
     held = sum(4 * math.prod(shapes[path]) // 2 ** sum(axis is not None for axis in specs[path]) for path in shapes)
     on_cpu, one = estimate(SMALL, train, OPTIMIZER, mesh), estimate(SMALL, train, OPTIMIZER)
@@ -221,6 +225,8 @@ def test_a_device_of_a_mesh_holds_its_part(monkeypatch: pytest.MonkeyPatch) -> N
     assert need.state == pytest.approx(5 * held, abs=16)  # parameters, two moments, gradients twice; counts
     kept = activation_bytes(SMALL, replace(train, batch_size=8))
     assert estimate(SMALL, train, OPTIMIZER, MeshLayout(data=4, tensor=2)).activations == kept
+    positions = estimate(SMALL, train, OPTIMIZER, MeshLayout(context=4)).activations
+    assert one.activations / 4 < positions < one.activations / 2
     gathered = need.activations - kept
     assert held < gathered < 2 * held  # vectors of D features are whole in both
     assert gathered_bytes(SMALL, replace(train, remat=True), OPTIMIZER, mesh) < gathered

@@ -16,11 +16,12 @@ from flax import linen as nn
 from jax.sharding import AxisType, PartitionSpec
 from models import TINY
 
+import train.evaluate
 from jaxllm import GPTConfig, InputError
 from jaxllm.fast.on_mesh import gathered, mulhi, on
 from jaxllm.gpt import GPT, Block, apply_with_intermediates, parameter_shapes
 from jaxllm.parallel import AXES, LOGICAL_AXES, parameter_axes, parameter_specs
-from train.config import TrainConfig, load_config
+from train.config import RunConfig, TrainConfig, load_config
 from train.evaluate import evaluator
 from train.inputs import model_without_text, prepare
 from train.loop import batch_of, rows_of
@@ -212,7 +213,28 @@ def test_a_process_reads_the_rows_of_its_devices() -> None:
         np.testing.assert_array_equal(part, whole[[0, 1, 2, 3, 12, 13, 30, 31]])
 
 
-def test_each_device_gets_its_rows(found: Any) -> None:
+def test_a_process_reads_whole_rows_whose_positions_others_have_too() -> None:
+    columns = make_mesh(MeshLayout(4, context=4), chips("TPU v5 lite", 4, 4))
+    assert columns and parts_of_rows(columns) == ([0, 1], 4)
+    assert {device.process_index for device in columns.devices[0].flat} == {0, 1}
+
+
+def test_a_short_text_is_evaluated_in_windows_that_the_devices_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def eval_step(_: Any, inputs: Any, __: Any, weights: Any) -> Any:
+        shapes.append(inputs.shape)
+        return weights.sum()
+
+    monkeypatch.setattr(train.evaluate, "put_whole", lambda _, *arrays: arrays)
+    monkeypatch.setattr(train.evaluate, "make_eval_step", lambda *_: eval_step)
+    mesh: Any = SimpleNamespace(shape={"context": 4})
+    config = RunConfig(train=TrainConfig(batch_size=2))
+    assert evaluator(GPT(replace(TINY, context_length=16)), config, mesh=mesh)(None, np.arange(10)) == 1
+    assert shapes == [(2, 12)]
+
+
+def test_each_device_gets_its_rows_and_positions(found: Any) -> None:
     assert found["rows"]
 
 

@@ -215,6 +215,22 @@ def test_memory_by_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert all(0 < row["remat"]["memory_bytes"] < row["kept"]["memory_bytes"] for row in rows)
 
 
+def test_memory_of_each_device_by_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Columns for one device, and for the devices of [parallel]; the plans themselves are those of the steps."""
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    words = ["bench", "contexts", str(tmp_path / "tiny.toml"), "--set", "parallel.context=4"]
+    assert len(jax.devices()) == 1  # and no others once JAX has started
+    assert main(words) == 2 and "parallel.context = 4 * parallel.tensor = 1 are 4 devices" in capsys.readouterr().err
+    monkeypatch.setattr(growth, "CONTEXTS", (64,))
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    monkeypatch.setattr(growth, "make_mesh", lambda chosen: chosen)
+    monkeypatch.setattr(growth, "_planned_bytes", lambda _, __, mesh: mesh.n_devices * 2**20)
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == "64 kept 1.0 MiB remat 1.0 MiB".split() + (
+        "kept, each of 4 4.0 MiB remat, each of 4 4.0 MiB".split()
+    )
+
+
 @pytest.mark.newest
 def test_a_real_step_is_costed(tmp_path: Path) -> None:
     from train.config import load_config

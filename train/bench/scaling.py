@@ -142,12 +142,15 @@ def context_rows(config: RunConfig) -> Iterator[Measured]:
     for length in CONTEXTS:
         model = replace(model_without_text(config), context_length=length)
         row: Measured = {"size": length}
-        for parallel in dict.fromkeys((ParallelConfig(), config.parallel)):
-            n = laid_out_for(parallel)
-            mesh = make_mesh(layout(parallel, min(n, jax.device_count()), model, one.train), jax.devices()[:n])
+        layouts = [
+            layout(parallel, min(laid_out_for(parallel), jax.device_count()), model, one.train)
+            for parallel in dict.fromkeys((one.parallel, config.parallel))
+        ]
+        for chosen in layouts:
+            mesh, n = make_mesh(chosen), chosen.n_devices
             for name, remat in (("kept", False), ("remat", True)):
                 changed = replace(one, train=replace(one.train, remat=remat))
-                of_each = f" on each of {n}" if n > 1 else ""
+                of_each = f", each of {n}" if n > 1 else ""
                 row[f"{name}{of_each}"] = {"memory_bytes": _planned_bytes(model, changed, mesh)}
         yield row
 

@@ -145,7 +145,7 @@ def add_growth(kinds: "argparse._SubParsersAction[Parser]") -> None:
         ("attention", "causal attention at lengths from 256 to 8192, beside the textbook's", "--dtype bfloat16"),
         ("loss", "the head with its loss at vocabularies up to 131072, beside the textbook's", "--json loss.json"),
         ("sizes", "a config's step with half and twice its depth, width and batch", "configs/shakespeare-char.toml"),
-        ("contexts", "the memory of a config's step at contexts from 1024 to 32768", "configs/shakespeare-char.toml"),
+        ("contexts", "a step's memory at contexts up to 32768, also of each device", "configs/shakespeare-char.toml"),
     ):
         parser = add_parser(kinds, kind, help)
         parser.runs(run_growth, f"jaxllm bench {kind} {example}")

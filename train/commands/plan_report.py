@@ -41,8 +41,7 @@ def compiled_lines(content: dict[str, Any]) -> list[str]:
         f"{n} blocks" if few[-1] == n else f"{' and '.join(map(str, few))} of {n} blocks, which are alike, extended"
     )
     return [
-        f"{content['subject']}: {content['n_devices']:,} x {kind}{shape}, "
-        f"{sizes_in_words(layout)}{vocabulary}",
+        f"{content['subject']}: {content['n_devices']:,} x {kind}{shape}, {sizes_in_words(layout)}{vocabulary}",
         f"compiled: {_compiler(content)}; the step with {blocks}, {content['dtype']}"
         f"{', each block computed again in the backward' if content['remat'] else ''}",
     ]

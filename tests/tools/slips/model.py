@@ -17,6 +17,8 @@ PRODUCT, PRODUCTS = "jaxllm/fast/native/product.c", "model/test_products.py"
 LAYERS, EMBEDDINGS, ATTENTION = "jaxllm/layers.py", "jaxllm/embeddings.py", "jaxllm/attention.py"
 FAST_LAYERS, FAST_LOSS = "jaxllm/fast/layers.py", "jaxllm/fast/loss.py"
 CAUSAL, ROTARY = "jaxllm/fast/attention.py", "jaxllm/rotary.py"
+CHUNK_SCORES = "jaxllm/fast/chunk_scores.py"
+IN_PARTS = "model/test_fast_attention.py::test_positions_in_parts_give_the_same_numbers[a window]"
 GPT, LOSS, SAMPLING = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
 CACHE, DECODE, GENERATE = "jaxllm/cache.py", "jaxllm/fast/cached_gpt.py", "jaxllm/fast/generate.py"
 
@@ -78,11 +80,11 @@ MUTATIONS = [
     Mutation("heads merged in another order", ATTENTION, "    x = jnp.swapaxes(x, -2, -3)\n    return", "    return", twin("attention.merge_heads"), "TypeCheckError"),
     Mutation("key heads dealt out in turn", ATTENTION, "jnp.repeat(x, n_heads // x.shape[-3], axis=-3)", "jnp.concatenate([x] * (n_heads // x.shape[-3]), axis=-3)", twin("attention.repeat_heads")),
     Mutation("multi-head attention never masked", ATTENTION, "if self.causal and keep is None:", "mask = None\n        if False:", module("MultiHeadAttention")),
-    Mutation("a chunk's queries numbered from 0", CAUSAL, "visible(start + t, s,", "visible(t, s,", CHUNKS),
-    Mutation("chunks see the next token", CAUSAL, "visible(start + t, s,", "visible(start + t + 1, s,", twin("attention.causal_dot_product_attention")),
-    Mutation("documents forgotten in a chunk", CAUSAL, "if documents else (None, None)", "if False else (None, None)", twin("attention.causal_dot_product_attention", 4)),
+    Mutation("a chunk's queries numbered from 0", CHUNK_SCORES, "visible(start + t, s,", "visible(t, s,", CHUNKS),
+    Mutation("chunks see the next token", CHUNK_SCORES, "visible(start + t, s,", "visible(start + t + 1, s,", twin("attention.causal_dot_product_attention")),
+    Mutation("documents forgotten in a chunk", CHUNK_SCORES, "if documents else (None, None)", "if False else (None, None)", twin("attention.causal_dot_product_attention", 4)),
     Mutation("documents handed to cuDNN, which forgets them", CAUSAL, "fits and not cut and _has_cudnn()", "fits and _has_cudnn()", "model/test_fast_attention.py::test_attention_says_which_path_it_takes"),
-    Mutation("documents of the keys and not of the rows", CAUSAL, "(documents[0], jnp.swapaxes", "(documents[1][:, : shape[-2]], jnp.swapaxes", twin("attention.causal_dot_product_attention", 3)),
+    Mutation("documents of the keys and not of the rows", CHUNK_SCORES, "(documents[0], jnp.swapaxes", "(documents[1][:, : shape[-2]], jnp.swapaxes", twin("attention.causal_dot_product_attention", 3)),
     Mutation("a row's documents for its neighbour's heads", CAUSAL, "jnp.broadcast_to(documents, q.shape[:-1])[..., None]", "jnp.roll(jnp.broadcast_to(documents, q.shape[:-1]), 1, 0)[..., None]", WITHIN),
     Mutation("a document begins after its separator", ATTENTION, "jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)", "jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32) - (tokens == separator)", twin("attention.document_numbers")),
     Mutation("the mask of documents looks ahead", ATTENTION, "seen = seen & (document_t == document_s)", "seen = document_t == document_s", twin("attention.document_mask")),
@@ -90,12 +92,12 @@ MUTATIONS = [
     Mutation("a score that counts heads from one", ATTENTION, "jnp.arange(heads).reshape", "jnp.arange(1, heads + 1).reshape", twin("attention.change_scores", 2)),
     Mutation("a score applied in the weights alone", ATTENTION, "_weighted_values(attention_weights(q, k, mask, score)", "_weighted_values(attention_weights(q, k, mask)", twin("attention.scaled_dot_product_attention", 3)),
     Mutation("a rule told of no documents", ATTENTION, "jnp.broadcast_to(rule(t, s, document_t, document_s)", "jnp.broadcast_to(rule(t, s, None, None)", twin("attention.visible", 3)),
-    Mutation("a score of the batch's number", CAUSAL, "(jnp.arange(scores.shape[0]) % form.heads)", "jnp.arange(scores.shape[0])", CHANGED),
-    Mutation("a score's slope forgotten on the way back", CAUSAL, "if form.score is None:\n        return gradient", "if True:\n        return gradient", twin("attention.causal_dot_product_attention", 9)),
-    Mutation("a chunk's scores numbered from 0", CAUSAL, "jnp.minimum(start + t, form.length - 1)", "jnp.minimum(0 * start + t, form.length - 1)", CHANGED),
-    Mutation("what looks ahead reads no later group", CAUSAL, "groups = 1 if ahead else", "groups = 1 if False else", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
-    Mutation("what sees nothing has a gradient at its scores", CAUSAL, "ds = jnp.where(_seen(form, ds.shape, start, *own, *theirs), ds, 0)", "pass", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
-    Mutation("a rule is shown the padding of chunks", CAUSAL, "scores if form.rule is None else", "scores if True else", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
+    Mutation("a score of the batch's number", CHUNK_SCORES, "(jnp.arange(scores.shape[0]) % self.heads)", "jnp.arange(scores.shape[0])", CHANGED),
+    Mutation("a score's slope forgotten on the way back", CHUNK_SCORES, "if self.score is None:\n            return gradient", "if True:\n            return gradient", twin("attention.causal_dot_product_attention", 9)),
+    Mutation("a chunk's scores numbered from 0", CHUNK_SCORES, "jnp.minimum(start + t, self.length - 1)", "jnp.minimum(0 * start + t, self.length - 1)", CHANGED),
+    Mutation("what looks ahead reads no later group", CAUSAL, "groups = 1 if ahead or parts", "groups = 1 if parts", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
+    Mutation("what sees nothing has a gradient at its scores", CAUSAL, "ds = jnp.where(form.scores.seen(ds.shape, start, *own, *theirs), ds, 0)", "pass", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
+    Mutation("a rule is shown the padding of chunks", CHUNK_SCORES, "scores if self.rule is None else", "scores if True else", f"{CHANGED_FILE}::test_every_plan_gives_the_same_numbers[earlier]"),
     Mutation("a rule that looks into the next document taken for causal", CAUSAL, "[(0, 0), (1, 1), (0, 1)]", "[(0, 0), (1, 1)]", f"{CHANGED_FILE}::test_what_looks_ahead"),
     Mutation("targets that the model sees in the validation loss", "train/evaluate.py", "weights[:, known] = 0", "pass", "training/test_where_ideas_meet.py::test_targets_that_the_model_sees_are_left_out_of_the_validation_loss"),
     Mutation("a user's norm in another dtype", "jaxllm/layers.py", "(x, scale, bias, self.epsilon)).astype(x.dtype)", "(x, scale, bias, self.epsilon))", "training/test_where_ideas_meet.py::test_a_function_that_computes_in_float32_does_not_change_the_dtype"),
@@ -107,7 +109,11 @@ MUTATIONS = [
     Mutation("a row's first separator begins no document", CACHE, "((positions >= 0) & (tokens == separator))", "((positions > 0) & (tokens == separator))", CACHED),
     Mutation("gradient of the scores not centred", CAUSAL, "p * (dp - shift)", "p * dp", twin("attention.causal_dot_product_attention")),
     Mutation("the scale forgotten on the way back", CAUSAL, "start, ds) * scale)", "start, ds))", twin("attention.causal_dot_product_attention")),
-    Mutation("only the first chunk's keys get a gradient", CAUSAL, "reduce(jnp.add, [_lengthened(x, q.shape[-2]) for x in parts])", "_lengthened(parts[0], q.shape[-2])", twin("attention.causal_dot_product_attention", 1)),
+    Mutation("only the first chunk's keys get a gradient", CAUSAL, "reduce(jnp.add, [_lengthened(x, n_keys) for x in parts])", "_lengthened(parts[0], n_keys)", twin("attention.causal_dot_product_attention", 1)),
+    Mutation("the queries of a part numbered from 0", CAUSAL, "jax.lax.axis_index(CONTEXT) * form.n_own", "0 * jax.lax.axis_index(CONTEXT)", IN_PARTS),
+    Mutation("the padding of a part taken for keys", CAUSAL, "x[:, : form.n_own]", "x", IN_PARTS, "TypeError"),
+    Mutation("gradients of the keys of a part from its own queries only", CAUSAL, "jax.lax.psum_scatter(x, CONTEXT, scatter_dimension=1, tiled=True)", "jax.lax.dynamic_slice_in_dim(x, _first_row(form), form.n_own, 1)", IN_PARTS),
+    Mutation("cuDNN for a part of the positions", CAUSAL, " or parts > 1:", ":", "model/test_fast_attention.py::test_attention_says_which_path_it_takes"),
     Mutation("first residual forgotten", GPT, '"residual_1", x + Dropout', '"residual_1", Dropout', MODEL),
     Mutation("post-norm", GPT, "mlp(norm_2(x))", "norm_2(mlp(x))", MODEL),
     Mutation("positions forgotten", GPT, "x = self.position_embedding(x, positions)", "self.position_embedding(x, positions)", MODEL),
@@ -137,7 +143,7 @@ MUTATIONS = [
     Mutation("the other pairs", ROTARY, "axis = -1 if interleaved else -2", "axis = -2 if interleaved else -1", twin("rotary.rotate"), "ValueError: too many values to unpack"),
     Mutation("slowed where it should not be", ROTARY, "(share + (1 - share) / factor)", "(1 - share + share / factor)", twin("rotary.rotary_frequencies", 1)),
     Mutation("a window one too wide", ATTENTION, "(s > t - window)", "(s >= t - window)", twin("attention.causal_mask", 2)),
-    Mutation("no window in chunks", CAUSAL, "own, theirs, form.window, form.rule)", "own, theirs, None, form.rule)", twin("attention.causal_dot_product_attention", 6)),
+    Mutation("no window in chunks", CHUNK_SCORES, "own, theirs, self.window, self.rule)", "own, theirs, None, self.rule)", twin("attention.causal_dot_product_attention", 6)),
     Mutation("gate and up changed places", LAYERS, "ACTIVATIONS | GATED, \"activation\")(*maps)", "ACTIVATIONS | GATED, \"activation\")(*maps[::-1])", module("MLP swiglu")),
     Mutation("a penalty for what was not said", SAMPLING, "jnp.where(seen, jnp.where", "jnp.where(~seen, jnp.where", twin("sampling.repetition_penalty")),
     Mutation("int8 with the scale of another row", "jaxllm/fast/quantised_weights.py", "product * row_scale *", "product * row_scale[::-1] *", "model/test_quantised_weights.py::test_quantised_functions_agree_with_their_twins[shape2]"),

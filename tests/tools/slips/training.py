@@ -24,10 +24,11 @@ def rule(name: str) -> str:
 
 
 MUTATIONS = [
-    Mutation("the memory of a context without remat in both columns", "train/bench/scaling.py", "grad_accumulation=1, remat=remat", "grad_accumulation=1, remat=False", "training/test_speed.py::test_memory_by_context"),
+    Mutation("the memory of a context without remat in both columns", "train/bench/scaling.py", "replace(one.train, remat=remat)", "one.train", "training/test_speed.py::test_memory_by_context"),
+    Mutation("the memory of one device in the column of many", "train/bench/scaling.py", "_planned_bytes(model, changed, mesh)", "_planned_bytes(model, changed, None)", "training/test_speed.py::test_memory_of_each_device_by_context"),
     Mutation("an error that does not name its section", "train/parallel/config.py", 'check_fields(self, "parallel.")', "check_fields(self)", f"{PARALLEL}::test_a_section_with_no_part_is_refused"),
     Mutation("one gather for both passes of remat", "jaxllm/fast/on_mesh.py", "jax.lax.with_sharding_constraint(jax.lax.with_sharding_constraint(x, at_rest), in_use)", "jax.lax.with_sharding_constraint(x, in_use)", f"{PARALLEL}::test_a_block_gathers_its_parameters_in_each_pass"),
-    Mutation("a last block computed where the loss wants its result", "jaxllm/fast/on_mesh.py", "isinstance(out, tuple) else cut(out, ROWS)", "isinstance(out, tuple) else out", f"{PARALLEL}::test_a_block_gathers_its_parameters_in_each_pass"),
+    Mutation("a last block computed where the loss wants its result", "jaxllm/fast/on_mesh.py", "isinstance(out, tuple) else cut(out, *TOKENS)", "isinstance(out, tuple) else out", f"{PARALLEL}::test_a_block_gathers_its_parameters_in_each_pass"),
     Mutation("a block that interceptors see twice", ON_MESH, "        @nn.nowrap  # interceptors see", "        # interceptors see", f"{PARALLEL}::test_interceptors_see_a_block_once_on_a_mesh"),
     Mutation("gradients of embeddings cut as their tables", ON_MESH, "ends = jax.tree.map(cut, gather({name: part for name, part in params.items() if not name.startswith(\"block_\")}))", "ends = gather({name: part for name, part in params.items() if not name.startswith(\"block_\")})", f"{PARALLEL}::test_gradients_of_embeddings_stay_on_their_rows"),
     Mutation("no gather of parameters in parts", "jaxllm/parallel.py", '"embed": FSDP,', '"embed": None,', f"{PARALLEL}::test_where_parameters_lie"),
@@ -37,6 +38,9 @@ MUTATIONS = [
     Mutation("a score that takes each device's first head for head 0", "jaxllm/fast/attention.py", "head + self.n * jax.lax.axis_index(TENSOR)", "head", f"{PARALLEL}::test_each_layout_agrees_with_one_device[tensor]"),
     Mutation("carry of a product of 32 bits lost", ON_MESH, " + (carried >> 16)", "", f"{PARALLEL}::test_the_upper_half_of_a_product"),
     Mutation("a batch that the devices do not divide", "train/parallel/layout.py", "if rows % chosen.n_rows:", "if False:", f"{PARALLEL}::test_a_layout_that_does_not_fit_gets_its_sentence"),
+    Mutation("positions that the devices do not divide", "train/parallel/layout.py", "if config.context > 1 and", "if config.context > 99 and", f"{PARALLEL}::test_a_layout_that_does_not_fit_gets_its_sentence"),
+    Mutation("a short text that the devices do not divide", "train/evaluate.py", "divisible_length(mesh, n)", "n", f"{PARALLEL}::test_a_short_text_is_evaluated_in_windows_that_the_devices_cut"),
+    Mutation("the positions of another device", "train/parallel/placing.py", "[:, index[1]]", "[:, ::-1][:, index[1]]", f"{PARALLEL}::test_each_device_gets_its_rows_and_positions"),
     Mutation("devices that stay idle without a word", "train/parallel/layout.py", "idle = n_devices - chosen.n_devices", "idle = 0", "commands/test_plan.py::test_idle_devices_are_named_where_one_is_used"),
     Mutation("equal names of different files are equal functions", "jaxllm/utils/ideas.py", "(self.name, self.digest) if", "(self.name,) if", f"{IDEAS}::test_a_config_keeps_names"),
     Mutation("a config alone makes code of the current folder run", "train/ideas.py", "    if code is None:\n        for", "    code = code or (load_code(str(found[0][2]).partition(':')[0]) if found else None)\n    if code is None:\n        for", f"{IDEAS}::test_a_run_alone_never_runs_code"),
@@ -157,7 +161,7 @@ MUTATIONS = [
     Mutation("processes with different configs", "train/parallel/processes.py", "if first[name] != theirs.get(name)", "if False", f"{PROCESSES}::test_processes_that_differ_end_with_a_sentence"),
     Mutation("every process reads all rows", "train/parallel/placing.py", "device.process_index == here for", "True for", f"{PARALLEL}::test_a_process_reads_the_rows_of_its_devices"),
     Mutation("rows that are not neighbours read as if they were", "train/loop.py", "(i, parts[1])) for i in parts[0])", "(i, parts[1])) for i in range(len(parts[0])))", f"{PARALLEL}::test_a_process_reads_the_rows_of_its_devices"),
-    Mutation("the rows of another device", "train/parallel/placing.py", "of_part[(index[0].start or 0) // n]", "of_part[n_parts - 1 - (index[0].start or 0) // n]", f"{PARALLEL}::test_each_device_gets_its_rows"),
+    Mutation("the rows of another device", "train/parallel/placing.py", "of_part[(index[0].start or 0) // n]", "of_part[n_parts - 1 - (index[0].start or 0) // n]", f"{PARALLEL}::test_each_device_gets_its_rows_and_positions"),
     Mutation("some of a TPU's chips asked to be a block", "train/parallel/layout.py", "np.array(devices[: layout.n_devices]).reshape(layout)", "create_device_mesh(tuple(layout), devices[: layout.n_devices], allow_split_physical_axes=True)", f"{PARALLEL}::test_some_of_the_chips_of_a_tpu_make_a_mesh[5]", "AssertionError"),
     Mutation("no axis of a mesh on a part of one of the wires", "train/parallel/layout.py", ", allow_split_physical_axes=True", "", f"{PARALLEL}::test_an_axis_of_a_mesh_may_cut_one_of_the_wires", "NotImplementedError"),
 ]  # fmt: skip
