@@ -193,7 +193,7 @@ def main() -> None:
         found["llama"], runs = agreement(LLAMA, layouts, rule="muon", grad_accumulation=2)
         found["resumed"] = resumed(runs, "fsdp")
         found["arguments"] = {name: run.arguments() for name, run in runs.items()}
-        found["evaluated"] = {name: run.evaluated() for name, run in runs.items() if name in ("one", "mixed")}
+        found["evaluated"] = {name: run.evaluated() for name, run in runs.items() if name in ("one", "mixed", "places")}
         found["own"], _ = agreement(OWN, {"mixed": EVERY}, loss=smoothed)
     found["float32"], runs = agreement(GPT2, {"one copy": ONE_COPY}, remat=True)
     found["gathers"] = [
