@@ -35,7 +35,7 @@ MUTATIONS = [
     Mutation("optimizer whole on each device", "train/parallel/placing.py", "spec if shape == leaf.shape else PartitionSpec()", "spec if name == 'step' else PartitionSpec()", f"{PARALLEL}::test_parameters_and_optimizer_fall_with_the_number_of_parts"),
     Mutation("a loss summed over part of the devices", ON_MESH, "jax.lax.psum(x, axes)", "jax.lax.psum(x, axes[:1])", f"{PARALLEL}::test_each_layout_agrees_with_one_device[mixed]"),
     Mutation("a score that takes each device's first head for head 0", "jaxllm/fast/attention.py", "head + self.n * jax.lax.axis_index(TENSOR)", "head", f"{PARALLEL}::test_each_layout_agrees_with_one_device[tensor]"),
-    Mutation("carry of a product of 32 bits lost", ON_MESH, " + (carried >> 16)", "", f"{PARALLEL}::test_the_upper_half_of_a_product"),
+    Mutation("products of 32 bits", ON_MESH, "with jax.enable_x64(True):", "with jax.enable_x64(False):", f"{PARALLEL}::test_the_upper_half_of_a_product"),
     Mutation("a batch that the devices do not divide", "train/parallel/layout.py", "if rows % chosen.n_rows:", "if False:", f"{PARALLEL}::test_a_layout_that_does_not_fit_gets_its_sentence"),
     Mutation("devices that stay idle without a word", "train/parallel/layout.py", "idle = n_devices - chosen.n_devices", "idle = 0", "commands/test_plan.py::test_idle_devices_are_named_where_one_is_used"),
     Mutation("equal names of different files are equal functions", "jaxllm/utils/ideas.py", "(self.name, self.digest) if", "(self.name,) if", f"{IDEAS}::test_a_config_keeps_names"),
