@@ -37,7 +37,7 @@ from .process import serve
 from .roofline import Figures, extended, spent
 from .this_machine import this_machine
 
-BLOCKS = (2, 3)  # depths that are compiled; what the first block and the head share is in both
+BLOCKS = (3, 4)  # depths that are compiled: with fewer, the first and the last block share buffers as no others do
 WITHOUT_MACHINE_CODE = {"xla_backend_optimization_level": 0}  # for a CPU; it changes no operation, and nothing is run
 
 
