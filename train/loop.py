@@ -46,6 +46,8 @@ from .runtime.signals import stoppable
 from .state import TrainState, init_and_compile
 from .step import make_model, make_train_step
 
+norm = jax.jit(optax.tree.norm)  # else a program for each operation and shape
+
 
 def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> TrainState:
     """Train from the newest checkpoint of the folder, or from the start, to the last step; returns the last state.
@@ -84,7 +86,8 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         try:
             folder.write_config(config)  # only after everything saved has been read
             drop_samples(folder.samples, steps.start - unmeasured)
-            measure, sample = make_measure(run, model, agreed, mesh), partial(write_sample, run, model, folder)
+            measure = make_measure(run, model, agreed, mesh)
+            sample = partial(write_sample, run, make_model(run.model, config.train), folder)  # by one device
             if unmeasured:  # the evaluation was abandoned when the run was stopped
                 sample(state, measured := measure(state))  # first, because a complete record says that it is there
                 log.complete(measured)
@@ -157,7 +160,7 @@ def save_state(
     Raises DivergedError if a parameter is not finite.
     """
     log.flush()
-    log.check(int(state.step), {"the norm of the parameters": float(optax.tree.norm(state.params))})
+    log.check(int(state.step), {"the norm of the parameters": float(norm(state.params))})
     log.sync()
     checkpoints.save(state, config, tokenizer, log.last.get("val_loss"))
     log.restart_clock()

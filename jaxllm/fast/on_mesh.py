@@ -56,7 +56,7 @@ def traced_on(mesh: Mesh | None, function: Callable[P, R]) -> Callable[P, R]:
 
 @cache
 def _lower_mulhi() -> None:
-    """Have JAX write `jax.lax.mulhi`, by which philox4x32 draws dropout masks, as products of 16 bits.
+    """Have JAX write `jax.lax.mulhi`, by which philox4x32 draws dropout masks, as products of 64 bits.
 
     XLA's partitioner cannot read the operation that JAX 0.12 writes for it. The bits are the same.
     """
@@ -66,11 +66,9 @@ def _lower_mulhi() -> None:
 
 def mulhi(a: UInt32[Array, "*shape"], b: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     """The upper 32 bits of the products of integers of 32 bits."""
-    low = jnp.uint32(0xFFFF)
-    upper_a, lower_a, upper_b, lower_b = a >> 16, a & low, b >> 16, b & low
-    crossed, other = upper_a * lower_b, lower_a * upper_b
-    carried = (lower_a * lower_b >> 16) + (crossed & low) + (other & low)
-    return upper_a * upper_b + (crossed >> 16) + (other >> 16) + (carried >> 16)
+    with jax.enable_x64(True):
+        product = a.astype(jnp.uint64) * b.astype(jnp.uint64)
+        return (product >> 32).astype(jnp.uint32)
 
 
 def cut(x: Array, *axes: Any) -> Array:

@@ -63,7 +63,7 @@ def test_an_older_commit_beside_ours(place: Path, capsys: pytest.CaptureFixture[
     """The commit has another version, begins from other weights, and lacks a field of [train]."""
     code = place / "code"
     edit(code / "jaxllm/__init__.py", f'__version__ = "{__version__}"', '__version__ = "0.0.7"')
-    edit(code / "train/state.py", "jax.random.key(seed))  # in", "jax.random.key(seed + 7))  # in")
+    edit(code / "train/state.py", "jax.random.key(seed)", "jax.random.key(seed + 7)")
     config = (code / "train/config.py").read_text().splitlines(keepends=True)
     (code / "train/config.py").write_text("".join(line for line in config if "    deterministic:" not in line))
     name = commit(place, "Begin")

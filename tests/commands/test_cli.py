@@ -224,7 +224,7 @@ def test_a_run_that_does_not_fit_warns_and_ends_in_a_sentence(place: Path) -> No
 def test_a_run_that_may_not_fit_gets_a_warning(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("train.commands.train.available_bytes", lambda: 10**5)
+    monkeypatch.setattr("train.commands.train_report.available_bytes", lambda: 10**5)
     assert main(["train", "ok.toml", "--out", "run", *FEW_STEPS, "--set", "train.batch_size=120"]) == 0
     out, error = capsys.readouterr()
     assert "raise train.grad_accumulation" in error and "would fit" in error and "0.00 GiB are free" in out

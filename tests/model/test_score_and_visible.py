@@ -22,7 +22,7 @@ from jaxllm.fast.cached_gpt import CachedGPT
 from jaxllm.fast.generate import start_generation, why_not_cached
 from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import Block
-from train.commands.train import describe_attention
+from train.commands.train_report import describe_attention
 from train.config import RunConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

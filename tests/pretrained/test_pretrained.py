@@ -263,7 +263,7 @@ def test_a_short_text_is_no_reason_for_a_long_window(monkeypatch: pytest.MonkeyP
     """An imported model may have a context of many thousands of tokens."""
     shapes = []
 
-    def make_step(_: Any) -> Any:
+    def make_step(*_: Any) -> Any:
         return lambda params, *batch: shapes.append(batch[0].shape) or 0.0
 
     monkeypatch.setattr("train.evaluate.make_eval_step", make_step)

@@ -1,6 +1,9 @@
-"""Trains on layouts of eight virtual devices, for `tests/training/test_parallel.py`, and prints what came of it as JSON.
+"""Trains on layouts of eight virtual devices, for `tests/training/test_parallel.py`, and prints what came of it.
 
-A program, because the number of devices is fixed when JAX starts.
+    echo agreement llama mixed | python tests/support/eight_devices.py FOLDER
+
+A program, because the number of devices is fixed when JAX starts. Each line that it reads is a function of `ANSWERS` with
+its arguments, and each line that it prints is what the function returns, as JSON. A run that several need is trained once.
 """
 
 import contextlib
@@ -9,8 +12,9 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
-import tempfile
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,10 +29,13 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from jaxllm.config import GPTConfig
+from jaxllm.fast.generate import why_not_cached
 from jaxllm.gpt import Block
 from jaxllm.parallel import AXES
+from train import loop
 from train.cli import main as program
 from train.config import OptimizerConfig, TrainConfig
+from train.evaluate import sample_text
 from train.optimizer import learning_rate_schedule, make_optimizer
 from train.parallel.layout import MeshLayout, make_mesh
 from train.parallel.placing import put_batch
@@ -38,9 +45,12 @@ from train.state import TrainState, init_and_compile
 from train.step import make_eval_step, make_model, make_train_step
 
 STEPS, SAVED = 50, 45
-ONE = MeshLayout(1, 1, 1)
-COPIES, PARTS, HEADS, MIXED = MeshLayout(8, 1, 1), MeshLayout(1, 8, 1), MeshLayout(2, 1, 4), MeshLayout(2, 2, 2)
-ONE_COPY = MeshLayout(1, 4, 2)
+FOLDER = Path(sys.argv[1])
+LAYOUTS = {
+    "one": MeshLayout(1, 1, 1), "data": MeshLayout(8, 1, 1), "fsdp": MeshLayout(1, 8, 1), "tensor": MeshLayout(2, 1, 4),
+    "mixed": MeshLayout(2, 2, 2), "one copy": MeshLayout(1, 4, 2),
+}  # fmt: skip
+BEGIN_AS_ONE = ("data", "fsdp", "tensor")  # what the others compute of a seed says enough of these
 
 
 class GatedBlock(nn.Module):
@@ -74,14 +84,17 @@ OWN = GPTConfig(**SIZES, n_heads=4, dropout=0.1, block=GatedBlock)
 class Training:
     """A compiled step on a layout, in the dtype of the parameters, and the state that it has come to."""
 
-    def __init__(self, config: GPTConfig, layout: MeshLayout, rule: str = "adamw", **train: Any) -> None:
+    def __init__(
+        self, config: GPTConfig, layout: MeshLayout, began: TrainState | None, rule: str = "adamw", **train: Any
+    ) -> None:
         self.layout, self.mesh = layout, make_mesh(layout)
         self.train = TrainConfig(steps=STEPS, batch_size=16, **train)
         optimizer = OptimizerConfig(name=rule, warmup_steps=5, learning_rate=3e-3)
         self.rule, schedule = make_optimizer(optimizer, STEPS), learning_rate_schedule(optimizer, STEPS)
         self.model = make_model(config, self.train, self.mesh).clone(dtype=None)
         step = make_train_step(self.model, self.rule, self.train, schedule, self.mesh)
-        self.state, self.step = init_and_compile(self.model, self.rule, step, self.train, mesh=self.mesh)
+        begin = began and partial(put_as, began)
+        self.state, self.step = init_and_compile(self.model, self.rule, step, self.train, begin, self.mesh)
         self.began, self.losses = jax.device_get(self.state), list[float]()
 
     def go_on(self, steps: int) -> "Training":
@@ -99,7 +112,7 @@ class Training:
 
     def first(self) -> TrainState:
         """The state before the first step, in place."""
-        return cast(TrainState, jax.device_put(self.began, jax.tree.map(lambda x: x.sharding, self.state)))
+        return put_as(self.began, self.state)
 
     def shapes(self) -> TrainState:
         """What a checkpoint is read into: the shapes of the state and where they lie."""
@@ -110,14 +123,10 @@ class Training:
         batch = put_batch(self.mesh, ids, ids, np.linspace(0, 1, ids.size, dtype=np.float32).reshape(ids.shape))
         return float(make_eval_step(self.model, self.mesh)(self.state.params, *batch))
 
-    def arguments(self) -> int:
-        """Bytes of the step's arguments on a device."""
-        return self.step.memory_analysis().argument_size_in_bytes
 
-    def gathers(self, of: str) -> list[str]:
-        """The shapes that the program gathers where the name of an operation has this text, in order."""
-        lines = [line for line in self.step.as_text().splitlines() if " all-gather(" in line and of in line]
-        return sorted(re.findall(r"= \w+\[([\d,]*)\]", line)[0] for line in lines)
+def put_as(state: TrainState, like: TrainState) -> TrainState:
+    """The numbers of a state where another's lie."""
+    return cast(TrainState, jax.device_put(state, jax.tree.map(lambda x: x.sharding, like)))
 
 
 def difference(a: Training, b: Training) -> dict[str, float]:
@@ -134,33 +143,57 @@ def equal_bits(a: TrainState, b: TrainState) -> bool:
     return all(map(np.array_equal, *(jax.tree.leaves(jax.device_get(state)) for state in (a, b))))
 
 
-def agreement(
-    config: GPTConfig, layouts: dict[str, MeshLayout], **how: Any
-) -> tuple[dict[str, Any], dict[str, Training]]:
-    """What each layout differs in from one device, and the runs."""
-    runs = {name: Training(config, layout, **how).go_on(STEPS) for name, layout in {"one": ONE, **layouts}.items()}
-    return {name: difference(runs["one"], runs[name]) for name in layouts}, runs
+@cache
+def compiled(model: str, place: str) -> Training:
+    """A run on a layout, before its first step."""
+    config, how = MODELS[model]
+    return Training(config, LAYOUTS[place], compiled(model, "one").began if place in BEGIN_AS_ONE else None, **how)
 
 
-def resumed(runs: dict[str, Training], written_by: str) -> dict[str, Any]:
-    """What comes of the checkpoint of a layout, read into each layout and trained to the end, against no interruption."""
-    first, found = runs[written_by], {}
-    with tempfile.TemporaryDirectory() as folder:
-        early = first.restarted()
-        early.go_on(SAVED)
-        with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
-            checkpoints.save(early.state, {}, "")
-        for name, run in runs.items():
-            again = run.restarted(checkpoints.restore(run.shapes()))
-            lies = [leaf.sharding for leaf in jax.tree.leaves(again.state)]
-            in_place = lies == [leaf.sharding for leaf in jax.tree.leaves(run.state)]
-            again.go_on(STEPS - SAVED)
-            again.losses = first.losses
-            found[name] = difference(first, again) | {
-                "bits": equal_bits(first.state, again.state),
-                "in_place": in_place,
-            }
-    return found
+@cache
+def trained(model: str, place: str) -> Training:
+    """The run after its last step."""
+    return compiled(model, place).go_on(STEPS)
+
+
+def agreement(model: str, place: str) -> dict[str, float]:
+    """What the layout differs in from one device."""
+    return difference(trained(model, "one"), trained(model, place))
+
+
+@cache
+def saved(model: str, place: str) -> Checkpoints:
+    """A checkpoint of the run, some steps before the last."""
+    early = trained(model, place).restarted().go_on(SAVED)
+    with Checkpoints(FOLDER / f"{model} {place}") as checkpoints:
+        checkpoints.save(early.state, {}, "")
+    return checkpoints
+
+
+def resumed(model: str, written_by: str, place: str) -> dict[str, Any]:
+    """What comes of the checkpoint of a layout, read into another and trained to the end, against no interruption."""
+    first, run = trained(model, written_by), trained(model, place)
+    again = run.restarted(saved(model, written_by).restore(run.shapes()))
+    lies = [leaf.sharding for leaf in jax.tree.leaves(again.state)]
+    in_place = lies == [leaf.sharding for leaf in jax.tree.leaves(run.state)]
+    again.go_on(STEPS - SAVED)
+    again.losses = first.losses
+    return difference(first, again) | {"bits": equal_bits(first.state, again.state), "in_place": in_place}
+
+
+def arguments(model: str, place: str) -> int:
+    """Bytes of the step's arguments on a device."""
+    return compiled(model, place).step.memory_analysis().argument_size_in_bytes
+
+
+def gathers(model: str, place: str, *of: str) -> list[list[str]]:
+    """For each text, the shapes that the program gathers where the name of an operation has it, in order."""
+    program = [line for line in compiled(model, place).step.as_text().splitlines() if " all-gather(" in line]
+    return [sorted(re.findall(r"= \w+\[([\d,]*)\]", line)[0] for line in program if text in line) for text in of]
+
+
+def evaluated(model: str, place: str) -> float:
+    return trained(model, place).evaluated()
 
 
 def rows_lie_in_order() -> bool:
@@ -170,34 +203,36 @@ def rows_lie_in_order() -> bool:
     return all(np.array_equal(put, rows) for put in put_batch(mesh, rows, rows))
 
 
-def commanded(folder: Path) -> str:
-    """What `jaxllm train` prints for a batch of 6, with `parallel.fsdp` of 2."""
+def commanded() -> dict[str, Any]:
+    """What `jaxllm train` prints for a batch of 6, with `parallel.fsdp` of 2, and why its sample is not cached."""
     sizes = ["context_length=8", "n_layers=1", "n_heads=2", "d_model=8"]
     settings = [f"model.{size}" for size in sizes] + ["train.steps=2", "train.batch_size=6", "optimizer.warmup_steps=0"]
     settings += ["eval.sample_tokens=1", "parallel.fsdp=2"]
-    (folder / "c.toml").write_text("[data]\nsource = 't.txt'\n".replace("t.txt", str(folder / "t.txt")))
-    (folder / "t.txt").write_text("to be or not to be, that is the question. " * 9)
+    (FOLDER / "c.toml").write_text(f"[data]\nsource = '{FOLDER / 't.txt'}'\n")
+    (FOLDER / "t.txt").write_text("to be or not to be, that is the question. " * 9)
+    asked: list[str] = []
+    loop.sample_text = lambda model, *rest: asked.append(why_not_cached(model)) or sample_text(model, *rest)
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        assert not program(["train", str(folder / "c.toml"), "--out", str(folder / "run"), *(
+        assert not program(["train", str(FOLDER / "c.toml"), "--out", str(FOLDER / "run"), *(
             part for setting in settings for part in ("--set", setting)
         )])  # fmt: skip
-    return out.getvalue()
+    return {"printed": out.getvalue(), "not_cached": asked}
+
+
+MODELS: dict[str, tuple[GPTConfig, dict[str, Any]]] = {
+    "llama": (LLAMA, {"rule": "muon", "grad_accumulation": 2}), "own": (OWN, {"loss": smoothed}),
+    "float32": (GPT2, {"remat": True}),
+}  # fmt: skip
+ANSWERS = (agreement, resumed, arguments, gathers, evaluated, rows_lie_in_order, commanded)
 
 
 def main() -> None:
-    found: dict[str, Any] = {}
-    layouts = {"data": COPIES, "fsdp": PARTS, "tensor": HEADS, "mixed": MIXED}
-    with jax.enable_x64(True):
-        found["llama"], runs = agreement(LLAMA, layouts, rule="muon", grad_accumulation=2)
-        found["resumed"] = resumed(runs, "fsdp")
-        found["arguments"] = {name: run.arguments() for name, run in runs.items()}
-        found["evaluated"] = {name: run.evaluated() for name, run in runs.items() if name in ("one", "mixed")}
-        found["own"], _ = agreement(OWN, {"mixed": MIXED}, loss=smoothed)
-    found["float32"], runs = agreement(GPT2, {"one copy": ONE_COPY}, remat=True)
-    found["gathers"] = [
-        runs["one copy"].gathers(of) for of in ("jvp(jit(core_fn))/block_0", "rematted_computation/block_0")
-    ]
-    print(json.dumps(found | {"rows": rows_lie_in_order(), "command": commanded(Path(sys.argv[1]))}))
+    named_answers: dict[str, Any] = {answer.__name__: answer for answer in ANSWERS}
+    asked, sys.stdin = sys.stdin, io.StringIO()  # `jaxllm` sets the encoding of its input before it reads
+    for line in asked:
+        name, *rest = shlex.split(line)
+        with jax.enable_x64(rest[:1] in (["llama"], ["own"])):
+            print(json.dumps(named_answers[name](*rest)), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ LONGEST_S = 600  # for a run
 PROGRAM = """
 import sys
 from train.cli import main
-from train.runtime import distributed
-vars(distributed).update({time_outs})
+from train.parallel import processes
+vars(processes).update({time_outs})
 sys.exit(main(sys.argv[1:]))
 """
 

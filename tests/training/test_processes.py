@@ -1,6 +1,7 @@
 """Runs by several processes: real ones, on the loopback address."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from models import TINY
-from processes import ended, free_address, member, signalled
+from processes import Ended, ended, free_address, member, signalled
 from runs import TEXT, lines, without_times
 
 import train.evaluate
@@ -48,8 +49,8 @@ batch_size = 4
 warmup_steps = 1
 schedule = "constant"
 [eval]
-every = 100
-sample_tokens = 4
+every = 100000
+sample_tokens = 1
 [checkpoint]
 every = 3
 [parallel]
@@ -76,10 +77,18 @@ def states(run: Path) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves((loaded.params, loaded.opt_state))]
 
 
-def test_two_processes_leave_the_bits_of_two_devices_and_go_on_in_one(config: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def by_two(config: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Ended]]:
+    """A run by two processes."""
+    run = tmp_path_factory.mktemp("by_two") / "run"
+    return run, ended(by_processes(2, config, "--out", str(run)))
+
+
+def test_two_processes_leave_the_bits_of_two_devices(
+    by_two: tuple[Path, list[Ended]], config: str, tmp_path: Path
+) -> None:
     """Process 0 alone prints and writes, and arrays of which each has a part are read by one."""
-    run, devices = tmp_path / "run", tmp_path / "devices"
-    first, second = ended(by_processes(2, config, "--out", str(run)))
+    (run, (first, second)), devices = by_two, tmp_path / "devices"
     (alone,) = ended([["train", config, "--out", str(devices)]], devices=2)
     assert [first.code, second.code, alone.code] == [0, 0, 0], first.error + second.error + alone.error
     assert (second.out, second.error) == ("", "") and "on 2 devices: data = 1, fsdp = 2" in first.out
@@ -91,29 +100,30 @@ def test_two_processes_leave_the_bits_of_two_devices_and_go_on_in_one(config: st
     arrays = read_manifest(run / "checkpoints" / "4").arrays
     assert arrays["params/block_0/mlp/up/kernel"].sha256 is None and arrays["step"].sha256 is not None
 
-    more = ["--resume", "--set", "train.steps=6", "--set", "parallel.fsdp=1", "--out", str(run)]
-    assert main(["train", *more]) == 0 and lines(run)[-1]["step"] == 6
 
+def test_a_run_goes_on_by_four_until_one_is_killed_by_two_until_one_gets_a_signal_and_by_one(
+    by_two: tuple[Path, list[Ended]], tmp_path: Path
+) -> None:
+    """Where one is killed, the others end with a sentence that names it. Where one gets a signal, all end at its step."""
+    run = shutil.copytree(by_two[0], tmp_path / "run")
+    endless = ["--resume", "--set", "train.steps=100000", "--out", str(run)]
 
-def test_one_of_four_is_killed_and_two_go_on_until_one_gets_a_signal(config: str, tmp_path: Path) -> None:
-    """The others end with a sentence that names it. All end at the step in which one gets the signal."""
-    run = tmp_path / "run"
-    endless = ["--set", "train.steps=100000", "--out", str(run)]
+    def saved() -> int:
+        return saved_steps(run / "checkpoints")[-1]
 
-    def reached(step: int) -> bool:
-        return (saved_steps(run / "checkpoints") or [0])[-1] >= step
-
-    left = signalled(by_processes(4, config, *endless), 2, signal.SIGKILL, lambda: reached(3), HEARTBEAT_S=20)
+    left = signalled(by_processes(4, *endless), 2, signal.SIGKILL, lambda: saved() > 4, HEARTBEAT_S=20)
     assert [one.code for one in left] == [1, 1, -signal.SIGKILL, 1], [one.error for one in left]
-    saved = saved_steps(run / "checkpoints")[-1]
-    sentence = f"process 2 of 4 has ended; step {saved} is saved; to go on: jaxllm train --out {run} --resume\n"
+    step = saved()
+    sentence = f"process 2 of 4 has ended; step {step} is saved; to go on: jaxllm train --out {run} --resume\n"
     assert {one.error for one in left if one.code == 1} == {f"jaxllm train: {sentence}"}
 
-    left = signalled(by_processes(2, "--resume", *endless[2:]), 1, signal.SIGTERM, lambda: reached(saved + 3))
+    left = signalled(by_processes(2, *endless), 1, signal.SIGTERM, lambda: saved() > step)
     assert [one.code for one in left] == [143, 143], [one.error for one in left]
-    step = saved_steps(run / "checkpoints")[-1]
-    assert all(f"SIGTERM ended the run after step {step}" in one.error for one in left)
-    assert lines(run)[-1]["step"] == step > saved + 3
+    assert lines(run)[-1]["step"] == saved() > step
+    assert all(f"SIGTERM ended the run after step {saved()}" in one.error for one in left)
+
+    more = ["--resume", "--set", f"train.steps={saved() + 1}", "--set", "parallel.fsdp=1", "--out", str(run)]
+    assert main(["train", *more]) == 0 and [line["step"] for line in lines(run)] == [*range(1, saved() + 1)]
 
 
 def test_processes_that_do_not_find_each_other_end_with_a_sentence(config: str, tmp_path: Path) -> None:

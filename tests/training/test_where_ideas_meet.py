@@ -12,7 +12,7 @@ from jaxllm.gpt import Block, apply_with_intermediates, summed_loss
 from jaxllm.loss import token_losses
 from jaxllm.utils.ideas import Idea
 from train.commands.attention import attention_weights
-from train.commands.train import describe_loss
+from train.commands.train_report import describe_loss
 from train.config import RunConfig, TrainConfig
 from train.evaluate import evaluator, known_targets
 from train.loop import how_to_resume

@@ -22,7 +22,7 @@ from ..memory_estimate import Need, estimate, memory_line
 from ..optimizer import rules
 from ..runtime.memory import available_bytes
 from .runs_report import aligned
-from .train import describe_attention
+from .train_report import describe_attention
 
 WITHOUT_TWIN = ("optimizer.name", "train.metrics", "eval.weights")  # fields whose functions have none in `compare`
 ORDER = (  # of use; other parts follow, sorted by name
