@@ -102,15 +102,15 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
                     state, metrics = recorder(train_step, state, inputs, targets, *ahead)
                     log.add(step + 1, metrics, waited_s, of_schedule + 1 if timed else None)
                     over = is_over(config.train, step + 1, agreed.seconds(log.trained_s))
-                    if recorder.complete:
-                        log.flush()
-                        recorder.show(train_step, state)
-                        log.restart_clock()
                     if timed and over:
                         log.note(last_line(config, step + 1))
                     if due(step + 1, config.eval.every, over):
                         log.flush(partial(measure, state))
                         sample(state, log.last)  # once the loss is recorded, because compiling it takes seconds
+                        log.restart_clock()
+                    if recorder.complete:
+                        log.flush()
+                        recorder.show(train_step, state)
                         log.restart_clock()
                     ending = bool(stop)
                     if ending or due(step + 1, config.checkpoint.every, over):

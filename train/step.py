@@ -103,7 +103,9 @@ def step_function(
         }
         if config.metrics is not None:
             metrics |= config.metrics(state.params, grads, updates)
-        return kept_in_place(TrainState(state.step + 1, params, opt_state)), jax.tree.map(on_mesh.cut, metrics)
+        return kept_in_place(TrainState(state.step + 1, params, opt_state)), jax.tree.map(
+            lambda x: on_mesh.cut(jnp.asarray(x)), metrics
+        )
 
     return train_step
 

@@ -16,7 +16,7 @@ from jaxllm.utils.errors import InputError
 from train.cli import main
 from train.config import build_config
 from train.inputs import model_without_text
-from train.plan.chips import CHIPS, Chip, shared, topology_of
+from train.plan.chips import CHIPS, Chip, Curve, shared, topology_of
 from train.plan.compiled import compile_step, figures, lower
 from train.plan.costs import Cost, costs
 from train.plan.hlo import parse
@@ -28,7 +28,7 @@ SMALL = """
 data.source = "not-there.txt"
 model = {vocab_size = 61, context_length = 16, d_model = 16, n_layers = 1, n_heads = 2}
 train = {steps = 10, batch_size = 8}
-optimizer = {warmup_steps = 1}
+optimizer = {name = "sgd", warmup_steps = 1}
 """
 # As a TPU's compiler writes it: products as convolutions, an axis of batches with a window, memory of the core, a
 # reduce-scatter as a fusion, and an all-reduce in a fusion.
@@ -106,6 +106,7 @@ def test_products_and_traffic_of_a_loop() -> None:
     assert text is not None
     found = [*costs(parse(text), 1)]
     assert sum(one.times * one.flops for one in found) == 20 * 2 * 64 * 32 * 48
+    assert sum(one.times * one.elements for one in found) == 20 * (64 * 32 + 32 * 48 + 64 * 48)
     slices = 4 * 20 * (64 * 32 + 32 * 48 + 64 * 48)
     assert slices <= sum(one.times * one.memory for one in found) < 4 * slices  # and not 20 times whole arrays
 
@@ -127,10 +128,12 @@ def test_the_first_ring_of_a_collective(attributes: str, ids: tuple[int, ...]) -
 def test_time_by_the_model() -> None:
     """The longer of products and traffic; over the network what leaves a node, by all adapters of the node."""
     chip = Chip("test", "gpu", 100.0, 50.0, 1e9, 10.0, 4.0, 2, 1.0, "")
-    products, traffic = Cost("dot", 3, 1000, 10), Cost("fusion", 2, 0, 100)
+    products, traffic = Cost("dot", 3, 1000, 10, elements=100), Cost("fusion", 2, 0, 100)
     found = spent([products, traffic], chip, "bfloat16")
     assert (found["products_s"], found["local_s"], found["links_s"]) == (30, 30 + 20, 0)
     assert spent([products], chip, "float32")["products_s"] == 60
+    halved = replace(chip, reached=Curve((1, 100, 1000), (0.25, 0.75, 1.0)))
+    assert spent([products], halved, "bfloat16")["products_s"] == pytest.approx(30 / 0.5)
     near, far, apart = Ring((0, 1)), Ring((0, 1, 2, 3)), Ring((0, 2))
     assert chip.links_s(8, near) == 2
     assert chip.links_s(12, far) == 12 * (1 / 2) / (3 / 4) / 2
@@ -144,7 +147,9 @@ def test_time_by_the_model() -> None:
 def test_two_depths_give_the_whole_step() -> None:
     """Operations, traffic and memory of a deeper model lie on the line, whether or not blocks are computed again."""
     sets = {"d_model": 16, "n_heads": 2, "context_length": 16, "vocab_size": 61}
-    config = build_config({"model": sets}, ["train.batch_size=4", "train.products=xla", "train.remat=true"])
+    config = build_config(
+        {"model": sets}, ["train.batch_size=4", "train.products=xla", "train.remat=true", "optimizer.name=sgd"]
+    )
     model = model_without_text(config)
     device, chip = jax.devices()[0], CHIPS["h100"]
     few, more, whole = (
@@ -172,7 +177,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert content["parameters"] == sum(4 * math.prod(shape) / (4 if len(shape) == 2 else 1) for shape in shapes)
     assert content["step_s"] == pytest.approx(content["local_s"] + content["links_s"])
     assert content["fits"] and 0 < content["mfu"] < 1
-    assert "4 virtual CPU devices" in printed and "left out:" in printed and "fits into the 74.5 GiB" in printed
+    assert (
+        "4 virtual CPU devices; the step with 1 block, float32" in printed
+        and "left out:" in printed
+        and "fits into the 74.5 GiB" in printed
+    )
     assert "on a100 memory, traffic and bytes over the links may be more or less than these" in printed
 
 
@@ -182,7 +191,9 @@ def test_idle_devices_are_named_where_one_is_used(
     (tmp_path / "small.toml").write_text(SMALL)
     names = "parameters optimizer gradients memory memory_of_device peak_flops_per_s memory_per_s links_per_s".split()
     one = {"layout": {"data": 1, "fsdp": 1, "tensor": 1}, "compiled_blocks": [1], "source": ""}
-    compiled = spent([Cost("dot", 1, 1000, 10)], CHIPS["h100"], "float32") | dict.fromkeys(names, 1.0) | one
+    compiled = (
+        spent([Cost("dot", 1, 1000, 10, elements=300)], CHIPS["h100"], "float32") | dict.fromkeys(names, 1.0) | one
+    )
     monkeypatch.setattr("train.commands.plan.planned", lambda job: compiled)
     words = ["--devices", "4", "--kind", "h100", "--set", "train.batch_size=1"]
     assert main(["plan", str(tmp_path / "small.toml"), *words]) == 0

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "train/parallel": (*LIBRARY, SPINE, "train/runs", "train/runtime"),
     "train/runs": (*LIBRARY, SPINE),
     "train/runtime": ("jaxllm/utils",),
-    "train/bench": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime"),
+    "train/bench": (*LIBRARY, SPINE, "train/parallel", "train/plan", "train/runs", "train/runtime"),
     "train/plan": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime"),
     "train/commands": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime", "train/bench", "train/plan"),
     "train/cli": (

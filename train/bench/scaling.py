@@ -119,7 +119,7 @@ def size_rows(config: RunConfig) -> Iterator[Measured]:
     """The training step of a config as it is, and with half and twice its depth, width and batch."""
     workload_for(config, None)
     model, train = model_without_text(config), config.train
-    yield {"size": "as it is", "step": _step_cost(config)}
+    yield {"size": "as it is", "step": step_cost(config)}
     for name, value in (("n_layers", model.n_layers), ("d_model", model.d_model), ("batch_size", train.batch_size)):
         for factor in (0.5, 2):
             varied = int(value * factor)
@@ -129,7 +129,7 @@ def size_rows(config: RunConfig) -> Iterator[Measured]:
                 continue
             part = "train" if name == "batch_size" else "model"
             changed = replace(config, **{part: replace(getattr(config, part), **{name: varied})})
-            yield {"size": f"{name} = {varied}", "step": _step_cost(changed)}
+            yield {"size": f"{name} = {varied}", "step": step_cost(changed)}
 
 
 def context_rows(config: RunConfig) -> Iterator[Measured]:
@@ -167,7 +167,8 @@ def _planned_bytes(model: GPTConfig, config: RunConfig, mesh: Mesh | None) -> in
     return int(compiled.memory_analysis().temp_size_in_bytes)
 
 
-def _step_cost(config: RunConfig) -> Measured:
+def step_cost(config: RunConfig) -> Measured:
+    """The time of a config's step on random tokens, the memory that it needs besides its state, and its compilation."""
     model, train = model_without_text(config), config.train
     optimizer = make_optimizer(config.optimizer, train.steps, model.width_ratio)
     gpt = make_model(model, train)

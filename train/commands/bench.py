@@ -7,6 +7,7 @@ from jaxllm.config import WEIGHTS
 
 from ..bench.alternate import peer_for
 from ..bench.generate import Lengths, bench_generate_command
+from ..bench.plan import bench_plan_command
 from ..bench.scaling import growth_command
 from ..bench.sides import other_of
 from ..bench.speedrun import bench_speedrun_command
@@ -23,6 +24,7 @@ def add_options(parser: Parser) -> None:
     add_generate(kinds)
     add_tokenizer(kinds)
     add_growth(kinds)
+    add_plan(kinds)
 
 
 def add_train(kinds: "argparse._SubParsersAction[Parser]") -> None:
@@ -163,6 +165,19 @@ def run_growth(arguments: argparse.Namespace) -> None:
     growth_command(
         arguments.bench, given.get("config"), given.get("overrides", []), given.get("dtype", ""), arguments.json
     )
+
+
+def add_plan(kinds: "argparse._SubParsersAction[Parser]") -> None:
+    """`jaxllm bench plan`."""
+    parser = add_parser(
+        kinds, "plan", "what `jaxllm plan` says of memory and time, beside XLA's plan of all blocks and real steps"
+    )
+    parser.runs(
+        lambda a: bench_plan_command(a.config, a.overrides, a.json), "jaxllm bench plan configs/quickstart.toml"
+    )
+    parser.add_argument("config", metavar="CONFIG.toml", help="its sizes are set, and those of [parallel]")
+    add_overrides(parser)
+    add_json(parser)
 
 
 def add_peer(parser: Parser) -> None:

@@ -37,9 +37,8 @@ def compiled_lines(content: dict[str, Any]) -> list[str]:
     shape = f" of a slice {content['topology']}" if content["topology"] else ""
     vocabulary = "" if content["vocabulary_known"] else "; the vocabulary is a stand-in, because it depends on the text"
     few, n = content["compiled_blocks"], content["n_blocks"]
-    blocks = (
-        f"{n} blocks" if few[-1] == n else f"{' and '.join(map(str, few))} of {n} blocks, which are alike, extended"
-    )
+    all_blocks = f"{n} block{'s' if n > 1 else ''}"
+    blocks = all_blocks if few[-1] == n else f"{' and '.join(map(str, few))} of {all_blocks}, which are alike, extended"
     return [
         f"{content['subject']}: {content['n_devices']:,} x {kind}{shape}, {sizes_in_words(layout)}{vocabulary}",
         f"compiled: {_compiler(content)}; the step with {blocks}, {content['dtype']}"
@@ -94,14 +93,15 @@ def link_lines(content: dict[str, Any]) -> list[str]:
 def time_lines(content: dict[str, Any]) -> list[str]:
     """Lines on the predicted time, and on what the prediction leaves out."""
     mfu = "" if content["mfu"] is None else f", MFU {content['mfu']:.1%}"
+    below, products = ("", "products") if content["kind"] == "cpu" else ("products below peak, ", "products at peak")
     lines = [
         f"modelled: {content['peak_flops_per_s'] / 1e12:.3g} TFLOP/s, memory {content['memory_per_s'] / 1e9:.3g} GB/s, "
         f"links {content['links_per_s'] / 1e9:.3g} GB/s ({content['source']})",
-        f"products at peak {_seconds(content['products_s'])}, with memory {_seconds(content['local_s'])}, "
+        f"{products} {_seconds(content['products_s'])}, with memory {_seconds(content['local_s'])}, "
         f"links {_seconds(content['links_s'])}",
         f"a step: {_seconds(content['step_s'])} with no transfer hidden behind computation, "
         f"{_seconds(content['step_s_hidden'])} with all; {content['tokens_per_s']:,.0f} tokens/s{mfu}",
-        "left out: products below peak, other arithmetic, latencies, congestion, data, evaluation, checkpoints",
+        f"left out: {below}other arithmetic, latencies, congestion, data, evaluation, checkpoints",
     ]
     if content["compiler"] != "libtpu" and content["kind"] != "cpu":
         lines.append(OTHER_MEMORY.format(kind=content["kind"]))

@@ -11,7 +11,9 @@ and its guides to DGX systems: for each GPU, DGX A100 has a ConnectX-6 of 200 Gb
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from jaxllm.utils.errors import InputError, nearest
 
@@ -24,6 +26,17 @@ DEEP = {
     4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8",
     1024: "8x8x16", 2048: "8x16x16", 4096: "16x16x16",
 }  # fmt: skip
+
+
+class Curve(NamedTuple):
+    """A figure that was measured at some places, and lies on lines between them, over the logarithm of the place."""
+
+    places: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def at(self, place: float) -> float:
+        """The value at a place; beyond the outermost ones theirs."""
+        return float(np.interp(math.log(place), np.log(self.places), self.values))
 
 
 @dataclass(frozen=True)
@@ -43,10 +56,15 @@ class Chip:
     topologies: tuple[tuple[int, str], ...] = ()  # of a TPU: numbers of chips, each with the usual shape of a slice
     accelerator: str = ""  # of a TPU: how its maker names a slice, with the number of cores for {}
     cores: int = 1
+    reached: Curve = Curve((1,), (1,))  # share of the peak of products by their operations per element: always all
 
     def peak(self, dtype: str) -> float:
         """Operations a second of matrix products of a dtype of training."""
         return self.flops_per_s if dtype == "bfloat16" else self.float32_flops_per_s
+
+    def products_s(self, flops: int, elements: int, dtype: str) -> float:
+        """The seconds of matrix products with so many operations on so many elements of operands and results."""
+        return flops / (self.peak(dtype) * self.reached.at(flops / elements)) if flops else 0.0
 
     def links_s(self, moved: float, group: Ring) -> float:
         """The seconds in which each device of a group sends so many bytes in a ring.

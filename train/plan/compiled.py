@@ -5,13 +5,11 @@ that libtpu needs no TPU. A device's program is the same for each block, so a st
 depths, and each figure of the whole model lies on the line through the two.
 """
 
-import json
 import math
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,18 +26,37 @@ from ..config import RunConfig, load_config
 from ..ideas import load_code, resolve
 from ..inputs import model_without_text
 from ..optimizer import learning_rate_schedule, make_optimizer
-from ..parallel.layout import layout, make_mesh
+from ..parallel.layout import MeshLayout, layout, make_mesh
 from ..parallel.placing import placed, row_sharding
 from ..state import TrainState
 from ..step import make_model, make_train_step
 from .chips import CHIPS, Chip, shared
 from .costs import costs
 from .hlo import parse
+from .process import serve
 from .roofline import Figures, extended, spent
 from .this_machine import this_machine
 
-BLOCKS = (2, 3)  # depths that are compiled; what the first block and the head share is in both
+BLOCKS = (3, 4)  # depths that are compiled: with fewer, the first and the last block share buffers as no others do
 WITHOUT_MACHINE_CODE = {"xla_backend_optimization_level": 0}  # for a CPU; it changes no operation, and nothing is run
+
+
+class PlannedStep(NamedTuple):
+    """What a job is planned with."""
+
+    config: RunConfig
+    model: GPTConfig
+    layout: MeshLayout
+    devices: list[jax.Device]
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The mesh of the layout."""
+        return make_mesh(self.layout, self.devices)
+
+    def lower(self, n_layers: int) -> Any:
+        """The step with so many blocks, ready to be compiled."""
+        return lower(self.config, replace(self.model, n_layers=n_layers), self.mesh, self.devices[0])
 
 
 def plan(job: dict[str, Any]) -> Figures:
@@ -47,26 +64,31 @@ def plan(job: dict[str, Any]) -> Figures:
 
     Raises InputError for a wrong config, and where libtpu cannot make the topology or compile for it.
     """
+    subject = read(job)
+    config, model, chosen, _ = subject
+    chip = CHIPS.get(job["kind"]) or shared(this_machine(config.train.dtype), chosen.n_devices)
+    few = BLOCKS if model.block is None and model.n_layers > BLOCKS[-1] else (model.n_layers,)
+    with compiling_for("tpu" if job["topology"] else "cpu"), ThreadPoolExecutor() as pool:
+        lowered = [subject.lower(n) for n in few]
+        steps = [*pool.map(partial(compile_step, on_tpu=bool(job["topology"])), lowered)]
+    measured = [figures(step, chip, config.train.dtype, chosen.n_devices) for step in steps]
+    whole = extended(measured[0], measured[1], BLOCKS, model.n_layers) if len(few) == 2 else measured[0]
+    return whole | held(config, model, subject.mesh) | {
+        "layout": chosen._asdict(), "compiled_blocks": few, "peak_flops_per_s": chip.peak(config.train.dtype),
+        "memory_per_s": chip.memory_per_s, "links_per_s": chip.links_per_s, "memory_of_device": chip.memory,
+        "source": chip.source,
+    }  # fmt: skip
+
+
+def read(job: dict[str, Any]) -> PlannedStep:
+    """What a job says; products are XLA's. Raises InputError as `plan`."""
     config = resolve(load_config(job["config"], job["overrides"]), load_code(job["code"]))
     config = replace(config, train=replace(config.train, products="xla"))
     model = model_without_text(config)
     if not config.data.attend_across:
         model = replace(model, separator=model.separator or 0)
-    chosen = layout(config.parallel, job["n_devices"], model, config.train)
-    chip = CHIPS.get(job["kind"]) or shared(this_machine(config.train.dtype), chosen.n_devices)
     devices = topology_devices(job["kind"], job["topology"]) if job["topology"] else jax.devices()
-    mesh = make_mesh(chosen, devices)
-    few = BLOCKS if model.block is None and model.n_layers > BLOCKS[-1] else (model.n_layers,)
-    with compiling_for("tpu" if job["topology"] else "cpu"), ThreadPoolExecutor() as pool:
-        lowered = [lower(config, replace(model, n_layers=n), mesh, devices[0]) for n in few]
-        steps = [*pool.map(partial(compile_step, on_tpu=bool(job["topology"])), lowered)]
-    measured = [figures(step, chip, config.train.dtype, chosen.n_devices) for step in steps]
-    whole = extended(measured[0], measured[1], BLOCKS, model.n_layers) if len(few) == 2 else measured[0]
-    return whole | held(config, model, mesh) | {
-        "layout": chosen._asdict(), "compiled_blocks": few, "peak_flops_per_s": chip.peak(config.train.dtype),
-        "memory_per_s": chip.memory_per_s, "links_per_s": chip.links_per_s, "memory_of_device": chip.memory,
-        "source": chip.source,
-    }  # fmt: skip
+    return PlannedStep(config, model, layout(config.parallel, job["n_devices"], model, config.train), devices)
 
 
 def lower(config: RunConfig, model: GPTConfig, mesh: Mesh | None, device: jax.Device) -> Any:
@@ -110,11 +132,15 @@ def abstract(config: RunConfig, model: GPTConfig, mesh: Mesh | None) -> TrainSta
 def figures(step: Compiled, chip: Chip, dtype: str, n_devices: int) -> Figures:
     """What a compiled step costs and holds, for each device."""
     found = spent(costs(parse(step.as_text() or ""), n_devices), chip, dtype)
+    return found | {"memory": float(memory_of(step))}
+
+
+def memory_of(step: Compiled) -> int:
+    """The bytes that each device holds during a compiled step, by the compiler's plan."""
     memory = step.memory_analysis()
     assert memory is not None  # XLA for CPUs and libtpu plan it
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    result = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return found | {"memory": float(held + result)}
+    held: int = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return held + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
 
 def held(config: RunConfig, model: GPTConfig, mesh: Mesh | None) -> Figures:
@@ -148,8 +174,4 @@ def _sentence(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        answer = plan(json.load(sys.stdin))
-    except InputError as error:
-        answer = {"refused": str(error)}
-    print(json.dumps(answer))
+    serve(plan)

@@ -32,6 +32,7 @@ class Cost:
     moved: int = 0  # bytes that a device sends over the links, each time
     dtype: str = ""  # of what it sends
     group: Ring | None = None  # the devices among which it is sent
+    elements: int = 0  # of the operands and results of its matrix products, each time
 
 
 def costs(program: CompiledProgram, n_devices: int) -> Iterator[Cost]:
@@ -43,7 +44,11 @@ def costs(program: CompiledProgram, n_devices: int) -> Iterator[Cost]:
                 dtype = max(sending.shapes, key=lambda shape: shape.bytes).dtype
                 yield Cost(opcode, times, 0, 0, sent(own, sending, opcode, group.size), dtype, group)
         if one.opcode.removesuffix("-start") not in COLLECTIVES and one.opcode not in FREE:
-            yield Cost(one.opcode, times, flops(program, computation, one), memory_bytes(program, computation, one))
+            found = [*products(program, computation, one)]
+            yield Cost(
+                one.opcode, times, sum(flops for flops, _ in found), memory_bytes(program, computation, one),
+                elements=sum(elements for _, elements in found),
+            )  # fmt: skip
 
 
 def collectives(
@@ -74,17 +79,23 @@ def sent(computation: Computation, one: Instruction, opcode: str, n: int) -> int
     return round(given * share.get(opcode, (n - 1) / n))
 
 
-def flops(program: CompiledProgram, computation: Computation, one: Instruction) -> int:
-    """The multiplications and additions of the matrix products in an instruction, or in what it calls."""
-    if one.opcode == "dot":
-        left = computation.operands(one)[0].shapes[0]
-        return 2 * one.shapes[0].size * prod(left.dims[i] for i in _numbers(one.attributes, "lhs_contracting_dims"))
-    if one.opcode == "convolution":
-        return _convolution_flops(computation, one)
-    if one.opcode not in ("fusion", "custom-call"):
-        return 0
-    inner = [program.computations[name] for name in one.called]
-    return sum(flops(program, body, inside) for body in inner for inside in body.instructions.values())
+def products(program: CompiledProgram, computation: Computation, one: Instruction) -> Iterator[tuple[int, int]]:
+    """Each matrix product in an instruction, or in what it calls: its multiplications and additions, and the elements
+    of its operands and its result."""
+    if one.opcode in ("dot", "convolution"):
+        left, right = (operand.shapes[0] for operand in computation.operands(one)[:2])
+        count = _dot_flops if one.opcode == "dot" else _convolution_flops
+        yield count(computation, one), left.size + right.size + one.shapes[0].size
+    elif one.opcode in ("fusion", "custom-call"):
+        for name in one.called:
+            body = program.computations[name]
+            for inside in body.instructions.values():
+                yield from products(program, body, inside)
+
+
+def _dot_flops(computation: Computation, one: Instruction) -> int:
+    left = computation.operands(one)[0].shapes[0]
+    return 2 * one.shapes[0].size * prod(left.dims[i] for i in _numbers(one.attributes, "lhs_contracting_dims"))
 
 
 def _convolution_flops(computation: Computation, one: Instruction) -> int:

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxllm.utils.errors import InputError, printable
 
-from ..runtime.allocator import with_allocator
+from ..runtime.allocator import compute_in_this_thread, with_allocator
 from .chips import CHIPS
 from .roofline import Figures
 
@@ -17,9 +18,14 @@ MOST_CHARACTERS = 200  # of what a process that died is quoted with
 
 def planned(job: dict[str, Any]) -> Figures:
     """The figures of `train.plan.compiled.plan`. Raises InputError where it does, or if its process dies."""
+    return ask(f"{__package__}.compiled", job, environment(job))
+
+
+def ask(module: str, job: dict[str, Any], variables: Mapping[str, str]) -> Figures:
+    """What the process of a module that calls `serve` answers, where these variables are set. Raises its InputError."""
     done = subprocess.run(
-        [sys.executable, "-m", f"{__package__}.compiled"], input=json.dumps(job), capture_output=True, text=True,
-        env=os.environ | environment(job),
+        [sys.executable, "-m", module], input=json.dumps(job), capture_output=True, text=True,
+        env={**os.environ, **variables},
     )  # fmt: skip
     answer = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "")
     if not answer:
@@ -32,6 +38,16 @@ def planned(job: dict[str, Any]) -> Figures:
     if "refused" in figures:
         raise InputError(figures["refused"])
     return figures
+
+
+def serve(answer: Callable[[dict[str, Any]], Figures]) -> None:
+    """In the process that is asked: read the job, print the answer or why it is refused."""
+    compute_in_this_thread()
+    try:
+        figures = answer(json.load(sys.stdin))
+    except InputError as error:
+        figures = {"refused": str(error)}
+    print(json.dumps(figures))
 
 
 def last_words(errors: str) -> str:

@@ -2,12 +2,14 @@
 
 - An instruction takes the longer of two times: its matrix products at the chip's peak, and the bytes that it reads and
   writes at the bandwidth of the chip's memory (the roofline model, Williams et al. 2009). One follows the other.
+- Products on this machine reach the share of its peak that was measured for square matrices with as many operations
+  per element. Other chips have no such figures, and their products run at the peak.
 - A collective operation takes its bytes at the bandwidth of the links, in a ring. Between nodes of GPUs, the network
   adapters of a node share what crosses.
 - The time of a step lies between two bounds: all transfers hidden behind computation, and none.
 
-What is left out makes a step slower: products below the chip's peak, operations other than products that are bound by
-arithmetic, latencies, launches, congestion, the loading of data, and evaluation, checkpoints and stops between steps.
+What is left out makes a step slower: products below a data sheet's peak, operations other than products that are bound
+by arithmetic, latencies, launches, congestion, the loading of data, and evaluation, checkpoints and stops.
 """
 
 from collections.abc import Iterable
@@ -19,10 +21,12 @@ from .costs import Cost
 TIME_MODEL = """\
 the time of a step is modelled:
   - an instruction takes the longer of its matrix products at the chip's peak and its traffic at the memory's bandwidth
+  - on this machine products of small matrices reach a part of the peak, as measured for squares with as many
+    operations per element
   - a collective takes the bytes that each device sends, in a ring, at the bandwidth of the links
   - the bounds of a step: all transfers hidden behind computation, and none; MFU is that of none
-left out: products below peak, arithmetic other than products, latencies, launches, congestion, data, evaluation,
-checkpoints and stops"""
+left out: products below a data sheet's peak, arithmetic other than products, latencies, launches, congestion, data,
+evaluation, checkpoints and stops"""
 
 Figures = dict[str, Any]  # numbers, and dicts of numbers
 
@@ -32,7 +36,7 @@ def spent(costs: Iterable[Cost], chip: Chip, dtype: str) -> Figures:
     total = {"flops": 0.0, "memory_bytes": 0.0, "products_s": 0.0, "local_s": 0.0, "links_s": 0.0}
     sent: dict[str, float] = {}
     for one in costs:
-        products_s = one.flops / chip.peak(dtype)
+        products_s = chip.products_s(one.flops, one.elements, dtype)
         total["flops"] += one.times * one.flops
         total["memory_bytes"] += one.times * one.memory
         total["products_s"] += one.times * products_s
