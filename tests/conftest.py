@@ -42,6 +42,13 @@ hypothesis.settings.load_profile("untimed")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 jax.config.update("jax_default_matmul_precision", "highest")
 
+
+def settings() -> dict[str, str]:
+    """The variables of the environment that JAX and XLA read."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("JAX_", "XLA_"))}
+
+
+SETTINGS = settings()
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -50,6 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark the tests that `quick` names, and skip those marked `long` unless -m asks for them."""
     from quick import is_quick
 
+    assert settings() == SETTINGS, "a module that is imported changes JAX's settings of all tests"
     for item in items:
         if is_quick(item.nodeid):
             item.add_marker(pytest.mark.quick)

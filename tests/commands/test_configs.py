@@ -42,7 +42,7 @@ def test_config_states_its_cost_and_trains(path: Path, tmp_path: Path, request: 
         shrunk["tokenizer.vocab_size"] = 270
     if load_config(path).model.n_kv_heads:
         shrunk["model.n_kv_heads"] = 1
-    shrunk |= {f"parallel.{axis}": 1 for axis in ("fsdp", "context", "tensor")}
+    shrunk |= {f"parallel.{axis}": 1 for axis in ("data", "fsdp", "context", "tensor")}
     sets = [f"--set={name}={value}" for name, value in shrunk.items()]
     assert main(["train", str(path), "--out", str(tmp_path / "run"), *sets]) == 0
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())

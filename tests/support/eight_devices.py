@@ -18,8 +18,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+if __name__ == "__main__":  # pytest, which looks for doctests, imports this too, and keeps its own devices
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
@@ -45,7 +46,7 @@ from train.state import TrainState, init_and_compile
 from train.step import make_eval_step, make_model, make_train_step
 
 STEPS, SAVED = 50, 45
-FOLDER = Path(sys.argv[1])
+FOLDER = Path(sys.argv[-1])
 LAYOUTS = {
     "one": MeshLayout(), "data": MeshLayout(data=8), "fsdp": MeshLayout(fsdp=8), "tensor": MeshLayout(data=2, tensor=4),
     "mixed": MeshLayout(data=2, fsdp=2, tensor=2), "one copy": MeshLayout(fsdp=4, tensor=2),
