@@ -17,6 +17,7 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 if __name__ == "__main__":  # pytest, which looks for doctests, imports this too, and keeps its own devices
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -27,12 +28,16 @@ import jax
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh
+from jax._src.cudnn import fused_attention_stablehlo
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxllm.config import GPTConfig
+from jaxllm.fast import attention
 from jaxllm.fast.generate import why_not_cached
+from jaxllm.fast.on_mesh import on
+from jaxllm.fast.platform import compiling_for
 from jaxllm.gpt import Block
-from jaxllm.parallel import AXES
+from jaxllm.parallel import AXES, ROWS, TENSOR
 from train import loop
 from train.cli import main as program
 from train.config import OptimizerConfig, TrainConfig
@@ -222,11 +227,29 @@ def commanded() -> dict[str, Any]:
     return {"printed": out.getvalue(), "not_cached": asked}
 
 
+def given_to_cudnn() -> list[str]:
+    """The shapes [B, T, H, K] of queries in the calls of cuDNN in a program for GPUs, where 2 x 2 x 2 devices share rows and heads.
+
+    No GPU is needed to write the program, only to compile it.
+    """
+    mesh = make_mesh(MeshLayout(data=2, fsdp=2, context=1, tensor=2))
+    q = jax.ShapeDtypeStruct((8, 4, 128, 64), "bfloat16", sharding=NamedSharding(mesh, PartitionSpec(ROWS, TENSOR)))
+    with (
+        patch.object(attention, "_has_cudnn", lambda: True),
+        patch.object(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000),
+        compiling_for("gpu"), on(mesh),
+    ):  # fmt: skip
+        step = jax.jit(jax.grad(lambda *qkv: attention.causal_dot_product_attention(*qkv).astype("float32").sum()))
+        program = step.trace(q, q, q).lower(lowering_platforms=("cuda",)).as_text()
+    calls = [line for line in program.splitlines() if "@__cudnn$fmha" in line]
+    return [re.findall(r": \(tensor<(\w+)>", line)[0] for line in calls]
+
+
 MODELS: dict[str, tuple[GPTConfig, dict[str, Any]]] = {
     "llama": (LLAMA, {"rule": "muon", "grad_accumulation": 2}), "own": (OWN, {"loss": smoothed}),
     "float32": (GPT2, {"remat": True}),
 }  # fmt: skip
-ANSWERS = (agreement, resumed, arguments, gathers, evaluated, rows_lie_in_order, commanded)
+ANSWERS = (agreement, resumed, arguments, gathers, evaluated, rows_lie_in_order, commanded, given_to_cudnn)
 
 
 def main() -> None:

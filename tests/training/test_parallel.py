@@ -94,6 +94,11 @@ def test_a_checkpoint_goes_on_in_each_layout(place: str, ask: Ask) -> None:
     assert again["bits"] or place != "fsdp"  # the layout that wrote it
 
 
+def test_cudnn_gets_the_rows_and_heads_of_a_device(ask: Ask) -> None:
+    """Of 8 rows and 4 heads each device has 2 and 2, forward and backward."""
+    assert ask("given_to_cudnn") == ["2x128x2x64xbf16"] * 2
+
+
 def test_a_block_gathers_its_parameters_in_each_pass(ask: Ask) -> None:
     """Within `nn.remat` again in the backward, and only as large as the part that "tensor" gives a device."""
     of_block = sorted(["32,16"] * 3 + ["16,32", "32,64", "64,32"])
