@@ -188,7 +188,7 @@ def test_growth_of_attention_and_loss(
 def test_growth_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Half and twice each size where the config allows it; one layer has no half."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(growth, "_step_cost", lambda config: {**cost, "memory_bytes": config.model.d_model})
+    monkeypatch.setattr(growth, "step_cost", lambda config: {**cost, "memory_bytes": config.model.d_model})
     cost = {"ms": 1.0, "compile_s": 0.5, "tokens_per_s": 7.0}
     (tmp_path / "tiny.toml").write_text(CONFIG)
     assert main(["bench", "sizes", "tiny.toml", "--set", "model.n_layers=1", "--json", "sizes.json"]) == 0
