@@ -236,7 +236,7 @@ def test_a_real_step_is_costed(tmp_path: Path) -> None:
     from train.config import load_config
 
     (tmp_path / "tiny.toml").write_text(CONFIG)
-    cost = growth._step_cost(load_config(tmp_path / "tiny.toml", ["model.n_layers=1"]))
+    cost = growth.step_cost(load_config(tmp_path / "tiny.toml", ["model.n_layers=1"]))
     assert cost["tokens_per_s"] == pytest.approx(1e3 * 8 / cost["ms"]) and cost["memory_bytes"] > 0 < cost["compile_s"]
 
 
