@@ -1,0 +1,1 @@
+"""One file a piece of the course: the right functions, inputs, and the catalogue of slips."""
