@@ -70,7 +70,7 @@ class Guards:
         """While the learner's code runs."""
         self.touched, self.heard, self._watching = None, Heard(), True
         old = sys.stdin, sys.stdout, sys.stderr
-        sys.stdout = sys.stderr = self.heard  # type: ignore[assignment]
+        sys.stdout = sys.stderr = self.heard
         try:
             yield
         finally:

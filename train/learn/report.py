@@ -97,7 +97,7 @@ def _wrong_lines(
             yield Text("    ") + line
         if found.kind == "value" and found.index:
             yield Text(f"  The first difference is at {_index(found.index)}, marked >.")
-    yield from _diagnosis_lines(name, checked.diagnoses)
+    yield from _diagnosis_lines(name, checked.diagnoses, found.says if found else "")
     if not checked.diagnoses and not attempt.failure and found and found.kind == "value":
         yield Text("  No usual mistake explains the results.")
 
@@ -125,11 +125,12 @@ def _gradient_lines(one: CheckedPiece, checked: Checked) -> Iterator[Text]:
     yield from _diagnosis_lines(name, checked.diagnoses)
 
 
-def _diagnosis_lines(name: str, diagnoses: Sequence[Diagnosis]) -> Iterator[Text]:
+def _diagnosis_lines(name: str, diagnoses: Sequence[Diagnosis], said: str = "") -> Iterator[Text]:
     if len(diagnoses) > 1:
         yield Text("  Several mistakes give these results, and no input of this check tells them apart:")
     for one in diagnoses:
-        yield Text(f"  Your {name} {one.says}.", style="bold yellow")
+        if one.says != said:
+            yield Text(f"  Your {name} {one.says}.", style="bold yellow")
         if one.explanation:
             yield Text(f"  {one.explanation}")
         if one.hint:

@@ -1,7 +1,7 @@
 """The process that runs the learner's functions: `python -m PACKAGE.learn.runner`, started by `child`.
 
-It reads a job as JSON on standard input and writes a line of JSON for each thing that it finds out. The lines leave by a
-copy of standard output; to the learner's functions standard output is a place that keeps what they print.
+It reads a job as JSON on standard input and writes a line of JSON for each thing that it finds out. The lines leave by
+a copy of standard output; to the learner's functions standard output is a place that keeps what they print.
 """
 
 import importlib
@@ -15,8 +15,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from .guards import Guards, Refused
-from .languages import LANGUAGES, Numpy
+from .guards import Guards
+from .languages import LANGUAGES
 from .trees import leaves_of, mapped
 from .wire import Odd, decode, encode
 

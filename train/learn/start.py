@@ -40,7 +40,8 @@ def start(path: str | Path, language: str | None = None) -> Written:
         folder = LearnFolder.open(path)
         if language not in (None, folder.language):
             raise InputError(
-                f"{path} is a course in {folder.language}, not in {language}; leave out --language, or name another folder."
+                f"{path} is a course in {folder.language}, not in {language}; leave out --language, or name another "
+                "folder."
             )
     else:
         folder = LearnFolder(path, language or "numpy")
