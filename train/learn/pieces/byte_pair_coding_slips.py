@@ -20,7 +20,7 @@ def varied_encode(
 ) -> list[int]:
     """`encode` with the mistakes that the keywords choose."""
     ids = units_of(text, units)
-    ranks = {tuple(pair): first + i for i, pair in enumerate(merges)}
+    ranks = {(left, right): first + i for i, (left, right) in enumerate(merges)}
     if order in ("learned", "reversed"):
         for pair in ranks if order == "learned" else reversed(ranks):
             ids = merged(ids, pair, ranks[pair], way)

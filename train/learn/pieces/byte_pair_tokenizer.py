@@ -27,8 +27,8 @@ def encode(text: str, merges: Merges) -> list[int]:
     then only the order of the merges decides.
     """
     ids = list(text.encode())
-    for i, pair in enumerate(merges):
-        ids = textbook.merge(ids, tuple(pair), 256 + i)
+    for new, (left, right) in enumerate(merges, 256):
+        ids = textbook.merge(ids, (left, right), new)
     return ids
 
 

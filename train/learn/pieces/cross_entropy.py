@@ -17,9 +17,9 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
 
 
 def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
-    yield {"logits": np.log([[1.0, 3]]), "targets": np.array([0])}
-    yield {"logits": np.log([[1.0, 3], [5, 2]]), "targets": np.array([1, 0])}
-    yield {"logits": np.log([[1.0, 2, 5], [4, 1, 1]]), "targets": np.array([2, 1])}
+    yield {"logits": np.log([[1.0, 3.0]]), "targets": np.array([0])}
+    yield {"logits": np.log([[1.0, 3.0], [5.0, 2.0]]), "targets": np.array([1, 0])}
+    yield {"logits": np.log([[1.0, 2.0, 5.0], [4.0, 1.0, 1.0]]), "targets": np.array([2, 1])}
     yield {"logits": np.array([[1000.0, 999]]), "targets": np.array([1])}
     yield {"logits": np.array([[0.0, 1000]]), "targets": np.array([0])}
     yield {"logits": np.array([[-1000.0, -1001, -1002]]), "targets": np.array([1])}

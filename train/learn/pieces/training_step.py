@@ -41,7 +41,7 @@ def _clip_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield {"gradients": {"a": np.array([3.0]), "b": np.array([4.0, 0.0])}, "limit": 4.5}
     yield {"gradients": {"a": np.array([0.0, 0.0])}, "limit": 1.0}
     for limit in (0.7, 3.0, 100.0):
-        shapes = {"kernel": (4, 3), "bias": (3,), "table": (5, 2, 2)}
+        shapes = {"bias": (3,), "kernel": (4, 3), "table": (5, 2, 2)}
         yield {"gradients": {name: rng.normal(size=shape) for name, shape in shapes.items()}, "limit": limit}
 
 
