@@ -1,0 +1,231 @@
+"""Piece 9: attention between queries, keys and values that the words are mapped to; raw scores, no scale yet."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxllm.reference.arrays import Array, Vjp, vjp
+from jaxllm.reference.layers import linear, linear_vjp, softmax, softmax_vjp
+
+from ..piece import Arguments, Function, Piece, Slip
+from .wrong_attention import (
+    HIDDEN,
+    attend,
+    lower_triangle,
+    over_queries,
+    transposed,
+    unchanged,
+    unnormalised,
+    unshifted,
+)
+from .wrong_attention import softmax as softmax_of
+
+
+def attention_scores(x: Any, query: Any, key: Any) -> Array:
+    """(x query) (x key)^T: [T, D], [D, K], [D, K] -> [T, T]."""
+    return linear(x, query) @ linear(x, key).T
+
+
+@vjp
+def attention_scores_vjp(x: Any, query: Any, key: Any) -> Vjp:
+    """With S = q k^T: dq = dS k and dk = dS^T q; x is read by both maps, so its gradients are added."""
+    q, q_back = linear_vjp(x, query)
+    k, k_back = linear_vjp(x, key)
+
+    def pullback(dy: Array) -> tuple[Array, ...]:
+        (from_q, d_query), (from_k, d_key) = q_back(dy @ k)[:2], k_back(dy.T @ q)[:2]
+        return from_q + from_k, d_query, d_key
+
+    return q @ k.T, pullback
+
+
+def self_attention(x: Any, query: Any, key: Any, value: Any) -> Array:
+    """softmax(scores) (x value): [T, D], [D, K], [D, K], [D, W] -> [T, W]."""
+    return softmax(attention_scores(x, query, key)) @ linear(x, value)
+
+
+@vjp
+def self_attention_vjp(x: Any, query: Any, key: Any, value: Any) -> Vjp:
+    """y = P v: dv = P^T dy, and dP = dy v^T is taken back through the softmax and the scores."""
+    scores, scores_back = attention_scores_vjp(x, query, key)
+    weights, softmax_back = softmax_vjp(scores)
+    v, v_back = linear_vjp(x, value)
+
+    def pullback(dy: Array) -> tuple[Array, ...]:
+        from_scores, d_query, d_key = scores_back(softmax_back(dy @ v.T)[0])
+        from_v, d_value = v_back(weights.T @ dy)[:2]
+        return from_scores + from_v, d_query, d_key, d_value
+
+    return weights @ v, pullback
+
+
+def _score_cases(rng: np.random.Generator) -> Iterator[Arguments]:
+    return ({name: case[name] for name in ("x", "query", "key")} for case in _cases(rng))
+
+
+def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
+    apple_orange, swap = np.array([[1.0, 1], [2, 0]]), np.array([[0.0, 1], [1, 0]])
+    yield {"x": apple_orange, "query": np.eye(2), "key": np.diag([2.0, 1]), "value": 3 * swap}
+    yield {"x": 20 * apple_orange, "query": np.eye(2), "key": 2 * np.eye(2) - swap, "value": swap}
+    for t, d, k, w in ((2, 3, 4, 5), (4, 3, 2, 5), (5, 2, 3, 4)):
+        x, query, key, value = (rng.normal(size=shape) for shape in ((t, d), (d, k), (d, k), (d, w)))
+        yield {"x": x, "query": query, "key": key, "value": value}
+
+
+_SCORE_SLIPS = (
+    Slip(
+        "query-and-key-swapped",  # k q^T is the transpose of q k^T: no input tells the two mistakes apart
+        "equals the transposed scores: queries and keys are swapped",
+        "Row t should hold what query t says to all keys. Attention has a direction, so the transpose is something "
+        "else.",
+        "Say in words what row t of your scores stands for.",
+        lambda x, query, key: (x @ key) @ (x @ query).T,
+    ),
+    Slip(
+        "one-matrix-for-both",
+        "equals the scores with the query's matrix used for the keys too",
+        "Scores of equal queries and keys are symmetric: orange looks at apple as apple looks at orange. Two matrices "
+        "are there so that it need not be so.",
+        "Look at which matrix makes the keys.",
+        lambda x, query, key: (x @ query) @ (x @ query).T,
+    ),
+    Slip(
+        "key-matrix-for-both",
+        "equals the scores with the key's matrix used for the queries too",
+        "Scores of equal queries and keys are symmetric: orange looks at apple as apple looks at orange. Two matrices "
+        "are there so that it need not be so.",
+        "Look at which matrix makes the queries.",
+        lambda x, query, key: (x @ key) @ (x @ key).T,
+    ),
+    Slip(
+        "not-projected",
+        "equals the dot products of the words themselves, as in simple attention",
+        "The matrices of queries and keys have no effect, so nothing could be learned here.",
+        "Look at what the dot product is taken of.",
+        lambda x, query, key: x @ x.T,
+    ),
+    Slip(
+        "scaled",
+        "equals the scores divided by sqrt(K), which this piece does not have yet",
+        "The scale is the subject of the next piece. Here the scores are plain dot products.",
+        "Compare with the scores of the worked example.",
+        lambda x, query, key: (x @ query) @ (x @ key).T / query.shape[-1] ** 0.5,
+    ),
+    Slip(
+        "softmax-applied",
+        "equals the weights: softmax was already applied to the scores",
+        "Scores are the dot products before softmax. Later pieces scale and mask them in between.",
+        "Look at what is returned.",
+        lambda x, query, key: softmax_of((x @ query) @ (x @ key).T),
+    ),
+    Slip(
+        "features-for-words",
+        "equals scores between features [K, K], not between words [T, T]",
+        "q^T k compares the columns of queries and keys, which are features. Words are the rows.",
+        "Write the shapes of both factors of your matrix product beside each other.",
+        lambda x, query, key: (x @ query).T @ (x @ key),
+    ),
+)
+
+
+def _with(**options: Any) -> Any:
+    """Self-attention with `attend` changed so; the scores are not divided unless a divisor is given."""
+    return lambda x, query, key, value: attend(x @ query, x @ key, x @ value, **{"divisor": 1, **options})
+
+
+def _causal(x: Array, query: Array, key: Array, value: Array) -> Array:
+    return attend(x @ query, x @ key, x @ value, lower_triangle(len(x)), 1, hidden=HIDDEN)
+
+
+_ATTENTION_SLIPS = (
+    Slip(
+        "softmax-over-queries",
+        "equals attention with softmax over queries, not keys (the wrong axis)",
+        "Each column of the weights adds to 1, where each row should. A word's result is no longer an average of "
+        "values.",
+        "Add up one row of your weights, and then one column.",
+        _with(normalise=over_queries),
+    ),
+    Slip(
+        "weights-transposed",
+        "equals attention with the weights transposed",
+        "Each word gathers from those that look at it. It should gather from those that it looks at.",
+        "Say in words what row and column of your weights stand for.",
+        _with(normalise=transposed),
+    ),
+    Slip(
+        "query-and-key-swapped",
+        "equals attention with queries and keys swapped",
+        "The word that asks and the word that is asked change places. Softmax then runs over the wrong ones.",
+        "Look at the order of the factors in your scores.",
+        lambda x, query, key, value: attend(x @ key, x @ query, x @ value, divisor=1),
+    ),
+    Slip(
+        "one-matrix-for-both",
+        "equals attention with the query's matrix used for the keys too",
+        "The matrix of the keys has no effect, so it could not be learned. Scores become symmetric.",
+        "Look at which matrix makes the keys.",
+        lambda x, query, key, value: attend(x @ query, x @ query, x @ value, divisor=1),
+    ),
+    Slip(
+        "values-not-projected",
+        "equals an average of the words themselves: the values were not projected",
+        "The matrix of the values has no effect, so what a word passes on could not be learned.",
+        "Look at what the weights are applied to.",
+        lambda x, query, key, value: attend(x @ query, x @ key, x, divisor=1),
+    ),
+    Slip(
+        "keys-as-values",
+        "equals attention with the keys used as values",
+        "A key says how a word is found, a value says what it passes on. The matrix of the values has no effect here.",
+        "Look at what the weights are applied to.",
+        lambda x, query, key, value: attend(x @ query, x @ key, x @ key, divisor=1),
+    ),
+    Slip(
+        "scaled",
+        "equals attention with scores divided by sqrt(K), which this piece does not have yet",
+        "The scale is the subject of the next piece. Here softmax is taken of the plain dot products.",
+        "Compare with the worked example: which numbers go into the softmax there?",
+        _with(divisor=None),
+    ),
+    Slip(
+        "no-softmax",
+        "equals attention without softmax",
+        "Raw scores are used as weights, so the result is not an average: it may be any size.",
+        "Look at what happens between the scores and the values.",
+        _with(normalise=unchanged),
+    ),
+    Slip(
+        "no-normalisation",
+        "equals attention whose weights were not divided by their sum",
+        "The weights of a word do not add to 1. What it gathers then grows with the number of words.",
+        "Add up one row of your weights.",
+        _with(normalise=unnormalised),
+    ),
+    Slip(
+        "no-max-subtraction",
+        "equals attention by a softmax that does not subtract the maximum",
+        "Large scores give e^1000 = inf, and inf / inf is NaN. Subtracting a row's maximum changes nothing else.",
+        "Use the softmax of piece 8.",
+        _with(normalise=unshifted),
+    ),
+    Slip(
+        "causal",
+        "equals attention with a causal mask, which this piece does not have yet",
+        "Each word sees only those before it. The mask comes two pieces later; here all words see all.",
+        "Look at whether a later word can change the result of an earlier one.",
+        _causal,
+    ),
+)
+
+PIECE = Piece(
+    "self_attention",
+    "Self-attention",
+    "Three learned matrices make queries, keys and values, so that what a word looks for, how it is found and what it "
+    "passes on can differ.",
+    (
+        Function("attention_scores", attention_scores, _score_cases, _SCORE_SLIPS, attention_scores_vjp, "T S"),
+        Function("self_attention", self_attention, _cases, _ATTENTION_SLIPS, self_attention_vjp, "T W"),
+    ),
+)
