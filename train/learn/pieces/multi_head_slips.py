@@ -1,0 +1,215 @@
+"""The slips of multi-head attention."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxllm.reference.arrays import Array, Params
+from jaxllm.reference.attention import merge_heads, split_heads
+from jaxllm.reference.layers import linear
+
+from ..piece import Slip
+from .head_slips import as_rows, every_nth, from_rows, not_moved, taking_turns
+from .wrong_attention import attend, lower_triangle, over_queries, unshifted
+
+
+def _causal(q: Array, k: Array, v: Array, **options: Any) -> Array:
+    return attend(q, k, v, lower_triangle(q.shape[-2]), **options)
+
+
+def _heads(
+    attention: Callable[..., Array] = _causal, split: Callable[..., Array] = split_heads,
+    merge: Callable[..., Array] = merge_heads, without_bias: tuple[str, ...] = (),
+) -> Callable[[Params, Array, int], Array]:  # fmt: skip
+    """Multi-head attention with one part replaced; the maps in `without_bias` have none."""
+
+    def project(params: Params, name: str, x: Array) -> Array:
+        return linear(x, params[name]["kernel"], None if name in without_bias else params[name]["bias"])
+
+    def multi_head_attention(params: Params, x: Array, n_heads: int) -> Array:
+        q, k, v = (split(project(params, name, x), n_heads) for name in ("query", "key", "value"))
+        return project(params, "output", merge(attention(q, k, v)))
+
+    return multi_head_attention
+
+
+def _one_head(params: Params, x: Array, n_heads: int) -> Array:
+    return _heads()(params, x, 1)
+
+
+def _no_output(params: Params, x: Array, n_heads: int) -> Array:
+    width = x.shape[-1]
+    return _heads()({**params, "output": {"kernel": np.eye(width), "bias": np.zeros(width)}}, x, n_heads)
+
+
+def _among_heads(params: Params, x: Array, n_heads: int) -> Array:
+    """Heads attend to heads at each position: the axes were not transposed, neither before nor after."""
+    return _heads(split=not_moved, merge=lambda y: y.reshape(*y.shape[:-2], -1))(params, x, n_heads)
+
+
+def _among_heads_unmasked(params: Params, x: Array, n_heads: int) -> Array:
+    return _heads(attend, split=not_moved, merge=lambda y: y.reshape(*y.shape[:-2], -1))(params, x, n_heads)
+
+
+def _scale_by_heads(params: Params, x: Array, n_heads: int) -> Array:
+    return _heads(lambda q, k, v: _causal(q, k, v, divisor=n_heads**0.5))(params, x, n_heads)
+
+
+def _scale_by_model(params: Params, x: Array, n_heads: int) -> Array:
+    return _heads(lambda q, k, v: _causal(q, k, v, divisor=x.shape[-1] ** 0.5))(params, x, n_heads)
+
+
+_TRANSPOSE = "Split an array of two words into heads, and look at what head 0 holds."
+# The bias of the keys adds the same to all scores of a query, and softmax ignores that: no input shows it missing.
+_STRUCTURE_SLIPS = (
+    Slip(
+        "heads-reshaped",
+        "equals multi-head attention whose heads were reshaped where they must be transposed, in splitting and merging",
+        "A reshape keeps the numbers in the order of memory. A head then compares pieces of the same word as if they "
+        "were different words.",
+        _TRANSPOSE,
+        _heads(split=as_rows, merge=from_rows),
+    ),
+    Slip(
+        "split-reshaped",
+        "equals multi-head attention whose heads were reshaped where they must be transposed, in splitting",
+        "A reshape keeps the numbers in the order of memory. A head then compares pieces of the same word as if they "
+        "were different words.",
+        _TRANSPOSE,
+        _heads(split=as_rows),
+    ),
+    Slip(
+        "merge-reshaped",
+        "equals multi-head attention whose heads were reshaped where they must be transposed, in merging",
+        "A reshape keeps the numbers in the order of memory. A word gets the results of other words.",
+        "Split an array into heads and merge it: is it the same again?",
+        _heads(merge=from_rows),
+    ),
+    Slip(
+        "every-nth-feature",
+        "equals heads that take every H-th feature, not a run of features each",
+        "Head 0 should hold the first K features, head 1 the next K. Weights that were trained in the usual order do "
+        "not fit.",
+        "Look at the order in which you split the features.",
+        _heads(split=every_nth, merge=taking_turns),
+    ),
+    Slip(
+        "among-heads",
+        "equals attention of heads to heads at the same position: the axis of heads is where that of positions must be",
+        "With [..., T, H, K] the product of queries and keys is H x H at each word. No word learns of any other.",
+        "Write the shape of your scores; it must end in T x T.",
+        _among_heads,
+    ),
+    Slip(
+        "among-heads-unmasked",
+        "equals attention of heads to heads at the same position, without a mask",
+        "With [..., T, H, K] the product of queries and keys is H x H at each word. No word learns of any other.",
+        "Write the shape of your scores; it must end in T x T.",
+        _among_heads_unmasked,
+    ),
+    Slip(
+        "one-head",
+        "equals attention with one head of width D",
+        "n_heads has no effect. One head makes one set of weights for all features.",
+        "Look at where the number of heads is used.",
+        _one_head,
+    ),
+    Slip(
+        "no-output-projection",
+        "equals multi-head attention without the output projection",
+        "The heads are beside each other, and nothing mixes them. The output map also has a bias.",
+        "Count the maps in `params`, and those that you use.",
+        _no_output,
+    ),
+    Slip(
+        "no-biases",
+        "equals multi-head attention without any bias",
+        "Each of the four maps adds its bias after the product. Biases are often 0 at first, so this goes unnoticed "
+        "until they are trained.",
+        "Look at what each entry of `params` holds.",
+        _heads(without_bias=("query", "key", "value", "output")),
+    ),
+    Slip(
+        "no-input-biases",
+        "equals multi-head attention without the biases of queries and values",
+        "Each of the four maps adds its bias after the product. Biases are often 0 at first, so this goes unnoticed "
+        "until they are trained.",
+        "Look at what each entry of `params` holds.",
+        _heads(without_bias=("query", "key", "value")),
+    ),
+    Slip(
+        "no-output-bias",
+        "equals multi-head attention without the bias of the output projection",
+        "The output map is a linear map like others, with a bias.",
+        "Look at what `params['output']` holds.",
+        _heads(without_bias=("output",)),
+    ),
+)
+_HEAD_SLIPS = (
+    Slip(
+        "scale-by-model-width",
+        "equals multi-head attention with scores divided by sqrt(D), the width of the model, not of a head",
+        "A head's dot product adds K = D / H numbers, so its size is sqrt(K). Dividing by more makes all weights too "
+        "even.",
+        "Look at the width that you take the root of.",
+        _scale_by_model,
+    ),
+    Slip(
+        "scale-by-heads",
+        "equals multi-head attention with scores divided by sqrt(H), from the number of heads",
+        "A head's dot product adds K numbers, so its size is sqrt(K). The number of heads has no part in it.",
+        "Look at the axis whose length you take.",
+        _scale_by_heads,
+    ),
+    Slip(
+        "no-scale",
+        "equals multi-head attention without the division by sqrt(K)",
+        "Scores grow with the width of a head. Softmax of large scores picks one position, and its gradient vanishes.",
+        "Look at what happens between the scores and the softmax.",
+        _heads(lambda q, k, v: _causal(q, k, v, divisor=1)),
+    ),
+    Slip(
+        "not-causal",
+        "equals multi-head attention without the causal mask",
+        "Each word sees the words after it, which are those to be predicted.",
+        "Change the last word: does an earlier result change?",
+        _heads(attend),
+    ),
+    Slip(
+        "mask-one-late",
+        "equals multi-head attention with a mask that ends one position late: each word sees the next one",
+        "The next word is what the model has to predict. A model that sees it learns to copy it.",
+        "Change the last word: does the result of the word before it change?",
+        _heads(lambda q, k, v: attend(q, k, v, lower_triangle(q.shape[-2], 1))),
+    ),
+    Slip(
+        "query-and-key-swapped",
+        "equals multi-head attention with queries and keys swapped",
+        "The word that asks and the word that is asked change places.",
+        "Look at which map makes which of the two.",
+        _heads(lambda q, k, v: _causal(k, q, v)),
+    ),
+    Slip(
+        "keys-as-values",
+        "equals multi-head attention with the keys used as values",
+        "A key says how a word is found, a value says what it passes on. The map of the values has no effect here.",
+        "Look at what the weights are applied to.",
+        _heads(lambda q, k, v: _causal(q, k, k)),
+    ),
+    Slip(
+        "softmax-over-queries",
+        "equals multi-head attention with softmax over queries, not keys (the wrong axis)",
+        "Each column of the weights adds to 1, where each row should.",
+        "Add up one row of your weights, and then one column.",
+        _heads(lambda q, k, v: _causal(q, k, v, normalise=over_queries)),
+    ),
+    Slip(
+        "no-max-subtraction",
+        "equals multi-head attention by a softmax that does not subtract the maximum",
+        "Large scores give e^1000 = inf, and inf / inf is NaN. Subtracting a row's maximum changes nothing else.",
+        "Use the softmax of piece 8.",
+        _heads(lambda q, k, v: _causal(q, k, v, normalise=unshifted)),
+    ),
+)
+ATTENTION_SLIPS = (*_STRUCTURE_SLIPS, *_HEAD_SLIPS)
