@@ -1,6 +1,7 @@
 """Piece 11: attention to what came before."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from jaxllm import reference
 from jaxllm.reference.arrays import Array, vjp
 
 from ..piece import Arguments, Function, Piece, Slip
-from .wrong_attention import attend, lower_triangle, over_queries, softmax, transposed, unnormalised, unshifted, weights
+from .hooks import after
+from .wrong_attention import attend, lower_triangle, one, over_queries, unnormalised, unshifted, width
 
 
 def causal_mask(length: int) -> Array:
@@ -44,21 +46,21 @@ _MASK_SLIPS = (
         "equals the inverted mask: True where a query may not attend",
         "True means may attend. Here each word would see only those after it.",
         "Read row 0: which words may the first word see?",
-        lambda length: ~lower_triangle(length),
+        **after(causal_mask, lambda mask, given: ~mask),
     ),
     Slip(
         "transposed",
         "equals the transposed mask: each word sees itself and the words after it",
         "Row t belongs to the query, column s to the key. Here rows and columns have changed places.",
         "Read row 0: which words may the first word see?",
-        lambda length: lower_triangle(length).T,
+        **after(causal_mask, lambda mask, given: mask.T),
     ),
     Slip(
         "one-early",
         "equals a mask that ends one position early: no word sees itself",
         "The diagonal is False, and the first word may attend to nothing. Its softmax is then even or NaN.",
         "Look at the diagonal.",
-        lambda length: lower_triangle(length, -1),
+        partial(lower_triangle, diagonal=-1),
     ),
     Slip(
         "one-late",
@@ -66,7 +68,7 @@ _MASK_SLIPS = (
         "The next word is what the model has to predict. A model that sees it learns to copy it, and its loss is near "
         "0.",
         "Look at the numbers just right of the diagonal.",
-        lambda length: lower_triangle(length, 1),
+        partial(lower_triangle, diagonal=1),
     ),
     Slip(
         "all-visible",
@@ -87,14 +89,19 @@ _MASK_SLIPS = (
         "equals the mask in its additive form, 0 and -inf",
         "Some programs add such a mask to the scores. Here a mask is of type bool, and True means may attend.",
         "Look at the type of the mask that is asked for.",
-        lambda length: np.where(lower_triangle(length), 0, -np.inf),
+        **after(causal_mask, lambda mask, given: np.where(mask, 0, -np.inf)),
     ),
 )
 
 
-def _masked(mask: Any = lower_triangle, **options: Any) -> Any:
-    """Causal attention with `mask(T)` as its mask, and `attend` changed so."""
-    return lambda q, k, v: attend(q, k, v, mask(q.shape[-2]), **options)
+def _causal(q: Array, k: Array, v: Array, **options: Any) -> Array:
+    """`attend` with the causal mask."""
+    return attend(q, k, v, lower_triangle(q.shape[-2]), **options)
+
+
+def _diagonal(shift: int) -> Any:
+    """The mask in place of the given one: s <= t + shift."""
+    return lambda mask: lower_triangle(len(mask), shift)
 
 
 _INVERTED = "equals attention with the mask inverted: each word sees only those after it"
@@ -106,42 +113,42 @@ _VISIBLE_SLIPS = (
         "Each word sees the words after it, which are those to be predicted. Training would seem to succeed, and "
         "generation would fail.",
         "Change the last word: does an earlier result change?",
-        lambda q, k, v: attend(q, k, v),
+        partial(_causal, masking="none"),
     ),
     Slip(
         "mask-transposed",
         "equals attention with the mask transposed: each word sees itself and the words after it",
         "Row t of the mask belongs to the query, column s to the key. Here rows and columns have changed places.",
         "Change the last word: does an earlier result change?",
-        _masked(lambda length: lower_triangle(length).T),
+        partial(_causal, seen=np.transpose),
     ),
     Slip(
         "mask-inverted",
         _INVERTED,
         "True means may attend. The last word may attend to nothing here, so its weights are even.",
         "Look at which of the two values of the mask leaves a score as it is.",
-        _masked(lambda length: ~lower_triangle(length)),
+        partial(_causal, seen=np.logical_not),
     ),
     Slip(
         "mask-inverted-infinite",
         _INVERTED,
         "True means may attend. The last word may attend to nothing here: all its scores are -inf, and it becomes NaN.",
         "Look at which of the two values of the mask leaves a score as it is.",
-        _masked(lambda length: ~lower_triangle(length), hidden=-np.inf),
+        partial(_causal, seen=np.logical_not, hidden=-np.inf),
     ),
     Slip(
         "mask-one-early",
         _EARLY,
         "The diagonal is hidden. The first word may attend to nothing, so its weights are even, over words to come.",
         "Look at the diagonal of the mask.",
-        _masked(lambda length: lower_triangle(length, -1)),
+        partial(_causal, seen=_diagonal(-1)),
     ),
     Slip(
         "mask-one-early-infinite",
         _EARLY,
         "The diagonal is hidden. The first word may attend to nothing: all its scores are -inf, and it becomes NaN.",
         "Look at the diagonal of the mask.",
-        _masked(lambda length: lower_triangle(length, -1), hidden=-np.inf),
+        partial(_causal, seen=_diagonal(-1), hidden=-np.inf),
     ),
     Slip(
         "mask-one-late",
@@ -149,21 +156,21 @@ _VISIBLE_SLIPS = (
         "The next word is what the model has to predict. A model that sees it learns to copy it, and its loss is near "
         "0.",
         "Change the last word: does the result of the word before it change?",
-        _masked(lambda length: lower_triangle(length, 1)),
+        partial(_causal, seen=_diagonal(1)),
     ),
     Slip(
         "mask-as-zero",
         "equals attention with masked scores set to 0",
         "e^0 is 1, so a score of 0 is still a weight like others. A hidden key needs a score whose exponential is 0.",
         "Look at the score of a hidden key, and at its exponential.",
-        _masked(hidden=0),
+        partial(_causal, hidden=0),
     ),
     Slip(
         "mask-after-softmax",
         "equals attention with the weights set to 0 after softmax, and not made to add to 1 again",
         "Hidden keys have taken part in the sum of the softmax. The weights that are left add to less than 1.",
         "Look at the order of mask and softmax.",
-        lambda q, k, v: weights(q, k) * lower_triangle(q.shape[-2]) @ v,
+        partial(_causal, masking="after"),
     ),
     Slip(
         "mask-added",
@@ -171,7 +178,7 @@ _VISIBLE_SLIPS = (
         "An allowed key gets a score larger by 1, and a hidden one is not hidden. To hide it, its exponential must be "
         "0.",
         "Look at the score of a hidden key, and at its exponential.",
-        lambda q, k, v: attend(q, k, v, normalise=lambda scores: softmax(scores + lower_triangle(q.shape[-2]))),
+        partial(_causal, masking="added"),
     ),
 )
 _WEIGHT_SLIPS = (
@@ -181,14 +188,14 @@ _WEIGHT_SLIPS = (
         "Scores grow with the width K of queries and keys. Softmax of large scores picks one position, and its "
         "gradient vanishes.",
         "Look at what happens between the scores and the softmax.",
-        _masked(divisor=1),
+        partial(_causal, divisor=one),
     ),
     Slip(
         "scale-by-width",  # sqrt(K) twice is the same
         "equals causal attention with scores divided by K, or by sqrt(K) twice, in place of sqrt(K) once",
         "A dot product of K random numbers has the size sqrt(K), so this divides too much.",
         "Look at the number by which you divide, and count how often you do it.",
-        lambda q, k, v: attend(q, k, v, lower_triangle(q.shape[-2]), q.shape[-1]),
+        partial(_causal, divisor=width),
     ),
     Slip(
         "scale-by-length",
@@ -196,7 +203,7 @@ _WEIGHT_SLIPS = (
         "The size of a dot product depends on how many numbers are added, which is the width K. The number of words "
         "has no part in it.",
         "Look at the axis whose length you take.",
-        lambda q, k, v: attend(q, k, v, lower_triangle(q.shape[-2]), q.shape[-2] ** 0.5),
+        partial(_causal, divisor=lambda q, k, v: q.shape[-2] ** 0.5),
     ),
     Slip(
         "softmax-over-queries",
@@ -204,28 +211,28 @@ _WEIGHT_SLIPS = (
         "Each column of the weights adds to 1, where each row should. A word's result is no longer an average of "
         "values.",
         "Add up one row of your weights, and then one column.",
-        _masked(normalise=over_queries),
+        partial(_causal, normalise=over_queries),
     ),
     Slip(
         "weights-transposed",
         "equals causal attention with the weights transposed",
         "Each word gathers from those that look at it, which come later. It should gather from those that it looks at.",
         "Say in words what row and column of your weights stand for.",
-        _masked(normalise=transposed),
+        partial(_causal, weights_transposed=True),
     ),
     Slip(
         "no-normalisation",
         "equals causal attention whose weights were not divided by their sum",
         "The weights of a word do not add to 1. What it gathers then grows with the number of words before it.",
         "Add up one row of your weights.",
-        _masked(normalise=unnormalised),
+        partial(_causal, normalise=unnormalised),
     ),
     Slip(
         "no-max-subtraction",
         "equals causal attention by a softmax that does not subtract the maximum",
         "Large scores give e^1000 = inf, and inf / inf is NaN. Subtracting a row's maximum changes nothing else.",
         "Use the softmax of piece 8.",
-        _masked(normalise=unshifted),
+        partial(_causal, normalise=unshifted),
     ),
 )
 

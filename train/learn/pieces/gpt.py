@@ -1,6 +1,7 @@
 """Piece 16: embeddings, blocks, a final norm and the head."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from jaxllm.reference.arrays import Array, Params, Vjp, vjp
 from jaxllm.reference.layers import norm, softmax
 
 from ..piece import Arguments, Function, Piece, Slip
-from .block import Parts, block
+from .block import varied_block
+from .hooks import after
 from .random_trees import random_gpt
 
 
@@ -57,28 +59,12 @@ def _tied_head(params: Params, x: Array) -> Array:
     return x @ params["token_embedding"]["table"].T
 
 
-def _final_norm(params: Params, x: Array) -> Array:
-    return norm(params["norm_final"], x)
+def _from_zero(params: Params, tokens: Array) -> Array:
+    return _positions(params, tokens.shape[-1])
 
 
-def _with(
-    positions: Callable[..., Any] = lambda params, tokens: _positions(params, tokens.shape[-1]),
-    scale: Callable[[int], float] = lambda d_model: 1.0,
-    order: Callable[[Params], list[int]] = _in_order,
-    one_block: Callable[[Params, Array, int], Array] = block,
-    final: Callable[[Params, Array], Array] = _final_norm,
-    head: Callable[[Params, Array], Array] = _tied_head,
-) -> Callable[[Params, Array, int], Array]:
-    """The GPT with one part replaced."""
-
-    def wrong(params: Params, tokens: Array, n_heads: int) -> Array:
-        table = params["token_embedding"]["table"]
-        x = table[tokens] * scale(table.shape[1]) + positions(params, tokens)
-        for i in order(params):
-            x = one_block(params[f"block_{i}"], x, n_heads)
-        return head(params, final(params, x))
-
-    return wrong
+def _no_positions(params: Params, tokens: Array) -> Array:
+    return np.zeros(1)
 
 
 def _along_the_batch(params: Params, tokens: Array) -> Array:
@@ -86,16 +72,20 @@ def _along_the_batch(params: Params, tokens: Array) -> Array:
     return rows
 
 
-def _block_without_mask(params: Params, x: Array, n_heads: int) -> Array:
-    parts = Parts(params, n_heads, causal=False)
-    x = x + parts.attention(parts.norm(x, 1))
-    return x + parts.mlp(parts.norm(x, 2))
-
-
-def _added_late(params: Params, tokens: Array, n_heads: int) -> Array:
-    """Positions added after the blocks."""
-    late = lambda p, x: _final_norm(p, x + _positions(p, tokens.shape[-1]))  # noqa: E731
-    return _with(positions=lambda params, tokens: 0, final=late)(params, tokens, n_heads)
+def _varied(
+    params: Params, tokens: Array, n_heads: int, *, positions: Callable[[Params, Array], Array] = _from_zero,
+    positions_late: bool = False, scale: float = 0, order: Callable[[Params], list[int]] = _in_order,
+    norm_each: bool = False, final: bool = True, head: Callable[[Params, Array], Array] = _tied_head, **options: Any,
+) -> Array:  # fmt: skip
+    """The GPT with one of its parts changed, or `varied_block`; embeddings are multiplied by D^scale."""
+    table = params["token_embedding"]["table"]
+    x = table[tokens] * table.shape[1] ** scale
+    x = x if positions_late else x + positions(params, tokens)
+    for i in order(params):
+        x = varied_block(params[f"block_{i}"], x, n_heads, **options)
+        x = norm(params["norm_final"], x) if norm_each else x
+    x = x + positions(params, tokens) if positions_late else x
+    return head(params, norm(params["norm_final"], x) if final else x)
 
 
 _EMBEDDING_SLIPS = (
@@ -104,63 +94,65 @@ _EMBEDDING_SLIPS = (
         "equals the GPT without position embeddings",
         "Words have no place, so attention cannot tell their order, other than by what the mask hides.",
         "Look at whether all entries of `params` are used.",
-        _with(positions=lambda params, tokens: 0),
+        partial(_varied, positions=_no_positions),
     ),
     Slip(
         "positions-one-late",
         "equals the GPT with positions that begin at 1, not at 0",
         "The first row of the position table is never used. A text of full length needs a row that does not exist.",
         "Look at which row of the table the first word gets.",
-        _with(positions=lambda params, tokens: params["position_embedding"]["table"][1 : tokens.shape[-1] + 1]),
+        partial(
+            _varied, positions=lambda params, tokens: params["position_embedding"]["table"][1 : tokens.shape[-1] + 1]
+        ),
     ),
     Slip(
         "last-positions",
         "equals the GPT with the last rows of the position table, not the first",
         "The place of a word then depends on the length of the text. The first word has position 0.",
         "Look at which row of the table the first word gets.",
-        _with(positions=lambda params, tokens: params["position_embedding"]["table"][-tokens.shape[-1] :]),
+        partial(_varied, positions=lambda params, tokens: params["position_embedding"]["table"][-tokens.shape[-1] :]),
     ),
     Slip(
         "positions-reversed",
         "equals the GPT with positions counted from the end of the text",
         "The first word has position 0, whatever comes after it.",
         "Look at which row of the table the first word gets.",
-        _with(positions=lambda params, tokens: _positions(params, tokens.shape[-1])[::-1]),
+        partial(_varied, positions=lambda params, tokens: _positions(params, tokens.shape[-1])[::-1]),
     ),
     Slip(
         "one-position-for-all",
         "equals the GPT with position 0 for all words",
         "All words get the same row of the table, so attention cannot tell their order.",
         "Look at which row of the table the second word gets.",
-        _with(positions=lambda params, tokens: _positions(params, 1)),
+        partial(_varied, positions=lambda params, tokens: _positions(params, 1)),
     ),
     Slip(
         "positions-along-the-batch",
         "equals the GPT with positions numbered along the batch, not along the text (the wrong axis)",
         "All words of the first text get position 0, all of the second position 1. Positions count words.",
         "Write the shapes of both embeddings beside each other, and say which axes are matched.",
-        _with(positions=_along_the_batch),
+        partial(_varied, positions=_along_the_batch),
     ),
     Slip(
         "positions-after-blocks",
         "equals the GPT with the position embeddings added after the blocks",
         "The attention does not know the order of the words. Positions are needed where attention happens.",
         "Look at when the positions are added.",
-        _added_late,
+        partial(_varied, positions_late=True),
     ),
     Slip(
         "embeddings-scaled",
         "equals the GPT with token embeddings multiplied by sqrt(D)",
         "The first transformer and Gemma do so, GPT-2 does not. Positions then count for less.",
         "Look at what is done to the token embeddings before positions are added.",
-        _with(scale=lambda d_model: d_model**0.5),
+        partial(_varied, scale=0.5),
     ),
     Slip(
         "embeddings-divided",
         "equals the GPT with token embeddings divided by sqrt(D)",
         "Positions then count for more than words. GPT-2 adds the two as they are.",
         "Look at what is done to the token embeddings before positions are added.",
-        _with(scale=lambda d_model: d_model**-0.5),
+        partial(_varied, scale=-0.5),
     ),
 )
 _BLOCK_SLIPS = (
@@ -169,14 +161,14 @@ _BLOCK_SLIPS = (
         "equals the GPT with its blocks in reversed order",
         "block_0 is the first that reads the embeddings.",
         "Look at the order in which the blocks are called.",
-        _with(order=lambda params: _in_order(params)[::-1]),
+        partial(_varied, order=lambda params: _in_order(params)[::-1]),
     ),
     Slip(
         "first-block-only",
         "equals the GPT with its first block only",
         "The other blocks have no effect, so they could not be trained.",
         "Look at what each block reads, and at what follows the loop over blocks.",
-        _with(order=lambda params: [0]),
+        partial(_varied, order=lambda params: [0]),
     ),
     Slip(
         "last-block-only",
@@ -184,42 +176,42 @@ _BLOCK_SLIPS = (
         "Each block read the embeddings, and only the last result was kept. A block reads what the one before it "
         "wrote.",
         "Look at what each block reads.",
-        _with(order=lambda params: _in_order(params)[-1:]),
+        partial(_varied, order=lambda params: _in_order(params)[-1:]),
     ),
     Slip(
         "last-block-missing",
         "equals the GPT without its last block",
         "The loop over blocks ends one too early.",
         "Count the blocks in `params`, and those that you call.",
-        _with(order=lambda params: _in_order(params)[:-1]),
+        partial(_varied, order=lambda params: _in_order(params)[:-1]),
     ),
     Slip(
         "same-block-repeated",
         "equals the GPT with block_0 called in place of every block",
         "The parameters of the other blocks have no effect. Some models share them, GPT-2 does not.",
         "Look at which parameters each block gets.",
-        _with(order=lambda params: [0] * _n_layers(params)),
+        partial(_varied, order=lambda params: [0] * _n_layers(params)),
     ),
     Slip(
         "no-blocks",
         "equals the GPT without blocks",
         "Only embeddings, final norm and head are left, so no word learns of any other.",
         "Look at what each block reads, and at what happens to its result.",
-        _with(order=lambda params: []),
+        partial(_varied, order=lambda params: []),
     ),
     Slip(
         "not-causal",
         "equals the GPT without the causal mask",
         "Each word sees the words after it, which are those to be predicted.",
         "Change the last word: do the logits of an earlier one change?",
-        _with(one_block=_block_without_mask),
+        partial(_varied, causal=False),
     ),
     Slip(
         "one-head",
         "equals the GPT with one head in each block",
         "n_heads has no effect. One head makes one set of weights for all features.",
         "Look at where the number of heads is used.",
-        _with(one_block=lambda params, x, n_heads: block(params, x, 1)),
+        partial(_varied, one_head=True),
     ),
 )
 _HEAD_SLIPS = (
@@ -228,23 +220,22 @@ _HEAD_SLIPS = (
         "equals the GPT without the final norm",
         "Each block adds to the residual stream, so it is large at the end, and so are the logits.",
         "Look at whether all entries of `params` are used.",
-        _with(final=lambda params, x: x),
+        partial(_varied, final=False),
     ),
     Slip(
         "norm-after-each-block",
         "equals the GPT with the final norm after every block",
         "The final norm is used once, before the head. Between blocks nothing is normalised.",
         "Look at what belongs to the loop over blocks, and what follows it.",
-        lambda params, tokens, n_heads: _with(
-            one_block=lambda p, x, n: _final_norm(params, block(p, x, n)), final=lambda params, x: x
-        )(params, tokens, n_heads),
+        partial(_varied, norm_each=True, final=False),
     ),
     Slip(
         "table-reshaped",
         "equals the GPT whose head is the token table reshaped to [D, V], where it must be transposed",
         "A reshape keeps the numbers in the order of memory, so the columns are no longer the embeddings of the words.",
         "Write down a 2 x 3 table, and compare its transpose with its reshape.",
-        _with(
+        partial(
+            _varied,
             head=lambda params, x: x @ params["token_embedding"]["table"].reshape(x.shape[-1], -1),
         ),
     ),
@@ -254,28 +245,28 @@ _HEAD_SLIPS = (
         "The loss takes the logits and has the softmax in it, so that nothing overflows. Softmax twice gives nearly "
         "even probabilities.",
         "Read once more what is returned: logits or probabilities?",
-        lambda params, tokens, n_heads: softmax(gpt(params, tokens, n_heads)),
+        **after(gpt, lambda logits, given: softmax(logits)),
     ),
     Slip(
         "logits-scaled",
         "equals the logits divided by sqrt(D)",
         "The scale belongs to the scores of attention. Logits are plain dot products with the token table.",
         "Look at what the head does besides the product.",
-        lambda params, tokens, n_heads: gpt(params, tokens, n_heads) / params["norm_final"]["scale"].size ** 0.5,
+        **after(gpt, lambda logits, given: logits / given["params"]["norm_final"]["scale"].size ** 0.5),
     ),
     Slip(
         "last-position-only",
         "equals the logits of the last position, not of all positions",
         "That is enough for generating a word. Training needs the logits at all positions.",
         "Look at the shape of the result.",
-        lambda params, tokens, n_heads: gpt(params, tokens, n_heads)[:, -1],
+        **after(gpt, lambda logits, given: logits[:, -1]),
     ),
     Slip(
         "no-head",
         "equals the result of the final norm [B, T, D], without the head",
         "There is a vector for each position, but no number for each word of the vocabulary.",
         "Look at the shape of the result.",
-        _with(head=lambda params, x: x),
+        partial(_varied, head=lambda params, x: x),
     ),
 )
 

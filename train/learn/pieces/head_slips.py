@@ -6,6 +6,7 @@ from jaxllm.reference.arrays import Array
 from jaxllm.reference.attention import merge_heads, split_heads
 
 from ..piece import Slip
+from .hooks import after, before
 
 
 def as_rows(x: Array, n_heads: int) -> Array:
@@ -63,21 +64,21 @@ SPLIT_SLIPS = (
         "equals [..., H, K, T]: positions and features of a head are swapped",
         "That is the shape in which keys enter the product, but queries and values need [..., H, T, K].",
         "Look at the last two axes of the result.",
-        lambda x, n_heads: split_heads(x, n_heads).swapaxes(-1, -2),
+        **after(split_heads, lambda heads, given: heads.swapaxes(-1, -2)),
     ),
     Slip(
         "width-for-heads",
         "equals a split into K heads of width H: the number and the width of heads are swapped",
         "D = H K either way, so nothing fails. But there are K heads of H features now.",
         "Look at which of the two axes has the length n_heads.",
-        lambda x, n_heads: split_heads(x, x.shape[-1] // n_heads),
+        **before(split_heads, lambda given: given | {"n_heads": given["x"].shape[-1] // given["n_heads"]}),
     ),
     Slip(
         "heads-reversed",
         "equals the heads in reversed order",
         "Head 0 should hold the first K features.",
         "Look at where head 0 begins.",
-        lambda x, n_heads: split_heads(x, n_heads)[..., ::-1, :, :],
+        **after(split_heads, lambda heads, given: heads[..., ::-1, :, :]),
     ),
 )
 MERGE_SLIPS = (
@@ -122,6 +123,6 @@ MERGE_SLIPS = (
         "equals the heads merged in reversed order",
         "The first K features of the result should be those of head 0.",
         "Look at where head 0 ends up.",
-        lambda x: merge_heads(x[..., ::-1, :, :]),
+        **before(merge_heads, lambda given: {"x": given["x"][..., ::-1, :, :]}),
     ),
 )

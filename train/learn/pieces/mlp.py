@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from jaxllm import reference
 from jaxllm.reference.arrays import Array, Params, vjp
-from jaxllm.reference.layers import gelu_tanh, linear, linear_map
+from jaxllm.reference.layers import gelu_tanh, linear
 
 from ..piece import Arguments, Function, Piece, Slip
+from .hooks import after
 from .random_trees import random_mlp
 
 ROOT = math.sqrt(2 / math.pi)
@@ -44,14 +46,22 @@ def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
         yield {"params": random_mlp(rng, d, f), "x": 2 * rng.normal(size=(*batch, d))}
 
 
-def _by_tanh(inner: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    return lambda x: x / 2 * (1 + np.tanh(inner(x)))
+def _inner(x: Array) -> Array:
+    return ROOT * (x + 0.044715 * x**3)
 
 
-def _overflowing(x: Array) -> Array:
+def _quotient(u: Array) -> Array:
+    """tanh of numbers that are not large: inf / inf where they are."""
     with np.errstate(all="ignore"):
-        u = ROOT * (x + 0.044715 * x**3)
-        return x / 2 * (1 + (np.exp(u) - np.exp(-u)) / (np.exp(u) + np.exp(-u)))
+        return (np.exp(u) - np.exp(-u)) / (np.exp(u) + np.exp(-u))
+
+
+def _varied_gelu(
+    x: Array, *, inner: Callable[[Array], Array] = _inner, tanh: Callable[[Array], Array] = np.tanh, one: int = 1,
+    half: float = 0.5,
+) -> Array:  # fmt: skip
+    """GELU with one of its parts changed."""
+    return half * x * (one + tanh(inner(x)))
 
 
 def _by_sigmoid(factor: float) -> Callable[[Array], Array]:
@@ -92,85 +102,72 @@ _GELU_SLIPS = (
         "equals GELU without the term 0.044715 x^3",
         "The term corrects tanh for larger numbers. Without it the result is off by up to 0.02.",
         "Count the terms inside the tanh.",
-        _by_tanh(lambda x: ROOT * x),
+        partial(_varied_gelu, inner=lambda x: ROOT * x),
     ),
     Slip(
         "square-for-cube",
         "equals GELU with 0.044715 x^2 in place of 0.044715 x^3",
         "A square is positive on both sides of 0. The curve inside the tanh must be odd.",
         "Look at the power.",
-        _by_tanh(lambda x: ROOT * (x + 0.044715 * x**2)),
+        partial(_varied_gelu, inner=lambda x: ROOT * (x + 0.044715 * x**2)),
     ),
     Slip(
         "cube-not-scaled",
         "equals GELU where sqrt(2/pi) multiplies x only, not the cube",
         "The factor belongs to the sum of both terms.",
         "Look at the parentheses inside the tanh.",
-        _by_tanh(lambda x: ROOT * x + 0.044715 * x**3),
+        partial(_varied_gelu, inner=lambda x: ROOT * x + 0.044715 * x**3),
     ),
     Slip(
         "no-root",
         "equals GELU with 2/pi in place of sqrt(2/pi)",
         "The curve is flatter around 0 than it should be.",
         "Look at the factor inside the tanh.",
-        _by_tanh(lambda x: 2 / math.pi * (x + 0.044715 * x**3)),
+        partial(_varied_gelu, inner=lambda x: 2 / math.pi * (x + 0.044715 * x**3)),
     ),
     Slip(
         "no-factor",
         "equals GELU without the factor sqrt(2/pi)",
         "The curve is steeper around 0 than it should be.",
         "Look at the factor inside the tanh.",
-        _by_tanh(lambda x: x + 0.044715 * x**3),
+        partial(_varied_gelu, inner=lambda x: x + 0.044715 * x**3),
     ),
     Slip(
         "no-one-plus",
         "equals x/2 tanh(...), without the 1 that is added to the tanh",
         "tanh lies between -1 and 1, and 1 + tanh between 0 and 2. Without the 1 negative numbers become positive.",
         "Look at the sign of the result for x = -1.",
-        lambda x: gelu_tanh(x) - x / 2,
+        partial(_varied_gelu, one=0),
     ),
     Slip(
         "no-half",
         "equals twice GELU: the half is missing",
         "1 + tanh lies between 0 and 2. For large x the result should be x.",
         "Look at the result for a large x.",
-        lambda x: 2 * gelu_tanh(x),
+        partial(_varied_gelu, half=1),
     ),
     Slip(
         "overflowing-tanh",
         "equals GELU with a tanh made of exponentials that overflow",
         "(e^u - e^-u) / (e^u + e^-u) is inf / inf = NaN for large u. The tanh of the library does not overflow.",
         "Look at the result for x = 1000.",
-        _overflowing,
+        partial(_varied_gelu, tanh=_quotient),
     ),
 )
 
 
-def _same(x: Array) -> Array:
-    return x
-
-
-def _with(
-    activation: Callable[[Array], Array] = gelu_tanh, before: Callable[[Array], Array] = _same,
-    after: Callable[[Array], Array] = _same,
-) -> Callable[[Params, Array], Array]:  # fmt: skip
-    """The MLP with other functions before `up`, between the maps and after `down`."""
-    return lambda params, x: after(linear_map(params["down"], activation(linear_map(params["up"], before(x)))))
-
-
-def _without(*names: str) -> Callable[[Params, Array], Array]:
-    """The MLP without the bias of the named maps."""
-
-    def wrong(params: Params, x: Array) -> Array:
-        biases = {name: None if name in names else params[name]["bias"] for name in ("up", "down")}
-        hidden = gelu_tanh(linear(x, params["up"]["kernel"], biases["up"]))
-        return linear(hidden, params["down"]["kernel"], biases["down"])
-
-    return wrong
-
-
-def _bias_late(params: Params, x: Array) -> Array:
-    return linear_map(params["down"], gelu_tanh(linear(x, params["up"]["kernel"])) + params["up"]["bias"])
+def _varied_mlp(
+    params: Params, x: Array, *, activation: Callable[[Array], Array] = gelu_tanh, first: bool = False,
+    between: bool = True, last: bool = False, up_bias: bool = True, down_bias: bool = True, bias_late: bool = False,
+) -> Array:  # fmt: skip
+    """The MLP with another activation, in other places (first, between the maps, last), or other biases."""
+    up, down = params["up"], params["down"]
+    x = activation(x) if first else x
+    hidden = linear(x, up["kernel"], up["bias"] if up_bias and not bias_late else None)
+    hidden = activation(hidden) if between else hidden
+    hidden = hidden + up["bias"] if bias_late else hidden
+    out = linear(hidden, down["kernel"], down["bias"] if down_bias else None)
+    return activation(out) if last else out
 
 
 _BETWEEN = "Look at the order of the two maps and the activation."
@@ -181,77 +178,77 @@ _MLP_SLIPS = (
         "equals the MLP without an activation",
         "Two linear maps after each other are one linear map. Nothing is gained by the second.",
         _BETWEEN,
-        _with(_same),
+        partial(_varied_mlp, between=False),
     ),
     Slip(
         "activation-after-down",
         "equals the MLP with the activation after the second map, not between the maps",
         "The two maps together are one linear map, and what is added to the residual stream can hardly be negative.",
         _BETWEEN,
-        _with(_same, after=gelu_tanh),
+        partial(_varied_mlp, between=False, last=True),
     ),
     Slip(
         "activation-before-up",
         "equals the MLP with the activation before the first map, not between the maps",
         "The two maps together are one linear map.",
         _BETWEEN,
-        _with(_same, before=gelu_tanh),
+        partial(_varied_mlp, between=False, first=True),
     ),
     Slip(
         "activation-twice",
         "equals the MLP with a second activation after the second map",
         "What is added to the residual stream can then hardly be negative.",
         _BETWEEN,
-        _with(after=gelu_tanh),
+        partial(_varied_mlp, last=True),
     ),
     Slip(
         "relu",
         "equals the MLP with ReLU in place of GELU",
         "ReLU has no gradient for negative numbers. GPT-2 was trained with GELU.",
         "Look at which activation you use.",
-        _with(reference.layers.relu),
+        partial(_varied_mlp, activation=reference.layers.relu),
     ),
     Slip(
         "exact-gelu",
         "equals the MLP with the exact GELU, not its approximation by tanh",
         "Both are in use and differ by less than 0.0005. GPT-2 was trained with the one by tanh.",
         "Use the gelu of this file, once it is right.",
-        _with(reference.layers.gelu),
+        partial(_varied_mlp, activation=reference.layers.gelu),
     ),
     Slip(
         "no-biases",
         "equals the MLP without biases",
         _BIAS,
         "Look at what each entry of `params` holds.",
-        _without("up", "down"),
+        partial(_varied_mlp, up_bias=False, down_bias=False),
     ),
     Slip(
         "no-up-bias",
         "equals the MLP without the bias of the first map",
         _BIAS,
         "Look at what `params['up']` holds.",
-        _without("up"),
+        partial(_varied_mlp, up_bias=False),
     ),
     Slip(
         "no-down-bias",
         "equals the MLP without the bias of the second map",
         _BIAS,
         "Look at what `params['down']` holds.",
-        _without("down"),
+        partial(_varied_mlp, down_bias=False),
     ),
     Slip(
         "bias-after-activation",
         "equals the MLP with the first bias added after the activation",
         "The bias decides where the activation bends. Added later, it only shifts the result.",
         "Look at what the activation is applied to.",
-        _bias_late,
+        partial(_varied_mlp, bias_late=True),
     ),
     Slip(
         "residual",
         "equals x plus the MLP",
         "Adding the input is the work of the block, which is the next piece.",
         "Look at what is added at the end.",
-        lambda params, x: x + mlp(params, x),
+        **after(mlp, lambda result, given: given["x"] + result),
     ),
 )
 

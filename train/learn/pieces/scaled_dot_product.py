@@ -1,6 +1,7 @@
 """Piece 10: softmax(q k^T / sqrt(K)) v, where a mask allows."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxllm import reference
 from jaxllm.reference.arrays import Array
 
 from ..piece import Arguments, Function, Piece, Slip
-from .wrong_attention import attend, over_queries, softmax, unchanged, unnormalised, unshifted, weights
+from .wrong_attention import attend, one, over_queries, unchanged, unnormalised, unshifted, width
 
 
 def scaled_dot_product_attention(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
@@ -40,20 +41,6 @@ def _mask(rng: np.random.Generator, t: int, s: int) -> Array:
             return mask
 
 
-def _with(**options: Any) -> Any:
-    """Attention with `attend` changed so."""
-    return lambda q, k, v, mask=None: attend(q, k, v, mask, **options)
-
-
-def _times_mask(q: Array, k: Array, v: Array, mask: Any = None) -> Array:
-    return weights(q, k) * (1 if mask is None else mask) @ v
-
-
-def _plus_mask(q: Array, k: Array, v: Array, mask: Any = None) -> Array:
-    scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
-    return softmax(scores if mask is None else scores + mask) @ v
-
-
 _SCALE_SLIPS = (
     Slip(
         "no-scale",
@@ -61,7 +48,7 @@ _SCALE_SLIPS = (
         "Scores grow with the width K of queries and keys. Softmax of large scores picks one position, and its "
         "gradient vanishes.",
         "Look at what happens between the scores and the softmax.",
-        _with(divisor=1),
+        partial(attend, divisor=one),
     ),
     Slip(
         "scale-by-width",  # sqrt(K) twice is the same
@@ -69,14 +56,14 @@ _SCALE_SLIPS = (
         "A dot product of K random numbers has the size sqrt(K), so this divides too much. Weights become more even "
         "the wider the queries are.",
         "Look at the number by which you divide, and count how often you do it.",
-        lambda q, k, v, mask=None: attend(q, k, v, mask, q.shape[-1]),
+        partial(attend, divisor=width),
     ),
     Slip(
         "scale-multiplied",
         "equals attention with scores multiplied by sqrt(K) instead of divided",
         "Scores become larger by sqrt(K), where they should become smaller. Softmax then picks one position.",
         "Look at the direction of the scale: should wide queries give larger or smaller scores?",
-        lambda q, k, v, mask=None: attend(q, k, v, mask, q.shape[-1] ** -0.5),
+        partial(attend, divisor=lambda q, k, v: q.shape[-1] ** -0.5),
     ),
     Slip(
         "scale-by-queries",
@@ -84,7 +71,7 @@ _SCALE_SLIPS = (
         "The size of a dot product depends on how many numbers are added, which is the width K. The number of words "
         "has no part in it.",
         "Look at the axis whose length you take.",
-        lambda q, k, v, mask=None: attend(q, k, v, mask, q.shape[-2] ** 0.5),
+        partial(attend, divisor=lambda q, k, v: q.shape[-2] ** 0.5),
     ),
     Slip(
         "scale-by-keys",
@@ -92,7 +79,7 @@ _SCALE_SLIPS = (
         "The size of a dot product depends on how many numbers are added, which is the width K. The number of words "
         "has no part in it.",
         "Look at the axis whose length you take.",
-        lambda q, k, v, mask=None: attend(q, k, v, mask, k.shape[-2] ** 0.5),
+        partial(attend, divisor=lambda q, k, v: k.shape[-2] ** 0.5),
     ),
     Slip(
         "scale-by-values",
@@ -100,7 +87,7 @@ _SCALE_SLIPS = (
         "Values are not part of the dot product, so their width says nothing of its size. Often all widths are equal, "
         "and then this goes unnoticed.",
         "Look at the array whose width you take.",
-        lambda q, k, v, mask=None: attend(q, k, v, mask, v.shape[-1] ** 0.5),
+        partial(attend, divisor=lambda q, k, v: v.shape[-1] ** 0.5),
     ),
     Slip(
         "scale-after-softmax",
@@ -108,7 +95,7 @@ _SCALE_SLIPS = (
         "The weights of a query then add to 1 / sqrt(K) instead of 1. The softmax itself is as sharp as without a "
         "scale.",
         "Look at the order of scale and softmax.",
-        lambda q, k, v, mask=None: attend(q, k, v, mask, 1) / q.shape[-1] ** 0.5,
+        partial(attend, scaled_late=True),
     ),
 )
 _SOFTMAX_SLIPS = (
@@ -118,7 +105,7 @@ _SOFTMAX_SLIPS = (
         "Each column of the weights adds to 1, where each row should. A query's result is no longer an average of "
         "values.",
         "Add up one row of your weights, and then one column.",
-        _with(normalise=over_queries),
+        partial(attend, normalise=over_queries),
     ),
     Slip(
         "no-softmax",
@@ -126,21 +113,21 @@ _SOFTMAX_SLIPS = (
         "Raw scores are used as weights, so the result is not an average: it may be any size. A masked score is then a "
         "huge weight.",
         "Look at what happens between the scores and the values.",
-        _with(normalise=unchanged, hidden=-np.inf),
+        partial(attend, normalise=unchanged, hidden=-np.inf),
     ),
     Slip(
         "no-normalisation",
         "equals attention whose weights were not divided by their sum",
         "The weights of a query do not add to 1. What it gathers then grows with the number of keys.",
         "Add up one row of your weights.",
-        _with(normalise=unnormalised),
+        partial(attend, normalise=unnormalised),
     ),
     Slip(
         "no-max-subtraction",
         "equals attention by a softmax that does not subtract the maximum",
         "Large scores give e^1000 = inf, and inf / inf is NaN. Subtracting a row's maximum changes nothing else.",
         "Use the softmax of piece 8.",
-        _with(normalise=unshifted),
+        partial(attend, normalise=unshifted),
     ),
 )
 _MASK_SLIPS = (
@@ -149,28 +136,28 @@ _MASK_SLIPS = (
         "equals attention without the mask",
         "Every query sees every key. A language model trained so would see the word that it has to predict.",
         "Look at where the mask is used.",
-        lambda q, k, v, mask=None: attend(q, k, v),
+        partial(attend, masking="none"),
     ),
     Slip(
         "mask-inverted",
         "equals attention with the mask inverted",
         "True means that a query may attend to a key. Here the allowed keys are hidden, and the others are seen.",
         "Look at which of the two values of the mask leaves a score as it is.",
-        lambda q, k, v, mask=None: attend(q, k, v, None if mask is None else ~mask),
+        partial(attend, seen=np.logical_not),
     ),
     Slip(
         "mask-as-zero",
         "equals attention with masked scores set to 0",
         "e^0 is 1, so a score of 0 is still a weight like others. A hidden key needs a score whose exponential is 0.",
         "Look at the score of a hidden key, and at its exponential.",
-        _with(hidden=0),
+        partial(attend, hidden=0),
     ),
     Slip(
         "mask-after-softmax",
         "equals attention with the weights set to 0 after softmax, and not made to add to 1 again",
         "Hidden keys have taken part in the sum of the softmax. The weights that are left add to less than 1.",
         "Look at the order of mask and softmax.",
-        _times_mask,
+        partial(attend, masking="after"),
     ),
     Slip(
         "mask-added",
@@ -178,7 +165,7 @@ _MASK_SLIPS = (
         "An allowed key gets a score larger by 1, and a hidden one is not hidden. To hide it, its exponential must be "
         "0.",
         "Look at the score of a hidden key, and at its exponential.",
-        _plus_mask,
+        partial(attend, masking="added"),
     ),
 )
 

@@ -1,25 +1,33 @@
 """Piece 9: attention between queries, keys and values that the words are mapped to; raw scores, no scale yet."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from jaxllm.reference.arrays import Array, Vjp, vjp
-from jaxllm.reference.layers import linear, linear_vjp, softmax, softmax_vjp
+from jaxllm.reference.layers import linear, linear_vjp, softmax_vjp
 
 from ..piece import Arguments, Function, Piece, Slip
+from .hooks import before
 from .wrong_attention import (
-    HIDDEN,
+    Divisor,
+    Normalise,
+    Roles,
+    as_given,
     attend,
+    keys_as_values,
     lower_triangle,
+    one,
     over_queries,
-    transposed,
+    query_and_key_swapped,
+    root_of_width,
+    softmax,
     unchanged,
     unnormalised,
     unshifted,
 )
-from .wrong_attention import softmax as softmax_of
 
 
 def attention_scores(x: Any, query: Any, key: Any) -> Array:
@@ -73,6 +81,24 @@ def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
         yield {"x": x, "query": query, "key": key, "value": value}
 
 
+Maps = Callable[[Array, Array], tuple[Array, Array]]
+
+
+def _both(query: Array, key: Array) -> tuple[Array, Array]:
+    return query, key
+
+
+def _scores(
+    x: Array, query: Array, key: Array, *, maps: Maps = _both, roles: Roles = as_given, divisor: Divisor = one,
+    normalise: Normalise = unchanged, features: bool = False,
+) -> Array:  # fmt: skip
+    """The scores with other maps, order, scale or softmax; or, with `features`, those between features."""
+    query, key = maps(query, key)
+    q, k, _ = roles(x @ query, x @ key, x)
+    scores = q.T @ k if features else q @ k.T
+    return normalise(scores / divisor(q, k, x))
+
+
 _SCORE_SLIPS = (
     Slip(
         "query-and-key-swapped",  # k q^T is the transpose of q k^T: no input tells the two mistakes apart
@@ -80,7 +106,7 @@ _SCORE_SLIPS = (
         "Row t should hold what query t says to all keys. Attention has a direction, so the transpose is something "
         "else.",
         "Say in words what row t of your scores stands for.",
-        lambda x, query, key: (x @ key) @ (x @ query).T,
+        partial(_scores, roles=query_and_key_swapped),
     ),
     Slip(
         "one-matrix-for-both",
@@ -88,7 +114,7 @@ _SCORE_SLIPS = (
         "Scores of equal queries and keys are symmetric: orange looks at apple as apple looks at orange. Two matrices "
         "are there so that it need not be so.",
         "Look at which matrix makes the keys.",
-        lambda x, query, key: (x @ query) @ (x @ query).T,
+        partial(_scores, maps=lambda query, key: (query, query)),
     ),
     Slip(
         "key-matrix-for-both",
@@ -96,46 +122,46 @@ _SCORE_SLIPS = (
         "Scores of equal queries and keys are symmetric: orange looks at apple as apple looks at orange. Two matrices "
         "are there so that it need not be so.",
         "Look at which matrix makes the queries.",
-        lambda x, query, key: (x @ key) @ (x @ key).T,
+        partial(_scores, maps=lambda query, key: (key, key)),
     ),
     Slip(
         "not-projected",
         "equals the dot products of the words themselves, as in simple attention",
         "The matrices of queries and keys have no effect, so nothing could be learned here.",
         "Look at what the dot product is taken of.",
-        lambda x, query, key: x @ x.T,
+        partial(_scores, maps=lambda query, key: (np.eye(len(query)),) * 2),
     ),
     Slip(
         "scaled",
         "equals the scores divided by sqrt(K), which this piece does not have yet",
         "The scale is the subject of the next piece. Here the scores are plain dot products.",
         "Compare with the scores of the worked example.",
-        lambda x, query, key: (x @ query) @ (x @ key).T / query.shape[-1] ** 0.5,
+        partial(_scores, divisor=root_of_width),
     ),
     Slip(
         "softmax-applied",
         "equals the weights: softmax was already applied to the scores",
         "Scores are the dot products before softmax. Later pieces scale and mask them in between.",
         "Look at what is returned.",
-        lambda x, query, key: softmax_of((x @ query) @ (x @ key).T),
+        partial(_scores, normalise=softmax),
     ),
     Slip(
         "features-for-words",
         "equals scores between features [K, K], not between words [T, T]",
         "q^T k compares the columns of queries and keys, which are features. Words are the rows.",
         "Write the shapes of both factors of your matrix product beside each other.",
-        lambda x, query, key: (x @ query).T @ (x @ key),
+        partial(_scores, features=True),
     ),
 )
 
 
-def _with(**options: Any) -> Any:
-    """Self-attention with `attend` changed so; the scores are not divided unless a divisor is given."""
-    return lambda x, query, key, value: attend(x @ query, x @ key, x @ value, **{"divisor": 1, **options})
-
-
-def _causal(x: Array, query: Array, key: Array, value: Array) -> Array:
-    return attend(x @ query, x @ key, x @ value, lower_triangle(len(x)), 1, hidden=HIDDEN)
+def _varied(
+    x: Array, query: Array, key: Array, value: Array, *, maps: Maps = _both, divisor: Divisor = one, mask: Any = None,
+    **options: Any,
+) -> Array:  # fmt: skip
+    """Self-attention with other maps, and `attend` changed."""
+    query, key = maps(query, key)
+    return attend(x @ query, x @ key, x @ value, mask and mask(len(x)), divisor=divisor, **options)
 
 
 _ATTENTION_SLIPS = (
@@ -145,77 +171,77 @@ _ATTENTION_SLIPS = (
         "Each column of the weights adds to 1, where each row should. A word's result is no longer an average of "
         "values.",
         "Add up one row of your weights, and then one column.",
-        _with(normalise=over_queries),
+        partial(_varied, normalise=over_queries),
     ),
     Slip(
         "weights-transposed",
         "equals attention with the weights transposed",
         "Each word gathers from those that look at it. It should gather from those that it looks at.",
         "Say in words what row and column of your weights stand for.",
-        _with(normalise=transposed),
+        partial(_varied, weights_transposed=True),
     ),
     Slip(
         "query-and-key-swapped",
         "equals attention with queries and keys swapped",
         "The word that asks and the word that is asked change places. Softmax then runs over the wrong ones.",
         "Look at the order of the factors in your scores.",
-        lambda x, query, key, value: attend(x @ key, x @ query, x @ value, divisor=1),
+        partial(_varied, roles=query_and_key_swapped),
     ),
     Slip(
         "one-matrix-for-both",
         "equals attention with the query's matrix used for the keys too",
         "The matrix of the keys has no effect, so it could not be learned. Scores become symmetric.",
         "Look at which matrix makes the keys.",
-        lambda x, query, key, value: attend(x @ query, x @ query, x @ value, divisor=1),
+        partial(_varied, maps=lambda query, key: (query, query)),
     ),
     Slip(
         "values-not-projected",
         "equals an average of the words themselves: the values were not projected",
         "The matrix of the values has no effect, so what a word passes on could not be learned.",
         "Look at what the weights are applied to.",
-        lambda x, query, key, value: attend(x @ query, x @ key, x, divisor=1),
+        **before(self_attention, lambda given: given | {"value": np.eye(len(given["value"]))}),
     ),
     Slip(
         "keys-as-values",
         "equals attention with the keys used as values",
         "A key says how a word is found, a value says what it passes on. The matrix of the values has no effect here.",
         "Look at what the weights are applied to.",
-        lambda x, query, key, value: attend(x @ query, x @ key, x @ key, divisor=1),
+        partial(_varied, roles=keys_as_values),
     ),
     Slip(
         "scaled",
         "equals attention with scores divided by sqrt(K), which this piece does not have yet",
         "The scale is the subject of the next piece. Here softmax is taken of the plain dot products.",
         "Compare with the worked example: which numbers go into the softmax there?",
-        _with(divisor=None),
+        partial(_varied, divisor=root_of_width),
     ),
     Slip(
         "no-softmax",
         "equals attention without softmax",
         "Raw scores are used as weights, so the result is not an average: it may be any size.",
         "Look at what happens between the scores and the values.",
-        _with(normalise=unchanged),
+        partial(_varied, normalise=unchanged),
     ),
     Slip(
         "no-normalisation",
         "equals attention whose weights were not divided by their sum",
         "The weights of a word do not add to 1. What it gathers then grows with the number of words.",
         "Add up one row of your weights.",
-        _with(normalise=unnormalised),
+        partial(_varied, normalise=unnormalised),
     ),
     Slip(
         "no-max-subtraction",
         "equals attention by a softmax that does not subtract the maximum",
         "Large scores give e^1000 = inf, and inf / inf is NaN. Subtracting a row's maximum changes nothing else.",
         "Use the softmax of piece 8.",
-        _with(normalise=unshifted),
+        partial(_varied, normalise=unshifted),
     ),
     Slip(
         "causal",
         "equals attention with a causal mask, which this piece does not have yet",
         "Each word sees only those before it. The mask comes two pieces later; here all words see all.",
         "Look at whether a later word can change the result of an earlier one.",
-        _causal,
+        partial(_varied, mask=lower_triangle),
     ),
 )
 

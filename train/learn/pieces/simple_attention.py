@@ -1,6 +1,7 @@
 """Piece 8: softmax, and attention between words as they are, softmax(x x^T) x."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from jaxllm import reference
 from jaxllm.reference.arrays import Array, Vjp, vjp
 
 from ..piece import Arguments, Function, Piece, Slip
-from .wrong_attention import attend, over_queries, softmax, transposed, unchanged, unnormalised, unshifted, weights
+from .hooks import after
+from .softmax_slips import SOFTMAX_SLIPS
+from .wrong_attention import Divisor, attend, one, over_queries, root_of_width, unchanged, unnormalised, unshifted
 
 
 def simple_attention_weights(x: Any) -> Array:
@@ -43,108 +46,20 @@ def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
         yield {"x": rng.normal(size=shape)}
 
 
-def _one_maximum(x: Array) -> Array:
-    with np.errstate(all="ignore"):
-        return unshifted(x - x.max())
-
-
-def _quiet_unshifted(x: Array) -> Array:
-    with np.errstate(all="ignore"):
-        return unshifted(x)
-
-
-def _exponentials(x: Array) -> Array:
-    with np.errstate(all="ignore"):
-        return np.exp(x)
-
-
-def _shares(x: Array) -> Array:
-    with np.errstate(all="ignore"):
-        return x / x.sum(axis=-1, keepdims=True)
-
-
-_SOFTMAX_SLIPS = (
-    Slip(
-        "no-max-subtraction",
-        "equals softmax without subtracting the maximum first",
-        "e^1000 is larger than any float, and inf / inf is NaN. The maximum cancels in the ratio, so subtracting it "
-        "changes nothing but the size of the numbers.",
-        "Look at how large the exponentials become, and at what may be subtracted from all scores of a row.",
-        _quiet_unshifted,
-    ),
-    Slip(
-        "one-maximum-for-all",
-        "equals softmax with one maximum for the whole array, not one for each row",
-        "A row far below that maximum has exponentials that are all 0, and 0 / 0 is NaN. Each row needs its own "
-        "maximum.",
-        "Look at the axis of the maximum.",
-        _one_maximum,
-    ),
-    Slip(
-        "wrong-axis",
-        "equals softmax over the axis before the last (over queries, not keys)",
-        "Each column adds to 1, where each row should. In attention that means that keys share out the queries, and a "
-        "query's weights have any sum.",
-        "Add up one row of your result, and then one column.",
-        over_queries,
-    ),
-    Slip(
-        "first-axis",
-        "equals softmax over the first axis",
-        "On a matrix that is the axis of queries, and on a batch it mixes examples that have nothing to do with each "
-        "other. The axis that is normalised is the last one, however many come before it.",
-        "Count axes from the end, as in axis -1, where the number of axes in front may vary.",
-        lambda x: softmax(x, axis=0),
-    ),
-    Slip(
-        "one-sum-for-all",
-        "equals softmax with one sum for the whole array, not one for each row",
-        "All numbers together add to 1, where each row should. A sum without an axis adds everything.",
-        "Look at the axis of the sum.",
-        lambda x: np.exp(x - x.max()) / np.exp(x - x.max()).sum(),
-    ),
-    Slip(
-        "no-normalisation",
-        "equals the exponentials without the division by their sum",
-        "The numbers are positive, but a row does not add to 1. Weights that do not add to 1 make an average too large "
-        "or too small.",
-        "Add up one row of your result.",
-        unnormalised,
-    ),
-    Slip(
-        "exponentials-only",
-        "equals e^x, neither divided by its sum nor safe from overflow",
-        "The numbers are positive, but a row does not add to 1. For scores above 709 they are inf.",
-        "Add up one row of your result.",
-        _exponentials,
-    ),
-    Slip(
-        "no-exponential",
-        "equals x divided by its sum, without the exponential",
-        "A row adds to 1, but negative scores give negative weights, and a sum near 0 gives huge ones. The exponential "
-        "makes all numbers positive first.",
-        "Look at what is applied to each score before the division.",
-        _shares,
-    ),
-    Slip(
-        "base-2",
-        "equals softmax with powers of 2 instead of e",
-        "The rows add to 1, but the weights are more even than they should be: it is softmax of x times ln 2.",
-        "Look at the base of the power.",
-        lambda x: softmax(x * np.log(2)),
-    ),
-    Slip(
-        "log-softmax",
-        "equals the logarithm of softmax",
-        "Log-probabilities are what a loss needs. Attention needs the probabilities themselves.",
-        "Look at what is done after the division.",
-        lambda x: x - x.max(axis=-1, keepdims=True) - np.log(unnormalised(x).sum(axis=-1, keepdims=True)),
-    ),
-)
-
-
 def _unit(x: Array) -> Array:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _attention(
+    x: Array, *, vectors: Callable[[Array], Array] = unchanged, divisor: Divisor = one, **options: Any
+) -> Array:
+    """Attention between words of which other vectors are compared, and `attend` changed."""
+    compared = vectors(x)
+    return attend(compared, compared, x, divisor=divisor, **options)
+
+
+def _weights(x: Array, **options: Any) -> Array:
+    return _attention(x, weights_only=True, **options)
 
 
 # Scores x x^T are symmetric, so softmax over the queries is the transpose of softmax over the keys: no input tells
@@ -155,28 +70,28 @@ _WEIGHT_SLIPS = (
         "equals the weights with softmax over queries, not keys (the wrong axis)",
         "Each column adds to 1, where each row should. Row t holds the weights with which word t looks at all words.",
         "Add up one row of your weights, and then one column.",
-        lambda x: weights(x, x, divisor=1, normalise=over_queries),
+        partial(_weights, normalise=over_queries),
     ),
     Slip(
         "weights-transposed",
         "equals the transposed weights",
         "Row t should hold what word t looks at. Here it holds who looks at word t.",
         "Say in words what row and column of your weights stand for.",
-        lambda x: weights(x, x, divisor=1, normalise=transposed),
+        **after(simple_attention_weights, lambda weights, given: weights.T),
     ),
     Slip(
         "no-softmax",
         "equals the raw scores, without softmax",
         "Scores may be negative and of any size. Weights of an average are positive and add to 1.",
         "Look at what follows the dot products.",
-        lambda x: weights(x, x, divisor=1, normalise=unchanged),
+        partial(_weights, normalise=unchanged),
     ),
     Slip(
         "no-normalisation",
         "equals the exponentials of the scores without the division by their sum",
         "The weights of a word do not add to 1. What it gathers then grows with the number of words.",
         "Add up one row of your weights.",
-        lambda x: weights(x, x, divisor=1, normalise=unnormalised),
+        partial(_weights, normalise=unnormalised),
     ),
     Slip(
         "no-max-subtraction",
@@ -184,7 +99,7 @@ _WEIGHT_SLIPS = (
         "Long vectors have large dot products, e^1000 is inf, and inf / inf is NaN. Subtracting a row's maximum "
         "changes nothing else.",
         "Use the softmax of this file, once it is right.",
-        lambda x: weights(x, x, divisor=1, normalise=unshifted),
+        partial(_weights, normalise=unshifted),
     ),
     Slip(
         "scaled",
@@ -192,7 +107,7 @@ _WEIGHT_SLIPS = (
         "The scale is a part of scaled dot-product attention, two pieces later. Here the scores are plain dot "
         "products.",
         "Compare with the worked example: which numbers go into the softmax there?",
-        lambda x: weights(x, x),
+        partial(_weights, divisor=root_of_width),
     ),
     Slip(
         "cosine",
@@ -200,14 +115,14 @@ _WEIGHT_SLIPS = (
         "A dot product keeps the lengths, so a long vector counts for more. Cosines lie between -1 and 1, and their "
         "softmax is nearly even.",
         "Compare the scores, before softmax, with those of the worked example.",
-        lambda x: weights(_unit(x), _unit(x), divisor=1),
+        partial(_weights, vectors=_unit),
     ),
     Slip(
         "features-for-words",
         "equals the weights between features [D, D], not between words [T, T]",
         "x^T x compares the columns of x, which are features. Words are the rows.",
         "Write the shapes of both factors of your matrix product beside each other.",
-        lambda x: weights(x.T, x.T, divisor=1),
+        partial(_weights, vectors=np.transpose),
     ),
 )
 
@@ -217,21 +132,21 @@ _ATTENTION_SLIPS = (
         "equals attention with softmax over queries, not keys (or with the weights transposed, which is the same here)",
         "Each column of the weights adds to 1, where each row should. The result is no longer an average of the words.",
         "Add up one row of your weights, and then one column.",
-        lambda x: attend(x, x, x, divisor=1, normalise=over_queries),
+        partial(_attention, normalise=over_queries),
     ),
     Slip(
         "no-softmax",
         "equals attention without softmax",
         "Raw scores are used as weights, so the result is not an average: it may be any size.",
         "Look at what follows the dot products.",
-        lambda x: attend(x, x, x, divisor=1, normalise=unchanged),
+        partial(_attention, normalise=unchanged),
     ),
     Slip(
         "no-normalisation",
         "equals attention whose weights were not divided by their sum",
         "The weights of a word do not add to 1. What it gathers then grows with the number of words.",
         "Add up one row of your weights.",
-        lambda x: attend(x, x, x, divisor=1, normalise=unnormalised),
+        partial(_attention, normalise=unnormalised),
     ),
     Slip(
         "no-max-subtraction",
@@ -239,7 +154,7 @@ _ATTENTION_SLIPS = (
         "Long vectors have large dot products, e^1000 is inf, and inf / inf is NaN. Subtracting a row's maximum "
         "changes nothing else.",
         "Use the softmax of this file, once it is right.",
-        lambda x: attend(x, x, x, divisor=1, normalise=unshifted),
+        partial(_attention, normalise=unshifted),
     ),
     Slip(
         "scaled",
@@ -247,21 +162,21 @@ _ATTENTION_SLIPS = (
         "The scale is a part of scaled dot-product attention, two pieces later. Here the scores are plain dot "
         "products.",
         "Compare with the worked example: which numbers go into the softmax there?",
-        lambda x: attend(x, x, x),
+        partial(_attention, divisor=root_of_width),
     ),
     Slip(
         "residual",
         "equals x plus the attention",
         "Adding the input is the work of the block, eight pieces later. Attention alone is an average of words.",
         "Look at what is added at the end.",
-        lambda x: x + attend(x, x, x, divisor=1),
+        **after(reference.attention.simple_attention, lambda result, given: given["x"] + result),
     ),
     Slip(
         "weights-only",
         "equals the weights, which were not applied to the words",
         "The weights [T, T] say how much each word counts. The result [T, D] is the average of the words by them.",
         "Look at what is returned.",
-        lambda x: weights(x, x, divisor=1),
+        partial(_attention, weights_only=True),
     ),
 )
 
@@ -271,7 +186,7 @@ PIECE = Piece(
     "Each word becomes an average of all words, weighted by softmax of their dot products.",
     (
         Function(
-            "softmax", reference.layers.softmax, _softmax_cases, _SOFTMAX_SLIPS, reference.layers.softmax_vjp, "T S"
+            "softmax", reference.layers.softmax, _softmax_cases, SOFTMAX_SLIPS, reference.layers.softmax_vjp, "T S"
         ),
         Function(
             "simple_attention_weights",

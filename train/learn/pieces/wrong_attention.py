@@ -1,10 +1,10 @@
-"""Attention of which any part can be replaced: the slips of the attention pieces are made of it.
+"""Attention of which any part can be replaced by a keyword: the slips of the attention pieces are made of it.
 
 Scores are [..., T, S]. All functions compute as a learner's would: overflow gives inf and NaN without a warning.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from jaxllm.reference.arrays import Array
 
 HIDDEN = float(np.finfo(np.float64).min)  # a masked score; -inf gives NaN where a query may attend to nothing
 Normalise = Callable[[Array], Array]
+Roles = Callable[[Array, Array, Array], tuple[Array, Array, Array]]
+Divisor = Callable[[Array, Array, Array], float]
 
 
 def softmax(x: Array, axis: int = -1) -> Array:
@@ -40,36 +42,61 @@ def unnormalised(x: Array) -> Array:
     return np.exp(x - x.max(axis=-1, keepdims=True))
 
 
-def unchanged(x: Array) -> Array:
-    """No softmax."""
+def unchanged(x: Any) -> Any:
+    """No softmax, or no other function."""
     return x
 
 
-def transposed(x: Array) -> Array:
-    """Softmax, and then rows and columns swapped."""
-    return softmax(x).swapaxes(-1, -2)
+def as_given(q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+    """Queries, keys and values in their places."""
+    return q, k, v
 
 
-def weights(
-    q: Array, k: Array, mask: Any = None, divisor: float | None = None, normalise: Normalise = softmax,
-    hidden: float = HIDDEN,
-) -> Array:  # fmt: skip
-    """The weights [..., T, S]; scores are divided by `divisor`, sqrt(K) if not given."""
-    with np.errstate(all="ignore"):
-        scores = q @ k.swapaxes(-1, -2) / (q.shape[-1] ** 0.5 if divisor is None else divisor)
-        return normalise(scores if mask is None else np.where(mask, scores, hidden))
+def query_and_key_swapped(q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+    """Keys ask, and queries are asked."""
+    return k, q, v
 
 
-def attend(
-    q: Array, k: Array, v: Array, mask: Any = None, divisor: float | None = None, normalise: Normalise = softmax,
-    hidden: float = HIDDEN,
-) -> Array:  # fmt: skip
-    """The weights times the values [..., T, W]."""
-    with np.errstate(all="ignore"):
-        return weights(q, k, mask, divisor, normalise, hidden) @ v
+def keys_as_values(q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+    """What is found is the key itself."""
+    return q, k, k
+
+
+def root_of_width(q: Array, k: Array, v: Array) -> float:
+    """sqrt(K), the right one."""
+    return float(q.shape[-1] ** 0.5)
+
+
+def width(q: Array, k: Array, v: Array) -> float:
+    """K."""
+    return float(q.shape[-1])
+
+
+def one(q: Array, k: Array, v: Array) -> float:
+    """No scale."""
+    return 1.0
 
 
 def lower_triangle(length: int, diagonal: int = 0) -> Array:
     """[T, T] bool: True where s <= t + diagonal; 0 is the causal mask."""
     t, s = np.indices((length, length))
     return s <= t + diagonal
+
+
+def attend(
+    q: Array, k: Array, v: Array, mask: Any = None, *, roles: Roles = as_given, divisor: Divisor = root_of_width,
+    normalise: Normalise = softmax, seen: Callable[[Array], Array] = unchanged,
+    masking: Literal["before", "after", "added", "none"] = "before", hidden: float = HIDDEN, scaled_late: bool = False,
+    weights_transposed: bool = False, weights_only: bool = False,
+) -> Array:  # fmt: skip
+    """Attention [..., T, W] with other roles, divisor of the scores, softmax, mask, or way to use the mask."""
+    q, k, v = roles(q, k, v)
+    mask = np.ones((q.shape[-2], k.shape[-2]), bool) if mask is None else seen(mask)
+    with np.errstate(all="ignore"):
+        scores = q @ k.swapaxes(-1, -2) / (1 if scaled_late else divisor(q, k, v))
+        if masking in ("before", "added"):
+            scores = np.where(mask, scores, hidden) if masking == "before" else scores + mask
+        weights = normalise(scores) / (divisor(q, k, v) if scaled_late else 1)
+        weights = weights * mask if masking == "after" else weights
+        weights = weights.swapaxes(-1, -2) if weights_transposed else weights
+        return weights if weights_only else weights @ v
