@@ -136,7 +136,7 @@ _ORDER_SLIPS = (
     Slip(
         "mlp-first",
         "equals the block with the MLP before the attention",
-        "The order is attention, then MLP.",
+        "The order is attention, then MLP. The MLP then works on what the attention has not gathered yet.",
         "Look at the order of the halves.",
         partial(varied_block, halves=("mlp", "attention")),
     ),
@@ -157,7 +157,8 @@ _ORDER_SLIPS = (
     Slip(
         "not-causal",
         "equals the block without the causal mask",
-        "Each word sees the words after it, which are those to be predicted.",
+        "Each word sees the words after it, which are those to be predicted. Training would seem to succeed, and "
+        "generation would fail.",
         "Change the last word: does an earlier result change?",
         partial(varied_block, causal=False),
     ),
@@ -181,28 +182,30 @@ _NORM_SLIPS = (
     Slip(
         "norm-of-output",
         "equals the block with the norms on the results of attention and MLP, not on their inputs",
-        "The inputs grow from block to block, and softmax and GELU see ever larger numbers.",
+        "The inputs grow from block to block, and softmax and GELU see ever larger numbers. What is added to the "
+        "stream, on the other hand, is held to one size.",
         "Look at what each norm is applied to.",
         partial(varied_block, attention_norm="of-output", mlp_norm="of-output"),
     ),
     Slip(
         "no-norms",
         "equals the block without norms",
-        "The inputs grow from block to block, and softmax and GELU see ever larger numbers.",
+        "The inputs grow from block to block, and softmax and GELU see ever larger numbers. Deep models are then hard "
+        "to train.",
         "Look at whether all entries of `params` are used.",
         partial(varied_block, attention_norm="nowhere", mlp_norm="nowhere"),
     ),
     Slip(
         "no-first-norm",
         "equals the block without the norm before the attention",
-        "The inputs of the attention grow from block to block.",
+        "The inputs of the attention grow from block to block. Their softmax becomes ever sharper.",
         "Look at whether all entries of `params` are used.",
         partial(varied_block, attention_norm="nowhere"),
     ),
     Slip(
         "no-second-norm",
         "equals the block without the norm before the MLP",
-        "The inputs of the MLP grow from block to block.",
+        "The inputs of the MLP grow from block to block. What it adds becomes ever larger.",
         "Look at whether all entries of `params` are used.",
         partial(varied_block, mlp_norm="nowhere"),
     ),

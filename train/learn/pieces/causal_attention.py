@@ -73,7 +73,8 @@ _MASK_SLIPS = (
     Slip(
         "all-visible",
         "equals a mask that hides nothing",
-        "Each word sees all words, those to be predicted too.",
+        "Each word sees all words, those to be predicted too. A model that sees the word to be predicted learns to "
+        "copy it.",
         "Read row 0: which words may the first word see?",
         lambda length: np.ones((length, length), bool),
     ),
@@ -193,7 +194,8 @@ _WEIGHT_SLIPS = (
     Slip(
         "scale-by-width",  # sqrt(K) twice is the same
         "equals causal attention with scores divided by K, or by sqrt(K) twice, in place of sqrt(K) once",
-        "A dot product of K random numbers has the size sqrt(K), so this divides too much.",
+        "A dot product of K random numbers has the size sqrt(K), so this divides too much. Weights become more even "
+        "the wider the queries are.",
         "Look at the number by which you divide, and count how often you do it.",
         partial(_causal, divisor=width),
     ),

@@ -92,7 +92,8 @@ _EMBEDDING_SLIPS = (
     Slip(
         "no-positions",
         "equals the GPT without position embeddings",
-        "Words have no place, so attention cannot tell their order, other than by what the mask hides.",
+        "Words have no place, so attention cannot tell their order, other than by what the mask hides. 'Apple buys "
+        "orange' and 'orange buys apple' look nearly the same.",
         "Look at whether all entries of `params` are used.",
         partial(_varied, positions=_no_positions),
     ),
@@ -115,14 +116,16 @@ _EMBEDDING_SLIPS = (
     Slip(
         "positions-reversed",
         "equals the GPT with positions counted from the end of the text",
-        "The first word has position 0, whatever comes after it.",
+        "The first word has position 0, whatever comes after it. With a longer text, a word that has not changed gets "
+        "another position.",
         "Look at which row of the table the first word gets.",
         partial(_varied, positions=lambda params, tokens: _positions(params, tokens.shape[-1])[::-1]),
     ),
     Slip(
         "one-position-for-all",
         "equals the GPT with position 0 for all words",
-        "All words get the same row of the table, so attention cannot tell their order.",
+        "All words get the same row of the table, so attention cannot tell their order. The other rows of the table "
+        "are never used.",
         "Look at which row of the table the second word gets.",
         partial(_varied, positions=lambda params, tokens: _positions(params, 1)),
     ),
@@ -159,14 +162,15 @@ _BLOCK_SLIPS = (
     Slip(
         "blocks-reversed",
         "equals the GPT with its blocks in reversed order",
-        "block_0 is the first that reads the embeddings.",
+        "block_0 is the first that reads the embeddings. Weights that were trained in the usual order do not fit.",
         "Look at the order in which the blocks are called.",
         partial(_varied, order=lambda params: _in_order(params)[::-1]),
     ),
     Slip(
         "first-block-only",
         "equals the GPT with its first block only",
-        "The other blocks have no effect, so they could not be trained.",
+        "The other blocks have no effect, so they could not be trained. A deeper model computes no more than one of a "
+        "single block.",
         "Look at what each block reads, and at what follows the loop over blocks.",
         partial(_varied, order=lambda params: [0]),
     ),
@@ -181,7 +185,7 @@ _BLOCK_SLIPS = (
     Slip(
         "last-block-missing",
         "equals the GPT without its last block",
-        "The loop over blocks ends one too early.",
+        "The loop over blocks ends one too early. Its parameters have no effect, so they could not be trained.",
         "Count the blocks in `params`, and those that you call.",
         partial(_varied, order=lambda params: _in_order(params)[:-1]),
     ),
@@ -195,14 +199,16 @@ _BLOCK_SLIPS = (
     Slip(
         "no-blocks",
         "equals the GPT without blocks",
-        "Only embeddings, final norm and head are left, so no word learns of any other.",
+        "Only embeddings, final norm and head are left, so no word learns of any other. The logits depend on the last "
+        "word and its position only.",
         "Look at what each block reads, and at what happens to its result.",
         partial(_varied, order=lambda params: []),
     ),
     Slip(
         "not-causal",
         "equals the GPT without the causal mask",
-        "Each word sees the words after it, which are those to be predicted.",
+        "Each word sees the words after it, which are those to be predicted. Training would seem to succeed, and "
+        "generation would fail.",
         "Change the last word: do the logits of an earlier one change?",
         partial(_varied, causal=False),
     ),
@@ -218,7 +224,8 @@ _HEAD_SLIPS = (
     Slip(
         "no-final-norm",
         "equals the GPT without the final norm",
-        "Each block adds to the residual stream, so it is large at the end, and so are the logits.",
+        "Each block adds to the residual stream, so it is large at the end, and so are the logits. The loss is then "
+        "far from that of guessing, even before training.",
         "Look at whether all entries of `params` are used.",
         partial(_varied, final=False),
     ),
@@ -232,7 +239,8 @@ _HEAD_SLIPS = (
     Slip(
         "table-reshaped",
         "equals the GPT whose head is the token table reshaped to [D, V], where it must be transposed",
-        "A reshape keeps the numbers in the order of memory, so the columns are no longer the embeddings of the words.",
+        "A reshape keeps the numbers in the order of memory, so the columns are no longer the embeddings of the "
+        "words. Shapes fit, so nothing fails.",
         "Write down a 2 x 3 table, and compare its transpose with its reshape.",
         partial(
             _varied,
@@ -264,7 +272,8 @@ _HEAD_SLIPS = (
     Slip(
         "no-head",
         "equals the result of the final norm [B, T, D], without the head",
-        "There is a vector for each position, but no number for each word of the vocabulary.",
+        "There is a vector for each position, but no number for each word of the vocabulary. The head compares that "
+        "vector with the embedding of each word.",
         "Look at the shape of the result.",
         partial(_varied, head=lambda params, x: x),
     ),

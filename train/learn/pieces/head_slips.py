@@ -62,7 +62,8 @@ SPLIT_SLIPS = (
     Slip(
         "features-before-positions",
         "equals [..., H, K, T]: positions and features of a head are swapped",
-        "That is the shape in which keys enter the product, but queries and values need [..., H, T, K].",
+        "That is the shape in which keys enter the product, but queries and values need [..., H, T, K]. The transpose "
+        "belongs to the product of queries and keys, not to the split.",
         "Look at the last two axes of the result.",
         **after(split_heads, lambda heads, given: heads.swapaxes(-1, -2)),
     ),
@@ -76,7 +77,8 @@ SPLIT_SLIPS = (
     Slip(
         "heads-reversed",
         "equals the heads in reversed order",
-        "Head 0 should hold the first K features.",
+        "Head 0 should hold the first K features. Merging must undo the split, and weights that were trained in the "
+        "usual order do not fit.",
         "Look at where head 0 begins.",
         **after(split_heads, lambda heads, given: heads[..., ::-1, :, :]),
     ),
@@ -121,7 +123,8 @@ MERGE_SLIPS = (
     Slip(
         "heads-reversed",
         "equals the heads merged in reversed order",
-        "The first K features of the result should be those of head 0.",
+        "The first K features of the result should be those of head 0. The output projection then reads each head "
+        "where another one is expected.",
         "Look at where head 0 ends up.",
         **before(merge_heads, lambda given: {"x": given["x"][..., ::-1, :, :]}),
     ),

@@ -113,7 +113,8 @@ _EPSILON_SLIPS = (
     Slip(
         "no-epsilon",
         "equals layer norm without epsilon",
-        "Where all features are equal the variance is 0, and 0 / 0 is NaN.",
+        "Where all features are equal the variance is 0, and 0 / 0 is NaN. Where they are nearly equal, the result is "
+        "large and its gradient larger.",
         "Look at what happens where all features of a word are equal.",
         partial(_varied, divisor=lambda variance, epsilon: np.sqrt(variance)),
     ),
@@ -135,14 +136,16 @@ _EPSILON_SLIPS = (
     Slip(
         "no-root",
         "equals layer norm divided by the variance, without the root",
-        "x / var does not have the variance 1: a row that is twice as large becomes half as large.",
+        "x / var does not have the variance 1: a row that is twice as large becomes half as large. The standard "
+        "deviation has the unit of x, the variance that of x^2.",
         "Compute the variance of one row of your result, before scale and bias.",
         partial(_varied, divisor=lambda variance, epsilon: variance + epsilon),
     ),
     Slip(
         "only-centred",
         "equals x minus its mean, times scale plus bias: nothing was divided",
-        "The mean is 0, but the variance is what it was.",
+        "The mean is 0, but the variance is what it was. The norm is there so that the size of what comes in does not "
+        "matter.",
         "Compute the variance of one row of your result, before scale and bias.",
         partial(_varied, divisor=lambda variance, epsilon: np.ones(1)),
     ),
@@ -151,21 +154,24 @@ _AFFINE_SLIPS = (
     Slip(
         "bias-forgotten",
         "equals layer norm without the bias",
-        "Biases are often 0 at first, so this goes unnoticed until they are trained.",
+        "Biases are often 0 at first, so this goes unnoticed until they are trained. Without a bias the mean of each "
+        "feature cannot be learned.",
         "Look at where each argument is used.",
         partial(_varied, shifted=False),
     ),
     Slip(
         "scale-forgotten",
         "equals layer norm without the scale",
-        "Scales are often 1 at first, so this goes unnoticed until they are trained.",
+        "Scales are often 1 at first, so this goes unnoticed until they are trained. Without a scale all features "
+        "stay equally large.",
         "Look at where each argument is used.",
         partial(_varied, scaled=False),
     ),
     Slip(
         "neither-scale-nor-bias",
         "equals layer norm with neither scale nor bias",
-        "At first scales are often 1 and biases 0, so this goes unnoticed until they are trained.",
+        "At first scales are often 1 and biases 0, so this goes unnoticed until they are trained. Both are parameters "
+        "that the model learns.",
         "Look at where each argument is used.",
         partial(_varied, scaled=False, shifted=False),
     ),

@@ -114,21 +114,21 @@ _GELU_SLIPS = (
     Slip(
         "cube-not-scaled",
         "equals GELU where sqrt(2/pi) multiplies x only, not the cube",
-        "The factor belongs to the sum of both terms.",
+        "The factor belongs to the sum of both terms. With the cube unscaled, the curve bends too early.",
         "Look at the parentheses inside the tanh.",
         partial(_varied_gelu, inner=lambda x: ROOT * x + 0.044715 * x**3),
     ),
     Slip(
         "no-root",
         "equals GELU with 2/pi in place of sqrt(2/pi)",
-        "The curve is flatter around 0 than it should be.",
+        "The curve is flatter around 0 than it should be. Large numbers are hardly affected, numbers near 1 are.",
         "Look at the factor inside the tanh.",
         partial(_varied_gelu, inner=lambda x: 2 / math.pi * (x + 0.044715 * x**3)),
     ),
     Slip(
         "no-factor",
         "equals GELU without the factor sqrt(2/pi)",
-        "The curve is steeper around 0 than it should be.",
+        "The curve is steeper around 0 than it should be. Large numbers are hardly affected, numbers near 1 are.",
         "Look at the factor inside the tanh.",
         partial(_varied_gelu, inner=lambda x: x + 0.044715 * x**3),
     ),
@@ -171,7 +171,7 @@ def _varied_mlp(
 
 
 _BETWEEN = "Look at the order of the two maps and the activation."
-_BIAS = "Biases are often 0 at first, so this goes unnoticed until they are trained."
+_BIAS = "A linear map adds its bias. Biases are often 0 at first, so this goes unnoticed until they are trained."
 _MLP_SLIPS = (
     Slip(
         "no-activation",
@@ -183,21 +183,23 @@ _MLP_SLIPS = (
     Slip(
         "activation-after-down",
         "equals the MLP with the activation after the second map, not between the maps",
-        "The two maps together are one linear map, and what is added to the residual stream can hardly be negative.",
+        "The two maps together are one linear map, and what is added to the residual stream can hardly be negative. "
+        "Most of what the hidden layer could compute is lost.",
         _BETWEEN,
         partial(_varied_mlp, between=False, last=True),
     ),
     Slip(
         "activation-before-up",
         "equals the MLP with the activation before the first map, not between the maps",
-        "The two maps together are one linear map.",
+        "The two maps together are one linear map. Most of what the hidden layer could compute is lost.",
         _BETWEEN,
         partial(_varied_mlp, between=False, first=True),
     ),
     Slip(
         "activation-twice",
         "equals the MLP with a second activation after the second map",
-        "What is added to the residual stream can then hardly be negative.",
+        "What is added to the residual stream can then hardly be negative. The result of the second map is used as it "
+        "is.",
         _BETWEEN,
         partial(_varied_mlp, last=True),
     ),
@@ -246,7 +248,7 @@ _MLP_SLIPS = (
     Slip(
         "residual",
         "equals x plus the MLP",
-        "Adding the input is the work of the block, which is the next piece.",
+        "Adding the input is the work of the block, which is the next piece. If both add it, x counts twice.",
         "Look at what is added at the end.",
         **after(mlp, lambda result, given: given["x"] + result),
     ),

@@ -132,7 +132,8 @@ _STRUCTURE_SLIPS = (
     Slip(
         "no-output-bias",
         "equals multi-head attention without the bias of the output projection",
-        "The output map is a linear map like others, with a bias.",
+        "The output map is a linear map like others, with a bias. Biases are often 0 at first, so this goes unnoticed "
+        "until they are trained.",
         "Look at what `params['output']` holds.",
         partial(_varied, output_bias=False),
     ),
@@ -163,7 +164,8 @@ _HEAD_SLIPS = (
     Slip(
         "not-causal",
         "equals multi-head attention without the causal mask",
-        "Each word sees the words after it, which are those to be predicted.",
+        "Each word sees the words after it, which are those to be predicted. Training would seem to succeed, and "
+        "generation would fail.",
         "Change the last word: does an earlier result change?",
         partial(_varied, causal=False),
     ),
@@ -177,7 +179,7 @@ _HEAD_SLIPS = (
     Slip(
         "query-and-key-swapped",
         "equals multi-head attention with queries and keys swapped",
-        "The word that asks and the word that is asked change places.",
+        "The word that asks and the word that is asked change places. Softmax then runs over the wrong ones.",
         "Look at which map makes which of the two.",
         partial(_varied, roles=query_and_key_swapped),
     ),
@@ -191,7 +193,8 @@ _HEAD_SLIPS = (
     Slip(
         "softmax-over-queries",
         "equals multi-head attention with softmax over queries, not keys (the wrong axis)",
-        "Each column of the weights adds to 1, where each row should.",
+        "Each column of the weights adds to 1, where each row should. A word's result is no longer an average of "
+        "values.",
         "Add up one row of your weights, and then one column.",
         partial(_varied, normalise=over_queries),
     ),

@@ -127,7 +127,8 @@ _SCORE_SLIPS = (
     Slip(
         "not-projected",
         "equals the dot products of the words themselves, as in simple attention",
-        "The matrices of queries and keys have no effect, so nothing could be learned here.",
+        "The matrices of queries and keys have no effect, so nothing could be learned here. The scores are symmetric, "
+        "as in simple attention.",
         "Look at what the dot product is taken of.",
         partial(_scores, maps=lambda query, key: (np.eye(len(query)),) * 2),
     ),
@@ -197,7 +198,8 @@ _ATTENTION_SLIPS = (
     Slip(
         "values-not-projected",
         "equals an average of the words themselves: the values were not projected",
-        "The matrix of the values has no effect, so what a word passes on could not be learned.",
+        "The matrix of the values has no effect, so what a word passes on could not be learned. The result is as wide "
+        "as the words, not as wide as the values.",
         "Look at what the weights are applied to.",
         **before(self_attention, lambda given: given | {"value": np.eye(len(given["value"]))}),
     ),
@@ -218,7 +220,8 @@ _ATTENTION_SLIPS = (
     Slip(
         "no-softmax",
         "equals attention without softmax",
-        "Raw scores are used as weights, so the result is not an average: it may be any size.",
+        "Raw scores are used as weights, so the result is not an average: it may be any size. Negative scores even "
+        "take a value away.",
         "Look at what happens between the scores and the values.",
         partial(_varied, normalise=unchanged),
     ),

@@ -137,7 +137,8 @@ _ATTENTION_SLIPS = (
     Slip(
         "no-softmax",
         "equals attention without softmax",
-        "Raw scores are used as weights, so the result is not an average: it may be any size.",
+        "Raw scores are used as weights, so the result is not an average: it may be any size. Negative scores even "
+        "take a word away.",
         "Look at what follows the dot products.",
         partial(_attention, normalise=unchanged),
     ),

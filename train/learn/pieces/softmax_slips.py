@@ -95,7 +95,8 @@ SOFTMAX_SLIPS = (
     Slip(
         "base-2",
         "equals softmax with powers of 2 instead of e",
-        "The rows add to 1, but the weights are more even than they should be: it is softmax of x times ln 2.",
+        "The rows add to 1, but the weights are more even than they should be: it is softmax of x times ln 2. Models "
+        "are trained with e.",
         "Look at the base of the power.",
         partial(_softmax, base=2),
     ),
