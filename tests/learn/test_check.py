@@ -135,7 +135,9 @@ def test_the_folder_is_by_default_the_working_one(
 
 def test_an_earlier_wrong_piece_comes_first(tmp_path: Path, capsys: Capture) -> None:
     softmax = "import numpy as np\n\n\ndef softmax(x):\n    e = np.exp(x - x.max(-1, keepdims=True))\n    return e / e.sum({})\n"
-    uses = "from p08_simple_attention import softmax\n" + RIGHT.replace("e / e.sum(-1, keepdims=True)", "softmax(scores)")
+    uses = "from p08_simple_attention import softmax\n" + RIGHT.replace(
+        "e / e.sum(-1, keepdims=True)", "softmax(scores)"
+    )
     folder(tmp_path, p08_simple_attention=softmax.format("0"), p10_scaled_dot_product=uses)
     code, out = checked(tmp_path, capsys)
     assert code == 1
