@@ -30,7 +30,8 @@ def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
 
 def varied(
     logits: Any, targets: Any, *, axis: int | None = -1, largest: str = "of each", log: str = "e",
-    normaliser: str = "log sum exp", score: str = "log p", of: int = 0, reduce: str = "mean", sign: int = -1, twice: bool = False,
+    normaliser: str = "log sum exp", score: str = "log p", of: int = 0, reduce: str = "mean", sign: int = -1,
+    twice: bool = False,
 ) -> Any:  # fmt: skip
     """`cross_entropy` with the mistakes that the keywords choose."""
     z, targets = np.asarray(logits), np.asarray(targets)
