@@ -27,9 +27,13 @@ def varied_encode(
         return ids
     if order == "one pass":
         return _one_pass(ids, ranks)
-    while order in ("by place", "latest") and (places := [i for i, p in enumerate(pairwise(ids)) if p in ranks]):
-        place = places[0] if order == "by place" else max(places, key=lambda i: (ranks[(ids[i], ids[i + 1])], -i))
-        ids[place : place + 2] = [ranks[(ids[place], ids[place + 1])]]
+    while order in ("by place", "latest") and (possible := [pair for pair in pairwise(ids) if pair in ranks]):
+        if order == "latest":
+            pair = max(possible, key=ranks.__getitem__)
+            ids = merged(ids, pair, ranks[pair], "left")
+        else:
+            place = list(pairwise(ids)).index(possible[0])
+            ids[place : place + 2] = [ranks[possible[0]]]
     return _longest(ids, merges, first) if order == "longest" else ids
 
 

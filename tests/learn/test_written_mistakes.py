@@ -1,0 +1,31 @@
+"""Mistakes that are written into right solutions are named, each as the slip that it is."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from learn.planted import named
+from learn.written_mistakes import MISTAKES
+from learned import SOLUTIONS
+
+from train.learn.course import file_name, piece
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "function", "slip", "old", "new"), MISTAKES, ids=[f"{m[1]}-{m[0]}-{m[3]}" for m in MISTAKES]
+)
+def test_a_written_mistake_is_named(
+    folder: str, name: str, function: str, slip: str, old: str, new: str, tmp_path: Path
+) -> None:
+    text = (SOLUTIONS / folder / file_name(name)).read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "mistaken.py"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("mistaken", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (right,) = (one for one in piece(name).functions if one.name == function)
+    with np.errstate(all="ignore"):
+        assert named(right, getattr(module, function), seed=3) == {(slip,)}
