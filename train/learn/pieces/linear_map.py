@@ -21,7 +21,7 @@ def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield {"x": np.array([[1.0, 2], [3, 5]]), "kernel": np.array([[1.0, 2], [3, 4]]), "bias": np.array([10.0, 20])}
     yield {"x": np.array([[1.0, 2]]), "kernel": np.array([[1.0, 2, 3], [4, 5, 6]]), "bias": np.array([1.0, 2, 4])}
     yield {"x": np.array([[-1.0, 2]]), "kernel": np.array([[3.0, 0, 1], [1, 1, 1]]), "bias": np.array([0.5, -3, 1])}
-    for shape, f in (((3,), 5), ((4, 3), 4), ((6, 3), 5), ((2, 4, 3), 5), ((2, 3, 4, 5), 7)):
+    for shape, f in (((3,), 5), ((4, 3), 4), ((5, 4), 4), ((6, 3), 5), ((2, 4, 3), 5), ((2, 3, 4, 5), 7)):
         x, kernel = rng.normal(size=shape), rng.normal(size=(shape[-1], f))
         yield {"x": x, "kernel": kernel, "bias": None}
         yield {"x": x, "kernel": kernel, "bias": rng.normal(size=f)}
