@@ -1,13 +1,13 @@
 """The pieces around attention: what is right, three ways to write it, and slips that differ from it and from each other."""
 
+import re
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pytest
 from learned import STYLES, agree, calls, outcome, solution
 
-from jaxllm.compare import compare_function
+from jaxllm.compare.finite_differences import along_directions
 from train.learn.course import piece
 from train.learn.piece import Function
 
@@ -58,30 +58,24 @@ def test_arguments_are_left_as_they_were(name: str, function: Function) -> None:
 def test_what_a_slip_says(name: str, function: Function) -> None:
     for slip in function.slips:
         assert slip.name == slip.name.lower() and " " not in slip.name
-        assert slip.explanation.endswith(".") and 1 < slip.explanation.count(". ") + 1 < 4, slip.name
+        sentences = re.findall(r"[^ ][.](?: |$)", slip.explanation)
+        assert slip.explanation.endswith(".") and len(sentences) == 2, slip.name
         assert slip.hint[-1] in ".?" and not slip.says.endswith("."), slip.name
 
 
 @pytest.mark.parametrize(("name", "function"), DIFFERENTIABLE)
 def test_gradients_agree_with_finite_differences(name: str, function: Function) -> None:
-    """`compare_function` takes JAX's derivatives of what it compares; here both sides are NumPy, so a pullback is used."""
+    """Steps of differences are relative, so they say nothing of numbers of 1000, whose differences of 1 matter."""
+    assert function.vjp is not None
     for arguments in calls(function):
-        out, pullback = function.vjp(*arguments)  # type: ignore[misc]
+        out, pullback = function.vjp(*arguments)
         assert agree(out, function.right(*arguments))
         dy = np.random.default_rng(2).normal(size=np.shape(out))
         gradients = pullback(dy)
         assert len(gradients) == len(arguments)
         for i, gradient in enumerate(gradients):
-            if gradient is not None:
-                assert_derivative(function.right, arguments, i, gradient, dy)
-
-
-def assert_derivative(function: Any, arguments: tuple[Any, ...], i: int, gradient: Any, dy: Any) -> None:
-    """Holds a gradient to differences of `function`."""
-    from jaxllm.compare.finite_differences import along_directions
-
-    row = along_directions(function, list(arguments), i, f"argument {i}", gradient, dy, 1e-6, "float64", 0)
-    assert row.passed, row
-
-
-assert compare_function
+            if gradient is not None and np.abs(arguments[i]).max() < 100:
+                assert gradient.shape == np.shape(arguments[i])
+                given = (function.right, list(arguments), i, "", gradient, dy)
+                row = along_directions(*given, tolerance=1e-7, dtype="float64", seed=0)
+                assert row.relative <= 1e-7, (name, arguments)

@@ -51,12 +51,14 @@ def outcome(function: Any, arguments: tuple[Any, ...]) -> Any:
 def agree(got: Any, want: Any) -> bool:
     """Whether two results are equal: strings and integers exactly, floats to rounding, all with the same shapes."""
     if isinstance(want, dict):
-        return isinstance(got, dict) and list(got) == list(want) and all(agree(got[key], want[key]) for key in want)
+        return isinstance(got, dict) and got.keys() == want.keys() and all(agree(got[key], want[key]) for key in want)
     if isinstance(want, tuple | list):
         same = isinstance(got, tuple | list) and len(got) == len(want)
         return same and all(agree(a, b) for a, b in zip(got, want, strict=True))
     if isinstance(want, str) or isinstance(got, str):
         return isinstance(got, str) and isinstance(want, str) and got == want
+    if got is None or want is None:
+        return got is want
     got, want = np.asarray(got), np.asarray(want)
     if got.shape != want.shape or got.dtype.kind not in "biuf":
         return False

@@ -75,7 +75,7 @@ _SPLIT_EXPLAINED = {
         "split-at-spaces-only",
         "equals a split at white space alone, so that marks stay on their words",
         '"end" and "end." are then two words with nothing in common. The vocabulary grows, and most of it is rare.',
-        'Look at what happens to the full stop of "the end."',
+        'What happens to the full stop in "the end." when you split?',
     ),
     "no dashes": (
         "double-dash-not-split",
