@@ -103,6 +103,20 @@ PLANTED = [
 ]  # fmt: skip
 
 
+# two mistakes in one body, and the pair that it is named
+PAIRS = [
+    ("library", SDP, "scaled_dot_product_attention", {" / np.sqrt(k.shape[-1])": "", "axis=-1": "axis=-2"}, ("no-scale", "softmax-over-queries")),
+    ("library", SDP, "scaled_dot_product_attention", {" / np.sqrt(k.shape[-1])": "", "-np.inf": "0"}, ("no-scale", "mask-as-zero")),
+    ("einsum", CA, "causal_attention", {">=": "<=", "attention(q, k, v,": "attention(k, q, v,"}, ("mask-transposed", "query-and-key-swapped")),
+    ("einsum", MHA, "multi_head_attention", {"x.shape[-1] / n_heads": "x.shape[-1]", ' + params["output"]["bias"]': ""}, ("no-output-bias", "scale-by-model-width")),
+    ("library", NORM, "layer_norm", {"keepdims=True) + eps": "keepdims=True, ddof=1) + eps", "scale + bias": "scale"}, ("unbiased-variance", "bias-forgotten")),
+    ("library", NORM, "layer_norm", {"axis=-1": "axis=-2", " + epsilon": ""}, ("over-positions", "no-epsilon")),
+    ("loops", MLP, "gelu", {"number**3": "number**2", "1 + math.tanh": "math.tanh"}, ("square-for-cube", "no-one-plus")),
+    ("einsum", BLOCK, "block", {"x = x + multi": "x = multi", '"norm_2"': '"norm_1"'}, ("no-residual-around-attention", "first-norm-twice")),
+    ("library", GPT, "gpt", {"len(params) - 3": "len(params) - 4", "np.transpose(table)": "table.reshape(table.shape[::-1])"}, ("last-block-missing", "table-reshaped")),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("style", "name", "function", "old", "new", "slips"),
     [pytest.param(*one, id=f"{one[0]}-{one[2]}-{i}") for i, one in enumerate(PLANTED)],
@@ -111,6 +125,19 @@ def test_a_planted_mistake_is_named(
     style: str, name: str, function: str, old: str, new: str, slips: list[str], tmp_path: Path
 ) -> None:
     """Whatever the inputs are: with two seeds that no slip was tuned on."""
-    module = planted(style, name, old, new, tmp_path / "solutions")
+    module = planted(style, name, {old: new}, tmp_path / "solutions")
     for seed in (101, 202):
         assert names_given(module, name, function, seed) == [(slip,) for slip in slips]
+
+
+@pytest.mark.parametrize(
+    ("style", "name", "function", "replacements", "pair"),
+    [pytest.param(*one, id=f"{one[0]}-{one[2]}-{i}") for i, one in enumerate(PAIRS)],
+)
+def test_two_planted_mistakes_are_named(
+    style: str, name: str, function: str, replacements: dict[str, str], pair: tuple[str, str], tmp_path: Path
+) -> None:
+    """Both at once."""
+    module = planted(style, name, replacements, tmp_path / "solutions")
+    for seed in (101, 202):
+        assert pair in (names_given(module, name, function, seed) or [])

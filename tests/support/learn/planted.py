@@ -14,13 +14,15 @@ from train.learn.course import file_name, piece
 from train.learn.diagnose import diagnose, differences
 
 
-def planted(style: str, name: str, old: str, new: str, folder: Path) -> Any:
-    """The module of a solution in which `old`, which must occur, is replaced by `new`."""
+def planted(style: str, name: str, replacements: dict[str, str], folder: Path) -> Any:
+    """The module of a solution in which each of the texts, which must occur, is replaced."""
     shutil.copytree(SOLUTIONS / style, folder, ignore=shutil.ignore_patterns("__pycache__"))
     path = folder / file_name(name)
     text = path.read_text(encoding="utf-8")
-    assert old in text, f"{path.name} of {style} has no {old!r}"
-    path.write_text(text.replace(old, new), encoding="utf-8")
+    for old, new in replacements.items():
+        assert old in text, f"{path.name} of {style} has no {old!r}"
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
     _forget()
     sys.path.insert(0, str(folder))
     try:
