@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from learn.planted import named
 from learn.written_mistakes import MISTAKES
 from learned import SOLUTIONS
 
+from train.learn.calls import attempted, make_cases
 from train.learn.course import file_name, piece
+from train.learn.diagnose import diagnose
 
 
 @pytest.mark.parametrize(
@@ -27,5 +28,7 @@ def test_a_written_mistake_is_named(
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     (right,) = (one for one in piece(name).functions if one.name == function)
+    cases = make_cases(right, np.random.default_rng(3))
     with np.errstate(all="ignore"):
-        assert named(right, getattr(module, function), seed=3) == {(slip,)}
+        attempts = [attempted(getattr(module, function), case) for case in cases]
+    assert [diagnosis.names for diagnosis in diagnose(right, cases, attempts)] == [(slip,)]
