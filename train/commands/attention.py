@@ -12,16 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.gpt import GPT, apply_with_intermediates
-from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
-from jaxllm.utils.utf8 import visible
 
 from ..nonfinite import check_computed
 from ..outputs import check_output
 from .attention_page import attention_page
 from .attention_plot import attention_picture
 from .options import Parser
+from .pieces import label
 from .prompt import add_prompt, read_prompt
 
 MOST_TOKENS = {".html": 256, ".png": 128, ".svg": 128, ".pdf": 128}  # larger files are too heavy to look at
@@ -60,11 +59,6 @@ def run(arguments: argparse.Namespace) -> None:
         content = attention_picture(path, weights, labels, layer, suffix)
     replace_file(out, content)
     print(f"{arguments.out}: {len(ids)} tokens, {config.n_layers} layers of {config.n_heads} heads")
-
-
-def label(tokenizer: Tokenizer, token: int) -> str:
-    """A token as one line: spaces as ␣; control characters and bytes of partial characters are escaped."""
-    return visible(tokenizer.decode_bytes([token])).replace(" ", "␣") or f"id {token}"
 
 
 def attention_weights(model: GPT, params: Any, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
