@@ -40,7 +40,7 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "checkpoint": "list and verify the checkpoints of a run",
     "import": "make a run of a pretrained model",
     "export": "write a run as a folder that transformers opens",
-    "attention": "show what each token of a prompt attends to, as a picture or a page",
+    "attention": "show what each token of a prompt attends to: a picture, a page, heads for two words",
     "inspect": "show the most likely next tokens, and after which block the model knew them",
     "compare": "compare every number of a model with the NumPy reference; exit 1 beyond tolerance",
     "bench": "measure speed and memory, alone or beside another program",

@@ -11,7 +11,8 @@ import pytest
 from jaxllm.data import input_target_pairs
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
 from train.cli import main
-from train.commands.data_pairs import LONGEST, WIDTH, _columns, _cut, count_pairs
+from train.commands.data_pairs import LONGEST, WIDTH, count_pairs
+from train.commands.pieces import columns, cut
 
 pytestmark = pytest.mark.newest
 SENTENCE = "Please buy an apple and an orange"
@@ -80,18 +81,20 @@ def test_long_inputs_are_lines_that_fit(capsys: pytest.CaptureFixture[str]) -> N
     words = [f"word{'s' * (i % 7)}{i}" for i in range(60)] + ["x" * 500, "東" * 90, "e\u0301" * 45, "end"]
     lines = ran(f"'{' '.join(words)}' --context-length {len(words) - 1}", capsys)
     pairs = lines[2:-1]
-    assert max(map(_columns, lines)) <= WIDTH and len(pairs) > 10
+    assert max(map(columns, lines)) <= WIDTH and len(pairs) > 10
     inputs = [token for line in pairs[::2] for token in line.removeprefix("  input ").split()]
     targets = [token for line in pairs[1::2] for token in line.removeprefix("  target ").split()]
-    assert inputs == [_cut(word) for word in words[:-1]] and targets == [_cut(word) for word in words[1:]]
+    assert inputs == [cut(word, LONGEST) for word in words[:-1]] and targets == [
+        cut(word, LONGEST) for word in words[1:]
+    ]
     for above, below in zip(pairs[::2], pairs[1::2], strict=True):  # columns begin at the same place
         assert len(above.split()) == len(below.split()) + ("input" in above) - ("target" in below)
 
 
 def test_a_wide_token_is_cut() -> None:
-    assert _cut("x" * 40) == "x" * 40 and _cut("x" * 41) == "x" * 39 + "…"
-    assert _cut("東" * 20) == "東" * 20 and _cut("東" * 21) == "東" * 19 + "…"
-    assert len(_cut("x" * 10**6)) == LONGEST
+    assert cut("x" * 40, 40) == "x" * 40 and cut("x" * 41, 40) == "x" * 39 + "…"
+    assert cut("東" * 20, 40) == "東" * 20 and cut("東" * 21, 40) == "東" * 19 + "…"
+    assert cut("e\u0301" * 99, 9) == "e\u0301" * 4 + "e…" and len(cut("x" * 10**6, 40)) == 40
 
 
 def test_a_token_has_one_colour_wherever_it_is(

@@ -2,13 +2,12 @@
 
 import shutil
 import sys
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 from jaxllm.data import input_target_pairs
 from jaxllm.tokenizers import Tokenizer
 
-from .pieces import label, print_coloured
+from .pieces import columns, cut, label, print_coloured
 
 WIDTH = 98  # columns of a line, where it is not a narrower terminal's
 MARGIN = 9  # columns of the names of the rows
@@ -49,31 +48,16 @@ def _lines(
     rows: tuple[list[Piece], list[Piece]] = ([("  input  ", None)], [("  target ", None)])
     used, most = MARGIN, _width()
     for column in zip(inputs, targets, strict=True):
-        texts = [_cut(label(tokenizer, i)) for i in column]
-        width = max(map(_columns, texts))
+        texts = [cut(label(tokenizer, i), LONGEST) for i in column]
+        width = max(map(columns, texts))
         if used + width + 1 > most and used > MARGIN:
             yield from rows
             rows, used = ([(" " * MARGIN, None)], [(" " * MARGIN, None)]), MARGIN
         for row, text, i in zip(rows, texts, column, strict=True):
-            row += [(text, colours.setdefault(i, len(colours))), (" " * (width + 1 - _columns(text)), None)]
+            row += [(text, colours.setdefault(i, len(colours))), (" " * (width + 1 - columns(text)), None)]
         used += width + 1
     yield from rows
 
 
 def _width() -> int:
     return min(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDTH
-
-
-def _columns(text: str) -> int:
-    """How many columns of a terminal a text takes: wide characters two, marks on the character before them none."""
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
-
-
-def _cut(text: str) -> str:
-    """A text of at most LONGEST columns and characters."""
-    if len(text) <= LONGEST and _columns(text) <= LONGEST:
-        return text
-    kept = text[:LONGEST]
-    while _columns(kept) >= LONGEST:
-        kept = kept[:-1]
-    return f"{kept}…"

@@ -40,7 +40,9 @@ class Function:
     right: Callable[..., Any]
     cases: Callable[[np.random.Generator], Iterator[Arguments]]
     slips: tuple[Slip, ...] = ()
-    vjp: Callable[..., Any] | None = None  # of `right`: (*arguments) -> (result, pullback); None: no gradient is compared
+    vjp: Callable[..., Any] | None = (
+        None  # of `right`: (*arguments) -> (result, pullback); None: no gradient is compared
+    )
     axes: str = ""  # letters of the result's axes, as in "T S"; for diagnoses that name an axis
 
     def slip(self, name: str) -> Slip:
