@@ -67,7 +67,7 @@ def test_the_tokens_of_a_word() -> None:
 
 def test_a_begin_token_is_no_word_of_the_prompt() -> None:
     tok = CharTokenizer.train("abc ")
-    assert texts_of(tok, "b a", "a", begin=0) == ["a"]
+    assert texts_of(tok, " a", "a", begin=tok.encode("a")[0]) == ["a"]
     assert spans_of("--to", "b", "b a", token_bytes(tok, [0, *tok.encode("b a")], 0)) == [Span(1, 1)]
     assert spans_of("--to", "a", "a b", token_bytes(tok, tok.encode("a b"), None)) == [Span(0, 0)]
 
