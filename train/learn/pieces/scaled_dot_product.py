@@ -41,8 +41,8 @@ PIECE = Piece(
                 Slip(
                     "no-scale",
                     "equals attention without the division by sqrt(K)",
-                    "Scores grow with the width K of queries and keys. Softmax of large scores picks one position, and its "
-                    "gradient vanishes.",
+                    "Scores grow with the width K of queries and keys. Softmax of large scores picks one position, and "
+                    "its gradient vanishes.",
                     "Look at what happens between the scores and the softmax.",
                     _no_scale,
                 ),
