@@ -14,7 +14,7 @@ from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer
 from train.cli import main
 from train.commands.attention_ranking import first_token_weights, ranking, word_weights
-from train.commands.attention_words import Span, choose_spans, spans_of, token_bytes
+from train.commands.attention_words import TokenSpan, choose_spans, spans_of, token_bytes
 from train.commands.pieces import columns, label
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.runs.folder import RunFolder
@@ -68,17 +68,17 @@ def test_the_tokens_of_a_word() -> None:
 def test_a_begin_token_is_no_word_of_the_prompt() -> None:
     tok = CharTokenizer.train("abc ")
     assert texts_of(tok, " a", "a", begin=tok.encode("a")[0]) == ["a"]
-    assert spans_of("--to", "b", "b a", token_bytes(tok, [0, *tok.encode("b a")], 0)) == [Span(1, 1)]
-    assert spans_of("--to", "a", "a b", token_bytes(tok, tok.encode("a b"), None)) == [Span(0, 0)]
+    assert spans_of("--to", "b", "b a", token_bytes(tok, [0, *tok.encode("b a")], 0)) == [TokenSpan(1, 1)]
+    assert spans_of("--to", "a", "a b", token_bytes(tok, tok.encode("a b"), None)) == [TokenSpan(0, 0)]
 
 
 def test_which_occurrence() -> None:
-    a, b, c, d = Span(0, 1), Span(3, 3), Span(5, 6), Span(8, 8)
+    a, b, c, d = TokenSpan(0, 1), TokenSpan(3, 3), TokenSpan(5, 6), TokenSpan(8, 8)
     assert choose_spans([a, c], [b, d]) == (c, b)  # the last that comes before
     assert choose_spans([d], [a, b, c]) == (d, c)
     assert choose_spans([a, c], [a, c]) == (c, a)  # of the same word the earlier
     assert choose_spans([c], [c]) == (c, c)
-    assert choose_spans([c], [Span(4, 6)]) == (c, Span(4, 6))
+    assert choose_spans([c], [TokenSpan(4, 6)]) == (c, TokenSpan(4, 6))
     assert choose_spans([a], [b, d]) == (a, d)  # only for a model that looks ahead
 
 
@@ -113,12 +113,12 @@ def test_heads_are_ranked_by_the_models_weights(
 def test_weights_of_words() -> None:
     weights = np.random.default_rng(0).random((2, 3, 5, 5))
     np.testing.assert_array_equal(
-        word_weights(weights, Span(3, 4), Span(1, 2)), weights[..., 4, 1] + weights[..., 4, 2]
+        word_weights(weights, TokenSpan(3, 4), TokenSpan(1, 2)), weights[..., 4, 1] + weights[..., 4, 2]
     )
-    first, mean = first_token_weights(weights, Span(2, 3))
+    first, mean = first_token_weights(weights, TokenSpan(2, 3))
     np.testing.assert_array_equal(first, weights[..., 3, 0])
     np.testing.assert_allclose(mean, weights[..., 1:, 0].mean(-1), rtol=1e-12)
-    assert [part.tolist() for part in first_token_weights(np.ones((1, 1, 1, 1)), Span(0, 0))] == [[[1]], [[1]]]
+    assert [part.tolist() for part in first_token_weights(np.ones((1, 1, 1, 1)), TokenSpan(0, 0))] == [[[1]], [[1]]]
 
 
 def sinks(*rows: list[list[float]]) -> np.ndarray:
@@ -133,7 +133,7 @@ def test_only_a_head_whose_weight_is_on_the_first_token_rests_there() -> None:
         [[0.1, 0.9, 0], [0.6, 0.3, 0.1]],  # looks there from this word alone
         [[0.5, 0.5, 0], [0.5, 0.3, 0.2]],  # not more than half
     )
-    lines = ranking(weights, ["x", "␣y", "␣z"], ("z", Span(2, 2)), ("y", Span(1, 1)), 9)
+    lines = ranking(weights, ["x", "␣y", "␣z"], ("z", TokenSpan(2, 2)), ("y", TokenSpan(1, 1)), 9)
     assert lines[:3] == [
         "from  'z', token 3 of 3: [␣z]",
         "to    'y', token 2 of 3: [␣y]",
@@ -149,25 +149,27 @@ def test_only_a_head_whose_weight_is_on_the_first_token_rests_there() -> None:
 
 
 def test_without_a_head_that_rests_nothing_is_explained() -> None:
-    lines = ranking(sinks([[0.1, 0.9, 0], [0.1, 0.8, 0.1]]), [*"xyz"], ("z", Span(2, 2)), ("y", Span(1, 1)), 9)
+    lines = ranking(
+        sinks([[0.1, 0.9, 0], [0.1, 0.8, 0.1]]), [*"xyz"], ("z", TokenSpan(2, 2)), ("y", TokenSpan(1, 1)), 9
+    )
     assert lines[4].startswith("0 of 1 heads") and len(lines) == 6
 
 
 def test_a_word_that_is_the_first_token_is_pointed_out() -> None:
     weights = sinks([[0.9, 0.1, 0], [0.8, 0.1, 0.1]])
-    lines = ranking(weights, [*"xyz"], ("z", Span(2, 2)), ("x", Span(0, 0)), 9)
+    lines = ranking(weights, [*"xyz"], ("z", TokenSpan(2, 2)), ("x", TokenSpan(0, 0)), 9)
     assert lines[-1].startswith("note: 'x' is the first token, ") and "only rests there" in lines[3]
 
 
 def test_a_model_that_looks_ahead_ranks_what_comes_later() -> None:
     weights = np.full((1, 2, 3, 3), 1 / 3)
-    lines = ranking(weights, [*"xyz"], ("x", Span(0, 0)), ("z", Span(2, 2)), 9)
+    lines = ranking(weights, [*"xyz"], ("x", TokenSpan(0, 0)), ("z", TokenSpan(2, 2)), 9)
     assert [line.split()[3] for line in lines[3:5]] == ["0.333", "0.333"]
 
 
 def test_lines_are_short() -> None:
     weights, long = sinks([[0.9, 0.1, 0], [0.8, 0.1, 0.1]]), "東" * 400
-    lines = ranking(weights, [long] * 3, (long, Span(1, 2)), (long, Span(0, 1)), 9)
+    lines = ranking(weights, [long] * 3, (long, TokenSpan(1, 2)), (long, TokenSpan(0, 1)), 9)
     assert max(map(columns, lines)) < 100
 
 

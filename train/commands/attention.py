@@ -31,7 +31,9 @@ MOST_RANKED = 512  # tokens of a prompt; the weights of all heads are in memory
 
 def add_options(parser: Parser) -> None:
     """The options of the command."""
-    parser.runs(run, 'jaxllm attention runs/first --prompt "Please buy an apple and an orange" --out map.html')
+    parser.runs(
+        run, 'jaxllm attention runs/first --prompt "Buy an apple and an orange" --from orange --to apple --out map.html'
+    )
     add_prompt(parser)
     parser.add_argument(
         "--out", metavar="FILE",

@@ -6,14 +6,14 @@ import numpy as np
 
 from jaxllm.utils.errors import InputError, shown
 
-from .attention_words import Span
+from .attention_words import TokenSpan
 from .pieces import cut
 
 LONGEST = 40  # columns of a word's tokens; of more the beginning is shown
 
 
 def ranking(
-    weights: np.ndarray, labels: Sequence[str], source: tuple[str, Span], target: tuple[str, Span], top: int
+    weights: np.ndarray, labels: Sequence[str], source: tuple[str, TokenSpan], target: tuple[str, TokenSpan], top: int
 ) -> list[str]:  # fmt: skip
     """The lines to print for weights [L, H, T, T]: the `top` heads, the largest weights first, and what a sink is.
 
@@ -41,7 +41,7 @@ def ranking(
     return [*lines, *_about_sinks(int(rests.sum()), rests.size, labels[0], word, other if there.first == 0 else None)]
 
 
-def word_weights(weights: np.ndarray, source: Span, target: Span) -> np.ndarray:
+def word_weights(weights: np.ndarray, source: TokenSpan, target: TokenSpan) -> np.ndarray:
     """How much each head attends from one word to another [L, H], by weights [L, H, T, T].
 
     It is the sum over the tokens of the target, seen from the last token of the source, which has read the whole word.
@@ -49,7 +49,7 @@ def word_weights(weights: np.ndarray, source: Span, target: Span) -> np.ndarray:
     return weights[:, :, source.last, target.first : target.last + 1].sum(-1)
 
 
-def first_token_weights(weights: np.ndarray, source: Span) -> tuple[np.ndarray, np.ndarray]:
+def first_token_weights(weights: np.ndarray, source: TokenSpan) -> tuple[np.ndarray, np.ndarray]:
     """The weight of each head on the first token, by weights [L, H, T, T]: from a word, and the mean over later tokens.
 
     Both are [L, H]. The word is seen from its last token.
@@ -58,7 +58,7 @@ def first_token_weights(weights: np.ndarray, source: Span) -> tuple[np.ndarray, 
     return weights[:, :, source.last, 0], later.mean(-1) if later.shape[-1] else weights[:, :, 0, 0]
 
 
-def _described(labels: Sequence[str], word: str, span: Span) -> str:
+def _described(labels: Sequence[str], word: str, span: TokenSpan) -> str:
     """A word and its tokens, counted from 1."""
     place = f"tokens {span.first + 1} to {span.last + 1}" if span.first < span.last else f"token {span.first + 1}"
     tokens = " ".join(f"[{label}]" for label in labels[span.first : span.last + 1])

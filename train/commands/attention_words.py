@@ -9,22 +9,22 @@ from jaxllm.tokenizers import Tokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError, shown
 
 
-class Span(NamedTuple):
+class TokenSpan(NamedTuple):
     """The tokens of a word: the positions of the first and of the last."""
 
     first: int
     last: int
 
 
-def choose_spans(sources: Sequence[Span], targets: Sequence[Span]) -> tuple[Span, Span]:
+def choose_spans(sources: Sequence[TokenSpan], targets: Sequence[TokenSpan]) -> tuple[TokenSpan, TokenSpan]:
     """One occurrence of each of two words, out of all in the order of the prompt.
 
     The source is its last. The target is the last before the source; if there is none, the last that ends with the
     source at the latest, which is the source itself where the words are the same; else the last.
 
-    >>> orange, apples = [Span(5, 6)], [Span(0, 0), Span(3, 3), Span(9, 9)]
+    >>> orange, apples = [TokenSpan(5, 6)], [TokenSpan(0, 0), TokenSpan(3, 3), TokenSpan(9, 9)]
     >>> choose_spans(orange, apples)
-    (Span(first=5, last=6), Span(first=3, last=3))
+    (TokenSpan(first=5, last=6), TokenSpan(first=3, last=3))
     """
     source = sources[-1]
     before = [span for span in targets if span.last < source.first]
@@ -32,7 +32,7 @@ def choose_spans(sources: Sequence[Span], targets: Sequence[Span]) -> tuple[Span
     return source, (before or until or targets)[-1]
 
 
-def spans_of(option: str, word: str, prompt: str, pieces: Sequence[bytes]) -> list[Span]:
+def spans_of(option: str, word: str, prompt: str, pieces: Sequence[bytes]) -> list[TokenSpan]:
     """The occurrences of a word in the order of the prompt, whose tokens are `pieces` (`token_bytes`).
 
     A word is not part of a longer one. Where it is only such a part, occurrences count that begin and end with a token.
@@ -45,7 +45,7 @@ def spans_of(option: str, word: str, prompt: str, pieces: Sequence[bytes]) -> li
     found = []
     for match in re.finditer(re.escape(wanted), text):
         first, last = (len(text[:i].encode("utf-8", "surrogateescape")) for i in match.span())
-        span = Span(sum(end <= first for end in ends), sum(end < last for end in ends))
+        span = TokenSpan(sum(end <= first for end in ends), sum(end < last for end in ends))
         whole = _is_whole(text, *match.span())
         if whole or (last in ends and first in (0, *ends)):
             found.append((whole, span))
