@@ -35,7 +35,7 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "plan": "compute what a run would need on devices that you may not have: memory, FLOPs, transfers, time",
     "coordinates": "check muP: how far some steps move what a model computes, at several widths",
     "tokenizer": "train and use tokenizers",
-    "data": "prepare corpora for training",
+    "data": "prepare corpora for training, and show the pairs that training reads",
     "runs": "compare runs: in what they differ, losses, costs, curves, and a verdict over seeds",
     "checkpoint": "list and verify the checkpoints of a run",
     "import": "make a run of a pretrained model",

@@ -37,7 +37,10 @@ def add_options(parser: Parser) -> None:
     verify.add_argument("folder", metavar="DIR")
     pairs = add_parser(kinds, "pairs", "show the input-target pairs of a text, the target of each token under it")
     pairs.runs(run_pairs, 'jaxllm data pairs "Please buy an apple and an orange" --context-length 4 --stride 1')
-    pairs.add_argument("text", metavar="TEXT|FILE", help="a text, or the name of a file that holds it")
+    pairs.add_argument(
+        "text", metavar="TEXT|FILE",
+        help="a text, or the name of a file that holds it; without --tokenizer its words are the tokens",
+    )  # fmt: skip
     add_tokenizer(pairs, "--tokenizer")
     pairs.add_argument("--context-length", type=int, default=4, metavar="N", help="tokens of an input; default 4")
     pairs.add_argument(
