@@ -1,0 +1,141 @@
+"""Which pieces of a learner train a model: those that are right and can be computed where a model calls them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxllm import GPT, GPTConfig
+
+from ..config import OptimizerConfig
+from ..errors import UserCodeError
+from ..optimizer import adamw as our_adamw
+from .bridge import IN_MODEL, Bridge
+from .loading import digest_of, errors_of
+from .parts import Parts
+
+SMALL = GPTConfig(vocab_size=7, context_length=6, d_model=8, n_layers=2, n_heads=2)
+TOLERANCE = 1e-4  # of float32, relative to the largest number
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The pieces that are used, with the sha256 of their files, and why the others are not."""
+
+    used: dict[str, str]
+    why_not: dict[str, str]
+
+
+def choose(folder: Path, right: dict[str, str]) -> Chosen:
+    """Of the pieces that a check found right, those that agree with ours in a model as well.
+
+    `right` has a piece's name and "", or why it is not right.
+    """
+    used, why_not = {}, {name: reason for name, reason in right.items() if reason}
+    for name in (name for name, reason in right.items() if not reason):
+        digest = digest_of(folder, name)
+        if reason := why_not_in_model(folder, name, digest):
+            why_not[name] = reason
+        else:
+            used[name] = digest
+    return Chosen(used, why_not)
+
+
+def why_not_in_model(folder: Path, name: str, digest: str) -> str:
+    """Why a piece that is right cannot train: it does not take a batch, or `jax.jit` cannot trace it. Empty if it can."""
+    if name not in IN_MODEL and name != "training_step":
+        return ""
+    bridge = Bridge(folder, {name: digest})
+    function = IN_MODEL.get(name)
+    try:
+        with errors_of(folder):
+            if function is None:
+                agree = _updates_agree(bridge)
+            else:
+                theirs, ours = getattr(bridge.parts, function), getattr(Parts({}), function)
+                if getattr(theirs, "vjp", ours) is None and bridge.language == "numpy":
+                    return "right, but a gradient is needed, and the course has none for it"
+                agree = _agree(theirs, ours, trial(function))
+        bridge.watch.check()
+    except Exception as error:
+        why = "jax.jit cannot trace it" if bridge.language == "jax" else "it fails on a batch"
+        return f"right, but {why}: {_last_line(error)}"
+    return "" if agree else "right, but its result or gradient for a batch is another than ours"
+
+
+def trial(function: str) -> tuple[Any, ...]:
+    """Arguments of a function as a small model would call it, on two rows."""
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray(rng.integers(0, SMALL.vocab_size, (2, 5)), jnp.int32)
+    shapes = jax.eval_shape(GPT(SMALL).init, jax.random.key(0), tokens)["params"]
+    params = jax.tree.map(lambda leaf: _normal(rng, *leaf.shape), shapes)
+    x, block = _normal(rng, 2, 5, SMALL.d_model), params["block_0"]
+    heads = tuple(_normal(rng, 2, SMALL.n_heads, 5, 4) for _ in range(3))
+    return {
+        "token_embedding": (params["token_embedding"]["table"], tokens),
+        "add_learned_positions": (x, params["position_embedding"]["table"]),
+        "linear": (x, block["mlp"]["up"]["kernel"], block["mlp"]["up"]["bias"]),
+        "scaled_dot_product_attention": (*heads, jnp.tril(jnp.ones((5, 5), bool))),
+        "causal_attention": heads,
+        "multi_head_attention": (block["attention"], x, SMALL.n_heads),
+        "layer_norm": (x, block["norm_1"]["scale"], block["norm_1"]["bias"], SMALL.norm_epsilon),
+        "mlp": (block["mlp"], x),
+        "block": (block, x, SMALL.n_heads),
+        "gpt": (params, tokens, SMALL.n_heads),
+        "cross_entropy": (_normal(rng, 2, 5, SMALL.vocab_size), tokens),
+    }[function]
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> jax.Array:
+    return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+
+def _agree(theirs: Callable[..., Any], ours: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+    """Whether values and gradients are those of ours, computed in a jitted program."""
+    leaves, structure = jax.tree.flatten(arguments)
+    places = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+    def of_floats(function: Callable[..., Any], floats: list[Any]) -> Any:
+        given = dict(zip(places, floats, strict=True))
+        filled = [given.get(i, leaf) for i, leaf in enumerate(leaves)]
+        return jnp.asarray(function(*jax.tree.unflatten(structure, filled)), jnp.float32)
+
+    def both(function: Callable[..., Any], floats: list[Any]) -> Any:
+        value, pullback = jax.vjp(partial(of_floats, function), floats)
+        return value, pullback(jnp.cos(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape))
+
+    floats = [leaves[i] for i in places]
+    return _close(*(jax.jit(partial(both, function))(floats) for function in (theirs, ours)))
+
+
+def _updates_agree(bridge: Bridge) -> bool:
+    """Whether two updates of a matrix and a vector are those of our AdamW after our clipping."""
+    config = OptimizerConfig()
+    ours = optax.chain(optax.clip_by_global_norm(config.clip_norm), our_adamw(config, lambda step: 0.1))
+    rng = np.random.default_rng(0)
+    params, gradients = ({"a": _normal(rng, 3, 2), "b": {"c": _normal(rng, 3)}} for _ in range(2))
+
+    def two_updates(optimizer: optax.GradientTransformation) -> Iterator[Any]:
+        state = optimizer.init(params)
+        for scale in (3.0, 0.01):
+            updates, state = jax.jit(optimizer.update)(jax.tree.map(lambda g: g * scale, gradients), state, params)
+            yield updates
+
+    return _close([*two_updates(bridge.adamw(config, lambda step: 0.1))], [*two_updates(ours)])
+
+
+def _close(theirs: Any, ours: Any) -> bool:
+    pairs = zip(jax.tree.leaves(theirs), jax.tree.leaves(ours), strict=True)
+    return all(np.allclose(a, b, atol=TOLERANCE * max(1.0, float(np.abs(b).max(initial=0))), rtol=0) for a, b in pairs)
+
+
+def _last_line(error: Exception) -> str:
+    """What an error says in its first sentence; of an exception in the learner's file its last line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return (lines[-1] if isinstance(error, UserCodeError) else lines[0]).removesuffix(".")[:200]
