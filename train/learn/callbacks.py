@@ -6,6 +6,7 @@ the dtype of ours. PyTorch computes the backward itself. NumPy has none: there i
 Code that is called back must not use JAX, which may wait for the very program that waits for it.
 """
 
+import ctypes
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ class Watch:
 class NumpyArrays:
     """Arrays as they are, and the backward of the twin."""
 
+    def __init__(self) -> None:
+        compute_in_one_thread()
+
     def array(self, x: Any) -> Any:
         """A float64 or int64 array of the learner's language, which it may change."""
         return np.array(x, np.float64 if _is_float(x) else None if x.dtype == bool else np.int64)
@@ -69,12 +73,14 @@ class TorchArrays(NumpyArrays):
     """Tensors that share memory with copies of arrays, and PyTorch's own backward."""
 
     def __init__(self) -> None:
+        super().__init__()
         try:
             self.torch = importlib.import_module("torch")
         except ImportError:
             raise InputError(
                 "the course is in PyTorch, which this Python has not; install it: pip install torch."
             ) from None
+        self.torch.set_num_threads(1)
 
     def array(self, x: Any) -> Any:
         return self.torch.from_numpy(super().array(x))
@@ -94,6 +100,16 @@ class TorchArrays(NumpyArrays):
         left = iter(self.torch.autograd.grad(value, floats, seed, allow_unused=True) if value.requires_grad else floats)
         found = [next(left) if any(x is one for one in floats) else None for x in leaves]
         return list(jax.tree.unflatten(structure, found))
+
+
+def compute_in_one_thread() -> None:
+    """Keep NumPy's OpenBLAS to one thread. Its threads wait by spinning, beside those of XLA, which made steps of the
+    size of a lesson 10 times as long. NumPy has no function for it; other libraries than OpenBLAS stay as they are."""
+    for path in Path(np.__file__).parents[1].glob("numpy.libs/*openblas*"):
+        library = ctypes.CDLL(str(path))
+        for name in ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads"):
+            if hasattr(library, name):
+                getattr(library, name)(1)
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
 """Which pieces of a learner train a model: those that are right and can be computed where a model calls them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,34 +17,59 @@ from ..config import OptimizerConfig
 from ..errors import UserCodeError
 from ..optimizer import adamw as our_adamw
 from .bridge import IN_MODEL, Bridge
+from .course import ORDER
 from .loading import digest_of, errors_of
 from .parts import Parts
 
 SMALL = GPTConfig(vocab_size=7, context_length=6, d_model=8, n_layers=2, n_heads=2)
+NEVER_CALLED = ("simple_attention", "self_attention", "byte_pair_tokenizer")  # in a training
 TOLERANCE = 1e-4  # of float32, relative to the largest number
+
+
+CALLERS = {  # of a piece in a model: where all of these are the learner's, theirs call what the learner has chosen
+    "token_embedding": ("gpt",),
+    "position_embedding": ("gpt",),
+    "linear_map": ("multi_head_attention", "mlp"),
+    "scaled_dot_product": ("causal_attention",),
+    "causal_attention": ("multi_head_attention",),
+    "multi_head_attention": ("block",),
+    "mlp": ("block",),
+}
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The pieces that are used, with the sha256 of their files, and why the others are not."""
+    """The pieces that are used, with the sha256 of their files, and why others are not.
+
+    A piece that is neither is called by larger pieces of the learner only, or not at all in training.
+    """
 
     used: dict[str, str]
     why_not: dict[str, str]
 
 
-def choose(folder: Path, right: dict[str, str]) -> Chosen:
-    """Of the pieces that a check found right, those that agree with ours in a model as well.
+def choose(folder: Path, verdicts: Mapping[str, str]) -> Chosen:
+    """Of the pieces that a check found right, the largest that agree with ours in a model as well.
 
-    `right` has a piece's name and "", or why it is not right.
+    `verdicts` are why a piece is not right, by its name; "" for one that is.
     """
-    used, why_not = {}, {name: reason for name, reason in right.items() if reason}
-    for name in (name for name, reason in right.items() if not reason):
-        digest = digest_of(folder, name)
-        if reason := why_not_in_model(folder, name, digest):
+    used: dict[str, str] = {}
+    why_not: dict[str, str] = {}
+    for name in reversed(ORDER):  # larger pieces first
+        if name in NEVER_CALLED or is_within(name, used):
+            continue
+        digest = "" if verdicts[name] else digest_of(folder, name)
+        if reason := verdicts[name] or why_not_in_model(folder, name, digest):
             why_not[name] = reason
         else:
             used[name] = digest
     return Chosen(used, why_not)
+
+
+def is_within(name: str, used: Container[str]) -> bool:
+    """Whether a piece is called by larger pieces of the learner only, so that these decide about it."""
+    callers = CALLERS.get(name, ())
+    return bool(callers) and all(caller in used or is_within(caller, used) for caller in callers)
 
 
 def why_not_in_model(folder: Path, name: str, digest: str) -> str:

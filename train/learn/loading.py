@@ -39,12 +39,17 @@ def language_of(folder: Path) -> str:
 
 
 def digest_of(folder: Path, name: str) -> str:
-    """sha256 of a piece's file. Raises InputError if it cannot be read."""
-    path = folder / file_name(name)
-    try:
-        return hashlib.sha256(read_file(path)).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {reason(error)}; write it again, or train without it.") from None
+    """sha256 of a piece's file and of those that it imports. Raises InputError for one that cannot be read."""
+    left, texts = [file_name(name)], {}
+    while left:
+        path = folder / left.pop()
+        try:
+            texts[path.name] = read_file(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {reason(error)}; write it, or train without it.") from None
+        mentioned = (file_name(other) for other in ORDER if Path(file_name(other)).stem.encode() in texts[path.name])
+        left += [file for file in mentioned if file not in texts and file not in left]
+    return hashlib.sha256(b"\0".join(texts[file] for file in sorted(texts))).hexdigest()
 
 
 def load(folder: Path, pieces: Iterable[str]) -> dict[str, Functions]:
@@ -96,4 +101,7 @@ def check_unchanged(folder: Path, digests: Mapping[str, str], since: str) -> Non
     """Raises InputError for a piece whose file is not the one of these sha256; `since` says when it was."""
     for name, digest in digests.items():
         if digest_of(folder, name) != digest:
-            raise InputError(f"{folder / file_name(name)} has changed since {since}; run `jaxllm learn train` again.")
+            raise InputError(
+                f"{folder / file_name(name)}, or a piece that it imports, has changed since {since}; run `jaxllm learn "
+                "train` again."
+            )

@@ -42,7 +42,6 @@ COMMON: Sections = {
 MAY_VARY = (
     "vocab_size", "context_length", "d_model", "n_layers", "n_heads", "d_ff", "zero_init", "block", "norm",
 )  # fmt: skip
-NEVER_CALLED = ("simple_attention", "self_attention", "byte_pair_tokenizer")
 
 
 def config_of(bridge: Bridge, overrides: Iterable[str]) -> RunConfig:
@@ -78,17 +77,14 @@ def with_theirs(bridge: Bridge, config: RunConfig) -> Prepared:
 
 def whose(chosen: Chosen, language: str, tokenizer: str) -> list[str]:
     """A line on the pieces that are theirs, one on those that are ours and why, and one on the backward."""
-    model = [name for name in IN_MODEL if name != "cross_entropy"]
-    skipped = {*NEVER_CALLED, "word_tokenizer" if tokenizer == "char" else "char_tokenizer"}
-    called = [name for name in ORDER if name not in skipped]
-    theirs = [name for name in called if name in chosen.used]
-    ours = {name: chosen.why_not.get(name, "") for name in called if name not in chosen.used}
-    if "gpt" in theirs:
-        theirs = [name for name in theirs if name not in model or name == "gpt"]
-        ours = {name: why for name, why in ours.items() if name not in model}
+    other = "word_tokenizer" if tokenizer == "char" else "char_tokenizer"
+    theirs = [name for name in ORDER if name in chosen.used and name != other]
+    ours = [f"{name} ({chosen.why_not[name]})" for name in ORDER if name in chosen.why_not and name != other]
+    if "gpt" in theirs:  # it calls a block and a norm, as it likes
+        theirs = [name for name in theirs if name not in ("block", "layer_norm")]
+        ours = [text for text in ours if not text.startswith(("block ", "layer_norm "))]
     shown = [f"{name} (the whole model)" if name == "gpt" else name for name in theirs]
-    lines = [f"yours: {', '.join(shown) or 'no piece yet'}"]
-    lines.append(f"ours: {'; '.join(f'{name} ({why})' for name, why in ours.items()) or 'no piece'}")
+    lines = [f"yours: {', '.join(shown) or 'no piece yet'}", f"ours: {'; '.join(ours) or 'no piece'}"]
     if language == "numpy" and any(name in IN_MODEL for name in theirs):
         lines.append("NumPy has no gradients: the backward of your functions is that of the reference")
     return lines
