@@ -52,6 +52,11 @@ class Function:
     )
     axes: str = ""  # letters of the result's axes, as in "T S"; for diagnoses that name an axis
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the arguments, which are those of every case."""
+        return tuple(next(self.cases(np.random.default_rng(0))))
+
     def slip(self, name: str) -> Slip:
         """The slip of that name."""
         return next(slip for slip in self.slips if slip.name == name)
