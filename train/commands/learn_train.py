@@ -1,16 +1,15 @@
 """`jaxllm learn train`: a model of the learner's own functions, and ours for what they have not written yet."""
 
 import argparse
-from pathlib import Path
 
 from flax import linen as nn
 
 from ..ideas import Code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..learn.bridge import Bridge
-from ..learn.chosen import Chosen, choose
-from ..learn.loading import check_unchanged, errors_of, language_of
-from ..learn.right import which_are_right
+from ..learn.chosen import Chosen, choose, verdicts_of
+from ..learn.folder import LearnFolder
+from ..learn.loading import check_unchanged, errors_of
 from ..learn.tie import write
 from ..learn.training import check_tree, config_of, whose, with_theirs
 from ..products import check_products, choose as choose_products
@@ -32,14 +31,13 @@ def add_options(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Choose the pieces that are right, say which they are, and train with them."""
-    folder, out = Path(arguments.dir), RunFolder(arguments.out)
-    language_of(folder)  # is a course
+    folder, out = LearnFolder.open(arguments.dir), RunFolder(arguments.out)
     out.check_new()
-    chosen = choose(folder, which_are_right(folder))
-    code = load_code(str(write(folder, chosen.used)))
+    chosen = choose(folder, verdicts_of(folder))
+    code = load_code(str(write(folder.path, chosen.used)))
     assert code is not None
     bridge: Bridge = code.names["bridge"]
-    with errors_of(folder), nn.intercept_methods(bridge.intercept):
+    with errors_of(folder.path), nn.intercept_methods(bridge.intercept):
         try:
             train(bridge, chosen, code, out, arguments.overrides)
         except Exception:

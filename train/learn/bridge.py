@@ -20,7 +20,8 @@ from jaxllm.precision import at_least_float32
 
 from .callbacks import Called, NumpyArrays, TorchArrays, Watch
 from .course import piece
-from .loading import check_unchanged, language_of, load
+from .folder import LearnFolder
+from .loading import check_unchanged, load
 from .optimizer import CalledUpdate, TracedUpdate, optimizer_of
 from .parts import Parts
 
@@ -48,9 +49,10 @@ class Bridge:
 
         Raises InputError for a piece whose file is another one, UserCodeError for an exception of a piece.
         """
-        check_unchanged(folder, pieces, "learned.py was written")
-        self.pieces, self.language, self.watch = pieces, language_of(folder), Watch(folder)
-        self.functions = load(folder, pieces)
+        course = LearnFolder.open(folder)
+        check_unchanged(course, pieces, "learned.py was written")
+        self.pieces, self.language, self.watch = pieces, course.language, Watch(folder)
+        self.functions = load(course, pieces)
         self.arrays = TorchArrays() if self.language == "torch" else NumpyArrays()
         ours = Parts({})
         self.parts = Parts({name: self._in_jax(of, name, ours) for of, name in IN_MODEL.items() if of in pieces})

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +16,9 @@ from ..config import OptimizerConfig
 from ..errors import UserCodeError
 from ..optimizer import adamw as our_adamw
 from .bridge import IN_MODEL, Bridge
-from .course import ORDER
+from .check import check
+from .course import ORDER, pieces
+from .folder import LearnFolder
 from .loading import digest_of, errors_of
 from .parts import Parts
 
@@ -26,6 +27,14 @@ NEVER_CALLED = ("simple_attention", "self_attention", "byte_pair_tokenizer")  # 
 TOLERANCE = 1e-4  # of float32, relative to the largest number
 
 
+SAYS = {  # of the states of a check
+    "right": "",
+    "wrong": "wrong, as `jaxllm learn check {}` says",
+    "broken": "fails, as `jaxllm learn check {}` says",
+    "not written": "not written yet",
+    "missing": "its file is missing",
+}
+SEED = 0  # of the inputs of the check
 CALLERS = {  # of a piece in a model: where all of these are the learner's, theirs call what the learner has chosen
     "token_embedding": ("gpt",),
     "position_embedding": ("gpt",),
@@ -48,7 +57,12 @@ class Chosen:
     why_not: dict[str, str]
 
 
-def choose(folder: Path, verdicts: Mapping[str, str]) -> Chosen:
+def verdicts_of(folder: LearnFolder) -> dict[str, str]:
+    """Why a piece is not right, by the check of the course; "" for one that is."""
+    return {one.piece.name: SAYS[one.state].format(one.piece.name) for one in check(folder, pieces(), SEED)}
+
+
+def choose(folder: LearnFolder, verdicts: Mapping[str, str]) -> Chosen:
     """Of the pieces that a check found right, the largest that agree with ours in a model as well.
 
     `verdicts` are why a piece is not right, by its name; "" for one that is.
@@ -56,7 +70,7 @@ def choose(folder: Path, verdicts: Mapping[str, str]) -> Chosen:
     used: dict[str, str] = {}
     why_not: dict[str, str] = {}
     for name in reversed(ORDER):  # larger pieces first
-        if name in NEVER_CALLED or is_within(name, used):
+        if name not in verdicts or name in NEVER_CALLED or is_within(name, used):
             continue
         digest = "" if verdicts[name] else digest_of(folder, name)
         if reason := verdicts[name] or why_not_in_model(folder, name, digest):
@@ -72,14 +86,14 @@ def is_within(name: str, used: Container[str]) -> bool:
     return bool(callers) and all(caller in used or is_within(caller, used) for caller in callers)
 
 
-def why_not_in_model(folder: Path, name: str, digest: str) -> str:
+def why_not_in_model(folder: LearnFolder, name: str, digest: str) -> str:
     """Why a piece that is right cannot train: it does not take a batch, or `jax.jit` cannot trace it. Empty if it can."""
     if name not in IN_MODEL and name != "training_step":
         return ""
-    bridge = Bridge(folder, {name: digest})
+    bridge = Bridge(folder.path, {name: digest})
     function = IN_MODEL.get(name)
     try:
-        with errors_of(folder):
+        with errors_of(folder.path):
             if function is None:
                 agree = _updates_agree(bridge)
             else:

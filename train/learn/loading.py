@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import json
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,44 +14,24 @@ from jaxllm.utils.files import read_file
 
 from ..errors import UserCodeError, reason
 from .course import ORDER, file_name, piece
+from .folder import LearnFolder
 
 Functions = dict[str, Callable[..., Any]]  # of a piece, by their names
-LANGUAGES = ("numpy", "jax", "torch")
 
 
-def language_of(folder: Path) -> str:
-    """The language of a course. Raises InputError for a folder that holds none."""
-    path = folder / "course.json"
-    try:
-        course = json.loads(read_file(path))
-    except OSError:
-        raise InputError(
-            f"{folder} is no course, for it has no course.json; make one by `jaxllm learn start DIR`, or name yours by "
-            "--dir."
-        ) from None
-    except ValueError:
-        course = None
-    language = course.get("language") if isinstance(course, dict) else None
-    if language not in LANGUAGES:
-        raise InputError(f"{path} names no language of {', '.join(LANGUAGES)}; make a new course by `jaxllm learn start`.")
-    return str(language)
-
-
-def digest_of(folder: Path, name: str) -> str:
+def digest_of(folder: LearnFolder, name: str) -> str:
     """sha256 of a piece's file and of those that it imports. Raises InputError for one that cannot be read."""
-    left, texts = [file_name(name)], {}
-    while left:
-        path = folder / left.pop()
+    found = hashlib.sha256()
+    for one in [*folder.needed(name), name]:
+        folder.require(one)
         try:
-            texts[path.name] = read_file(path)
+            found.update(read_file(folder.file(one)) + b"\0")
         except OSError as error:
-            raise InputError(f"{path} cannot be read: {reason(error)}; write it, or train without it.") from None
-        mentioned = (file_name(other) for other in ORDER if Path(file_name(other)).stem.encode() in texts[path.name])
-        left += [file for file in mentioned if file not in texts and file not in left]
-    return hashlib.sha256(b"\0".join(texts[file] for file in sorted(texts))).hexdigest()
+            raise InputError(f"{folder.file(one)} cannot be read: {reason(error)}; make it readable.") from None
+    return found.hexdigest()
 
 
-def load(folder: Path, pieces: Iterable[str]) -> dict[str, Functions]:
+def load(folder: LearnFolder, pieces: Iterable[str]) -> dict[str, Functions]:
     """The functions of each of these pieces by their names.
 
     Pieces import each other by their file names, so that the folder is on the path of modules from here on. Raises
@@ -61,16 +40,16 @@ def load(folder: Path, pieces: Iterable[str]) -> dict[str, Functions]:
     for name in ORDER:  # those of another folder
         sys.modules.pop(file_name(name).removesuffix(".py"), None)
     importlib.invalidate_caches()
-    where = str(folder.absolute())
+    where = str(folder.path.absolute())
     sys.path[:] = [*(path for path in sys.path if path != where), where]  # last: it hides no package
     functions: dict[str, Functions] = {}
     for name in pieces:
         functions[name] = {}
-        with errors_of(folder):
+        with errors_of(folder.path):
             module = importlib.import_module(file_name(name).removesuffix(".py"))
         for function in piece(name).functions:
             if not callable(found := getattr(module, function.name, None)):
-                raise InputError(f"{folder / file_name(name)} has no function {function.name}; write it as it was.")
+                raise InputError(f"{folder.file(name)} has no function {function.name}; write it as it was.")
             functions[name][function.name] = found
     return functions
 
@@ -97,11 +76,11 @@ def errors_of(folder: Path) -> Iterator[None]:
         raise UserCodeError(error, frames) from None
 
 
-def check_unchanged(folder: Path, digests: Mapping[str, str], since: str) -> None:
+def check_unchanged(folder: LearnFolder, digests: Mapping[str, str], since: str) -> None:
     """Raises InputError for a piece whose file is not the one of these sha256; `since` says when it was."""
     for name, digest in digests.items():
         if digest_of(folder, name) != digest:
             raise InputError(
-                f"{folder / file_name(name)}, or a piece that it imports, has changed since {since}; run `jaxllm learn "
+                f"{folder.file(name)}, or a piece that it imports, has changed since {since}; run `jaxllm learn "
                 "train` again."
             )
