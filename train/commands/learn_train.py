@@ -12,7 +12,8 @@ from ..learn.folder import LearnFolder
 from ..learn.loading import check_unchanged, errors_of
 from ..learn.tie import write
 from ..learn.training import check_tree, config_of, whose, with_theirs
-from ..products import check_products, choose as choose_products
+from ..products import check_products
+from ..products import choose as choose_products
 from ..runs.folder import RunFolder
 from ..runs.sinks import check_sink
 from .options import Parser, add_overrides

@@ -38,7 +38,7 @@ IN_MODEL = {  # a piece and its function that a model calls; of the others only 
     "gpt": "gpt",
     "cross_entropy": "cross_entropy",
 }
-IN_BLOCK = ("linear_map", "scaled_dot_product", "causal_attention", "multi_head_attention", "layer_norm", "mlp", "block")
+IN_BLOCK = {*IN_MODEL} - {"token_embedding", "position_embedding", "gpt", "cross_entropy"}
 
 
 class Bridge:
@@ -99,9 +99,9 @@ class Bridge:
         if method != "__call__" or module.is_initializing():
             return call(*args, **kwargs)
         if type(module) is GPT and "gpt" in self.pieces:
-            return at_least_float32(self.parts.gpt(module.variables["params"], *args, module.config.n_heads))
+            return at_least_float32(self.parts.gpt(module.variables["params"], args[0], module.config.n_heads))
         if isinstance(module, TokenEmbedding) and "token_embedding" in self.pieces:
-            return self.parts.token_embedding(module.variables["params"]["table"], *args)
+            return self.parts.token_embedding(module.variables["params"]["table"], args[0])
         if isinstance(module, PositionEmbedding) and "position_embedding" in self.pieces:
             return self.parts.add_learned_positions(args[0], module.variables["params"]["table"])
         return call(*args, **kwargs)

@@ -195,8 +195,11 @@ def _joined(structure: Any, constants: Any, arrays: Any) -> Any:
 
 def _pairs(argument: Any, gradients: Any) -> list[tuple[Any, Any]]:
     """Each leaf of an argument with its gradient; None where there is none."""
+    leaves: list[Any]
+    structure: Any
     leaves, structure = jax.tree.flatten(argument)
-    return list(zip(leaves, [None] * len(leaves) if gradients is None else structure.flatten_up_to(gradients), strict=True))
+    found = [None] * len(leaves) if gradients is None else structure.flatten_up_to(gradients)
+    return list(zip(leaves, found, strict=True))
 
 
 def _is_float(x: Any) -> bool:

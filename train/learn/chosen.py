@@ -87,7 +87,7 @@ def is_within(name: str, used: Container[str]) -> bool:
 
 
 def why_not_in_model(folder: LearnFolder, name: str, digest: str) -> str:
-    """Why a piece that is right cannot train: it does not take a batch, or `jax.jit` cannot trace it. Empty if it can."""
+    """Why a piece that is right cannot train, as where `jax.jit` cannot trace it; empty if it can."""
     if name not in IN_MODEL and name != "training_step":
         return ""
     bridge = Bridge(folder.path, {name: digest})
@@ -162,8 +162,8 @@ def _updates_agree(bridge: Bridge) -> bool:
 
     def two_updates(optimizer: optax.GradientTransformation) -> Iterator[Any]:
         state = optimizer.init(params)
-        for scale in (3.0, 0.01):
-            updates, state = jax.jit(optimizer.update)(jax.tree.map(lambda g: g * scale, gradients), state, params)
+        for scaled in (jax.tree.map(lambda g: g * 3, gradients), jax.tree.map(lambda g: g / 100, gradients)):
+            updates, state = jax.jit(optimizer.update)(scaled, state, params)
             yield updates
 
     return _close([*two_updates(bridge.adamw(config, lambda step: 0.1))], [*two_updates(ours)])

@@ -61,8 +61,9 @@ class TracedUpdate:
     adamw_update: Callable[..., Any]
 
     def __call__(
-        self, params: Named, gradients: Named, mu: Named, nu: Named, step: Any, rate: Any, decay: Named, numbers: Numbers
-    ) -> tuple[Named, Named, Named]:
+        self, params: Named, gradients: Named, mu: Named, nu: Named, step: Any, rate: Any, decay: Named,
+        numbers: Numbers,
+    ) -> tuple[Named, Named, Named]:  # fmt: skip
         """New parameters and moments, in the dtypes of the old ones."""
         numbers = dict(numbers)
         clipped = self.clip_gradients(gradients, numbers.pop("limit"))
@@ -85,22 +86,23 @@ class CalledUpdate:
         self._update, self._arrays, self._watch = TracedUpdate(clip_gradients, adamw_update), arrays, watch
 
     def __call__(
-        self, params: Named, gradients: Named, mu: Named, nu: Named, step: Any, rate: Any, decay: Named, numbers: Numbers
-    ) -> tuple[Named, Named, Named]:
+        self, params: Named, gradients: Named, mu: Named, nu: Named, step: Any, rate: Any, decay: Named,
+        numbers: Numbers,
+    ) -> tuple[Named, Named, Named]:  # fmt: skip
         """New parameters and moments, in the dtypes of the old ones."""
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, mu, nu))
 
         def called(trees: Any, step: Any, rate: Any) -> Any:
             try:
-                given = jax.tree.map(lambda x: self._arrays.array(np.asarray(x)), trees)
-                found = self._update(*given, int(step), float(rate), decay, numbers)
+                p, g, m, v = jax.tree.map(lambda x: self._arrays.array(np.asarray(x)), trees)
+                found = self._update(p, g, m, v, int(step), float(rate), decay, numbers)
                 return jax.tree.map(self._result, found, like)
             except Exception as error:
                 self._watch.failed("training_step", error)
                 return jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), like)
 
         found: Any = jax.pure_callback(called, like, (params, gradients, mu, nu), step, rate)
-        return tuple(found)  # type: ignore[return-value]
+        return tuple(found)
 
     def _result(self, found: Any, like: Any) -> Any:
         found = self._arrays.plain(found)

@@ -1,4 +1,4 @@
-"""What `jaxllm learn train` trains: the sizes by language, the config with their functions, and what it says of them."""
+"""What `jaxllm learn train` trains: sizes by language, a config with their functions, and whose the pieces are."""
 
 from collections.abc import Iterable
 from dataclasses import replace

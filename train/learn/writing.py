@@ -83,7 +83,8 @@ def write_text(
     The model reads the last tokens of the text that fit in its context, padded at their end, which no earlier position
     attends to.
     """
-    ids, context, rng = tokenizer.encode(config.prompt) or [first], model.config.context_length, np.random.default_rng(seed)
+    ids, context = tokenizer.encode(config.prompt) or [first], model.config.context_length
+    rng = np.random.default_rng(seed)
     logits_of = jax.jit(partial(_logits, model))
     for _ in range(config.sample_tokens):
         seen = ids[-context:]
