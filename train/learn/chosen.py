@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxllm import GPT, GPTConfig
-
 from ..config import OptimizerConfig
 from ..errors import UserCodeError
 from ..optimizer import adamw as our_adamw
@@ -20,9 +18,10 @@ from .check import check
 from .course import ORDER, pieces
 from .folder import LearnFolder
 from .loading import digest_of, errors_of
+from .pace import too_slow
 from .parts import Parts
+from .trials import SMALL, normal, trial
 
-SMALL = GPTConfig(vocab_size=7, context_length=6, d_model=8, n_layers=2, n_heads=2)
 NEVER_CALLED = ("simple_attention", "self_attention", "byte_pair_tokenizer")  # in a training
 TOLERANCE = 1e-4  # of float32, relative to the largest number
 
@@ -100,39 +99,14 @@ def why_not_in_model(folder: LearnFolder, name: str, digest: str) -> str:
                 theirs, ours = getattr(bridge.parts, function), getattr(Parts({}), function)
                 if getattr(theirs, "vjp", ours) is None and bridge.language == "numpy":
                     return "right, but a gradient is needed, and the course has none for it"
-                agree = _agree(theirs, ours, trial(function))
+                agree = _agree(theirs, ours, trial(function, SMALL))
         bridge.watch.check()
     except Exception as error:
         why = "jax.jit cannot trace it" if bridge.language == "jax" else "it fails on a batch"
         return f"right, but {why}: {_last_line(error)}"
-    return "" if agree else "right, but its result or gradient for a batch is another than ours"
-
-
-def trial(function: str) -> tuple[Any, ...]:
-    """Arguments of a function as a small model would call it, on two rows."""
-    rng = np.random.default_rng(0)
-    tokens = jnp.asarray(rng.integers(0, SMALL.vocab_size, (2, 5)), jnp.int32)
-    shapes = jax.eval_shape(GPT(SMALL).init, jax.random.key(0), tokens)["params"]
-    params = jax.tree.map(lambda leaf: _normal(rng, *leaf.shape), shapes)
-    x, block = _normal(rng, 2, 5, SMALL.d_model), params["block_0"]
-    heads = tuple(_normal(rng, 2, SMALL.n_heads, 5, 4) for _ in range(3))
-    return {
-        "token_embedding": (params["token_embedding"]["table"], tokens),
-        "add_learned_positions": (x, params["position_embedding"]["table"]),
-        "linear": (x, block["mlp"]["up"]["kernel"], block["mlp"]["up"]["bias"]),
-        "scaled_dot_product_attention": (*heads, jnp.tril(jnp.ones((5, 5), bool))),
-        "causal_attention": heads,
-        "multi_head_attention": (block["attention"], x, SMALL.n_heads),
-        "layer_norm": (x, block["norm_1"]["scale"], block["norm_1"]["bias"], SMALL.norm_epsilon),
-        "mlp": (block["mlp"], x),
-        "block": (block, x, SMALL.n_heads),
-        "gpt": (params, tokens, SMALL.n_heads),
-        "cross_entropy": (_normal(rng, 2, 5, SMALL.vocab_size), tokens),
-    }[function]
-
-
-def _normal(rng: np.random.Generator, *shape: int) -> jax.Array:
-    return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    if not agree:
+        return "right, but its result or gradient for a batch is another than ours"
+    return too_slow(bridge, name)
 
 
 def _agree(theirs: Callable[..., Any], ours: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
@@ -158,7 +132,7 @@ def _updates_agree(bridge: Bridge) -> bool:
     config = OptimizerConfig()
     ours = optax.chain(optax.clip_by_global_norm(config.clip_norm), our_adamw(config, lambda step: 0.1))
     rng = np.random.default_rng(0)
-    params, gradients = ({"a": _normal(rng, 3, 2), "b": {"c": _normal(rng, 3)}} for _ in range(2))
+    params, gradients = ({"a": normal(rng, 3, 2), "b": {"c": normal(rng, 3)}} for _ in range(2))
 
     def two_updates(optimizer: optax.GradientTransformation) -> Iterator[Any]:
         state = optimizer.init(params)
