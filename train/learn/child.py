@@ -25,10 +25,7 @@ class Ended(Exception):
 
 
 class Child:
-    """A process that runs the learner's functions. As a context manager it ends the process.
-
-    Raises InputError if the library of the language cannot be imported.
-    """
+    """A process that runs the learner's functions. As a context manager it ends the process."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._job = job
@@ -45,19 +42,19 @@ class Child:
             [sys.executable, "-P", "-m", f"{package}.runner"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._errors, cwd=self._job["folder"], env=environment, start_new_session=True,
         )  # fmt: skip
-        threading.Thread(target=self._read, daemon=True).start()
-        threading.Thread(target=self._write, daemon=True).start()
-        answer = self.answer(START_S, START_S)
-        if answer is None or not answer.get("ready"):
-            raise InputError(
-                f"the library of the language {self._job['language']} cannot be used: {self._last_words()}."
-            )
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._read, self._write)]
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
+        for thread in self._threads:  # their pipes end with the process
+            thread.join()
+        assert self._process.stdout
+        self._process.stdout.close()
         self._errors.close()
 
     def _write(self) -> None:
@@ -90,15 +87,29 @@ class Child:
         return dict(json.loads(line))
 
     def answers(self, seconds: float) -> Iterator[dict[str, Any]]:
-        """All answers; each file has so many seconds for its import and each function for its calls. Raises Ended."""
+        """All answers; each file has so many seconds for its import and each function for its calls.
+
+        Raises Ended, and InputError if the library of the language cannot be imported.
+        """
+        self._wait_for_start()
         end = time.monotonic() + seconds
         while (answer := self.answer(max(0, end - time.monotonic()), seconds)) is not None:
             if "failed" in answer and "function" not in answer or "done" in answer:
                 end = time.monotonic() + seconds
             yield answer
 
+    def _wait_for_start(self) -> None:
+        try:
+            self.answer(START_S, START_S)
+        except Ended as ended:
+            reason = self._last_words() or str(ended)
+            raise InputError(f"a course in {self._job['language']} cannot be checked: its process {reason}.") from None
+
     def _last_words(self) -> str:
+        """The last line that the process wrote as an error, as the end of a sentence."""
+        self._process.kill()
         self._process.wait()
         self._errors.seek(0)
-        lines = self._errors.read()[-2000:].decode(errors="replace").splitlines()
-        return printable(next((line.strip() for line in reversed(lines) if line.strip()), "it ended")).rstrip(".")
+        lines = [line.strip() for line in self._errors.read()[-2000:].decode(errors="replace").splitlines()]
+        last = next((line for line in reversed(lines) if line), "")
+        return f"ends with {printable(last).rstrip('.')}" if last else ""
