@@ -13,7 +13,7 @@ A piece that is not right yet, or too slow to train with, is ours. `learned.py` 
 """
 
 
-def add_options(parser: Parser) -> None:
+def add_training(parser: Parser) -> None:
     """The options of the command."""
     parser.runs(run, "jaxllm learn train --dir my-llm --out runs/mine")
     parser.description = f"{parser.description}\n\n{ABOUT}"
