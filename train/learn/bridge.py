@@ -18,7 +18,7 @@ from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.gpt import Block
 from jaxllm.precision import at_least_float32
 
-from .callbacks import Called, NumpyArrays, TorchArrays, Watch
+from .callbacks import Called, JaxArrays, NumpyArrays, TorchArrays, Watch
 from .course import piece
 from .folder import LearnFolder
 from .loading import check_unchanged, load
@@ -41,6 +41,9 @@ IN_MODEL = {  # a piece and its function that a model calls; of the others only 
 IN_BLOCK = {*IN_MODEL} - {"token_embedding", "position_embedding", "gpt", "cross_entropy"}
 
 
+ARRAYS: dict[str, Callable[[], NumpyArrays]] = {"numpy": NumpyArrays, "jax": JaxArrays, "torch": TorchArrays}
+
+
 class Bridge:
     """The pieces of a folder that are used, as functions of JAX, and what a config may name of them."""
 
@@ -53,7 +56,7 @@ class Bridge:
         check_unchanged(course, pieces, "learned.py was written")
         self.pieces, self.language, self.watch = pieces, course.language, Watch(folder)
         self.functions = load(course, pieces)
-        self.arrays = TorchArrays() if self.language == "torch" else NumpyArrays()
+        self.arrays = ARRAYS[course.language]()
         ours = Parts({})
         self.parts = Parts({name: self._in_jax(of, name, ours) for of, name in IN_MODEL.items() if of in pieces})
         self.Block = block_class(self.parts)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -67,6 +68,16 @@ class NumpyArrays:
         assert function.vjp is not None  # `Called` has checked it
         found = list(function.vjp(*arguments)[1](np.asarray(cotangent, np.float64)))
         return [*found, *[None] * (len(arguments) - len(found))]
+
+
+class JaxArrays(NumpyArrays):
+    """Arrays of JAX, for what is called outside of its programs."""
+
+    def __init__(self) -> None:
+        pass
+
+    def array(self, x: Any) -> Any:
+        return jnp.asarray(x)
 
 
 class TorchArrays(NumpyArrays):
