@@ -11,15 +11,14 @@ function make(tag, className = "", ...content) {
   return element;
 }
 
-/** A number in as few characters as a cell has room for. */
+/** A number with three digits or so, as a screen reader says it. */
 function short(x) {
   if (!Number.isFinite(x)) return Number.isNaN(x) ? "–" : x < 0 ? "−∞" : "∞";
   const size = Math.abs(x);
-  if (size === 0) return "0";
-  if (size < 0.001) return signed(x.toExponential(1));
-  return signed(x.toFixed(size < 0.01 ? 4 : size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0));
+  return size && (size < 0.001 || size >= 1e5) ? signed(x.toExponential(2)) : signed(String(Number(x.toPrecision(3))));
 }
 const signed = (text) => text.replaceAll("-", "−").replace("e+", "e");
+const fixed = (x, n) => signed(x.toFixed(n).replace(/^-(0\.?0*)$/, "$1")); // no minus before a zero
 const digits = (x, n) => (Number.isFinite(x) ? signed(String(Number(x.toPrecision(n)))) : short(x));
 
 const axis = (letter) => data.axes[letter] ?? { take: [0], size: 1, labels: [""] };
@@ -33,11 +32,21 @@ function labelled(letter, i) {
   return "tv".includes(letter) ? [make("bdi", "", labels[i]), make("sub", "", take[i])] : [labels[i]];
 }
 const SIDES = { value: "", gradient: "gradient of ", update: "update of " };
+const BANDS = { value: "Forward: values", gradient: "Backward: gradients of the mean loss", update: "AdamW's first update" };
+const PARTS = { reads: "read", parameters: "parameter", makes: "made" };
 const title = (id) => SIDES[data.grids[id].side] + data.grids[id].title;
 const tokenOf = (id) => axis("v").labels[axis("v").take.indexOf(id)];
 
-function showGrid(id) {
-  const grid = data.grids[id], [rows, columns] = [grid.rows, grid.columns], [n, m] = sides(grid);
+/** The power of ten in which a grid is written, so that its largest number has one or two digits before the point. */
+function unitOf(grid, n) {
+  let largest = 0;
+  for (let i = grid.at; i < grid.at + n; i++) if (Number.isFinite(numbers[i])) largest = Math.max(largest, Math.abs(numbers[i]));
+  const power = largest ? Math.floor(Math.log10(largest)) : 0;
+  return { largest, power: power < -1 || power > 2 ? power : 0 };
+}
+
+function showGrid(id, part) {
+  const grid = data.grids[id], [rows, columns] = [grid.rows, grid.columns], [n, m] = sides(grid), unit = unitOf(grid, n * m);
   const table = make("table", grid.side);
   table.setAttribute("role", "grid");
   table.setAttribute("aria-label", `${title(id)}, ${n} by ${m}`);
@@ -46,18 +55,18 @@ function showGrid(id) {
   head.setAttribute("role", "row");
   for (let c = 0; c < m; c++) head.append(header("columnheader", columns, c));
   table.append(make("thead", "", head), make("tbody"));
-  let largest = 0;
-  for (let i = 0; i < n * m; i++) if (Number.isFinite(numbers[grid.at + i])) largest = Math.max(largest, Math.abs(numbers[grid.at + i]));
   for (let r = 0; r < n; r++) {
     const row = make("tr", "", header("rowheader", rows, r));
     row.setAttribute("role", "row");
-    for (let c = 0; c < m; c++) row.append(showCell(grid, r, c, number(id, r, c), largest));
+    for (let c = 0; c < m; c++) row.append(showCell(grid, r, c, number(id, r, c), unit));
     table.lastChild.append(row);
   }
   table.lastChild.firstChild.cells[1].tabIndex = 0;
-  const size = `${axis(rows).size} × ${axis(columns).size}`, part = axis(rows).take.length < axis(rows).size || axis(columns).take.length < axis(columns).size;
-  const name = make("div", "side", make("b", "", grid.side), ` ${size}${part ? `, ${n} × ${m} shown` : ""}`);
-  return make("div", "grid", name, make("div", "scroller", table));
+  const [whole, here] = [`${axis(rows).size} × ${axis(columns).size}`, `${n} × ${m}`];
+  const size = [PARTS[part], whole, ...(whole === here ? [] : [`${here} shown`])].join(", ");
+  const power = unit.power ? [", in units of 10", make("sup", "", signed(String(unit.power)))] : [];
+  const caption = make("figcaption", "", make("b", "", title(id)), make("span", "", size, ...power));
+  return make("figure", part, caption, make("div", "scroller", table));
 }
 
 function header(role, letter, i) {
@@ -67,17 +76,19 @@ function header(role, letter, i) {
   return th;
 }
 
-function showCell(grid, r, c, x, largest) {
-  const td = make("td", x < 0 ? "minus" : "plus", grid.columns === "i" ? tokenOf(x) : short(x));
-  if (grid.columns === "i") td.append(make("sub", "", x));
-  td.style.setProperty("--much", Number.isFinite(x) && largest && grid.columns !== "i" ? Math.sqrt(Math.abs(x) / largest) : 0);
+function showCell(grid, r, c, x, { largest, power }) {
+  const [ids, finite] = [grid.columns === "i", Number.isFinite(x)];
+  const text = ids ? tokenOf(x) : !finite ? short(x) : x === 0 ? "0" : fixed(x / 10 ** power, largest < 100 || power ? 2 : 0);
+  const td = make("td", x < 0 ? "minus" : "plus", text, ...(ids ? [make("sub", "", x)] : []));
+  td.style.setProperty("--much", finite && largest && !ids ? Math.sqrt(Math.abs(x) / largest) : 0);
   td.setAttribute("role", "gridcell");
-  td.setAttribute("aria-label", `${where(grid, r, c)}: ${grid.columns === "i" ? `${tokenOf(x)} ${x}` : short(x)}`);
+  td.setAttribute("aria-label", `${where(grid, r, c)}: ${ids ? `${tokenOf(x)} ${x}` : short(x)}`);
   td.tabIndex = -1;
   return td;
 }
 
-const where = (grid, r, c) => [label(grid.rows, r), label(grid.columns, c)].filter(Boolean).join(", ") || "the number";
+const named = (kind, letter, i) => (label(letter, i) === "" ? [] : [`${kind} ${label(letter, i)}`]);
+const where = (grid, r, c) => [...named("row", grid.rows, r), ...named("column", grid.columns, c)].join(", ") || "the number";
 
 function show(index, focus = false) {
   const station = data.stations[index];
@@ -85,20 +96,26 @@ function show(index, focus = false) {
   [shown.station, shown.cell] = [index, null];
   $("title").textContent = (station.group ? `${station.group}: ` : "") + station.title;
   $("says").textContent = station.says;
-  const parts = { reads: "reads", parameters: "parameters", makes: "makes" };
-  $("grids").replaceChildren(...Object.keys(parts).filter((part) => station[part].length).map((part) => {
-    const cards = station[part].map((ids) => make("figure", "", make("figcaption", "", data.grids[ids[0]].title), ...ids.map(showGrid)));
-    return make("section", part, make("h3", "", parts[part]), make("div", "cards", ...cards));
-  }));
+  $("grids").replaceChildren(...Object.keys(BANDS).flatMap((side) => showBand(station, side)));
   $("steps").querySelectorAll("a").forEach((link, i) => (i === index ? link.setAttribute("aria-current", "step") : link.removeAttribute("aria-current")));
-  $("steps").querySelector("[aria-current]").scrollIntoView({ block: "nearest" });
+  const current = $("steps").querySelector("[aria-current]");
+  $("steps").scrollTop = current.offsetTop - $("steps").clientHeight / 2; // scrollIntoView would move the page as well
   $("choose").value = index;
   $("before").disabled = index === 0;
   $("after").disabled = index === data.stations.length - 1;
   if (location.hash.slice(1) !== station.key) history.replaceState(null, "", `#${station.key}`);
-  const made = station.makes[0][0];
-  point(made, 0, 0);
+  const made = station.makes.flat().find((id) => !"sm".includes(data.grids[id].columns)); // no statistics
+  point(made, height(made) - 1, 0);
   if (focus) $("title").focus();
+}
+
+/** The values, the gradients or the updates of a station; nothing if it has none. */
+function showBand(station, side) {
+  const cards = Object.keys(PARTS).flatMap((part) => {
+    const ids = station[part].flat().filter((id) => data.grids[id].side === side), grids = ids.map((id) => showGrid(id, part));
+    return part === "parameters" && ids.length ? [make("div", "stack", ...grids)] : grids;
+  });
+  return cards.length ? [make("section", "", make("h3", "", BANDS[side]), make("div", "cards", ...cards))] : [];
 }
 
 /** Show what is known of a cell, and mark the cells that made it. */
@@ -119,7 +136,7 @@ function find(id, r, c) {
 
 function inspect(id, r, c, parts) {
   const grid = data.grids[id], [ours, twin] = [number(id, r, c), twins[at(id, r, c)]];
-  $("which").replaceChildren(title(id), make("span", "", " at ", where(grid, r, c)));
+  $("which").replaceChildren(title(id), make("span", "", ": ", where(grid, r, c)));
   $("ours").textContent = digits(ours, 9);
   $("twin").textContent = digits(twin, 16);
   $("difference").textContent = Number.isFinite(ours - twin) ? digits(ours - twin, 3) : Number.isNaN(twin) ? "there is no twin" : "0";
@@ -132,12 +149,13 @@ function inspect(id, r, c, parts) {
   $("sources").replaceChildren(...[...sources.values()].map(source));
 }
 
-/** The parts with their text; negative numbers within a formula are in brackets. */
+/** The parts with their text; a negative number within a formula is in brackets unless it has some already. */
 function written(parts, text) {
   return parts.map((part, i) => {
     if (typeof part === "string") return { text: part };
-    const x = part.id ? number(part.id, part.r, part.c) : part.plain;
-    return { ...part, text: x < 0 && (i || /^\^/.test(parts[1] ?? "")) ? `(${text(x)})` : text(x) };
+    const x = part.id ? number(part.id, part.r, part.c) : part.plain, [before, after] = [parts[i - 1] ?? "", parts[i + 1] ?? ""];
+    const bare = x >= 0 || parts.length === 1 || (/\($/.test(before) && /^\)/.test(after));
+    return { ...part, text: bare ? text(x) : `(${text(x)})` };
   });
 }
 

@@ -41,7 +41,7 @@ class Axes:
         n = len(inputs)
         shown = _vocabulary(inputs + targets, config.vocab_size, limits.vocabulary)
         inner = [h * config.head_dim + j for h in self.heads for j in range(self._width)]
-        of_heads = [f"{i // config.head_dim}.{i % config.head_dim}" for i in inner]
+        of_heads = [f"h{i // config.head_dim}.{i % config.head_dim}" for i in inner]
         self.ids = [shown.index(i) for i in inputs]  # of the inputs, among the rows of the table that are shown
         self.targets = [shown.index(i) for i in targets]
         self.by_letter = {

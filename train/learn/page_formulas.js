@@ -2,6 +2,16 @@
 // How a cell was made: `formula(id, r, c)` is a list of strings, of plain numbers, and of cells {id, r, c, hue}. Joined,
 // they are an expression whose value is the cell's. The operations are those of page_formulas.py.
 
+const data = JSON.parse(document.getElementById("data").textContent);
+const numbers = decoded(data.numbers, Float32Array); // of the model, all grids one after another
+const twins = decoded(data.twins, Float64Array); // of its twin in NumPy
+
+function decoded(base64, Kind) {
+  const text = atob(base64), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return new Kind(bytes.buffer);
+}
+
 /** A cell of a grid as a part of a formula; `hue` is the colour of the grid that it is in. */
 const cell = (id, r, c, hue = 0) => ({ id, r, c, hue });
 const sides = (grid) => [data.axes[grid.rows]?.take.length ?? 1, data.axes[grid.columns]?.take.length ?? 1];

@@ -58,7 +58,8 @@ def operations(config: GPTConfig, axes: Axes, parameters: set[str]) -> Operation
 
 def _embeddings(config: GPTConfig, axes: Axes) -> Operations:
     table, x, positions = "token_embedding/table", "token_embedding", "position_embedding"
-    found = {value(x): {"do": "lookup", "a": value(table), "rows": axes.ids}}
+    found = {value("pairs"): {"do": "given", "says": "the number of this token in the vocabulary"}}
+    found |= {value(x): {"do": "lookup", "a": value(table), "rows": axes.ids}}
     if config.adds_positions:
         learned = config.position == "learned"
         given = {"do": "own", "rows": [value(x)], "says": "the embedding plus the vector of the position"}

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from jaxllm import GPTConfig
-from jaxllm.reference.optimizer import clip_by_global_norm
 
 from ..config import OptimizerConfig
 from .page_axes import Axes, Axis
@@ -51,7 +50,7 @@ class Sheet:
             for numbers, x in ((self._numbers, ours), (self._twins, twin)):
                 numbers.append(_as_grid(x[int(head[1:])] if head else x, rows)[index])
             made = self._made.get(grid, {"do": "given", "says": "a parameter of the model"})
-            self.grids[grid] = {"name": f"{name}{head}", "side": side, "rows": rows, "columns": columns, "at": at, "made": made}
+            self.grids[grid] = {"title": titled(name, head), "side": side, "rows": rows, "columns": columns, "at": at, "made": made}
         return grid
 
     def _take(self, letter: str) -> list[int]:
@@ -66,6 +65,25 @@ class Sheet:
         """The numbers of all grids in base64: the model's as little-endian float32, the twin's as float64."""
         kinds = (("numbers", self._numbers, "<f4"), ("twins", self._twins, "<f8"))
         return {key: b64encode(_joined(parts).astype(kind).tobytes()).decode() for key, parts, kind in kinds}
+
+
+def titled(name: str, head: str = "") -> str:
+    """What a reader calls an array.
+
+    >>> titled("block_0/attention/query/kernel"), titled("block_1"), titled("block_0/attention/weights", "/1")
+    ('query kernel', 'result of block 1', 'weights, head 1')
+    """
+    usual = {
+        "pairs": "tokens and targets", "token_embedding": "embedding", "position_embedding": "embedding + position",
+        "simple": "simple attention", "attention": "attention", "residual_1": "residual after attention", "mlp": "MLP",
+        "block": f"result of {name.replace('_', ' ')}", "losses": "loss of each position", "loss": "mean loss",
+        "sampling/scaled": "logits / 0.8", "sampling": "chances of the next token", "step/norms": "norms of gradients",
+        "step/norm": "norm of them all", "step/clip": "factor of clipping", "mlp/gelu": "activations",
+        "attention/merged": "merged heads",
+    }  # fmt: skip
+    words = inside(name)
+    plain = usual.get(words) or words.removeprefix("attention/").removeprefix("mlp/").replace("_", " ").replace("/", " ")
+    return plain + (f", head {head[1:]}" if head else "")
 
 
 def _words(*labels: str) -> Axis:
@@ -106,12 +124,11 @@ def _completed(trace: Trace, rule: OptimizerConfig, pairs: tuple[list[int], list
     """With the numbers that follow from those of the model: ids, mean loss, clipping, and the choice of a next token."""
     norms = np.array([np.sqrt((np.asarray(trace.gradients[name]) ** 2).sum()) for name in trace.updates])
     norm = np.sqrt((norms**2).sum())
-    clipped = clip_by_global_norm({"all": norms}, rule.clip_norm)["all"]
     scaled = trace.values["logits"][-1] / 0.8
     odds = np.exp(scaled - scaled.max())
     more: Named = {
         "pairs": np.array(pairs, float).T, "loss": np.asarray(trace.values["losses"].mean()), "step/norms": norms,
-        "step/norm": norm, "step/clip": np.asarray((clipped / norms)[0]), "sampling/scaled": scaled,
+        "step/norm": norm, "step/clip": np.asarray(min(1.0, rule.clip_norm / max(norm, 1e-30))), "sampling/scaled": scaled,
         "sampling": odds / odds.sum(),
     }  # fmt: skip
     return trace._replace(values=trace.values | more)

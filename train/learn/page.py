@@ -1,0 +1,90 @@
+"""The page of `jaxllm learn show`: one HTML file that loads nothing, with every number that a GPT computes for a text.
+
+The page is a template with a block of JSON, which browsers do not run; the script shows its strings as text. Its content
+security policy allows one script, by its hash, and no requests.
+"""
+
+import json
+from base64 import b64encode
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any
+
+from jaxllm.tokenizers import Tokenizer
+from jaxllm.utils.errors import InputError
+from jaxllm.utils.utf8 import visible
+
+from .page_axes import Axes, Limits
+from .page_grids import page_data
+from .page_model import Shown
+from .page_values import check_shown, model_trace, twin_trace
+
+MOST_TOKENS = 40  # of a text: a map of weights has as many rows and columns
+MOST_BYTES = 2_900_000  # of a page
+LIMITS = (Limits(48, 64, 8, 4), Limits(32, 48, 4, 4), Limits(16, 32, 4, 2), Limits(8, 24, 2, 2), Limits(8, 24, 1, 1))
+
+
+def show_page(shown: Shown, text: str, about: str, piece: str | None = None) -> str:
+    """The HTML for a model and a text, which opens at a piece of the course.
+
+    All of a small model is shown, and of a large one the first features, tokens, heads and blocks. Raises InputError
+    for a text that is too short or too long, and for a model that `check_shown` refuses.
+    """
+    config = shown.model.config
+    check_shown(config)
+    inputs, targets = text_pairs(shown.tokenizer, text, min(MOST_TOKENS, config.context_length))
+    ours = model_trace(shown.model, shown.params, inputs, targets, shown.rule)
+    twin = twin_trace(config, shown.params, inputs, targets, shown.rule)
+    labels = [token_label(shown.tokenizer, i) for i in range(config.vocab_size)]
+    for limits in LIMITS:
+        axes = Axes(config, inputs, targets, labels, limits)
+        data = page_data(config, axes, shown.rule, ours, twin, (inputs, targets))
+        data |= {"text": text, "about": about, "open": _station_of(data, piece)}
+        if len(page := html(data).encode()) <= MOST_BYTES:
+            break
+    return page.decode()
+
+
+def text_pairs(tokenizer: Tokenizer, text: str, most: int) -> tuple[list[int], list[int]]:
+    """The ids of a text and their targets: the next ones, and at the end that of the end of a text where there is one.
+
+    Raises InputError where there are none, or more than `most`.
+    """
+    ids = tokenizer.encode(text)
+    n = len(ids)
+    if tokenizer.end_of_text is not None:
+        ids = [*ids, tokenizer.end_of_text]
+    if len(ids) < 2:
+        raise InputError(f"--text has {n} tokens, but an input and a target need two; give a sentence.")
+    if len(ids) - 1 > most:
+        raise InputError(f"--text has {n:,} tokens, but a page shows at most {most} of this model; shorten it.")
+    return ids[:-1], ids[1:]
+
+
+def token_label(tokenizer: Tokenizer, token: int) -> str:
+    """A token as one line: spaces as ␣; control characters and bytes of partial characters are escaped."""
+    if token >= tokenizer.vocab_size:
+        return "unused"
+    return visible(tokenizer.decode_bytes([token])).replace(" ", "␣") or f"id {token}"
+
+
+def _station_of(data: dict[str, Any], piece: str | None) -> str:
+    """The key of the first station of a piece, or of the first of all."""
+    tokenizers = ("char_tokenizer", "byte_pair_tokenizer", "input_target_pairs")
+    piece = "word_tokenizer" if piece in tokenizers else piece
+    return next((station["key"] for station in data["stations"] if station["piece"] == piece), data["stations"][0]["key"])
+
+
+def html(data: dict[str, Any]) -> str:
+    """The page with this data."""
+    template, style, formulas, script = (_file(f"page{part}") for part in (".html", ".css", "_formulas.js", ".js"))
+    script = f"\n{formulas}\n{script}"
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    written = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # so that no text ends the block
+    page = template.replace("STYLE", style, 1).replace("SCRIPT_HASH", digest, 1)
+    before, after = page.split("DATA_AS_JSON")
+    return before + written + after.replace("SCRIPT", script, 1)
+
+
+def _file(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
