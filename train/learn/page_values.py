@@ -60,24 +60,28 @@ def adamw_of(config: OptimizerConfig) -> OptimizerConfig:
     return replace(config, name="adamw", schedule="constant", warmup_steps=0)
 
 
-def model_trace(model: GPT, params: Any, inputs: list[int], targets: list[int], config: OptimizerConfig) -> Trace:
+def model_trace(model: GPT, params: Any, inputs: list[int], targets: list[int], rule: OptimizerConfig) -> Trace:
     """What the model computes with JAX."""
     tokens, wanted = (jnp.asarray([ids], jnp.int32) for ids in (inputs, targets))
-    seen = look(model, params, tokens, wanted)
-    gradients = jax.grad(lambda params: cross_entropy(model.apply({"params": params}, tokens), wanted))(params)
-    optimizer = make_optimizer(adamw_of(config), 1)
-    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-    values = {name: x[0] for name, x in seen.intermediates.items()} | _flat(params)
-    of_values = {name: x[0] for name, x in (seen.gradients or {}).items()} | _flat(gradients)
-    for i in range(model.config.n_layers):
-        _jax_attention(model.config, values, of_values, f"block_{i}/attention")
-        _jax_mlp(model.config, values, of_values, f"block_{i}/mlp")
-    for name, x in norms(model.config).items():
-        _statistics(model.config, values, of_values, name, x)
-    values["probabilities"] = layers.softmax(values["logits"])
-    values["losses"] = token_losses(values["logits"], wanted[0])
-    _simple_attention(layers.softmax, values)
-    return Trace(to_numpy(values), to_numpy(of_values), to_numpy(_flat(updates)))
+    optimizer = make_optimizer(adamw_of(rule), 1)
+
+    @jax.jit
+    def trace(params: Any) -> Trace:
+        seen = look(model, params, tokens, wanted)
+        gradients = jax.grad(lambda params: cross_entropy(model.apply({"params": params}, tokens), wanted))(params)
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        values = {name: x[0] for name, x in seen.intermediates.items()} | _flat(params)
+        of_values = {name: x[0] for name, x in (seen.gradients or {}).items()} | _flat(gradients)
+        for i in range(model.config.n_layers):
+            _jax_attention(model.config, values, of_values, f"block_{i}/attention")
+            _jax_mlp(model.config, values, of_values, f"block_{i}/mlp")
+        for name, x in norms(model.config).items():
+            _statistics(model.config, values, of_values, name, x)
+        values |= {"probabilities": layers.softmax(values["logits"]), "losses": token_losses(values["logits"], wanted[0])}
+        _simple_attention(layers.softmax, values)
+        return Trace(values, of_values, _flat(updates))
+
+    return Trace(*(to_numpy(part) for part in trace(params)))
 
 
 def _jax_attention(config: GPTConfig, values: dict[str, Any], gradients: dict[str, Any], at: str) -> None:
