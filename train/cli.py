@@ -43,9 +43,10 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "attention": "show what each token of a prompt attends to, as a picture or a page",
     "inspect": "show the most likely next tokens, and after which block the model knew them",
     "compare": "compare every number of a model with the NumPy reference; exit 1 beyond tolerance",
+    "learn": "write the pieces of a language model yourself, and be told which mistake a wrong one has",
     "bench": "measure speed and memory, alone or beside another program",
 }
-WITHOUT_JAX = ("config", "tokenizer", "data")
+WITHOUT_JAX = ("config", "tokenizer", "data", "learn")
 LONG = ("train", "sweep", "bench", "generate", "chat")  # long enough for a restart with memory in large pages
 
 

@@ -1,0 +1,1 @@
+"""Tests of the course: its pieces, what a learner is shown, and the commands around it."""

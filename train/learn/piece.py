@@ -18,6 +18,11 @@ class Slip:
     """A usual mistake: a wrong variation of the right function.
 
     `wrong` takes the arguments of the right function and returns what a learner with this mistake would get.
+
+    Two mistakes in one body are recognised where they compose. If `wrong` is `functools.partial(varied, scale=False)`,
+    it composes with every `partial` of the same function that sets other keywords. If the mistake lies before or after
+    the whole computation, `before` changes the arguments and `after` the result, and it composes with every other
+    slip; `wrong` is then `after(right(*before(arguments).values()), arguments)`.
     """
 
     name: str  # "no-scale": words of the field, with hyphens; unique in its function
@@ -25,6 +30,8 @@ class Slip:
     explanation: str  # two sentences: what happens, and why it matters
     hint: str  # where to look; never the answer
     wrong: Callable[..., Any]
+    before: Callable[[Arguments], Arguments] | None = None
+    after: Callable[[Any, Arguments], Any] | None = None  # (result, arguments as the learner got them)
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,23 @@ class Function:
     """One function that the learner writes.
 
     `cases` yields the arguments of calls, the smallest first: a few chosen by hand, small enough for paper, then random
-    ones from the generator. Arrays are float64 or int64. The results are compared with those of `right`: exactly if they
-    are strings, bytes or integers, else to rounding.
+    ones from the generator. Arrays are float64 or int64. All functions are called with the arguments by position.
+    Results are compared with those of `right`: exactly if they are strings, bytes or integers, else to rounding.
     """
 
     name: str
     right: Callable[..., Any]
     cases: Callable[[np.random.Generator], Iterator[Arguments]]
     slips: tuple[Slip, ...] = ()
-    vjp: Callable[..., Any] | None = None  # of `right`: (*arguments) -> (result, pullback); None: no gradient is compared
+    vjp: Callable[..., Any] | None = (
+        None  # of `right`: (*arguments) -> (result, pullback); None: no gradient is compared
+    )
     axes: str = ""  # letters of the result's axes, as in "T S"; for diagnoses that name an axis
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the arguments, which are those of every case."""
+        return tuple(next(self.cases(np.random.default_rng(0))))
 
     def slip(self, name: str) -> Slip:
         """The slip of that name."""

@@ -1,0 +1,2 @@
+def token_embedding(table, tokens):
+    return table[tokens]
