@@ -2,19 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from jaxllm.gpt import count_parameters
-from jaxllm.utils.errors import InputError, nearest, shown
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 
-from ..ideas import load_code
-from ..learn.course import ORDER
-from ..learn.page import show_page
-from ..learn.page_model import Shown, small_model
-from ..learn.page_values import adamw_of
+from ..learn.folder import SETTINGS, LearnFolder, piece_name
 from ..outputs import check_output
-from ..runs.load import load_run
-from ..writer import check_length
 from .options import Parser, add_code, add_step
 
 TEXT = "Please buy an apple and an orange"
@@ -27,7 +21,10 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--text", default=TEXT, help=f'a sentence; default "{TEXT}"')
     parser.add_argument("--out", default="page.html", metavar="FILE.html", help="default page.html")
     parser.add_argument(
-        "--run", dest="path", metavar="RUN", help="show the model of this run folder; default: a small one, trained here"
+        "--dir", metavar="DIR", help="the folder of the course, whose functions compute; default: this one, if it is one"
+    )
+    parser.add_argument(
+        "--run", dest="path", metavar="RUN", help="show the model of this run; default: a small one, trained for the page"
     )
     add_step(parser)
     add_code(parser)
@@ -35,26 +32,56 @@ def add_options(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the page."""
-    piece, path, text = arguments.piece, arguments.path, arguments.text
-    if piece is not None and piece not in ORDER:
-        raise InputError(f"PIECE is {shown(piece)}, but no piece has that name; {nearest(piece, ORDER)}")
+    from ..learn.page import show_page  # JAX takes seconds, which the help does not need
+    from ..writer import check_length
+
+    path, text = arguments.path, arguments.text
+    piece = None if arguments.piece is None else piece_name(arguments.piece)
     if path is None and (arguments.step or arguments.code):
         raise InputError("--step and --code are of a run, but there is no --run; name its folder.")
     check_output("--out", arguments.out, (".html",))
     check_length("--text", text)
-    model = small_model(text) if path is None else _of_run(path, arguments.step, arguments.code)
-    config = model.model.config
-    n = count_parameters(config)
+    folder = _folder(arguments.dir)
+    _prepare_jax()
+    model = _model(path, text, arguments.step, arguments.code)
     which = f"the model of {path}" if path else "a small model, trained for this page"
-    about = (
-        f"Every number of {which}: {config.n_layers} blocks of {config.n_heads} heads, {config.d_model} features, "
-        f"{config.vocab_size:,} tokens, {n:,} parameters. Point at a cell, or use the arrow keys, to see what made it."
-    )
-    page = show_page(model, text, about, piece)
-    replace_file(Path(arguments.out), page.encode())
-    print(f"{arguments.out}: every number of {which}, {len(page.encode()) / 1e6:.2f} MB; open it in a browser")
+    page = show_page(model, text, _about(which, model, folder), piece, folder).encode()
+    replace_file(Path(arguments.out), page)
+    print(f"{arguments.out}: every number of {which}, {len(page) / 1e6:.2f} MB; open it in a browser")
 
 
-def _of_run(path: str, step: str | None, code: str | None) -> Shown:
+def _folder(path: str | None) -> LearnFolder | None:
+    """The learner's folder; None where none was named and this is none."""
+    return LearnFolder.open(path or ".") if path or Path(SETTINGS).is_file() else None
+
+
+def _prepare_jax() -> None:
+    from ..runtime.compile_cache import keep_compiled
+    from ..runtime.jax_check import check_jax
+
+    keep_compiled()
+    check_jax()
+
+
+def _model(path: str | None, text: str, step: str | None, code: str | None) -> Any:
+    from ..ideas import load_code
+    from ..learn.page_model import Shown, small_model
+    from ..learn.page_values import adamw_of
+    from ..runs.load import load_run
+
+    if path is None:
+        return small_model(text)
     trained = load_run(path, step, code=load_code(code))
     return Shown(trained.model, trained.params, trained.tokenizer, adamw_of(trained.config.optimizer))
+
+
+def _about(which: str, shown: Any, folder: LearnFolder | None) -> str:
+    """What the page says of itself at its top."""
+    from jaxllm.gpt import count_parameters
+
+    config, n = shown.model.config, count_parameters(shown.model.config)
+    yours = f" What the functions in {folder.path} compute is theirs." if folder else ""
+    return (
+        f"Every number of {which}: {config.n_layers} blocks of {config.n_heads} heads, {config.d_model} features, "
+        f"{config.vocab_size:,} tokens, {n:,} parameters.{yours} Point at a cell, or use the arrow keys, to see what made it."
+    )

@@ -58,12 +58,12 @@ function showGrid(id, part) {
   for (let r = 0; r < n; r++) {
     const row = make("tr", "", header("rowheader", rows, r));
     row.setAttribute("role", "row");
-    for (let c = 0; c < m; c++) row.append(showCell(grid, r, c, number(id, r, c), unit));
+    for (let c = 0; c < m; c++) row.append(showCell(id, r, c, unit));
     table.lastChild.append(row);
   }
   table.lastChild.firstChild.cells[1].tabIndex = 0;
   const [whole, here] = [`${axis(rows).size} × ${axis(columns).size}`, `${n} × ${m}`];
-  const size = [PARTS[part], whole, ...(whole === here ? [] : [`${here} shown`])].join(", ");
+  const size = [PARTS[part] + (grid.yours ? " by you" : ""), whole, ...(whole === here ? [] : [`${here} shown`])].join(", ");
   const power = unit.power ? [", in units of 10", make("sup", "", signed(String(unit.power)))] : [];
   const caption = make("figcaption", "", make("b", "", title(id)), make("span", "", size, ...power));
   return make("figure", part, caption, make("div", "scroller", table));
@@ -76,17 +76,21 @@ function header(role, letter, i) {
   return th;
 }
 
-function showCell(grid, r, c, x, { largest, power }) {
-  const [ids, finite] = [grid.columns === "i", Number.isFinite(x)];
+function showCell(id, r, c, { largest, power }) {
+  const grid = data.grids[id], x = numbers[at(id, r, c)], [ids, finite] = [grid.columns === "i", Number.isFinite(x)];
   const text = ids ? tokenOf(x) : !finite ? short(x) : x === 0 ? "0" : fixed(x / 10 ** power, largest < 100 || power ? 2 : 0);
   const td = make("td", x < 0 ? "minus" : "plus", text, ...(ids ? [make("sub", "", x)] : []));
   td.style.setProperty("--much", finite && largest && !ids ? Math.sqrt(Math.abs(x) / largest) : 0);
   td.setAttribute("role", "gridcell");
-  td.setAttribute("aria-label", `${where(grid, r, c)}: ${ids ? `${tokenOf(x)} ${x}` : short(x)}`);
+  const off = grid.yours && differs(x, twins[at(id, r, c)], largest);
+  td.classList.toggle("off", off);
+  td.setAttribute("aria-label", `${where(grid, r, c)}: ${ids ? `${tokenOf(x)} ${x}` : short(x)}${off ? ", not what is right" : ""}`);
   td.tabIndex = -1;
   return td;
 }
 
+/** Whether a learner's number is wrong: by more than the rounding of float32. */
+const differs = (x, right, largest) => x !== right && !(Math.abs(x - right) <= 1e-4 * Math.max(largest, 1e-3));
 const named = (kind, letter, i) => (label(letter, i) === "" ? [] : [`${kind} ${label(letter, i)}`]);
 const where = (grid, r, c) => [...named("row", grid.rows, r), ...named("column", grid.columns, c)].join(", ") || "the number";
 
@@ -96,6 +100,7 @@ function show(index, focus = false) {
   [shown.station, shown.cell] = [index, null];
   $("title").textContent = (station.group ? `${station.group}: ` : "") + station.title;
   $("says").textContent = station.says;
+  $("notes").replaceChildren(...station.notes.map((note) => make("li", "", note)));
   $("grids").replaceChildren(...Object.keys(BANDS).flatMap((side) => showBand(station, side)));
   $("steps").querySelectorAll("a").forEach((link, i) => (i === index ? link.setAttribute("aria-current", "step") : link.removeAttribute("aria-current")));
   const current = $("steps").querySelector("[aria-current]");
@@ -135,13 +140,14 @@ function find(id, r, c) {
 }
 
 function inspect(id, r, c, parts) {
-  const grid = data.grids[id], [ours, twin] = [number(id, r, c), twins[at(id, r, c)]];
+  const grid = data.grids[id], [ours, twin] = [numbers[at(id, r, c)], twins[at(id, r, c)]];
   $("which").replaceChildren(title(id), make("span", "", ": ", where(grid, r, c)));
+  $("whose").textContent = grid.yours ? "yours" : "the model";
   $("ours").textContent = digits(ours, 9);
   $("twin").textContent = digits(twin, 16);
-  $("difference").textContent = Number.isFinite(ours - twin) ? digits(ours - twin, 3) : Number.isNaN(twin) ? "there is no twin" : "0";
+  $("difference").textContent = Number.isFinite(ours - twin) ? digits(ours - twin, 3) : ours === twin ? "0" : "–";
   $("formula").replaceChildren(...written(parts, (x) => digits(x, 4)).map((part) => (part.id ? make("span", `hue${part.hue % HUES}`, part.text) : part.text)));
-  if (parts.length) $("formula").append(` = ${digits(ours, 4)}`);
+  if (parts.length) $("formula").append(` = ${digits(number(id, r, c), 4)}`);
   else $("formula").textContent = grid.made.says;
   if (grid.made.do === "own") $("formula").prepend(`${grid.made.says}: `);
   const sources = new Map();

@@ -14,18 +14,25 @@ from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.utf8 import visible
 
+from .folder import LearnFolder
 from .page_axes import Axes, Limits
+from .page_calls import calls
 from .page_grids import page_data
 from .page_model import Shown
-from .page_values import check_shown, model_trace, twin_trace
+from .page_theirs import Theirs, call_theirs
+from .page_values import check_shown, completed, model_trace, twin_trace
 
 MOST_TOKENS = 40  # of a text: a map of weights has as many rows and columns
 MOST_BYTES = 2_900_000  # of a page
 LIMITS = (Limits(48, 64, 8, 4), Limits(32, 48, 4, 4), Limits(16, 32, 4, 2), Limits(8, 24, 2, 2), Limits(8, 24, 1, 1))
 
 
-def show_page(shown: Shown, text: str, about: str, piece: str | None = None) -> str:
+def show_page(
+    shown: Shown, text: str, about: str, piece: str | None = None, folder: LearnFolder | None = None
+) -> str:  # fmt: skip
     """The HTML for a model and a text, which opens at a piece of the course.
+
+    Where the functions of a learner's folder compute something, it is theirs.
 
     All of a small model is shown, and of a large one the first features, tokens, heads and blocks. Raises InputError
     for a text that is too short or too long, and for a model that `check_shown` refuses.
@@ -33,12 +40,14 @@ def show_page(shown: Shown, text: str, about: str, piece: str | None = None) -> 
     config = shown.model.config
     check_shown(config)
     inputs, targets = text_pairs(shown.tokenizer, text, min(MOST_TOKENS, config.context_length))
-    ours = model_trace(shown.model, shown.params, inputs, targets, shown.rule)
-    twin = twin_trace(config, shown.params, inputs, targets, shown.rule)
+    rule, ids = shown.rule, (inputs, targets)
+    ours = completed(model_trace(shown.model, shown.params, *ids, rule), rule, *ids)
+    twin = completed(twin_trace(config, shown.params, *ids, rule), rule, *ids)
+    theirs = call_theirs(folder, [*calls(config, twin, *ids, rule)], twin) if folder else Theirs()
     labels = [token_label(shown.tokenizer, i) for i in range(config.vocab_size)]
     for limits in LIMITS:
         axes = Axes(config, inputs, targets, labels, limits)
-        data = page_data(config, axes, shown.rule, ours, twin, (inputs, targets))
+        data = page_data(config, axes, rule, ours, twin, theirs)
         data |= {"text": text, "about": about, "open": _station_of(data, piece)}
         if len(page := html(data).encode()) <= MOST_BYTES:
             break

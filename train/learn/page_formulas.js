@@ -16,7 +16,8 @@ function decoded(base64, Kind) {
 const cell = (id, r, c, hue = 0) => ({ id, r, c, hue });
 const sides = (grid) => [data.axes[grid.rows]?.take.length ?? 1, data.axes[grid.columns]?.take.length ?? 1];
 const at = (id, r, c) => data.grids[id].at + r * sides(data.grids[id])[1] + c;
-const number = (id, r, c) => numbers[at(id, r, c)];
+/** What a formula computes with: what is right, where a learner's function made the grid. */
+const number = (id, r, c) => (data.grids[id].yours ? twins : numbers)[at(id, r, c)];
 const count = (n) => [...Array(n).keys()];
 const height = (id) => sides(data.grids[id])[0];
 const width = (id) => sides(data.grids[id])[1];

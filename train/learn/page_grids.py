@@ -12,7 +12,8 @@ from ..config import OptimizerConfig
 from .page_axes import Axes, Axis
 from .page_formulas import operations, update_operations
 from .page_stations import BY_HEAD, SHAPES, Station, inside, stations
-from .page_values import Named, Trace
+from .page_theirs import Theirs
+from .page_values import Trace
 
 SIDES = ("value", "gradient", "update")
 
@@ -20,9 +21,11 @@ SIDES = ("value", "gradient", "update")
 class Sheet:
     """The grids of a model for one text, one after another in two blocks of numbers: the model's and the twin's."""
 
-    def __init__(self, config: GPTConfig, axes: Axes, rule: OptimizerConfig, ours: Trace, twin: Trace) -> None:
+    def __init__(
+        self, config: GPTConfig, axes: Axes, rule: OptimizerConfig, ours: Trace, twin: Trace, theirs: Theirs
+    ) -> None:  # fmt: skip
         self.grids: dict[str, dict[str, Any]] = {}
-        self._axes, self._ours, self._twin = axes, ours, twin
+        self._axes, self._ours, self._twin, self._theirs = axes, ours, twin, theirs
         self._numbers: list[np.ndarray] = []
         self._twins: list[np.ndarray] = []
         parameters = list(ours.updates)
@@ -32,8 +35,7 @@ class Sheet:
 
     def card(self, name: str) -> list[list[str]]:
         """The grids of an array, added where they are new: value, gradient and update of each head; none if absent."""
-        heads = [f"/{h}" for h in self._axes.heads] if name.rpartition("/")[2] in BY_HEAD and "/attention/" in name else [""]
-        found = [[self._add(side, name, head) for side in SIDES] for head in heads]
+        found = [[self._add(side, name, head) for side in SIDES] for head in self._heads(name)]
         return [grids for column in found if (grids := [grid for grid in column if grid])]
 
     def _add(self, side: str, name: str, head: str) -> str | None:
@@ -43,15 +45,29 @@ class Sheet:
             return None
         grid = f"{side}:{name}{head}"
         if grid not in self.grids:
-            twin = np.full(np.shape(ours), np.nan) if twin is None else twin
+            known = self._theirs.made_by.get(key := key_of(side, name, head))
+            ours, twin = (x[int(head[1:])] if head else x for x in (ours, twin))
+            ours = self._theirs.arrays[key] if known else ours
             rows, columns = SHAPES[inside(name)]
             index = np.ix_(self._take(rows), self._take(columns))
             at = sum(map(np.size, self._numbers))
             for numbers, x in ((self._numbers, ours), (self._twins, twin)):
-                numbers.append(_as_grid(x[int(head[1:])] if head else x, rows)[index])
+                numbers.append(_as_grid(x, rows)[index])
             made = self._made.get(grid, {"do": "given", "says": "a parameter of the model"})
-            self.grids[grid] = {"title": titled(name, head), "side": side, "rows": rows, "columns": columns, "at": at, "made": made}
+            shape = {"rows": rows, "columns": columns, "at": at}
+            self.grids[grid] = {"title": titled(name, head), "side": side, **shape, "made": made, "yours": known}
         return grid
+
+    def notes(self, names: tuple[str, ...]) -> list[str]:
+        """Sentences on which grids of these arrays are the learner's, and why others are not."""
+        keys = [key_of(side, name, head) for name in names for side in SIDES for head in self._heads(name)]
+        made = [f"Made by your {self._theirs.made_by[key]}." for key in keys if key in self._theirs.made_by]
+        failed = [f"{self._theirs.failed[key]}; the numbers are ours." for key in keys if key in self._theirs.failed]
+        return [*dict.fromkeys(made + [says[0].upper() + says[1:] for says in failed])]
+
+    def _heads(self, name: str) -> list[str]:
+        by_head = name.rpartition("/")[2] in BY_HEAD and "/attention/" in name
+        return [f"/{h}" for h in self._axes.heads] if by_head else [""]
 
     def _take(self, letter: str) -> list[int]:
         axis = self._axes.by_letter.get(letter) or self._extra.get(letter)
@@ -65,6 +81,11 @@ class Sheet:
         """The numbers of all grids in base64: the model's as little-endian float32, the twin's as float64."""
         kinds = (("numbers", self._numbers, "<f4"), ("twins", self._twins, "<f8"))
         return {key: b64encode(_joined(parts).astype(kind).tobytes()).decode() for key, parts, kind in kinds}
+
+
+def key_of(side: str, name: str, head: str) -> str:
+    """The name in `Theirs` of an array, of a head of it, or of an update."""
+    return {"value": "", "gradient": "gradient:", "update": "update:"}[side] + name + head
 
 
 def titled(name: str, head: str = "") -> str:
@@ -101,11 +122,10 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def page_data(
-    config: GPTConfig, axes: Axes, rule: OptimizerConfig, ours: Trace, twin: Trace, pairs: tuple[list[int], list[int]]
+    config: GPTConfig, axes: Axes, rule: OptimizerConfig, ours: Trace, twin: Trace, theirs: Theirs
 ) -> dict[str, Any]:  # fmt: skip
     """All that the page shows, as JSON."""
-    ours, twin = (_completed(trace, rule, pairs) for trace in (ours, twin))
-    sheet = Sheet(config, axes, rule, ours, twin)
+    sheet = Sheet(config, axes, rule, ours, twin, theirs)
     shown = [_station(sheet, station) for station in stations(config, axes.blocks)]
     shown = [station for station in shown if station["makes"]]
     return {"stations": shown, "axes": sheet.axes(), "grids": sheet.grids, **sheet.numbers()}
@@ -117,18 +137,6 @@ def _station(sheet: Sheet, station: Station) -> dict[str, Any]:
         part: [grids for name in getattr(station, part) for grids in sheet.card(name)]
         for part in ("reads", "parameters", "makes")
     }
-    return {"key": station.key, "piece": station.piece, "title": station.title, "says": station.says, "group": group} | cards
-
-
-def _completed(trace: Trace, rule: OptimizerConfig, pairs: tuple[list[int], list[int]]) -> Trace:
-    """With the numbers that follow from those of the model: ids, mean loss, clipping, and the choice of a next token."""
-    norms = np.array([np.sqrt((np.asarray(trace.gradients[name]) ** 2).sum()) for name in trace.updates])
-    norm = np.sqrt((norms**2).sum())
-    scaled = trace.values["logits"][-1] / 0.8
-    odds = np.exp(scaled - scaled.max())
-    more: Named = {
-        "pairs": np.array(pairs, float).T, "loss": np.asarray(trace.values["losses"].mean()), "step/norms": norms,
-        "step/norm": norm, "step/clip": np.asarray(min(1.0, rule.clip_norm / max(norm, 1e-30))), "sampling/scaled": scaled,
-        "sampling": odds / odds.sum(),
-    }  # fmt: skip
-    return trace._replace(values=trace.values | more)
+    notes = sheet.notes(station.makes + station.parameters)
+    told = {"key": station.key, "piece": station.piece, "title": station.title, "says": station.says, "notes": notes}
+    return told | {"group": group} | cards

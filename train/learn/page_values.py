@@ -157,6 +157,20 @@ def _twin_mlp(config: GPTConfig, values: Named, gradients: Named, at: str) -> No
     gradients[f"{at}/gelu"] = gradients[at] @ values[f"{at}/down/kernel"].T
 
 
+def completed(trace: Trace, rule: OptimizerConfig, inputs: list[int], targets: list[int]) -> Trace:
+    """With the numbers that follow from those of the model: ids, mean loss, clipping, and the choice of a next token."""
+    norms = np.array([np.sqrt((np.asarray(trace.gradients[name]) ** 2).sum()) for name in trace.updates])
+    norm = np.sqrt((norms**2).sum())
+    scaled = trace.values["logits"][-1] / 0.8
+    odds = np.exp(scaled - scaled.max())
+    more: Named = {
+        "pairs": np.array([inputs, targets], float).T, "loss": np.asarray(trace.values["losses"].mean()), "step/norms": norms,
+        "step/norm": norm, "step/clip": np.asarray(min(1.0, rule.clip_norm / max(norm, 1e-30))), "sampling/scaled": scaled,
+        "sampling": odds / odds.sum(),
+    }  # fmt: skip
+    return trace._replace(values=trace.values | more)
+
+
 def norms(config: GPTConfig) -> dict[str, str]:
     """The name of each norm, and of what it normalises. None for a norm of the user's."""
     if isinstance(config.norm, Idea):
