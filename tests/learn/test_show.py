@@ -145,7 +145,9 @@ def test_every_formula_has_the_value_of_its_cell(found: Any) -> None:
 
 def test_a_product_marks_the_row_and_the_column_that_made_it(found: Any) -> None:
     kernel, bias = "value:block_1/attention/query/kernel", "value:block_1/attention/query/bias"
-    states = [s for s in found["states"] if s["id"] == "value:block_1/attention/query" and s["station"] == "block_1/query"]
+    states = [
+        s for s in found["states"] if s["id"] == "value:block_1/attention/query" and s["station"] == "block_1/query"
+    ]
     assert len(states) >= 5
     for state in states:
         r, c = state["r"], state["c"]
@@ -218,7 +220,9 @@ def test_keys_move_within_a_grid_and_the_page_fits(small: Shown, tmp_path: Path,
     assert found["unnamed"] == 0 and all(found["roles"])
 
 
-HOSTILE = "</script><script>hurt=1</script> <img/src=x/onerror=hurt=1> DATAASJSON SCRIPT STYLE \u202e 😀 שלום <!--<script>"
+HOSTILE = (
+    "</script><script>hurt=1</script> <img/src=x/onerror=hurt=1> DATAASJSON SCRIPT STYLE \u202e 😀 שלום <!--<script>"
+)
 HURT = """
 const labels = [...document.querySelectorAll("bdi")].map((part) => part.textContent);
 const found = { hurt: window.hurt ?? null, text: $("text").textContent, title: document.title, labels, images: document.images.length };
@@ -253,15 +257,21 @@ def test_a_large_model_is_shown_in_part(tmp_path: Path) -> None:
     parts = [state for state in found["states"] if "the rest" in state["full"]]
     assert {"product", "softmax", "stats", "means"} == {state["does"] for state in parts}
     for state in parts:
-        np.testing.assert_allclose(value_of(state["full"]), number(state["ours"]), rtol=1e-3, atol=1e-5, err_msg=str(state))
+        np.testing.assert_allclose(
+            value_of(state["full"]), number(state["ours"]), rtol=1e-3, atol=1e-5, err_msg=str(state)
+        )
 
 
 def test_what_cannot_be_shown_is_refused(small: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"--text has 12 tokens, but a page shows at most 9 of this model; shorten it."):
+    with pytest.raises(
+        InputError, match=r"--text has 12 tokens, but a page shows at most 9 of this model; shorten it."
+    ):
         show_page(small, "an apple and " * 4, "a model")
     with pytest.raises(InputError, match="--text has 0 tokens"):
         text_pairs(CharTokenizer("ab"), "", 9)
-    rotary = GPTConfig(small.model.config.vocab_size, context_length=9, d_model=8, n_layers=1, n_heads=2, position="rotary")
+    rotary = GPTConfig(
+        small.model.config.vocab_size, context_length=9, d_model=8, n_layers=1, n_heads=2, position="rotary"
+    )
     with pytest.raises(InputError, match="model.position is rotary"):
         show_page(shown_model(rotary, small.tokenizer), TEXT, "a model")
     grouped = GPTConfig(small.model.config.vocab_size, context_length=9, d_model=8, n_layers=1, n_heads=2, n_kv_heads=1)

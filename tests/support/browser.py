@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-FLAGS = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
+FLAGS = (
+    "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
+)
 REPORT = """
 const out = document.createElement("pre");
 out.id = "found";

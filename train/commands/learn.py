@@ -16,7 +16,7 @@ def add_options(parser: Parser) -> None:
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_start(add_parser(commands, "start", "write the files of the course, with empty bodies"))
     _add_check(add_parser(commands, "check", "run the pieces, and say which mistake it is where one is wrong"))
-    learn_show.add_options(add_parser(commands, "show", "write a page with every number that a model computes for a text"))
+    learn_show.add_options(add_parser(commands, "show", "write a page with every number that a model makes of a text"))
 
 
 def _add_start(parser: Parser) -> None:

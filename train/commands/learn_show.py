@@ -21,10 +21,10 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--text", default=TEXT, help=f'a sentence; default "{TEXT}"')
     parser.add_argument("--out", default="page.html", metavar="FILE.html", help="default page.html")
     parser.add_argument(
-        "--dir", metavar="DIR", help="the folder of the course, whose functions compute; default: this one, if it is one"
+        "--dir", metavar="DIR", help="folder of the course, whose functions compute; default: this one, if it is one"
     )
     parser.add_argument(
-        "--run", dest="path", metavar="RUN", help="show the model of this run; default: a small one, trained for the page"
+        "--run", dest="path", metavar="RUN", help="show this run's model; default: a small one, trained for the page"
     )
     add_step(parser)
     add_code(parser)
@@ -80,8 +80,9 @@ def _about(which: str, shown: Any, folder: LearnFolder | None) -> str:
     from jaxllm.gpt import count_parameters
 
     config, n = shown.model.config, count_parameters(shown.model.config)
-    yours = f" What the functions in {folder.path} compute is theirs." if folder else ""
+    yours = f" Your functions in {folder.path.resolve().name} compute what they can." if folder else ""
     return (
         f"Every number of {which}: {config.n_layers} blocks of {config.n_heads} heads, {config.d_model} features, "
-        f"{config.vocab_size:,} tokens, {n:,} parameters.{yours} Point at a cell, or use the arrow keys, to see what made it."
+        f"{config.vocab_size:,} tokens, {n:,} parameters.{yours} "
+        "Point at a cell, or use the arrow keys, to see what made it."
     )

@@ -63,7 +63,7 @@ function showGrid(id, part) {
   }
   table.lastChild.firstChild.cells[1].tabIndex = 0;
   const [whole, here] = [`${axis(rows).size} × ${axis(columns).size}`, `${n} × ${m}`];
-  const size = [PARTS[part] + (grid.yours ? " by you" : ""), whole, ...(whole === here ? [] : [`${here} shown`])].join(", ");
+  const size = [PARTS[part] + (!grid.yours ? "" : part === "makes" ? " by you" : ", made by you"), whole, ...(whole === here ? [] : [`${here} shown`])].join(", ");
   const power = unit.power ? [", in units of 10", make("sup", "", signed(String(unit.power)))] : [];
   const caption = make("figcaption", "", make("b", "", title(id)), make("span", "", size, ...power));
   return make("figure", part, caption, make("div", "scroller", table));
@@ -104,7 +104,7 @@ function show(index, focus = false) {
   $("grids").replaceChildren(...Object.keys(BANDS).flatMap((side) => showBand(station, side)));
   $("steps").querySelectorAll("a").forEach((link, i) => (i === index ? link.setAttribute("aria-current", "step") : link.removeAttribute("aria-current")));
   const current = $("steps").querySelector("[aria-current]");
-  $("steps").scrollTop = current.offsetTop - $("steps").clientHeight / 2; // scrollIntoView would move the page as well
+  $("steps").scrollTop = current.offsetTop - $("steps").clientHeight / 3; // scrollIntoView would move the page as well
   $("choose").value = index;
   $("before").disabled = index === 0;
   $("after").disabled = index === data.stations.length - 1;

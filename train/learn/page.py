@@ -1,7 +1,7 @@
-"""The page of `jaxllm learn show`: one HTML file that loads nothing, with every number that a GPT computes for a text.
+"""The page of `jaxllm learn show`: one HTML file that loads nothing, with all numbers that a GPT makes of a text.
 
-The page is a template with a block of JSON, which browsers do not run; the script shows its strings as text. Its content
-security policy allows one script, by its hash, and no requests.
+The page is a template with a block of JSON, which browsers do not run; the script shows its strings as text. Its
+content security policy allows one script, by its hash, and no requests.
 """
 
 import json
@@ -81,7 +81,8 @@ def _station_of(data: dict[str, Any], piece: str | None) -> str:
     """The key of the first station of a piece, or of the first of all."""
     tokenizers = ("char_tokenizer", "byte_pair_tokenizer", "input_target_pairs")
     piece = "word_tokenizer" if piece in tokenizers else piece
-    return next((station["key"] for station in data["stations"] if station["piece"] == piece), data["stations"][0]["key"])
+    keys = [station["key"] for station in data["stations"] if piece in (station["piece"], None)]
+    return str(keys[0])
 
 
 def html(data: dict[str, Any]) -> str:

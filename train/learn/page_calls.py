@@ -5,6 +5,7 @@ Each function gets what is right at its place, so that a mistake shows where it 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ class Call:
     placed: Placed
 
 
-def calls(config: GPTConfig, twin: Trace, inputs: list[int], targets: list[int], rule: OptimizerConfig) -> Iterator[Call]:
+def calls(
+    config: GPTConfig, twin: Trace, inputs: list[int], targets: list[int], rule: OptimizerConfig
+) -> Iterator[Call]:  # fmt: skip
     """All calls, in the order of the course."""
     yield from _of_text(config, twin, inputs, targets)
     for i in range(config.n_layers):
@@ -46,7 +49,9 @@ def calls(config: GPTConfig, twin: Trace, inputs: list[int], targets: list[int],
     yield _one("sampling", "next_token_probabilities", [logits[-1], 0.8, None], "sampling")
 
 
-def _one(piece: str, function: str, arguments: list[Any], name: str, placed: Callable[[Any], Any] = lambda y: y) -> Call:
+def _one(
+    piece: str, function: str, arguments: list[Any], name: str, placed: Callable[[Any], Any] = lambda y: y
+) -> Call:  # fmt: skip
     """A call whose result is one array."""
     return Call(piece, function, arguments, (name,), lambda result: {name: placed(result)})
 
@@ -78,20 +83,28 @@ def _of_attention(config: GPTConfig, values: Named, at: str) -> Iterator[Call]:
         of = x if "attention" in name else values[f"{at}/norm_2"]
         kernel, bias = values[f"{at}/{name}/kernel"], values.get(f"{at}/{name}/bias")
         yield _one("linear_map", "linear", [of, kernel, bias], f"{at}/{name}")
-    yield from _by_head("simple_attention", "softmax", [[masked] for masked in values[f"{inside}/masked"]], f"{inside}/weights")
+    masked = [[scores] for scores in values[f"{inside}/masked"]]
+    yield from _by_head("simple_attention", "softmax", masked, f"{inside}/weights")
     with_one = np.concatenate([x, np.ones((len(x), 1))], axis=1)  # whose row in a kernel is the bias
     maps = [_head_kernels(config, values, f"{inside}/{name}") for name in ("query", "key")]
-    yield from _by_head("self_attention", "attention_scores", [[with_one, *pair] for pair in zip(*maps, strict=True)], f"{inside}/scores")
-    qkv = [reference.attention.split_heads(values[f"{inside}/{name}"], config.n_heads) for name in ("query", "key", "value")]
+    given = [[with_one, *pair] for pair in zip(*maps, strict=True)]
+    yield from _by_head("self_attention", "attention_scores", given, f"{inside}/scores")
+    rows = [values[f"{inside}/{name}"] for name in ("query", "key", "value")]
+    qkv = [reference.attention.split_heads(x, config.n_heads) for x in rows]
     merged = f"{inside}/merged"
-    if config.visible is None and config.sliding_window is None:
+    if _is_causal(config):
         mask = reference.attention.causal_mask(len(x))
         yield _one("scaled_dot_product", "scaled_dot_product_attention", [*qkv, mask], merged, _merge)
         yield _one("causal_attention", "causal_attention", qkv, merged, _merge)
 
 
+def _is_causal(config: GPTConfig) -> bool:
+    """Whether a position attends to all before it."""
+    return config.visible is None and config.sliding_window is None
+
+
 def _merge(heads: Any) -> Any:
-    return reference.attention.merge_heads(heads)
+    return reference.attention.merge_heads(np.asarray(heads))
 
 
 def _head_kernels(config: GPTConfig, values: Named, name: str) -> list[Any]:
@@ -114,14 +127,14 @@ def _of_trees(config: GPTConfig, twin: Trace, inputs: list[int]) -> Iterator[Cal
     stream, heads = "position_embedding" if config.adds_positions else "token_embedding", config.n_heads
     for i in range(config.n_layers):
         at, tree = f"block_{i}", params[f"block_{i}"]
-        if config.visible is None and config.sliding_window is None:
+        if _is_causal(config):
             attention = [tree["attention"], values[f"{at}/norm_1"], heads]
             yield _one("multi_head_attention", "multi_head_attention", attention, f"{at}/attention")
             yield _one("block", "block", [tree, values[stream], heads], at)
         yield _one("mlp", "gelu", [values[f"{at}/mlp/up"]], f"{at}/mlp/gelu")
         yield _one("mlp", "mlp", [tree["mlp"], values[f"{at}/norm_2"]], f"{at}/mlp")
         stream = at
-    if config.tie_embeddings and config.position == "learned" and config.visible is None and config.sliding_window is None:
+    if config.tie_embeddings and config.position == "learned" and _is_causal(config):
         yield _one("gpt", "gpt", [params, np.array([inputs]), heads], "logits", lambda y: np.asarray(y)[0])
 
 
@@ -138,4 +151,9 @@ def _of_step(twin: Trace, rule: OptimizerConfig) -> Iterator[Call]:
         old, zeros = twin.values[name], np.zeros_like(gradient)
         decay = rule.weight_decay if old.ndim > 1 else 0.0
         given = [old, factor * gradient, zeros, zeros, 1, rule.learning_rate, rule.beta1, rule.beta2, 1e-8, decay]
-        yield _one("training_step", "adamw_update", given, f"update:{name}", lambda new, old=old: np.asarray(new[0]) - old)
+        yield _one("training_step", "adamw_update", given, f"update:{name}", partial(_moved, old))
+
+
+def _moved(old: Any, result: Any) -> Any:
+    """By how much a parameter has moved; the result begins with the new one."""
+    return np.asarray(result[0]) - old

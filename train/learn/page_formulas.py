@@ -58,7 +58,7 @@ def operations(config: GPTConfig, axes: Axes, parameters: set[str]) -> Operation
 
 def _embeddings(config: GPTConfig, axes: Axes) -> Operations:
     table, x, positions = "token_embedding/table", "token_embedding", "position_embedding"
-    found = {value("pairs"): {"do": "given", "says": "the number of this token in the vocabulary"}}
+    found: Operations = {value("pairs"): {"do": "given", "says": "the number of this token in the vocabulary"}}
     found |= {value(x): {"do": "lookup", "a": value(table), "rows": axes.ids}}
     if config.adds_positions:
         learned = config.position == "learned"
@@ -66,7 +66,7 @@ def _embeddings(config: GPTConfig, axes: Axes) -> Operations:
         found[value(positions)] = total(value(x), value(f"{positions}/table")) if learned else given
         found[gradient(x)] = total(gradient(positions))
         found[gradient(f"{positions}/table")] = total(gradient(positions))
-    head = {"dl": gradient("logits"), "h": value("norm_final")} if config.tie_embeddings else {}
+    head: Operation = {"dl": gradient("logits"), "h": value("norm_final")} if config.tie_embeddings else {}
     found[gradient(table)] = {"do": "table_back", "dx": gradient(x), "ids": axes.ids, **head}
     return found
 
@@ -84,8 +84,8 @@ def _norm(config: GPTConfig, axes: Axes, at: str, x: str, plus: str | None) -> O
     """A norm of x. The gradient of x also has that of the residual stream after it, `plus`."""
     if at not in norms(config):
         of_user = {"do": "own", "rows": [value(x)], "says": "your norm of this row"}
-        back = {"do": "own", "rows": [gradient(at), *([gradient(plus)] if plus else [])], "says": "back through your norm"}
-        return {value(at): of_user, gradient(x): back}
+        above = [gradient(at), *([gradient(plus)] if plus else [])]
+        return {value(at): of_user, gradient(x): {"do": "own", "rows": above, "says": "back through your norm"}}
     given = {"x": value(x), "stats": value(f"{at}/statistics"), "scale": value(f"{at}/scale")}
     bias = value(f"{at}/bias") if config.use_bias else None
     size, cut, dy = config.d_model, axes.cut("d"), gradient(at)
@@ -120,7 +120,8 @@ def _attention(config: GPTConfig, axes: Axes, at: str, x: str, parameters: set[s
     terms = [{"a": gradient(y), "b": value(f"{y}/kernel"), "flip": "b"} for y in (q, k, v)]
     found[gradient(x)] = {"do": "product", "terms": terms, "bias": None, "cut": axes.cut("a")}
     for h in axes.heads:
-        inside, cut = {"ai": axes.of_head(h), "bi": axes.of_head(h)}, len(axes.of_head(h)) < config.head_dim
+        inside: dict[str, Any] = {"ai": axes.of_head(h), "bi": axes.of_head(h)}
+        cut = len(axes.of_head(h)) < config.head_dim
         scores, scaled, masked, weights = (f"{at}/{name}" for name in ("scores", "scaled", "masked", "weights"))
         found[value(scores, h)] = product(value(q), value(k), "b", cut=cut, **inside)
         found[value(scaled, h)] = {"do": "scaled", "a": value(scores, h), "root": config.head_dim}
@@ -130,8 +131,9 @@ def _attention(config: GPTConfig, axes: Axes, at: str, x: str, parameters: set[s
         found[gradient(masked, h)] = {"do": "softmax_back", "w": value(weights, h), "dw": gradient(weights, h)}
         found[gradient(scaled, h)] = {"do": "mask_back", "a": gradient(masked, h), "mask": value(masked, h)}
         found[gradient(scores, h)] = {"do": "scaled", "a": gradient(scaled, h), "root": config.head_dim}
-    weights_of, d_scores_of = ([f(f"{at}/{n}", h) for h in axes.heads] for f, n in ((value, "weights"), (gradient, "scores")))
-    heads = {"heads": axes.head_of_column()}
+    weights_of = [value(f"{at}/weights", h) for h in axes.heads]
+    d_scores_of = [gradient(f"{at}/scores", h) for h in axes.heads]
+    heads: dict[str, Any] = {"heads": axes.head_of_column()}
     found[value(merged)] = product(weights_of, value(v), **heads)
     found[gradient(v)] = product(weights_of, gradient(merged), "a", **heads)
     found[gradient(q)] = product(d_scores_of, value(k), **heads)
@@ -181,11 +183,11 @@ def update_operations(config: OptimizerConfig, arrays: dict[str, int]) -> Operat
     numbers = {"lr": config.learning_rate, "b1": config.beta1, "b2": config.beta2, "clip": value("step/clip")}
     found: Operations = {
         f"update:{name}": {
-            "do": "adamw", "p": value(name), "g": gradient(name), "decay": config.weight_decay if n > 1 else 0, **numbers,
+            "do": "adamw", "p": value(name), "g": gradient(name), "decay": config.weight_decay * (n > 1), **numbers,
         }
         for name, n in arrays.items()
     }  # fmt: skip
-    norms_of = {"do": "given", "says": "the root of the sum of the squares of this parameter's gradient, all its numbers"}
+    norms_of = {"do": "given", "says": "the root of the sum of the squares of this parameter's whole gradient"}
     return found | {
         value("step/norms"): norms_of,
         value("step/norm"): {"do": "root", "a": value("step/norms")},

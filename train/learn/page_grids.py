@@ -1,4 +1,4 @@
-"""The grids of the page of `jaxllm learn show`: which numbers each holds, and what made them, as JSON for its script."""
+"""The grids of the page of `jaxllm learn show`: which numbers each holds, and what made them, as JSON."""
 
 from base64 import b64encode
 from dataclasses import asdict
@@ -29,14 +29,17 @@ class Sheet:
         self._numbers: list[np.ndarray] = []
         self._twins: list[np.ndarray] = []
         parameters = list(ours.updates)
-        self._extra = {"i": _words("token", "target"), "s": _words("mean", "s"), "m": _words("mean of dz", "mean of dz·z"), "n": _words(*parameters)}
+        self._extra = {
+            "i": _words("token", "target"), "s": _words("mean", "s"), "m": _words("mean of dz", "mean of dz·z"),
+            "n": _words(*parameters),
+        }  # fmt: skip
         self._made = operations(config, axes, set(parameters))
         self._made |= update_operations(rule, {name: np.ndim(x) for name, x in ours.updates.items()})
 
     def card(self, name: str) -> list[list[str]]:
         """The grids of an array, added where they are new: value, gradient and update of each head; none if absent."""
         found = [[self._add(side, name, head) for side in SIDES] for head in self._heads(name)]
-        return [grids for column in found if (grids := [grid for grid in column if grid])]
+        return [[grid for grid in of_head if grid] for of_head in found if any(of_head)]
 
     def _add(self, side: str, name: str, head: str) -> str | None:
         """The id of one grid; None where the model has no such array."""
@@ -48,7 +51,7 @@ class Sheet:
             known = self._theirs.made_by.get(key := key_of(side, name, head))
             ours, twin = (x[int(head[1:])] if head else x for x in (ours, twin))
             ours = self._theirs.arrays[key] if known else ours
-            rows, columns = SHAPES[inside(name)]
+            rows, columns = tuple(SHAPES[inside(name)])
             index = np.ix_(self._take(rows), self._take(columns))
             at = sum(map(np.size, self._numbers))
             for numbers, x in ((self._numbers, ours), (self._twins, twin)):
@@ -61,7 +64,8 @@ class Sheet:
     def notes(self, names: tuple[str, ...]) -> list[str]:
         """Sentences on which grids of these arrays are the learner's, and why others are not."""
         keys = [key_of(side, name, head) for name in names for side in SIDES for head in self._heads(name)]
-        made = [f"Made by your {self._theirs.made_by[key]}." for key in keys if key in self._theirs.made_by]
+        whose = [self._theirs.made_by[key] for key in keys if key in self._theirs.made_by]
+        made = [f"Made by your {who}, and {'not right' if who in self._theirs.wrong else 'right'}." for who in whose]
         failed = [f"{self._theirs.failed[key]}; the numbers are ours." for key in keys if key in self._theirs.failed]
         return [*dict.fromkeys(made + [says[0].upper() + says[1:] for says in failed])]
 
@@ -103,8 +107,8 @@ def titled(name: str, head: str = "") -> str:
         "attention/merged": "merged heads",
     }  # fmt: skip
     words = inside(name)
-    plain = usual.get(words) or words.removeprefix("attention/").removeprefix("mlp/").replace("_", " ").replace("/", " ")
-    return plain + (f", head {head[1:]}" if head else "")
+    shorter = words.removeprefix("attention/").removeprefix("mlp/").replace("_", " ").replace("/", " ")
+    return usual.get(words, shorter) + (f", head {head[1:]}" if head else "")
 
 
 def _words(*labels: str) -> Axis:

@@ -8,7 +8,7 @@ import optax
 
 from jaxllm import GPT, GPTConfig
 from jaxllm.data import input_target_pairs
-from jaxllm.loss import cross_entropy
+from jaxllm.gpt import summed_loss
 from jaxllm.tokenizers import Tokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError
 
@@ -57,7 +57,7 @@ def _trained(model: GPT, inputs: Any, targets: Any) -> Any:
 
     def step(state: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
         params, moments = state
-        gradients = jax.grad(lambda params: cross_entropy(model.apply({"params": params}, inputs), targets))(params)
+        gradients = jax.grad(lambda params: summed_loss(model, params, inputs, targets) / targets.size)(params)
         updates, moments = optimizer.update(gradients, moments, params)
         return (optax.apply_updates(params, updates), moments), None
 

@@ -57,7 +57,8 @@ def stations(config: GPTConfig, blocks: range) -> Iterator[Station]:
     for i in blocks:
         yield from _block(f"block_{i}", stream)
         stream = f"block_{i}"
-    yield from _last(f"block_{config.n_layers - 1}", "token_embedding/table" if config.tie_embeddings else "head/kernel")
+    table = "token_embedding/table" if config.tie_embeddings else "head/kernel"
+    yield from _last(f"block_{config.n_layers - 1}", table)
 
 
 FIRST = (
@@ -136,7 +137,7 @@ def _attention_heads(at: str, x: str) -> Iterator[Station]:
         "weights": ("causal_attention", "Weights",
                     "Softmax makes of each row shares that add up to 1. A hidden position gets 0."),
     }  # fmt: skip
-    before = ("query", "key")
+    before: tuple[str, ...] = ("query", "key")
     for name, (piece, title, says) in steps.items():
         read, made = tuple(f"{at}/attention/{n}" for n in before), f"{at}/attention/{name}"
         yield Station(f"{at}/{name}", piece, title, says, read, (), (made,))
@@ -191,7 +192,7 @@ def _last(x: str, table: str) -> Iterator[Station]:
     yield Station(
         "loss", "cross_entropy", "Probabilities and loss",
         "Softmax makes probabilities of the logits. The loss of a position is minus the logarithm of what its target "
-        "got, and the gradient of the logits is simply what was predicted less what came, over the number of positions.",
+        "got. The gradient of the logits is what was predicted less what came, over the number of positions.",
         ("logits",), (), ("probabilities", "losses", "loss"),
     )  # fmt: skip
     yield Station(

@@ -1,4 +1,4 @@
-"""A learner's functions on the page of `jaxllm learn show`: run in the process of `child`, each on the right numbers."""
+"""A learner's functions on the page of `jaxllm learn show`: run in the process of `child`, on the right numbers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +15,8 @@ from .page_calls import Call
 from .page_values import Named, Trace
 from .wire import decode, encode
 
+TOLERANCE = 1e-4  # relative to the largest number; functions may compute in float32
+
 
 @dataclass
 class Theirs:
@@ -22,6 +24,7 @@ class Theirs:
 
     arrays: Named = field(default_factory=dict)  # those of one head end in its number, updates begin with "update:"
     made_by: dict[str, str] = field(default_factory=dict)  # "linear of p07_linear_map.py"
+    wrong: set[str] = field(default_factory=set)  # the functions of which a number is not what is right
     failed: dict[str, str] = field(default_factory=dict)  # "your linear of p07_linear_map.py returns a tuple"
 
     def take(self, call: Call, result: Any, right: Trace) -> None:
@@ -36,6 +39,8 @@ class Theirs:
                 self.fail(call, f"returns the shape {x.shape} for {np.shape(wanted)}")
             else:
                 self.arrays[name], self.made_by[name] = x, who
+                if not np.allclose(x, wanted, rtol=0, atol=TOLERANCE * max(np.abs(wanted).max(), 1e-3)):
+                    self.wrong.add(who)
 
     def fail(self, call: Call, says: str) -> None:
         """Keep why a call has no result, unless an earlier piece has made the same."""
@@ -67,14 +72,16 @@ def call_theirs(folder: LearnFolder, todo: list[Call], right: Trace) -> Theirs:
                 _take(found, call, answer, right)
             break
         except Ended as ended:
-            for call in todo:
-                if call.piece == running and not any(name in found.arrays for name in call.names):
-                    found.fail(call, str(ended))
+            for one in todo:
+                if one.piece == running and not any(name in found.arrays for name in one.names):
+                    found.fail(one, str(ended))
             left = left[left.index(running) + 1 :]
     return found
 
 
-def _answers(folder: LearnFolder, names: list[str], todo: list[Call]) -> Iterator[tuple[str, list[Call], dict[str, Any]]]:
+def _answers(
+    folder: LearnFolder, names: list[str], todo: list[Call]
+) -> Iterator[tuple[str, list[Call], dict[str, Any]]]:  # fmt: skip
     """Each answer with its piece and the calls that it is about."""
     by_file = {file_name(name).removesuffix(".py"): name for name in names}
     groups = {name: _by_function(call for call in todo if call.piece == name) for name in names}
@@ -88,9 +95,8 @@ def _answers(folder: LearnFolder, names: list[str], todo: list[Call]) -> Iterato
     with Child({"language": folder.language, "folder": str(folder.path.resolve()), "pieces": pieces}) as child:
         for answer in child.answers(SECONDS[folder.language]):
             name = by_file[answer["piece"]]
-            group = groups[name].get(answer.get("function", ""), [])
-            about = [group[answer["call"]]] if "call" in answer else group if "function" in answer else sum(groups[name].values(), [])
-            yield name, about, answer
+            group = groups[name].get(answer.get("function", ""), [call for call in todo if call.piece == name])
+            yield name, [group[answer["call"]]] if "call" in answer else group, answer
 
 
 def _by_function(calls: Iterator[Call]) -> dict[str, list[Call]]:

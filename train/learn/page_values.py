@@ -15,8 +15,9 @@ from flax.traverse_util import flatten_dict
 from jaxllm import GPT, GPTConfig, attention, layers, reference
 from jaxllm.compare.trees import to_numpy
 from jaxllm.compare.twins import reference_config, twin_of
+from jaxllm.gpt import summed_loss
 from jaxllm.looking import look
-from jaxllm.loss import cross_entropy, token_losses
+from jaxllm.loss import token_losses
 from jaxllm.reference.arrays import Array, tree_map
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import Idea, named
@@ -68,7 +69,7 @@ def model_trace(model: GPT, params: Any, inputs: list[int], targets: list[int], 
     @jax.jit
     def trace(params: Any) -> Trace:
         seen = look(model, params, tokens, wanted)
-        gradients = jax.grad(lambda params: cross_entropy(model.apply({"params": params}, tokens), wanted))(params)
+        gradients = jax.grad(lambda params: summed_loss(model, params, tokens, wanted) / len(targets))(params)
         updates, _ = optimizer.update(gradients, optimizer.init(params), params)
         values = {name: x[0] for name, x in seen.intermediates.items()} | _flat(params)
         of_values = {name: x[0] for name, x in (seen.gradients or {}).items()} | _flat(gradients)
@@ -77,7 +78,8 @@ def model_trace(model: GPT, params: Any, inputs: list[int], targets: list[int], 
             _jax_mlp(model.config, values, of_values, f"block_{i}/mlp")
         for name, x in norms(model.config).items():
             _statistics(model.config, values, of_values, name, x)
-        values |= {"probabilities": layers.softmax(values["logits"]), "losses": token_losses(values["logits"], wanted[0])}
+        values["probabilities"] = layers.softmax(values["logits"])
+        values["losses"] = token_losses(values["logits"], wanted[0])
         _simple_attention(layers.softmax, values)
         return Trace(values, of_values, _flat(updates))
 
@@ -158,15 +160,16 @@ def _twin_mlp(config: GPTConfig, values: Named, gradients: Named, at: str) -> No
 
 
 def completed(trace: Trace, rule: OptimizerConfig, inputs: list[int], targets: list[int]) -> Trace:
-    """With the numbers that follow from those of the model: ids, mean loss, clipping, and the choice of a next token."""
+    """With what follows from the numbers of a model: ids, mean loss, clipping, and the chances of the next token."""
     norms = np.array([np.sqrt((np.asarray(trace.gradients[name]) ** 2).sum()) for name in trace.updates])
     norm = np.sqrt((norms**2).sum())
     scaled = trace.values["logits"][-1] / 0.8
     odds = np.exp(scaled - scaled.max())
     more: Named = {
-        "pairs": np.array([inputs, targets], float).T, "loss": np.asarray(trace.values["losses"].mean()), "step/norms": norms,
-        "step/norm": norm, "step/clip": np.asarray(min(1.0, rule.clip_norm / max(norm, 1e-30))), "sampling/scaled": scaled,
-        "sampling": odds / odds.sum(),
+        "pairs": np.array([inputs, targets], float).T, "loss": np.asarray(trace.values["losses"].mean()),
+        "step/norms": norms, "step/norm": norm,
+        "step/clip": np.asarray(min(1.0, rule.clip_norm / max(norm, 1e-30))),
+        "sampling/scaled": scaled, "sampling": odds / odds.sum(),
     }  # fmt: skip
     return trace._replace(values=trace.values | more)
 
@@ -176,7 +179,7 @@ def norms(config: GPTConfig) -> dict[str, str]:
     if isinstance(config.norm, Idea):
         return {}
     stream = "position_embedding" if config.adds_positions else "token_embedding"
-    found = {}
+    found: dict[str, str] = {}
     for i in range(config.n_layers):
         found |= {f"block_{i}/norm_1": stream, f"block_{i}/norm_2": f"block_{i}/residual_1"}
         stream = f"block_{i}"
