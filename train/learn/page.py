@@ -10,6 +10,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
+from jaxllm import GPT
 from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.utf8 import visible
@@ -19,8 +20,8 @@ from .page_axes import Axes, Limits
 from .page_calls import calls
 from .page_grids import page_data
 from .page_model import Shown
-from .page_theirs import Theirs, call_theirs
-from .page_values import check_shown, completed, model_trace, twin_trace
+from .page_theirs import call_theirs, run_theirs
+from .page_values import check_shown, completed, model_trace, plain_config, twin_trace
 
 MOST_TOKENS = 40  # of a text: a map of weights has as many rows and columns
 MOST_BYTES = 2_900_000  # of a page
@@ -37,13 +38,15 @@ def show_page(
     All of a small model is shown, and of a large one the first features, tokens, heads and blocks. Raises InputError
     for a text that is too short or too long, and for a model that `check_shown` refuses.
     """
-    config = shown.model.config
+    config = plain_config(shown.model.config)
     check_shown(config)
     inputs, targets = text_pairs(shown.tokenizer, text, min(MOST_TOKENS, config.context_length))
     rule, ids = shown.rule, (inputs, targets)
-    ours = completed(model_trace(shown.model, shown.params, *ids, rule), rule, *ids)
+    ours = completed(model_trace(GPT(config), shown.params, *ids, rule), rule, *ids)
     twin = completed(twin_trace(config, shown.params, *ids, rule), rule, *ids)
-    theirs = call_theirs(folder, [*calls(config, twin, *ids, rule)], twin) if folder else Theirs()
+    theirs = run_theirs(shown.model, shown.params, inputs, twin)
+    if folder:
+        theirs = call_theirs(folder, [*calls(config, twin, *ids, rule)], twin, theirs)
     labels = [token_label(shown.tokenizer, i) for i in range(config.vocab_size)]
     for limits in LIMITS:
         axes = Axes(config, inputs, targets, labels, limits)

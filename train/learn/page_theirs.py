@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+
+from jaxllm import GPT
+from jaxllm.gpt import apply_with_intermediates
 
 from .calls import Failure
 from .check import SECONDS
@@ -29,7 +33,8 @@ class Theirs:
 
     def take(self, call: Call, result: Any, right: Trace) -> None:
         """Keep a result, if it has the shape of what is right."""
-        who = f"{call.function} of {file_name(call.piece)}"
+        if result is None:
+            return self.fail(call, "returns nothing")
         try:
             made = {name: np.asarray(x, float) for name, x in call.placed(result).items()}
         except (TypeError, ValueError, IndexError, KeyError):
@@ -38,9 +43,13 @@ class Theirs:
             if x.shape != np.shape(wanted := array_of(right, name)):
                 self.fail(call, f"returns the shape {x.shape} for {np.shape(wanted)}")
             else:
-                self.arrays[name], self.made_by[name] = x, who
-                if not np.allclose(x, wanted, rtol=0, atol=TOLERANCE * max(np.abs(wanted).max(), 1e-3)):
-                    self.wrong.add(who)
+                self.keep(name, x, wanted, f"{call.function} of {file_name(call.piece)}")
+
+    def keep(self, name: str, x: Any, wanted: Any, who: str) -> None:
+        """Keep an array, and whether it is right."""
+        self.arrays[name], self.made_by[name] = x, who
+        if not np.allclose(x, wanted, rtol=0, atol=TOLERANCE * max(np.abs(wanted).max(), 1e-3)):
+            self.wrong.add(who)
 
     def fail(self, call: Call, says: str) -> None:
         """Keep why a call has no result, unless an earlier piece has made the same."""
@@ -57,12 +66,22 @@ def array_of(trace: Trace, name: str) -> Any:
     return trace.values[base][int(head)] if head.isdigit() else trace.values[name]
 
 
-def call_theirs(folder: LearnFolder, todo: list[Call], right: Trace) -> Theirs:
-    """Make the calls of all pieces that are there. A process that does not end, or ends early, costs its piece.
+def run_theirs(model: GPT, params: Any, inputs: list[int], right: Trace) -> Theirs:
+    """What a model whose block is the learner's computes from block to block; nothing for any other model."""
+    found, block = Theirs(), model.config.block
+    if block is not None:
+        _, seen = apply_with_intermediates(model, params, jnp.asarray([inputs], jnp.int32))
+        for name, x in seen.items():
+            if name in right.values:
+                found.keep(name, np.asarray(x[0], float), right.values[name], str(block))
+    return found
+
+
+def call_theirs(folder: LearnFolder, todo: list[Call], right: Trace, found: Theirs) -> Theirs:
+    """Add what the calls of all pieces that are there return. A process that does not end costs its piece.
 
     Raises InputError if the language cannot be used.
     """
-    found = Theirs()
     left = [name for name in ORDER if folder.file(name).is_file() and any(call.piece == name for call in todo)]
     while left:
         running = left[0]

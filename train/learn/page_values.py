@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from jaxllm import GPT, GPTConfig, attention, layers, reference
 from jaxllm.compare.trees import to_numpy
 from jaxllm.compare.twins import reference_config, twin_of
-from jaxllm.gpt import summed_loss
+from jaxllm.gpt import parameter_shapes, summed_loss
 from jaxllm.looking import look
 from jaxllm.loss import token_losses
 from jaxllm.reference.arrays import Array, tree_map
@@ -36,12 +36,27 @@ class Trace(NamedTuple):
     updates: Named  # that AdamW adds to the parameters
 
 
+def plain_config(config: GPTConfig) -> GPTConfig:
+    """The config of GPT-2's pieces with the parameters of a model whose block is the user's; any other as it is.
+
+    Raises InputError for a block with other parameters.
+    """
+    if config.block is None:
+        return config
+    plain = replace(config, block=None, norm="layer_norm")
+    if parameter_shapes(plain) != parameter_shapes(config):
+        raise InputError(
+            f"model.block is {config.block}, whose parameters are not those of GPT-2's block, and `learn show` has "
+            "formulas for no others; show a run without it."
+        )
+    return plain
+
+
 def check_shown(config: GPTConfig) -> None:
     """Raises InputError for a model whose parts the page has no formulas for."""
     usual = {
         "n_kv_heads": (None, config.n_heads), "ngrams": (1,), "qk_norm": (False,), "scale_embeddings": (False,),
         "mup_base_width": (None, config.d_model), "separator": (None,), "score": (None,), "logits": (None,),
-        "block": (None,),
     }  # fmt: skip
     for field, values in usual.items():
         if getattr(config, field) not in values:
