@@ -238,7 +238,7 @@ def test_equal_results(right: Any, mine: Any) -> None:
         (np.ones(1), None, "type", "returns None, not an array"),
         (np.ones(1), [1.0], "type", "returns a list, not an array"),
         ([1], np.ones(1), "type", "returns an array, not a list"),
-        ([1, 2], [1], "length", "returns 1 items, not 2"),
+        ([1, 2], [1], "length", "returns a list of the length 1, not 2"),
         ((np.ones(1), 2), (np.ones(1), "a"), "type", "returns a text at [1], not an integer"),
         ({"a": 1}, {"b": 1}, "type", "returns a dict without the key 'a'"),
         ({"a": 1}, {"a": 1, "b": 2}, "type", "returns a dict with the key 'b'"),
