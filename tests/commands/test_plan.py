@@ -26,6 +26,8 @@ from train.plan.process import environment, last_words
 from train.plan.rings import Ring, ring_of
 from train.plan.roofline import extended, spent
 
+pytestmark = pytest.mark.newest
+
 SMALL = """
 data.source = "not-there.txt"
 model = {vocab_size = 61, context_length = 16, d_model = 16, n_layers = 1, n_heads = 2}

@@ -70,7 +70,7 @@ def draw_pairs(pairs: Callable[..., Any], arrays: NumpyArrays, ids: Any, length:
     """`jaxllm.data.batch` whose inputs and targets are made by their `input_target_pairs`, window by window."""
     inputs, targets = batch(ids, length, *rest)
     rows = np.concatenate([inputs, targets[:, -1:]], axis=1)
-    made = [[np.asarray(arrays.plain(part)) for part in pairs(row.tolist(), length, 1)] for row in rows]
+    made = [[np.asarray(arrays.plain(part)) for part in pairs(arrays.array(row), length, 1)] for row in rows]
     return tuple(np.concatenate([pair[i] for pair in made]).astype(np.int32) for i in (0, 1))  # type: ignore[return-value]
 
 
