@@ -70,8 +70,8 @@ def run_check(arguments: argparse.Namespace) -> int:
     seed = secrets.randbelow(2**31) if seed is None else seed
     folder = LearnFolder.open(arguments.dir)
     names = pieces()
-    if arguments.piece is not None:
-        chosen = piece_name(arguments.piece)
+    chosen = None if arguments.piece is None else piece_name(arguments.piece)
+    if chosen:
         folder.require(chosen)
         names = [*folder.needed(chosen), chosen]
     checked = check(folder, names, seed, arguments.seconds)
@@ -80,7 +80,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         console.print(line)
     by_name = {one.piece.name: one for one in checked}
     for one in checked:
-        for i, line in enumerate(piece_lines(one, by_name)):
+        for i, line in enumerate(piece_lines(one, by_name, one.piece.name == chosen)):
             console.print("\n" if not i else "", line, sep="", end="\n")
     console.print(f"The inputs were made from --seed {seed}.")
     return int(any(one.is_faulty for one in checked))

@@ -1,6 +1,7 @@
 """Values as lines of text: arguments, and the learner's numbers beside the right ones."""
 
 from collections.abc import Iterator
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxllm.utils.errors import shown
 from .compare import Mismatch, close
 from .gradients import written
 from .piece import Arguments
-from .trees import named, places
+from .trees import leaves_of, mapped, named, places
 from .wire import Odd, Typed
 
 MOST = 6  # rows and columns of a table; the first difference is among them
@@ -19,19 +20,28 @@ DIGITS = range(4, 16)  # after the point: as few as show the first difference
 MARK = ">"
 LONGEST = 200  # characters of a text
 WIDTH = 100
+MOST_PARAMETERS = 24  # of nested dicts, more of which nobody multiplies by hand
 
 
 def argument_lines(arguments: Arguments) -> Iterator[str]:
-    """Each argument as `name = value`."""
-    for place, value in places(arguments):
-        name = written(place)
-        if isinstance(value, np.ndarray):
-            value = np.round(value, 12) + 0 if value.dtype.kind == "f" else value
-            text = np.array2string(value, max_line_width=WIDTH, precision=4, threshold=60, separator=", ")
-            kind = "" if value.ndim < 3 else f"  # {value.shape}"
-            yield from f"{name} = {text}{kind}".replace("\n", "\n" + " " * (len(name) + 3)).splitlines()
+    """Each argument as `name = value`; of many parameters the shapes only."""
+    for name, value in arguments.items():
+        if isinstance(value, dict) and sum(np.size(leaf) for leaf in leaves_of(value)) > MOST_PARAMETERS:
+            text = f"{name} has random numbers of the shapes {mapped(np.shape, value)}"
+            yield from wrap(text, WIDTH, subsequent_indent="  ")
         else:
-            yield f"{name} = {shown(value, LONGEST)}"
+            for place, leaf in places(value):
+                yield from _argument(written((name, *place)), leaf)
+
+
+def _argument(name: str, value: Any) -> Iterator[str]:
+    if isinstance(value, np.ndarray):
+        value = np.round(value, 12) + 0 if value.dtype.kind == "f" else value
+        text = np.array2string(value, max_line_width=WIDTH, precision=4, threshold=60, separator=", ")
+        kind = "" if value.ndim < 3 else f"  # {value.shape}"
+        yield from f"{name} = {text}{kind}".replace("\n", "\n" + " " * (len(name) + 3)).splitlines()
+    else:
+        yield f"{name} = {shown(value, LONGEST)}"
 
 
 def comparison_lines(found: Mismatch) -> list[Text]:

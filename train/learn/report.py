@@ -1,6 +1,7 @@
 """What `jaxllm learn check` prints: the map of the course, and for what is wrong its smallest input and its name."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import wrap
 
 from rich.text import Text
 
@@ -12,7 +13,7 @@ from .compare import Mismatch
 from .course import ORDER, file_name
 from .diagnosis import Diagnosis
 from .gradients import gradient_difference
-from .grids import argument_lines, comparison_lines
+from .grids import WIDTH, argument_lines, comparison_lines
 
 STYLES = {"right": "green", "wrong": "red", "broken": "red", "not written": "dim", "missing": "yellow"}
 NO_GRADIENT = ("TracerArrayConversionError", "ConcretizationTypeError", "TracerBoolConversionError")
@@ -34,17 +35,19 @@ def map_lines(checked: Sequence[CheckedPiece]) -> Iterator[Text]:
     yield Text(f"{right} of {len(checked)} pieces are right" + (f"; next: {next_one}" if next_one else ""))
 
 
-def piece_lines(one: CheckedPiece, others: Mapping[str, CheckedPiece]) -> Iterator[Text]:
-    """All that is to be said of a piece that is written, faulty or not; nothing of one that is not."""
+def piece_lines(one: CheckedPiece, others: Mapping[str, CheckedPiece], asked: bool) -> Iterator[Text]:
+    """What is to be said of a piece; nothing of one that is not written.
+
+    A piece that imports a wrong one is described only if it was `asked` for.
+    """
     if one.absent:
         yield Text(f"{one.label}: the file is missing; `jaxllm learn start` writes it again and keeps all others.")
         return
-    if one.is_faulty:
-        for name in one.imports:
-            if name in others and others[name].is_faulty:
-                yield Text(
-                    f"{one.label} imports {others[name].label}, which is not right yet; begin there.", style="bold"
-                )
+    earlier = [others[name].label for name in one.imports if name in others and others[name].is_faulty]
+    if one.is_faulty and earlier:
+        yield Text(f"{one.label} imports {_and(earlier)}, which is not right yet; begin there.", style="bold")
+        if not asked:
+            return
     if one.printed:
         yield Text(f"{one.label}: note: it prints {shown(one.printed, 60)} when it is imported.")
     if one.failure:
@@ -131,10 +134,8 @@ def _diagnosis_lines(name: str, diagnoses: Sequence[Diagnosis], said: str = "") 
     for one in diagnoses:
         if one.says != said:
             yield Text(f"  Your {name} {one.says}.", style="bold yellow")
-        if one.explanation:
-            yield Text(f"  {one.explanation}")
-        if one.hint:
-            yield Text(f"  Hint: {one.hint}")
+        for text in (one.explanation, one.hint and f"Hint: {one.hint}"):
+            yield from (Text(f"  {line}") for line in wrap(text, WIDTH))
 
 
 def _note_lines(one: CheckedPiece, checked: Checked) -> Iterator[Text]:
@@ -143,7 +144,7 @@ def _note_lines(one: CheckedPiece, checked: Checked) -> Iterator[Text]:
     if printed := next((attempt.printed for attempt in checked.attempts if attempt.printed), ""):
         yield Text(f"{one.label}: note: {name} prints {shown(printed, 60)}.")
     if changed := next((attempt.changed for attempt in checked.attempts if attempt.changed), ()):
-        yield Text(f"{one.label}: note: {name} changes {' and '.join(changed)} in place, which the caller still uses.")
+        yield Text(f"{one.label}: note: {name} changes {_and(changed)} in place, which the caller still uses.")
 
 
 def traceback_lines(failure: Failure) -> Iterator[Text]:
@@ -152,6 +153,10 @@ def traceback_lines(failure: Failure) -> Iterator[Text]:
         yield Text(f"    {file}, line {number}" + (f", in {function}" if function else ""))
         if text:
             yield Text(f"      {printable(text)}")
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names)
 
 
 def _indented(lines: Iterator[str]) -> Iterator[Text]:
