@@ -9,7 +9,7 @@ import numpy as np
 from jaxllm import GPTConfig
 
 from ..config import OptimizerConfig
-from .page_axes import Axes, Axis
+from .page_axes import Axes, GridAxis
 from .page_formulas import operations, update_operations
 from .page_stations import BY_HEAD, SHAPES, Station, inside, stations
 from .page_theirs import Theirs
@@ -31,7 +31,7 @@ class Sheet:
         parameters = list(ours.updates)
         self._extra = {
             "i": _words("token", "target"), "s": _words("mean", "s"), "m": _words("mean of dz", "mean of dz·z"),
-            "n": _words(*parameters),
+            "n": _words(*map(_in_block, parameters)),
         }  # fmt: skip
         self._made = operations(config, axes, set(parameters))
         self._made |= update_operations(rule, {name: np.ndim(x) for name, x in ours.updates.items()})
@@ -111,8 +111,14 @@ def titled(name: str, head: str = "") -> str:
     return usual.get(words, shorter) + (f", head {head[1:]}" if head else "")
 
 
-def _words(*labels: str) -> Axis:
-    return Axis([*range(len(labels))], len(labels), [*labels])
+def _in_block(name: str) -> str:
+    """The title of a parameter, after the number of its block."""
+    block, _, rest = name.partition("/")
+    return f"{block.removeprefix('block_')}: {titled(name)}" if block.startswith("block_") and rest else titled(name)
+
+
+def _words(*labels: str) -> GridAxis:
+    return GridAxis([*range(len(labels))], len(labels), [*labels])
 
 
 def _as_grid(x: np.ndarray, rows: str) -> np.ndarray:
