@@ -120,8 +120,8 @@ def test_the_page_marks_what_is_wrong(shown: Shown, tmp_path: Path) -> None:
     page = show_page(shown, TEXT, "a model", "layer_norm", folder(tmp_path, p13_layer_norm=wrong))
     found = browse(page, POINT, tmp_path)
     assert found["notes"] == [
-        "Made by your layer_norm of p13_layer_norm.py, and not right.",
-        "Made by your adamw_update of p18_training_step.py, and right.",
+        "Made by your layer_norm of p13_layer_norm.py, and not right; `jaxllm learn check` looks for the mistake.",
+        "Updates made by your adamw_update of p18_training_step.py, and right.",
     ]
     assert (found["whose"], found["ours"], found["off"], found["elsewhere"]) == ("yours", "7.5", found["cells"], 0)
     assert found["spoken"] == "row buy 1, column 1: 7.5, not what is right"
@@ -138,7 +138,9 @@ class Other(Block):
 """
 
 
-@pytest.mark.parametrize(("change", "verdict"), [("", "right"), ("0.5 * ", "not right")])
+@pytest.mark.parametrize(
+    ("change", "verdict"), [("", "right"), ("0.5 * ", "not right; `jaxllm learn check` looks for the mistake")]
+)
 def test_a_run_whose_block_is_the_learners(shown: Shown, tmp_path: Path, change: str, verdict: str) -> None:
     (tmp_path / "learned.py").write_text(BLOCK.format(change=change))
     code = load_code(str(tmp_path / "learned.py"))

@@ -64,8 +64,12 @@ class Sheet:
     def notes(self, names: tuple[str, ...]) -> list[str]:
         """Sentences on which grids of these arrays are the learner's, and why others are not."""
         keys = [key_of(side, name, head) for name in names for side in SIDES for head in self._heads(name)]
-        whose = [self._theirs.made_by[key] for key in keys if key in self._theirs.made_by]
-        made = [f"Made by your {who}, and {'not right' if who in self._theirs.wrong else 'right'}." for who in whose]
+        whose = [(key, self._theirs.made_by[key]) for key in keys if key in self._theirs.made_by]
+        verdict = {who: "and not right; `jaxllm learn check` looks for the mistake" for who in self._theirs.wrong}
+        made = [
+            f"{'Updates made' if key.startswith('update:') else 'Made'} by your {who}, {verdict.get(who, 'and right')}."
+            for key, who in whose
+        ]
         failed = [f"{self._theirs.failed[key]}; the numbers are ours." for key in keys if key in self._theirs.failed]
         return [*dict.fromkeys(made + [says[0].upper() + says[1:] for says in failed])]
 
