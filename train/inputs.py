@@ -1,7 +1,7 @@
 """From a config to everything a run needs: tokenizer, model shape, ids in memory or in shards. Nothing is written."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from jaxllm.data.batches import check_splits
 from jaxllm.data.id_sequences import IdSequence, JoinedIds
 from jaxllm.data.mixture import Mixture
 from jaxllm.data.shards import TOKENIZER, TRAIN, VALIDATION, Index, is_prepared, open_split, read_index, verify
+from jaxllm.data.windows import Ids
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.utils.errors import InputError
 
@@ -32,6 +33,8 @@ class Prepared:
     model: GPTConfig
     train_ids: IdSequence | Mixture
     validation_ids: IdSequence
+    draw: Callable[..., tuple[Ids, Ids]] | None = None  # in the place of `jaxllm.data.batch`
+    write: Callable[..., str] | None = None  # in the place of `train.evaluate.sample_text`
 
     def computing_with(self, products: Any) -> "Prepared":
         """The same run with `train.products` resolved."""

@@ -186,7 +186,8 @@ def where_not_finite(
 def batch_of(run: Prepared, step: int, part: tuple[int, int] = (0, 1)) -> tuple[Ids, Ids]:
     """The batch of a step, or the part of it with this number, of so many."""
     config = run.config.train
-    return batch(run.train_ids, run.model.context_length, config.batch_size, config.seed, step, *part)
+    draw = run.draw or batch
+    return draw(run.train_ids, run.model.context_length, config.batch_size, config.seed, step, *part)
 
 
 def rows_of(run: Prepared, parts: tuple[list[int], int], step: int) -> tuple[Ids, Ids]:
@@ -230,5 +231,5 @@ def write_sample(run: Prepared, model: GPT, folder: RunFolder, state: TrainState
         params = on_one_device(params)
         if jax.process_index() != 0:
             return
-        text = sample_text(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)
+        text = (run.write or sample_text)(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)
         add_sample(folder.samples, int(state.step), loss, text)

@@ -38,9 +38,14 @@ def make_optimizer(config: OptimizerConfig, steps: int, width_ratio: float = 1) 
 def optimizer_with(
     config: OptimizerConfig, schedule: optax.Schedule, width_ratio: float = 1
 ) -> optax.GradientTransformation:
-    """As `make_optimizer`, at the learning rates of another schedule."""
+    """As `make_optimizer`, at the learning rates of another schedule.
+
+    A user's function with an attribute `clips` that is true is given the gradients as they are.
+    """
     rule = named(config.name, OPTIMIZERS, "optimizer.name")
     width = () if width_ratio == 1 else (width_ratio,)  # which RunConfig allows only for optimizers that take it
+    if getattr(getattr(rule, "function", None), "clips", False):
+        return rule(config, schedule, *width)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule(config, schedule, *width))
 
 

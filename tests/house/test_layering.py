@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.newest
+
 ROOT = Path(__file__).parents[2]
 
 TEXTBOOK = "jaxllm"
@@ -18,7 +20,7 @@ LIBRARY = (
     "jaxllm/tokenizers", "jaxllm/utils",
 )  # fmt: skip
 SPINE = "train"
-ABOVE_THE_SPINE = ("train/cli", "train/commands", "train/bench", "train/plan")
+ABOVE_THE_SPINE = ("train/cli", "train/commands", "train/bench", "train/plan", "train/learn")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "jaxllm/utils": (),
     "jaxllm/reference": (),
@@ -34,7 +36,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "train/runtime": ("jaxllm/utils",),
     "train/bench": (*LIBRARY, SPINE, "train/parallel", "train/plan", "train/runs", "train/runtime"),
     "train/plan": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime"),
-    "train/commands": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime", "train/bench", "train/plan"),
+    "train/learn": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime"),
+    "train/commands": (
+        *LIBRARY,
+        SPINE,
+        "train/parallel",
+        "train/runs",
+        "train/runtime",
+        "train/bench",
+        "train/plan",
+        "train/learn",
+    ),
     "train/cli": (
         *LIBRARY,
         SPINE,

@@ -10,6 +10,8 @@ import numpy as np
 from .piece import Arguments, Function
 from .trees import leaves_of
 
+MOST_GRADIENTS = 5  # cases of a function in which gradients are taken: JAX compiles the backward of each
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -63,16 +65,22 @@ class Attempt:
 
 
 def make_cases(function: Function, rng: np.random.Generator, with_gradients: bool = False) -> list[Case]:
-    """The cases of a function, the smallest first."""
-    cases = [_case(function, arguments, rng, with_gradients) for arguments in function.cases(rng)]
-    return sorted(cases, key=lambda case: case.size)
-
-
-def _case(function: Function, arguments: Arguments, rng: np.random.Generator, with_gradients: bool) -> Case:
-    given = list(deepcopy(arguments).values())
+    """The cases of a function, the smallest first; some of all sizes with gradients, where the function has them."""
+    cases = [Case(arguments, function.right(*_copied(arguments))) for arguments in function.cases(rng)]
+    cases.sort(key=lambda case: case.size)
     if function.vjp is None or not with_gradients:
-        return Case(arguments, function.right(*given))
-    right, pullback = function.vjp(*given)
+        return cases
+    chosen = {*np.linspace(0, len(cases) - 1, MOST_GRADIENTS).round()}
+    return [_with_gradients(function, case.arguments, rng) if i in chosen else case for i, case in enumerate(cases)]
+
+
+def _copied(arguments: Arguments) -> list[Any]:
+    return list(deepcopy(arguments).values())
+
+
+def _with_gradients(function: Function, arguments: Arguments, rng: np.random.Generator) -> Case:
+    assert function.vjp
+    right, pullback = function.vjp(*_copied(arguments))
     cotangent = rng.normal(size=np.shape(right))
     return Case(arguments, right, cotangent, list(pullback(cotangent))[: len(arguments)])
 
@@ -81,7 +89,7 @@ def attempted(function: Callable[..., Any], case: Case) -> Attempt:
     """What a function of ours, right or wrong, makes of a case. The arguments are copied."""
     with np.errstate(all="ignore"):
         try:
-            return Attempt(function(*deepcopy(list(case.arguments.values()))))
+            return Attempt(function(*_copied(case.arguments)))
         except Exception as error:
             return Attempt(
                 failure=Failure("raised", f"raises {type(error).__name__}: {error}", type=type(error).__name__)

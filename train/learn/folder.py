@@ -64,8 +64,12 @@ class LearnFolder:
 
     def needed(self, name: str) -> list[str]:
         """All earlier pieces that a piece imports, directly or through others."""
-        direct = self.imported(name)
-        return [other for other in ORDER if other in direct or any(other in self.needed(one) for one in direct)]
+        found, left = set[str](), self.imported(name)
+        while left:
+            if (one := left.pop()) not in found:
+                found.add(one)
+                left += self.imported(one)
+        return [other for other in ORDER if other in found]
 
     def imported(self, name: str) -> list[str]:
         """The earlier pieces that the file of a piece imports. The file is read, not run."""
