@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -70,6 +71,7 @@ def run_theirs(model: GPT, params: Any, inputs: list[int], right: Trace) -> Thei
     """What a model whose block is the learner's computes from block to block; nothing for any other model."""
     found, block = Theirs(), model.config.block
     if block is not None:
+        params = jax.tree.map(jnp.asarray, params)  # those of a run are NumPy's
         _, seen = apply_with_intermediates(model, params, jnp.asarray([inputs], jnp.int32))
         for name, x in seen.items():
             if name in right.values:
