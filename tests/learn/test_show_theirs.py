@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from browser import browse
@@ -149,7 +150,8 @@ def test_a_run_whose_block_is_the_learners(shown: Shown, tmp_path: Path, change:
         shown.model.config.vocab_size, context_length=8, d_model=8, n_layers=2, n_heads=2, d_ff=12,
         block=code.idea("learned.py:Other", "model.block"),
     )  # fmt: skip
-    page = show_page(shown._replace(model=type(shown.model)(config)), TEXT, "a model")
+    params = jax.tree.map(np.asarray, shown.params)  # as those of a run
+    page = show_page(shown._replace(model=type(shown.model)(config), params=params), TEXT, "a model")
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     station = next(station for station in data["stations"] if station["key"] == "block_0/residual_2")
     assert station["notes"] == [f"Made by your learned.py:Other, and {verdict}."]
