@@ -16,7 +16,7 @@ from runs import lines
 from train.cli import main
 from train.commands import learn_training
 from train.config import OptimizerConfig
-from train.learn import pace
+from train.learn import check, pace
 from train.learn.course import file_name
 from train.optimizer import make_optimizer
 
@@ -36,6 +36,7 @@ COUNTED = {
 def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on how busy the machine is."""
     monkeypatch.setattr(pace, "MOST_SECONDS", math.inf)
+    monkeypatch.setattr(check, "SECONDS", dict.fromkeys(("numpy", "jax", "torch"), 600.0))
 
 
 def learn(folder: Path, run: Path, *more: str) -> int:
