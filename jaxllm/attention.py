@@ -9,6 +9,7 @@
 
 Attention over another sequence (cross-attention) is the same function with k and v from there.
 Leading axes `...` carry batches and heads.
+`simple_attention_weights` and `attention_weights` are the weights alone, [..., T, S]: rows that sum to 1.
 The NumPy twins are in `jaxllm.reference.attention`.
 """
 
@@ -32,9 +33,14 @@ Rule = Callable[..., Array]  # (t, s, document_t, document_s) -> whether positio
 Score = Callable[..., Array]  # (score, head, t, s) -> the score in its place, elementwise
 
 
+def simple_attention_weights(x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T T"]:
+    """softmax(x x^T), in at least float32: row t is how much token t attends to each token."""
+    return softmax(x @ jnp.swapaxes(x, -1, -2))
+
+
 def simple_attention(x: Float[Array, "*batch T D"]) -> Float[Array, "*batch T D"]:
-    """softmax(x x^T) x: basic dot-product attention without weights."""
-    return softmax(x @ jnp.swapaxes(x, -1, -2)).astype(x.dtype) @ x
+    """softmax(x x^T) x: basic dot-product attention without weights that are learned."""
+    return simple_attention_weights(x).astype(x.dtype) @ x
 
 
 def visible(

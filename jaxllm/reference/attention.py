@@ -11,29 +11,38 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxllm.reference.arrays import Array, Params, Vjp, float64, sum_to, vjp
-from jaxllm.reference.layers import dropout, dropout_vjp, linear_map, linear_map_vjp, softmax, softmax_vjp
+from jaxllm.reference.layers import dropout, dropout_vjp, linear_map, linear_map_vjp, softmax_vjp
+
+
+def simple_attention_weights(x: ArrayLike) -> Array:
+    """softmax(x x^T): [..., T, D] -> [..., T, T]."""
+    return simple_attention_weights_vjp(x)[0]
+
+
+@vjp
+def simple_attention_weights_vjp(x: ArrayLike) -> Vjp:
+    """With S = x x^T, x is query and key: dx = dS x + dS^T x, where dS is dP taken back through the softmax."""
+    x = float64(x)
+    weights, softmax_back = softmax_vjp(x @ x.swapaxes(-1, -2))
+
+    def pullback(d_weights: Array) -> tuple[Array]:
+        (d_scores,) = softmax_back(d_weights)
+        return ((d_scores + d_scores.swapaxes(-1, -2)) @ x,)
+
+    return weights, pullback
 
 
 def simple_attention(x: ArrayLike) -> Array:
     """softmax(x x^T) x: [..., T, D] -> [..., T, D]."""
-    x = float64(x)
-    return softmax(x @ x.swapaxes(-1, -2)) @ x
+    return simple_attention_weights(x) @ float64(x)
 
 
 @vjp
 def simple_attention_vjp(x: ArrayLike) -> Vjp:
-    """With y = P x, P = softmax(S) and S = x x^T, x occurs three times, so dx has three terms:
-
-    dx = P^T dy (as value) + dS x (as query) + dS^T x (as key), where dS is dP = dy x^T taken back through the softmax.
-    """
+    """y = P x: dx is P^T dy (x as value) plus dP = dy x^T taken back through the weights (x as query and key)."""
     x = float64(x)
-    weights, softmax_back = softmax_vjp(x @ x.swapaxes(-1, -2))
-
-    def pullback(dy: Array) -> tuple[Array]:
-        (d_scores,) = softmax_back(dy @ x.swapaxes(-1, -2))
-        return (weights.swapaxes(-1, -2) @ dy + (d_scores + d_scores.swapaxes(-1, -2)) @ x,)
-
-    return weights @ x, pullback
+    weights, back = simple_attention_weights_vjp(x)
+    return weights @ x, lambda dy: (weights.swapaxes(-1, -2) @ dy + back(dy @ x.swapaxes(-1, -2))[0],)
 
 
 def visible(

@@ -7,6 +7,14 @@ a token. Encoding makes the same replacements in a new text, in the order in whi
 Text is first split into pieces, such as a word with the space before it. Merges never cross a piece, so no token spans
 two words.
 
+>>> merges = train("low lower lowest", vocab_size=259)
+>>> encode("a slow owl", merges)
+[97, 32, 115, 257, 32, 111, 119, 108]
+>>> decode([97, 32, 115, 257], merges)
+'a slow'
+
+Step by step:
+
 >>> merges = learn_merges({b"low": 5, b" lower": 2, b" lowest": 3}, n_merges=4)  # pieces, and how often each occurs
 >>> merges
 [(108, 111), (256, 119), (32, 257), (258, 101)]
@@ -19,7 +27,7 @@ two words.
 >>> b"".join(tokens[i] for i in ids)
 b' lower'
 
-The same three steps without recounting, on whole corpora: `jaxllm.tokenizers.pre_tokenize` splits text into pieces,
+The same steps without recounting, on whole corpora: `jaxllm.tokenizers.pre_tokenize` splits text into pieces,
 `bpe_training` learns the merges, and `bpe` encodes through tiktoken. The tests compare all of it with this page.
 Gage 1994; Sennrich et al. 2016; on bytes, Radford et al. 2019.
 """
@@ -28,7 +36,53 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+import regex
+
+# A contraction; a word, a number or a run of punctuation, each with the space before it; white space. (GPT-2)
+PIECE = regex.compile(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 Pair = tuple[int, int]
+
+
+def train(text: str, vocab_size: int) -> list[Pair]:
+    """The merges that a text teaches: all ids but the 256 bytes, or fewer if no pair is left.
+
+    >>> train("aaabdaaabac", 258)
+    [(97, 97), (97, 98)]
+
+    Raises ValueError for a size below 256, and for half of a character (a lone surrogate), which is not UTF-8.
+    """
+    if vocab_size < 256:
+        raise ValueError(f"vocab_size is {vocab_size}, but the bytes alone are 256 ids.")
+    return learn_merges(Counter(split(text)), vocab_size - 256)
+
+
+def encode(text: str, merges: Sequence[Pair]) -> list[int]:
+    """The ids of a text: those of its pieces, one after the other. Raises ValueError as `train` does.
+
+    >>> encode("aaab", [(97, 97), (97, 98)])
+    [256, 257]
+    """
+    ranks = {token: i for i, token in enumerate(tokens_of(merges))}
+    return [i for piece in split(text) for i in encode_piece(piece, ranks)]
+
+
+def decode(ids: Sequence[int], merges: Sequence[Pair]) -> str:
+    """The text of ids; bytes that are no character become U+FFFD. Raises KeyError for an id that there is not.
+
+    >>> decode([256, 257], [(97, 97), (97, 98)])
+    'aaab'
+    """
+    tokens = dict(enumerate(tokens_of(merges)))
+    return b"".join(tokens[i] for i in ids).decode(errors="replace")
+
+
+def split(text: str) -> list[bytes]:
+    """The pieces of a text, in UTF-8. Joined they are the text.
+
+    >>> split("It's  here")
+    [b'It', b"'s", b' ', b' here']
+    """
+    return [piece.encode() for piece in PIECE.findall(text)]
 
 
 def learn_merges(piece_counts: Mapping[bytes, int], n_merges: int) -> list[Pair]:

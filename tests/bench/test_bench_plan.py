@@ -9,6 +9,8 @@ import pytest
 from train.bench import plan, plan_worker
 from train.cli import main
 
+pytestmark = pytest.mark.newest
+
 SMALL = """
 data.source = "not-there.txt"
 model = {vocab_size = 61, context_length = 16, d_model = 16, n_layers = 5, n_heads = 2}

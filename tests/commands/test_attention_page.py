@@ -1,17 +1,11 @@
 """The page of `jaxllm attention` in a real browser: it shows the model's weights, and labels are only ever text."""
 
-import json
 import re
-import shutil
-import subprocess
-from base64 import b64encode
-from hashlib import sha256
-from html import unescape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from browser import browse
 from models import TINY, random_gpt, random_tokens
 
 from train.commands.attention import attention_weights
@@ -46,10 +40,6 @@ all(".head canvas")[1].dispatchEvent(new MouseEvent("click", { bubbles: true }))
 all(".head")[1].focus(); press("ArrowDown"); press("ArrowLeft"); record();
 const maps = all(".head canvas").map((map) => [...map.getContext("2d").getImageData(0, 0, map.width, map.height).data]);
 const found = { records, broken, maps, hurt: window.hurt ?? null, loaded: performance.getEntriesByType("resource").length };
-const out = document.createElement("pre");
-out.id = "found";
-out.textContent = JSON.stringify(found);
-document.body.append(out);
 """
 HOSTILE = [
     "</script><script>hurt = 1</script>", '<img src="x" onerror="hurt = 1">', "<!--<script>", "\"'&lt;\\u003c",
@@ -57,29 +47,12 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def browse(page: str, folder: Path) -> dict[str, Any]:
-    """What SCRIPT finds in the page; its hash is added to the policy of the page."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    digest = b64encode(sha256(SCRIPT.encode()).digest()).decode()
-    page = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
-    (folder / "page.html").write_text(page.replace("</body>", f"<script>{SCRIPT}</script></body>"), encoding="utf-8")
-    flags = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
-    command = [chromium, *(f"--{flag}" for flag in flags.split()), f"--user-data-dir={folder / 'profile'}"]
-    command += ["--virtual-time-budget=2000", "--dump-dom", f"file://{folder / 'page.html'}"]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
-    shown = re.search(r'<pre id="found">(.*?)</pre>', done.stdout.decode(), re.S)
-    assert shown, done.stderr.decode()
-    return json.loads(unescape(shown[1]))
-
-
 @pytest.mark.newest
 def test_pointing_keys_and_clicks_show_the_models_weights(tmp_path: Path) -> None:
     model, params = random_gpt(TINY)
     weights, n = attention_weights(model, params, random_tokens(TINY, 1)[0].tolist())[0], TINY.context_length
     name = "runs/</title><script>hurt = 1</script>"
-    found = browse(attention_page(name, weights, HOSTILE, layer=1), tmp_path)
+    found = browse(attention_page(name, weights, HOSTILE, layer=1), SCRIPT, tmp_path)
     assert (found["hurt"], found["broken"], found["loaded"]) == (None, [], 0)
     # layer, head, token, and the element with the focus
     want = [

@@ -16,7 +16,7 @@ from train.evaluate import score
 from train.runs.folder import RunFolder
 from train.runs.load import load_run
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 
 def reference_losses(run: Path, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
 from train.runs.load import load_run
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 
 def greedy(run: Path, ids: list[int], n: int) -> str:

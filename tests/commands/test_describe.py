@@ -23,6 +23,8 @@ from train.config import OptimizerConfig, TrainConfig
 from train.memory_estimate import estimate
 from train.optimizer import OPTIMIZERS, Rule, make_optimizer, rules
 
+pytestmark = pytest.mark.newest
+
 RUN = Path(__file__).parents[1] / "golden" / "run-v1"
 SMALL = """
 data.source = "not-there.txt"

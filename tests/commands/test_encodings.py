@@ -10,7 +10,7 @@ from runs import write_config
 
 from train.cli import main
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 TEXT = "→ ü東 " * 60  # cp1252 has only the ü
 NOT_UTF8 = os.fsdecode(b"caf\xe9")

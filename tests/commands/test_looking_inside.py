@@ -15,10 +15,11 @@ from jaxllm.compare import random_parameters
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
-from train.commands.attention import attention_weights, label
+from train.commands.attention import attention_weights
 from train.commands.attention_page import attention_page
 from train.commands.attention_plot import attention_picture, draw_layer, draw_layers
 from train.commands.inspect import _likeliest, lens_probabilities
+from train.commands.pieces import label
 from train.commands.prompt import read_prompt
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.runs.folder import RunFolder

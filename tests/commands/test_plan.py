@@ -14,15 +14,19 @@ from jaxllm import GPTConfig
 from jaxllm.gpt import parameter_shapes
 from jaxllm.utils.errors import InputError
 from train.cli import main
+from train.commands.plan_report import memory_rows
 from train.config import build_config
 from train.inputs import model_without_text
+from train.parallel.layout import MeshLayout
 from train.plan.chips import CHIPS, Chip, Curve, shared, topology_of
-from train.plan.compiled import compile_step, figures, lower
+from train.plan.compiled import PlannedStep, compile_step, figures, kept_by_a_block, lower
 from train.plan.costs import Cost, costs
 from train.plan.hlo import parse
 from train.plan.process import environment, last_words
 from train.plan.rings import Ring, ring_of
 from train.plan.roofline import extended, spent
+
+pytestmark = pytest.mark.newest
 
 SMALL = """
 data.source = "not-there.txt"
@@ -162,6 +166,24 @@ def test_two_depths_give_the_whole_step() -> None:
     assert extended({"a": 3.0, "b": {"x": 1.0}}, {"a": 2.0, "b": {"y": 2.0}}, (1, 2), 4) == {
         "a": 0.0, "b": {"x": 0.0, "y": 6.0}
     }  # fmt: skip
+
+
+def test_what_a_further_block_must_keep() -> None:
+    """With remat: parameters, two moments and gradients (of a microbatch, and their sum), and the rows' input."""
+    sets = {"vocab_size": 61, "context_length": 16, "d_model": 8, "n_layers": 5, "n_heads": 2}
+    config = build_config({"model": sets}, ["train.batch_size=8", "train.grad_accumulation=2", "optimizer.name=adamw"])
+    subject = PlannedStep(config, model_without_text(config), MeshLayout(), jax.devices())
+    block = sum(math.prod(shape) for path, shape in parameter_shapes(subject.model).items() if "block_0" in path)
+    assert kept_by_a_block(subject) == 4 * (5 * block) + 4 * 4 * 16 * 8
+
+
+def test_the_least_stands_below_all_memory() -> None:
+    uses = dict.fromkeys(("parameters", "optimizer", "gradients"), 2.0**30) | {"memory": 2.0**33}
+    assert memory_rows(uses)[-1] == ["all, by the compiler's plan", "8 GiB"]
+    assert memory_rows(uses | {"memory_least": 2.0**32})[-1] == [
+        "least, if blocks keep no more than they must",
+        "4 GiB",
+    ]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

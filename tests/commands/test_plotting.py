@@ -17,7 +17,7 @@ from train.commands.attention_plot import attention_picture
 from train.commands.compare_plot import draw_errors
 from train.runs.loss_plot import draw_losses
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 INLINE = "module://matplotlib_inline.backend_inline"  # as notebooks set it, also for programs that they start
 DRAW = """

@@ -62,11 +62,13 @@ def assert_close_to_alone(place: Path, run: str) -> None:
             assert ours.get(name, 0) == pytest.approx(theirs.get(name, 0), rel=TOLERANCE)
 
 
+@pytest.mark.newest
 def test_runs_that_differ_in_their_seed_are_close_to_a_run_alone(place: Path) -> None:
     assert_close_to_alone(place, "seeds/seed=1")
     assert without_times(place / "seeds" / "seed=0") != without_times(place / "seeds" / "seed=1")
 
 
+@pytest.mark.newest
 def test_runs_that_differ_in_other_numbers_are_close_to_a_run_alone(place: Path) -> None:
     together = place / "rates" / "learning_rate=0.01,seed=1"
     assert_close_to_alone(place, "rates/learning_rate=0.01,seed=1")

@@ -20,6 +20,7 @@ from jaxllm.attention import (
     repeat_heads,
     scaled_dot_product_attention,
     simple_attention,
+    simple_attention_weights,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -69,9 +70,9 @@ def test_the_books_multi_head_attention(batch: int) -> None:
 
 
 def test_the_books_simple_attention() -> None:
-    """Scores, weights and result of the second token, as printed in chapter 3."""
-    weights = attention_weights(INPUTS * 3**0.5, INPUTS)
-    np.testing.assert_allclose(weights[1], [0.1385, 0.2379, 0.2333, 0.1240, 0.1082, 0.1581], atol=5e-5)
+    """Weights and result of the second token, as printed in chapter 3."""
+    for weights in (simple_attention_weights(INPUTS), attention_weights(INPUTS * 3**0.5, INPUTS)):
+        np.testing.assert_allclose(weights[1], [0.1385, 0.2379, 0.2333, 0.1240, 0.1082, 0.1581], atol=5e-5)
     np.testing.assert_allclose(simple_attention(INPUTS)[1], [0.4419, 0.6515, 0.5683], atol=5e-5)
 
 

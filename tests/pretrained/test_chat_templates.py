@@ -14,6 +14,8 @@ from jaxllm import InputError
 from jaxllm.pretrained.chat import ChatFormat, encode_chat
 from jaxllm.tokenizers import BPETokenizer
 
+pytestmark = pytest.mark.newest
+
 TOKENIZER = BPETokenizer([bytes([i]) for i in range(256)], SPECIAL)
 SOME = settings(max_examples=40)
 KINDS = pytest.mark.parametrize("kind", TEMPLATES)

@@ -30,3 +30,7 @@ def test_smollm2_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     text.write_text(GENESIS)
     assert main(["evaluate", run, "--data", str(text)]) == 0
     assert "validation loss  2.598" in capsys.readouterr().out
+    words = ["--prompt", "Please buy an apple and an orange", "--from", "orange", "--to", "apple", "--top", "1"]
+    assert main(["attention", run, *words]) == 0
+    rank, layer, head, weight, *_ = capsys.readouterr().out.splitlines()[3].split()
+    assert (rank, layer, head) == ("1", "12", "8") and abs(float(weight) - 0.874) < 0.002

@@ -268,6 +268,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "rotary.rotate": rotations,
     "embeddings.sinusoidal_positions": lambda d: [d.size(), 2 * d.size()],
     "embeddings.position_embedding": lambda d: [{"table": d.array(5, 4)}, d.array(*d.sizes(1), d.size(), 4)],
+    "attention.simple_attention_weights": lambda d: [d.array(*d.sizes(1), d.size(), d.size())],
     "attention.simple_attention": lambda d: [d.array(*d.sizes(1), d.size(), d.size())],
     "attention.visible": lambda d: [d.rng.integers(5, size=(3, 1)), d.rng.integers(5, size=(1, 4))],
     "attention.causal_mask": lambda d: [d.size()],

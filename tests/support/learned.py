@@ -44,7 +44,7 @@ def outcome(function: Any, arguments: tuple[Any, ...]) -> Any:
     with np.errstate(all="ignore"):
         try:
             return function(*arguments)
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, OverflowError) as error:
             return type(error).__name__
 
 

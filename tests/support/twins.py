@@ -194,6 +194,7 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(2, 5, 4), integers(50, 2, 5), positive(2), True],
         [normal(1, 2), integers(50, 1), positive(1)],
     ],
+    "attention.simple_attention_weights": [[normal(6, 3)], [normal(2, 1, 3)]],
     "attention.simple_attention": [[normal(6, 3)], [normal(2, 1, 3)]],
     "attention.visible": [
         [integers(9, 4, 1), integers(9, 1, 5)],

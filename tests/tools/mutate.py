@@ -1,14 +1,16 @@
-"""Breaks the code in many small ways and shows that a test catches each: `python tests/tools/mutate.py [WORD ...]`.
+"""Breaks the code in many small ways and shows that a test catches each: `python tests/tools/mutate.py [I/N] [WORD ...]`.
 
 A test that cannot fail proves nothing. `tests/tools/slips` lists slips that people make, each with the one test that
 must notice it. This program first checks that all of them still fit the code, and runs their tests on the unchanged code.
 Then it puts in one mutation at a time. Each run is a fork of this process, with JAX loaded but not started, in a copy of
-the project. The exit code is 1 if a mutation survives or its test fails for another reason than the fault.
+the project. The exit code is 1 if a mutation survives or its test fails for another reason than the fault. With I/N, as in
+2/3, every N-th mutation is tried, from the I-th on; all still have to fit the code.
 """
 
 import gc
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -45,8 +47,11 @@ class Outcome(NamedTuple):
 
 
 def main(words: list[str]) -> int:
-    chosen = [m for m in MUTATIONS if not words or any(word in f"{m.what} {m.file}" for word in words)]
-    if faults := stale(chosen):
+    part = words.pop(0) if words and re.fullmatch(r"[1-9]\d*/[1-9]\d*", words[0]) else "1/1"
+    first, every = map(int, part.split("/"))
+    named = [m for m in MUTATIONS if not words or any(word in f"{m.what} {m.file}" for word in words)]
+    chosen = named[first - 1 :: every]
+    if faults := stale(named):
         print("\n".join(faults))
         return 1
     start = time.perf_counter()

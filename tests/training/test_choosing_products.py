@@ -116,6 +116,7 @@ def test_xla_computes_where_nothing_else_can(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @needs_onednn
+@pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_run_keeps_what_computes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The resolved name is in config.toml, so a resumed run computes with it, unless told otherwise."""

@@ -14,6 +14,8 @@ import train.runtime.compile_cache as compilation
 from train.cli import main
 from train.runtime.compile_cache import VARIABLE, doubts_its_own, drop_oldest, keep_compiled, machine_key, make_private
 
+pytestmark = pytest.mark.newest
+
 SETTINGS = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",

@@ -38,6 +38,8 @@ from train.runtime.memory import KNOBS, available_bytes, describe_out_of_memory,
 from train.state import first_state
 from train.step import make_model, make_train_step
 
+pytestmark = pytest.mark.newest
+
 SMALL = GPTConfig(vocab_size=300, context_length=64, d_model=64, n_layers=2, n_heads=2)
 OPTIMIZER = OptimizerConfig()
 

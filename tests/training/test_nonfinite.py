@@ -27,7 +27,7 @@ from train.runs.load import load_run
 from train.state import abstract_state, init_state
 from train.step import make_train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 MODEL = GPTConfig(
     vocab_size=7, context_length=4, d_model=8, n_layers=12, n_heads=2, activation="relu", tie_embeddings=False,

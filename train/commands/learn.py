@@ -5,7 +5,7 @@ import secrets
 
 from jaxllm.utils.errors import InputError, shown
 
-from . import learn_train
+from . import learn_show, learn_train
 from .options import Parser, add_parser
 
 LANGUAGES = ("numpy", "jax", "torch")
@@ -17,6 +17,7 @@ def add_options(parser: Parser) -> None:
     _add_start(add_parser(commands, "start", "write the files of the course, with empty bodies"))
     _add_check(add_parser(commands, "check", "run the pieces, and say which mistake it is where one is wrong"))
     learn_train.add_training(add_parser(commands, "train", "train a model of your pieces; those not written are ours"))
+    learn_show.add_options(add_parser(commands, "show", "write a page with every number that a model makes of a text"))
 
 
 def _add_start(parser: Parser) -> None:

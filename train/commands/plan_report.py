@@ -58,6 +58,8 @@ def memory_rows(content: dict[str, Any]) -> list[list[str]]:
     state = {name: content[name] for name in ("parameters", "optimizer", "gradients")}
     rest = max(content["memory"] - sum(state.values()), 0)
     uses = state | {"activations and the compiler's buffers": rest, "all, by the compiler's plan": content["memory"]}
+    if "memory_least" in content:
+        uses["least, if blocks keep no more than they must"] = content["memory_least"]
     return [[name, _bytes(size)] for name, size in uses.items()]
 
 

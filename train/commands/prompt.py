@@ -25,9 +25,12 @@ def add_prompt(parser: Parser) -> None:
 
 
 def read_prompt(
-    path: str, step: str | None, prompt: str, most: int | None = None, code: str | None = None
+    path: str, step: str | None, prompt: str, most: int | None = None, code: str | None = None, user: str = "--out"
 ) -> Prompt:  # fmt: skip
-    """Raises InputError for a prompt without tokens, with more than `most`, or with more than the context holds."""
+    """Raises InputError for a prompt without tokens, with more than `most`, or with more than the context holds.
+
+    `user` is the option that can show so many.
+    """
     check_length("--prompt", prompt)
     run = load_run(path, step, code=load_code(code))
     ids = prompt_ids(run, prompt)
@@ -35,5 +38,5 @@ def read_prompt(
     if len(ids) > context:
         raise InputError(f"--prompt has {len(ids):,} tokens, more than the model's context of {context:,}; shorten it.")
     if most is not None and len(ids) > most:
-        raise InputError(f"--prompt has {len(ids):,} tokens, but --out can show at most {most}; shorten it.")
+        raise InputError(f"--prompt has {len(ids):,} tokens, but {user} can show at most {most}; shorten it.")
     return Prompt(run, ids)

@@ -1,13 +1,12 @@
 """What `jaxllm tokenizer show` prints: the first merges of a tokenizer, or the pieces of a text."""
 
-import sys
 from collections import Counter
 
 from jaxllm.tokenizers import BPETokenizer, Tokenizer
 from jaxllm.tokenizers.merges import merged_from
 from jaxllm.utils.utf8 import visible
 
-COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
+from .pieces import print_coloured
 
 
 def show_vocabulary(tokenizer: Tokenizer, top: int) -> None:
@@ -49,13 +48,4 @@ def _made(tokenizer: Tokenizer, i: int) -> str:
 def _print_pieces(tokenizer: Tokenizer, ids: list[int]) -> None:
     """Print pieces coloured on a terminal, elsewhere separated by bars. Line breaks are shown and made."""
     pieces = [visible(tokenizer.decode_bytes([i])).replace("\\n", "\\n\n") for i in ids]
-    if not sys.stdout.isatty():
-        print("|".join(pieces))
-        return
-    from rich.console import Console  # only here: elsewhere nothing of `jaxllm tokenizer` needs rich
-    from rich.text import Text
-
-    coloured = Text()
-    for number, piece in enumerate(pieces):
-        coloured.append(piece, COLOURS[number % len(COLOURS)])
-    Console().print(coloured)
+    print_coloured([(piece, number) for number, piece in enumerate(pieces)], between="|")

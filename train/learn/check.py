@@ -171,7 +171,7 @@ def _call(case: Case) -> dict[str, Any]:
 def _take(answer: dict[str, Any], one: CheckedPiece) -> None:
     """Put an answer where it belongs."""
     if "function" not in answer:
-        one.failure = Failure.of(answer["failed"]) if answer["failed"] else None
+        one.failure = Failure.of(answer["failed"]) if "failed" in answer else None
         one.printed = answer["printed"]
         return
     checked = next(each for each in one.functions if each.function.name == answer["function"])

@@ -79,12 +79,11 @@ class Child:
             raise Ended(f"does not end within {of:g} seconds") from None
         if line is None:
             code = self._process.wait()
-            if code == 0:
-                return None
             raise Ended(
                 f"ended the process, by signal {-code}" if code < 0 else f"ended the process, with exit code {code}"
             )
-        return dict(json.loads(line))
+        answer = dict(json.loads(line))
+        return None if answer.get("finished") else answer
 
     def answers(self, seconds: float) -> Iterator[dict[str, Any]]:
         """All answers; each file has so many seconds for its import and each function for its calls.
@@ -94,7 +93,7 @@ class Child:
         self._wait_for_start()
         end = time.monotonic() + seconds
         while (answer := self.answer(max(0, end - time.monotonic()), seconds)) is not None:
-            if "failed" in answer and "function" not in answer or "done" in answer:
+            if "imported" in answer or "done" in answer:
                 end = time.monotonic() + seconds
             yield answer
 

@@ -43,16 +43,9 @@ class Runner:
 
     def piece(self, piece: dict[str, Any]) -> None:
         """Import a file and call its functions."""
-        failed: dict[str, Any] | None = None
-        module: Any = None
-        with self._guards.watched():
-            try:
-                module = importlib.import_module(piece["module"])
-            except BaseException as error:  # SystemExit too
-                failed = self._failure(error)
-        failed = failed or ({"kind": "refused", "says": self._guards.touched} if self._guards.touched else None)
-        self.say(piece=piece["module"], failed=failed, printed=self._guards.heard.text)
-        for function in [] if failed else piece["functions"]:
+        answer, module = self._tried(lambda: importlib.import_module(piece["module"]))
+        self.say(piece=piece["module"], imported=True, **answer)
+        for function in [] if "failed" in answer else piece["functions"]:
             self._function(piece["module"], module, function)
 
     def _function(self, piece: str, module: Any, function: dict[str, Any]) -> None:
@@ -72,7 +65,7 @@ class Runner:
         answer, result = self._tried(lambda: function(*arguments))
         if "failed" in answer:
             return answer
-        answer["value"] = encode(mapped(self._plain, result))
+        answer["value"] = self._encoded(result)
         answer["changed"] = [
             i for i, (old, new) in enumerate(zip(given, arguments, strict=True)) if self._changed(old, new)
         ]
@@ -91,7 +84,7 @@ class Runner:
             try:
                 with np.errstate(all="ignore"):
                     result = call()
-            except BaseException as error:
+            except BaseException as error:  # SystemExit too
                 failed = self._failure(error)
         answer: dict[str, Any] = {"printed": self._guards.heard.text}
         if self._guards.touched:
@@ -101,6 +94,12 @@ class Runner:
     def _converted(self, given: list[Any]) -> list[Any]:
         """The arguments as the learner gets them; a copy at each call."""
         return list(mapped(lambda x: self._language.array(x) if isinstance(x, np.ndarray) else x, given))
+
+    def _encoded(self, result: Any) -> Any:
+        try:
+            return encode(mapped(self._plain, result))
+        except RecursionError:
+            return encode(Odd("a value nested too deeply"))
 
     def _plain(self, leaf: Any) -> Any:
         try:
@@ -164,7 +163,7 @@ def main() -> None:
     runner.say(ready=True)
     for piece in job["pieces"]:
         runner.piece(piece)
-    answers.flush()
+    runner.say(finished=True)
     os._exit(0)  # threads or exit handlers of the learner's cannot hold the process
 
 

@@ -13,7 +13,7 @@ from .folder import SETTINGS, VERSION, LearnFolder
 LESSONS = Path(__file__).parent / "lessons"
 WORDS = {  # what a lesson says in each language
     "numpy": {"imports": "import numpy as np", "array": "np.ndarray"},
-    "jax": {"imports": "import jax.numpy as jnp", "array": "jax.Array"},
+    "jax": {"imports": "import jax\nimport jax.numpy as jnp", "array": "jax.Array"},
     "torch": {"imports": "import torch", "array": "torch.Tensor"},
 }
 

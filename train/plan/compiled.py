@@ -2,7 +2,8 @@
 
 It runs in a process of its own (`train.plan.process`), whose environment says how many virtual devices there are, or
 that libtpu needs no TPU. A device's program is the same for each block, so a step of few blocks is compiled at two
-depths, and each figure of the whole model lies on the line through the two.
+depths, and each figure of the whole model lies on the line through the two. libtpu plans the memory of one program a
+little differently each time, which a line to many blocks multiplies, so what blocks must keep is given beside it.
 """
 
 import math
@@ -73,6 +74,9 @@ def plan(job: dict[str, Any]) -> Figures:
         steps = [*pool.map(partial(compile_step, on_tpu=bool(job["topology"])), lowered)]
     measured = [figures(step, chip, config.train.dtype, chosen.n_devices) for step in steps]
     whole = extended(measured[0], measured[1], BLOCKS, model.n_layers) if len(few) == 2 else measured[0]
+    if len(few) == 2 and job["topology"] and config.train.remat:
+        least = measured[1]["memory"] + (model.n_layers - BLOCKS[1]) * kept_by_a_block(subject)
+        whole |= {"memory": max(whole["memory"], least), "memory_least": least}
     return whole | held(config, model, subject.mesh) | {
         "layout": chosen._asdict(), "compiled_blocks": few, "peak_flops_per_s": chip.peak(config.train.dtype),
         "memory_per_s": chip.memory_per_s, "links_per_s": chip.links_per_s, "memory_of_device": chip.memory,
@@ -152,6 +156,15 @@ def held(config: RunConfig, model: GPTConfig, mesh: Mesh | None) -> Figures:
         "parameters": parameters, "optimizer": sum(map(_bytes, jax.tree.leaves(state.opt_state))),
         "gradients": copies * parameters,
     }  # fmt: skip
+
+
+def kept_by_a_block(subject: PlannedStep) -> int:
+    """The bytes on a device that each further block keeps with remat: state, gradients, and its input [B, T, D]."""
+    config, model, sizes, _ = subject
+    one, two = (sum(held(config, replace(model, n_layers=n), subject.mesh).values()) for n in (1, 2))
+    rows = config.train.batch_size // config.train.grad_accumulation // sizes.n_rows
+    length = model.context_length // sizes.context
+    return two - one + rows * length * model.d_model * jnp.dtype(config.train.dtype).itemsize
 
 
 def _bytes(leaf: Any) -> int:

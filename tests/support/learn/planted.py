@@ -1,43 +1,48 @@
-"""Mistakes planted in the right functions of the course, and what the diagnosis names; without a process."""
+"""Mistakes planted in the text of right solutions, and what the diagnosis names them."""
 
-from collections.abc import Callable, Iterator
+import importlib
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from learned import SOLUTIONS
 
 from train.learn.calls import attempted, make_cases
-from train.learn.course import ORDER, piece
+from train.learn.course import file_name, piece
 from train.learn.diagnose import diagnose, differences
-from train.learn.pairs import combinations
-from train.learn.piece import Function, Slip
-
-Names = tuple[str, ...]
-RIGHT: Names = ()
 
 
-def functions() -> Iterator[tuple[str, Function]]:
-    """Each function of the course with its piece."""
-    for name in ORDER:
-        for function in piece(name).functions:
-            yield name, function
+def planted(style: str, name: str, replacements: dict[str, str], folder: Path) -> Any:
+    """The module of a solution in which each of the texts, which must occur, is replaced."""
+    shutil.copytree(SOLUTIONS / style, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / file_name(name)
+    text = path.read_text(encoding="utf-8")
+    for old, new in replacements.items():
+        assert old in text, f"{path.name} of {style} has no {old!r}"
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+    _forget()
+    sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module(path.stem)
+    finally:
+        sys.path.remove(str(folder))
+        _forget()
 
 
-def named(function: Function, body: Callable[..., Any], seed: int) -> set[Names]:
-    """What the diagnosis names if that is the learner's body: sets of slips; {RIGHT} if all is right, none if unknown."""
+def _forget() -> None:
+    """Forget the modules of other solutions, which have the same names."""
+    for name in [name for name in sys.modules if name[:1] == "p" and name[1:3].isdigit()]:
+        del sys.modules[name]
+
+
+def names_given(module: Any, name: str, function_name: str, seed: int) -> list[tuple[str, ...]] | None:
+    """The names of the diagnoses; None if the function is right."""
+    function = next(one for one in piece(name).functions if one.name == function_name)
     cases = make_cases(function, np.random.default_rng(seed))
-    attempts = [attempted(body, case) for case in cases]
-    if not any(attempt.failure for attempt in attempts) and not any(differences(cases, attempts)):
-        return {RIGHT}
-    return {tuple(sorted(one.names)) for one in diagnose(function, cases, attempts)}
-
-
-def pairs(function: Function) -> Iterator[tuple[tuple[Slip, Slip], Callable[..., Any]]]:
-    """Two slips in one body, for all that compose."""
-    yield from combinations(function)
-
-
-def confusion(seed: int) -> Iterator[tuple[str, Function, Slip, set[Names]]]:
-    """Each slip of the course, planted, with what is named."""
-    for name, function in functions():
-        for slip in function.slips:
-            yield name, function, slip, named(function, slip.wrong, seed)
+    attempts = [attempted(getattr(module, function_name), case) for case in cases]
+    if not any(differences(cases, attempts)) and not any(attempt.failure for attempt in attempts):
+        return None
+    return [diagnosis.names for diagnosis in diagnose(function, cases, attempts)]

@@ -171,4 +171,6 @@ MUTATIONS = [
     Mutation("a patch of another shape", LOOKING, "if _described(y) != _described(x):", "if False:", f"{LOOK}::test_wrong_patches"),
     Mutation("no window in a cached step", DECODE, "place.mask(self.window, self.visible, within)", "place.mask(None)", "model/test_generate.py::test_greedy_continues_as_the_reference_does[llama]"),
     Mutation("the textbook keeps one token more of a full context", "jaxllm/generate.py", "len(text) - 1 - context // 2", "len(text) - 2 - context // 2", "model/test_generate.py::test_the_textbook_generates_the_same[greedy]"),
+    Mutation("simple attention over queries, not keys", ATTENTION, "return softmax(x @ jnp.swapaxes(x, -1, -2))", "return jnp.swapaxes(softmax(x @ jnp.swapaxes(x, -1, -2)), -1, -2)", twin("attention.simple_attention_weights")),
+    Mutation("simple weights with a gradient through the query alone", "jaxllm/reference/attention.py", "((d_scores + d_scores.swapaxes(-1, -2)) @ x,)", "(d_scores @ x,)", twin("attention.simple_attention_weights")),
 ]  # fmt: skip

@@ -7,6 +7,7 @@ COMMIT = "bench/test_bench_commit.py"
 DESCRIBE = "commands/test_describe.py"
 SPEEDRUN = "bench/test_speedrun.py"
 RUNS = "commands/test_runs_command.py"
+RANKING, PAIRS = "commands/test_attention_ranking.py", "commands/test_data_pairs.py"
 VERDICT = "training/test_verdict.py"
 BACKEND = "commands/test_plotting.py::test_the_environment_may_name_any_backend"
 
@@ -119,4 +120,20 @@ MUTATIONS = [
     Mutation("the band of the first seed", "train/runs/curves_plot.py", "losses.min(0), losses.max(0)", "losses[0], losses[0]", f"{RUNS}::test_a_curve_is_the_mean_of_the_seeds"),
     Mutation("a seed left out without a word", "train/commands/runs.py", "        if run.unfinished:", "        if False:", f"{RUNS}::test_what_does_not_count_is_named"),
     Mutation("an unadjusted p-value printed", "train/commands/runs_report.py", "verdict.adjusted_p:.2g", "verdict.p:.2g", f"{RUNS}::test_what_would_be_needed_and_how_many_are_compared"),
+    Mutation("attention from the first token of a word", "train/commands/attention_ranking.py", "weights[:, :, source.last, target.first", "weights[:, :, source.first, target.first", f"{RANKING}::test_heads_are_ranked_by_the_models_weights[orange-apple]"),
+    Mutation("a word without its last token", "train/commands/attention_ranking.py", "target.first : target.last + 1", "target.first : target.last", f"{RANKING}::test_heads_are_ranked_by_the_models_weights[orange-apple]"),
+    Mutation("the weakest heads first", "train/commands/attention_ranking.py", "np.argsort(-attended,", "np.argsort(attended,", f"{RANKING}::test_heads_are_ranked_by_the_models_weights[orange-apple]"),
+    Mutation("a head that rests for this word alone", "train/commands/attention_ranking.py", "(first > 0.5) & (mean > 0.5)", "(first > 0.5)", f"{RANKING}::test_only_a_head_whose_weight_is_on_the_first_token_rests_there"),
+    Mutation("the first token's weight on itself in the mean", "train/commands/attention_ranking.py", "weights[:, :, 1:, 0]", "weights[:, :, :, 0]", f"{RANKING}::test_weights_of_words"),
+    Mutation("a word behind ranked for a model that cannot look there", "train/commands/attention_ranking.py", "and not attended.any()", "and False", f"{RANKING}::test_wrong_input_is_one_sentence[--from apple --to orange]"),
+    Mutation("a word within a longer one", "train/commands/attention_words.py", "[span for whole, span in found if whole] or ", "", f"{RANKING}::test_the_tokens_of_a_word"),
+    Mutation("a begin token's text searched", "train/commands/attention_words.py", 'pieces if begin_token is None else [b"", *pieces[1:]]', "pieces", f"{RANKING}::test_a_begin_token_is_no_word_of_the_prompt"),
+    Mutation("a later word where an earlier one is", "train/commands/attention_words.py", "(before or until or targets)[-1]", "targets[-1]", f"{RANKING}::test_which_occurrence"),
+    Mutation("a command of attention that shows nothing", "train/commands/attention.py", "if a.out is None and a.source is None and a.target is None:", "if False:", f"{RANKING}::test_wrong_input_is_one_sentence[]"),
+    Mutation("inputs under inputs", "train/commands/data_pairs.py", "zip(inputs.tolist(), targets.tolist(), strict=True)", "zip(inputs.tolist(), inputs.tolist(), strict=True)", f"{PAIRS}::test_targets_stand_under_their_inputs"),
+    Mutation("a pair less than are asked for", "train/commands/data_pairs.py", "(top - 1) * stride + context_length + 1", "(top - 1) * stride + context_length", f"{PAIRS}::test_they_are_the_pairs_of_training[3-1-2]"),
+    Mutation("colours by place", "train/commands/data_pairs.py", "colours.setdefault(i, len(colours))", "len(row)", f"{PAIRS}::test_a_token_has_one_colour_wherever_it_is"),
+    Mutation("lines of pairs as long as they come", "train/commands/data_pairs.py", "if used + width + 1 > most and", "if False and", f"{PAIRS}::test_long_inputs_are_lines_that_fit"),
+    Mutation("a wide character in one column", "train/commands/pieces.py", '(unicodedata.east_asian_width(c) in "WF")', "0", f"{PAIRS}::test_a_wide_token_is_cut"),
+    Mutation("the name of a file taken for its text", "train/commands/data.py", "        return read_text(given), given", "        return given, given", f"{PAIRS}::test_a_file_and_a_tokenizer"),
 ]  # fmt: skip

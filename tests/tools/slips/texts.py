@@ -3,6 +3,8 @@
 from slips.mutation import Mutation
 
 FAST_TRAINER = "tokenizers/test_tokenizers.py::test_bpe_fast_trainer_learns_the_textbooks_merges"
+TEXTBOOK = "jaxllm/tokenizers/textbook.py"
+TEXTBOOK_ALONE = "tokenizers/test_textbook.py::test_it_learns_encodes_and_decodes_as_the_tokenizer"
 MERGES, CHUNKS = "jaxllm/tokenizers/bpe_training.py", "jaxllm/tokenizers/chunks.py"
 RANKS, CUSTOM_PATTERN = "jaxllm/tokenizers/formats/tiktoken_files.py", "jaxllm/tokenizers/custom_pattern.py"
 UTF8, FOLDERS, OWN_OUTPUT = "jaxllm/utils/utf8.py", "jaxllm/data/folders.py", "jaxllm/data/own_output.py"
@@ -84,4 +86,8 @@ MUTATIONS = [
     Mutation("a character cut by the file's end", "jaxllm/data/documents.py", "final=not block", "final=False", "data/test_documents.py::test_what_is_wrong_is_named[cut.txt]"),
     Mutation("every text of an export begins with nothing", "jaxllm/tokenizers/formats/write_tokenizer_json.py", "content_of(tokenizer, begin_token)", "content_of(tokenizer, None)", "tokenizers/test_added_tokens.py::test_a_token_that_begins_texts_may_be_one"),
     Mutation("text in another encoding called no JSON", "jaxllm/utils/files.py", "if isinstance(error, InputError):", "if False:", "data/test_byte_order_marks.py::test_a_mark_is_no_part_of_the_text[tokenizer.json]"),
+    Mutation("one merge more than the vocabulary has room for", TEXTBOOK, "vocab_size - 256)", "vocab_size - 255)", f"{TEXTBOOK_ALONE}[20-sentence]"),
+    Mutation("a text encoded as one piece", TEXTBOOK, "for piece in split(text) for i in", "for piece in [text.encode()] for i in", f"{TEXTBOOK_ALONE}[20-spaces]"),
+    Mutation("each token decoded alone", TEXTBOOK, 'b"".join(tokens[i] for i in ids).decode(errors="replace")', '"".join(tokens[i].decode(errors="replace") for i in ids)', "tokenizers/test_textbook.py::test_any_text"),
+    Mutation("negative ids count from the end", TEXTBOOK, "dict(enumerate(tokens_of(merges)))", "tokens_of(merges)", "tokenizers/test_textbook.py::test_wrong_input"),
 ]  # fmt: skip

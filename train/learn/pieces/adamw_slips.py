@@ -11,20 +11,22 @@ from ..piece import Slip
 def varied(
     parameter: Any, gradient: Any, m: Any, v: Any, step: int, learning_rate: float, beta1: float, beta2: float,
     epsilon: float, weight_decay: float, *, decay: str = "decoupled", correct: str = "both", t: int = 0,
-    epsilon_at: str = "behind the root", betas: str = "m v", first: str = "mean", second: str = "g^2",
+    epsilon_at: str = "behind the root", exchanged: bool = False, m_beta: int = 1, v_beta: int = 2,
+    m_correction: int = 1, v_correction: int = 2, first: str = "mean", second: str = "g^2",
     direction: str = "new m", sign: int = -1, returns: str = "moments",
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """`adamw_update` with the mistakes that the keywords choose."""
     p, g, old_m, old_v = (np.asarray(x) for x in (parameter, gradient, m, v))
-    b1, b2 = {"m v": (beta1, beta2), "v m": (beta2, beta1), "m m": (beta1, beta1)}[betas]
-    if decay == "in the gradient":
+    betas = (0.0, beta2, beta1) if exchanged else (0.0, beta1, beta2)
+    b1, b2 = betas[m_beta], betas[v_beta]
+    if decay in ("in the gradient", "twice"):
         g = g + weight_decay * p
     m = {"mean": b1 * old_m + (1 - b1) * g, "sum": b1 * old_m + g, "turned": (1 - b1) * old_m + b1 * g}[first]
     squares = {"g": g, "m^2": m**2, "mean square": (g**2).mean()}.get(second, g**2)
     v = b2 * old_v + (1 - b2) * squares
     v = {"sum": b2 * old_v + g**2, "turned": (1 - b2) * old_v + b2 * g**2}.get(second, v)
-    factor1 = 1 - b1 ** (step + t) if correct in ("both", "m") else 1.0
-    factor2 = 1 - b2 ** (step + t) if correct in ("both", "v") else 1.0
+    factor1 = 1 - betas[m_correction] ** (step + t) if correct in ("both", "m") else 1.0
+    factor2 = 1 - betas[v_correction] ** (step + t) if correct in ("both", "v") else 1.0
     with np.errstate(all="ignore"):
         m_hat, v_hat = m / factor1, v / factor2
         root = {
@@ -45,6 +47,7 @@ def _decayed(p: Any, along: Any, learning_rate: float, weight_decay: float, deca
     stepped = p + sign * learning_rate * along
     ways = {
         "decoupled": stepped - learning_rate * weight_decay * p,
+        "twice": stepped - learning_rate * weight_decay * p,
         "raised": stepped + learning_rate * weight_decay * p,
         "not times the rate": stepped - weight_decay * p,
         "of the new": stepped * (1 - learning_rate * weight_decay),
@@ -113,6 +116,13 @@ DECAY_AND_MOMENT_SLIPS = (
         partial(varied, decay="in the gradient"),
     ),
     Slip(
+        "decay-in-both-places",
+        "has the decay in the gradient and in the step",
+        "One decay is enough, and it belongs to the step. In the gradient it passes through the moments as well.",
+        "How often is the parameter multiplied by the decay?",
+        partial(varied, decay="twice"),
+    ),
+    Slip(
         "decay-with-the-wrong-sign",
         "has the decay added with the wrong sign",
         "Parameters then grow at every step. Decay pulls them towards 0.",
@@ -154,14 +164,43 @@ DECAY_AND_MOMENT_SLIPS = (
         "beta1 is the memory of the gradient, beta2 that of its square, which is longer. Exchanged, the direction is "
         "late.",
         "Which beta belongs to m?",
-        partial(varied, betas="v m"),
+        partial(varied, exchanged=True),
     ),
     Slip(
-        "beta1-for-both",
-        "uses beta1 for both moments",
-        "The square needs the longer memory, or the scale of the step jumps with each batch. beta2 has not been used.",
-        "Which argument is not used?",
-        partial(varied, betas="m m"),
+        "betas-exchanged-in-the-means",
+        "has the betas exchanged in both moments, but not in their corrections",
+        "beta1 is the memory of the gradient, beta2 that of its square. The corrections then no longer fit the "
+        "moments.",
+        "Which beta belongs to m?",
+        partial(varied, m_beta=2, v_beta=1),
+    ),
+    Slip(
+        "beta1-in-the-second-moment",
+        "uses beta1 in the second moment",
+        "The square needs the longer memory, or the scale of the step jumps with each batch. beta2 belongs to v.",
+        "Compare the line of v with that of m.",
+        partial(varied, v_beta=1),
+    ),
+    Slip(
+        "beta1-in-the-second-correction",
+        "corrects the second moment with beta1",
+        "The correction undoes the start at 0, so it needs the same beta as the moment. beta2 belongs to v.",
+        "Compare the two corrections.",
+        partial(varied, v_correction=1),
+    ),
+    Slip(
+        "beta2-in-the-first-moment",
+        "uses beta2 in the first moment",
+        "The direction then follows the gradients too slowly. beta1 belongs to m.",
+        "Compare the line of m with that of v.",
+        partial(varied, m_beta=2),
+    ),
+    Slip(
+        "beta2-in-the-first-correction",
+        "corrects the first moment with beta2",
+        "The correction undoes the start at 0, so it needs the same beta as the moment. beta1 belongs to m.",
+        "Compare the two corrections.",
+        partial(varied, m_correction=2),
     ),
     Slip(
         "first-moment-sums",

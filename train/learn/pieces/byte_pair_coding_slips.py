@@ -27,8 +27,13 @@ def varied_encode(
         return ids
     if order == "one pass":
         return _one_pass(ids, ranks)
-    while order == "by place" and (places := [i for i, pair in enumerate(pairwise(ids)) if pair in ranks]):
-        ids[places[0] : places[0] + 2] = [ranks[(ids[places[0]], ids[places[0] + 1])]]
+    while order in ("by place", "latest") and (possible := [pair for pair in pairwise(ids) if pair in ranks]):
+        if order == "latest":
+            pair = max(possible, key=ranks.__getitem__)
+            ids = merged(ids, pair, ranks[pair], "left")
+        else:
+            place = list(pairwise(ids)).index(possible[0])
+            ids[place : place + 2] = [ranks[possible[0]]]
     return _longest(ids, merges, first) if order == "longest" else ids
 
 
@@ -103,6 +108,14 @@ ENCODE_SLIPS = (
         partial(varied_encode, order="reversed"),
     ),
     Slip(
+        "latest-merge-first",
+        "makes the merge that was learned last, wherever one is possible",
+        "The earliest merge comes first, as in training. Otherwise a text is split in another way than the one "
+        "learned from.",
+        "Two merges are possible: which comes first?",
+        partial(varied_encode, order="latest"),
+    ),
+    Slip(
         "one-pass",
         "merges bytes once, but not what arises from a merge",
         "A long token is several merges, each built on the one before. After a merge its new id has neighbours too.",
@@ -131,12 +144,11 @@ ENCODE_SLIPS = (
         partial(varied_encode, way="right"),
     ),
     Slip(
-        "overlapping-merges",
-        "uses an id for two merges at once",
-        'Both pairs of "aaa" cannot be replaced, since they share the middle. After a merge go on behind both of its '
-        "ids.",
-        'How many ids should "aaa" have after one merge?',
-        partial(varied_encode, way="overlapping"),
+        "second-id-kept",
+        "keeps the second id of a pair behind its new id",
+        "The new id stands for both. The search must go on behind the pair, not at its second id.",
+        'How many ids should "ab" have after (a, b) is merged?',
+        partial(varied_encode, way="second kept"),
     ),
     Slip(
         "ids-from-255",

@@ -15,7 +15,7 @@ def units_of(text: str, units: str) -> list[int]:
 
 
 def merged(ids: list[int], pair: Pair, new: int, way: str) -> list[int]:
-    """The ids with the pair replaced: from the left, from the right, at its first place only, or overlapping."""
+    """The ids with the pair replaced: from the left or right, at its first place only, or with its second id kept."""
     out: list[int] = []
     if way == "right":
         return merged(ids[::-1], (pair[1], pair[0]), new, "left")[::-1]
@@ -23,7 +23,7 @@ def merged(ids: list[int], pair: Pair, new: int, way: str) -> list[int]:
     while i < len(ids):
         if tuple(ids[i : i + 2]) == pair and not (way == "first" and new in out):
             out.append(new)
-            i += 1 if way == "overlapping" and i + 2 < len(ids) and tuple(ids[i + 1 : i + 3]) == pair else 2
+            i += 1 if way == "second kept" else 2
         else:
             out.append(ids[i])
             i += 1
@@ -145,12 +145,11 @@ LEARN_SLIPS = (
         partial(varied_merges, way="right"),
     ),
     Slip(
-        "overlapping-merges",
-        "uses an id for two merges at once",
-        'Both pairs of "aaa" cannot be replaced, since they share the middle. After a merge go on behind both of its '
-        "ids.",
-        'How many ids should "aaa" have after one merge?',
-        partial(varied_merges, way="overlapping"),
+        "second-id-kept",
+        "keeps the second id of a pair behind its new id",
+        "The new id stands for both. The search must go on behind the pair, not at its second id.",
+        'How many ids should "ab" have after (a, b) is merged?',
+        partial(varied_merges, way="second kept"),
     ),
     Slip(
         "code-points",

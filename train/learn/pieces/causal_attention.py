@@ -11,7 +11,17 @@ from jaxllm.reference.arrays import Array, vjp
 
 from ..piece import Arguments, Function, Piece, Slip
 from .hooks import after
-from .wrong_attention import attend, lower_triangle, one, over_queries, unnormalised, unshifted, width
+from .wrong_attention import (
+    attend,
+    keys_as_values,
+    lower_triangle,
+    one,
+    over_queries,
+    query_and_key_swapped,
+    unnormalised,
+    unshifted,
+    width,
+)
 
 
 def causal_mask(length: int) -> Array:
@@ -221,6 +231,20 @@ _WEIGHT_SLIPS = (
         "Each word gathers from those that look at it, which come later. It should gather from those that it looks at.",
         "Say in words what row and column of your weights stand for.",
         partial(_causal, weights_transposed=True),
+    ),
+    Slip(
+        "query-and-key-swapped",
+        "equals causal attention with queries and keys swapped",
+        "The word that asks and the word that is asked change places. Softmax then runs over the wrong ones.",
+        "Look at the order of the factors in your scores.",
+        partial(_causal, roles=query_and_key_swapped),
+    ),
+    Slip(
+        "keys-as-values",
+        "equals causal attention with the keys used as values",
+        "A key says how a word is found, a value says what it passes on. The values have no effect here.",
+        "Look at what the weights are applied to.",
+        partial(_causal, roles=keys_as_values),
     ),
     Slip(
         "no-normalisation",

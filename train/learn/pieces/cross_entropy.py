@@ -22,14 +22,16 @@ def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield {"logits": np.log([[1.0, 2.0, 5.0], [4.0, 1.0, 1.0]]), "targets": np.array([2, 1])}
     yield {"logits": np.array([[1000.0, 999]]), "targets": np.array([1])}
     yield {"logits": np.array([[0.0, 1000]]), "targets": np.array([0])}
+    yield {"logits": np.array([[1000.0, 999], [1, 2]]), "targets": np.array([0, 1])}
     yield {"logits": np.array([[-1000.0, -1001, -1002]]), "targets": np.array([1])}
     for shape in ((4, 7), (2, 3, 5), (3, 2, 4, 6)):
         yield {"logits": 2 * rng.normal(size=shape), "targets": rng.integers(shape[-1], size=shape[:-1])}
 
 
 def varied(
-    logits: Any, targets: Any, *, axis: int = -1, stable: bool = True, log: str = "e", normaliser: str = "log sum exp",
-    score: str = "log p", of: int = 0, reduce: str = "mean", sign: int = -1, twice: bool = False,
+    logits: Any, targets: Any, *, axis: int | None = -1, largest: str = "of each", log: str = "e",
+    normaliser: str = "log sum exp", score: str = "log p", of: int = 0, reduce: str = "mean", sign: int = -1,
+    twice: bool = False,
 ) -> Any:  # fmt: skip
     """`cross_entropy` with the mistakes that the keywords choose."""
     z, targets = np.asarray(logits), np.asarray(targets)
@@ -37,9 +39,12 @@ def varied(
     with np.errstate(all="ignore"):
         if twice:
             z = reference.layers.softmax(z)
-        z = z - z.max(axis=axis, keepdims=True) if stable else z
+        z = {"of each": z - z.max(axis=axis, keepdims=True), "of all": z - z.max()}.get(largest, z)
         total = np.exp(z).sum(axis=axis, keepdims=True)
+        if largest == "as math does" and (np.isinf(total).any() or not total.all()):
+            raise OverflowError("math range error") if np.isinf(total).any() else ValueError("math domain error")
         sums = {"log sum exp": np.log(total), "log sum": np.log(z.sum(axis=axis, keepdims=True)), "none": 0.0}
+        sums["log2 sum exp"] = np.log2(total)
         log_p = z - sums[normaliser] if score != "log of p" else np.log(np.exp(z) / total)
         scores = {"p": np.exp(log_p), "1 - p": 1 - np.exp(log_p)}.get(score, log_p)
         observed = (np.roll(targets, -1, axis=-1) if of == 2 else (targets - of) % width)[..., None]
@@ -74,7 +79,7 @@ SLIPS = (
         "The exponential of a logit above 709 has no float64. A shift of all logits by the same number does not "
         "change the result.",
         "Which number could you subtract from all logits so that none is above 0?",
-        partial(varied, stable=False),
+        partial(varied, largest="none"),
     ),
     Slip(
         "overflow-of-the-quotient",
@@ -82,7 +87,23 @@ SLIPS = (
         "The exponential of a logit above 709 has no float64, and the quotient of two of them is no number. A shift "
         "of all logits by the same number does not change the result.",
         "Which number could you subtract from all logits so that none is above 0?",
-        partial(varied, stable=False, score="log of p"),
+        partial(varied, largest="none", score="log of p"),
+    ),
+    Slip(
+        "overflow-error",
+        "overflows, with an error, for large logits",
+        "The exponential of a logit above 709 has no float64, and Python's own raises an error. A shift of all "
+        "logits by the same number does not change the result.",
+        "Which number could you subtract from all logits so that none is above 0?",
+        partial(varied, largest="as math does"),
+    ),
+    Slip(
+        "largest-of-the-batch",
+        "subtracts the largest logit of all positions, not of each",
+        "Where a position's own logits are far below that, all its exponentials are 0. Each position has a largest "
+        "logit of its own.",
+        "Over which axis is the maximum?",
+        partial(varied, largest="of all"),
     ),
     Slip(
         "logarithm-of-zero",
@@ -100,11 +121,18 @@ SLIPS = (
         partial(varied, axis=-2),
     ),
     Slip(
+        "softmax-over-everything",
+        "has a softmax over all numbers at once, not over the vocabulary at each position",
+        "The probabilities of all tokens at one position sum to 1. Here those of the whole batch do.",
+        "Over which axis does the sum go?",
+        partial(varied, axis=None),
+    ),
+    Slip(
         "no-exponential",
         "has a sum of logits where it should have a sum of exponentials",
         "Logits may be negative and are no probabilities. The exponential makes them positive.",
         "What is summed under the logarithm?",
-        partial(varied, normaliser="log sum", stable=False),
+        partial(varied, normaliser="log sum", largest="none"),
     ),
     Slip(
         "not-normalised",
@@ -112,7 +140,7 @@ SLIPS = (
         "Without the sum over the vocabulary the probabilities do not add to 1. The model could win by raising all "
         "logits.",
         "Where do the logits of the other tokens come in?",
-        partial(varied, normaliser="none", stable=False),
+        partial(varied, normaliser="none", largest="none"),
     ),
     Slip(
         "softmax-twice",
@@ -178,6 +206,13 @@ SLIPS = (
         "The logarithm has base 2. With base e a guess among V equal tokens costs ln V.",
         "Which base has the logarithm?",
         partial(varied, log="2"),
+    ),
+    Slip(
+        "bits-in-the-sum",
+        "has a logarithm of base 2 of the sum, beside logits that are in nats",
+        "The exponentials have base e, and only their own logarithm undoes them. Two bases in one formula fit nothing.",
+        "Which base has the logarithm?",
+        partial(varied, normaliser="log2 sum exp"),
     ),
     Slip(
         "base-10",

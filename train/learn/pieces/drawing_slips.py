@@ -18,7 +18,7 @@ def varied_sample(probabilities: Any, u: float, *, rule: str = "exceeds", first:
         "before": lambda: min(np.argmax(np.append(total - p > u, True)), len(p) - 1),
         "last not above": lambda: max(int((total <= u).sum()) - 1, 0),
         "most likely": lambda: np.argmax(p),
-        "single": lambda: np.argmax(np.append(p > u, True)) % len(p),
+        "single": lambda: min(np.argmax(np.append(p > u, True)), len(p) - 1),
         "nearest": lambda: np.argmin(np.abs(p - u)),
         "even": lambda: int(u * len(p)),
         "sorted": lambda: np.argsort(-p, kind="stable")[np.argmax(np.cumsum(np.sort(p)[::-1]) > u)],

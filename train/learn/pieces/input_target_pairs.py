@@ -18,7 +18,16 @@ def input_target_pairs(ids: Any, context_length: int, stride: int) -> tuple[Any,
 
 
 def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
-    for n, context_length, stride in ((3, 1, 1), (4, 2, 1), (5, 2, 2), (6, 2, 2), (7, 2, 3), (5, 4, 1), (9, 3, 2)):
+    for n, context_length, stride in (
+        (5, 1, 2),
+        (3, 1, 1),
+        (4, 2, 1),
+        (5, 2, 2),
+        (6, 2, 2),
+        (9, 2, 3),
+        (6, 4, 1),
+        (9, 3, 2),
+    ):
         yield {"ids": np.arange(5, 5 + n), "context_length": context_length, "stride": stride}
     for n, context_length, stride in ((17, 4, 3), (23, 3, 5), (29, 7, 1), (31, 5, 5)):
         yield {"ids": rng.integers(50, size=n), "context_length": context_length, "stride": stride}
@@ -28,16 +37,22 @@ def varied(
     ids: Any, context_length: int, stride: int, *, shift: int = 1, step: str = "stride", windows: str = "all",
     begin: int = 0, exchanged: bool = False, kind: str = "windows",
 ) -> tuple[Any, Any]:  # fmt: skip
-    """`input_target_pairs` with the mistakes that the keywords choose. Ids past the end are those at the beginning."""
+    """`input_target_pairs` with the mistakes that the keywords choose.
+
+    Raises IndexError for targets past the end, where there are not as many of them as inputs.
+    """
     ids = np.asarray(ids)
     by = {"stride": stride, "one": 1, "length": context_length, "one more": stride + 1}[step]
     end = len(ids) - context_length
-    starts = np.arange(begin, {"all": end, "one less": end - 1, "one more": end + 1, "side by side": end}[windows], by)
+    starts = np.arange(begin, {"all": end, "one less": end - 1, "side by side": end}.get(windows, end + 1), by)
     if windows == "side by side":
         starts = starts[: (len(ids) - 1) // context_length]
     later = {"stride": stride, "length": context_length}.get(kind, shift)
     positions = starts[:, None] + np.arange(context_length)
-    inputs, targets = ids[positions], ids[(positions + later) % len(ids)]
+    inputs, targets = (
+        ids[positions],
+        ids[(positions + later) % len(ids) if windows == "rolled" else positions + later],
+    )
     if kind == "one target":
         targets = targets[:, -1:]
     return (targets, inputs) if exchanged else (inputs, targets)
@@ -117,10 +132,17 @@ SLIPS = (
         partial(varied, windows="one less"),
     ),
     Slip(
-        "one-window-too-many",
+        "targets-rolled-around",
         "has a last window whose last target is the first id of the text",
         "Behind the last id of the text there is nothing to guess. Rolling the ids around makes up a target.",
         "Which target has the last id of the text?",
+        partial(varied, windows="rolled"),
+    ),
+    Slip(
+        "one-window-too-many",
+        "has a window whose last target would lie behind the text",
+        "A window fits only if its targets do, which reach one id further. The last window begins too late.",
+        "For five ids and a context of four, how many pairs are there?",
         partial(varied, windows="one more"),
     ),
     Slip(

@@ -43,7 +43,8 @@ def _centred(x: Array, axis: Any) -> Array:
 def _varied(
     x: Array, scale: Any, bias: Any, epsilon: float, *, axes: Callable[[Array], Any] = _features, centre: bool = True,
     squared: Callable[[Array, Any], Array] = _centred, less: int = 0, divisor: Callable[[Array, float], Array] = _root,
-    scaled: bool = True, shifted: bool = True, scale_first: bool = False, bias_first: bool = False,
+    mean_kept: bool = False, scaled: bool = True, shifted: bool = True, scale_first: bool = False,
+    bias_first: bool = False,
 ) -> Array:  # fmt: skip
     """Layer norm with other axes, mean, variance, divisor, or order of scale and bias."""
     x = x * scale if scale_first else x
@@ -52,7 +53,7 @@ def _varied(
     numbers = x.shape[-1] / (x.shape[-1] - less)
     variance = ((squared(x, axis) if centre else x) ** 2).mean(axis=axis, keepdims=True) * numbers
     with np.errstate(all="ignore"):
-        z = (_centred(x, axis) if centre else x) / divisor(variance, epsilon)
+        z = (_centred(x, axis) if centre and not mean_kept else x) / divisor(variance, epsilon)
         return (z + bias) * scale if bias_first else z * scale + bias
 
 
@@ -72,6 +73,13 @@ _STATISTICS_SLIPS = (
         partial(_varied, centre=False),
     ),
     Slip(
+        "mean-only-in-variance",
+        "equals x divided by its standard deviation: the mean was subtracted in the variance only",
+        "The variance of the result is 1, but its mean is not 0. The mean belongs to the numerator too.",
+        "Compute the mean of one row of your result, before scale and bias.",
+        partial(_varied, mean_kept=True),
+    ),
+    Slip(
         "mean-square-for-variance",
         "equals layer norm with the mean of x^2 in place of the variance",
         "The variance is the mean of (x - mean)^2. Where the mean is far from 0, the mean of x^2 is much larger.",
@@ -85,6 +93,14 @@ _STATISTICS_SLIPS = (
         "it.",
         "Compute the mean of one row of your result, and of one column.",
         partial(_varied, axes=lambda x: -2),
+    ),
+    Slip(
+        "first-axis",
+        "equals a norm over the first axis, not over features",
+        "Mean and variance are taken over the examples of a batch, or the words of a text. The features are the last "
+        "axis.",
+        "Count axes from the end, as in axis -1, where the number of axes in front may vary.",
+        partial(_varied, axes=lambda x: 0),
     ),
     Slip(
         "batch-norm",

@@ -20,8 +20,8 @@ def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield {"x": np.array([[1.0, 2]]), "kernel": np.array([[1.0, 0], [3, 4]]), "bias": None}
     yield {"x": np.array([[1.0, 2], [3, 5]]), "kernel": np.array([[1.0, 2], [3, 4]]), "bias": np.array([10.0, 20])}
     yield {"x": np.array([[1.0, 2]]), "kernel": np.array([[1.0, 2, 3], [4, 5, 6]]), "bias": np.array([1.0, 2, 4])}
-    yield {"x": np.array([[-1.0, 2]]), "kernel": np.array([[3.0], [1]]), "bias": np.array([0.5])}
-    for shape, f in (((3,), 5), ((4, 3), 4), ((6, 3), 5), ((2, 4, 3), 5), ((2, 3, 4, 5), 7)):
+    yield {"x": np.array([[-1.0, 2]]), "kernel": np.array([[3.0, 0, 1], [1, 1, 1]]), "bias": np.array([0.5, -3, 1])}
+    for shape, f in (((3,), 5), ((4, 3), 4), ((5, 4), 4), ((6, 3), 5), ((2, 4, 3), 5), ((2, 3, 4, 5), 7)):
         x, kernel = rng.normal(size=shape), rng.normal(size=(shape[-1], f))
         yield {"x": x, "kernel": kernel, "bias": None}
         yield {"x": x, "kernel": kernel, "bias": rng.normal(size=f)}
@@ -37,7 +37,7 @@ def varied(
         kernel = kernel.T
     elif layout == "reshaped":
         kernel = kernel.reshape(features, width).T
-    y = x @ kernel
+    y = x[..., -1:] @ kernel[-1:] if layout == "last input" else x @ kernel
     y = {"none": y, "mean": y / width, "over sqrt": y / width**0.5}.get(after, y)
     if bias is not None:
         y = _with_bias(y, np.asarray(bias), add)
@@ -45,7 +45,7 @@ def varied(
 
 
 def _with_bias(y: Any, bias: Any, add: str) -> Any:
-    if add == "per position" and y.ndim > 1:
+    if add == "per position":
         return y + bias[:, None]
     ways = {"once": y + bias, "never": y, "twice": y + 2 * bias, "subtracted": y - bias, "multiplied": y * bias}
     sums = {"summed": y + bias.sum(), "backwards": y + bias[::-1], "first": y + bias[0]}
@@ -125,6 +125,13 @@ SLIPS = (
         "The first bias belongs to the first output. Look at the order in which outputs are written.",
         "Which number of the bias belongs to the first output?",
         partial(varied, add="backwards"),
+    ),
+    Slip(
+        "last-input-only",
+        "has the product with the last input, not the sum over all",
+        "Each product has replaced the one before it, and a bias that was there first. The products must be added up.",
+        "What does the loop over the inputs do with the value so far?",
+        partial(varied, layout="last input", add="never"),
     ),
     Slip(
         "mean-over-inputs",

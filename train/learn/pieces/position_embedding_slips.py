@@ -9,7 +9,10 @@ from ..piece import Slip
 
 
 def varied_learned(x: Any, table: Any, *, rows: str = "first", join: str = "added", times_x: str = "one") -> Any:
-    """`add_learned_positions` with the mistakes that the keywords choose. Rows past the end are taken as the last."""
+    """`add_learned_positions` with the mistakes that the keywords choose. Rows past the end are taken as the last.
+
+    Raises ValueError where shapes do not fit, as NumPy does.
+    """
     x, table = np.asarray(x), np.asarray(table)
     length, last = x.shape[-2], len(table) - 1
     t = np.arange(length)
@@ -20,8 +23,11 @@ def varied_learned(x: Any, table: Any, *, rows: str = "first", join: str = "adde
     if rows == "of the batch":
         ids = np.arange(x.shape[0]).reshape(-1, *[1] * (x.ndim - 2))  # of one sequence: those of its places
     else:
-        ids = chosen[rows]
-    positions = table[np.minimum(np.broadcast_to(ids, x.shape[:-1]), last)]
+        ids = chosen.get(rows, t)
+    if rows == "as many as sequences":
+        positions = table[: x.shape[0]] + 0 * x
+    else:
+        positions = table[np.minimum(np.broadcast_to(ids, x.shape[:-1]), last)]
     x = {"one": x, "sqrt": x * x.shape[-1] ** 0.5, "zero": 0 * x}[times_x]
     if join == "concatenated":
         return np.concatenate([x, positions], axis=-1)
@@ -75,6 +81,13 @@ LEARNED_SLIPS = (
         "last.",
         "Which axis of x is time?",
         partial(varied_learned, rows="of the batch"),
+    ),
+    Slip(
+        "as-many-rows-as-sequences",
+        "takes as many rows of the table as there are sequences in the batch",
+        "That fits only if there are as many sequences as positions, or none but one. The positions are those of time.",
+        "Which axis of x is time?",
+        partial(varied_learned, rows="as many as sequences"),
     ),
     Slip(
         "rows-from-the-end",

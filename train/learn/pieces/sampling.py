@@ -35,7 +35,7 @@ def _probability_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield {"logits": np.log([4.0, 1, 3]), "temperature": 1.0, "top_k": 1}
     yield {"logits": np.array([1000.0, 999]), "temperature": 1.0, "top_k": None}
     for v in (5, 9, 16):
-        for temperature, top_k in ((0.8, 3), (1.7, v), (0.0, 2), (2.5, None), (1.3, v + 4)):
+        for temperature, top_k in ((0.8, 3), (1.7, v - 1), (0.0, 2), (2.5, None), (1.3, v + 4)):
             yield {"logits": 3 * rng.normal(size=v) - 1, "temperature": temperature, "top_k": top_k}
 
 
@@ -52,8 +52,8 @@ def _sample_cases(rng: np.random.Generator) -> Iterator[Arguments]:
 
 def varied_probabilities(
     logits: Any, temperature: float, top_k: int | None = None, *, heat: str = "divides", more: int = 0,
-    keep: str = "largest", dropped: str = "minus infinity", stable: bool = True, greedy: str = "one-hot",
-    order: bool = False,
+    keep: str = "largest", dropped: str = "minus infinity", stable: str = "yes", greedy: str = "one-hot",
+    order: bool = False, total: str = "divided",
 ) -> Any:  # fmt: skip
     """`next_token_probabilities` with the mistakes that the keywords choose."""
     logits = np.asarray(logits)
@@ -64,14 +64,20 @@ def varied_probabilities(
         return at_zero[greedy]
     t = temperature or 1.0
     z = {"divides": logits / t, "multiplies": logits * t, "none": logits, "after": logits}[heat]
-    kept = np.ones(n, bool) if top_k is None or keep == "all" else np.zeros(n, bool)
+    kept = (
+        np.ones(n, bool)
+        if top_k is None or keep == "all" or (keep == "all but k" and top_k >= n)
+        else np.zeros(n, bool)
+    )
     if not kept.all() and top_k is not None:
-        ranked = {"largest": np.argsort(-z), "smallest": np.argsort(z), "first": np.arange(n)}[keep]
-        kept[ranked[: max(top_k + more, 1)]] = True
+        ranked = {"smallest": np.argsort(z), "first": np.arange(n)}.get(keep, np.argsort(-z))
+        kept[ranked[: n - top_k if keep == "all but k" else top_k + more]] = True
     z = np.where(kept, z, {"minus infinity": -np.inf, "zero": 0.0}.get(dropped, z))
     with np.errstate(all="ignore"):
-        e = np.exp(z - z.max()) if stable else np.exp(z)
-        p = e / e.sum()
+        e = np.exp(z - z.max()) if stable == "yes" else np.exp(z)
+        if stable == "as math does" and np.isinf(e).any():
+            raise OverflowError("math range error")
+        p = e / e.sum() if total == "divided" else e
     if dropped == "probability 0, others as before":
         p = np.where(kept, p, 0.0)
     p = p / t if heat == "after" else p
@@ -123,6 +129,13 @@ PROBABILITY_SLIPS = (
         partial(varied_probabilities, keep="smallest"),
     ),
     Slip(
+        "threshold-from-the-wrong-end",
+        "keeps all but the k smallest logits",
+        "The threshold was counted from the small end of the sorted logits. Only k tokens are kept.",
+        "At which end of the sorted logits do you count?",
+        partial(varied_probabilities, keep="all but k"),
+    ),
+    Slip(
         "first-kept",
         "keeps the tokens with the k lowest ids",
         "Ids say nothing about likelihood. The logits must be ranked first.",
@@ -145,6 +158,13 @@ PROBABILITY_SLIPS = (
         partial(varied_probabilities, dropped="probability 0, others as before"),
     ),
     Slip(
+        "not-divided-by-the-sum",
+        "has exponentials that are not divided by their sum",
+        "Probabilities sum to 1, and exponentials sum to anything. The division makes the one of the other.",
+        "Do the results sum to 1?",
+        partial(varied_probabilities, total="left out"),
+    ),
+    Slip(
         "zeros-for-dropped-logits",
         "gives dropped tokens the logit 0",
         "The exponential of 0 is 1, so they stay in the race. Only a logit of minus infinity has probability 0.",
@@ -157,7 +177,15 @@ PROBABILITY_SLIPS = (
         "The exponential of a logit above 709 has no float64. A shift of all logits by the same number does not "
         "change the result.",
         "Which number could you subtract from all logits so that none is above 0?",
-        partial(varied_probabilities, stable=False),
+        partial(varied_probabilities, stable="no"),
+    ),
+    Slip(
+        "overflow-error",
+        "overflows, with an error, for large logits",
+        "The exponential of a logit above 709 has no float64, and Python's own raises an error. A shift of all "
+        "logits by the same number does not change the result.",
+        "Which number could you subtract from all logits so that none is above 0?",
+        partial(varied_probabilities, stable="as math does"),
     ),
     Slip(
         "temperature-zero-is-one",

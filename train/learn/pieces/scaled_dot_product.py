@@ -10,7 +10,7 @@ from jaxllm import reference
 from jaxllm.reference.arrays import Array
 
 from ..piece import Arguments, Function, Piece, Slip
-from .wrong_attention import attend, one, over_queries, unchanged, unnormalised, unshifted, width
+from .wrong_attention import attend, keys_as_values, one, over_queries, unchanged, unnormalised, unshifted, width
 
 
 def scaled_dot_product_attention(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
@@ -114,6 +114,13 @@ _SOFTMAX_SLIPS = (
         "huge weight.",
         "Look at what happens between the scores and the values.",
         partial(attend, normalise=unchanged, hidden=-np.inf),
+    ),
+    Slip(
+        "keys-as-values",
+        "equals attention with the keys used as values",
+        "A key says how a word is found, a value says what it passes on. The values have no effect here.",
+        "Look at what the weights are applied to.",
+        partial(attend, roles=keys_as_values),
     ),
     Slip(
         "no-normalisation",

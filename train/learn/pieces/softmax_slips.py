@@ -56,6 +56,13 @@ SOFTMAX_SLIPS = (
         partial(_softmax, axis=0),
     ),
     Slip(
+        "second-axis",
+        "equals softmax over axis 1, counted from the front",
+        "For a matrix that is the last axis, and all is well. With a batch in front it is another one.",
+        "Count axes from the end, as in axis -1, where the number of axes in front may vary.",
+        partial(_softmax, axis=1),
+    ),
+    Slip(
         "one-sum-for-all",
         "equals softmax with one sum for the whole array, not one for each row",
         "All numbers together add to 1, where each row should. A sum without an axis adds everything.",

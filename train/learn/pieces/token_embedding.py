@@ -17,16 +17,17 @@ def token_embedding(table: Any, tokens: Any) -> Any:
 
 
 def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
-    yield {"table": np.array([[1.0, 2], [3, 4]]), "tokens": np.array([1])}
-    yield {"table": np.array([[1.0, 2, 3], [4, 5, 6]]), "tokens": np.array([1, 0, 1])}
-    yield {"table": np.array([[1.0, 2], [3, 4], [5, 7]]), "tokens": np.array([[2, 0], [2, 1]])}
-    for v, d, shape in ((7, 7, (3,)), (11, 4, (6,)), (5, 3, (2, 4)), (13, 6, (3, 2, 5))):
-        yield {"table": rng.normal(size=(v, d)), "tokens": rng.integers(v, size=shape)}
+    """No token is the last row, nor as large as the width: JAX takes another row there, and NumPy raises."""
+    yield {"table": np.array([[1.0, 2], [3, 4], [5, 7]]), "tokens": np.array([1])}
+    yield {"table": np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 0]]), "tokens": np.array([1, 0, 1])}
+    yield {"table": np.array([[1.0, 2], [3, 4], [5, 7]]), "tokens": np.array([[1, 0], [1, 1]])}
+    for v, d, shape in ((7, 7, (3,)), (11, 4, (6,)), (5, 3, (2, 4)), (5, 9, (4,)), (13, 6, (3, 2, 5))):
+        yield {"table": rng.normal(size=(v, d)), "tokens": rng.integers(min(v - 1, d), size=shape)}
 
 
 def varied(
     table: Any, tokens: Any, *, transposed: bool = False, first: int = 0, scale: str = "none", rows: str = "of tokens",
-    pooled: bool = False,
+    pooled: bool = False, axis: int = 0,
 ) -> Any:  # fmt: skip
     """`token_embedding` with the mistakes that the keywords choose. Ids outside the table are taken as its last."""
     table, tokens = np.asarray(table), np.asarray(tokens)
@@ -41,11 +42,11 @@ def varied(
         ids = np.sort(tokens, axis=-1)
     elif rows == "counted from the end":
         ids = n_rows - 1 - tokens
-    x = table[np.minimum(ids, len(table) - 1)]
+    x = table[np.minimum(ids, len(table) - 1)] if axis == 0 else table[:, ids]
     x = x.mean(axis=-2, keepdims=True) + 0 * x if pooled else x
     norm = np.sqrt((x**2).sum(axis=-1, keepdims=True))
-    factors = {"none": 1.0, "sqrt": width**0.5, "over sqrt": width**-0.5, "ids": tokens[..., None], "unit": 1 / norm}
-    return x * factors[scale]
+    factors = {"none": 1.0, "sqrt": width**0.5, "over sqrt": width**-0.5, "unit": 1 / norm}
+    return x * (tokens[..., None] if scale == "ids" else factors[scale])
 
 
 SLIPS = (
@@ -56,6 +57,13 @@ SLIPS = (
         "number of every token.",
         "Which axis of the table is as long as the vocabulary?",
         partial(varied, transposed=True),
+    ),
+    Slip(
+        "second-axis-indexed",
+        "takes columns, and has the axis of the vocabulary first",
+        "The ids must choose among the rows, which are the first axis. Here they chose along the second.",
+        "At which axis of the table does your index stand?",
+        partial(varied, axis=1),
     ),
     Slip(
         "ids-from-one",

@@ -39,6 +39,7 @@ def _clip_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield {"gradients": {"a": np.array([0.3, 0.4])}, "limit": 1.0}
     yield {"gradients": {"a": np.array([3.0]), "b": np.array([4.0])}, "limit": 2.5}
     yield {"gradients": {"a": np.array([3.0]), "b": np.array([4.0, 0.0])}, "limit": 4.5}
+    yield {"gradients": {"a": np.array([3.0, 4.0])}, "limit": 6.0}
     yield {"gradients": {"a": np.array([0.0, 0.0])}, "limit": 1.0}
     for limit in (0.7, 3.0, 100.0):
         shapes = {"bias": (3,), "kernel": (4, 3), "table": (5, 2, 2)}
@@ -77,11 +78,13 @@ def varied_clip(
         "root mean square": np.sqrt((flat**2).mean()),
         "sum of norms": sum(np.sqrt((g**2).sum()) for g in gradients.values()),
     }[norm]
-    if size == 0 or (when == "above" and size <= limit) or (when == "below" and size >= limit) or when == "never":
+    kept = {"above": size <= limit, "square above": size**2 <= limit, "below": size >= limit, "never": True}
+    if kept.get(when, False):
         return dict(gradients)
-    scale = {"limit over norm": limit / size, "one over norm": 1 / size, "norm over limit": size / limit}
-    scale |= {"with epsilon": limit / (size + 1e-6), "zero": 0.0}
-    return {name: g * scale[factor] for name, g in gradients.items()}
+    with np.errstate(all="ignore"):
+        scale = {"limit over norm": limit / size, "one over norm": 1 / size, "norm over limit": size / limit}
+        scale |= {"with epsilon": limit / (size + 1e-6), "zero": 0.0, "limit over square": limit / size**2}
+        return {name: g * scale[factor] for name, g in gradients.items()}
 
 
 CLIP_SLIPS = (
@@ -107,6 +110,13 @@ CLIP_SLIPS = (
         partial(varied_clip, when="always"),
     ),
     Slip(
+        "square-compared-with-the-limit",
+        "compares the square of the norm with the limit",
+        "The factor has the norm itself, and so must the comparison. Above 1 a square is larger, below 1 smaller.",
+        "Which two numbers does the condition compare?",
+        partial(varied_clip, when="square above"),
+    ),
+    Slip(
         "only-small-ones-scaled",
         "scales gradients that are below the limit, and leaves those above it",
         "The comparison is the wrong way round. Clipping is for large gradients.",
@@ -126,6 +136,13 @@ CLIP_SLIPS = (
         "The norm is the root of the sum of squares. Without the root the factor is too small or too large.",
         "What is the length of the vector (3, 4)?",
         partial(varied_clip, norm="squared"),
+    ),
+    Slip(
+        "divided-by-the-square",
+        "divides by the square of the norm",
+        "The comparison has the norm, and the factor its square. The factor is the limit over the norm itself.",
+        "If the norm is twice the limit, what should the factor be?",
+        partial(varied_clip, factor="limit over square"),
     ),
     Slip(
         "sum-of-absolute-values",

@@ -63,14 +63,16 @@ def _decode_cases(rng: np.random.Generator) -> Iterator[Arguments]:
 
 
 def varied_decode(
-    ids: list[int], vocabulary: list[str], *, between: str = " ", after: str = "", marks: str = """,.:;?!"()'""",
-    both_sides: bool = False, first: int = 0,
+    ids: list[int], vocabulary: list[str], *, between: str = " ", after: str = "", more: str = "", marks: bool = True,
+    quotes: bool = True, apostrophes: bool = True, brackets: bool = True, colons: bool = True, both_sides: bool = False,
+    first: int = 0,
 ) -> str:  # fmt: skip
     """`decode` with the mistakes that the keywords choose."""
     text = between.join(vocabulary[i - first] for i in ids) + (after if ids else "")
+    joined = ",.?!" + '"' * quotes + "'" * apostrophes + "()" * brackets + ":;" * colons + more
     if not marks:
         return text
-    return re.sub(rf"\s+([{re.escape(marks)}])" + (r"\s*" if both_sides else ""), r"\1", text)
+    return re.sub(rf"\s+([{re.escape(joined)}])" + (r"\s*" if both_sides else ""), r"\1", text)
 
 
 DECODE_SLIPS = (
@@ -79,14 +81,42 @@ DECODE_SLIPS = (
         "has a space before punctuation marks",
         "Each word is joined by a space, and a mark is a token like a word. The space before it must go.",
         'What should become of "a ," in the joined text?',
-        partial(varied_decode, marks=""),
+        partial(varied_decode, marks=False),
     ),
     Slip(
         "only-some-marks",
         "has no space before . , ? and !, but one before the other marks",
         "Colons, semicolons, quotes, brackets and apostrophes are marks as well. The lesson lists them all.",
         "Compare your list of marks with that of the lesson.",
-        partial(varied_decode, marks=",.?!"),
+        partial(varied_decode, quotes=False, apostrophes=False, brackets=False, colons=False),
+    ),
+    Slip(
+        "space-before-quotes",
+        "has a space before double quotes",
+        "They are among the marks that lose the space before them. The lesson lists them all.",
+        "Compare your list of marks with that of the lesson.",
+        partial(varied_decode, quotes=False),
+    ),
+    Slip(
+        "space-before-apostrophes",
+        "has a space before apostrophes",
+        "They are among the marks that lose the space before them. The lesson lists them all.",
+        "Compare your list of marks with that of the lesson.",
+        partial(varied_decode, apostrophes=False),
+    ),
+    Slip(
+        "space-before-brackets",
+        "has a space before brackets",
+        "They are among the marks that lose the space before them, opening ones too. The lesson lists them all.",
+        "Compare your list of marks with that of the lesson.",
+        partial(varied_decode, brackets=False),
+    ),
+    Slip(
+        "space-before-colons",
+        "has a space before colons and semicolons",
+        "They are among the marks that lose the space before them. The lesson lists them all.",
+        "Compare your list of marks with that of the lesson.",
+        partial(varied_decode, colons=False),
     ),
     Slip(
         "dashes-joined",
@@ -94,7 +124,7 @@ DECODE_SLIPS = (
         "These are tokens of their own, but not among the marks that lose their space. Splitting and joining use two "
         "lists.",
         "Is each sign at which you split also one that is joined?",
-        partial(varied_decode, marks=""",.:;?!"()'_-"""),
+        partial(varied_decode, more="_-"),
     ),
     Slip(
         "no-space-after-marks",

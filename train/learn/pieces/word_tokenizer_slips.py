@@ -24,6 +24,8 @@ SPLITS: dict[str, Callable[[str], list[str]]] = {
     "no dashes": _split_by(UNDASHED),
     "hyphens": _split_by(r"""([,.:;?_!"()'-]|\s)"""),
     "no apostrophe": _split_by(r"""([,.:;?_!"()]|--|\s)"""),
+    "no underscore": _split_by(r"""([,.:;?!"()']|--|\s)"""),
+    "only spaces": _split_by(r"""([,.:;?_!"()']|--| )"""),
     "white space kept": lambda text: [part for part in re.split(DASHED, text) if part],
     "empty kept": lambda text: [part.strip() for part in re.split(DASHED, text)],
 }
@@ -95,6 +97,18 @@ _SPLIT_EXPLAINED = {
         "\"don't\" is three tokens here, since ' is among the marks. Left inside, each contraction is a word of its "
         "own.",
         "Go through the list of marks one by one.",
+    ),
+    "no underscore": (
+        "underscore-not-split",
+        "equals a split in which the underscore is part of a word",
+        "It is among the marks at which a text is split. Two names that are joined by it would be a third word.",
+        "Go through the list of marks one by one.",
+    ),
+    "only spaces": (
+        "line-ends-not-split",
+        "equals a split at spaces, but not at line ends",
+        "A line end is white space as a space is. The last word of a line and the first of the next are two.",
+        "Which characters are white space?",
     ),
     "white space kept": (
         "white-space-kept",
@@ -197,7 +211,16 @@ VOCABULARY_SLIPS = (
 )
 
 ENCODE_SLIPS = (
-    *_split_slips(varied_encode, "spaces", "no dashes", "no apostrophe", "white space kept", "empty kept"),
+    *_split_slips(
+        varied_encode,
+        "spaces",
+        "no dashes",
+        "no apostrophe",
+        "no underscore",
+        "only spaces",
+        "white space kept",
+        "empty kept",
+    ),
     Slip(
         "lower-case",
         "equals the ids of the text in small letters",
