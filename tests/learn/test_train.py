@@ -157,8 +157,8 @@ def test_a_function_that_jit_cannot_trace_is_ours(tmp_path: Path, capsys: pytest
     path.write_text(path.read_text() + wrapped + "    return right(x, scale, bias, epsilon)\n")
     assert learn(folder, tmp_path / "run") == 0
     printed = capsys.readouterr().out
-    assert "layer_norm (right, but jax.jit cannot trace it: " in printed
-    assert "block (right, but jax.jit cannot trace it: " in printed
+    for name in ("layer_norm", "block"):  # which the check may find first, for its gradients are traced too
+        assert re.search(rf"{name} \((right, but jax.jit cannot trace it: |fails, as)", printed)
     assert "yours: char_tokenizer, input_target_pairs, token_embedding, position_embedding, linear_map" not in printed
     assert "multi_head_attention, mlp, cross_entropy" in printed
 
