@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from browser import browse
 from models import random_gpt
+from train.learn.page.page.calls import calls
+from train.learn.page.page.model import Shown
+from train.learn.page.page.page import show_page, text_pairs
+from train.learn.page.page.theirs import Theirs, array_of, call_theirs
+from train.learn.page.page.values import completed, twin_trace
 
 from jaxllm import GPTConfig
 from jaxllm.tokenizers import WordTokenizer
 from train.cli import main
 from train.config import OptimizerConfig
 from train.ideas import load_code
-from train.learn import page_theirs
 from train.learn.folder import LearnFolder
-from train.learn.page import show_page, text_pairs
-from train.learn.page_calls import calls
-from train.learn.page_model import Shown
-from train.learn.page_theirs import Theirs, array_of, call_theirs
-from train.learn.page_values import completed, twin_trace
+from train.learn.page.page import theirs as page_theirs
 
 SOLUTIONS = Path(__file__).parents[1] / "support" / "learn" / "solutions"
 TEXT = "Please buy an apple and an orange"

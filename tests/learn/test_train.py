@@ -16,8 +16,9 @@ from runs import lines
 from train.cli import main
 from train.commands import learn_training
 from train.config import OptimizerConfig
-from train.learn import check, pace
+from train.learn.checking import check
 from train.learn.course import file_name
+from train.learn.training.training import pace
 from train.optimizer import make_optimizer
 
 LANGUAGES = [

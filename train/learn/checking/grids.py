@@ -8,9 +8,9 @@ from rich.text import Text
 
 from jaxllm.utils.errors import shown
 
+from ..piece import Arguments
 from .compare import Difference, close
 from .gradients import written
-from .piece import Arguments
 from .trees import named, places
 from .wire import Odd, Typed
 

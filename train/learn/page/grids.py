@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxllm import GPTConfig
 
-from ..config import OptimizerConfig
-from .page_axes import Axes, GridAxis
-from .page_formulas import operations, update_operations
-from .page_stations import BY_HEAD, SHAPES, Station, inside, stations
-from .page_theirs import Theirs
-from .page_values import Trace
+from ...config import OptimizerConfig
+from .axes import Axes, GridAxis
+from .formulas import operations, update_operations
+from .stations import BY_HEAD, SHAPES, Station, inside, stations
+from .theirs import Theirs
+from .values import Trace
 
 SIDES = ("value", "gradient", "update")
 

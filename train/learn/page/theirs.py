@@ -11,14 +11,14 @@ import numpy as np
 from jaxllm import GPT
 from jaxllm.gpt import apply_with_intermediates
 
-from .calls import Failure
-from .check import SECONDS
-from .child import Child, Ended
-from .course import ORDER, file_name
-from .folder import LearnFolder
-from .page_calls import Call
-from .page_values import Named, Trace
-from .wire import decode, encode
+from ..checking.calls import Failure
+from ..checking.check import SECONDS
+from ..checking.child import Child, Ended
+from ..checking.wire import decode, encode
+from ..course import ORDER, file_name
+from ..folder import LearnFolder
+from .calls import Call
+from .values import Named, Trace
 
 TOLERANCE = 1e-4  # relative to the largest number; functions may compute in float32
 

@@ -18,10 +18,10 @@ from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.gpt import Block
 from jaxllm.precision import at_least_float32
 
-from ..optimizer import adamw as our_adamw
+from ...optimizer import adamw as our_adamw
+from ..course import piece
+from ..folder import LearnFolder
 from .callbacks import Called, JaxArrays, NumpyArrays, TorchArrays, Watch
-from .course import piece
-from .folder import LearnFolder
 from .loading import check_unchanged, load
 from .optimizer import CalledUpdate, TracedUpdate, optimizer_of
 from .parts import Parts

@@ -13,9 +13,9 @@ from typing import Any
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
 
-from ..errors import UserCodeError, reason
-from .course import ORDER, file_name, piece
-from .folder import LearnFolder
+from ...errors import UserCodeError, reason
+from ..course import ORDER, file_name, piece
+from ..folder import LearnFolder
 
 Functions = dict[str, Callable[..., Any]]  # of a piece, by their names
 

@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxllm.utils.errors import InputError
 
-from ..config import OptimizerConfig
+from ...config import OptimizerConfig
 from .callbacks import NumpyArrays, Watch
 
 EPSILON = 1e-8  # of Adam, as in ours
