@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from learn.planted import confusion, functions, named, pairs  # noqa: E402
+from learn.catalogue import confusion, functions, named, pairs  # noqa: E402
 
 
 def main() -> None:

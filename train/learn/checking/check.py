@@ -11,7 +11,7 @@ from ..folder import LearnFolder
 from ..piece import Function, Piece
 from .calls import Attempt, Case, Failure, make_cases
 from .child import Child, Ended
-from .compare import Difference
+from .compare import Mismatch
 from .diagnose import diagnose, differences
 from .diagnosis import Diagnosis
 from .gradients import diagnose_gradients, gradient_difference
@@ -53,7 +53,7 @@ class Checked:
         return next((i for i, (attempt, found) in enumerate(pairs) if attempt.failure or found), None)
 
     @property
-    def differences(self) -> list[Difference | None]:
+    def differences(self) -> list[Mismatch | None]:
         return differences(self.cases[: len(self.attempts)], self.attempts)
 
     @property

@@ -15,7 +15,7 @@ NUMBER = bool | int | float | complex | np.generic
 
 
 @dataclass(frozen=True)
-class Difference:
+class Mismatch:
     """The first difference of a result from the right one."""
 
     kind: str  # "type", "shape", "length", "dtype", "value"
@@ -26,7 +26,7 @@ class Difference:
     right: Any = None
 
 
-def difference(right: Any, mine: Any, place: Place = ()) -> Difference | None:
+def difference(right: Any, mine: Any, place: Place = ()) -> Mismatch | None:
     """The first difference; None if there is none. Wrong types come before wrong values only where they lie earlier.
 
     Lists and tuples are one type. A result of the right values in another dtype is a difference of the kind "dtype".
@@ -41,21 +41,21 @@ def difference(right: Any, mine: Any, place: Place = ()) -> Difference | None:
         mine = mine.item()
     if type(right) is not type(mine):
         return _wrong_type(right, mine, place)
-    return None if right == mine else Difference("value", "", place, (), mine, right)
+    return None if right == mine else Mismatch("value", "", place, (), mine, right)
 
 
-def _of_dicts(right: dict[Any, Any], mine: Any, place: Place) -> Difference | None:
+def _of_dicts(right: dict[Any, Any], mine: Any, place: Place) -> Mismatch | None:
     if not isinstance(mine, dict):
         return _wrong_type(right, mine, place)
     for name in [*right, *mine]:
         if name not in mine or name not in right:
             says = f"returns a dict{_at(place)} {'without' if name in right else 'with'} the key {name!r}"
-            return Difference("type", says, place, mine=mine, right=right)
+            return Mismatch("type", says, place, mine=mine, right=right)
     found = (difference(right[name], mine[name], (*place, name)) for name in right)
     return next((one for one in found if one), None)
 
 
-def _of_sequences(right: Any, mine: Any, place: Place) -> Difference | None:
+def _of_sequences(right: Any, mine: Any, place: Place) -> Mismatch | None:
     if not isinstance(mine, list | tuple):
         return _wrong_type(right, mine, place)
     found = (difference(a, b, (*place, i)) for i, (a, b) in enumerate(zip(right, mine, strict=False)))
@@ -63,11 +63,11 @@ def _of_sequences(right: Any, mine: Any, place: Place) -> Difference | None:
         return first
     if len(right) == len(mine):
         return None
-    says = f"returns {len(mine):,} items{_at(place)}, not {len(right):,}"
-    return Difference("length", says, place, mine=mine, right=right)
+    says = f"returns a list{_at(place)} of the length {len(mine):,}, not {len(right):,}"
+    return Mismatch("length", says, place, mine=mine, right=right)
 
 
-def _of_numbers(right: Any, mine: Any, place: Place) -> Difference | None:
+def _of_numbers(right: Any, mine: Any, place: Place) -> Mismatch | None:
     """Of arrays, and of single numbers, which may be Python's or arrays without axes."""
     if not isinstance(mine, np.ndarray | Typed | NUMBER) or (isinstance(mine, NUMBER) and np.ndim(right)):
         return _wrong_type(right, mine, place)
@@ -75,15 +75,15 @@ def _of_numbers(right: Any, mine: Any, place: Place) -> Difference | None:
     want = np.asarray(right)
     if array.shape != want.shape:
         says = f"returns an array{_at(place)} of the shape {array.shape}, not {want.shape}"
-        return Difference("shape", says, place, mine=mine, right=right)
+        return Mismatch("shape", says, place, mine=mine, right=right)
     dtype = mine.dtype if isinstance(mine, Typed) else array.dtype.name
     wrong = ~close(want, array, dtype)
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
-        return Difference("value", "", place, index, mine, right)
+        return Mismatch("value", "", place, index, mine, right)
     if KINDS.get(array.dtype.kind) != KINDS[want.dtype.kind] or (want.dtype.kind == "f" and dtype != "float64"):
         says = f"returns the right numbers{_at(place)} as {dtype}, not {KINDS[want.dtype.kind]}"
-        return Difference("dtype", says, place, mine=mine, right=right)
+        return Mismatch("dtype", says, place, mine=mine, right=right)
     return None
 
 
@@ -98,9 +98,9 @@ def close(right: Any, mine: Any, dtype: str = "float64", scale: float | None = N
     return near | (right == mine) | (np.isnan(right) & np.isnan(mine))
 
 
-def _wrong_type(right: Any, mine: Any, place: Place) -> Difference:
+def _wrong_type(right: Any, mine: Any, place: Place) -> Mismatch:
     says = f"returns {described(mine)}{_at(place)}, not {described(right)}"
-    return Difference("type", says, place, mine=mine, right=right)
+    return Mismatch("type", says, place, mine=mine, right=right)
 
 
 def _at(place: Place) -> str:

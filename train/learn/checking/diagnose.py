@@ -12,7 +12,7 @@ import numpy as np
 from ..piece import Function, Slip
 from .axes import misplaced
 from .calls import Attempt, Case, attempted
-from .compare import Difference, difference
+from .compare import Mismatch, difference
 from .diagnosis import Diagnosis, Pair, arrays_in
 from .fits import fitted
 from .nonfinite import not_finite
@@ -41,7 +41,7 @@ def diagnose(function: Function, cases: Sequence[Case], attempts: Sequence[Attem
     return _of_numbers(function, cases, attempts) or _without_batch(cases, found, attempts)
 
 
-def differences(cases: Sequence[Case], attempts: Sequence[Attempt]) -> list[Difference | None]:
+def differences(cases: Sequence[Case], attempts: Sequence[Attempt]) -> list[Mismatch | None]:
     """The first difference in each case; None where the result is right, and where there is none."""
     return [
         None if attempt.failure else difference(case.right, attempt.value)
@@ -72,7 +72,7 @@ def _of_pair(function: Function, one: Slip, other: Slip) -> Diagnosis:
     return Diagnosis((one.name, other.name), says, f"{one.explanation} {other.explanation}", f"{one.hint} {other.hint}")
 
 
-def _dtype(found: Difference) -> Diagnosis:
+def _dtype(found: Mismatch) -> Diagnosis:
     return Diagnosis(
         ("dtype",), found.says, "The arguments are float64 and int64, and a result keeps their type.",
         "Look for a conversion, and for an array that is made without its type.",
@@ -114,7 +114,7 @@ def _joined(found: dict[Any, Diagnosis], places: int) -> list[Diagnosis]:
 
 
 def _without_batch(
-    cases: Sequence[Case], found: Sequence[Difference | None], attempts: Sequence[Attempt]
+    cases: Sequence[Case], found: Sequence[Mismatch | None], attempts: Sequence[Attempt]
 ) -> list[Diagnosis]:
     """Right for few axes, wrong for more."""
     depth = [max((x.ndim for x in case.arguments.values() if isinstance(x, np.ndarray)), default=0) for case in cases]

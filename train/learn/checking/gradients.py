@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .calls import Attempt, Case
-from .compare import Difference, close
+from .compare import Mismatch, close
 from .diagnosis import Diagnosis
 from .trees import Place, places
 
@@ -30,13 +30,13 @@ def gradients_of(case: Case, attempt: Attempt) -> list[Gradient]:
     ]
 
 
-def gradient_difference(case: Case, attempt: Attempt) -> Difference | None:
+def gradient_difference(case: Case, attempt: Attempt) -> Mismatch | None:
     """The first wrong number. Rounding is measured at the largest number of all gradients of the call."""
     for place, right, mine in gradients_of(case, attempt):
         wrong = ~np.asarray(_close(right, mine, _scale(case, attempt)))
         if np.shape(right) != np.shape(mine) or wrong.any():
             index = tuple(int(i) for i in np.argwhere(wrong)[0]) if np.shape(right) == np.shape(mine) else ()
-            return Difference("value", "", place, index, mine, right)
+            return Mismatch("value", "", place, index, mine, right)
     return None
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from jaxllm.utils.errors import shown
 
 from ..piece import Arguments
-from .compare import Difference, close
+from .compare import Mismatch, close
 from .gradients import written
 from .trees import named, places
 from .wire import Odd, Typed
@@ -34,14 +34,14 @@ def argument_lines(arguments: Arguments) -> Iterator[str]:
             yield f"{name} = {shown(value, LONGEST)}"
 
 
-def comparison_lines(found: Difference) -> list[Text]:
+def comparison_lines(found: Mismatch) -> list[Text]:
     """The learner's value beside the right one, the first difference marked."""
     at = f" at {named(found.place)}" if found.place else ""
     mine = found.mine.array if isinstance(found.mine, Typed) else found.mine
     if found.kind == "value" and np.ndim(found.right) and np.shape(mine) == np.shape(found.right):
         return _tables(np.asarray(mine), np.asarray(found.right), found.index, at)
-    if found.kind == "value" and isinstance(found.right, float | np.generic):
-        mine, right = _single(mine, found.right)
+    if found.kind == "value" and isinstance(found.right, float | np.generic | np.ndarray):  # a single number
+        mine, right = _single(np.asarray(mine)[()], np.asarray(found.right)[()])
         return [Text(f"yours{at}: {mine}"), Text(f"right{at}: {right}")]
     return [Text(f"yours{at}: {_whole(mine)}"), Text(f"right{at}: {_whole(found.right)}")]
 

@@ -9,7 +9,7 @@ from jaxllm.utils.errors import printable, shown
 from ..course import ORDER, file_name
 from .calls import Attempt, Case, Failure
 from .check import Checked, CheckedPiece
-from .compare import Difference
+from .compare import Mismatch
 from .diagnosis import Diagnosis
 from .gradients import gradient_difference
 from .grids import argument_lines, comparison_lines
@@ -81,7 +81,7 @@ def _unwritten_lines(one: CheckedPiece, checked: Checked) -> Iterator[Text]:
 
 
 def _wrong_lines(
-    one: CheckedPiece, checked: Checked, case: Case, attempt: Attempt, found: Difference | None
+    one: CheckedPiece, checked: Checked, case: Case, attempt: Attempt, found: Mismatch | None
 ) -> Iterator[Text]:  # fmt: skip
     name = checked.function.name
     if attempt.failure:
