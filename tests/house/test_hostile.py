@@ -59,10 +59,13 @@ EXPECTED = {
     ("train/cli.py", "importlib.import_module"),  # of this package's own commands, by a list in the code
     ("train/runs/sinks.py", "importlib.import_module"),  # of one of three packages, by a list in the code
     ("train/learn/course.py", "importlib.import_module"),  # of this package's own pieces, by a list in the code
-    ("train/learn/runner.py", "importlib.import_module"),  # the learner's own file, which is to be run
     ("train/ideas.py", "spec.loader.exec_module"),  # the file that the user names by --code, which is to be run
     ("train/bench/peers/nanogpt.py", "spec.loader.exec_module"),  # the user's checkout of nanoGPT, which is to be run
     ("train/bench/peers/nanogpt_losses.py", "torch.load"),  # tensors only, of files that the timed process has written
+    ("train/learn/course.py", "importlib.import_module"),  # of this package's own modules, by a list in the code
+    ("train/learn/checking/runner.py", "importlib.import_module"),  # a learner's file, in a process of its own
+    ("train/learn/training/callbacks.py", "importlib.import_module"),  # PyTorch
+    ("train/learn/training/loading.py", "spec.loader.exec_module"),  # a learner's file, which they ask to train
     ("jaxllm/fast/__init__.py", "importlib.import_module"),  # of this package's own modules, by a function's home
 }
 LOADS = {"np.load", "numpy.load", "jnp.load", "jax.numpy.load"}

@@ -10,17 +10,17 @@ import pytest
 from browser import browse
 from jinja2.sandbox import SandboxedEnvironment
 from models import random_gpt, random_like
+from train.learn.page.page.axes import Limits
+from train.learn.page.page.model import Shown
+from train.learn.page.page.page import show_page, text_pairs
+from train.learn.page.page.values import Trace, model_trace, twin_trace
 
 from jaxllm import GPTConfig
 from jaxllm.tokenizers import CharTokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError
 from train.config import OptimizerConfig
-from train.learn import page as pages
 from train.learn.course import ORDER
-from train.learn.page import show_page, text_pairs
-from train.learn.page_axes import Limits
-from train.learn.page_model import Shown
-from train.learn.page_values import Trace, model_trace, twin_trace
+from train.learn.page.page import page as pages
 
 TEXT = "Please buy an apple and an orange"
 WORDS = ("Please", "an", "and", "apple", "buy", "orange", "the")

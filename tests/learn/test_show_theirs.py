@@ -6,23 +6,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from browser import browse
 from models import random_gpt
+from train.learn.page.page.calls import calls
+from train.learn.page.page.model import Shown
+from train.learn.page.page.page import show_page, text_pairs
+from train.learn.page.page.theirs import Theirs, array_of, call_theirs
+from train.learn.page.page.values import completed, twin_trace
 
 from jaxllm import GPTConfig
 from jaxllm.tokenizers import WordTokenizer
 from train.cli import main
 from train.config import OptimizerConfig
 from train.ideas import load_code
-from train.learn import page_theirs
 from train.learn.folder import LearnFolder
-from train.learn.page import show_page, text_pairs
-from train.learn.page_calls import calls
-from train.learn.page_model import Shown
-from train.learn.page_theirs import Theirs, array_of, call_theirs
-from train.learn.page_values import completed, twin_trace
+from train.learn.page.page import theirs as page_theirs
 
 SOLUTIONS = Path(__file__).parents[1] / "support" / "learn" / "solutions"
 TEXT = "Please buy an apple and an orange"
@@ -120,8 +121,8 @@ def test_the_page_marks_what_is_wrong(shown: Shown, tmp_path: Path) -> None:
     page = show_page(shown, TEXT, "a model", "layer_norm", folder(tmp_path, p13_layer_norm=wrong))
     found = browse(page, POINT, tmp_path)
     assert found["notes"] == [
-        "Made by your layer_norm of p13_layer_norm.py, and not right.",
-        "Made by your adamw_update of p18_training_step.py, and right.",
+        "Made by your layer_norm of p13_layer_norm.py, and not right; `jaxllm learn check` looks for the mistake.",
+        "Updates made by your adamw_update of p18_training_step.py, and right.",
     ]
     assert (found["whose"], found["ours"], found["off"], found["elsewhere"]) == ("yours", "7.5", found["cells"], 0)
     assert found["spoken"] == "row buy 1, column 1: 7.5, not what is right"
@@ -138,7 +139,9 @@ class Other(Block):
 """
 
 
-@pytest.mark.parametrize(("change", "verdict"), [("", "right"), ("0.5 * ", "not right")])
+@pytest.mark.parametrize(
+    ("change", "verdict"), [("", "right"), ("0.5 * ", "not right; `jaxllm learn check` looks for the mistake")]
+)
 def test_a_run_whose_block_is_the_learners(shown: Shown, tmp_path: Path, change: str, verdict: str) -> None:
     (tmp_path / "learned.py").write_text(BLOCK.format(change=change))
     code = load_code(str(tmp_path / "learned.py"))
@@ -147,7 +150,8 @@ def test_a_run_whose_block_is_the_learners(shown: Shown, tmp_path: Path, change:
         shown.model.config.vocab_size, context_length=8, d_model=8, n_layers=2, n_heads=2, d_ff=12,
         block=code.idea("learned.py:Other", "model.block"),
     )  # fmt: skip
-    page = show_page(shown._replace(model=type(shown.model)(config)), TEXT, "a model")
+    params = jax.tree.map(np.asarray, shown.params)  # as those of a run
+    page = show_page(shown._replace(model=type(shown.model)(config), params=params), TEXT, "a model")
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     station = next(station for station in data["stations"] if station["key"] == "block_0/residual_2")
     assert station["notes"] == [f"Made by your learned.py:Other, and {verdict}."]

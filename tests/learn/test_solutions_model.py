@@ -8,7 +8,7 @@ import pytest
 from learn.model_pieces import SEEDS, cases, equal, functions
 from learned import STYLES, solution
 
-from train.learn.compare import difference
+from train.learn.checking.compare import difference
 
 FUNCTIONS = [pytest.param(name, function, id=f"{name}.{function.name}") for name, function in functions()]
 

@@ -16,8 +16,9 @@ from runs import lines
 from train.cli import main
 from train.commands import learn_training
 from train.config import OptimizerConfig
-from train.learn import pace
+from train.learn.checking import check
 from train.learn.course import file_name
+from train.learn.training.training import pace
 from train.optimizer import make_optimizer
 
 LANGUAGES = [
@@ -36,6 +37,7 @@ COUNTED = {
 def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on how busy the machine is."""
     monkeypatch.setattr(pace, "MOST_SECONDS", math.inf)
+    monkeypatch.setattr(check, "SECONDS", dict.fromkeys(("numpy", "jax", "torch"), 600.0))
 
 
 def learn(folder: Path, run: Path, *more: str) -> int:
@@ -116,7 +118,7 @@ def test_with_no_piece_the_model_is_ours(tmp_path: Path, ours: list[float], caps
     assert_losses(tmp_path / "run", ours)
 
 
-FAILS = "    if tokens.shape[0] == 4:\n        {}\n    return"
+FAILS = "    if tokens.shape == (4, 8):\n        {}\n    return"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ FAILS = "    if tokens.shape[0] == 4:\n        {}\n    return"
 def test_an_error_of_theirs_in_a_step_is_named(
     body: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The check and the trial give other numbers of rows, so that only the training meets it."""
+    """Neither the check nor the trial calls it with this shape, so that only the training meets it."""
     folder = course(tmp_path / "course", "library")
     path = folder / file_name("gpt")
     wrapped = (
@@ -156,8 +158,8 @@ def test_a_function_that_jit_cannot_trace_is_ours(tmp_path: Path, capsys: pytest
     path.write_text(path.read_text() + wrapped + "    return right(x, scale, bias, epsilon)\n")
     assert learn(folder, tmp_path / "run") == 0
     printed = capsys.readouterr().out
-    assert "layer_norm (right, but jax.jit cannot trace it: " in printed
-    assert "block (right, but jax.jit cannot trace it: " in printed
+    for name in ("layer_norm", "block"):  # which the check may find first, for its gradients are traced too
+        assert re.search(rf"{name} \((right, but jax.jit cannot trace it: |fails, as)", printed)
     assert "yours: char_tokenizer, input_target_pairs, token_embedding, position_embedding, linear_map" not in printed
     assert "multi_head_attention, mlp, cross_entropy" in printed
 

@@ -8,9 +8,9 @@ import pytest
 from learn.written_mistakes import MISTAKES
 from learned import SOLUTIONS
 
-from train.learn.calls import attempted, make_cases
+from train.learn.checking.calls import attempted, make_cases
+from train.learn.checking.diagnose import diagnose
 from train.learn.course import file_name, piece
-from train.learn.diagnose import diagnose
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ QUICK: dict[str, tuple[str, ...]] = {
     "training/test_train.py": ("test_the_run_folder", "test_metrics", "test_an_interrupted_run"),
     "training/test_checkpoint.py": ("test_what_was_saved", "test_damage_names"),
     "training/test_verdict.py": (),
+    # the course
+    "learn/test_pieces_model.py": ("test_right",),
     # the commands and their errors
     "commands/test_configs.py": ("test_overrides", "test_limits", "test_rules", "test_every", "test_the_fields_type"),
     "commands/test_runs_command.py": ("test_tables", "test_wrong_folders"),

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from learn.catalogue import confusion, functions, named, pairs  # noqa: E402
+from learn.catalogue import functions, named, pairs, slips  # noqa: E402
 
 
 def main() -> None:
@@ -21,16 +21,15 @@ def main() -> None:
     options = parser.parse_args()
     seeds = range(1000, 1000 + options.seeds)
     total: Counter[str] = Counter()
-    for piece, function, slip, _ in confusion(seeds[0]):
+    for piece, function, slip in slips():
         found = [named(function, slip.wrong, seed) for seed in seeds]
         total[show(f"{piece}.{function.name}", (slip.name,), found)] += 1
     print_total("slips", total)
     if options.pairs:
         total = Counter()
         for piece, function in functions():
-            for slips, wrong in pairs(function):
-                names = tuple(sorted(slip.name for slip in slips))
-                total[show(f"{piece}.{function.name}", names, [named(function, wrong, s) for s in seeds], True)] += 1
+            for names, body in pairs(function):
+                total[show(f"{piece}.{function.name}", names, [named(function, body, s) for s in seeds], True)] += 1
         print_total("pairs", total)
 
 
@@ -38,7 +37,7 @@ def show(where: str, planted: tuple[str, ...], found: list[set[tuple[str, ...]]]
     """Print a row; returns in which way it was named."""
     exact = all(names == {planted} for names in found)
     with_others = all(planted in names for names in found)
-    verdict = "exactly" if exact else "with others" if with_others else "NOT"
+    verdict = "exactly" if exact else "with others" if with_others else "not"
     if not (short and exact):
         others = sorted({"+".join(names) or "right" for one in found for names in one} - {"+".join(planted)})
         print(f"{where:50} {'+'.join(planted):60} {verdict:12} {', '.join(others)}")

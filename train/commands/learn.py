@@ -57,10 +57,10 @@ def run_check(arguments: argparse.Namespace) -> int:
     """Check one piece with those that it imports, or all, and print what was found."""
     from rich.console import Console
 
-    from ..learn.check import check
+    from ..learn.checking.check import check
+    from ..learn.checking.report import map_lines, piece_lines
     from ..learn.course import pieces
     from ..learn.folder import LearnFolder, piece_name
-    from ..learn.report import map_lines, piece_lines
 
     seed = arguments.seed
     if seed is not None and not 0 <= seed < 2**63:

@@ -32,7 +32,7 @@ def add_options(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the page."""
-    from ..learn.page import show_page  # JAX takes seconds, which the help does not need
+    from ..learn.page.page import show_page
     from ..writer import check_length
 
     path, text = arguments.path, arguments.text
@@ -65,8 +65,8 @@ def _prepare_jax() -> None:
 
 def _model(path: str | None, text: str, step: str | None, code: str | None) -> Any:
     from ..ideas import load_code
-    from ..learn.page_model import Shown, small_model
-    from ..learn.page_values import adamw_of
+    from ..learn.page.model import Shown, small_model
+    from ..learn.page.values import adamw_of
     from ..runs.load import load_run
 
     if path is None:

@@ -4,12 +4,12 @@ from flax import linen as nn
 
 from ..ideas import Code, load_code, resolve
 from ..ideas_check import check_ideas
-from ..learn.bridge import Bridge
-from ..learn.chosen import Chosen, choose, verdicts_of
 from ..learn.folder import LearnFolder
-from ..learn.loading import check_unchanged, errors_of
-from ..learn.tie import write
-from ..learn.training import check_tree, config_of, whose, with_theirs
+from ..learn.training.bridge import Bridge
+from ..learn.training.chosen import Chosen, choose, verdicts_of
+from ..learn.training.loading import check_unchanged, errors_of
+from ..learn.training.tie import write
+from ..learn.training.training import check_tree, config_of, whose, with_theirs
 from ..products import check_products
 from ..products import choose as choose_products
 from ..runs.folder import RunFolder

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-
 from train.learn.calls import Attempt, Case, attempted, make_cases
 from train.learn.compare import difference
-from train.learn.course import ORDER, piece
 from train.learn.diagnose import diagnose, differences
 from train.learn.pairs import combinations
+
+from train.learn.course import ORDER, piece
 from train.learn.piece import Function, Slip
 
 Body = Callable[..., Any]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from learned import SOLUTIONS
 
-from train.learn.calls import attempted, make_cases
+from train.learn.checking.calls import attempted, make_cases
+from train.learn.checking.diagnose import diagnose, differences
 from train.learn.course import file_name, piece
-from train.learn.diagnose import diagnose, differences
 
 
 def planted(style: str, name: str, replacements: dict[str, str], folder: Path) -> Any:

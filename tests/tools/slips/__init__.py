@@ -1,9 +1,24 @@
 """Common mistakes by folder, each with the test that must notice it. `tests/tools/mutate.py` applies them one by one."""
 
-from slips import comparison, model, plan, pretrained, program, texts, training
+from slips import (
+    comparison,
+    learn_checking,
+    learn_page,
+    learn_pieces,
+    learn_training,
+    model,
+    plan,
+    pretrained,
+    program,
+    texts,
+    training,
+)
 from slips.mutation import Mutation, stale
 
-ROOMS = (model, comparison, texts, pretrained, training, program, plan)
+ROOMS = (
+    model, comparison, texts, pretrained, training, program, plan,
+    learn_checking, learn_page, learn_pieces, learn_training,
+)  # fmt: skip
 MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]
 
 __all__ = ["MUTATIONS", "Mutation", "stale"]

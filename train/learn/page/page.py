@@ -15,13 +15,13 @@ from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.utf8 import visible
 
-from .folder import LearnFolder
-from .page_axes import Axes, Limits
-from .page_calls import calls
-from .page_grids import page_data
-from .page_model import Shown
-from .page_theirs import call_theirs, run_theirs
-from .page_values import check_shown, completed, model_trace, plain_config, twin_trace
+from ..folder import LearnFolder
+from .axes import Axes, Limits
+from .calls import calls
+from .grids import page_data
+from .model import Shown
+from .theirs import call_theirs, run_theirs
+from .values import check_shown, completed, model_trace, plain_config, twin_trace
 
 MOST_TOKENS = 40  # of a text: a map of weights has as many rows and columns
 MOST_BYTES = 2_900_000  # of a page
@@ -90,7 +90,7 @@ def _station_of(data: dict[str, Any], piece: str | None) -> str:
 
 def html(data: dict[str, Any]) -> str:
     """The page with this data."""
-    template, style, formulas, script = (_file(f"page{part}") for part in (".html", ".css", "_formulas.js", ".js"))
+    template, style, formulas, script = (_file(name) for name in ("page.html", "page.css", "formulas.js", "page.js"))
     script = f"\n{formulas}\n{script}"
     digest = b64encode(sha256(script.encode()).digest()).decode()
     written = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # so that no text ends the block

@@ -1,6 +1,6 @@
 "use strict";
 // How a cell was made: `formula(id, r, c)` is a list of strings, of plain numbers, and of cells {id, r, c, hue}. Joined,
-// they are an expression whose value is the cell's. The operations are those of page_formulas.py.
+// they are an expression whose value is the cell's. The operations are those of formulas.py.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const numbers = decoded(data.numbers, Float32Array); // of the model, all grids one after another

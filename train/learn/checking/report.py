@@ -7,10 +7,10 @@ from rich.text import Text
 
 from jaxllm.utils.errors import printable, shown
 
+from ..course import ORDER, file_name
 from .calls import Attempt, Case, Failure
 from .check import Checked, CheckedPiece
 from .compare import Mismatch
-from .course import ORDER, file_name
 from .diagnosis import Diagnosis
 from .gradients import gradient_difference
 from .grids import WIDTH, argument_lines, comparison_lines

@@ -18,7 +18,7 @@ class Limits(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Axis:
+class GridAxis:
     """Rows or columns: which of `size` numbers are shown, and how each is called."""
 
     take: list[int]
@@ -45,11 +45,11 @@ class Axes:
         self.ids = [shown.index(i) for i in inputs]  # of the inputs, among the rows of the table that are shown
         self.targets = [shown.index(i) for i in targets]
         self.by_letter = {
-            "t": Axis([*range(n)], n, [labels[i] for i in inputs]),
+            "t": GridAxis([*range(n)], n, [labels[i] for i in inputs]),
             "d": _first(limits.features, config.d_model),
-            "a": Axis(inner, config.n_heads * config.head_dim, of_heads),
+            "a": GridAxis(inner, config.n_heads * config.head_dim, of_heads),
             "f": _first(limits.features, config.hidden_dim),
-            "v": Axis(shown, config.vocab_size, [labels[i] for i in shown]),
+            "v": GridAxis(shown, config.vocab_size, [labels[i] for i in shown]),
         }
 
     def cut(self, letter: str) -> bool:
@@ -66,9 +66,9 @@ class Axes:
         return np.repeat(self.heads, self._width).tolist()
 
 
-def _first(most: int, size: int) -> Axis:
+def _first(most: int, size: int) -> GridAxis:
     take = [*range(min(most, size))]
-    return Axis(take, size, [*map(str, take)])
+    return GridAxis(take, size, [*map(str, take)])
 
 
 def _vocabulary(used: list[int], size: int, most: int) -> list[int]:

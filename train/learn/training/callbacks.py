@@ -21,7 +21,7 @@ from jax import Array
 
 from jaxllm.utils.errors import InputError
 
-from ..errors import UserCodeError
+from ...errors import UserCodeError
 from .loading import lines_of
 
 Vjp = Callable[..., Any]  # (*arguments) -> (result, pullback)

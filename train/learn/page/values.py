@@ -22,8 +22,8 @@ from jaxllm.reference.arrays import Array, tree_map
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import Idea, named
 
-from ..config import OptimizerConfig
-from ..optimizer import make_optimizer
+from ...config import OptimizerConfig
+from ...optimizer import make_optimizer
 
 Named = dict[str, Array]
 

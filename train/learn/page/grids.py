@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxllm import GPTConfig
 
-from ..config import OptimizerConfig
-from .page_axes import Axes, Axis
-from .page_formulas import operations, update_operations
-from .page_stations import BY_HEAD, SHAPES, Station, inside, stations
-from .page_theirs import Theirs
-from .page_values import Trace
+from ...config import OptimizerConfig
+from .axes import Axes, GridAxis
+from .formulas import operations, update_operations
+from .stations import BY_HEAD, SHAPES, Station, inside, stations
+from .theirs import Theirs
+from .values import Trace
 
 SIDES = ("value", "gradient", "update")
 
@@ -31,7 +31,7 @@ class Sheet:
         parameters = list(ours.updates)
         self._extra = {
             "i": _words("token", "target"), "s": _words("mean", "s"), "m": _words("mean of dz", "mean of dz·z"),
-            "n": _words(*parameters),
+            "n": _words(*map(_in_block, parameters)),
         }  # fmt: skip
         self._made = operations(config, axes, set(parameters))
         self._made |= update_operations(rule, {name: np.ndim(x) for name, x in ours.updates.items()})
@@ -64,8 +64,12 @@ class Sheet:
     def notes(self, names: tuple[str, ...]) -> list[str]:
         """Sentences on which grids of these arrays are the learner's, and why others are not."""
         keys = [key_of(side, name, head) for name in names for side in SIDES for head in self._heads(name)]
-        whose = [self._theirs.made_by[key] for key in keys if key in self._theirs.made_by]
-        made = [f"Made by your {who}, and {'not right' if who in self._theirs.wrong else 'right'}." for who in whose]
+        whose = [(key, self._theirs.made_by[key]) for key in keys if key in self._theirs.made_by]
+        verdict = {who: "and not right; `jaxllm learn check` looks for the mistake" for who in self._theirs.wrong}
+        made = [
+            f"{'Updates made' if key.startswith('update:') else 'Made'} by your {who}, {verdict.get(who, 'and right')}."
+            for key, who in whose
+        ]
         failed = [f"{self._theirs.failed[key]}; the numbers are ours." for key in keys if key in self._theirs.failed]
         return [*dict.fromkeys(made + [says[0].upper() + says[1:] for says in failed])]
 
@@ -111,8 +115,14 @@ def titled(name: str, head: str = "") -> str:
     return usual.get(words, shorter) + (f", head {head[1:]}" if head else "")
 
 
-def _words(*labels: str) -> Axis:
-    return Axis([*range(len(labels))], len(labels), [*labels])
+def _in_block(name: str) -> str:
+    """The title of a parameter, after the number of its block."""
+    block, _, rest = name.partition("/")
+    return f"{block.removeprefix('block_')}: {titled(name)}" if block.startswith("block_") and rest else titled(name)
+
+
+def _words(*labels: str) -> GridAxis:
+    return GridAxis([*range(len(labels))], len(labels), [*labels])
 
 
 def _as_grid(x: np.ndarray, rows: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .piece import Arguments, Function
+from ..piece import Arguments, Function
 from .trees import leaves_of
 
 MOST_GRADIENTS = 5  # cases of a function in which gradients are taken: JAX compiles the backward of each

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import permutations
 from typing import Any
 
-from .piece import Function, Slip
+from ..piece import Function, Slip
 
 
 def combinations(function: Function) -> Iterator[tuple[tuple[Slip, Slip], Callable[..., Any]]]:

@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxllm.utils.errors import InputError
 
-from ..config import OptimizerConfig
+from ...config import OptimizerConfig
 from .callbacks import NumpyArrays, Watch
 
 EPSILON = 1e-8  # of Adam, as in ours
@@ -21,7 +21,7 @@ Named = dict[str, Any]  # arrays by the paths of parameters, such as "block_0/ml
 Numbers = dict[str, float]  # the settings of AdamW by the names of the arguments, and "limit" of the gradient's norm
 
 
-class Moments(NamedTuple):
+class CourseMoments(NamedTuple):
     """The state: how many updates there were, and the means of gradients and of their squares."""
 
     updates: Array
@@ -35,17 +35,17 @@ def optimizer_of(update: Callable[..., tuple[Named, Named, Named]]) -> Callable[
     def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
         numbers = {"beta1": config.beta1, "beta2": config.beta2, "epsilon": EPSILON, "limit": config.clip_norm}
 
-        def init(params: Any) -> Moments:
+        def init(params: Any) -> CourseMoments:
             zeros = jax.tree.map(jnp.zeros_like, flatten_dict(params, sep="/"))
-            return Moments(jnp.zeros((), jnp.int32), zeros, zeros)
+            return CourseMoments(jnp.zeros((), jnp.int32), zeros, zeros)
 
-        def step(gradients: Any, state: Moments, params: Any = None) -> tuple[Any, Moments]:
+        def step(gradients: Any, state: CourseMoments, params: Any = None) -> tuple[Any, CourseMoments]:
             old, count, rate = flatten_dict(params, sep="/"), state.updates + 1, schedule(state.updates)
             decay = {name: config.weight_decay if p.ndim >= 2 else 0.0 for name, p in old.items()}
             given = (old, flatten_dict(gradients, sep="/"), state.mu, state.nu)
             new, mu, nu = update(*given, count, rate, decay, numbers)
             changes = {name: (new[name] - p).astype(p.dtype) for name, p in old.items()}
-            return unflatten_dict(changes, sep="/"), Moments(count, mu, nu)
+            return unflatten_dict(changes, sep="/"), CourseMoments(count, mu, nu)
 
         return optax.GradientTransformation(init, step)
 

@@ -1,6 +1,6 @@
 """How each cell of the page of `jaxllm learn show` was made: an operation, and the grids that it reads.
 
-`page_formulas.js` writes an operation as a formula with the numbers of a cell, and so knows which cells made it. A grid
+`formulas.js` writes an operation as a formula with the numbers of a cell, and so knows which cells made it. A grid
 is named by what it shows of which array: "value:logits", "gradient:logits", "update:head/kernel". Grids of one head end
 in its number, as in "value:block_0/attention/scores/1".
 """
@@ -10,9 +10,9 @@ from typing import Any
 from jaxllm import GPTConfig
 from jaxllm.utils.ideas import Idea
 
-from ..config import OptimizerConfig
-from .page_axes import Axes
-from .page_values import norms
+from ...config import OptimizerConfig
+from .axes import Axes
+from .values import norms
 
 Operation = dict[str, Any]
 Operations = dict[str, Operation]  # by grid

@@ -8,11 +8,11 @@ from typing import Any
 from jaxllm.config import GPTConfig
 from jaxllm.utils.errors import InputError
 
-from ..config import RunConfig, build_config, parse_override
-from ..inputs import Prepared, prepare
+from ...config import RunConfig, build_config, parse_override
+from ...inputs import Prepared, prepare
+from ..course import ORDER
 from .bridge import IN_MODEL, Bridge
 from .chosen import Chosen
-from .course import ORDER
 from .writing import draw_pairs, tokenizer_of, write_text
 
 Sections = dict[str, dict[str, Any]]

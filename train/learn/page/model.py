@@ -12,8 +12,8 @@ from jaxllm.gpt import summed_loss
 from jaxllm.tokenizers import Tokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError
 
-from ..config import OptimizerConfig
-from ..optimizer import make_optimizer
+from ...config import OptimizerConfig
+from ...optimizer import make_optimizer
 
 SENTENCES = (
     "Please buy an apple and an orange",

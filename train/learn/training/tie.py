@@ -18,7 +18,7 @@ TEXT = '''"""Your pieces under the names that a config of jaxllm takes.
 from pathlib import Path
 
 from jaxllm import reference
-from {package}.learn.bridge import Bridge
+from {package}.learn.training.bridge import Bridge
 
 PIECES = {pieces}
 bridge = Bridge(Path(__file__).parent, PIECES)

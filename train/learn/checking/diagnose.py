@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..piece import Function, Slip
 from .axes import misplaced
 from .calls import Attempt, Case, attempted
 from .compare import Mismatch, difference
@@ -16,7 +17,6 @@ from .diagnosis import Diagnosis, Pair, arrays_in
 from .fits import fitted
 from .nonfinite import not_finite
 from .pairs import combinations
-from .piece import Function, Slip
 from .trees import named
 
 MOST_NAMED = 4  # slips that no input of the check tells apart

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from ..course import ORDER, file_name, piece
+from ..folder import LearnFolder
+from ..piece import Function, Piece
 from .calls import Attempt, Case, Failure, make_cases
 from .child import Child, Ended
 from .compare import Mismatch
-from .course import ORDER, file_name, piece
 from .diagnose import diagnose, differences
 from .diagnosis import Diagnosis
-from .folder import LearnFolder
 from .gradients import diagnose_gradients, gradient_difference
-from .piece import Function, Piece
 from .wire import decode, encode
 
 SECONDS = {"numpy": 10.0, "jax": 60.0, "torch": 30.0}  # for the calls of one function

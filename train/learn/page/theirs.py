@@ -4,20 +4,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxllm import GPT
 from jaxllm.gpt import apply_with_intermediates
 
-from .calls import Failure
-from .check import SECONDS
-from .child import Child, Ended
-from .course import ORDER, file_name
-from .folder import LearnFolder
-from .page_calls import Call
-from .page_values import Named, Trace
-from .wire import decode, encode
+from ..checking.calls import Failure
+from ..checking.check import SECONDS
+from ..checking.child import Child, Ended
+from ..checking.wire import decode, encode
+from ..course import ORDER, file_name
+from ..folder import LearnFolder
+from .calls import Call
+from .values import Named, Trace
 
 TOLERANCE = 1e-4  # relative to the largest number; functions may compute in float32
 
@@ -70,6 +71,7 @@ def run_theirs(model: GPT, params: Any, inputs: list[int], right: Trace) -> Thei
     """What a model whose block is the learner's computes from block to block; nothing for any other model."""
     found, block = Theirs(), model.config.block
     if block is not None:
+        params = jax.tree.map(jnp.asarray, params)  # those of a run are NumPy's
         _, seen = apply_with_intermediates(model, params, jnp.asarray([inputs], jnp.int32))
         for name, x in seen.items():
             if name in right.values:

@@ -14,8 +14,8 @@ from flax.traverse_util import unflatten_dict
 from jaxllm import GPTConfig, reference
 from jaxllm.reference.optimizer import global_norm
 
-from ..config import OptimizerConfig
-from .page_values import Named, Trace, norms
+from ...config import OptimizerConfig
+from .values import Named, Trace, norms
 
 Placed = Callable[[Any], Named]
 

@@ -32,7 +32,7 @@ function labelled(letter, i) {
   return "tv".includes(letter) ? [make("bdi", "", labels[i]), make("sub", "", take[i])] : [labels[i]];
 }
 const SIDES = { value: "", gradient: "gradient of ", update: "update of " };
-const BANDS = { value: "Forward: values", gradient: "Backward: gradients of the mean loss", update: "AdamW's first update" };
+const BANDS = { value: "Values", gradient: "Gradients of the mean loss", update: "AdamW's first update" };
 const PARTS = { reads: "read", parameters: "parameter", makes: "made" };
 const title = (id) => SIDES[data.grids[id].side] + data.grids[id].title;
 const tokenOf = (id) => axis("v").labels[axis("v").take.indexOf(id)];

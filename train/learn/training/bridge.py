@@ -18,9 +18,10 @@ from jaxllm.embeddings import PositionEmbedding, TokenEmbedding
 from jaxllm.gpt import Block
 from jaxllm.precision import at_least_float32
 
+from ...optimizer import adamw as our_adamw
+from ..course import piece
+from ..folder import LearnFolder
 from .callbacks import Called, JaxArrays, NumpyArrays, TorchArrays, Watch
-from .course import piece
-from .folder import LearnFolder
 from .loading import check_unchanged, load
 from .optimizer import CalledUpdate, TracedUpdate, optimizer_of
 from .parts import Parts
@@ -90,8 +91,9 @@ class Bridge:
 
     @property
     def adamw(self) -> Callable[..., optax.GradientTransformation]:
-        """Their clipping and update as an optimizer of a config."""
-        functions = self.functions["training_step"]
+        """Their clipping and update as an optimizer of a config, or ours."""
+        if (functions := self.functions.get("training_step")) is None:
+            return our_adamw
         if self.language == "jax":
             return optimizer_of(TracedUpdate(**functions))
         return optimizer_of(CalledUpdate(**functions, arrays=self.arrays, watch=self.watch))

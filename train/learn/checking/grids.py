@@ -9,9 +9,9 @@ from rich.text import Text
 
 from jaxllm.utils.errors import shown
 
+from ..piece import Arguments
 from .compare import Mismatch, close
 from .gradients import written
-from .piece import Arguments
 from .trees import leaves_of, mapped, named, places
 from .wire import Odd, Typed
 

@@ -1,20 +1,21 @@
 """A learner's files as modules of this process, for training; a check runs them in a process of its own."""
 
 import hashlib
-import importlib
+import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import read_file
 
-from ..errors import UserCodeError, reason
-from .course import ORDER, file_name, piece
-from .folder import LearnFolder
+from ...errors import UserCodeError, reason
+from ..course import ORDER, file_name, piece
+from ..folder import LearnFolder
 
 Functions = dict[str, Callable[..., Any]]  # of a piece, by their names
 
@@ -39,19 +40,30 @@ def load(folder: LearnFolder, pieces: Iterable[str]) -> dict[str, Functions]:
     """
     for name in ORDER:  # those of another folder
         sys.modules.pop(file_name(name).removesuffix(".py"), None)
-    importlib.invalidate_caches()
     where = str(folder.path.absolute())
     sys.path[:] = [*(path for path in sys.path if path != where), where]  # last: it hides no package
     functions: dict[str, Functions] = {}
     for name in pieces:
         functions[name] = {}
         with errors_of(folder.path):
-            module = importlib.import_module(file_name(name).removesuffix(".py"))
+            for one in [*folder.needed(name), name]:
+                module = _module(folder.file(one))
         for function in piece(name).functions:
             if not callable(found := getattr(module, function.name, None)):
                 raise InputError(f"{folder.file(name)} has no function {function.name}; write it as it was.")
             functions[name][function.name] = found
     return functions
+
+
+def _module(path: Path) -> ModuleType:
+    """A piece as the module of its name, from this file, whatever else has the name on the path of modules."""
+    if path.stem in sys.modules:
+        return sys.modules[path.stem]
+    spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def lines_of(error: BaseException, folder: Path) -> list[traceback.FrameSummary]:

@@ -17,7 +17,7 @@ from jaxllm.utils.errors import InputError, printable
 
 START_S = 120  # for importing PyTorch or JAX from a slow disk
 MOST_BYTES = 2**28  # of one answer
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Ended(Exception):

@@ -14,7 +14,7 @@ from jaxllm.data.windows import Ids
 from jaxllm.tokenizers import CharTokenizer, Tokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError
 
-from ..config import EvalConfig, RunConfig
+from ...config import EvalConfig, RunConfig
 from .bridge import Bridge
 from .callbacks import NumpyArrays
 from .loading import Functions

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..config import OptimizerConfig
-from ..errors import UserCodeError
-from ..optimizer import adamw as our_adamw
+from ...config import OptimizerConfig
+from ...errors import UserCodeError
+from ...optimizer import adamw as our_adamw
+from ..checking.check import check
+from ..course import ORDER, pieces
+from ..folder import LearnFolder
 from .bridge import IN_MODEL, Bridge
-from .check import check
-from .course import ORDER, pieces
-from .folder import LearnFolder
 from .loading import digest_of, errors_of
 from .pace import too_slow
 from .parts import Parts

@@ -1,4 +1,4 @@
-"""The process that runs the learner's functions: `python -m PACKAGE.learn.runner`, started by `child`.
+"""The process that runs the learner's functions: `python -m PACKAGE.learn.checking.runner`, started by `child`.
 
 It reads a job as JSON on standard input and writes a line of JSON for each thing that it finds out. The lines leave by
 a copy of standard output; to the learner's functions standard output is a place that keeps what they print.

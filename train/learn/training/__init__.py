@@ -1,0 +1,1 @@
+"""`jaxllm learn train`: the learner's functions in the place of ours."""
