@@ -2,6 +2,7 @@
 
 import argparse
 import secrets
+from collections.abc import Sequence
 
 from jaxllm.utils.errors import InputError, shown
 
@@ -17,7 +18,7 @@ def add_options(parser: Parser) -> None:
     _add_start(add_parser(commands, "start", "write the files of the course, with empty bodies"))
     _add_check(add_parser(commands, "check", "run the pieces, and say which mistake it is where one is wrong"))
     learn_train.add_training(add_parser(commands, "train", "train a model of your pieces; those not written are ours"))
-    learn_show.add_options(add_parser(commands, "show", "write a page with every number that a model makes of a text"))
+    learn_show.add_showing(add_parser(commands, "show", "write a page with every number that a model makes of a text"))
 
 
 def _add_start(parser: Parser) -> None:
@@ -59,7 +60,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
     from ..learn.checking.check import check
     from ..learn.checking.report import map_lines, piece_lines
-    from ..learn.course import pieces
+    from ..learn.course import ORDER
     from ..learn.folder import LearnFolder, piece_name
 
     seed = arguments.seed
@@ -69,7 +70,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         raise InputError(f"--seconds {shown(arguments.seconds)} is not between 0 and 3600.")
     seed = secrets.randbelow(2**31) if seed is None else seed
     folder = LearnFolder.open(arguments.dir)
-    names = pieces()
+    names: Sequence[str] = ORDER
     chosen = None if arguments.piece is None else piece_name(arguments.piece)
     if chosen:
         folder.require(chosen)

@@ -14,7 +14,7 @@ from .options import Parser, add_code, add_step
 TEXT = "Please buy an apple and an orange"
 
 
-def add_options(parser: Parser) -> None:
+def add_showing(parser: Parser) -> None:
     """The options of the command."""
     parser.runs(run, f'jaxllm learn show multi_head_attention --text "{TEXT}" --out page.html')
     parser.add_argument("piece", nargs="?", metavar="PIECE", help="where the page opens; default: at the tokens")

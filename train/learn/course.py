@@ -1,7 +1,6 @@
 """The pieces in the order of the course."""
 
 import importlib
-import importlib.util
 from functools import cache
 
 from .piece import Piece
@@ -36,11 +35,6 @@ def file_name(name: str) -> str:
     'p10_scaled_dot_product.py'
     """
     return f"p{ORDER.index(name) + 1:02}_{name}.py"
-
-
-def pieces() -> list[str]:
-    """The pieces that exist."""
-    return [name for name in ORDER if importlib.util.find_spec(f".pieces.{name}", __package__)]
 
 
 @cache

@@ -14,7 +14,7 @@ from ...config import OptimizerConfig
 from ...errors import UserCodeError
 from ...optimizer import adamw as our_adamw
 from ..checking.check import check
-from ..course import ORDER, pieces
+from ..course import ORDER
 from ..folder import LearnFolder
 from .bridge import IN_MODEL, Bridge
 from .loading import digest_of, errors_of
@@ -58,7 +58,7 @@ class Chosen:
 
 def verdicts_of(folder: LearnFolder) -> dict[str, str]:
     """Why a piece is not right, by the check of the course; "" for one that is."""
-    return {one.piece.name: SAYS[one.state].format(one.piece.name) for one in check(folder, pieces(), SEED)}
+    return {one.piece.name: SAYS[one.state].format(one.piece.name) for one in check(folder, ORDER, SEED)}
 
 
 def choose(folder: LearnFolder, verdicts: Mapping[str, str]) -> Chosen:
