@@ -1,6 +1,7 @@
 """The pieces around attention: what is right, three ways to write it, and slips that differ from it and from each other."""
 
 import re
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -43,6 +44,14 @@ def test_no_two_slips_are_the_same_mistake(name: str, function: Function) -> Non
     assert len(results) == len(function.slips), "two slips share a name"
     same = [(a, b) for a, b in combinations(results, 2) if all(map(agree, results[a], results[b]))]
     assert same == []
+
+
+@pytest.mark.parametrize(("name", "function"), FUNCTIONS)
+def test_a_variation_without_a_mistake_is_right(name: str, function: Function) -> None:
+    """What slips with keywords vary is what is right, so that each has its own mistake and no other."""
+    for varied in {slip.wrong.func for slip in function.slips if isinstance(slip.wrong, partial)}:
+        for arguments in calls(function):
+            assert agree(varied(*arguments), function.right(*arguments)), arguments
 
 
 @pytest.mark.parametrize(("name", "function"), FUNCTIONS)

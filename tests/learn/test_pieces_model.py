@@ -1,5 +1,6 @@
 """Pieces 8 to 16: the right functions, their gradients, and the slips."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -91,6 +92,13 @@ def test_cases_are_finite_and_named_in_order(function: Any) -> None:
             assert equal(function.right(**case), function.right(*case.values()))
 
 
+def test_masks_hide_and_show_in_each_row_and_column() -> None:
+    """Right solutions differ where a query may attend to nothing, and no slip of the mask shows where it hides nothing."""
+    (attention,) = piece("scaled_dot_product").functions
+    for mask in (case["mask"] for seed in range(10) for case in cases(attention, seed) if case["mask"] is not None):
+        assert all(mask.any(axis).all() and not mask.all(axis).any() for axis in (0, 1))
+
+
 @pytest.mark.parametrize("function", WITH_VJP)
 def test_gradients_equal_finite_differences(function: Any) -> None:
     """Of each argument that has a derivative, along random directions."""
@@ -115,6 +123,13 @@ def test_a_slip_differs_from_what_is_right(function: Any, slip: Any) -> None:
         assert not all(
             equal(slip.wrong(*case.values()), function.right(*case.values())) for case in cases(function, seed)
         )
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_variation_without_a_mistake_is_right(function: Any) -> None:
+    """What slips with keywords vary is what is right, so that each has its own mistake and no other."""
+    for varied in {slip.wrong.func for slip in function.slips if isinstance(slip.wrong, partial)}:
+        assert everywhere(function, varied, function.right)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -1,5 +1,77 @@
-"""Mutations of the pieces of the course."""
+"""Mutations of the pieces of the course: of what is right, of the inputs, and of what a slip is."""
 
 from slips.mutation import Mutation
 
-MUTATIONS: list[Mutation] = []
+PIECES = "train/learn/pieces"
+AROUND, BESIDE = "learn/test_pieces_basics.py", "learn/test_basics_beside_jaxllm.py"
+MODEL = "learn/test_pieces_model.py"
+VARIED = "test_a_variation_without_a_mistake_is_right"
+SAME, SEEN = "test_no_two_slips_are_the_same_mistake", "test_every_slip_is_seen_in_some_case"
+STYLE, DIFFER = "test_every_style_is_right", "test_slips_differ_from_each_other"
+WRONG = "test_a_slip_differs_from_what_is_right"
+
+MUTATIONS = [
+    Mutation("moments of AdamW both as they were", f"{PIECES}/adamw_direction_slips.py", 'partial(varied, second="turned")', 'partial(varied, first="turned")', f"{AROUND}::{SAME}[training_step-adamw_update]"),
+    Mutation("a step downhill called uphill", f"{PIECES}/adamw_direction_slips.py", "partial(varied, sign=1)", "partial(varied, sign=-1)", f"{AROUND}::{SEEN}[training_step-adamw_update]"),
+    Mutation("the varied AdamW without the old first moment", f"{PIECES}/adamw_slips.py", '{"mean": b1 * old_m + (1 - b1) * g', '{"mean": (1 - b1) * g', f"{AROUND}::{VARIED}[training_step-adamw_update]"),
+    Mutation("the decay of the old parameter for that of the new", f"{PIECES}/adamw_slips.py", '"of the new": stepped * (1 - learning_rate * weight_decay)', '"of the new": stepped - learning_rate * weight_decay * p', f"{AROUND}::{SEEN}[training_step-adamw_update]"),
+    Mutation("post-norm that is pre-norm", f"{PIECES}/block.py", 'return norm(out) if place == "after" else out', 'return norm(out) if place == "of-output" else out', f"{MODEL}::{DIFFER}[block.block]"),
+    Mutation("both norms of the varied block the first", f"{PIECES}/block.py", 'params[norms[0] if name == "attention" else norms[1]]', "params[norms[0]]", f"{MODEL}::{VARIED}[block.block]"),
+    Mutation("an early merge first where a late one is meant", f"{PIECES}/byte_pair_coding_slips.py", "pair = max(possible, key=ranks.__getitem__)", "pair = min(possible, key=ranks.__getitem__)", f"{AROUND}::{SEEN}[byte_pair_tokenizer-encode]"),
+    Mutation("tokens of merges the wrong way round", f"{PIECES}/byte_pair_coding_slips.py", "if swapped else", "if not swapped else", f"{AROUND}::{VARIED}[byte_pair_tokenizer-decode]"),
+    Mutation("a tie broken by the largest ids in both ways", f"{PIECES}/byte_pair_slips.py", "min(counts, key=lambda pair: (-counts[pair], pair))", "max(counts, key=lambda pair: (counts[pair], pair))", f"{AROUND}::{VARIED}[byte_pair_tokenizer-learn_merges]"),
+    Mutation("overlapping pairs counted where none should be", f"{PIECES}/byte_pair_slips.py", "if last == (pair, i - 1):", "if last == (pair, i):", f"{AROUND}::{SEEN}[byte_pair_tokenizer-learn_merges]"),
+    Mutation("new ids from 255", f"{PIECES}/byte_pair_tokenizer.py", "in enumerate(merges, 256)", "in enumerate(merges, 255)", f"{AROUND}::{STYLE}[byte_pair_tokenizer-encode-library]"),
+    Mutation("bytes that are not UTF-8 left out", f"{PIECES}/byte_pair_tokenizer.py", 'decode(errors="replace")', 'decode(errors="ignore")', f"{AROUND}::{STYLE}[byte_pair_tokenizer-decode-library]"),
+    Mutation("a shifted mask without the shift", f"{PIECES}/causal_attention.py", "lower_triangle(len(mask), shift)", "lower_triangle(len(mask))", f"{MODEL}::{WRONG}[causal_attention-mask-one-early]"),
+    Mutation("a transposed mask that is inverted", f"{PIECES}/causal_attention.py", "lambda mask, given: mask.T", "lambda mask, given: ~mask", f"{MODEL}::{DIFFER}[causal_attention.causal_mask]"),
+    Mutation("characters as often as they occur", f"{PIECES}/char_tokenizer.py", '"repeated": lambda: sorted(characters)', '"repeated": lambda: sorted(set(characters))', f"{AROUND}::{SEEN}[char_tokenizer-build_vocabulary]"),
+    Mutation("ids of the text for those of the vocabulary", f"{PIECES}/char_tokenizer.py", 'if ids == "of the text" else vocabulary', 'if ids != "code points" else vocabulary', f"{AROUND}::{VARIED}[char_tokenizer-encode]"),
+    Mutation("the largest of each where the largest of all is meant", f"{PIECES}/cross_entropy.py", '"of all": z - z.max()', '"of all": z - z.max(axis=axis, keepdims=True)', f"{AROUND}::{SEEN}[cross_entropy-cross_entropy]"),
+    Mutation("every target one token late", f"{PIECES}/cross_entropy.py", "(targets - of) % width", "(targets - of + 1) % width", f"{AROUND}::{VARIED}[cross_entropy-cross_entropy]"),
+    Mutation("a sum that reaches u is enough", f"{PIECES}/drawing_slips.py", '"exceeds": lambda: np.argmax(total > u)', '"exceeds": lambda: np.argmax(total >= u)', f"{AROUND}::{VARIED}[sampling-sample]"),
+    Mutation("a rank in place of an id", f"{PIECES}/drawing_slips.py", 'np.argsort(-p, kind="stable")[np.argmax(np.cumsum(np.sort(p)[::-1]) > u)]', "np.argmax(np.cumsum(np.sort(p)[::-1]) > u)", f"{AROUND}::{SAME}[sampling-sample]"),
+    Mutation("positions along the text where the batch is meant", f"{PIECES}/gpt.py", "[: len(tokens), None]", "[: tokens.shape[-1]]", f"{MODEL}::{WRONG}[gpt-positions-along-the-batch]"),
+    Mutation("a varied GPT without its final norm", f"{PIECES}/gpt.py", 'head(params, norm(params["norm_final"], x) if final else x)', "head(params, x)", f"{MODEL}::{VARIED}[gpt.gpt]"),
+    Mutation("features that take turns merged as runs", f"{PIECES}/head_slips.py", "np.moveaxis(x, -3, -1).reshape", "np.moveaxis(x, -3, -2).reshape", f"{MODEL}::{WRONG}[merge_heads-heads-take-turns]"),
+    Mutation("every H-th feature that is a run of features", f"{PIECES}/head_slips.py", "x[..., h::n_heads]", "np.split(x, n_heads, -1)[h]", f"{MODEL}::{WRONG}[split_heads-every-nth-feature]"),
+    Mutation("a change of arguments that is lost", f"{PIECES}/hooks.py", "right(*change(dict(zip(names, arguments, strict=True))).values())", "right(*arguments)", f"{MODEL}::{WRONG}[layer_norm-scale-and-bias-swapped]"),
+    Mutation("a change of the result named as one of arguments", f"{PIECES}/hooks.py", '{"wrong": wrong, "after": change}', '{"wrong": wrong, "before": change}', "learn/test_catalogue.py::test_hooks_say_the_same_as_the_wrong_function[gpt.gpt]", "missing 1 required positional argument"),
+    Mutation("windows side by side whatever the stride", f"{PIECES}/input_target_pairs.py", "ours(np.asarray(ids), context_length, stride)", "ours(np.asarray(ids), context_length, context_length)", f"{AROUND}::{STYLE}[input_target_pairs-input_target_pairs-library]"),
+    Mutation("a window too many where one is too few", f"{PIECES}/input_target_pairs.py", '"one less": end - 1', '"one less": end', f"{AROUND}::{SEEN}[input_target_pairs-input_target_pairs]"),
+    Mutation("the varied layer norm by D - 1", f"{PIECES}/layer_norm.py", "x.shape[-1] / (x.shape[-1] - less)", "x.shape[-1] / (x.shape[-1] - 1)", f"{MODEL}::{VARIED}[layer_norm.layer_norm]"),
+    Mutation("features alone where words are meant too", f"{PIECES}/layer_norm.py", "lambda x: (-2, -1)", "lambda x: (-1,)", f"{MODEL}::{WRONG}[layer_norm-over-words-and-features]"),
+    Mutation("a reshaped kernel that is as it was", f"{PIECES}/linear_map.py", "kernel.reshape(features, width).T", "kernel.reshape(width, features)", f"{AROUND}::{SEEN}[linear_map-linear]"),
+    Mutation("the varied linear map with its bias subtracted", f"{PIECES}/linear_map.py", '"once": y + bias,', '"once": y - bias,', f"{AROUND}::{VARIED}[linear_map-linear]"),
+    Mutation("the exact GELU for the one by tanh", f"{PIECES}/mlp.py", "    return gelu_tanh(x)", "    return reference.layers.gelu(x)", f"{MODEL}::test_right_functions_equal_those_of_jaxllm[mlp.gelu]"),
+    Mutation("one activation where two are meant", f"{PIECES}/mlp.py", "partial(_varied_mlp, last=True)", "partial(_varied_mlp, between=False, last=True)", f"{MODEL}::{DIFFER}[mlp.mlp]"),
+    Mutation("no large scores in multi-head attention", f"{PIECES}/multi_head_attention.py", "[[40.0, 0], [50, 40]]", "[[4.0, 0], [5, 4]]", f"{MODEL}::{WRONG}[multi_head_attention-no-max-subtraction]"),
+    Mutation("scores over the width of a head for that of the model", f"{PIECES}/multi_head_slips.py", "float((q.shape[-1] * q.shape[-3]) ** 0.5)", "float(q.shape[-1] ** 0.5)", f"{MODEL}::{WRONG}[multi_head_attention-scale-by-model-width]"),
+    Mutation("heads that are merged in the order of memory in every slip", f"{PIECES}/multi_head_slips.py", "merge: Callable[..., Array] = merge_heads", "merge: Callable[..., Array] = from_rows", f"{MODEL}::{VARIED}[multi_head_attention.multi_head_attention]"),
+    Mutation("the gradient of the table of one sequence", f"{PIECES}/position_embedding.py", "back(sum_to(dy, positions.shape))[0]", "back(dy.reshape(-1, *positions.shape)[0])[0]", f"{AROUND}::test_gradients_agree_with_finite_differences[position_embedding-add_learned_positions]"),
+    Mutation("positions along the batch", f"{PIECES}/position_embedding.py", "np.shape(x)[-2])\n\n\ndef add_learned_positions_vjp", "np.shape(x)[0])\n\n\ndef add_learned_positions_vjp", f"{AROUND}::{STYLE}[position_embedding-add_learned_positions-library]"),
+    Mutation("sines and cosines in halves", f"{PIECES}/position_embedding_slips.py", 'if layout == "halves":', 'if layout != "halves":', f"{AROUND}::{VARIED}[position_embedding-sinusoidal_positions]"),
+    Mutation("rows from one counted from zero", f"{PIECES}/position_embedding_slips.py", '"from one": t + 1', '"from one": t', f"{AROUND}::{SEEN}[position_embedding-add_learned_positions]"),
+    Mutation("scales of norms that are 1", f"{PIECES}/random_trees.py", '"scale": 1 + rng.normal(size=d_model) / 2, "bias": rng.normal(size=d_model) / 2', '"scale": np.ones(d_model), "bias": np.zeros(d_model)', f"{MODEL}::{WRONG}[block-first-norm-twice]"),
+    Mutation("biases of maps that are 0", f"{PIECES}/random_trees.py", '"bias": rng.normal(size=n_out) / 2', '"bias": np.zeros(n_out)', f"{MODEL}::{WRONG}[multi_head_attention-no-output-bias]"),
+    Mutation("the least likely token at temperature 0", f"{PIECES}/sampling.py", "return np.eye(len(logits))[np.argmax(logits)]", "return np.eye(len(logits))[np.argmin(logits)]", f"{AROUND}::{STYLE}[sampling-next_token_probabilities-library]"),
+    Mutation("k tokens where one more is meant", f"{PIECES}/sampling.py", "top_k + more]] = True", "top_k]] = True", f"{AROUND}::{SEEN}[sampling-next_token_probabilities]"),
+    Mutation("masks that hide a whole row", f"{PIECES}/scaled_dot_product.py", "all(0 < mean < 1 for axis in (0, 1)", "all(mean < 1 for axis in (0, 1)", f"{MODEL}::test_masks_hide_and_show_in_each_row_and_column"),
+    Mutation("the scale by keys for that by queries", f"{PIECES}/scaled_dot_product.py", "divisor=lambda q, k, v: q.shape[-2] ** 0.5", "divisor=lambda q, k, v: k.shape[-2] ** 0.5", f"{MODEL}::{DIFFER}[scaled_dot_product.scaled_dot_product_attention]"),
+    Mutation("the gradient of keys without a transpose", f"{PIECES}/self_attention.py", "k_back(dy.T @ q)", "k_back(dy @ q)", f"{MODEL}::test_gradients_equal_finite_differences[self_attention.attention_scores]"),
+    Mutation("a causal mask that is lost", f"{PIECES}/self_attention.py", "mask and mask(len(x))", "None", f"{MODEL}::{WRONG}[self_attention-causal]"),
+    Mutation("a gradient of one factor of x x^T", f"{PIECES}/simple_attention.py", "((d_scores + d_scores.T) @ x,)", "(2 * d_scores @ x,)", f"{MODEL}::test_gradients_equal_finite_differences[simple_attention.simple_attention_weights]"),
+    Mutation("cosines that are dot products", f"{PIECES}/simple_attention.py", "compared = vectors(x)", "compared = x", f"{MODEL}::{WRONG}[simple_attention_weights-cosine]"),
+    Mutation("one maximum for all where one sum is meant", f"{PIECES}/softmax_slips.py", "powers.sum() if one_sum else", "powers.sum() if one_maximum else", f"{MODEL}::{DIFFER}[simple_attention.softmax]"),
+    Mutation("a softmax over axis 0 by default", f"{PIECES}/softmax_slips.py", "axis: int = -1", "axis: int = 0", f"{MODEL}::{VARIED}[simple_attention.softmax]"),
+    Mutation("negative ids, which are the same rows", f"{PIECES}/token_embedding.py", "n_rows - 1 - tokens", "tokens - n_rows", f"{AROUND}::{SEEN}[token_embedding-token_embedding]"),
+    Mutation("the varied embedding with ids from 1", f"{PIECES}/token_embedding.py", "first: int = 0, scale", "first: int = 1, scale", f"{AROUND}::{VARIED}[token_embedding-token_embedding]"),
+    Mutation("a step counted twice", f"{PIECES}/training_step.py", "Moments(step - 1, mu, nu)", "Moments(step, mu, nu)", f"{BESIDE}::test_jaxllm_has_the_same_numbers[training_step-adamw_update]"),
+    Mutation("one norm for all where each has its own", f"{PIECES}/training_step.py", "varied_clip({name: g}, limit,", "varied_clip(gradients, limit,", f"{AROUND}::{SEEN}[training_step-clip_gradients]"),
+    Mutation("the special tokens given as words", f"{PIECES}/word_tokenizer.py", "WordTokenizer(vocabulary[:-2]).encode(text)", "WordTokenizer(vocabulary).encode(text)", f"{AROUND}::{STYLE}[word_tokenizer-encode-library]"),
+    Mutation("white space after marks taken too", f"{PIECES}/word_tokenizer.py", 'if both_sides else ""', 'if not both_sides else ""', f"{AROUND}::{VARIED}[word_tokenizer-decode]"),
+    Mutation("a split without dashes by default", f"{PIECES}/word_tokenizer_slips.py", '"as told": _split_by(DASHED)', '"as told": _split_by(UNDASHED)', f"{AROUND}::{VARIED}[word_tokenizer-build_vocabulary]"),
+    Mutation("the right id for unknown words where that of the end of text is meant", f"{PIECES}/word_tokenizer_slips.py", '"end of text": n - 2 + first', '"end of text": n - 1 + first', f"{AROUND}::{SEEN}[word_tokenizer-encode]"),
+    Mutation("a mask after softmax that hides nothing", f"{PIECES}/wrong_attention.py", 'weights * mask if masking == "after" else weights', "weights", f"{MODEL}::{DIFFER}[scaled_dot_product.scaled_dot_product_attention]"),
+    Mutation("scores divided by K by default", f"{PIECES}/wrong_attention.py", "float(q.shape[-1] ** 0.5)", "float(q.shape[-1])", f"{MODEL}::{VARIED}[scaled_dot_product.scaled_dot_product_attention]"),
+]  # fmt: skip

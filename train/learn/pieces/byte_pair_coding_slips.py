@@ -145,8 +145,8 @@ ENCODE_SLIPS = (
     ),
     Slip(
         "second-id-kept",
-        "keeps the second id of a pair behind its new id",
-        "The new id stands for both. The search must go on behind the pair, not at its second id.",
+        "keeps the second id of a pair after its new id",
+        "The new id stands for both. The search must go on after the pair, not at its second id.",
         'How many ids should "ab" have after (a, b) is merged?',
         partial(varied_encode, way="second kept"),
     ),

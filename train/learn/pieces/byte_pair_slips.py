@@ -105,7 +105,7 @@ LEARN_SLIPS = (
     Slip(
         "overlaps-not-counted",
         'counts "aaa" as one pair, not two',
-        "Every two neighbours are a pair, also where two pairs share an id. Only the replacement has to go apart.",
+        "Every two neighbours are a pair, also where two pairs share an id. Only the replacements must not overlap.",
         'How many neighbours has "aaaa"?',
         partial(varied_merges, overlaps=False),
     ),
@@ -146,8 +146,8 @@ LEARN_SLIPS = (
     ),
     Slip(
         "second-id-kept",
-        "keeps the second id of a pair behind its new id",
-        "The new id stands for both. The search must go on behind the pair, not at its second id.",
+        "keeps the second id of a pair after its new id",
+        "The new id stands for both. The search must go on after the pair, not at its second id.",
         'How many ids should "ab" have after (a, b) is merged?',
         partial(varied_merges, way="second kept"),
     ),

@@ -45,7 +45,7 @@ SPLIT_SLIPS = (
     ),
     Slip(
         "not-transposed",
-        "equals [..., T, H, K]: the heads are split off but still behind the positions",
+        "equals [..., T, H, K]: the heads are split off but still come after the positions",
         "The last two axes are what attention compares, and these must be positions and features. Here they are heads "
         "and features.",
         "Look at the order of the axes in the result.",

@@ -89,7 +89,7 @@ SLIPS = (
     ),
     Slip(
         "targets-are-the-next-window",
-        "has the window behind the input as targets",
+        "has the window after the inputs as targets",
         "Every position has a target of its own, the id that follows it. The whole next window is too far.",
         "By how much are the targets shifted if the context is 4 ids long?",
         partial(varied, kind="length"),
@@ -134,13 +134,13 @@ SLIPS = (
     Slip(
         "targets-rolled-around",
         "has a last window whose last target is the first id of the text",
-        "Behind the last id of the text there is nothing to guess. Rolling the ids around makes up a target.",
+        "After the last id of the text there is nothing to guess. Rolling the ids around makes up a target.",
         "Which target has the last id of the text?",
         partial(varied, windows="rolled"),
     ),
     Slip(
         "one-window-too-many",
-        "has a window whose last target would lie behind the text",
+        "has a window whose last target would lie past the end of the text",
         "A window fits only if its targets do, which reach one id further. The last window begins too late.",
         "For five ids and a context of four, how many pairs are there?",
         partial(varied, windows="one more"),

@@ -85,7 +85,7 @@ LEARNED_SLIPS = (
     Slip(
         "as-many-rows-as-sequences",
         "takes as many rows of the table as there are sequences in the batch",
-        "That fits only if there are as many sequences as positions, or none but one. The positions are those of time.",
+        "That fits only if there are as many sequences as positions, or just one. The positions are those of time.",
         "Which axis of x is time?",
         partial(varied_learned, rows="as many as sequences"),
     ),
@@ -112,7 +112,7 @@ LEARNED_SLIPS = (
     ),
     Slip(
         "row-of-the-length",
-        "has the row number T of the table at every position",
+        "has row T of the table at every position",
         "The length of the sequence is one number, and the positions are many. Each position has a row of its own.",
         "How many rows does a sequence of three tokens need?",
         partial(varied_learned, rows="row T"),

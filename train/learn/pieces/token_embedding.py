@@ -74,7 +74,7 @@ SLIPS = (
     ),
     Slip(
         "ids-one-late",
-        "equals the rows behind those of the tokens",
+        "equals the rows after those of the tokens",
         "Ids count from 0, and id 0 is the first row. Here each token has the vector of the next id.",
         "Which row belongs to id 0?",
         partial(varied, first=-1),

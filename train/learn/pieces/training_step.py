@@ -177,7 +177,7 @@ CLIP_SLIPS = (
         "scaled-to-one",
         "scales large gradients to the norm 1, not to the limit",
         "Dividing by the norm gives length 1. The clipped gradient has the length of the limit.",
-        "Where does the limit come in, but for the comparison?",
+        "Where does the limit come in, other than in the comparison?",
         partial(varied_clip, factor="one over norm"),
     ),
     Slip(

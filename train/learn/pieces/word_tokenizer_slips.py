@@ -189,7 +189,7 @@ VOCABULARY_SLIPS = (
     Slip(
         "special-tokens-sorted-in",
         "has the special tokens sorted among the words",
-        'The sign "<" lies between the marks and the letters, so the special tokens land there. They belong behind '
+        'The sign "<" lies between the marks and the letters, so the special tokens land there. They belong after '
         "all words.",
         "Which comes first: sorting, or adding the special tokens?",
         partial(varied_vocabulary, special="sorted in"),
