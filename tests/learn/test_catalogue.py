@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from learn.catalogue import RIGHT, bodies, drawn, functions, named, pairs, same, slips
 from learned import STYLES, solution
-from train.learn.calls import attempted
-from train.learn.compare import difference
 
+from train.learn.checking.calls import attempted
+from train.learn.checking.compare import difference
 from train.learn.piece import Function
+
+pytestmark = pytest.mark.newest
 
 SEEDS = (90_001, 90_002)
 LATER = range(91_000, 91_003)  # on which what is named must equal what was planted, too

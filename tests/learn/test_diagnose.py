@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from train.learn.calls import Attempt, Case, attempted, make_cases
-from train.learn.compare import difference
-from train.learn.diagnose import diagnose, differences
-from train.learn.gradients import diagnose_gradients, gradient_difference
-from train.learn.trees import mapped
 
+from train.learn.checking.calls import Attempt, Case, attempted, make_cases
+from train.learn.checking.compare import difference
+from train.learn.checking.diagnose import diagnose, differences
+from train.learn.checking.gradients import diagnose_gradients, gradient_difference
+from train.learn.checking.trees import mapped
 from train.learn.piece import Arguments, Function, Slip
+
+pytestmark = pytest.mark.newest
 
 
 def _cases(rng: np.random.Generator) -> Iterator[Arguments]:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from train.learn.calls import Attempt, Case, attempted, make_cases
-from train.learn.compare import difference
-from train.learn.diagnose import diagnose, differences
-from train.learn.pairs import combinations
 
+from train.learn.checking.calls import Attempt, Case, attempted, make_cases
+from train.learn.checking.compare import difference
+from train.learn.checking.diagnose import diagnose, differences
+from train.learn.checking.pairs import combinations
 from train.learn.course import ORDER, piece
 from train.learn.piece import Function, Slip
 
