@@ -166,7 +166,9 @@ def test_an_embedding_of_theirs_is_put_in_the_place_of_ours(tmp_path: Path) -> N
 
 def test_a_model_of_theirs_is_put_in_the_place_of_ours(tmp_path: Path) -> None:
     folder, (params, tokens, _) = course(tmp_path / "course", "jax"), trial("gpt", SMALL)
-    rewrite(folder, "gpt", "def gpt", "def gpt(params, tokens, n_heads):\n    return tokens + n_heads\n\n\ndef other")
+    rewrite(
+        folder, "gpt", "def gpt", "def gpt(params, tokens, n_heads):\n    return 1.0 * tokens + n_heads\n\n\ndef other"
+    )
     with nn.intercept_methods(bridge_of(folder, "gpt").intercept):
         np.testing.assert_array_equal(GPT(SMALL).apply({"params": params}, tokens), tokens + 2)
 
