@@ -14,7 +14,7 @@ MUTATIONS = [
     Mutation("a piece that changes while it trains", "train/commands/learn_training.py", "check_unchanged(folder, chosen.used,", "check_unchanged(folder, {},", ENDED),
     Mutation("a block only where it is whole", f"{HERE}/bridge.py", "any(name in self.pieces for name in IN_BLOCK)", '"block" in self.pieces', f"{PARTS}::test_a_config_names_what_is_used[pieces0-fields0]"),
     Mutation("our model where theirs is right", f"{HERE}/bridge.py", 'type(module) is GPT and "gpt" in self.pieces', 'type(module) is GPT and "model" in self.pieces', f"{PARTS}::test_a_model_of_theirs_is_put_in_the_place_of_ours"),
-    Mutation("our embedding where theirs is right", f"{HERE}/bridge.py", 'isinstance(module, TokenEmbedding) and "token_embedding" in', 'isinstance(module, PositionEmbedding) and "token_embedding" in', f"{PARTS}::test_an_embedding_of_theirs_is_put_in_the_place_of_ours"),
+    Mutation("our embedding where theirs is right", f"{HERE}/bridge.py", 'isinstance(module, TokenEmbedding) and "token_embedding" in', 'isinstance(module, TokenEmbedding) and "tokens" in', f"{PARTS}::test_an_embedding_of_theirs_is_put_in_the_place_of_ours"),
     Mutation("a learner's arrays in float32", f"{HERE}/callbacks.py", "np.array(x, np.float64 if", "np.array(x, np.float32 if", BACK),
     Mutation("the gradient of a sum, whatever follows", f"{HERE}/callbacks.py", "function.vjp(*arguments)[1](np.asarray(cotangent, np.float64))", "function.vjp(*arguments)[1](np.ones_like(cotangent, np.float64))", BACK),
     Mutation("the last error of many", f"{HERE}/callbacks.py", "self.error = self.error or (", "self.error = (", f"{PARTS}::test_the_first_error_is_kept"),
