@@ -180,6 +180,8 @@ def test_the_largest_pieces_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = choose(folder, dict.fromkeys(names, "") | {"layer_norm": "wrong", "simple_attention": ""})
     assert list(found.used) == ["mlp", "multi_head_attention"]
     assert found.why_not == {"block": "slow", "layer_norm": "wrong"}
+    found = choose(folder, dict.fromkeys(names, "") | {"mlp": "wrong"})
+    assert list(found.used) == ["layer_norm", "multi_head_attention", "linear_map"]
 
 
 def test_a_piece_without_the_gradient_does_not_agree() -> None:

@@ -27,7 +27,7 @@ MUTATIONS = [
     Mutation("our lines in an error of theirs", f"{HERE}/loading.py", " if Path(frame.filename).parent == where]", "]", f"{PARTS}::test_an_error_shows_their_lines_only"),
     Mutation("biases that decay", f"{HERE}/optimizer.py", "config.weight_decay if p.ndim >= 2 else 0.0", "config.weight_decay if p.ndim >= 1 else 0.0", f"{PARTS}::test_their_update_is_ours_and_decays_matrices_only"),
     Mutation("each update as the second", f"{HERE}/optimizer.py", "count, rate = flatten_dict(params, sep=\"/\"), state.updates + 1,", "count, rate = flatten_dict(params, sep=\"/\"), state.updates + 2,", f"{PARTS}::test_their_update_is_ours_and_decays_matrices_only"),
-    Mutation("an update of any shape", f"{HERE}/optimizer.py", "if found.shape != like.shape:", "if found.size == 0:", f"{PARTS}::test_an_update_of_the_wrong_shape_is_named"),
+    Mutation("an update of any shape", f"{HERE}/optimizer.py", "if found.shape != like.shape:", "if found.size == 0:", f"{PARTS}::test_an_update_of_the_wrong_shape_is_named", "Incorrect output shape"),
     Mutation("the time of a small model", f"{HERE}/pace.py", "like.dtype)) * RATIO", "like.dtype))", f"{PARTS}::test_a_call_is_measured_in_a_smaller_model"),
     Mutation("our attention in their model", f"{HERE}/parts.py", "merged = attention.merge_heads(self.causal_attention(q, k, v))", "merged = attention.merge_heads(Parts({}).causal_attention(q, k, v))", f"{PARTS}::test_our_parts_are_the_model_and_call_theirs"),
     Mutation("a block without its second norm", f"{HERE}/parts.py", "return x + self.mlp(params[\"mlp\"], normed)", "return x + self.mlp(params[\"mlp\"], x)", f"{PARTS}::test_our_parts_are_the_model_and_call_theirs"),
