@@ -8,6 +8,8 @@ from learn.folders import RIGHT, attention, checked, folder
 
 from train.cli import main
 
+pytestmark = pytest.mark.newest
+
 Capture = pytest.CaptureFixture[str]
 NAME = "scaled_dot_product_attention"
 DEF = f"def {NAME}(q, k, v, mask=None):\n    "

@@ -20,6 +20,8 @@ from train.learn.course import piece
 from train.learn.piece import Function
 from train.learn.pieces import byte_pair_tokenizer
 
+pytestmark = pytest.mark.newest
+
 NAMES = (
     "word_tokenizer", "char_tokenizer", "byte_pair_tokenizer", "input_target_pairs", "token_embedding",
     "position_embedding", "linear_map", "cross_entropy", "training_step", "sampling",

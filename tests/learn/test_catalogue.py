@@ -15,6 +15,8 @@ from train.learn.checking.calls import attempted
 from train.learn.checking.compare import difference
 from train.learn.piece import Function
 
+pytestmark = pytest.mark.newest
+
 SEEDS = (90_001, 90_002)
 LATER = range(91_000, 91_003)  # on which what is named must equal what was planted, too
 TWINS = {  # slips of one function that are equal on every input

@@ -14,6 +14,8 @@ from train.learn.checking.gradients import diagnose_gradients, gradient_differen
 from train.learn.checking.trees import mapped
 from train.learn.piece import Arguments, Function, Slip
 
+pytestmark = pytest.mark.newest
+
 
 def _cases(rng: np.random.Generator) -> Iterator[Arguments]:
     for b, t, k in ((1, 3, 2), (2, 4, 3), (3, 5, 4), (2, 7, 5)):

@@ -16,6 +16,8 @@ from train.learn.course import ORDER, file_name, piece
 from train.learn.piece import Function
 from train.learn.start import lesson
 
+pytestmark = pytest.mark.newest
+
 LANGUAGES = ("numpy", "jax", "torch")
 EXAMPLE = re.compile(r'^    (\w+\((?:.|\n(?!\n))*?)\n      = ((?:.|\n)*?)\n(?:\n|""")', re.MULTILINE)
 

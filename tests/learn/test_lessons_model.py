@@ -8,6 +8,8 @@ import pytest
 from jaxllm import reference
 from train.learn.start import lesson
 
+pytestmark = pytest.mark.newest
+
 APPLE, ORANGE = np.array([1.0, 1]), np.array([2.0, 0])
 WORDS = np.array([APPLE, ORANGE])
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from learn.planted import names_given, planted
 
+pytestmark = pytest.mark.newest
+
 SA, SELF, SDP, CA = "simple_attention", "self_attention", "scaled_dot_product", "causal_attention"
 MHA, NORM, MLP, BLOCK, GPT = "multi_head_attention", "layer_norm", "mlp", "block", "gpt"
 

@@ -10,17 +10,19 @@ import pytest
 from browser import browse
 from jinja2.sandbox import SandboxedEnvironment
 from models import random_gpt, random_like
-from train.learn.page.page.axes import Limits
-from train.learn.page.page.model import Shown
-from train.learn.page.page.page import show_page, text_pairs
-from train.learn.page.page.values import Trace, model_trace, twin_trace
 
 from jaxllm import GPTConfig
 from jaxllm.tokenizers import CharTokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError
 from train.config import OptimizerConfig
 from train.learn.course import ORDER
-from train.learn.page.page import page as pages
+from train.learn.page import page as pages
+from train.learn.page.axes import Limits
+from train.learn.page.model import Shown
+from train.learn.page.page import show_page, text_pairs
+from train.learn.page.values import Trace, model_trace, twin_trace
+
+pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
 
 TEXT = "Please buy an apple and an orange"
 WORDS = ("Please", "an", "and", "apple", "buy", "orange", "the")
@@ -248,12 +250,12 @@ def test_a_page_loads_nothing(small: Shown) -> None:
 
 def test_a_large_model_is_shown_in_part(tmp_path: Path) -> None:
     tokenizer = CharTokenizer.train(TEXT + "".join(map(chr, range(33, 100))))
-    config = GPTConfig(tokenizer.vocab_size, context_length=64, d_model=96, n_layers=6, n_heads=12)
+    config = GPTConfig(tokenizer.vocab_size, context_length=40, d_model=60, n_layers=3, n_heads=12)
     large = shown_model(config, tokenizer)
     large = large._replace(params=random_like(large.params, scale=0.1))
     page = show_page(large, TEXT, "a model")
     assert len(page.encode()) < 3_000_000
-    found = browse(page, POINT.replace("/ 5)", "/ 2)"), tmp_path)
+    found = browse(page, POINT.replace("/ 5)", "/ 1)"), tmp_path)
     parts = [state for state in found["states"] if "the rest" in state["full"]]
     assert {"product", "softmax", "stats", "means"} == {state["does"] for state in parts}
     for state in parts:

@@ -11,11 +11,6 @@ import numpy as np
 import pytest
 from browser import browse
 from models import random_gpt
-from train.learn.page.page.calls import calls
-from train.learn.page.page.model import Shown
-from train.learn.page.page.page import show_page, text_pairs
-from train.learn.page.page.theirs import Theirs, array_of, call_theirs
-from train.learn.page.page.values import completed, twin_trace
 
 from jaxllm import GPTConfig
 from jaxllm.tokenizers import WordTokenizer
@@ -23,7 +18,14 @@ from train.cli import main
 from train.config import OptimizerConfig
 from train.ideas import load_code
 from train.learn.folder import LearnFolder
-from train.learn.page.page import theirs as page_theirs
+from train.learn.page import theirs as page_theirs
+from train.learn.page.calls import calls
+from train.learn.page.model import Shown
+from train.learn.page.page import show_page, text_pairs
+from train.learn.page.theirs import Theirs, array_of, call_theirs
+from train.learn.page.values import completed, twin_trace
+
+pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
 
 SOLUTIONS = Path(__file__).parents[1] / "support" / "learn" / "solutions"
 TEXT = "Please buy an apple and an orange"
@@ -166,14 +168,3 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert len(page.encode()) < 3_000_000 and '"open":"block_0/norm_2"' not in page and '"open":"block_0/up"' in page
     assert f"Your functions in {learned.path.resolve().name}" in page and "an apple \\u003cb>" in page
     assert re.search(r"page.html: every number of a small model, .* MB; open it", capsys.readouterr().out)
-    for words, says in [
-        (["nonsense"], "there is no piece 'nonsense'"),
-        (["--out", "page.txt"], "must end in .html"),
-        (["--text", ""], "--text"),
-        (["--text", "word " * 50], "--text has 50 tokens, but a page shows at most 40"),
-        (["--code", "x.py"], "there is no --run"),
-        (["--dir", "nowhere"], "nowhere is no folder"),
-        (["--run", "nowhere"], "nowhere"),
-    ]:
-        assert main(["learn", "show", *words]) == 2
-        assert says in capsys.readouterr().err

@@ -10,6 +10,8 @@ from learned import STYLES, solution
 
 from train.learn.checking.compare import difference
 
+pytestmark = pytest.mark.newest
+
 FUNCTIONS = [pytest.param(name, function, id=f"{name}.{function.name}") for name, function in functions()]
 
 

@@ -13,6 +13,8 @@ from train.learn.course import ORDER, file_name, piece
 from train.learn.folder import LANGUAGES, LearnFolder
 from train.learn.start import lesson, start
 
+pytestmark = pytest.mark.newest
+
 Capture = pytest.CaptureFixture[str]
 
 

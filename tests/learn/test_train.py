@@ -17,9 +17,12 @@ from train.cli import main
 from train.commands import learn_training
 from train.config import OptimizerConfig
 from train.learn.checking import check
-from train.learn.course import file_name
-from train.learn.training.training import pace
+from train.learn.course import ORDER, file_name
+from train.learn.folder import LearnFolder
+from train.learn.training import pace
 from train.optimizer import make_optimizer
+
+pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
 
 LANGUAGES = [
     "library",
@@ -38,6 +41,16 @@ def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on how busy the machine is."""
     monkeypatch.setattr(pace, "MOST_SECONDS", math.inf)
     monkeypatch.setattr(check, "SECONDS", dict.fromkeys(("numpy", "jax", "torch"), 600.0))
+
+
+@pytest.fixture
+def no_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pieces that are there are taken for right; other tests here have the check as well."""
+    monkeypatch.setattr(learn_training, "verdicts_of", taken_for_right)
+
+
+def taken_for_right(folder: LearnFolder) -> dict[str, str]:
+    return {name: "" if folder.file(name).is_file() else "its file is missing" for name in ORDER}
 
 
 def learn(folder: Path, run: Path, *more: str) -> int:
@@ -65,9 +78,15 @@ def assert_losses(run: Path, ours: list[float]) -> None:
 
 @pytest.mark.parametrize("style", LANGUAGES)
 def test_a_whole_course_trains_as_our_model_does(
-    style: str, tmp_path: Path, ours: list[float], capsys: pytest.CaptureFixture[str]
+    style: str,
+    tmp_path: Path,
+    ours: list[float],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, run = course(tmp_path / "course", style), tmp_path / "run"
+    if style != "library":  # one check of a whole course is enough
+        monkeypatch.setattr(learn_training, "verdicts_of", taken_for_right)
     for name, function in COUNTED.items():
         path = folder / file_name(name)
         counting = f"\n\ntimes, counted = [], {function}\n\n\ndef {function}(*given, **named):\n"
@@ -121,6 +140,7 @@ def test_with_no_piece_the_model_is_ours(tmp_path: Path, ours: list[float], caps
 FAILS = "    if tokens.shape == (4, 8):\n        {}\n    return"
 
 
+@pytest.mark.usefixtures("no_check")
 @pytest.mark.parametrize(
     ("body", "says"),
     [
@@ -150,6 +170,7 @@ def test_an_error_of_theirs_in_a_step_is_named(
     assert re.search(says, error) and "Traceback" not in error and "callbacks.py" not in error
 
 
+@pytest.mark.usefixtures("no_check")
 def test_a_function_that_jit_cannot_trace_is_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = course(tmp_path / "course", "jax")
     (folder / file_name("gpt")).unlink()
@@ -164,6 +185,7 @@ def test_a_function_that_jit_cannot_trace_is_ours(tmp_path: Path, capsys: pytest
     assert "multi_head_attention, mlp, cross_entropy" in printed
 
 
+@pytest.mark.usefixtures("no_check")
 def test_a_slow_piece_is_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +196,7 @@ def test_a_slow_piece_is_ours(
     assert re.search(r"gpt \(right, but a call in this training would take about \d+ s\)", printed)
 
 
+@pytest.mark.usefixtures("no_check")
 def test_a_piece_that_changes_during_training_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,8 @@ from train.learn.checking.calls import attempted, make_cases
 from train.learn.checking.diagnose import diagnose
 from train.learn.course import file_name, piece
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.mark.parametrize(
     ("folder", "name", "function", "slip", "old", "new"), MISTAKES, ids=[f"{m[1]}-{m[0]}-{m[3]}" for m in MISTAKES]
