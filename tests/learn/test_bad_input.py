@@ -71,6 +71,19 @@ def test_the_traceback_has_the_learners_lines_only(tmp_path: Path, capsys: Captu
     assert "return np.linalg.inv(0 * x[:1, :1])" in out and "Traceback" not in out and "linalg.py" not in out
 
 
+def test_an_exception_on_other_inputs_is_not_hidden(tmp_path: Path, capsys: Capture) -> None:
+    """`q @ k` works where there are as many keys as features, and is wrong there."""
+    code, out = checked(attention(tmp_path, RIGHT.replace("np.swapaxes(k, -1, -2)", "k")), capsys)
+    assert code == 1 and "The smallest input that shows it:" in out and "No usual mistake" not in out
+    assert "\n  On other inputs it raises ValueError: matmul" in out and "scores = q @ k / np.sqrt" in out
+
+
+def test_garbage_in_the_answers_is_one_sentence(tmp_path: Path, capsys: Capture) -> None:
+    body = "import json\n\n\n" + DEF + "json.dumps = lambda *_, **__: 'x'\n    return q\n"
+    code, out = checked(attention(tmp_path, body), capsys)
+    assert code == 1 and f"p10_scaled_dot_product: {NAME} damaged the connection to the check" in out
+
+
 def test_a_recursion_is_cut(tmp_path: Path, capsys: Capture) -> None:
     out = checked(attention(tmp_path, f"{DEF}return {NAME}(q, k, v)\n"), capsys)[1]
     assert 2 <= out.count(", line 2, in") <= 10

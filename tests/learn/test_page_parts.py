@@ -220,3 +220,9 @@ def test_wrong_words_are_one_sentence(
     monkeypatch.setattr(page, "model_trace", lambda *given: pytest.fail("nothing was refused"))
     assert main(["learn", "show", *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_text_too_long_is_refused_before_a_model_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_model, "_trained", None)
+    with pytest.raises(InputError, match="--text has 41 words, but a page shows at most 40 tokens; shorten it."):
+        page_model.small_model("word " * 41)

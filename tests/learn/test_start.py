@@ -47,6 +47,27 @@ def test_a_new_course_has_nothing_written_and_no_fault(tmp_path: Path, capsys: C
     assert out.count("not written") == 19 and "0 of 19 pieces are right; next: p01_word_tokenizer.py" in out
 
 
+def test_what_cannot_be_a_course(tmp_path: Path, capsys: Capture) -> None:
+    """Folders where files should be, files where folders should be, and names that are none: one sentence, exit code 2."""
+    course = tmp_path / "my llm"
+    assert main(["learn", "start", str(course)]) == 0
+    assert f"jaxllm learn check 1 --dir '{course}'" in capsys.readouterr().out
+    (course / "p07_linear_map.py").unlink()
+    (course / "p07_linear_map.py").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "other" / "course.json").mkdir(parents=True)
+    for words, sentence in (
+        (["check", "7", "--dir", str(course)], "p07_linear_map.py is no file; move it away"),
+        (["check", "--dir", str(tmp_path / "notes.txt")], "notes.txt is a file, but a course is a folder"),
+        (["check", "--dir", str(tmp_path / "other")], "course.json is no file; move it away"),
+        (["start", str(tmp_path / "notes.txt" / "new")], "notes.txt/new: Not a directory; name another folder."),
+        (["start", ""], "the name of the folder is empty"),
+        (["check", "LINEAR_MOP", "--dir", str(course)], "linear_map"),
+    ):
+        assert main(["learn", *words]) == 2
+        assert sentence in capsys.readouterr().err
+
+
 def test_nothing_is_overwritten(tmp_path: Path, capsys: Capture) -> None:
     """A folder of an older version, which had fewer pieces."""
     (tmp_path / "course.json").write_text('{"version": 1, "language": "jax"}')

@@ -2,6 +2,7 @@
 
 import argparse
 import secrets
+import shlex
 from collections.abc import Sequence
 
 from jaxllm.utils.errors import InputError, shown
@@ -47,11 +48,12 @@ def run_start(arguments: argparse.Namespace) -> None:
     from ..learn.start import start
 
     done = start(arguments.dir, arguments.language)
-    print(f"{len(done.files)} files written to {done.folder.path}, in {done.folder.language}.")
+    n = len(done.files)
+    print(f"{n} file{'s' * (n != 1)} written to {done.folder.path}, in {done.folder.language}.")
     if done.kept:
         missing = f" Those that it had not: {', '.join(done.files)}." if done.files else " Nothing was missing."
         print(f"{len(done.kept)} files were there already and are kept as they are.{missing}")
-    print(f"Begin with the first, then: jaxllm learn check 1 --dir {done.folder.path}")
+    print(f"Begin with the first, then: jaxllm learn check 1 --dir {shlex.quote(str(done.folder.path))}")
 
 
 def run_check(arguments: argparse.Namespace) -> int:

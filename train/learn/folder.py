@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,13 @@ class LearnFolder:
         """Read `course.json`. Raises InputError if it is no such folder, or one of a later version."""
         path = Path(path)
         settings = path / SETTINGS
-        start = f"`jaxllm learn start {path}` makes one"
+        start = f"`jaxllm learn start {shlex.quote(str(path))}` makes one"
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file, but a course is a folder; give --dir.")
         if not path.is_dir():
             raise InputError(f"{path} is no folder; {start}.")
+        if (settings.exists() or settings.is_symlink()) and not settings.is_file():
+            raise InputError(f"{settings} is no file; move it away, and `jaxllm learn start` writes one.")
         if not settings.is_file():
             raise InputError(f"{path} is no course folder, because it has no {SETTINGS}; {start}, or give --dir.")
         try:
@@ -57,10 +62,12 @@ class LearnFolder:
 
     def require(self, name: str) -> None:
         """Raises InputError if the file of a piece is missing."""
-        if not self.file(name).is_file():
-            raise InputError(
-                f"{self.file(name)} is missing; `jaxllm learn start {self.path}` writes it, and keeps all others."
-            )
+        file = self.file(name)
+        if not file.is_file():
+            if file.exists() or file.is_symlink():
+                raise InputError(f"{file} is no file; move it away, and `jaxllm learn start` writes one.")
+            start = f"jaxllm learn start {shlex.quote(str(self.path))}"
+            raise InputError(f"{file} is missing; `{start}` writes it, and keeps all others.")
 
     def needed(self, name: str) -> list[str]:
         """All earlier pieces that a piece imports, directly or through others."""
@@ -91,7 +98,7 @@ def piece_name(given: str) -> str:
         if not 1 <= int(given) <= len(ORDER):
             raise InputError(f"there is no piece {shown(given)}; the course has the pieces 1 to {len(ORDER)}.")
         return ORDER[int(given) - 1]
-    name = re.sub(r"^p\d\d_|\.py$", "", given)
+    name = re.sub(r"^p\d\d_|\.py$", "", given.lower())
     if name not in ORDER:
         raise InputError(f"there is no piece {shown(given)}; {nearest(name, ORDER)}")
     return name

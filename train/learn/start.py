@@ -31,8 +31,17 @@ def start(path: str | Path, language: str | None = None) -> Written:
     """Make the folder, or add the files that it has not.
 
     A file that exists is kept as it is. The language is by default that of the folder, else NumPy. Raises InputError if
-    the folder has another language, or is a file; OSError if it cannot be written.
+    the folder has another language, is a file, or cannot be written.
     """
+    try:
+        return _start(path, language)
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename or path}: {error.strerror}; name another folder.") from None
+
+
+def _start(path: str | Path, language: str | None) -> Written:
+    if not str(path):
+        raise InputError("the name of the folder is empty; give one, or . for this one.")
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; give the name of a folder.")

@@ -82,7 +82,10 @@ class Child:
             raise Ended(
                 f"ended the process, by signal {-code}" if code < 0 else f"ended the process, with exit code {code}"
             )
-        answer = dict(json.loads(line))
+        try:
+            answer = dict(json.loads(line))
+        except (ValueError, TypeError):
+            raise Ended("damaged the connection to the check, so nothing more is known of it") from None
         return None if answer.get("finished") else answer
 
     def answers(self, seconds: float) -> Iterator[dict[str, Any]]:

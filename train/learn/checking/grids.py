@@ -95,7 +95,7 @@ def _tables(mine: Any, right: Any, index: tuple[int, ...], at: str) -> list[Text
     where = f"{at} at [{', '.join(map(str, above))}]" if above else at
     cells = [[[_number(x[i, j], digits) for j in range(c0, c1)] for i in range(r0, r1)] for x in (mine, right)]
     width = max(len(cell) for table in cells for row in table for cell in row) + 2
-    head = f"yours{where}".ljust(width * (c1 - c0) + 4) + "right"
+    head = f"yours{where}".ljust(max(width * (c1 - c0) + 4, len(f"yours{where}") + 2)) + "right"
     lines = [Text(head)]
     for i, (ours, theirs) in enumerate(zip(*cells, strict=True), start=r0):
         line = Text()

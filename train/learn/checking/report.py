@@ -101,7 +101,10 @@ def _wrong_lines(
         if found.kind == "value" and found.index:
             yield Text(f"  The first difference is at {_index(found.index)}, marked >.")
     yield from _diagnosis_lines(name, checked.diagnoses, found.says if found else "")
-    if not checked.diagnoses and not attempt.failure and found and found.kind == "value":
+    if not attempt.failure and (raised := checked.failure):
+        yield Text(f"  On other inputs it {printable(raised[1].says, 400)}.", style="bold")
+        yield from traceback_lines(raised[1])
+    elif not checked.diagnoses and not attempt.failure and found and found.kind == "value":
         yield Text("  No usual mistake explains the results.")
 
 

@@ -23,6 +23,7 @@ SENTENCES = (
 )
 CONTEXT = 8  # tokens, or those of the text if they are more
 STEPS = 60
+MOST_TOKENS = 40  # of a text: a map of weights has as many rows and columns
 RULE = OptimizerConfig(learning_rate=1e-2, schedule="constant", warmup_steps=0)
 
 
@@ -38,10 +39,12 @@ class Shown(NamedTuple):
 def small_model(text: str) -> Shown:
     """A GPT of 2 blocks of 2 heads with 8 features, trained on four sentences and the text; about 10 seconds.
 
-    Raises InputError for a text without words.
+    Raises InputError for a text without words, and for one with more than a page shows.
     """
     if not text.split():
         raise InputError("--text holds no words; give a sentence.")
+    if (n := len(text.split())) > MOST_TOKENS:
+        raise InputError(f"--text has {n:,} words, but a page shows at most {MOST_TOKENS} tokens; shorten it.")
     sentences = [*SENTENCES, *([] if text in SENTENCES else [text])]
     tokenizer = WordTokenizer.train(sentences)
     ids = [i for sentence in sentences for i in (*tokenizer.encode(sentence, ()), tokenizer.end_of_text)]

@@ -19,11 +19,10 @@ from ..folder import LearnFolder
 from .axes import Axes, Limits
 from .calls import calls
 from .grids import page_data
-from .model import Shown
+from .model import MOST_TOKENS, Shown
 from .theirs import call_theirs, run_theirs
 from .values import check_shown, completed, model_trace, plain_config, twin_trace
 
-MOST_TOKENS = 40  # of a text: a map of weights has as many rows and columns
 MOST_BYTES = 2_900_000  # of a page
 LIMITS = (Limits(48, 64, 8, 4), Limits(32, 48, 4, 4), Limits(16, 32, 4, 2), Limits(8, 24, 2, 2), Limits(8, 24, 1, 1))
 
