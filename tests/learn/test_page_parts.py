@@ -205,7 +205,7 @@ def test_no_text_ends_the_data_of_a_page() -> None:
         (["nonsense"], "there is no piece 'nonsense'"),
         (["--out", "page.txt"], "must end in .html"),
         (["--text", ""], "--text"),
-        (["--text", "word " * 50], "--text has 50 tokens, but a page shows at most 40"),
+        (["--text", "word " * 50], "--text has 50 words, but a page shows at most 40"),
         (["--code", "x.py"], "there is no --run"),
         (["--step", "3"], "there is no --run"),
         (["--dir", "nowhere"], "nowhere is no folder"),
