@@ -250,7 +250,7 @@ def test_a_process_reads_the_rows_of_its_devices() -> None:
     assert parts_of_rows(ring) == ([0, 1, 6, 15], 16) and parts_of_rows(pairs) == ([0, 1], 8)
     assert parts_of_rows(None) == ([0], 1)
     config = SimpleNamespace(train=TrainConfig(batch_size=32))
-    run: Any = SimpleNamespace(config=config, train_ids=np.arange(1000), model=TINY)
+    run: Any = SimpleNamespace(config=config, train_ids=np.arange(1000), model=TINY, draw=None)
     for part, whole in zip(rows_of(run, parts_of_rows(ring), 3), batch_of(run, 3), strict=True):
         np.testing.assert_array_equal(part, whole[[0, 1, 2, 3, 12, 13, 30, 31]])
 
