@@ -50,6 +50,11 @@ def in_numpy(axes: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.einsum(axes, a, b)
 
 
+def skip_unless_computed(library: str, dtype: str) -> None:
+    if dtype == "bfloat16" and not computes(library, dtype):
+        pytest.skip(f"{library} has no bfloat16 for this processor")
+
+
 def is_native(function: Any, *arguments: Any) -> bool:
     return build.TARGET in jax.jit(function).lower(*arguments).as_text()
 
@@ -66,8 +71,7 @@ def test_a_function_is_traced_again_for_another_platform() -> None:
 @pytest.mark.parametrize(("axes", "a", "b"), FORMS)
 def test_a_product_is_numpys(axes: str, a: tuple[int, ...], b: tuple[int, ...], library: str, dtype: str) -> None:
     """In every form, with results in the operands' dtype and in float32."""
-    if dtype == "bfloat16" and not computes(library, dtype):
-        pytest.skip(f"{library} has no bfloat16 for this processor")
+    skip_unless_computed(library, dtype)
     x, y = normal(a, dtype, 0), normal(b, dtype, 1)
     expected = in_numpy(axes, np.asarray(x, float), np.asarray(y, float))
     for result in (dtype, "float32"):
@@ -133,6 +137,7 @@ def test_more_shapes_than_a_thread_keeps() -> None:
 )
 def test_the_model_agrees_with_the_reference(library: str, dtype: str, variant: str) -> None:
     """Every intermediate and gradient within the bounds that hold for XLA's products."""
+    skip_unless_computed(library, dtype)
     config = replace(TINY, **VARIANTS[variant])
     params = jax.device_get(random_parameters(GPT(config)))
     with using(library), compiled_for(dtype):

@@ -36,7 +36,7 @@ def show_pairs(
     for number, pair in enumerate(zip(inputs.tolist(), targets.tolist(), strict=True), start=1):
         print(f"pair {number:,}")
         for row in _lines(tokenizer, *pair, colours):
-            print_coloured(row)
+            print_coloured(row[:-1])  # nothing stands after its last gap
     total = count_pairs(len(ids), context_length, stride)
     print(f"pairs shown: {len(inputs):,} of {total:,}")
 

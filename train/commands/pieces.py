@@ -36,7 +36,7 @@ def print_coloured(pieces: Iterable[tuple[str, int | None]], between: str = "") 
     Elsewhere than on a terminal nothing is coloured, and `between` separates the pieces.
     """
     if not sys.stdout.isatty():
-        print(between.join(piece for piece, _ in pieces).rstrip(" "))
+        print(between.join(piece for piece, _ in pieces))
         return
     from rich.console import Console  # only here: elsewhere nothing of `jaxllm tokenizer` needs rich
     from rich.text import Text
