@@ -23,7 +23,7 @@ from jaxllm.gpt import GPT
 from jaxllm.tokenizers import Tokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError
 
-from .config import EvalConfig, RunConfig
+from .config import EvalConfig, RunConfig, row_length
 from .parallel.placing import divisible_length, put_whole
 from .step import make_eval_step
 
@@ -50,7 +50,7 @@ def evaluator(
     those of the state, which lie there.
     """
     eval_step, batch_size = make_eval_step(model, mesh), evaluation_rows(config)
-    longest, known_in = model.config.context_length, cache(partial(known_targets, model.config))
+    longest, known_in = row_length(model.config, config.train), cache(partial(known_targets, model.config))
 
     def evaluate(params: Any, ids: IdSequence) -> float:
         sums: list[float] = []
