@@ -125,7 +125,11 @@ def _prepare_jax(command: str) -> None:
         keep_compiled()
     compute_in_this_thread()
     if command not in (
-        "train", "tune", "sweep", "bench", "plan",
+        "train",
+        "tune",
+        "sweep",
+        "bench",
+        "plan",
     ):  # three have further settings; two start processes of their own
         from .runtime.jax_check import check_jax
 

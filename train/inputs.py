@@ -15,16 +15,15 @@ from jaxllm.data.id_sequences import IdSequence, JoinedIds
 from jaxllm.data.mixture import Mixture
 from jaxllm.data.shards import TOKENIZER, TRAIN, VALIDATION, Index, is_prepared, open_split, read_index, verify
 from jaxllm.data.windows import Ids
+from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.utils.errors import InputError
 
-from jaxllm.pretrained.chat import ChatFormat
-
+from .config import RunConfig, TokenizerConfig, row_length
+from .progress import counted
 from .tune.base import Base, model_on, open_base
 from .tune.beginning import begun
 from .tune.partition import partition_of
-from .config import RunConfig, TokenizerConfig, row_length
-from .progress import counted
 
 if TYPE_CHECKING:
     from .tune.examples import TuneData
@@ -125,7 +124,7 @@ def _base(config: RunConfig, begins: bool) -> Base | None:
 
 def _given(tokenizer: Tokenizer | None) -> Tokenizer:
     if tokenizer is None:
-        raise InputError("tune.kind is for weights that exist; name a run, or what `jaxllm import` takes, in init.from.")
+        raise InputError("tune.kind is for weights that exist; name a run or what `jaxllm import` takes in init.from.")
     return tokenizer
 
 
@@ -142,7 +141,7 @@ def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | Non
     config = replace(config, tune=replace(config.tune, labels=tuple(labels) or None))
     resolved = config.resolved(model, config.tokenizer, data.sha256, data.characters)
     ids = data.ids("train"), data.ids("validation")
-    return Prepared(resolved, tokenizer, model, *ids, _drawing(data), chat=chat, base=base, examples=data)
+    return Prepared(resolved, tokenizer, model, *ids, chat, base, data, draw=_drawing(data))
 
 
 def _drawing(data: "TuneData") -> Callable[..., Any]:

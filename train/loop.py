@@ -43,11 +43,11 @@ from .runs.sinks import Guarded
 from .runs.step_log import Plan, StepLog, StepMetrics
 from .runtime.profile import profiled
 from .runtime.signals import stoppable
-from .tune.partition import Partition, joined, merged, partition_of
-from .tune.kinds import objective_of
-from .tune.beginning import first_state_on
 from .state import TrainState, init_and_compile
 from .step import make_model, make_train_step
+from .tune.beginning import first_state_on
+from .tune.kinds import objective_of
+from .tune.partition import Partition, joined, merged, partition_of
 
 norm = jax.jit(optax.tree.norm)  # else a program for each operation and shape
 
@@ -75,7 +75,9 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
             make_budgeted_step(model, config, mesh) if timed
             else make_train_step(model, optimizer, config.train, schedule, mesh, objective_of(config), parts)
         )  # fmt: skip
-        state, train_step = init_and_compile(model, optimizer, jitted, config.train, restore, mesh, parts, batch_shapes(run, mesh))
+        state, train_step = init_and_compile(
+            model, optimizer, jitted, config.train, restore, mesh, parts, batch_shapes(run, mesh)
+        )
         agreed = agreement(here)  # all have compiled
         stop = agreed.stop
         if too_much := warning_of_plan(train_step, config, run.model):

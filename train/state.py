@@ -20,8 +20,8 @@ from jaxllm.gpt import GPT
 
 from .config import RunConfig, TrainConfig, row_length
 from .optimizer import make_optimizer
-from .tune.partition import Partition, partition_of
 from .parallel.placing import kept_in_place, placed, row_sharding
+from .tune.partition import Partition, partition_of
 
 
 class TrainState(NamedTuple):

@@ -21,8 +21,8 @@ from jaxllm.parallel import TOKENS
 from jaxllm.utils.errors import InputError
 
 from .config import TrainConfig
-from .objective import Objective, Sums, next_token
 from .nonfinite import apply_if, first_not_finite
+from .objective import Objective, Sums, next_token
 from .parallel.placing import kept_in_place
 from .state import TrainState
 from .tune.partition import Partition
@@ -50,10 +50,10 @@ def make_train_step(
 
     The gradient is that of the mean loss over all tokens of the batch, by `config.loss` where it is given, or of
     another `objective`, whose further figures are metrics too. It is taken of the parameters that change (`parts`). The
-    loss of each microbatch is divided by the number of all tokens, because dividing the summed gradients would be one more pass
-    over the parameters. Metrics: train_loss, grad_norm (before clipping), learning_rate, and not_finite: -1, or the
-    index in `parts_backward` of the first part with a non-finite gradient; and what `config.metrics` returns. A step
-    whose loss or gradient is not finite changes only the step count.
+    loss of each microbatch is divided by the number of all tokens, because dividing the summed gradients would be one
+    more pass over the parameters. Metrics: train_loss, grad_norm (before clipping), learning_rate, and not_finite: -1,
+    or the index in `parts_backward` of the first part with a non-finite gradient; and what `config.metrics` returns. A
+    step whose loss or gradient is not finite changes only the step count.
 
     On a `mesh` the state lies as `train.parallel.placing.state_shardings` says, and the batch as `put_batch` puts it.
 

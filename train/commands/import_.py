@@ -9,13 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jaxllm.gpt import count_parameters
-from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.fetch import fetch
-from jaxllm.pretrained.gguf import read_header
-from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
-from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files
 from jaxllm.pretrained.load import open_pretrained
-from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError
 
 from ..config import ModelConfig, RunConfig, TrainConfig

@@ -56,11 +56,11 @@ def tuning_config(base: str, data: str, kind: str, epochs: int, overrides: list[
     steps = given.train.steps
     if "train.steps" not in chosen and kind != "pretrain":
         steps = max(math.ceil(epochs * 0.9 * n_lines(data) / given.train.batch_size), 2)
-    rate = RATES[given.lora.rank > 0]
+    rate = given.optimizer.learning_rate if "optimizer.learning_rate" in chosen else RATES[given.lora.rank > 0]
     derived = {
         "train.steps": steps,
         "optimizer.learning_rate": rate,
-        "optimizer.min_learning_rate": given.optimizer.learning_rate / 10 if "optimizer.learning_rate" in chosen else rate / 10,
+        "optimizer.min_learning_rate": rate / 10,
         "optimizer.warmup_steps": steps // 10,
         "eval.every": max(steps // 4, 1),
         "checkpoint.every": max(steps, 1),

@@ -18,7 +18,9 @@ from jaxllm.utils.files import replace_file
 from ..config import RunConfig, load_config, to_toml
 from ..ideas import Code
 
-LEFTOVERS = ("code", "pretrained.json", "tokenizer.json", "tokenizer.json.tmp", "config.toml.tmp")  # of a run that was killed as it began
+LEFTOVERS = (  # of a run that was killed as it began
+    "code", "pretrained.json", "pretrained.json.tmp", "tokenizer.json", "tokenizer.json.tmp", "config.toml.tmp",
+)  # fmt: skip
 
 
 class RunFolder:

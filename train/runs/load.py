@@ -98,7 +98,8 @@ def _load_imported(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, s
             f"{folder.pretrained} puts the id {chat.begin_token} before each text, but the tokenizer has the ids 0 to "
             f"{tokenizer.vocab_size - 1}; import it again."
         )
-    return TrainedRun(config, tokenizer, model, read_weights(folder.weights, model.config), None, 0, chat, imported=True)
+    params = read_weights(folder.weights, model.config)
+    return TrainedRun(config, tokenizer, model, params, None, 0, chat, imported=True)
 
 
 def choose_step(checkpoints: Checkpoints, wanted: str | None) -> int:

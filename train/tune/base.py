@@ -119,8 +119,8 @@ def model_on(base: Base, given: ModelConfig, n_classes: int = 0) -> GPTConfig:
         value, its = getattr(given, field.name), getattr(base.config, field.name)
         if field.name not in MAY_DIFFER and value not in (getattr(default, field.name), its):
             raise InputError(
-                f"model.{field.name} is {shown(value)}, but in {base.name} it is {shown(its)}; leave [model] out, whose "
-                "fields the base decides."
+                f"model.{field.name} is {shown(value)}, but in {base.name} it is {shown(its)}; leave [model] out: "
+                "the base decides its fields."
             )
     size = max(base.config.vocab_size, base.tokenizer.vocab_size)
     return replace(base.config, vocab_size=size, dropout=given.dropout, n_classes=n_classes)

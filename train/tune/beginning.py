@@ -9,9 +9,9 @@ import jax
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
+from jaxllm.pretrained.peft import read_adapter
 
 from jaxllm.config import GPTConfig
-from jaxllm.pretrained.peft import read_adapter
 from jaxllm.utils.errors import InputError
 
 from ..config import RunConfig
