@@ -24,7 +24,7 @@ def parts_backward(params: dict[str, Any]) -> list[str]:
     """The parts of a GPT, or of a part of its parameters, in backward order: head first, token embedding last."""
     names = sorted((name for name in params if name.startswith("block_")), key=lambda name: -int(name[len("block_") :]))
     blocks = [f"{name}/{part}" for name in names for part in _parts_of_block(params[name])]
-    order = ["classifier", "head", "norm_final", *blocks, "position_embedding", "ngram_embedding", "token_embedding"]
+    order = ["head", "classifier", "norm_final", *blocks, "position_embedding", "ngram_embedding", "token_embedding"]
     return [part for part in order if part.partition("/")[0] in params]
 
 

@@ -98,7 +98,7 @@ def train_step(
 def parts_backward(params: Any) -> list[str]:
     """The names of a GPT's parts in the order of the backward, from the head down to the embedding."""
     blocks = sorted([int(name.split("_")[1]) for name in params if name.startswith("block_")], reverse=True)
-    outer = ["classifier", "head", "norm_final"], ["position_embedding", "ngram_embedding", "token_embedding"]
+    outer = ["head", "classifier", "norm_final"], ["position_embedding", "ngram_embedding", "token_embedding"]
     above, below = ([name for name in names if name in params] for names in outer)
     return above + [f"block_{i}/{part}" for i in blocks for part in _inner(params[f"block_{i}"])] + below
 

@@ -27,8 +27,8 @@ from .train_report import describe_attention
 WITHOUT_TWIN = ("optimizer.name", "train.metrics", "eval.weights")  # fields whose functions have none in `compare`
 ORDER = (  # of use; other parts follow, sorted by name
     "token_embedding", "ngram_embedding", "position_embedding", "block", "norm_1", "attention", "query", "key", "value",
-    "query_norm", "key_norm", "output", "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "kernel", "scale",
-    "bias",
+    "query_norm", "key_norm", "output", "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "classifier",
+    "kernel", "scale", "bias",
 )  # fmt: skip
 
 
