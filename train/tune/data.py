@@ -3,17 +3,19 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxllm.data.batches import VALIDATION_SHARE
+from jaxllm.data.documents import JSON_LINES
 from jaxllm.data.windows import Ids
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError, shown
 
+from ..config import RunConfig
 from .batches import Answers, Preferences, Rows, draw, in_order, make_rows
 from .examples import Conversation, Kind, LabelledText, Preference, read_examples
 from .fitting import Fitted, Group, TooLong, fit
@@ -44,6 +46,11 @@ class TuneData:
         """All of "train" or "validation" in the order of the file, see `batches.in_order`."""
         return in_order(self.train if split == "train" else self.validation, rows)
 
+    def ids(self, split: str) -> Ids:
+        """The ids [N] int32 of all texts of "train" or "validation", one after another."""
+        rows = self.train if split == "train" else self.validation
+        return np.concatenate([one.ids for group in rows.examples for one in group])
+
     def with_reference(self, train: NDArray[np.float32], validation: NDArray[np.float32]) -> "TuneData":
         """The same data with the base model's log-probabilities [N, 2] of the examples of both splits, in order."""
         return replace(
@@ -55,6 +62,21 @@ class TuneData:
     def preview(self, n: int = 3) -> None:
         """Print the first n training examples, with what is learned of them."""
         print_preview(self.train.examples[:n], self.tokenizer, self.labels)
+
+
+def tune_data(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | None, window: int) -> TuneData:
+    """The examples of `data.source`, as [tune] says. Raises InputError as `read_tune_data`."""
+    if not isinstance(source := config.data.source, str):
+        raise InputError("data.source is a mixture, but examples of a task come from one file; name it.")
+    if not source.lower().endswith(JSON_LINES):
+        raise InputError(
+            f"data.source is {shown(source)}, but with tune.kind = {config.tune.kind!r} it must be a file of JSON "
+            f"lines, whose name ends in {' or '.join(JSON_LINES)}; see `jaxllm tune --help`."
+        )
+    kind, tune = cast(Kind, config.tune.kind), config.tune
+    return read_tune_data(
+        source, kind, tokenizer, chat, window, too_long=tune.too_long, packing=tune.packing, labels=tune.labels
+    )
 
 
 def read_tune_data(
