@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxllm.data.batches import VALIDATION_SHARE
-from jaxllm.data.documents import JSON_LINES
 from jaxllm.data.windows import Ids
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer
@@ -74,11 +73,6 @@ def tune_data(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | None, 
     """The examples of `data.source`, as [tune] says. Raises InputError as `read_tune_data`."""
     if not isinstance(source := config.data.source, str):
         raise InputError("data.source is a mixture, but examples of a task come from one file; name it.")
-    if not source.lower().endswith(JSON_LINES):
-        raise InputError(
-            f"data.source is {shown(source)}, but with tune.kind = {config.tune.kind!r} it must be a file of JSON "
-            f"lines, whose name ends in {' or '.join(JSON_LINES)}; see `jaxllm tune --help`."
-        )
     kind, tune = cast(Kind, config.tune.kind), config.tune
     return read_tune_data(
         source, kind, tokenizer, chat, window, too_long=tune.too_long, packing=tune.packing, labels=tune.labels
