@@ -95,7 +95,7 @@ def answer_log_probs(
 
 def dpo_margins(
     chosen: Float[Array, "*batch"], rejected: Float[Array, "*batch"], reference_chosen: Float[Array, "*batch"],
-    reference_rejected: Float[Array, "*batch"], beta: float | Float[Array, ""],
+    reference_rejected: Float[Array, "*batch"], beta: float,
 ) -> Float[Array, "*batch"]:  # fmt: skip
     """By how much the implicit reward of the chosen answer exceeds that of the rejected one.
 
@@ -107,7 +107,7 @@ def dpo_margins(
 
 def dpo_losses(
     chosen: Float[Array, "*batch"], rejected: Float[Array, "*batch"], reference_chosen: Float[Array, "*batch"],
-    reference_rejected: Float[Array, "*batch"], beta: float | Float[Array, ""],
+    reference_rejected: Float[Array, "*batch"], beta: float,
 ) -> Float[Array, "*batch"]:  # fmt: skip
     """-log sigmoid(margin) of each pair of answers, with `dpo_margins`. Rafailov et al. 2023, equation 7."""
     return jax.nn.softplus(-dpo_margins(chosen, rejected, reference_chosen, reference_rejected, beta))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxllm.reference.arrays import Array, Vjp, float64, sum_to, vjp
+from jaxllm.reference.arrays import Array, Vjp, float64, vjp
 from jaxllm.reference.embeddings import token_logits, token_logits_vjp
 from jaxllm.reference.layers import softmax
 
@@ -135,31 +135,30 @@ def answer_log_probs_vjp(table: ArrayLike, x: ArrayLike, targets: ArrayLike, cha
 
 
 def dpo_margins(
-    chosen: ArrayLike, rejected: ArrayLike, reference_chosen: ArrayLike, reference_rejected: ArrayLike, beta: ArrayLike
+    chosen: ArrayLike, rejected: ArrayLike, reference_chosen: ArrayLike, reference_rejected: ArrayLike, beta: float
 ) -> Array:
-    """beta (log p(c) / p_ref(c) - log p(r) / p_ref(r)) of log-probabilities [...] of a chosen and a rejected answer."""
+    """beta (log p(c)/q(c) - log p(r)/q(r)) of a chosen and a rejected answer, q the reference: [...] each."""
     ratio_of_chosen = float64(chosen) - float64(reference_chosen)
     ratio_of_rejected = float64(rejected) - float64(reference_rejected)
-    return float64(beta) * (ratio_of_chosen - ratio_of_rejected)
+    return beta * (ratio_of_chosen - ratio_of_rejected)
 
 
 @vjp
 def dpo_margins_vjp(
-    chosen: ArrayLike, rejected: ArrayLike, reference_chosen: ArrayLike, reference_rejected: ArrayLike, beta: ArrayLike
+    chosen: ArrayLike, rejected: ArrayLike, reference_chosen: ArrayLike, reference_rejected: ArrayLike, beta: float
 ) -> Vjp:
     """beta dy for the chosen answer, -beta dy for the rejected one, the opposite for the reference."""
-    logs, beta = (chosen, rejected, reference_chosen, reference_rejected), float64(beta)
-    by_beta = dpo_margins(*logs, 1.0)
+    margins = dpo_margins(chosen, rejected, reference_chosen, reference_rejected, beta)
 
-    def pullback(dy: Array) -> tuple[Array, ...]:
+    def pullback(dy: Array) -> tuple[Array | None, ...]:
         d = beta * np.asarray(dy)
-        return d, -d, -d, d, sum_to(np.asarray(dy * by_beta), beta.shape)
+        return d, -d, -d, d, None
 
-    return dpo_margins(*logs, beta), pullback
+    return margins, pullback
 
 
 def dpo_losses(
-    chosen: ArrayLike, rejected: ArrayLike, reference_chosen: ArrayLike, reference_rejected: ArrayLike, beta: ArrayLike
+    chosen: ArrayLike, rejected: ArrayLike, reference_chosen: ArrayLike, reference_rejected: ArrayLike, beta: float
 ) -> Array:
     """-log sigmoid(m) = log(1 + exp(-m)) of the margin m."""
     return np.logaddexp(0.0, -dpo_margins(chosen, rejected, reference_chosen, reference_rejected, beta))
@@ -167,7 +166,7 @@ def dpo_losses(
 
 @vjp
 def dpo_losses_vjp(
-    chosen: ArrayLike, rejected: ArrayLike, reference_chosen: ArrayLike, reference_rejected: ArrayLike, beta: ArrayLike
+    chosen: ArrayLike, rejected: ArrayLike, reference_chosen: ArrayLike, reference_rejected: ArrayLike, beta: float
 ) -> Vjp:
     """dm = -dy sigmoid(-m), and sigmoid(-m) = 1 - exp(-loss): a pair counts more, the further it is from its order."""
     margins, margins_back = dpo_margins_vjp(chosen, rejected, reference_chosen, reference_rejected, beta)

@@ -204,7 +204,7 @@ def log_probs(d: Draw) -> list[Any]:
 
 def pairs(d: Draw) -> list[Any]:
     shape = d.sizes()
-    return [*(np.asarray(d.array(*shape, 1)[..., 0]) for _ in range(4)), np.asarray(0.1 + d.rng.random())]
+    return [*(np.asarray(d.array(*shape, 1)[..., 0]) for _ in range(4)), 0.1 + d.rng.random()]
 
 
 def weighted(d: Draw) -> list[Any]:
