@@ -26,6 +26,7 @@ from ..nonfinite import check_computed
 from ..outputs import check_output
 from ..runs.load import TrainedRun, load_run
 from ..tasks.choices import read_questions
+from ..tasks.model import TaskModel
 from .evaluate_choices import choices_figures, choices_table, score_choices
 from .evaluate_context import check_context, figures, losses_by_context, table
 from .evaluate_context_plot import draw_context
@@ -113,9 +114,10 @@ def answer_questions(arguments: argparse.Namespace) -> None:
     questions = read_questions(arguments.choices)
     trained = load_run(arguments.path, arguments.step, code=load_code(arguments.code))
     params = trained.params if arguments.weights is None else pack(trained.params, arguments.weights)
-    scored = score_choices(trained, params, questions, arguments.path)
+    model = TaskModel(arguments.path, trained, params)
+    scored = score_choices(model, questions)
     print(f"step             {trained.step:,}")
-    print(choices_table(scored, trained.model.config.context_length))
+    print(choices_table(scored, model.context_length))
     write_figures(arguments, trained.step, choices_figures(scored))
 
 

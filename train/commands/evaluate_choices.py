@@ -4,30 +4,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jaxllm.fast.loss import MOST_LOGITS
-
-from ..evaluate import evaluation_rows
-from ..nonfinite import check_computed
 from ..progress import counted
-from ..runs.load import TrainedRun
 from ..tasks.choices import RULES, Choices, Question, accuracy, by_question, chance, completions
-from ..tasks.likelihood import first_id, likelihoods
+from ..tasks.model import TaskModel
 
 
-def score_choices(trained: TrainedRun, params: Any, questions: Sequence[Question], path: str) -> list[Choices]:
-    """The likelihood of every choice of the questions, by the run at `path`.
-
-    Raises InputError as `completions` and `likelihoods` do, and NonFiniteError for NaN and infinity.
-    """
-    config, encode = trained.model.config, trained.tokenizer.encode
-    begin = () if trained.begin_token is None else (trained.begin_token,)
-    first = first_id(trained.tokenizer, trained.chat)
-    completed = completions(questions, lambda text: (*begin, *encode(text)), first, config.context_length)
-    most_tokens = min(evaluation_rows(trained.config) * config.context_length, MOST_LOGITS // config.vocab_size)
+def score_choices(model: TaskModel, questions: Sequence[Question]) -> list[Choices]:
+    """The likelihood of every choice of the questions. Raises InputError as `completions` does."""
+    completed = completions(questions, model.encode, model.first_id, model.context_length)
     with counted("choices", len(completed)) as report:
-        found = likelihoods(trained.model, params, most_tokens, report)(completed)
-    check_computed([one.log_prob for one in found], path, trained.params)
-    return by_question(questions, completed, found, config.context_length)
+        found = model.likelihoods(completed, report)
+    return by_question(questions, completed, found, model.context_length)
 
 
 def choices_table(scored: Sequence[Choices], context_length: int) -> str:

@@ -15,8 +15,6 @@ from jax import Array
 
 from jaxllm.gpt import GPT, traced_once
 from jaxllm.loss import token_losses
-from jaxllm.pretrained.chat import ChatFormat
-from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError
 
 from ..evaluate import known_targets
@@ -51,25 +49,18 @@ def encode_completion(encode: Callable[[str], Sequence[int]], context: str, cont
     return Completion(ids, tuple(encode(context + continuation))[len(ids) :])
 
 
-def first_id(tokenizer: Tokenizer, chat: ChatFormat | None) -> int | None:
-    """The id in place of an empty context: of the token that begins texts, or else ends them; None if there is none."""
-    names = (chat.bos_token, chat.eos_token) if chat else ()
-    known = (tokenizer.special_tokens.get(name or "") for name in names)
-    return next((i for i in known if i is not None), tokenizer.end_of_text)
-
-
 def n_cut(pair: Completion, context_length: int) -> int:
     """How many ids of a pair's context do not fit: the model reads all ids of the pair but the last one."""
     return max(0, len(pair.context) + len(pair.continuation) - 1 - context_length)
 
 
 def likelihoods(
-    model: GPT, params: Any, most_tokens: int, report: Callable[[int], None] = lambda _: None
-) -> Callable[[Sequence[Completion]], list[Likelihood]]:
-    """A function that gives the likelihoods of pairs, in their order.
+    model: GPT, params: Any, most_tokens: int
+) -> Callable[[Sequence[Completion], Callable[[int], None]], list[Likelihood]]:
+    """A function pairs, report -> the likelihoods of the pairs, in their order.
 
-    A batch has about `most_tokens` tokens, and batches of the same length share a compiled program. `report` is called
-    with the number of pairs done. Raises InputError for a model that sees what it predicts. The function raises
+    A batch has about `most_tokens` tokens, and batches of the same length share a compiled program. Raises InputError
+    for a model that sees what it predicts. The function calls `report` with the number of pairs done. It raises
     ValueError for a pair with an empty part, or with a continuation longer than the model's context.
     """
     config, step = model.config, make_step(model)
@@ -79,7 +70,7 @@ def likelihoods(
             "likelihood; use a rule that hides s > t from t."
         )
 
-    def of(pairs: Sequence[Completion]) -> list[Likelihood]:
+    def of(pairs: Sequence[Completion], report: Callable[[int], None]) -> list[Likelihood]:
         found: dict[int, Likelihood] = {}
         for batch in batches(pairs, config.context_length, most_tokens):
             log_probs, best = (np.asarray(x) for x in step(params, batch.inputs, batch.targets))
