@@ -135,9 +135,9 @@ def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | Non
 
     longest = (base.config if base else config.model).context_length
     data = tune_data(config, tokenizer, chat, config.train.window or longest)
-    if config.train.window is None:
-        config = replace(config, train=replace(config.train, window=min(-(-data.longest // ROW) * ROW, longest)))
-        data = tune_data(config, tokenizer, chat, row_length(config.model, config.train))
+    if config.train.window is None and config.tune.packing:  # not a whole context, but as long as the longest needs
+        data = tune_data(config, tokenizer, chat, min(-(-data.longest // ROW) * ROW, longest))
+    config = replace(config, train=replace(config.train, window=data.train.width))
     _check_text(config, data.sha256, data.characters)
     labels = data.labels
     model = model_on(base, config.model, len(labels)) if base else config.model.with_vocabulary(tokenizer.vocab_size)
