@@ -99,7 +99,7 @@ def test_gradients_of_adapters_follow_from_those_of_the_whole() -> None:
         before, after, metrics = step_of(ADAPTED, params, TrainConfig(steps=4, batch_size=4, grad_accumulation=2))
         before, after = jax.device_get((before, after))
     whole = flat(params)
-    adapter = flat(before.params)
+    adapter = {path: np.float64(leaf) for path, leaf in flat(before.params).items()}
     for path in {path.rpartition("/")[0] for path in adapter}:
         whole[path] = whole[path] + 3.0 * adapter[f"{path}/a"] @ adapter[f"{path}/b"]
     tokens, targets = random_tokens(LLAMA, 4), random_tokens(LLAMA, 4, seed=1)
