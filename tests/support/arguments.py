@@ -79,6 +79,17 @@ def linear(d: Draw) -> list[Any]:
     return [d.array(*d.sizes(), n), d.array(n, m), *([d.array(m)] if d.data.draw(st.booleans()) else [])]
 
 
+def lora_linear(d: Draw) -> list[Any]:
+    n, m, rank, rows = d.size(), d.size(), d.size(2), d.sizes()
+    kernels = d.array(n, m), d.array(n, rank), d.array(rank, m)
+    return [d.array(*rows, n), *kernels, d.data.draw(RATIOS), *d.perhaps(2.0 * (d.rng.random((*rows, n)) < 0.5))]
+
+
+def int8_linear(d: Draw) -> list[Any]:
+    n, m = d.size(), d.size()
+    return [d.array(*d.sizes(), n), d.rng.integers(-9, 10, size=(n, m)).astype(np.int8), d.array(m)]
+
+
 def norm(d: Draw) -> list[Any]:
     n = d.size(5)
     return [d.spread(*d.sizes(), n), d.array(n), *([d.array(n)] if d.data.draw(st.booleans()) else [])]
@@ -289,6 +300,8 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "gpt.block": block,
     "gpt.forward": model,
     "logit_lens.logit_lens": lens,
+    "lora.lora_linear": lora_linear,
+    "lora.int8_linear": int8_linear,
     "loss.token_losses": logits,
     "loss.cross_entropy": weighted,
     "loss.head_loss": head,

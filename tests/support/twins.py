@@ -45,6 +45,8 @@ WITHOUT_TWIN = {
     "fast.attention.attention_path", "fast.attention.looks_ahead",  # a choice
     "cache.extend",  # the cache as a whole: test_cache.py
     "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss", "gpt.head_table", "gpt.check_tokens", "gpt.parameter_shapes", "gpt.traced_once",  # the model as a whole: test_gpt.py
+    "lora.init_adapter",  # random: test_lora.py
+    "lora.adapted_paths", "lora.attach", "lora.merge", "lora.quantise_base",  # parameters as a whole: test_lora.py
     "looking.look", "intermediates.named",  # the model as a whole: test_look.py
 }  # fmt: skip
 
@@ -132,6 +134,10 @@ def with_ties(*shape: int) -> Any:
 
 def mask(*shape: int) -> Any:
     return lambda rng: rng.random(shape) < 0.5  # some rows are all False
+
+
+def bytes_(*shape: int) -> Any:
+    return lambda rng: rng.integers(-127, 128, size=shape).astype(np.int8)
 
 
 def keep(*shape: int) -> Any:
@@ -244,6 +250,12 @@ CASES: dict[str, list[list[Any]]] = {
         [reading(), read_by("token_embedding", table=(7, 4)), normal(2, 3, 4)],
         [reading(norm="rms_norm", norm_epsilon=0.1, tie_embeddings=False), read_by("head", kernel=(4, 7)), normal(3, 4)],
     ],
+    "lora.lora_linear": [
+        [normal(3, 4, 5), normal(5, 6), normal(5, 2), normal(2, 6), 0.5],
+        [normal(3, 5), normal(5, 2), normal(5, 1), normal(1, 2), 2.0, keep(3, 5)],
+        [normal(5), normal(5, 3), normal(5, 3), normal(3, 3), 1.0],
+    ],
+    "lora.int8_linear": [[normal(3, 4, 5), bytes_(5, 6), normal(6)], [normal(5), bytes_(5, 1), normal(1)]],
     "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), fixed(0, 6, 7, -1)], [scaled(300, 4, 7), integers(7, 4)]],
     "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), positive(3, 5)]],
     "loss.head_loss": [[normal(7, 4), normal(3, 5, 4), integers(7, 3, 5)], [normal(7, 4), normal(5, 4), integers(7, 5), positive(5)]],

@@ -50,6 +50,12 @@ class TuneData:
         rows = self.train if split == "train" else self.validation
         return np.concatenate([one.ids for group in rows.examples for one in group])
 
+    @property
+    def longest(self) -> int:
+        """The most positions that an example takes in a row."""
+        groups = (group for rows in (self.train, self.validation) for group in rows.examples)
+        return max(len(one.ids) - 1 for group in groups for one in group)
+
     def with_reference(self, train: NDArray[np.float32], validation: NDArray[np.float32]) -> "TuneData":
         """The same data with the base model's log-probabilities [N, 2] of the examples of both splits, in order."""
         return replace(
