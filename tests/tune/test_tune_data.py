@@ -8,7 +8,7 @@ import pytest
 from examples import BYTES, chat_format, write_examples
 
 from jaxllm import InputError
-from train.config import DataConfig, RunConfig
+from train.config import DataConfig, RunConfig, TrainConfig
 from train.tune.batches import Preferences
 from train.tune.config import TuneConfig
 from train.tune.data import TuneData, read_tune_data, tune_data
@@ -43,6 +43,12 @@ def test_the_config_says_what_is_read(tmp_path: Path) -> None:
     data = tune_data(RunConfig(DataConfig(source), tune=tune), BYTES, chat_format(), 2)
     assert data.labels == ("b", "a") and data.train.packed and data.train.width == 2
     assert data.train.examples[0][0].label == 1
+    asked = write_examples(tmp_path / "y.jsonl", ASKED)
+    for window, width in ((None, 32), (100, 96)):  # none: rows that the longest example fills
+        config = RunConfig(
+            DataConfig(asked), train=TrainConfig(window=window), tune=TuneConfig(packing=True, kind="instruct")
+        )
+        assert tune_data(config, BYTES, chat_format(), 200).train.width == width
     with pytest.raises(InputError, match="data.source is a mixture, but examples of a task come from one file"):
         tune_data(RunConfig(DataConfig({source: 1.0}), tune=tune), BYTES, None, 64)
 
