@@ -28,7 +28,6 @@ from .tune.partition import partition_of
 if TYPE_CHECKING:
     from .tune.data import TuneData
 
-ROW = 16  # rows of examples are a multiple of it, so that few programs are compiled
 STAND_IN = 256  # vocabulary size where the tokenizer's depends on a text that is not read
 
 
@@ -133,10 +132,7 @@ def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | Non
     """What a run on examples needs: rows in the place of ids that are cut into windows. Raises InputError."""
     from .tune.data import tune_data
 
-    longest = (base.config if base else config.model).context_length
-    data = tune_data(config, tokenizer, chat, config.train.window or longest)
-    if config.train.window is None and config.tune.packing:  # not a whole context, but as long as the longest needs
-        data = tune_data(config, tokenizer, chat, min(-(-data.longest // ROW) * ROW, longest))
+    data = tune_data(config, tokenizer, chat, (base.config if base else config.model).context_length)
     config = replace(config, train=replace(config.train, window=data.train.width))
     _check_text(config, data.sha256, data.characters)
     labels = data.labels
