@@ -1,0 +1,1 @@
+"""Training that goes on from weights that exist, on examples of a task."""
