@@ -1,8 +1,8 @@
 """The proof that a merge keeps the tuning: logits before and after, in float64 and with the weights as stored.
 
-A merge adds scale A B to each adapted map W, so that the model needs no adapter. Two things can go wrong. The sum can be
-of the wrong matrices: then the merged model differs in float64, where rounding is 1e-16. Or the stored dtype can be too
-coarse for a small change: then what the adapter has learned is rounded away, although nothing failed.
+A merge adds scale A B to each adapted map W, so that the model needs no adapter. Two things can go wrong. The sum can
+be of the wrong matrices: then the merged model differs in float64, where rounding is 1e-16. Or the stored dtype can be
+too coarse for a small change: then what the adapter has learned is rounded away, although nothing failed.
 """
 
 from collections.abc import Iterable
