@@ -115,8 +115,7 @@ class LoraKernel(StoredKernel):
         return replace(self, base=base)
 
     def __rmatmul__(self, x: Array) -> Array:
-        active = self.key is not None and self.rate > 0
-        keep = dropout_mask(self.key, x.shape, self.rate) if active else None
+        keep = None if self.key is None or self.rate == 0 else dropout_mask(self.key, x.shape, self.rate)
         return lora_linear(x, jax.lax.stop_gradient(self.base), self.a, self.b, self.scale, keep)
 
 

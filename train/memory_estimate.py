@@ -25,7 +25,7 @@ from jaxllm.parallel import AXES
 from jaxllm.pretrained.parameter_map import nested
 from jaxllm.utils.errors import InputError
 
-from .config import OptimizerConfig, RunConfig, TrainConfig
+from .config import OptimizerConfig, RunConfig, TrainConfig, row_length
 from .optimizer import make_optimizer
 from .parallel.layout import MeshLayout, layout_of
 from .parallel.placing import state_shardings
@@ -113,7 +113,7 @@ def activation_bytes(model: GPTConfig, train: TrainConfig, chosen: MeshLayout = 
     float32. The formula is fitted to JAX 0.12. JAX 0.10.1 may plan several times as much for contexts beyond KEPT,
     and there remat saves nothing.
     """
-    size, length, parts = 2 if train.dtype == "bfloat16" else 4, model.context_length, chosen.context
+    size, length, parts = 2 if train.dtype == "bfloat16" else 4, row_length(model, train), chosen.context
     tokens = train.batch_size // (train.grad_accumulation * chosen.n_rows) * length // parts
     rows = min(LONGEST, length // GROUPS) if parts == 1 else chunking(length // parts, parts=parts).size
     weights, scores = model.n_heads * length, model.n_heads * rows * parts  # per token

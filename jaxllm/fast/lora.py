@@ -21,7 +21,7 @@ def lora_linear(
     x: Float[Array, "*batch D"], kernel: Float[Kernel, "D F"], a: Float[Array, "D r"], b: Float[Array, "r F"],
     scale: float, keep: Float[Array, "*batch D"] | None = None,
 ) -> Float[Array, "*batch F"]:  # fmt: skip
-    """`jaxllm.lora.lora_linear`; the scale multiplies the r features of x A, which are fewer than those of the result."""
+    """`jaxllm.lora.lora_linear`; the scale multiplies the r features of x A, not the F of the result."""
     base = x @ kernel.astype(x.dtype) if isinstance(kernel, StoredKernel) else _stored_product(x, kernel)
     low = linear(x if keep is None else dropout(x, keep), a)
     return base + linear(scale * low, b)

@@ -16,7 +16,7 @@ from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.parameter_map import nested
 from jaxllm.utils.ideas import Idea, with_names
 
-from ..config import OptimizerConfig, RunConfig
+from ..config import OptimizerConfig, RunConfig, row_length
 from ..ideas import references
 from ..memory_estimate import Need, estimate, memory_line
 from ..optimizer import rules
@@ -27,8 +27,8 @@ from .train_report import describe_attention
 WITHOUT_TWIN = ("optimizer.name", "train.metrics", "eval.weights")  # fields whose functions have none in `compare`
 ORDER = (  # of use; other parts follow, sorted by name
     "token_embedding", "ngram_embedding", "position_embedding", "block", "norm_1", "attention", "query", "key", "value",
-    "query_norm", "key_norm", "output", "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "kernel", "scale",
-    "bias",
+    "query_norm", "key_norm", "output", "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "classifier",
+    "kernel", "scale", "bias",
 )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def figures(of: Described) -> dict[str, Any]:
     """All of it, as it is written as JSON."""
     config, model = of.config, of.model
     parameters, flops = parameter_rows(model, config.optimizer), None if model.block else flops_per_token(model)
-    tokens = config.train.batch_size * model.context_length
+    tokens = config.train.batch_size * row_length(model, config.train)
     return {
         "subject": of.name, "state": of.state, "model": with_names(asdict(model)),
         "vocabulary_known": of.vocabulary_known, "parameters": parameters,

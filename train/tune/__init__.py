@@ -1,1 +1,1 @@
-"""Training that goes on from weights that exist, on examples of a task."""
+"""Training that begins from weights that exist: the base, what of it is trained, examples, objectives, merging."""
