@@ -65,4 +65,5 @@ def merged_config(tuned: TrainedRun) -> RunConfig:
     model = ModelConfig(**asdict(tuned.model.config))
     labels = tuned.config.tune.labels
     tune = TuneConfig() if labels is None else TuneConfig("classify", labels=labels)
-    return RunConfig(model=model, train=TrainConfig(batch_size=1, code_sha256=tuned.config.train.code_sha256), tune=tune)
+    train = TrainConfig(batch_size=1, code_sha256=tuned.config.train.code_sha256)
+    return RunConfig(model=model, train=train, tune=tune)
