@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_weights(folder.weights, rounded_to(merge(tuned.params), a.dtype), f"{a.path}, step {tuned.step}, merged")
         proof = prove(config, tuned.params, read_weights(folder.weights, config), rows)
         proof.check(a.dtype)
-    print("\n".join(proof.lines(a.dtype)))
+    print("\n".join(proof.lines(a.dtype, "label" if config.n_classes else "token")))
     print(f"{n_adapted} adapters merged into {count_parameters(config):,} parameters: {a.out}")
 
 

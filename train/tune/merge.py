@@ -39,14 +39,15 @@ class Proof:
     lost: float  # rms(stored - adapter) over rms(adapter - base): the share of the tuning that storing loses
     agreeing: int  # positions at which the stored weights give the adapter's most likely token
 
-    def lines(self, dtype: str) -> list[str]:
-        """The proof for a reader; `dtype` names that of the stored weights."""
+    def lines(self, dtype: str, predicted: str = "token") -> list[str]:
+        """The proof for a reader; `dtype` names that of the stored weights, `predicted` what the model predicts."""
         n = f"{self.n_positions:,}"
         return [
-            f"the adapter changes the most likely token at {self.changed:,} of {n} positions of the validation texts",
+            f"the adapter changes the most likely {predicted} at {self.changed:,} of {n} positions of the validation "
+            "texts",
             f"merged in float64: logits differ by {self.difference:.1e} of the largest (bound {MOST_DIFFERENCE:g})",
-            f"stored in {dtype}: {self.lost:.1e} of the tuning is lost (bound {MOST_LOST:g}); the most likely token is "
-            f"the adapter's at {self.agreeing:,} of {n}",
+            f"stored in {dtype}: {self.lost:.1e} of the tuning is lost (bound {MOST_LOST:g}); the most likely "
+            f"{predicted} is the adapter's at {self.agreeing:,} of {n}",
         ]
 
     def check(self, dtype: str) -> None:
