@@ -26,7 +26,7 @@ from .tune.beginning import begun
 from .tune.partition import partition_of
 
 if TYPE_CHECKING:
-    from .tune.examples import TuneData
+    from .tune.data import TuneData
 
 STAND_IN = 256  # vocabulary size where the tokenizer's depends on a text that is not read
 
@@ -130,10 +130,10 @@ def _given(tokenizer: Tokenizer | None) -> Tokenizer:
 
 def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | None, base: Base | None) -> Prepared:
     """What a run on examples needs: rows in the place of ids that are cut into windows. Raises InputError."""
-    from .tune.examples import tune_data
+    from .tune.data import tune_data
 
-    row = config.train.window or (base.config if base else config.model).context_length
-    data = tune_data(config, tokenizer, chat, row)
+    data = tune_data(config, tokenizer, chat, (base.config if base else config.model).context_length)
+    config = replace(config, train=replace(config.train, window=data.train.width))
     _check_text(config, data.sha256, data.characters)
     labels = data.labels
     model = model_on(base, config.model, len(labels)) if base else config.model.with_vocabulary(tokenizer.vocab_size)

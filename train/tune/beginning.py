@@ -10,7 +10,6 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-
 from jaxllm.config import GPTConfig
 from jaxllm.utils.errors import InputError
 

@@ -182,9 +182,9 @@ def encode_between(
 
 def _ids(tokenizer: BPETokenizer | SentencePieceTokenizer, part: str | int, before: str | int | None) -> list[int]:
     """The ids of a text or special token that follows `before` in a text."""
-    if isinstance(part, str) and isinstance(before, str):
-        return tokenizer.encode_chunk(part, 1)
-    return tokenizer.encode_parts([part]) if before is None else tokenizer.encode_parts([before, part])[1:]
+    if isinstance(part, int) or before is None:
+        return tokenizer.encode_parts([part])
+    return tokenizer.encode_chunk(part, 1) if isinstance(before, str) else tokenizer.encode_parts([before, part])[1:]
 
 
 def check_mask(row: Rendered) -> None:
