@@ -133,7 +133,7 @@ def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | Non
     from .tune.data import tune_data
 
     data = tune_data(config, tokenizer, chat, (base.config if base else config.model).context_length)
-    config = replace(config, train=replace(config.train, window=config.train.window or data.train.width))
+    config = replace(config, train=replace(config.train, window=data.train.width))
     _check_text(config, data.sha256, data.characters)
     labels = data.labels
     model = model_on(base, config.model, len(labels)) if base else config.model.with_vocabulary(tokenizer.vocab_size)

@@ -10,6 +10,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -79,14 +80,32 @@ def check_sources(sources: Sequence[str]) -> None:
             raise InputError(f"cannot read data.source {source!r}: {error}.") from None
 
 
+def json_lines_of(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """The JSON value of each line of a file that is not empty, after the words "line N of FILE".
+
+    A file whose name ends in .gz is unpacked first. Raises InputError for a file that is missing, damaged or not UTF-8,
+    and for a line that is not JSON.
+    """
+    with _reading(Path(path)) as file:
+        yield from json_lines(file, str(path))
+
+
 def _of_file(path: Path, field: str) -> Iterator[Document]:
+    name = str(path)
+    with _reading(path) as file:
+        if name.lower().removesuffix(".gz").endswith(JSON_LINES):
+            yield from _of_lines(file, name, field)
+        else:
+            yield from _of_text(file, name)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """The file, unpacked where it is gzipped. What goes wrong while it is read becomes an InputError."""
     name = str(path)
     try:
         with _opened(path) as file:
-            if name.lower().removesuffix(".gz").endswith(JSON_LINES):
-                yield from _of_lines(file, name, field)
-            else:
-                yield from _of_text(file, name)
+            yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{name} is a damaged gzip file ({error}); fetch or pack it again.") from None
     except OSError as error:
@@ -134,6 +153,11 @@ def _field(content: Any, where: str, field: str) -> str:
     text = content.get(field) if isinstance(content, dict) else None
     if not isinstance(text, str):
         raise InputError(f"{where} has no text under {field!r}{_others(content)}.")
+    return checked_text(text, where)
+
+
+def checked_text(text: str, where: str) -> str:
+    """The text. Raises InputError that begins with `where` for a lone surrogate."""
     try:
         to_utf8(text)
     except InputError as error:
