@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxllm import layers as layers
     from jaxllm import logit_lens as logit_lens
     from jaxllm import looking as looking
+    from jaxllm import lora as lora
     from jaxllm import loss as loss
     from jaxllm import parallel as parallel
     from jaxllm import precision as precision

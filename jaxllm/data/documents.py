@@ -7,7 +7,6 @@ than one of a page. Errors name the file and the line or byte.
 import codecs
 import gzip
 import io
-import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from jaxllm.data.folders import files
+from jaxllm.data.json_lines import json_lines
 from jaxllm.data.sources import (
     NAMED_CORPORA,
     PYTHON_DOCS,
@@ -32,7 +32,6 @@ from jaxllm.utils.files import open_file
 from jaxllm.utils.utf8 import not_utf8, to_utf8, without_mark
 
 READ_SIZE = 2**20  # bytes read at once
-LONGEST_LINE = 2**28  # bytes of a line of JSON
 JSON_LINES = (".jsonl", ".ndjson")
 
 
@@ -81,14 +80,14 @@ def check_sources(sources: Sequence[str]) -> None:
             raise InputError(f"cannot read data.source {source!r}: {error}.") from None
 
 
-def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
+def json_lines_of(path: str | Path) -> Iterator[tuple[str, Any]]:
     """The JSON value of each line of a file that is not empty, after the words "line N of FILE".
 
     A file whose name ends in .gz is unpacked first. Raises InputError for a file that is missing, damaged or not UTF-8,
     and for a line that is not JSON.
     """
     with _reading(Path(path)) as file:
-        yield from _objects(file, str(path))
+        yield from json_lines(file, str(path))
 
 
 def _of_file(path: Path, field: str) -> Iterator[Document]:
@@ -145,33 +144,9 @@ def _decoded_blocks(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _of_lines(file: BinaryIO, name: str, field: str) -> Iterator[Document]:
-    for where, content in _objects(file, name):
-        text = _field(content, where, field)
-        if text:
+    for where, content in json_lines(file, name):
+        if text := _field(content, where, field):
             yield Document(where, chunk_text(text))
-
-
-def _objects(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
-    number = 0
-    while line := file.readline(LONGEST_LINE + 1):
-        number += 1
-        where = f"line {number:,} of {name}"
-        if len(line) > LONGEST_LINE:
-            raise InputError(f"{where} is longer than {LONGEST_LINE:,} bytes; is it a file of JSON lines?")
-        if number == 1:
-            line = without_mark(line, name)
-        if line.strip():
-            yield where, _object(line, where)
-
-
-def _object(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise not_utf8(where, error) from None
-    except (ValueError, RecursionError) as error:
-        message = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
-        raise InputError(f"{where} is not JSON: {printable(message)}, column {getattr(error, 'colno', 1)}.") from None
 
 
 def _field(content: Any, where: str, field: str) -> str:

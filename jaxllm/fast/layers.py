@@ -13,7 +13,7 @@ from jax.lax import optimization_barrier
 from jaxtyping import Float
 
 from jaxllm import layers
-from jaxllm.array import Array
+from jaxllm.array import Array, StoredKernel
 from jaxllm.fast import formula
 from jaxllm.fast.products import active, computes, product
 from jaxllm.fast.quantised_weights import Kernel
@@ -25,12 +25,13 @@ def linear(
     x: Float[Array, "*batch D"], kernel: Float[Kernel, "D F"], bias: Float[Array, "F"] | None = None
 ) -> Float[Array, "*batch F"]:
     """`jaxllm.layers.linear`, whose backward reads x as it was saved."""
-    y = _product(x, kernel.astype(x.dtype))
+    kernel = kernel.astype(x.dtype)
+    y = x @ kernel if isinstance(kernel, StoredKernel) else _product(x, kernel)
     return y if bias is None else _add_bias(y, bias.astype(y.dtype))
 
 
 @jax.custom_vjp
-def _product(x: Array, kernel: Kernel) -> Array:
+def _product(x: Array, kernel: Array) -> Array:
     return x @ kernel
 
 

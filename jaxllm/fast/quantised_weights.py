@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxllm.array import Array
+from jaxllm.array import Array, StoredKernel
 from jaxllm.config import WEIGHTS
 from jaxllm.fast.few_rows import in_c, rows_product
 from jaxllm.fast.platform import platform
@@ -31,7 +31,7 @@ ONE_INPUT = (("query", "key", "value"), ("gate", "up"))  # maps that share a mat
 
 @partial(jax.tree_util.register_dataclass, data_fields=["weights", "scale"], meta_fields=["rows"])
 @dataclass(frozen=True)
-class PackedKernel:
+class PackedKernel(StoredKernel):
     """A kernel [D, F], stored as its transpose: kernel_df = scale_f weights_fd. It multiplies as `x @ kernel`."""
 
     weights: Array  # [F, D] float or int8
@@ -107,7 +107,7 @@ class PackedTable:
         return self.shape[0]
 
 
-Kernel = Array | PackedKernel
+Kernel = Array | StoredKernel
 Table = Array | PackedTable
 
 
@@ -157,13 +157,13 @@ def cast_kernels(params: Any, dtype: Any) -> Any:
 
 
 def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...]) -> Any:
-    """`module.param(name, init, shape)`, where the parameter may be of a type above.
+    """`module.param(name, init, shape)`, where the parameter may be a `StoredKernel` or a `PackedTable`.
 
     flax compares the shapes of arrays within a parameter with those that `init` would give; here the parameter's own
     shape is compared.
     """
     value: Any = module.get_variable("params", name)
-    if not isinstance(value, PackedKernel | PackedTable):
+    if not isinstance(value, StoredKernel | PackedTable):
         return module.param(name, init, shape)
     if value.shape != shape:
         raise ValueError(f"{name} of {module.name} has shape {value.shape}, but the model's is {shape}.")
@@ -190,7 +190,8 @@ def pack(params: Any, weights: str = "float32") -> Any:
     """A GPT's parameters for generating: kernels packed, those of one input joined; norms, biases and tables unchanged.
 
     `weights` is the dtype of packed kernels and of the head: float32, bfloat16 or int8. A tied table keeps its vectors
-    beside the packed kernel, and is left as it is in float32. Such parameters are for `jaxllm.generate` and
+    beside the packed kernel, and is left as it is in float32. A kernel that is no array packs itself
+    (`StoredKernel.packed`). Such parameters are for `jaxllm.generate` and
     `GPT.apply`; they have no gradient. Raises InputError for other `weights`.
     """
     if weights not in WEIGHTS:
@@ -204,16 +205,16 @@ def pack(params: Any, weights: str = "float32") -> Any:
 
 def _pack_maps(tree: Any, weights: str) -> Any:
     for names in ONE_INPUT:
-        if all(name in tree for name in names):
+        if all(name in tree and not isinstance(tree[name]["kernel"], StoredKernel) for name in names):
             rest = {name: part for name, part in tree.items() if name not in names}
             return JoinedMaps(_pack_maps(rest, weights) | _joined({name: tree[name] for name in names}, weights))
     if "kernel" in tree:
-        return tree | {"kernel": _packed(jnp.asarray(tree["kernel"]).T, weights)}
+        return tree | {"kernel": _packed_kernel(tree["kernel"], weights)}
     return {name: _pack_maps(part, weights) if isinstance(part, dict) else part for name, part in tree.items()}
 
 
 def _joined(maps: dict[str, dict], weights: str) -> dict[str, dict]:
-    kernels = [_packed(jnp.asarray(part["kernel"]).T, weights) for part in maps.values()]
+    kernels = [_packed_kernel(part["kernel"], weights) for part in maps.values()]
     whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *kernels)
     ends = np.cumsum([kernel.shape[1] for kernel in kernels]).tolist()
     ranges = zip([0, *ends[:-1]], ends, strict=True)
@@ -221,6 +222,12 @@ def _joined(maps: dict[str, dict], weights: str) -> dict[str, dict]:
         name: part | {"kernel": replace(whole, rows=rows)}
         for (name, part), rows in zip(maps.items(), ranges, strict=True)
     }
+
+
+def _packed_kernel(kernel: Kernel, weights: str) -> Any:
+    if isinstance(kernel, StoredKernel):
+        return kernel.packed(lambda array: _packed(jnp.asarray(array).T, weights))
+    return _packed(jnp.asarray(kernel).T, weights)
 
 
 def _packed(rows: Array, weights: str) -> PackedKernel:

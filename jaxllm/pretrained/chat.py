@@ -93,16 +93,20 @@ def encode_chat(
     model that was led to spell `<|im_end|>` would end its turn there in the next round. Raises InputError as `render`.
     """
     text = chat_format.render_tracked(messages, add_generation_prompt)
-    names = tokenizer.special_tokens
+    return tokenizer.encode_parts(part for _, part in split_at_special(text, tokenizer.special_tokens))
+
+
+def split_at_special(text: TrackedText, special_tokens: Mapping[str, int]) -> list[tuple[int, str | int]]:
+    """The text split at the special tokens that the template wrote: where each part begins, and its text or its id."""
     # Special tokens are searched in a copy whose characters from messages are replaced by one that is in no name.
-    blank = next(c for c in map(chr, range(sys.maxunicode)) if c not in "".join(names))
+    blank = next(c for c in map(chr, range(sys.maxunicode)) if c not in "".join(special_tokens))
     own = "".join(blank if users else c for c, users in zip(str.__str__(text), user_mask(text), strict=True))
-    parts: list[str | int] = []
+    parts: list[tuple[int, str | int]] = []
     end = 0
-    for found in re.finditer(any_of(names), own):
-        parts += [text[end : found.start()], names[found.group()]]
+    for found in re.finditer(any_of(special_tokens), own):
+        parts += [(end, text[end : found.start()]), (found.start(), special_tokens[found.group()])]
         end = found.end()
-    return tokenizer.encode_parts(part for part in (*parts, text[end:]) if part != "")
+    return [(start, part) for start, part in (*parts, (end, text[end:])) if part != ""]
 
 
 def _check_messages(messages: Sequence[Message]) -> None:

@@ -19,6 +19,7 @@ from jaxllm.reference import (
     gpt,
     layers,
     logit_lens,
+    lora,
     loss,
     multi_head,
     muon,
@@ -33,7 +34,20 @@ from jaxllm.reference.layers import linear_map_vjp
 
 pytestmark = pytest.mark.newest
 
-MODULES = (attention, cached_gpt, embeddings, few_rows, gpt, layers, logit_lens, loss, multi_head, rotary, sampling)
+MODULES = (
+    attention,
+    cached_gpt,
+    embeddings,
+    few_rows,
+    gpt,
+    layers,
+    logit_lens,
+    lora,
+    loss,
+    multi_head,
+    rotary,
+    sampling,
+)
 WITHOUT_BACKWARD = {  # a helper, and the model with its intermediates, whose backward is forward_vjp
     "named", "forward_with_intermediates",
 }  # fmt: skip

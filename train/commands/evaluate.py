@@ -70,10 +70,10 @@ def run(arguments: argparse.Namespace) -> None:
     check_output("--context", arguments.context, (".png", ".svg", ".pdf"))
     check_output("--json", arguments.json, (".json",))
     trained = load_run(path, arguments.step, code=load_code(arguments.code))
-    if data is None and trained.chat is not None:
+    if data is None and trained.imported:
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
     ids = evaluation_ids(trained, data, field)
-    begin, tokenizer = trained.begin_token, trained.tokenizer
+    begin, tokenizer = trained.begin_token if trained.imported else None, trained.tokenizer
     if arguments.context:
         check_context(ids, trained.model.config.context_length, begin)
     params = trained.params if weights is None else pack(trained.params, weights)
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
     bits = "not defined for a word tokenizer" if scores.bits_per_byte is None else f"{scores.bits_per_byte:.4f}"
     print(f"step             {trained.step:,}")
     print(f"tokens           {scores.n_targets:,}")
-    if trained.chat is not None:
+    if trained.imported:
         first = "the text itself" if begin is None else visible(tokenizer.decode_bytes([begin]))
         print(f"each window      begins with {first}")
     if averaged := weights_name(trained.config):

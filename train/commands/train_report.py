@@ -11,7 +11,7 @@ from jaxllm.gpt import count_parameters
 from jaxllm.loss import takes_hidden
 from jaxllm.utils.files import read_file
 
-from ..config import RunConfig, TrainConfig
+from ..config import RunConfig, TrainConfig, row_length
 from ..inputs import Prepared
 from ..memory_estimate import memory_line, needed, warning
 from ..notes import print_cut_prompt
@@ -27,7 +27,7 @@ def introduction(inputs: Prepared) -> list[str]:
         f"{len(inputs.train_ids):,} training and {len(inputs.validation_ids):,} validation tokens from "
         f"{' and '.join(c.data.sources)} ({c.data.characters:,} characters, sha256 {str(c.data.sha256)[:12]}), "
         f"{tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} ids",
-        f"{count_parameters(model):,} parameters, {c.train.batch_size * model.context_length:,} tokens a step, "
+        f"{count_parameters(model):,} parameters, {c.train.batch_size * row_length(model, c.train):,} tokens a step, "
         f"{c.train.dtype} on {jax.devices()[0].platform}; an untrained model's loss is "
         f"ln {model.vocab_size} = {math.log(model.vocab_size):.2f}; attention is {describe_attention(c, model)}",
         *describe_loss(c.train),
@@ -48,11 +48,11 @@ def describe_attention(config: RunConfig, model: GPTConfig) -> str:
         return f"that of {model.block}"
     if model.dropout:
         return "plain, because its weights are dropped"
-    if looks_ahead(model.visible, model.context_length, model.separator is not None):
+    if looks_ahead(model.visible, row_length(model, config.train), model.separator is not None):
         return f"chunked over all keys, because {model.visible} lets tokens attend to later ones"
     if ours := [str(one) for one in (model.visible, model.score) if one is not None]:
         return f"chunked, with {' and '.join(ours)}"
-    shape = (config.train.batch_size, model.n_heads, model.context_length, model.head_dim)
+    shape = (config.train.batch_size, model.n_heads, row_length(model, config.train), model.head_dim)
     x = jax.ShapeDtypeStruct(shape, config.train.dtype)
     documents = model.separator is not None
     parts = config.parallel.context

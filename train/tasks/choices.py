@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxllm.data.documents import checked_text, json_lines
+from jaxllm.data.documents import checked_text, json_lines_of
 from jaxllm.utils.errors import InputError, shown
 
 from .likelihood import Completion, Likelihood, encode_completion, n_cut
@@ -52,9 +52,9 @@ RULES = (
 def read_questions(path: str | Path) -> list[Question]:
     """The questions of a file of JSON lines; other keys are ignored.
 
-    Raises InputError as `json_lines` does, for a file without questions, and for a line that is no question.
+    Raises InputError as `json_lines_of` does, for a file without questions, and for a line that is no question.
     """
-    questions = [_question(content, where) for where, content in json_lines(path)]
+    questions = [_question(content, where) for where, content in json_lines_of(path)]
     if not questions:
         raise InputError(f"{path} holds no question; give one in each line, an object with {', '.join(KEYS)}.")
     return questions

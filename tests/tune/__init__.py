@@ -1,0 +1,1 @@
+"""Tests of training that goes on from weights that exist."""
