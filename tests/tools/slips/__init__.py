@@ -12,14 +12,22 @@ from slips import (
     program,
     texts,
     training,
+<<<<<<< HEAD
     tune_examples,
+=======
+    tune_tasks,
+>>>>>>> t-f
 )
 from slips.mutation import Mutation, stale
 
 ROOMS = (
     model, comparison, texts, pretrained, training, program, plan,
+<<<<<<< HEAD
     learn_checking, learn_page, learn_pieces, learn_training,
     tune_examples,
+=======
+    learn_checking, learn_page, learn_pieces, learn_training, tune_tasks,
+>>>>>>> t-f
 )  # fmt: skip
 MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]
 
