@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jaxllm.gpt import GPT
 
 from ..evaluate import evaluation_rows
+from ..runs.load import load_run
 from .base import open_base
 from .beginning import parameters_on
 from .reference_log_probs import with_reference
@@ -26,7 +27,7 @@ def referenced(run: "Prepared", folder: Path) -> "Prepared":
     }  # fmt: skip
     model = GPT(run.model, config.train.dtype)
     known = with_reference(
-        data, model, lambda: parameters_on(run.base or open_base(config.init), config, run.model), folder, key,
+        data, model, lambda: parameters_on(run.base or open_base(config.init, load_run), config, run.model), folder, key,
         evaluation_rows(config),
     )  # fmt: skip
     return replace(run, examples=known, draw=known.drawing())
