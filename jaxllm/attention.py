@@ -71,9 +71,14 @@ def causal_mask(length: int, window: int | None = None, rule: Rule | None = None
     return visible(t[:, None], t[None, :], window=window, rule=rule)
 
 
-def document_numbers(tokens: Int[Array, "*batch T"], separator: int) -> Int[Array, "*batch T"]:
-    """The number of each token's document within its row; a document begins at each separator."""
-    return jnp.cumsum(tokens == separator, axis=-1, dtype=jnp.int32)
+def document_numbers(
+    tokens: Int[Array, "*batch T"], separator: int, texts: Int[Array, "*batch T"] | None = None
+) -> Int[Array, "*batch T"]:
+    """The number of each token's document in its row; one begins at each separator and where `texts` changes."""
+    begins = tokens == separator
+    if texts is not None:
+        begins = begins | (jnp.diff(texts, axis=-1, prepend=texts[..., :1]) != 0)
+    return jnp.cumsum(begins, axis=-1, dtype=jnp.int32)
 
 
 def document_mask(

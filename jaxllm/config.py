@@ -57,6 +57,7 @@ class GPTConfig:
     activation: Literal["gelu_tanh", "gelu", "relu", "squared_relu", "swiglu", "geglu"] | Idea = "gelu_tanh"  # of MLPs
     block: Idea | None = None  # a Linen class in place of the block: (x, *carry, documents=None) -> x or (x, *carry)
     logits: Idea | None = None  # (logits) -> logits, elementwise, after the head
+    n_classes: Annotated[int, Meta(ge=0, le=2**16)] = 0  # C, classes of a text, in place of the vocabulary; 0: none
     dropout: Fraction = 0.0  # probability of dropping an activation, in training only
     tie_embeddings: bool = True  # whether the output head is the token table
     scale_embeddings: bool = False  # whether token embeddings are multiplied by sqrt(D) (Gemma)
@@ -154,6 +155,15 @@ class GPTConfig:
     def gated(self) -> bool:
         """Whether the MLP has a gate."""
         return is_gated(self.activation)
+
+
+def check_predicts_tokens(config: GPTConfig) -> None:
+    """Raises InputError for a classifier, whose logits are of classes and not of tokens."""
+    if config.n_classes:
+        raise InputError(
+            f"the model is a classifier of {config.n_classes} classes (model.n_classes), which predicts no tokens; "
+            "give a text to `jaxllm classify`, or use a model with a head."
+        )
 
 
 def is_gated(activation: str | Idea) -> bool:

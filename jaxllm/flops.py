@@ -16,5 +16,5 @@ def flops_per_token(model: GPTConfig) -> float:
     d = model.d_model
     attention = 2 * d * (model.n_heads + model.kv_heads) * model.head_dim  # query and output, key and value
     mlp = (3 if model.gated else 2) * d * model.hidden_dim
-    weights = model.n_layers * (attention + mlp) + model.vocab_size * d
+    weights = model.n_layers * (attention + mlp) + (model.n_classes or model.vocab_size) * d
     return 6 * weights + 12 * model.n_layers * model.n_heads * model.head_dim * model.context_length

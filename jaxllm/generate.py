@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
 from jaxllm.array import Array
+from jaxllm.config import check_predicts_tokens
 from jaxllm.fast import has_fast_form
 from jaxllm.gpt import GPT
 from jaxllm.sampling import min_p, repetition_penalty, scale_temperature, top_k, top_p
@@ -99,10 +100,11 @@ def generate(
     and a row's tokens do not depend on the other rows. Only the end of a prompt longer than the context is read. A
     `begin_token`, with which the prompts begin, stays the first token that the model sees, in place of the oldest one.
 
-    Raises ValueError for an empty prompt and for `max_new_tokens` below 1, and NonFiniteError where a token would be
-    drawn from logits that hold NaN or infinity; -inf excludes a token.
+    Raises InputError for a classifier, ValueError for an empty prompt and for `max_new_tokens` below 1, and
+    NonFiniteError where a token would be drawn from logits that hold NaN or infinity; -inf excludes a token.
     """
     context, ids = model.config.context_length, jnp.arange(model.config.vocab_size)
+    check_predicts_tokens(model.config)
     texts = cut_prompts(prompts, context, max_new_tokens, begin_token)
     starts, done = [0] * len(texts), np.zeros(len(texts), bool)
     for n_drawn in range(max_new_tokens):

@@ -21,17 +21,18 @@ from jaxtyping import Float, Int
 
 from jaxllm.array import Array
 from jaxllm.attention import MultiHeadAttention, document_numbers
-from jaxllm.config import GPTConfig
+from jaxllm.config import GPTConfig, check_predicts_tokens
 from jaxllm.embeddings import NgramEmbedding, PositionEmbedding, TokenEmbedding
 from jaxllm.fast.quantised_weights import Table, parameter
 from jaxllm.intermediates import named
-from jaxllm.layers import INIT_STD, MLP, Dropout, Norm, hidden_std, linear, residual_std
+from jaxllm.layers import INIT_STD, MLP, Dropout, Linear, Norm, hidden_std, linear, residual_std
 from jaxllm.loss import head_loss, takes_hidden, token_losses
 from jaxllm.precision import at_least_float32
 from jaxllm.utils.errors import InputError
 
 Attention = TypeVar("Attention", bound=MultiHeadAttention)
 Model = TypeVar("Model", bound="GPT")
+MAPS_OF_PARENTS = ("output", "down", "head", "classifier")  # whose results are those of their parents
 
 
 class Block(nn.Module):
@@ -78,6 +79,13 @@ class GPT(nn.Module):
     With `config.separator`, a document begins at each such token, and no token attends to another document. Positions
     continue from one document to the next, as in the training of Llama 3 (Grattafiori et al. 2024, section 3.2).
 
+    A row may hold several texts (`documents` [B, T], the number of each token's text, whose tokens follow each other).
+    Then nothing depends on another text: `positions` [B, T] are the places of the tokens in their texts, from 0 on.
+    Rotary positions need none, because scores depend on distances within a text.
+
+    With `config.n_classes` the logits [B, T, C] are those of a linear `classifier` in place of the head's. The last
+    token of a text has read all of it, so its logits classify the text.
+
     `init(key, tokens)["params"]` is a plain nested dict; `apply({"params": params}, tokens)` is a pure function.
     `dtype` is the dtype of the computation, None for that of the parameters. The parameters keep their dtype, and
     gradients into the token table are summed in it. Dropout is active where a key is given:
@@ -88,9 +96,9 @@ class GPT(nn.Module):
     of keeping its intermediates. `nn.jit(Block)` traces all blocks once, which compiles faster; dropout masks and
     initial parameters are then other ones. Interceptors could not tell such blocks apart and are refused.
 
-    Raises InputError for such blocks where interceptors are active, and for tokens that are not [B, T] integers or
-    longer than the context. Token values are data on the device and are not checked: one outside the vocabulary makes
-    the logits of its row NaN.
+    Raises InputError for such blocks where interceptors are active, for tokens that are not [B, T] integers or longer
+    than the context, and for `documents` where the config cannot keep texts apart. Token values are data on the device
+    and are not checked: one outside the vocabulary makes the logits of its row NaN.
     """
 
     config: GPTConfig
@@ -112,19 +120,29 @@ class GPT(nn.Module):
         _check_blocks_are_told_apart(block)
         self.blocks = [block(c, parent=self, name=f"block_{i}") for i in range(c.n_layers)]
         self.norm_final = Norm(c.norm, c.use_bias, c.norm_epsilon, parent=self)
-        if not c.tie_embeddings:
-            self.head = Head(c.vocab_size, 0.0 if c.zero_init else INIT_STD, parent=self)
+        std = 0.0 if c.zero_init else INIT_STD
+        if c.n_classes:
+            self.classifier = Linear(c.n_classes, init_std=std, parent=self)
+        elif not c.tie_embeddings:
+            self.head = Head(c.vocab_size, std, parent=self)
 
-    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
-        return self.logits(self.hidden(tokens))
+    def __call__(
+        self, tokens: Int[Array, "B T"], documents: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T V"]:  # fmt: skip
+        return self.logits(self.hidden(tokens, documents, positions))
 
     @nn.nowrap
-    def hidden(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def hidden(
+        self, tokens: Int[Array, "B T"], documents: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T D"]:  # fmt: skip
         """What the head reads, from tokens."""
         check_tokens(tokens, self.config.context_length)
+        check_packed(self.config, documents, positions)
         separator = self.config.separator
-        documents = None if separator is None else document_numbers(tokens, separator)
-        carried: tuple[Any, ...] = (self.embed(tokens, documents=documents),)
+        documents = documents if separator is None else document_numbers(tokens, separator, documents)
+        carried: tuple[Any, ...] = (self.embed(tokens, positions, documents),)
         for block in self.blocks:
             out = block(*carried, documents=documents)
             carried = out if isinstance(out, tuple) else (out,)
@@ -155,7 +173,10 @@ class GPT(nn.Module):
     @nn.nowrap
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """The result of the head, of the token table or of the untied one, and of `config.logits`."""
-        y = self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
+        if self.config.n_classes:
+            y = at_least_float32(self.classifier(x))
+        else:
+            y = self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
         return y if self.config.logits is None else self.config.logits(y)
 
 
@@ -191,31 +212,36 @@ def _check_blocks_are_told_apart(block: type[nn.Module]) -> None:
 def summed_loss(
     model: GPT, params: Any, tokens: Int[Array, "B T"], targets: Int[Array, "B T"],
     weights: Float[Array, "B T"] | None = None, rngs: Any = None, loss: Callable[..., Array] | None = None,
+    **packed: Any,
 ) -> Float[Array, ""]:  # fmt: skip
     """The sum of the token losses, times the weights where given.
 
     `head_loss` computes it in far less memory than the logits need. With interceptors active it is the loss of the
-    logits that `model.apply` returns, which they may change. `rngs` are those of `apply`. A `loss` in place of the
-    cross-entropy returns the token losses [B, T] of (logits, targets) or, if it has three arguments, of (hidden states,
-    table of the head [V, D], targets).
+    logits that `model.apply` returns, which they may change; so it is for a classifier. `rngs` are those of `apply`,
+    and `packed` its `documents` and `positions`. A `loss` in place of the cross-entropy returns the token losses [B, T]
+    of (logits, targets) or, if it has three arguments, of (hidden states, table of the head [V, D], targets).
     """
-    apply, table = partial(model.apply, {"params": params}, tokens, rngs=rngs), head_table(model.config, params)
-    if loss is None and not interceptors():
-        return head_loss(table, cast(Array, apply(method="hidden")), targets, weights, model.config.logits)
+    c, apply = model.config, partial(model.apply, {"params": params}, tokens, rngs=rngs, **packed)
+    if loss is None and not c.n_classes and not interceptors():
+        return head_loss(head_table(c, params), cast(Array, apply(method="hidden")), targets, weights, c.logits)
     if loss is not None and takes_hidden(loss):
-        if model.config.logits is not None or interceptors():
+        if c.logits is not None or interceptors():
             raise InputError(
                 f"the loss {loss} reads hidden states, so that a change of the logits, by model.logits or an "
                 "interceptor, would be left out; give a loss of (logits, targets)."
             )
-        losses = loss(apply(method="hidden"), table, targets)
+        losses = loss(apply(method="hidden"), head_table(c, params), targets)
     else:
         losses = (loss or token_losses)(cast(Array, apply()), targets)
     return (losses if weights is None else losses * weights).sum()
 
 
 def head_table(config: GPTConfig, params: Any) -> Float[Table, "V D"]:
-    """The table with which the head makes logits: the token table, or that of an untied head."""
+    """The table with which the head makes logits: the token table, or that of an untied head.
+
+    Raises InputError for a classifier, which has no head.
+    """
+    check_predicts_tokens(config)
     return params["token_embedding"]["table"] if config.tie_embeddings else params["head"]["kernel"].T
 
 
@@ -228,6 +254,18 @@ def check_tokens(tokens: Array, most: int, limit: str = "the model's context_len
             f"{tokens.shape[1]} tokens are more than {limit} = {most}; "
             "shorten them or use a model with a longer context."
         )
+
+
+def check_packed(config: GPTConfig, documents: Array | None, positions: Array | None) -> None:
+    """Raises InputError for positions without documents, and for documents that the config's functions would mix."""
+    if documents is None and positions is not None:
+        raise InputError("positions are given without documents; give both, the number of each token's text too.")
+    for field in ("visible", "score"):
+        if documents is not None and getattr(config, field) is not None:
+            raise InputError(
+                f"model.{field} is {getattr(config, field)}, which is given places in the row and not in its text, so "
+                "a row cannot hold several texts; set tune.packing = false."
+            )
 
 
 def apply_with_intermediates(
@@ -249,8 +287,8 @@ def apply_with_intermediates(
 
 
 def _is_named(module: nn.Module, method: str) -> bool:
-    """Whether a result gets a name: not that of dropout, nor of a last map, which is its parent's result."""
-    return method == "__call__" and not isinstance(module, Dropout) and module.name not in ("output", "down", "head")
+    """Whether a result gets a name: not that of dropout, nor of a last map."""
+    return method == "__call__" and not isinstance(module, Dropout) and module.name not in MAPS_OF_PARENTS
 
 
 @lru_cache

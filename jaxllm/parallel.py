@@ -26,6 +26,7 @@ LOGICAL_AXES: dict[tuple[str, str], tuple[str, ...]] = {
     ("ngram_embedding", "table"): ("vocab", "embed"),
     ("position_embedding", "table"): ("position", "embed"),
     ("head", "kernel"): ("embed", "vocab"),
+    ("classifier", "kernel"): ("embed", "vocab"),
     ("query", "kernel"): ("embed", "heads"),
     ("query", "bias"): ("heads",),
     ("key", "kernel"): ("embed", "kv"),

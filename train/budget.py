@@ -20,6 +20,8 @@ from .config import RunConfig, TrainConfig
 from .optimizer import learning_rate_schedule, optimizer_with
 from .state import TrainState
 from .step import Metrics, compiler_options, step_function
+from .tune.kinds import objective_of
+from .tune.partition import partition_of
 
 MEASURED = 10  # steps of a process after which it says how many will fit
 Records = Sequence[dict[str, Any]]  # of metrics.jsonl, from step 1 on
@@ -62,7 +64,9 @@ def make_budgeted_step(
             return cast(Array, schedule(step + ahead))
 
         optimizer = optimizer_with(config.optimizer, later, model.config.width_ratio)
-        return step_function(model, optimizer, config.train, later)(state, inputs, targets)
+        return step_function(model, optimizer, config.train, later, objective_of(config), partition_of(config))(
+            state, inputs, targets
+        )
 
     on_devices = on_mesh.traced_on(mesh, train_step)
     return jax.jit(on_devices, donate_argnums=0, compiler_options=compiler_options(model.dtype))

@@ -26,10 +26,13 @@ from .runtime.allocator import compute_in_this_thread, restart_with_allocator
 
 COMMANDS = {  # each with its line in `jaxllm --help`
     "train": "train a model from a config file",
+    "tune": "train on from weights that exist: answers, classes, preferences, more text; in full or by adapters",
+    "merge": "add the adapters of a run to its weights, and prove that this keeps what was tuned",
+    "classify": "label a text by a run that was tuned to classify",
     "sweep": "train a run for every combination of values, and compare them",
     "generate": "continue a prompt with a model, or answer it",
     "chat": "talk with a model, by its own chat template",
-    "evaluate": "compute the validation loss, perplexity and bits per byte of a model",
+    "evaluate": "compute the validation loss of a model, or the share of multiple-choice questions that it answers",
     "config": "list the fields of a config file with their types and defaults",
     "describe": "show the parameters of a model, what updates them, and what training it costs; nothing is trained",
     "plan": "compute what a run would need on devices that you may not have: memory, FLOPs, transfers, time",
@@ -47,7 +50,7 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "bench": "measure speed and memory, alone or beside another program",
 }
 WITHOUT_JAX = ("config", "tokenizer", "data", "learn")
-LONG = ("train", "sweep", "bench", "generate", "chat")  # long enough for a restart with memory in large pages
+LONG = ("train", "tune", "sweep", "bench", "generate", "chat")  # long enough for a restart with memory in large pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,10 +128,11 @@ def _prepare_jax(command: str) -> None:
     compute_in_this_thread()
     if command not in (
         "train",
+        "tune",
         "sweep",
         "bench",
         "plan",
-    ):  # two have further settings; two start processes of their own
+    ):  # three have further settings; two start processes of their own
         from .runtime.jax_check import check_jax
 
         check_jax()

@@ -14,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxllm.attention import visible
-from jaxllm.config import GPTConfig
+from jaxllm.config import GPTConfig, check_predicts_tokens
 from jaxllm.data.batches import evaluation_batches, n_targets
 from jaxllm.data.id_sequences import IdSequence
 from jaxllm.fast.attention import looks_ahead
@@ -23,7 +23,7 @@ from jaxllm.gpt import GPT
 from jaxllm.tokenizers import Tokenizer, WordTokenizer
 from jaxllm.utils.errors import InputError
 
-from .config import EvalConfig, RunConfig
+from .config import EvalConfig, RunConfig, row_length
 from .parallel.placing import divisible_length, put_whole
 from .step import make_eval_step
 
@@ -47,10 +47,11 @@ def evaluator(
     With `begin`, the id that each window begins with, it is over all ids. Where `model.visible` looks ahead, targets
     that the model sees are left out. The function calls `abandon` before each batch and raises Abandoned when it
     returns True. It raises InputError for a rule that shows every position its target. On a `mesh` the parameters are
-    those of the state, which lie there.
+    those of the state, which lie there. Raises InputError for a classifier.
     """
+    check_predicts_tokens(model.config)
     eval_step, batch_size = make_eval_step(model, mesh), evaluation_rows(config)
-    longest, known_in = model.config.context_length, cache(partial(known_targets, model.config))
+    longest, known_in = row_length(model.config, config.train), cache(partial(known_targets, model.config))
 
     def evaluate(params: Any, ids: IdSequence) -> float:
         sums: list[float] = []

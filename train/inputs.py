@@ -15,11 +15,17 @@ from jaxllm.data.id_sequences import IdSequence, JoinedIds
 from jaxllm.data.mixture import Mixture
 from jaxllm.data.shards import TOKENIZER, TRAIN, VALIDATION, Index, is_prepared, open_split, read_index, verify
 from jaxllm.data.windows import Ids
+from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.utils.errors import InputError
 
-from .config import RunConfig, TokenizerConfig
+from .config import RunConfig, TokenizerConfig, row_length
 from .progress import counted
+from .tune.base import Base, model_on, open_base
+from .tune.beginning import begun
+from .tune.data import TuneData, tune_data
+from .tune.partition import partition_of
+from .tune.sample import answering
 
 STAND_IN = 256  # vocabulary size where the tokenizer's depends on a text that is not read
 
@@ -33,7 +39,10 @@ class Prepared:
     model: GPTConfig
     train_ids: IdSequence | Mixture
     validation_ids: IdSequence
-    draw: Callable[..., tuple[Ids, Ids]] | None = None  # in the place of `jaxllm.data.batch`
+    chat: ChatFormat | None = None  # of the model that the run begins from
+    base: Base | None = None  # None where nothing of it is needed any more
+    examples: TuneData | None = None  # of every kind of tuning but "pretrain"
+    draw: Callable[..., tuple[Ids, Any]] | None = None  # in the place of `jaxllm.data.batch`
     write: Callable[..., str] | None = None  # in the place of `train.evaluate.sample_text`
 
     def computing_with(self, products: Any) -> "Prepared":
@@ -42,11 +51,17 @@ class Prepared:
 
     def with_config(self, config: RunConfig) -> "Prepared":
         """As `prepare(config)`, for a config with the same data and tokenizer: nothing is read or encoded again."""
-        model, data = config.model.with_vocabulary(self.tokenizer.vocab_size), self.config.data
+        data = self.config.data
+        if self.base:
+            model = model_on(self.base, config.model, self.model.n_classes)
+            config = replace(config, init=self.config.init, tune=replace(config.tune, labels=self.config.tune.labels))
+        else:
+            model = config.model.with_vocabulary(self.tokenizer.vocab_size)
         if not data.attend_across:
             model = replace(model, separator=self.model.separator)
-        for ids in self.train_ids.sources if isinstance(self.train_ids, Mixture) else [self.train_ids]:
-            check_splits(ids, self.validation_ids, model.context_length)
+        sources = self.train_ids.sources if isinstance(self.train_ids, Mixture) else [self.train_ids]
+        for ids in [] if self.examples else sources:
+            check_splits(ids, self.validation_ids, row_length(model, config.train))
         _check_prompt(config.eval.prompt, self.tokenizer)
         resolved = config.resolved(model, self.config.tokenizer, str(data.sha256), data.characters or 0)
         return replace(self, config=resolved, model=model)
@@ -58,29 +73,79 @@ class Prepared:
         return int(row[:1][0])
 
 
-def prepare(config: RunConfig, tokenizer: Tokenizer | None = None) -> Prepared:
+def prepare(config: RunConfig, tokenizer: Tokenizer | None = None, chat: ChatFormat | None = None) -> Prepared:
     """Open the sources, train the tokenizer unless one is given, encode texts, and split.
 
-    Raises InputError for everything in config and data that would stop the run later.
+    A run that is continued gives its tokenizer and chat format, and needs its base for frozen parameters only. Raises
+    InputError for everything in config and data that would stop the run later.
     """
+    base = _base(config, tokenizer is None)
+    if base and tokenizer is None:
+        config, base = begun(config, base)
+        tokenizer, chat = base.tokenizer, base.chat
+    if config.tune.kind != "pretrain":
+        return _of_examples(config, _given(tokenizer), chat, base)
     sources = {name: _open(name, config.data.field) for name in config.data.sources}
     digest, length = _identity(list(sources.values()))
     _check_text(config, digest, length)
     chosen, tokenizer = _tokenizer(config.tokenizer, sources, tokenizer)
-    model = config.model.with_vocabulary(tokenizer.vocab_size)
+    model = model_on(base, config.model) if base else config.model.with_vocabulary(tokenizer.vocab_size)
+    _check_window(config, model)
     if not config.data.attend_across:
         model = replace(model, separator=_separator(sources))
-    splits = [_splits(name, source, tokenizer, model.context_length) for name, source in sources.items()]
+    row = row_length(model, config.train)
+    splits = [_splits(name, source, tokenizer, row) for name, source in sources.items()]
     trains, validations = zip(*splits, strict=True)
     alone = len(sources) == 1
     _check_prompt(config.eval.prompt, tokenizer)
     return Prepared(
-        config.resolved(model, chosen, digest, length),
+        config.resolved(model, config.tokenizer if base else chosen, digest, length),
         tokenizer,
         model,
         trains[0] if alone else mixture(trains, list(config.data.sources.values())),
         validations[0] if alone else JoinedIds(validations),
+        chat=chat,
+        base=base,
     )
+
+
+def _base(config: RunConfig, begins: bool) -> Base | None:
+    """The base of a run that begins, or whose parameters are not all in its checkpoints. Raises InputError."""
+    if config.init.from_ is None:
+        if config.lora.rank or config.tune.train:
+            field = "lora.rank" if config.lora.rank else "tune.train"
+            raise InputError(f"{field} is given, but no weights that stay as they are; name a model in init.from.")
+        return None
+    if begins and config.tokenizer != TokenizerConfig():
+        raise InputError("[tokenizer] is given beside init.from, but the base has a tokenizer; leave [tokenizer] out.")
+    return open_base(config.init) if begins or partition_of(config) else None
+
+
+def _given(tokenizer: Tokenizer | None) -> Tokenizer:
+    if tokenizer is None:
+        raise InputError("tune.kind is for weights that exist; name a run or what `jaxllm import` takes in init.from.")
+    return tokenizer
+
+
+def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | None, base: Base | None) -> Prepared:
+    """What a run on examples needs: rows in the place of ids that are cut into windows. Raises InputError."""
+    data = tune_data(config, tokenizer, chat, (base.config if base else config.model).context_length)
+    config = replace(config, train=replace(config.train, window=data.train.width))
+    _check_text(config, data.sha256, data.characters)
+    labels = data.labels
+    model = model_on(base, config.model, len(labels)) if base else config.model.with_vocabulary(tokenizer.vocab_size)
+    _check_window(config, model)
+    config = replace(config, tune=replace(config.tune, labels=tuple(labels) or None))
+    resolved = config.resolved(model, config.tokenizer, data.sha256, data.characters)
+    ids = data.ids("train"), data.ids("validation")
+    return Prepared(resolved, tokenizer, model, *ids, chat, base, data, data.drawing(), answering(data, chat))
+
+
+def _check_window(config: RunConfig, model: GPTConfig) -> None:
+    if (window := config.train.window or 0) > model.context_length:
+        raise InputError(
+            f"train.window is {window:,}, more than model.context_length = {model.context_length:,}; make it smaller."
+        )
 
 
 Source = str | Index  # a text, or the index of prepared data
@@ -134,6 +199,8 @@ def known_vocabulary(config: RunConfig) -> int | None:
 
 def model_without_text(config: RunConfig) -> GPTConfig:
     """The model of a config whose text is not read: its vocabulary is the configured one, or a stand-in."""
+    if config.init.from_ and not config.model.vocab_size:
+        return model_on(open_base(config.init), config.model, len(config.tune.labels or ()))
     return config.model.with_vocabulary(known_vocabulary(config) or STAND_IN)
 
 

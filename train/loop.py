@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
 from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
-from .config import RunConfig, as_dict
+from .config import RunConfig, as_dict, row_length
 from .errors import NotSavedError, Stopped
 from .eval_weights import eval_weights
 from .evaluate import Abandoned, evaluator, sample_text
@@ -32,7 +32,7 @@ from .nonfinite import first_forward, parts_backward
 from .optimizer import learning_rate_schedule, make_optimizer
 from .parallel.agreement import Agreement, agreement
 from .parallel.layout import layout_of, make_mesh
-from .parallel.placing import on_one_device, parts_of_rows
+from .parallel.placing import on_one_device, parts_of_rows, put_batch
 from .prefetch import prefetched
 from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
@@ -45,6 +45,11 @@ from .runtime.profile import profiled
 from .runtime.signals import stoppable
 from .state import TrainState, init_and_compile
 from .step import make_model, make_train_step
+from .tune.beginning import first_state_on
+from .tune.kinds import objective_of
+from .tune.measures import examples_measure
+from .tune.partition import Partition, joined, merged, partition_of
+from .tune.referenced import referenced
 
 norm = jax.jit(optax.tree.norm)  # else a program for each operation and shape
 
@@ -57,7 +62,8 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
     Raises DivergedError where a loss, a gradient or a parameter is not finite (no checkpoint ever holds such
     parameters); NotSavedError where the last checkpoint could not be written; Stopped when a signal ended the run.
     """
-    config, mesh = run.config, make_mesh(layout_of(run.config, run.model))
+    run = referenced(run, folder.path)
+    config, mesh, parts = run.config, make_mesh(layout_of(run.config, run.model)), partition_of(run.config)
     model = make_model(run.model, config.train, mesh)
     timed = config.train.seconds is not None
     optimizer = make_optimizer(config.optimizer, config.train.steps, run.model.width_ratio)
@@ -67,12 +73,14 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
         profiled(profile, folder.profile) as recorder,
         checkpoints_of(folder.checkpoints, config.checkpoint.keep, config.checkpoint.keep_best) as checkpoints,
     ):
-        restore = None if checkpoints.latest_step() is None else checkpoints.restore
+        restore = beginning(run, optimizer, parts, checkpoints)
         jitted = (
             make_budgeted_step(model, config, mesh) if timed
-            else make_train_step(model, optimizer, config.train, schedule, mesh)
+            else make_train_step(model, optimizer, config.train, schedule, mesh, objective_of(config), parts)
         )  # fmt: skip
-        state, train_step = init_and_compile(model, optimizer, jitted, config.train, restore, mesh)
+        state, train_step = init_and_compile(
+            model, optimizer, jitted, config.train, restore, mesh, parts, batch_shapes(run, mesh)
+        )
         agreed = agreement(here)  # all have compiled
         stop = agreed.stop
         if too_much := warning_of_plan(train_step, config, run.model):
@@ -139,10 +147,37 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
     return state
 
 
+def beginning(
+    run: Prepared, optimizer: optax.GradientTransformation, parts: Partition | None, checkpoints: Checkpoints
+) -> Callable[[TrainState], TrainState] | None:
+    """What returns the state to begin with, for the shapes of one; None for new parameters.
+
+    It is that of the newest checkpoint, beside the frozen parameters of the base, or begins from the base.
+    """
+    saved = checkpoints.latest_step() is not None
+    if run.base is None:
+        return checkpoints.restore if saved else None
+    base = run.base
+
+    def begin(like: TrainState) -> TrainState:
+        first = first_state_on(base, run.config, run.model, optimizer, parts)
+        first = jax.tree.map(lambda x, of: jax.device_put(x, of.sharding), first, like)
+        return checkpoints.restore(like)._replace(frozen=first.frozen) if saved else first
+
+    return begin
+
+
+def batch_shapes(run: Prepared, mesh: Mesh | None) -> Any:
+    """Shapes of the inputs and targets of a step; None for tokens [B, T] each."""
+    if run.examples is None:
+        return None
+    return jax.eval_shape(lambda: put_batch(mesh, *rows_of(run, parts_of_rows(mesh), 0)))
+
+
 def plan_of(config: RunConfig) -> Plan:
     """What the log of a run needs to know of it."""
     train = config.train
-    return Plan(train.steps, train.batch_size * config.model.context_length, train.max_skipped)
+    return Plan(train.steps, train.batch_size * row_length(config.model, train), train.max_skipped)
 
 
 def how_to_resume(folder: RunFolder, config: RunConfig) -> str:
@@ -175,25 +210,27 @@ def where_not_finite(
     On an accelerator, which is a step ahead, the next step may have been applied to them.
     """
     loss, norm = float(metrics["train_loss"]), float(metrics["grad_norm"])
-    params = on_one_device(state().params)
+    params = on_one_device(state().params)  # those that change
     if math.isfinite(loss):
         part = parts_backward(params)[int(metrics["not_finite"])]
         return f"the norm of the gradient is {norm} at step {step:,}, coming backward first in {part}"
-    first = first_forward(model.clone(block=None), params, jax.numpy.asarray(batch_of(run, step - 1)[0]))
+    tokens = jax.numpy.asarray(batch_of(run, step - 1)[0])
+    whole = on_one_device(joined(partition_of(run.config), state()))
+    first = first_forward(model.clone(block=None), whole, tokens.reshape(-1, tokens.shape[-1]))
     return f"train_loss is {loss} at step {step:,}" + (f", first of all {first} is not finite" if first else "")
 
 
-def batch_of(run: Prepared, step: int, part: tuple[int, int] = (0, 1)) -> tuple[Ids, Ids]:
+def batch_of(run: Prepared, step: int, part: tuple[int, int] = (0, 1)) -> tuple[Ids, Any]:
     """The batch of a step, or the part of it with this number, of so many."""
     config = run.config.train
     draw = run.draw or batch
-    return draw(run.train_ids, run.model.context_length, config.batch_size, config.seed, step, *part)
+    return draw(run.train_ids, row_length(run.model, config), config.batch_size, config.seed, step, *part)
 
 
 def rows_of(run: Prepared, parts: tuple[list[int], int], step: int) -> tuple[Ids, Ids]:
     """The `parts` of the batch of a step, by their numbers, of so many."""
-    inputs, targets = zip(*(batch_of(run, step, (i, parts[1])) for i in parts[0]), strict=True)
-    return np.concatenate(inputs), np.concatenate(targets)
+    drawn = [batch_of(run, step, (i, parts[1])) for i in parts[0]]
+    return cast(Any, jax.tree.map(lambda *of_parts: np.concatenate(of_parts), *drawn))
 
 
 def due(step: int, every: int, last: bool) -> bool:
@@ -207,12 +244,14 @@ def make_measure(
 
     They are val_loss and, where `eval.weights` are others than the parameters, theirs as averaged_val_loss.
     """
+    averaged, parts = eval_weights(run.config), partition_of(run.config)
+    if run.examples:
+        return examples_measure(run, model, agreed.is_ending, mesh)
     evaluate = evaluator(model, run.config, agreed.is_ending, mesh=mesh)
-    averaged = eval_weights(run.config)
 
     def measure(state: TrainState) -> dict[str, float]:
         try:
-            losses = {"val_loss": evaluate(state.params, run.validation_ids)}
+            losses = {"val_loss": evaluate(joined(parts, state), run.validation_ids)}
             if averaged:
                 losses["averaged_val_loss"] = evaluate(averaged(state), run.validation_ids)
         except Abandoned:
@@ -226,8 +265,8 @@ def write_sample(run: Prepared, model: GPT, folder: RunFolder, state: TrainState
     """Append a sample of the state's text to samples.txt, with the loss of the weights that write it, if measured."""
     averaged = eval_weights(run.config)
     loss = losses.get("averaged_val_loss" if averaged else "val_loss", math.nan)
-    if math.isfinite(loss):
-        params, c = averaged(state) if averaged else state.params, run.config
+    if math.isfinite(loss) and not run.model.n_classes:
+        params, c = averaged(state) if averaged else merged(partition_of(run.config), state), run.config
         params = on_one_device(params)
         if jax.process_index() != 0:
             return

@@ -8,7 +8,7 @@ CPU those of all devices of the process, which share its memory.
 
 import math
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,12 +25,13 @@ from jaxllm.parallel import AXES
 from jaxllm.pretrained.parameter_map import nested
 from jaxllm.utils.errors import InputError
 
-from .config import OptimizerConfig, RunConfig, TrainConfig
+from .config import OptimizerConfig, RunConfig, TrainConfig, row_length
 from .optimizer import make_optimizer
 from .parallel.layout import MeshLayout, layout_of
 from .parallel.placing import state_shardings
 from .runtime.memory import KNOBS, available_bytes, step_bytes
-from .state import TrainState
+from .state import state_of
+from .tune.partition import Partition, partition_of
 
 GIB = 2**30
 ONE = MeshLayout()
@@ -52,14 +53,17 @@ class Need(NamedTuple):
 
 def needed(config: RunConfig, model: GPTConfig) -> Need:
     """`estimate` for all devices that JAX has. Raises InputError where the run cannot be laid out over them."""
-    return estimate(model, config.train, config.optimizer, layout_of(config, model))
+    return estimate(model, config.train, config.optimizer, layout_of(config, model), partition_of(config))
 
 
-def estimate(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig, chosen: MeshLayout = ONE) -> Need:
+def estimate(
+    model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig, chosen: MeshLayout = ONE,
+    parts: Partition | None = None,
+) -> Need:  # fmt: skip
     """The device memory that a run will need at its peak, before anything is compiled."""
-    parameters, moments = _parameters_and_moments(model, optimizer, ONE)
+    parameters, moments, _ = _parameters_and_moments(model, optimizer, ONE, parts)
     copies = 2 * (parameters + moments) if platform() == "cpu" else 0  # elsewhere they are in the host's memory
-    state = state_bytes(model, train, optimizer, chosen)
+    state = state_bytes(model, train, optimizer, chosen, parts)
     activations = activation_bytes(model, train, chosen) + gathered_bytes(model, train, optimizer, chosen)
     return Need(_sharing(chosen) * state, _sharing(chosen) * activations, copies)
 
@@ -69,11 +73,14 @@ def _sharing(chosen: MeshLayout) -> int:
     return chosen.n_devices // jax.process_count() if platform() == "cpu" else 1
 
 
-def state_bytes(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig, chosen: MeshLayout = ONE) -> int:
+def state_bytes(
+    model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig, chosen: MeshLayout = ONE,
+    parts: Partition | None = None,
+) -> int:  # fmt: skip
     """The exact bytes of the TrainState and of the gradients, which are held twice where microbatches are summed."""
-    parameters, moments = _parameters_and_moments(model, optimizer, chosen)
+    parameters, moments, frozen = _parameters_and_moments(model, optimizer, chosen, parts)
     step = jnp.dtype(jnp.int32).itemsize
-    return step + parameters + moments + min(train.grad_accumulation, 2) * parameters
+    return step + parameters + moments + frozen + min(train.grad_accumulation, 2) * parameters
 
 
 def gathered_bytes(model: GPTConfig, train: TrainConfig, optimizer: OptimizerConfig, chosen: MeshLayout) -> int:
@@ -85,14 +92,21 @@ def gathered_bytes(model: GPTConfig, train: TrainConfig, optimizer: OptimizerCon
 
 
 @cache  # `fitting` calls it in a loop
-def _parameters_and_moments(model: GPTConfig, optimizer: OptimizerConfig, chosen: MeshLayout) -> tuple[int, int]:
-    """Bytes of parameters and optimizer, from the whole tree: an optimizer may depend on names and dimensions."""
+def _parameters_and_moments(
+    model: GPTConfig, optimizer: OptimizerConfig, chosen: MeshLayout, parts: Partition | None = None
+) -> tuple[int, int, int]:
+    """Bytes of the parameters that change, of their optimizer, and of those that do not.
+
+    They are counted from the whole tree, because an optimizer may depend on names and dimensions.
+    """
     shapes = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in parameter_shapes(model).items()}
-    params = nested(shapes)
-    moments = jax.eval_shape(make_optimizer(optimizer, steps=1).init, params)
-    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    places = state_shardings(AbstractMesh(tuple(chosen), AXES), TrainState(step, params, moments))
-    return _bytes(params, places.params), _bytes(moments, places.opt_state)
+    key = jax.eval_shape(jax.random.key, 0)
+    state = jax.eval_shape(
+        partial(state_of, optimizer=make_optimizer(optimizer, steps=1), parts=parts), nested(shapes), key=key
+    )
+    places = state_shardings(AbstractMesh(tuple(chosen), AXES), state)
+    held = [_bytes(getattr(state, name), getattr(places, name)) for name in ("params", "opt_state", "frozen")]
+    return held[0], held[1], held[2]
 
 
 def _bytes(tree: Any, places: Any) -> int:
@@ -113,7 +127,7 @@ def activation_bytes(model: GPTConfig, train: TrainConfig, chosen: MeshLayout = 
     float32. The formula is fitted to JAX 0.12. JAX 0.10.1 may plan several times as much for contexts beyond KEPT,
     and there remat saves nothing.
     """
-    size, length, parts = 2 if train.dtype == "bfloat16" else 4, model.context_length, chosen.context
+    size, length, parts = 2 if train.dtype == "bfloat16" else 4, row_length(model, train), chosen.context
     tokens = train.batch_size // (train.grad_accumulation * chosen.n_rows) * length // parts
     rows = min(LONGEST, length // GROUPS) if parts == 1 else chunking(length // parts, parts=parts).size
     weights, scores = model.n_heads * length, model.n_heads * rows * parts  # per token

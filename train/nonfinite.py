@@ -21,10 +21,10 @@ WITHIN_BLOCK = ("mlp", "norm_2", "attention", "norm_1")  # in backward order
 
 
 def parts_backward(params: dict[str, Any]) -> list[str]:
-    """The parts of a GPT that have parameters, in backward order: head first, token embedding last."""
-    n_layers = sum(name.startswith("block_") for name in params)
-    blocks = [f"block_{i}/{part}" for i in reversed(range(n_layers)) for part in _parts_of_block(params[f"block_{i}"])]
-    order = ["head", "norm_final", *blocks, "position_embedding", "ngram_embedding", "token_embedding"]
+    """The parts of a GPT, or of a part of its parameters, in backward order: head first, token embedding last."""
+    names = sorted((name for name in params if name.startswith("block_")), key=lambda name: -int(name[len("block_") :]))
+    blocks = [f"{name}/{part}" for name in names for part in _parts_of_block(params[name])]
+    order = ["head", "classifier", "norm_final", *blocks, "position_embedding", "ngram_embedding", "token_embedding"]
     return [part for part in order if part.partition("/")[0] in params]
 
 

@@ -22,7 +22,7 @@ from .config import OptimizerConfig
 
 MUON_RMS = 0.2  # the root mean square of Muon's direction, which is about that of AdamW's
 # Tables and the head, and with vectors all that is no matrix of a block: AdamW's where Muon is chosen.
-NOT_OF_BLOCKS = ("token_embedding", "ngram_embedding", "position_embedding", "head")
+NOT_OF_BLOCKS = ("token_embedding", "ngram_embedding", "position_embedding", "head", "classifier")
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -32,7 +32,7 @@ from jaxllm.utils.files import replace_file
 from jaxllm.utils.private_folder import NotPrivateError, private_file, processor
 from jaxllm.utils.processes import usable_cores
 
-from .config import TrainConfig
+from .config import TrainConfig, row_length
 from .step import compiler_options
 
 AUTO = "auto"
@@ -126,7 +126,7 @@ def choose(model: GPTConfig, train: TrainConfig) -> Choice:
         return Choice(XLA)
     if train.products != AUTO:
         return Choice(train.products)
-    operations = 6 * count_parameters(model) * train.batch_size * model.context_length * train.steps
+    operations = 6 * count_parameters(model) * train.batch_size * row_length(model, train) * train.steps
     if train.steps < FEWEST_STEPS or operations < WORTH:
         return Choice(XLA, left_out=dict.fromkeys(LIBRARIES, "the run is too short to measure"))
     left_out = {name: reason for name in LIBRARIES if (reason := refusal(name, train.dtype))}
@@ -166,14 +166,14 @@ def products_of(model: GPTConfig, train: TrainConfig) -> Counter[Products]:
     """How often a step computes which products: of the linear maps, the head, and attention."""
     found: Counter[Products] = Counter()
     n = train.grad_accumulation
-    tokens = train.batch_size * model.context_length // n
+    tokens = train.batch_size * row_length(model, train) // n
     for name, shape in parameter_shapes(model).items():
         if name.startswith("block_") and name.endswith("kernel"):
             found[Products(LINEAR, (tokens, shape[0]), shape, train.dtype)] += n
     rows, ids = min(tokens, MOST_LOGITS // model.vocab_size), min(model.vocab_size, MOST_IDS)
     parts = -(-tokens // rows) * -(-model.vocab_size // ids)
     found[Products(HEAD, (rows, model.d_model), (ids, model.d_model), "float32")] += n * parts
-    cut, heads = chunking(model.context_length), train.batch_size // n * model.n_heads
+    cut, heads = chunking(row_length(model, train)), train.batch_size // n * model.n_heads
     q, k = (heads, cut.size, model.head_dim), (heads, cut.groups * cut.rows, model.head_dim)
     found[Products(ATTENTION, q, k, "float32")] += 2 * n * model.n_layers * cut.groups * cut.chunks
     return found

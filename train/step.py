@@ -1,7 +1,7 @@
 """One optimizer step as a pure function: (state, batch) -> (state, metrics); and one step of evaluation."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -22,8 +22,10 @@ from jaxllm.utils.errors import InputError
 
 from .config import TrainConfig
 from .nonfinite import apply_if, first_not_finite
+from .objective import Objective, Sums, next_token
 from .parallel.placing import kept_in_place
 from .state import TrainState
+from .tune.partition import Partition
 
 Metrics = dict[str, Array]
 Step = Callable[[TrainState, ArrayLike, ArrayLike], tuple[TrainState, Metrics]]
@@ -42,15 +44,16 @@ def make_model(config: GPTConfig, train: TrainConfig, mesh: Mesh | None = None) 
 
 def make_train_step(
     model: GPT, optimizer: optax.GradientTransformation, config: TrainConfig, schedule: optax.Schedule,
-    mesh: Mesh | None = None,
+    mesh: Mesh | None = None, objective: Objective | None = None, parts: Partition | None = None,
 ) -> Step:  # fmt: skip
     """The jitted step, which donates its state's buffers and takes inputs and targets [B, T].
 
-    The gradient is that of the mean loss over all tokens of the batch, by `config.loss` where it is given. The loss of
-    each microbatch is divided by the number of all tokens, because dividing the summed gradients would be one more pass
-    over the parameters. Metrics: train_loss, grad_norm (before clipping), learning_rate, and not_finite: -1, or the
-    index in `parts_backward` of the first part with a non-finite gradient; and what `config.metrics` returns. A step
-    whose loss or gradient is not finite changes only the step count.
+    The gradient is that of the mean loss over all tokens of the batch, by `config.loss` where it is given, or of
+    another `objective`, whose further figures are metrics too. It is taken of the parameters that change (`parts`). The
+    loss of each microbatch is divided by the number of all tokens, because dividing the summed gradients would be one
+    more pass over the parameters. Metrics: train_loss, grad_norm (before clipping), learning_rate, and not_finite: -1,
+    or the index in `parts_backward` of the first part with a non-finite gradient; and what `config.metrics` returns. A
+    step whose loss or gradient is not finite changes only the step count.
 
     On a `mesh` the state lies as `train.parallel.placing.state_shardings` says, and the batch as `put_batch` puts it.
 
@@ -59,38 +62,40 @@ def make_train_step(
     A `nn.intercept_methods` that is active when the step is traced, at its first call, takes effect. Raises InputError
     for a subclass with a `__call__` of its own.
     """
-    step = on_mesh.traced_on(mesh, step_function(model, optimizer, config, schedule))
+    step = on_mesh.traced_on(mesh, step_function(model, optimizer, config, schedule, objective, parts))
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(model.dtype))
 
 
 def step_function(
-    model: GPT, optimizer: optax.GradientTransformation, config: TrainConfig, schedule: optax.Schedule
-) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
+    model: GPT, optimizer: optax.GradientTransformation, config: TrainConfig, schedule: optax.Schedule,
+    objective: Objective | None = None, parts: Partition | None = None,
+) -> Callable[[TrainState, Array, Any], tuple[TrainState, Metrics]]:  # fmt: skip
     """The step of `make_train_step` before it is jitted; numbers of the config may be tracers here."""
-    dropout_keys = dropout_key(config.seed) if model.config.dropout else None
+    drops = model.config.dropout or (parts is not None and parts.lora.dropout)
+    dropout_keys = dropout_key(config.seed) if drops else None
+    objective = objective or next_token(config)
     products = XLA if config.products == "auto" else config.products
     _check_call(model)
 
-    def train_step(state: TrainState, inputs: Array, targets: Array) -> tuple[TrainState, Metrics]:
-        n_tokens, n, once = targets.size, config.grad_accumulation, traced_once(model)
+    def train_step(state: TrainState, inputs: Array, targets: Any) -> tuple[TrainState, Metrics]:
+        n_losses, n, once = objective.n_losses(targets), config.grad_accumulation, traced_once(model)
 
-        def loss_fn(params: Any, inputs: Array, targets: Array, key: Array | None) -> Array:
+        def loss_fn(params: Any, inputs: Array, targets: Any, key: Array | None) -> tuple[Array, Sums]:
             rngs = {} if key is None else {"dropout": key}
-            params = on_mesh.gathered_ends(params)
-            return summed_loss(once, params, inputs, targets, rngs=rngs, loss=config.loss) / n_tokens
+            params = on_mesh.gathered_ends(params if parts is None else parts.join(params, state.frozen, key))
+            loss, sums = objective.loss(once, params, inputs, targets, rngs)
+            return loss / n_losses, {name: one / n_losses for name, one in sums.items()}
 
-        def accumulate(total: tuple[Array, Any], microbatch: Any) -> tuple[tuple[Array, Any], None]:
+        def accumulate(total: Any, microbatch: Any) -> tuple[Any, None]:
             params, total = on_mesh.read_in_loop(state.params, total)
-            loss, grads = jax.value_and_grad(loss_fn)(params, *microbatch)
-            return jax.tree.map(jnp.add, total, (loss, on_mesh.stored(grads))), None
+            (loss, means), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *microbatch)
+            return jax.tree.map(jnp.add, total, (loss, on_mesh.stored(grads), means)), None
 
         keys = None if dropout_keys is None else jax.random.split(jax.random.fold_in(dropout_keys, state.step), n)
-        microbatches = (
-            *(on_mesh.cut(x.reshape(n, -1, x.shape[-1]), None, *TOKENS) for x in (inputs, targets)), keys
-        )  # fmt: skip
-        zeros = (jnp.zeros(()), on_mesh.stored(jax.tree.map(jnp.zeros_like, state.params)))
+        microbatches = (*jax.tree.map(partial(_microbatches, n), (inputs, targets)), keys)
+        zeros = (jnp.zeros(()), on_mesh.stored(jax.tree.map(jnp.zeros_like, state.params)), objective.zeros())
         with using(products):
-            (loss, grads), _ = jax.lax.scan(accumulate, zeros, microbatches)
+            (loss, grads, means), _ = jax.lax.scan(accumulate, zeros, microbatches)
 
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -100,14 +105,20 @@ def step_function(
             "learning_rate": schedule(state.step),
             "grad_norm": grad_norm,
             "not_finite": jnp.where(finite, -1, jnp.maximum(first_not_finite(grads), 0)),
+            **means,
         }
         if config.metrics is not None:
             metrics |= config.metrics(state.params, grads, updates)
-        return kept_in_place(TrainState(state.step + 1, params, opt_state)), jax.tree.map(
+        return kept_in_place(TrainState(state.step + 1, params, opt_state, state.frozen)), jax.tree.map(
             lambda x: on_mesh.cut(jnp.asarray(x)), metrics
         )
 
     return train_step
+
+
+def _microbatches(n: int, x: Array) -> Array:
+    """[B, ...] -> [n, B / n, ...]; the positions of rows [B, T] are cut along the mesh too."""
+    return on_mesh.cut(x.reshape(n, -1, *x.shape[1:]), None, *(TOKENS if x.ndim == 2 else TOKENS[:1]))
 
 
 def apply_gradients(

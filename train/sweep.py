@@ -7,7 +7,6 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +15,22 @@ import tomli_w
 from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import read_file, replace_file
 
-from .config import SECTIONS, RunConfig, build_config, differences, parse_override, to_toml, with_absolute_paths
+from .config import (
+    SECTIONS,
+    RunConfig,
+    build_config,
+    differences,
+    keys,
+    parse_override,
+    to_toml,
+    with_absolute_paths,
+)  # fmt: skip
 
 MOST_RUNS = 1000
 LONGEST_NAME = 200  # characters; file systems have a limit
 RECORD = "sweep.toml"
 SEED = "train.seed"
-ORDER = [f"{section}.{field.name}" for section, of in SECTIONS.items() for field in fields(of)]
+ORDER = [f"{section}.{key}" for section in SECTIONS for key in keys(section)]
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'|.', re.DOTALL)  # a string of TOML, or a character
 
 

@@ -20,7 +20,7 @@ from jax import Array
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
-from .config import RunConfig, as_dict
+from .config import RunConfig, as_dict, row_length
 from .errors import DivergedError, NotSavedError, Stopped, reason
 from .inputs import Prepared
 from .loop import batch_of, due, make_measure, plan_of, save_state, where_not_finite, write_sample
@@ -149,7 +149,7 @@ def first_states(
 
 def compile_step(step: Any, numbers: Numbers, states: TrainState, config: RunConfig) -> Any:
     """The compiled step. Raises NotTraceableError."""
-    shape = (states.step.shape[0], config.train.batch_size, config.model.context_length)
+    shape = (states.step.shape[0], config.train.batch_size, row_length(config.model, config.train))
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
     with traced():
         lowered = step.lower(numbers, states, tokens, tokens)

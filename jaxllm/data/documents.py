@@ -7,15 +7,16 @@ than one of a page. Errors name the file and the line or byte.
 import codecs
 import gzip
 import io
-import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from jaxllm.data.folders import files
+from jaxllm.data.json_lines import json_lines
 from jaxllm.data.sources import (
     NAMED_CORPORA,
     PYTHON_DOCS,
@@ -31,7 +32,6 @@ from jaxllm.utils.files import open_file
 from jaxllm.utils.utf8 import not_utf8, to_utf8, without_mark
 
 READ_SIZE = 2**20  # bytes read at once
-LONGEST_LINE = 2**28  # bytes of a line of JSON
 JSON_LINES = (".jsonl", ".ndjson")
 
 
@@ -80,14 +80,32 @@ def check_sources(sources: Sequence[str]) -> None:
             raise InputError(f"cannot read data.source {source!r}: {error}.") from None
 
 
+def json_lines_of(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """The JSON value of each line of a file that is not empty, after the words "line N of FILE".
+
+    A file whose name ends in .gz is unpacked first. Raises InputError for a file that is missing, damaged or not UTF-8,
+    and for a line that is not JSON.
+    """
+    with _reading(Path(path)) as file:
+        yield from json_lines(file, str(path))
+
+
 def _of_file(path: Path, field: str) -> Iterator[Document]:
+    name = str(path)
+    with _reading(path) as file:
+        if name.lower().removesuffix(".gz").endswith(JSON_LINES):
+            yield from _of_lines(file, name, field)
+        else:
+            yield from _of_text(file, name)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """The file, unpacked where it is gzipped. What goes wrong while it is read becomes an InputError."""
     name = str(path)
     try:
         with _opened(path) as file:
-            if name.lower().removesuffix(".gz").endswith(JSON_LINES):
-                yield from _of_lines(file, name, field)
-            else:
-                yield from _of_text(file, name)
+            yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{name} is a damaged gzip file ({error}); fetch or pack it again.") from None
     except OSError as error:
@@ -126,31 +144,20 @@ def _decoded_blocks(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _of_lines(file: BinaryIO, name: str, field: str) -> Iterator[Document]:
-    number = 0
-    while line := file.readline(LONGEST_LINE + 1):
-        number += 1
-        where = f"line {number:,} of {name}"
-        if len(line) > LONGEST_LINE:
-            raise InputError(f"{where} is longer than {LONGEST_LINE:,} bytes; is it a file of JSON lines?")
-        if number == 1:
-            line = without_mark(line, name)
-        if line.strip():
-            text = _field(line, where, field)
-            if text:
-                yield Document(where, chunk_text(text))
+    for where, content in json_lines(file, name):
+        if text := _field(content, where, field):
+            yield Document(where, chunk_text(text))
 
 
-def _field(line: bytes, where: str, field: str) -> str:
-    try:
-        content = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise not_utf8(where, error) from None
-    except (ValueError, RecursionError) as error:
-        message = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
-        raise InputError(f"{where} is not JSON: {printable(message)}, column {getattr(error, 'colno', 1)}.") from None
+def _field(content: Any, where: str, field: str) -> str:
     text = content.get(field) if isinstance(content, dict) else None
     if not isinstance(text, str):
         raise InputError(f"{where} has no text under {field!r}{_others(content)}.")
+    return checked_text(text, where)
+
+
+def checked_text(text: str, where: str) -> str:
+    """The text. Raises InputError that begins with `where` for a lone surrogate."""
     try:
         to_utf8(text)
     except InputError as error:

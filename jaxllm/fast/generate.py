@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, Key
 
 from jaxllm.array import Array
 from jaxllm.cache import Cache
+from jaxllm.config import check_predicts_tokens
 from jaxllm.fast import formula
 from jaxllm.fast.attention import looks_ahead
 from jaxllm.fast.cached_gpt import CachedBlock, CachedGPT
@@ -140,10 +141,11 @@ def start_generation(
     """Reads the prompts and draws the first token of each row; arguments and errors as in `generate`.
 
     A `CachedGPT` is used as it is: with `nn.jit(CachedBlock)` all blocks come from one trace, which starts sooner.
-    Raises InputError for a model that cannot be read through the cache (`why_not_cached`).
+    Raises InputError for a classifier and for a model that cannot be read through the cache (`why_not_cached`).
     """
     if reason := why_not_cached(model):
         raise InputError(f"{reason}; use `jaxllm.generate.generate`, which reads the whole text for each token.")
+    check_predicts_tokens(model.config)
     context = model.config.context_length
     rows = cut_prompts(prompts, context, max_new_tokens, begin_token)
     longest = max(len(row) for row in rows)

@@ -48,7 +48,7 @@ def _std(config: GPTConfig, path: Path) -> float:
         return residual_std(config.n_layers, config.zero_init, config.width_ratio)
     if path[0].startswith("block_"):
         return hidden_std(config.width_ratio)
-    return 0.0 if config.zero_init and path[-2] == "head" else INIT_STD
+    return 0.0 if config.zero_init and path[-2] in ("head", "classifier") else INIT_STD
 
 
 def _fold(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""`jaxllm.loss.head_loss` without holding all logits at once. It has a reverse-mode derivative only."""
+"""Losses of `jaxllm.loss` without holding all logits at once. They have reverse-mode derivatives only."""
 
 from collections.abc import Callable
 from functools import partial, reduce
@@ -15,7 +15,7 @@ from jaxllm.fast.embeddings import token_logits
 from jaxllm.fast.platform import platform
 from jaxllm.fast.products import product
 from jaxllm.fast.quantised_weights import Table
-from jaxllm.loss import _entry, token_losses
+from jaxllm.loss import _entry, answer_losses, token_losses
 from jaxllm.parallel import CONTEXT, ROWS, TENSOR
 from jaxllm.precision import at_least_float32
 
@@ -106,6 +106,32 @@ def _head_loss_backward(change: Change, saved: tuple[Array, ...], dy: Array) -> 
 
 
 _head_loss.defvjp(_head_loss_forward, _head_loss_backward)
+
+
+def answer_log_probs(
+    table: Float[Table, "V D"], x: Float[Array, "*batch T D"], targets: Int[Array, "*batch T"],
+    change: Callable[[Array], Array] | None = None,
+) -> Float[Array, "*batch"]:  # fmt: skip
+    """`jaxllm.loss.answer_log_probs` in chunks of at most `MOST_LOGITS` logits, which the backward computes again."""
+    if on_mesh.active() and x.ndim == 3:
+        rows, places = on_mesh.that_divide(x.shape[0], ROWS), on_mesh.that_divide(x.shape[1], (CONTEXT, TENSOR))
+        whole, spec = PartitionSpec(), PartitionSpec(rows, places)
+
+        def own(table: Table, x: Array, targets: Array) -> Array:
+            return on_mesh.summed(_answer_log_probs(change, table, x, targets), PartitionSpec(places))
+
+        return cast(Array, on_mesh.on_each_device(own, (whole, spec, spec), PartitionSpec(rows))(table, x, targets))
+    return _answer_log_probs(change, table, x, targets)
+
+
+def _answer_log_probs(change: Change | None, table: Table, x: Array, targets: Array) -> Array:
+    @jax.checkpoint
+    def chunk(rows: tuple[Array, ...]) -> Array:
+        logits = token_logits(table, rows[0])
+        return answer_losses(logits if change is None else change(logits), rows[1])
+
+    losses = jax.lax.map(chunk, _chunks(table, x.reshape(-1, x.shape[-1]), targets.reshape(-1)))
+    return -losses.reshape(-1)[: targets.size].reshape(targets.shape).sum(-1)
 
 
 def _chunks(table: Table, *rows: Array) -> tuple[Array, ...]:

@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from functools import lru_cache
+from typing import Any, NoReturn, cast
 
-from jinja2 import TemplateError, nodes, pass_environment
+from jinja2 import Template, TemplateError, nodes, pass_environment
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
@@ -46,7 +47,8 @@ def render_template(template: str, messages: Sequence[Mapping[str, Any]], variab
             "it."
         )
     try:
-        compiled = _Environment(MOST_STEPS).from_string(template)
+        compiled = _compiled(template)
+        cast(_Environment, compiled.environment).steps = MOST_STEPS
         named = {name: by_template(x) if isinstance(x, str) else x for name, x in variables.items()}
         written = compiled.generate(messages=[*map(_tracked_message, messages)], tools=None, documents=None, **named)
         return _joined(_bounded(written))
@@ -57,6 +59,12 @@ def render_template(template: str, messages: Sequence[Mapping[str, Any]], variab
         raise InputError(
             f"the chat template failed: {type(error).__name__}, {what}; give the prompt without it, or correct it."
         ) from None
+
+
+@lru_cache(4)
+def _compiled(template: str) -> Template:
+    """Compiling takes many times as long as rendering."""
+    return _Environment().from_string(template)
 
 
 def _tracked_message(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,11 +137,11 @@ class _Environment(ImmutableSandboxedEnvironment):
     concat = staticmethod(_joined)  # joins the texts of blocks and macros
     own = staticmethod(by_template)
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self) -> None:
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], finalize=to_tracked
         )
-        self.steps = steps
+        self.steps = MOST_STEPS  # left
         self.filters |= {"tojson": _to_json, "join": _join}
         self.filters = {name: _tracked_filter(one) for name, one in self.filters.items()}
         self.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}

@@ -84,15 +84,18 @@ def causal_mask_vjp(length: int, window: int | None = None, rule: Any = None) ->
     return causal_mask(length, window, rule), lambda dy: (None,) * 3
 
 
-def document_numbers(tokens: ArrayLike, separator: int) -> Array:
-    """The number of separators up to and including each token [..., T]: which document of the row it belongs to."""
-    return np.cumsum(np.asarray(tokens) == separator, axis=-1)
+def document_numbers(tokens: ArrayLike, separator: int, texts: ArrayLike | None = None) -> Array:
+    """How many documents of a row [..., T] begin up to each token: at separators and where `texts` changes."""
+    begins = np.asarray(tokens) == separator
+    if texts is not None:
+        begins[..., 1:] |= np.asarray(texts)[..., 1:] != np.asarray(texts)[..., :-1]
+    return np.cumsum(begins, axis=-1)
 
 
 @vjp
-def document_numbers_vjp(tokens: ArrayLike, separator: int) -> Vjp:
+def document_numbers_vjp(tokens: ArrayLike, separator: int, texts: ArrayLike | None = None) -> Vjp:
     """Integers have no derivative."""
-    return document_numbers(tokens, separator), lambda dy: (None, None)
+    return document_numbers(tokens, separator, texts), lambda dy: (None, None, None)
 
 
 def document_mask(documents: ArrayLike, window: int | None = None, rule: Any = None) -> Array:

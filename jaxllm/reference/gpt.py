@@ -81,10 +81,10 @@ def block_vjp(
 
 
 def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -> tuple[Array, Named]:
-    """Logits [B, T, V] and every intermediate, under the names of `jaxllm.gpt.apply_with_intermediates`.
+    """Logits [B, T, V], or [B, T, C] of a classifier, and every intermediate.
 
-    `config` is a GPTConfig, `params` the nested dict of the Linen model with arrays of any kind, `tokens` [B, T]. There
-    is no dropout.
+    Their names are those of `jaxllm.gpt.apply_with_intermediates`. `config` is a GPTConfig, `params` the nested dict of
+    the Linen model with arrays of any kind, `tokens` [B, T]. There is no dropout.
     """
     seen: Named = {}
     x = seen["token_embedding"] = embeddings.token_embedding(params["token_embedding"]["table"], tokens)
@@ -107,10 +107,11 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
         seen[f"block_{i}"] = x
     x = seen["norm_final"] = layers.norm(params["norm_final"], x, config.norm, config.norm_epsilon)
     x = x / config.width_ratio
-    if config.tie_embeddings:
+    head = _head(config)
+    if head is None:
         logits = embeddings.token_logits(params["token_embedding"]["table"], x)
     else:
-        logits = layers.linear_map(params["head"], x)
+        logits = layers.linear_map(params[head], x)
     seen["logits"] = logits if config.logits is None else float64(config.logits.function(logits))
     return seen["logits"], seen
 
@@ -119,6 +120,13 @@ def _own_block(config: Any, params: Params, x: Array, carry: Any, documents: Arr
     """x and what follows it, by the twin of a user's block: (config, params, x, *carry, documents=None)."""
     out = config.block.function(config, params, x, *carry, documents=documents)
     return out if isinstance(out, tuple) else (out,)
+
+
+def _head(config: Any) -> str | None:
+    """The name of the map that makes logits; None where it is the token table."""
+    if config.n_classes:
+        return "classifier"
+    return None if config.tie_embeddings else "head"
 
 
 def _documents(config: Any, tokens: ArrayLike) -> Array | None:
@@ -157,10 +165,11 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Name
         backs.append((back, inside))
     x, norm_back = layers.norm_vjp(params["norm_final"], x, config.norm, config.norm_epsilon)
     x = x / config.width_ratio
-    if config.tie_embeddings:
+    head = _head(config)
+    if head is None:
         logits, head_back = embeddings.token_logits_vjp(table, x)
     else:
-        logits, head_back = layers.linear_map_vjp(params["head"], x)
+        logits, head_back = layers.linear_map_vjp(params[head], x)
     if config.logits is not None:
         logits, change_back = config.logits.vjp(logits)
 
@@ -186,9 +195,9 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Name
             d_params["ngram_embedding"] = {"table": ngrams_back(dx)[0]}
         cotangents["token_embedding"] = dx
         (d_table, _) = embedding_back(cotangents["token_embedding"])
-        if not config.tie_embeddings:
-            d_params["head"] = d_head
-        d_params["token_embedding"] = {"table": d_table + d_head if config.tie_embeddings else d_table}
+        if head is not None:
+            d_params[head] = d_head
+        d_params["token_embedding"] = {"table": d_table + d_head if head is None else d_table}
         return None, d_params, None, None
 
     return logits, pullback

@@ -97,12 +97,10 @@ def train_step(
 
 def parts_backward(params: Any) -> list[str]:
     """The names of a GPT's parts in the order of the backward, from the head down to the embedding."""
-    depth = len([name for name in params if name.startswith("block_")])
-    outer = ["head", "norm_final"], ["position_embedding", "ngram_embedding", "token_embedding"]
+    blocks = sorted([int(name.split("_")[1]) for name in params if name.startswith("block_")], reverse=True)
+    outer = ["head", "classifier", "norm_final"], ["position_embedding", "ngram_embedding", "token_embedding"]
     above, below = ([name for name in names if name in params] for names in outer)
-    return (
-        above + [f"block_{i}/{part}" for i in range(depth - 1, -1, -1) for part in _inner(params[f"block_{i}"])] + below
-    )
+    return above + [f"block_{i}/{part}" for i in blocks for part in _inner(params[f"block_{i}"])] + below
 
 
 def _inner(params: Any) -> list[str]:

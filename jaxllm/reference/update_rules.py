@@ -49,7 +49,7 @@ class Averaged(NamedTuple):
 
 
 # Tables and the head; all other matrices are in a block.
-NOT_OF_BLOCKS = ("token_embedding", "ngram_embedding", "position_embedding", "head")
+NOT_OF_BLOCKS = ("token_embedding", "ngram_embedding", "position_embedding", "head", "classifier")
 
 
 def zeros_like(params: Any) -> Any:

@@ -34,7 +34,7 @@ def check_fields(config: Any, section: str = "") -> None:
 
     hints = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, name = getattr(config, field.name), section + field.name.removesuffix("_")
         value = value.item() if isinstance(value, np.generic) else value
         hint = hints[field.name]
         if Idea in get_args(hint):
@@ -47,11 +47,11 @@ def check_fields(config: Any, section: str = "") -> None:
             "".join(one for one in _inside(checked) if isinstance(one, str)).encode()
         except msgspec.ValidationError as error:
             rule = _rule(hints[field.name], str(error))
-            raise InputError(f"{section}{field.name} is {shown(value)}, but it must be {rule}.") from None
+            raise InputError(f"{name} is {shown(value)}, but it must be {rule}.") from None
         except UnicodeEncodeError:  # a lone surrogate
-            raise InputError(f"{section}{field.name} is {shown(value)}, which is no valid text; use UTF-8.") from None
+            raise InputError(f"{name} is {shown(value)}, which is no valid text; use UTF-8.") from None
         if not all(math.isfinite(one) for one in _inside(checked) if isinstance(one, float)):
-            raise InputError(f"{section}{field.name} is {shown(value)}, but it must be a finite number.")
+            raise InputError(f"{name} is {shown(value)}, but it must be a finite number.")
         object.__setattr__(config, field.name, checked)
 
 

@@ -15,8 +15,8 @@ from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokeni
 from train.cli import main
 from train.commands.attention_ranking import first_token_weights, ranking, word_weights
 from train.commands.attention_words import TokenSpan, choose_spans, spans_of, token_bytes
-from train.commands.pieces import columns, label
 from train.config import ModelConfig, RunConfig, TrainConfig
+from train.pieces import columns, label
 from train.runs.folder import RunFolder
 from train.runs.imported_weights import write_weights
 

@@ -12,7 +12,7 @@ from jaxllm.data import input_target_pairs
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
 from train.cli import main
 from train.commands.data_pairs import LONGEST, WIDTH, count_pairs
-from train.commands.pieces import columns, cut
+from train.pieces import columns, cut
 
 pytestmark = pytest.mark.newest
 SENTENCE = "Please buy an apple and an orange"

@@ -92,7 +92,7 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path, capsys: pytest.Capt
     [
         (8, ["--context", "a.txt"], "must end in .png or .svg or .pdf"),
         (8, ["--context", "no/a.png"], "there is no folder no"),
-        (8, ["--json", "a.json"], "is for the figures of --context; give both"),
+        (8, ["--json", "a.json"], "is for the figures of --context or --choices; give one"),
         (8, ["--context", "a.png", "--json", "a.toml"], "must end in .json"),
         (1, ["--context", "a.png"], "needs a model.context_length of at least 2, but it is 1."),
         (9, ["--context", "a.png"], "18 tokens to predict, but there are 17; give more text with --data."),

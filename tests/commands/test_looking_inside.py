@@ -19,9 +19,9 @@ from train.commands.attention import attention_weights
 from train.commands.attention_page import attention_page
 from train.commands.attention_plot import attention_picture, draw_layer, draw_layers
 from train.commands.inspect import _likeliest, lens_probabilities
-from train.commands.pieces import label
 from train.commands.prompt import read_prompt
 from train.config import ModelConfig, RunConfig, TrainConfig
+from train.pieces import label
 from train.runs.folder import RunFolder
 from train.runs.imported_weights import write_weights
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxllm import InputError
-from jaxllm.data import documents, read_documents, read_source
+from jaxllm.data import documents, json_lines, read_documents, read_source
 from jaxllm.tokenizers.chunks import chunk_text
 
 
@@ -108,6 +108,6 @@ def test_what_is_wrong_is_named(name: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_endless_line_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "LONGEST_LINE", 100)
+    monkeypatch.setattr(json_lines, "LONGEST_LINE", 100)
     with pytest.raises(InputError, match="line 1 of .* is longer than 100 bytes; is it a file of JSON lines"):
         texts(write(tmp_path / "x.jsonl", "x" * 101))

@@ -20,7 +20,7 @@ LIBRARY = (
     "jaxllm/tokenizers", "jaxllm/utils",
 )  # fmt: skip
 SPINE = "train"
-ABOVE_THE_SPINE = ("train/cli", "train/commands", "train/bench", "train/plan", "train/learn")
+ABOVE_THE_SPINE = ("train/cli", "train/commands", "train/bench", "train/plan", "train/learn", "train/tasks")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "jaxllm/utils": (),
     "jaxllm/reference": (),
@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "train/bench": (*LIBRARY, SPINE, "train/parallel", "train/plan", "train/runs", "train/runtime"),
     "train/plan": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime"),
     "train/learn": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime"),
+    "train/tasks": (*LIBRARY, SPINE, "train/runs"),
     "train/commands": (
         *LIBRARY,
         SPINE,
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "train/bench",
         "train/plan",
         "train/learn",
+        "train/tasks",
     ),
     "train/cli": (
         *LIBRARY,

@@ -80,7 +80,7 @@ FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another
 CALL_FAST_FORMS = {"layers.swiglu", "layers.geglu", "logit_lens.logit_lens"}
 NO_FLOATS = {  # what they return
     "attention.document_numbers": "int32", "attention.document_mask": "bool", "attention.visible": "bool",
-    "embeddings.ngram_ids": "int32",
+    "embeddings.ngram_ids": "int32", "loss.learned": "bool",
 }  # fmt: skip
 
 

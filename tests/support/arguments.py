@@ -66,6 +66,10 @@ class Draw:
         """Numbers that rise along the last axis at random places, or None."""
         return np.cumsum(self.rng.random(shape) < 0.4, -1) if self.data.draw(st.booleans()) else None
 
+    def answers(self, high: int, *shape: int) -> np.ndarray:
+        """Targets, some of which are -1: nothing is learned there."""
+        return np.asarray(self.rng.integers(-1, high, size=shape))
+
     def perhaps(self, *these: Any) -> list[Any]:
         """These arguments, or none."""
         return [*these] if self.data.draw(st.booleans()) else []
@@ -199,6 +203,21 @@ def head(d: Draw) -> list[Any]:
     return [d.array(classes, width), d.array(*lead, width), np.asarray(targets), np.asarray(weights), d.change()]
 
 
+def answers(d: Draw) -> list[Any]:
+    v, shape = d.size(5), d.sizes()
+    return [d.array(*shape, v), d.answers(v, *shape)]
+
+
+def log_probs(d: Draw) -> list[Any]:
+    shape, v, width = (*d.sizes(), d.size()), d.size(5), d.size()
+    return [d.array(v, width), d.array(*shape, width), d.answers(v, *shape), d.change()]
+
+
+def pairs(d: Draw) -> list[Any]:
+    shape = d.sizes()
+    return [*(np.asarray(d.array(*shape, 1)[..., 0]) for _ in range(4)), 0.1 + d.rng.random()]
+
+
 def weighted(d: Draw) -> list[Any]:
     given = logits(d)
     return [*given, np.asarray(0.1 + d.rng.random(given[1].shape))] if d.data.draw(st.booleans()) else given
@@ -238,6 +257,7 @@ def model(d: Draw) -> list[Any]:
     config, params, width = block_of(d)
     v, t = d.size(6, 2), d.size()
     config.tie_embeddings, config.n_layers, config.width_ratio = d.data.draw(st.booleans()), 1, d.data.draw(RATIOS)
+    config.n_classes = d.data.draw(st.sampled_from([0, 3]))
     config.separator = d.data.draw(st.sampled_from([None, 0]))
     config.position = d.data.draw(st.sampled_from(["learned", "sinusoidal"])) if width % 2 == 0 else "learned"
     config.position = config.position if config.rotary is None else "rotary"
@@ -248,7 +268,9 @@ def model(d: Draw) -> list[Any]:
         params["ngram_embedding"] = {"table": d.array((config.ngrams - 1) * d.size(), width)}
     if config.position == "learned":
         params["position_embedding"] = {"table": d.array(t + 1, width)}
-    if not config.tie_embeddings:
+    if config.n_classes:
+        params["classifier"] = {"kernel": d.array(width, 3), "bias": d.array(3)}
+    elif not config.tie_embeddings:
         params["head"] = {"kernel": d.array(width, v)}
     return [config, params, d.rng.integers(v, size=(d.size(2), t))]
 
@@ -305,6 +327,11 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "loss.token_losses": logits,
     "loss.cross_entropy": weighted,
     "loss.head_loss": head,
+    "loss.learned": lambda d: [d.answers(4, *d.sizes())],
+    "loss.answer_losses": answers,
+    "loss.answer_log_probs": log_probs,
+    "loss.dpo_margins": pairs,
+    "loss.dpo_losses": pairs,
     "sampling.repetition_penalty": lambda d: [d.spread(2, 4), d.rng.random((2, 4)) < 0.5, np.asarray(1.3)],
     "sampling.scale_temperature": lambda d: [d.array(*d.sizes(), 4), np.asarray(0.5 + d.rng.random())],
     "sampling.top_k": lambda d: [d.spread(*d.sizes(), 5), d.size(6)],

@@ -44,7 +44,7 @@ WITHOUT_TWIN = {
     "flops.flops_per_token",  # a count: test_flops.py
     "fast.attention.attention_path", "fast.attention.looks_ahead",  # a choice
     "cache.extend",  # the cache as a whole: test_cache.py
-    "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss", "gpt.head_table", "gpt.check_tokens", "gpt.parameter_shapes", "gpt.traced_once",  # the model as a whole: test_gpt.py
+    "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss", "gpt.head_table", "gpt.check_tokens", "gpt.check_packed", "gpt.parameter_shapes", "gpt.traced_once",  # the model as a whole: test_gpt.py
     "lora.init_adapter",  # random: test_lora.py
     "lora.adapted_paths", "lora.attach", "lora.merge", "lora.quantise_base",  # parameters as a whole: test_lora.py
     "looking.look", "intermediates.named",  # the model as a whole: test_look.py
@@ -128,6 +128,11 @@ def integers(high: int, *shape: int) -> Any:
     return lambda rng: rng.integers(high, size=shape)
 
 
+def answers(high: int, *shape: int) -> Any:
+    """Targets, about a third of which are -1: nothing is learned there."""
+    return lambda rng: np.where(rng.random(shape) < 0.3, -1, rng.integers(high, size=shape))
+
+
 def with_ties(*shape: int) -> Any:
     return lambda rng: rng.integers(3, size=shape).astype(float)
 
@@ -154,7 +159,7 @@ def held(idea: Held) -> Any:
     return lambda rng: idea
 
 
-def fixed(*values: int) -> Any:
+def fixed(*values: Any) -> Any:
     return lambda rng: np.array(values)
 
 
@@ -209,7 +214,7 @@ CASES: dict[str, list[list[Any]]] = {
         [integers(9, 2, 4, 1), integers(9, 1, 1, 5), integers(2, 2, 4, 1), integers(2, 2, 1, 5), None, held(ABSOLUTE)],
     ],
     "attention.causal_mask": [[1], [5], [5, 1], [6, 3], [4, 9], [14, None, held(DILATED)]],
-    "attention.document_numbers": [[integers(3, 2, 9), 1], [fixed(5, 5, 0, 2, 5), 5], [fixed(1), 0]],
+    "attention.document_numbers": [[integers(3, 2, 9), 1], [integers(3, 9), 1, documents(9, 0, 3, 5)], [fixed([1, 0, 0, 1]), 1, fixed([4, 4, 2, 2])], [fixed(5, 5, 0, 2, 5), 5], [fixed(1), 0]],
     "attention.document_mask": [[documents(7, 0, 2, 5)], [documents(8, 1, 2, 7), 2], [integers(2, 2, 1, 5)], [documents(9, 0, 2, 5), None, held(PREFIX)]],
     "attention.change_scores": [
         [normal(5, 6), held(PLACED)],
@@ -259,6 +264,11 @@ CASES: dict[str, list[list[Any]]] = {
     "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), fixed(0, 6, 7, -1)], [scaled(300, 4, 7), integers(7, 4)]],
     "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), positive(3, 5)]],
     "loss.head_loss": [[normal(7, 4), normal(3, 5, 4), integers(7, 3, 5)], [normal(7, 4), normal(5, 4), integers(7, 5), positive(5)]],
+    "loss.learned": [[integers(3, 3, 5)], [fixed(-1, 0, -2, 5, -1)]],
+    "loss.answer_losses": [[normal(3, 5, 7), answers(7, 3, 5)], [normal(5, 3), fixed(-1, -1, 2, -2, 3)], [normal(2, 3, 7), fixed([-1, -1, -1], [-1, 6, -1])]],
+    "loss.answer_log_probs": [[normal(7, 4), normal(3, 5, 4), answers(7, 3, 5)], [normal(7, 4), normal(5, 4), fixed(-1, 3, 6, 0, -1)], [normal(7, 4), normal(2, 2, 3, 4), answers(7, 2, 2, 3)]],
+    "loss.dpo_margins": [[*[scaled(30, 5)] * 4, 0.1], [*[normal(2, 3)] * 4, 1.3]],
+    "loss.dpo_losses": [[*[normal(5)] * 4, 0.1], [*[scaled(300, 9)] * 4, 1.3]],
     "sampling.repetition_penalty": [[normal(3, 9), mask(3, 9), lambda rng: np.asarray(1.3)]],
     "sampling.scale_temperature": [[normal(3, 9), lambda rng: np.asarray(0.7)]],
     "sampling.top_k": [[normal(3, 9), 1], [normal(3, 9), 4], [normal(3, 9), 20], [with_ties(5, 9), 4]],

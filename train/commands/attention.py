@@ -17,12 +17,12 @@ from jaxllm.utils.files import replace_file
 
 from ..nonfinite import check_computed
 from ..outputs import check_output
+from ..pieces import label
 from .attention_page import attention_page
 from .attention_plot import attention_picture
 from .attention_ranking import ranking
 from .attention_words import choose_spans, spans_of, token_bytes
 from .options import Parser
-from .pieces import label
 from .prompt import add_prompt, read_prompt
 
 MOST_TOKENS = {".html": 256, ".png": 128, ".svg": 128, ".pdf": 128}  # larger files are too heavy to look at

@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxllm.utils.errors import InputError, shown
 
+from ..pieces import cut
 from .attention_words import TokenSpan
-from .pieces import cut
 
 LONGEST = 40  # columns of a word's tokens; of more the beginning is shown
 

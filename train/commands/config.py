@@ -13,7 +13,7 @@ import tomli_w
 
 from jaxllm.utils.ideas import Idea
 
-from ..config import SECTIONS
+from ..config import SECTIONS, keys
 from .options import Parser
 
 
@@ -47,10 +47,10 @@ class FieldDescription(NamedTuple):
 def describe_fields() -> list[FieldDescription]:
     """All fields in the order of the sections. The description is the comment on the line that defines a field."""
     return [
-        FieldDescription(name, f.name, _type_text(hints[f.name]), _toml(f.default), comments.get(f.name, ""))
+        FieldDescription(name, key, _type_text(hints[f.name]), _toml(f.default), comments.get(f.name, ""))
         for name, section in SECTIONS.items()
         for hints, comments in [(get_type_hints(section), _comments(section))]
-        for f in dataclasses.fields(section)
+        for key, f in zip(keys(name), dataclasses.fields(section), strict=True)
     ]
 
 
@@ -65,7 +65,10 @@ def _type_text(hint: Any) -> str:
     kind = get_origin(hint) or hint
     if kind is Literal:
         return " | ".join(_toml(choice) for choice in get_args(hint))
-    words = {int: "integer", float: "number", str: "text", bool: "boolean", dict: "table", Idea: '"FILE.py:FUNCTION"'}
+    words = {
+        int: "integer", float: "number", str: "text", bool: "boolean", dict: "table", tuple: "list of texts",
+        Idea: '"FILE.py:FUNCTION"',
+    }  # fmt: skip
     return words[kind] if kind in words else " or ".join(_type_text(p) for p in get_args(hint) if p is not type(None))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from jaxllm.data import input_target_pairs
 from jaxllm.tokenizers import Tokenizer
 
-from .pieces import columns, cut, label, print_coloured
+from ..pieces import columns, cut, label, print_coloured
 
 WIDTH = 98  # columns of a line, where it is not a narrower terminal's
 MARGIN = 9  # columns of the names of the rows

@@ -16,19 +16,20 @@ from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.parameter_map import nested
 from jaxllm.utils.ideas import Idea, with_names
 
-from ..config import OptimizerConfig, RunConfig
+from ..config import OptimizerConfig, RunConfig, row_length
 from ..ideas import references
 from ..memory_estimate import Need, estimate, memory_line
 from ..optimizer import rules
 from ..runtime.memory import available_bytes
+from ..tune.partition import Partition, partition_of
 from .runs_report import aligned
 from .train_report import describe_attention
 
 WITHOUT_TWIN = ("optimizer.name", "train.metrics", "eval.weights")  # fields whose functions have none in `compare`
 ORDER = (  # of use; other parts follow, sorted by name
     "token_embedding", "ngram_embedding", "position_embedding", "block", "norm_1", "attention", "query", "key", "value",
-    "query_norm", "key_norm", "output", "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "kernel", "scale",
-    "bias",
+    "query_norm", "key_norm", "output", "norm_2", "mlp", "gate", "up", "down", "norm_final", "head", "classifier",
+    "kernel", "scale", "bias", "a", "b",
 )  # fmt: skip
 
 
@@ -46,28 +47,37 @@ class Described:
 def figures(of: Described) -> dict[str, Any]:
     """All of it, as it is written as JSON."""
     config, model = of.config, of.model
-    parameters, flops = parameter_rows(model, config.optimizer), None if model.block else flops_per_token(model)
-    tokens = config.train.batch_size * model.context_length
+    parameters, flops = (
+        parameter_rows(model, config.optimizer, partition_of(config)),
+        None if model.block else flops_per_token(model),
+    )
+    tokens = config.train.batch_size * row_length(model, config.train)
     return {
         "subject": of.name, "state": of.state, "model": with_names(asdict(model)),
         "vocabulary_known": of.vocabulary_known, "parameters": parameters,
         "n_parameters": sum(row["size"] for row in parameters),
         "attention": describe_attention(config, _with_documents(config, model)),
-        "memory": estimate(model, config.train, config.optimizer)._asdict(),
+        "memory": estimate(model, config.train, config.optimizer, parts=partition_of(config))._asdict(),
         "flops_per_token": flops, "tokens_per_step": tokens, "steps": config.train.steps,
         "seconds": config.train.seconds, "flops": None if flops is None else flops * tokens * config.train.steps,
         "functions": [*function_rows(config)],
     }  # fmt: skip
 
 
-def parameter_rows(model: GPTConfig, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
+def parameter_rows(
+    model: GPTConfig, optimizer: OptimizerConfig, parts: Partition | None = None
+) -> list[dict[str, Any]]:
     """Name, shape, size, optimizer, weight decay and direction's scale of each parameter, in the order of use.
 
-    The last three are None where a user's function decides.
+    The last three are None where a user's function decides, and of parameters that are frozen.
     """
     shapes = parameter_shapes(model)
     params = nested({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
-    rule = flatten_dict(rules(optimizer, params, model.width_ratio), sep="/")
+    if parts is not None:
+        params, frozen = jax.eval_shape(parts.split, params, jax.eval_shape(jax.random.key, 0))
+        both = flatten_dict(params, sep="/") | flatten_dict(frozen, sep="/")
+        shapes = {path: tuple(leaf.shape) for path, leaf in both.items()}
+    rule = dict.fromkeys(shapes) | flatten_dict(rules(optimizer, params, model.width_ratio), sep="/")
     return [
         {
             "name": path, "shape": list(shapes[path]), "size": math.prod(shapes[path]),
@@ -120,9 +130,18 @@ def report(of: Described, content: dict[str, Any]) -> list[str]:
         "",
         *(line.rstrip() for line in aligned([*table(content["parameters"]), total])),
         "",
+        *changing_lines(of, content),
         *cost_lines(of, content),
         *function_lines(content["functions"]),
     ]
+
+
+def changing_lines(of: Described, content: dict[str, Any]) -> list[str]:
+    """A line on how many parameters change, where not all do."""
+    if partition_of(of.config) is None:
+        return []
+    changing = sum(row["size"] for row in content["parameters"] if row["optimizer"])
+    return [f"{changing:,} of them change ({changing / content['n_parameters']:.1%}), the rest is frozen"]
 
 
 def table(parameters: list[dict[str, Any]]) -> list[list[str]]:
@@ -171,6 +190,8 @@ def _flops(of: Described, content: dict[str, Any]) -> str:
     each = content["flops_per_token"]
     if each is None:
         return f"-, because {of.model.block} computes something of its own"
+    if partition_of(of.config) is not None:
+        return "-, because those of frozen parameters are fewer than of trained ones"
     own = [
         row["name"] for row in content["functions"] if row["field"].startswith("model.") or row["field"] == "train.loss"
     ]

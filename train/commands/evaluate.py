@@ -1,4 +1,4 @@
-"""`jaxllm evaluate`: validation loss, perplexity and bits per byte of a trained model."""
+"""`jaxllm evaluate`: validation loss, perplexity and bits per byte of a trained model, or its answers to questions."""
 
 import argparse
 import json
@@ -25,8 +25,12 @@ from ..inputs import prepare
 from ..nonfinite import check_computed
 from ..outputs import check_output
 from ..runs.load import TrainedRun, load_run
+from ..tasks.choices import read_questions
+from ..tasks.model import TaskModel
+from .evaluate_choices import choices_figures, choices_table, score_choices
 from .evaluate_context import check_context, figures, losses_by_context, table
 from .evaluate_context_plot import draw_context
+from .evaluate_examples import check_plain, evaluate_examples
 from .options import Parser, add_code, add_run
 
 
@@ -44,26 +48,37 @@ def add_options(parser: Parser) -> None:
         "--context", metavar="PICTURE",
         help="also measure the loss by position in the window and by context length, and draw it: a .png file",
     )  # fmt: skip
-    parser.add_argument("--json", metavar="FILE", help="with --context: write its figures")
+    parser.add_argument(
+        "--choices", metavar="FILE.jsonl",
+        help='answer these questions instead: a line is {"query": TEXT, "choices": [TEXT, ...], "answer": NUMBER}',
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", help="with --context or --choices: write the figures")
     add_code(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the scores."""
+    if arguments.choices is not None:
+        answer_questions(arguments)
+        return
     path, data, field, weights = arguments.path, arguments.data, arguments.field, arguments.weights
     if field is not None and data is None:
         raise InputError(f"--field is {field!r}, but there is no --data whose text it names; give both.")
     if field is not None and data is not None and is_prepared(data):
         raise InputError(f"--field is {field!r}, but {data} is prepared data, which holds tokens; leave it out.")
     if arguments.json and not arguments.context:
-        raise InputError(f"--json {arguments.json} is for the figures of --context; give both.")
+        raise InputError(f"--json {arguments.json} is for the figures of --context or --choices; give one of them.")
     check_output("--context", arguments.context, (".png", ".svg", ".pdf"))
     check_output("--json", arguments.json, (".json",))
     trained = load_run(path, arguments.step, code=load_code(arguments.code))
-    if data is None and trained.chat is not None:
+    if data is None and trained.imported:
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
+    if trained.config.tune.kind != "pretrain":
+        check_plain(data, arguments.context, trained.config.tune.kind)
+        print("\n".join(evaluate_examples(path, trained)))
+        return
     ids = evaluation_ids(trained, data, field)
-    begin, tokenizer = trained.begin_token, trained.tokenizer
+    begin, tokenizer = trained.begin_token if trained.imported else None, trained.tokenizer
     if arguments.context:
         check_context(ids, trained.model.config.context_length, begin)
     params = trained.params if weights is None else pack(trained.params, weights)
@@ -73,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     bits = "not defined for a word tokenizer" if scores.bits_per_byte is None else f"{scores.bits_per_byte:.4f}"
     print(f"step             {trained.step:,}")
     print(f"tokens           {scores.n_targets:,}")
-    if trained.chat is not None:
+    if trained.imported:
         first = "the text itself" if begin is None else visible(tokenizer.decode_bytes([begin]))
         print(f"each window      begins with {first}")
     if averaged := weights_name(trained.config):
@@ -92,11 +107,30 @@ def show_context(trained: TrainedRun, params: Any, ids: IdSequence, arguments: a
     check_computed([one.loss for one in losses.values() if one.counts.any()], arguments.path, trained.params)
     print(f"\n{table(losses)}")
     draw_context(losses, f"{arguments.path}, step {trained.step:,}", Path(arguments.context))
+    write_figures(arguments, trained.step, figures(losses))
+
+
+def answer_questions(arguments: argparse.Namespace) -> None:
+    """Print, and write, how often the model takes the right choice."""
+    for option in ("data", "field", "context"):
+        if getattr(arguments, option) is not None:
+            raise InputError(f"--{option} is for the loss of a text, which --choices does not compute; leave one out.")
+    check_output("--json", arguments.json, (".json",))
+    questions = read_questions(arguments.choices)
+    trained = load_run(arguments.path, arguments.step, code=load_code(arguments.code))
+    params = trained.params if arguments.weights is None else pack(trained.params, arguments.weights)
+    model = TaskModel(arguments.path, trained, params)
+    scored = score_choices(model, questions)
+    print(f"step             {trained.step:,}")
+    print(choices_table(scored, model.context_length))
+    write_figures(arguments, trained.step, choices_figures(scored))
+
+
+def write_figures(arguments: argparse.Namespace, step: int, content: dict[str, Any]) -> None:
+    """Write the figures into the file of `--json`, if it was given."""
     if arguments.json:
-        content = json.dumps(
-            {"run": arguments.path, "step": trained.step, **figures(losses)}, indent=1, allow_nan=False
-        )
-        replace_file(Path(arguments.json), f"{content}\n".encode())
+        text = json.dumps({"run": arguments.path, "step": step, **content}, indent=1, allow_nan=False)
+        replace_file(Path(arguments.json), f"{text}\n".encode())
 
 
 def evaluation_ids(trained: TrainedRun, data: str | None, field: str | None) -> IdSequence:

@@ -9,19 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jaxllm.gpt import count_parameters
-from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.fetch import fetch
-from jaxllm.pretrained.gguf import read_header
-from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
-from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files
 from jaxllm.pretrained.load import open_pretrained
-from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError
 
 from ..config import ModelConfig, RunConfig, TrainConfig
 from ..outputs import check_new_folder, new_folder
 from ..runs.folder import RunFolder
 from ..runs.imported_weights import write_weights
+from ..tune.base import read_tokenizer
 from .options import Parser
 
 
@@ -44,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     opened = open_pretrained(path)
     config = opened.config
     opened.check()  # before a tokenizer is made of as many ids as the file claims
-    tokenizer, chat = _tokenizer(path, config.vocab_size)
+    tokenizer, chat = read_tokenizer(path, config.vocab_size)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"the tokenizer of {source} has {tokenizer.vocab_size:,} ids, but its model only {config.vocab_size:,}; "
@@ -60,9 +56,3 @@ def run(arguments: argparse.Namespace) -> None:
         f"{count_parameters(config):,} parameters, {config.n_layers} layers, context {config.context_length:,}, "
         f"{tokenizer.vocab_size:,} ids, {template} a chat template: {arguments.out}"
     )
-
-
-def _tokenizer(path: Path, vocab_size: int) -> tuple[Tokenizer, ChatFormat]:
-    if path.is_dir():
-        return load_tokenizer_files(path, vocab_size)
-    return read_gguf_tokenizer(read_header(path).metadata, path)

@@ -12,7 +12,7 @@ from jaxllm.flops import flops_per_token
 from jaxllm.utils.errors import InputError, nearest
 from jaxllm.utils.files import replace_file
 
-from ..config import RunConfig, load_config
+from ..config import RunConfig, load_config, row_length
 from ..ideas import load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import known_vocabulary, model_without_text
@@ -93,7 +93,7 @@ def compiler_of(kind: str) -> str:
 def predicted(content: Figures, config: RunConfig, model: GPTConfig) -> dict[str, Any]:
     """Figures of the whole step: seconds, tokens, MFU, and whether it fits."""
     n = math.prod(content["layout"].values())
-    tokens = config.train.batch_size * model.context_length
+    tokens = config.train.batch_size * row_length(model, config.train)
     step_s = content["local_s"] + content["links_s"]
     needed = None if model.block else flops_per_token(model) * tokens
     return {

@@ -179,8 +179,9 @@ def prepare_all(left: Sequence[Planned], code: Code | None) -> list[Prepared]:
 
 
 def reads_the_same(one: RunConfig, other: RunConfig) -> bool:
-    """Whether two runs have the same ids."""
-    return (one.data, one.tokenizer) == (other.data, other.tokenizer)
+    """Whether two runs have the same base, and the same ids or examples in rows of the same length."""
+    a, b = ((of.data, of.tokenizer, of.init, of.tune, of.train.window) for of in (one, other))
+    return a == b
 
 
 def with_products(one: Planned, inputs: Prepared, code: Code | None) -> Prepared:
@@ -214,6 +215,7 @@ def grouped(members: Sequence[Member], done: Mapping[str, int], at_most: int | N
     for group in groups.values():
         n, of = min(at_most or len(group), most_together(group[0].run)), group[0].run.config.train
         n = 1 if of.seconds is not None or of.sink in ONE_AT_A_TIME else n  # each run has its own time
+        n = 1 if group[0].run.base else n  # the state of several is made of random parameters
         n = 1 if layout_of(group[0].run.config, group[0].run.model).n_devices > 1 else n
         yield from (group[i : i + n] for i in range(0, len(group), n))
 
@@ -224,7 +226,9 @@ def train_group(group: Sequence[Member], code: Code | None) -> list[str]:
         for member in group:
             locks.enter_context(member.folder.locked())
             if not member.folder.config.exists():
-                member.folder.create(member.run.config, member.run.tokenizer, code_of(member.run.config, code))
+                member.folder.create(
+                    member.run.config, member.run.tokenizer, code_of(member.run.config, code), member.run.chat
+                )
         if len(group) > 1:
             fields = ", ".join(numbers_of([member.run.config for member in group]))
             try:

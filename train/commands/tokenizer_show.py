@@ -6,7 +6,7 @@ from jaxllm.tokenizers import BPETokenizer, Tokenizer
 from jaxllm.tokenizers.merges import merged_from
 from jaxllm.utils.utf8 import visible
 
-from .pieces import print_coloured
+from ..pieces import print_coloured
 
 
 def show_vocabulary(tokenizer: Tokenizer, top: int) -> None:

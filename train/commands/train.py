@@ -72,16 +72,15 @@ def run(arguments: argparse.Namespace) -> None:
         if a.resume:
             resume(folder, a.config, a.overrides, a.fall_back, a.profile, load_code(a.code), processes)
         else:
-            start(folder, a.config, a.overrides, a.profile, load_code(a.code), processes)
+            code = load_code(a.code)
+            start(folder, resolve(load_config(a.config, a.overrides), code), a.profile, code, processes)
 
 
 def start(
-    folder: RunFolder, config_path: str, overrides: list[str], profile: int | None, code: Code | None = None,
-    processes: Processes = ALONE,
-) -> None:  # fmt: skip
-    """Train a new run from a config file."""
+    folder: RunFolder, config: RunConfig, profile: int | None, code: Code | None = None, processes: Processes = ALONE
+) -> None:
+    """Train a new run."""
     folder.check_new()
-    config = resolve(load_config(config_path, overrides), code)
     check_profile(profile, config.train.steps)
     compare_runs(processes, "given", folder, config, code)
     prepare_backend(config, processes)
@@ -95,7 +94,7 @@ def start(
         folder.check_new()  # again, because preparing may have taken long
         choice = choose(inputs.model, config.train)
         inputs = inputs.computing_with(choice.name)
-        folder.create(inputs.config, inputs.tokenizer, code)
+        folder.create(inputs.config, inputs.tokenizer, code, inputs.chat)
         train_and_report(inputs, folder, 0, profile, choice, processes=processes)
 
 
@@ -133,7 +132,7 @@ def resume(
             print(f"{folder.path} has {has}; to go on: --resume --set train.{more}=MORE")
             return
         check_profile(profile, steps - done)
-        inputs = prepare(config, tokenizer)
+        inputs = prepare(config, tokenizer, folder.chat())
         check_ideas(inputs.config, inputs.model)
         check_layout(inputs, processes)
         compare_runs(processes, "prepared", folder, inputs.config, code)
@@ -154,6 +153,8 @@ def train_and_report(
     chosen = layout_of(inputs.config, inputs.model)
     devices = [*describe_layout(chosen), *describe_idle(chosen, jax.device_count(), limits)]
     print("\n".join([*introduction(inputs), str(products), *devices]))
+    if inputs.examples and not done:
+        inputs.examples.preview()
     warn_of_memory(inputs)
     warn_of_long_prompt(inputs)
     if done:

@@ -11,13 +11,14 @@ from jaxllm.gpt import count_parameters
 from jaxllm.loss import takes_hidden
 from jaxllm.utils.files import read_file
 
-from ..config import RunConfig, TrainConfig
+from ..config import RunConfig, TrainConfig, row_length
 from ..inputs import Prepared
 from ..memory_estimate import memory_line, needed, warning
 from ..notes import print_cut_prompt
 from ..runs.folder import RunFolder
 from ..runs.metrics import SAMPLE, read_metrics
 from ..runtime.memory import available_bytes
+from ..tune.partition import Partition, n_changing, partition_of
 
 
 def introduction(inputs: Prepared) -> list[str]:
@@ -27,11 +28,33 @@ def introduction(inputs: Prepared) -> list[str]:
         f"{len(inputs.train_ids):,} training and {len(inputs.validation_ids):,} validation tokens from "
         f"{' and '.join(c.data.sources)} ({c.data.characters:,} characters, sha256 {str(c.data.sha256)[:12]}), "
         f"{tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} ids",
-        f"{count_parameters(model):,} parameters, {c.train.batch_size * model.context_length:,} tokens a step, "
+        f"{count_parameters(model):,} parameters, {c.train.batch_size * row_length(model, c.train):,} tokens a step, "
         f"{c.train.dtype} on {jax.devices()[0].platform}; an untrained model's loss is "
         f"ln {model.vocab_size} = {math.log(model.vocab_size):.2f}; attention is {describe_attention(c, model)}",
         *describe_loss(c.train),
+        *describe_base(inputs),
+        *(inputs.examples.notes if inputs.examples else ()),
     ]
+
+
+def describe_base(inputs: Prepared) -> list[str]:
+    """Lines on the weights that a run begins from, and on how many of them change."""
+    init, parts = inputs.config.init, partition_of(inputs.config)
+    if init.from_ is None:
+        return []
+    lines = [f"begins from {init.from_} (fingerprint {str(init.sha256)[:12]})"]
+    if parts is not None:
+        lines.append(
+            f"{n_changing(inputs.model, parts):,} parameters change: {describe_parts(parts)}; the others are frozen"
+        )
+    return lines
+
+
+def describe_parts(parts: Partition) -> str:
+    """What of the parameters changes, in words."""
+    lora = parts.lora
+    words = [f"adapters of rank {lora.rank} beside {lora.targets}"] if lora.rank else []
+    return " and ".join([*words, *([f"those of {parts.train}"] if parts.train else [])])
 
 
 def describe_loss(config: TrainConfig) -> list[str]:
@@ -48,11 +71,11 @@ def describe_attention(config: RunConfig, model: GPTConfig) -> str:
         return f"that of {model.block}"
     if model.dropout:
         return "plain, because its weights are dropped"
-    if looks_ahead(model.visible, model.context_length, model.separator is not None):
+    if looks_ahead(model.visible, row_length(model, config.train), model.separator is not None):
         return f"chunked over all keys, because {model.visible} lets tokens attend to later ones"
     if ours := [str(one) for one in (model.visible, model.score) if one is not None]:
         return f"chunked, with {' and '.join(ours)}"
-    shape = (config.train.batch_size, model.n_heads, model.context_length, model.head_dim)
+    shape = (config.train.batch_size, model.n_heads, row_length(model, config.train), model.head_dim)
     x = jax.ShapeDtypeStruct(shape, config.train.dtype)
     documents = model.separator is not None
     parts = config.parallel.context
@@ -84,9 +107,12 @@ def conclusion(folder: RunFolder) -> list[str]:
     picture = f"picture {folder.loss_picture}, " if folder.loss_picture.exists() else ""
     waited = sum(record.get("data_wait_s", 0) for record in records) / max(last["elapsed_s"], 1e-9)
     averaged = f", averaged weights {last['averaged_val_loss']:.4f}," if "averaged_val_loss" in last else ""
-    sample = read_file(folder.samples).decode(errors="replace").rpartition(SAMPLE)[2]
-    return [
-        f"validation loss {last['val_loss']:.4f}{averaged} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, "
-        f"of which {waited:.1%} was spent waiting for data; {picture}samples {folder.samples}",
-        SAMPLE + sample.rstrip(),
+    more = "".join(f", {name} {last[f'val_{name}']:.4f}" for name in ("accuracy", "margin") if f"val_{name}" in last)
+    lines = [
+        f"validation loss {last['val_loss']:.4f}{averaged}{more} after {last['step']:,} steps and "
+        f"{last['elapsed_s']:.0f} s, of which {waited:.1%} was spent waiting for data; {picture}"
+        f"{f'samples {folder.samples}' if folder.samples.exists() else f'run {folder.path}'}"
     ]
+    if folder.samples.exists():
+        lines.append(SAMPLE + read_file(folder.samples).decode(errors="replace").rpartition(SAMPLE)[2].rstrip())
+    return lines

@@ -13,7 +13,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.parallel import AXES, CONTEXT
 from jaxllm.utils.errors import InputError
 
-from ..config import RunConfig, TrainConfig
+from ..config import RunConfig, TrainConfig, row_length
 from .config import ParallelConfig
 
 
@@ -43,7 +43,7 @@ def layout(config: ParallelConfig, n_devices: int, model: GPTConfig, train: Trai
     """
     rows = train.batch_size // train.grad_accumulation
     _check_axes(config, n_devices)
-    _check_model(config, model)
+    _check_model(config, model, train)
     if config.data is not None:
         data = config.data
     else:
@@ -87,7 +87,7 @@ def _are(n: int) -> str:
     return f"is {n}" if n == 1 else f"are {n:,}"
 
 
-def _check_model(config: ParallelConfig, model: GPTConfig) -> None:
+def _check_model(config: ParallelConfig, model: GPTConfig, train: TrainConfig) -> None:
     """Raises InputError for sizes of the model that the axes do not divide."""
     sizes = [("fsdp", "model.d_model", model.d_model)]
     if model.block is None:
@@ -102,10 +102,11 @@ def _check_model(config: ParallelConfig, model: GPTConfig) -> None:
             raise InputError(
                 f"{name} is {size}, which parallel.{axis} = {parts} does not divide; choose a divisor of {size}."
             )
+    length, name = row_length(model, train), "train.window" if train.window else "model.context_length"
     parts = config.context * config.tensor  # the loss cuts a row along both
-    if config.context > 1 and model.context_length % parts:
+    if config.context > 1 and length % parts:
         raise InputError(
-            f"model.context_length is {model.context_length:,}, which parallel.context = {config.context} * "
+            f"{name} is {length:,}, which parallel.context = {config.context} * "
             f"parallel.tensor = {config.tensor} does not divide; make it a multiple of {parts}, or use fewer parts."
         )
 

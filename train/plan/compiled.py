@@ -23,7 +23,7 @@ from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.parameter_map import nested
 from jaxllm.utils.errors import InputError, printable
 
-from ..config import RunConfig, load_config
+from ..config import RunConfig, load_config, row_length
 from ..ideas import load_code, resolve
 from ..inputs import model_without_text
 from ..optimizer import learning_rate_schedule, make_optimizer
@@ -102,7 +102,7 @@ def lower(config: RunConfig, model: GPTConfig, mesh: Mesh | None, device: jax.De
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
     step = make_train_step(trained, optimizer, config.train, schedule, mesh)
     where = SingleDeviceSharding(device) if mesh is None else row_sharding(mesh)
-    tokens = jax.ShapeDtypeStruct((config.train.batch_size, model.context_length), jnp.int32, sharding=where)
+    tokens = jax.ShapeDtypeStruct((config.train.batch_size, row_length(model, config.train)), jnp.int32, sharding=where)
     state = abstract(config, model, mesh)
     if mesh is None:
         state = jax.tree.map(partial(_on, where), state)
@@ -163,7 +163,7 @@ def kept_by_a_block(subject: PlannedStep) -> int:
     config, model, sizes, _ = subject
     one, two = (sum(held(config, replace(model, n_layers=n), subject.mesh).values()) for n in (1, 2))
     rows = config.train.batch_size // config.train.grad_accumulation // sizes.n_rows
-    length = model.context_length // sizes.context
+    length = row_length(model, config.train) // sizes.context
     return two - one + rows * length * model.d_model * jnp.dtype(config.train.dtype).itemsize
 
 

@@ -111,7 +111,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self.steps():
             return
-        copy = jax.tree.map(np.array, state._asdict())
+        copy = jax.tree.map(np.array, saved_parts(state))
         manifest = new_manifest(step, val_loss, config, tokenizer)
         self._writing = self._writer.submit(self._write, step, copy, manifest)
 
@@ -232,7 +232,7 @@ class Checkpoints:
     def _read(self, step: int, like: TrainState) -> TrainState:
         folder, manifest = self.folder / str(step), self.manifest(step)
         place = folder / (STATE if manifest else STATE_1)
-        wanted = {part: tree for part, tree in like._asdict().items() if tree is not None}
+        wanted = {part: tree for part, tree in saved_parts(like).items() if tree is not None}
         if manifest:
             check_files(folder, manifest)
             manifest = msgspec.structs.replace(manifest, arrays=_within(manifest.arrays, wanted))
@@ -256,6 +256,11 @@ class Checkpoints:
                     f"{name} is {found} in {self.folder} but {wanted} in this program's optimizer: the run was trained "
                     "with another optimizer; use the program that trained it, or start a new run."
                 )
+
+
+def saved_parts(state: Any) -> dict[str, Any]:
+    """The parts of a state by name, without parameters that do not change: those are read from where they came from."""
+    return {part: tree for part, tree in state._asdict().items() if part != "frozen"}
 
 
 def _within(arrays: Mapping[str, T], parts: Iterable[str]) -> dict[str, T]:

@@ -9,7 +9,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 
 from ..state import TrainState
 from .arrays import write_arrays
-from .checkpoint import STATE, UNFINISHED, Checkpoints, remove
+from .checkpoint import STATE, UNFINISHED, Checkpoints, remove, saved_parts
 from .manifest import new_manifest
 
 
@@ -34,7 +34,7 @@ class CheckpointsOfAll(Checkpoints):
         step = int(state.step)
         if step in self.steps():
             return
-        aside, arrays = self.folder / f"{step}{UNFINISHED}", state._asdict()
+        aside, arrays = self.folder / f"{step}{UNFINISHED}", saved_parts(state)
         try:
             if self._leads:
                 aside.mkdir()

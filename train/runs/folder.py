@@ -10,6 +10,7 @@ import jax
 
 from jaxllm import __version__
 from jaxllm.data.own_output import HEADLINE
+from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
@@ -17,7 +18,9 @@ from jaxllm.utils.files import replace_file
 from ..config import RunConfig, load_config, to_toml
 from ..ideas import Code
 
-LEFTOVERS = ("code", "tokenizer.json", "tokenizer.json.tmp", "config.toml.tmp")  # of a run that was killed as it began
+LEFTOVERS = (  # of a run that was killed as it began
+    "code", "pretrained.json", "pretrained.json.tmp", "tokenizer.json", "tokenizer.json.tmp", "config.toml.tmp",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -84,16 +87,27 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise InputError(f"--out {str(self.path)!r} cannot be used: {error}.") from None
 
-    def create(self, config: RunConfig, tokenizer: Tokenizer, code: Code | None = None) -> None:
-        """Write tokenizer, a copy of the user's code, and config. Raises InputError if the folder cannot be written."""
+    def create(
+        self, config: RunConfig, tokenizer: Tokenizer, code: Code | None = None, chat: ChatFormat | None = None
+    ) -> None:
+        """Write tokenizer, chat format, a copy of the user's code, and config.
+
+        Raises InputError if the folder cannot be written.
+        """
         try:
             tokenizer.save(self.tokenizer)
+            if chat is not None:
+                chat.save(self.pretrained)
             if code is not None:
                 self.code.mkdir(exist_ok=True)
                 replace_file(self.code / code.path.name, code.text)
             self.write_config(config)
         except OSError as error:
             raise self._unwritable(error) from None
+
+    def chat(self) -> ChatFormat | None:
+        """The chat format of the model that the run begins from; None without one. Raises InputError if damaged."""
+        return ChatFormat.load(self.pretrained) if self.pretrained.exists() else None
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"cannot write into {self.path}: {error.strerror}; choose another folder with --out.")

@@ -28,7 +28,7 @@ def write_weights(path: Path, params: Any, source: str = "") -> None:
     `source` says where they come from; it is stored in the file and not read.
     """
     tensors = {"/".join(name): _narrowest(np.asarray(leaf)) for name, leaf in sorted(flatten_dict(params).items())}
-    write_tensors(path, tensors, FORMAT | {"source": printable(source), "sha256": _checksum(tensors)})
+    write_tensors(path, tensors, FORMAT | {"source": printable(source), "sha256": checksum(tensors)})
 
 
 def _narrowest(x: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def _narrowest(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+def checksum(tensors: Mapping[str, np.ndarray]) -> str:
     """The sha256 of names and bytes, in the order of the names."""
     total = hashlib.sha256()
     for name in sorted(tensors):
@@ -57,9 +57,9 @@ def read_weights(path: Path, config: GPTConfig) -> Any:
         raise InputError(f"{path} is of another version than this jaxllm reads: {shown(version)}; import it again.")
     tensors = {name: read_tensor(path, tensor) for name, tensor in header.tensors.items()}
     with ThreadPoolExecutor(usable_cores()) as pool:  # NumPy and sha256 release Python's lock
-        checksum = pool.submit(_checksum, tensors)
+        computed = pool.submit(checksum, tensors)
         arrays = dict(zip(tensors, pool.map(_in_float32, tensors.values()), strict=True))
-    if checksum.result() != header.metadata.get("sha256"):
+    if computed.result() != header.metadata.get("sha256"):
         raise InputError(f"{path} is damaged: its bytes are not those that were written; import it again.")
     check_shapes(parameter_shapes(config), {name: x.shape for name, x in tensors.items()}, str(path), "import it again")
     return nested(arrays)

@@ -10,12 +10,14 @@ from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from jaxllm.utils.errors import InputError, shown
 
-from ..config import RunConfig, build_config, differences
+from ..config import RunConfig, build_config, differences, sections
 from ..errors import DamagedError, DroppedError
 from ..eval_weights import eval_weights
 from ..ideas import Code, check_same_code, resolve
 from ..ideas_check import check_ideas
 from ..state import abstract_state
+from ..tune.beginning import frozen_of
+from ..tune.partition import joined, merged, partition_of
 from .checkpoint import Checkpoints
 from .folder import RunFolder
 from .imported_weights import read_weights
@@ -34,10 +36,11 @@ class TrainedRun:
     config: RunConfig
     tokenizer: Tokenizer
     model: GPT
-    params: Any  # those of `eval.weights`; beside an `opt_state` those that are trained
+    params: Any  # those of `eval.weights`; beside an `opt_state` those that are trained; adapters are merged
     opt_state: Any  # None if it was not read
     step: int
-    chat: ChatFormat | None = None  # of an imported model
+    chat: ChatFormat | None = None  # of an imported model, and of a run that begins from one
+    imported: bool = False
 
     @property
     def begin_token(self) -> int | None:
@@ -46,12 +49,14 @@ class TrainedRun:
 
 
 def load_run(
-    path: str | Path, step: str | None = None, with_optimizer: bool = False, code: Code | None = None
+    path: str | Path, step: str | None = None, with_optimizer: bool = False, code: Code | None = None,
+    adapters: bool = False,
 ) -> TrainedRun:  # fmt: skip
     """The parameters of a run folder: the newest, those of a step ("100"), or the "best" by validation loss.
 
     They are the weights that `eval.weights` means. `with_optimizer`, they are the trained ones, beside the optimizer's
-    state, which otherwise is read only where those weights are made from it.
+    state, which otherwise is read only where those weights are made from it. `adapters` are left beside their maps, as
+    `LoraKernel`s; otherwise each is added to its map.
     A run whose config names functions of a file needs the `code` that it was trained with.
     Raises InputError if there are none, or if they are damaged or belong to another config, tokenizer or code.
     """
@@ -72,12 +77,15 @@ def load_run(
     except DroppedError:
         if step is not None and step != "best":
             raise
-        return load_run(path, step, with_optimizer, code)  # a newer one has replaced it
+        return load_run(path, step, with_optimizer, code, adapters)  # a newer one has replaced it
     except OSError as error:
         raise InputError(f"cannot read {folder.checkpoints}: {error.strerror or error}.") from None
     if averaged:
         state = state._replace(params=averaged(state), opt_state=None)
-    return TrainedRun(config, tokenizer, model, state.params, state.opt_state, int(state.step))
+    parts = partition_of(config)
+    state = state._replace(frozen=frozen_of(config, model.config, parts))
+    params = joined(parts, state) if adapters else merged(parts, state)
+    return TrainedRun(config, tokenizer, model, params, state.opt_state, int(state.step), folder.chat())
 
 
 def _load_imported(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, step: str | None) -> TrainedRun:
@@ -90,7 +98,8 @@ def _load_imported(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, s
             f"{folder.pretrained} puts the id {chat.begin_token} before each text, but the tokenizer has the ids 0 to "
             f"{tokenizer.vocab_size - 1}; import it again."
         )
-    return TrainedRun(config, tokenizer, model, read_weights(folder.weights, model.config), None, 0, chat)
+    params = read_weights(folder.weights, model.config)
+    return TrainedRun(config, tokenizer, model, params, None, 0, chat, imported=True)
 
 
 def choose_step(checkpoints: Checkpoints, wanted: str | None) -> int:
@@ -153,4 +162,4 @@ def _moved(manifest: Manifest, config: RunConfig) -> RunConfig:
     now, then = config.data.sources.values(), stored.data.sources.values()
     data = asdict(stored)["data"] | ({"source": config.data.source} if list(now) == list(then) else {})
     moved = {"data": data, "tokenizer": asdict(stored.tokenizer) | {"path": config.tokenizer.path}}
-    return build_config(asdict(stored) | moved)
+    return build_config(sections(stored) | moved)

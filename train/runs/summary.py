@@ -12,7 +12,7 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import is_reference
 
 from ..budget import is_over, used_s
-from ..config import RunConfig, as_dict
+from ..config import RunConfig, as_dict, row_length
 from ..errors import DamagedError
 from ..notes import print_note
 from ..sweep import names_in_order
@@ -93,7 +93,7 @@ class RunSummary:
 
     def tokens(self, step: int) -> int:
         """The tokens of so many steps."""
-        return step * self.config.train.batch_size * self.config.model.context_length
+        return step * self.config.train.batch_size * row_length(self.config.model, self.config.train)
 
     def flops(self, step: int) -> float | None:
         """The operations of so many steps, if they are known."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer
 
 from ..config import RunConfig
@@ -32,7 +33,9 @@ class WatchedFolder(RunFolder):
     def check_new(self) -> None:
         pass
 
-    def create(self, config: RunConfig, tokenizer: Tokenizer, code: Code | None = None) -> None:
+    def create(
+        self, config: RunConfig, tokenizer: Tokenizer, code: Code | None = None, chat: ChatFormat | None = None
+    ) -> None:
         pass
 
     def write_config(self, config: RunConfig) -> None:

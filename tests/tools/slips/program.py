@@ -134,6 +134,6 @@ MUTATIONS = [
     Mutation("a pair less than are asked for", "train/commands/data_pairs.py", "(top - 1) * stride + context_length + 1", "(top - 1) * stride + context_length", f"{PAIRS}::test_they_are_the_pairs_of_training[3-1-2]"),
     Mutation("colours by place", "train/commands/data_pairs.py", "colours.setdefault(i, len(colours))", "len(row)", f"{PAIRS}::test_a_token_has_one_colour_wherever_it_is"),
     Mutation("lines of pairs as long as they come", "train/commands/data_pairs.py", "if used + width + 1 > most and", "if False and", f"{PAIRS}::test_long_inputs_are_lines_that_fit"),
-    Mutation("a wide character in one column", "train/commands/pieces.py", '(unicodedata.east_asian_width(c) in "WF")', "0", f"{PAIRS}::test_a_wide_token_is_cut"),
+    Mutation("a wide character in one column", "train/pieces.py", '(unicodedata.east_asian_width(c) in "WF")', "0", f"{PAIRS}::test_a_wide_token_is_cut"),
     Mutation("the name of a file taken for its text", "train/commands/data.py", "        return read_text(given), given", "        return given, given", f"{PAIRS}::test_a_file_and_a_tokenizer"),
 ]  # fmt: skip

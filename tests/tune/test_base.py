@@ -1,0 +1,139 @@
+"""What a run begins from: its weights, tokenizer and chat format, and what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from imported_runs import CONFIG, imported
+from pretrained_files import LLAMA, hugging_face, refusal
+
+from jaxllm import GPT, GPTConfig
+from jaxllm.compare import random_parameters
+from train.config import ModelConfig, build_config
+from train.inputs import prepare
+from train.tune.base import Base, fingerprint, first_parameters, model_on, open_base
+from train.tune.config import InitConfig
+
+TEXT = "the cat sat on the mat. " * 40
+
+
+def sections(path: Path, **more: Any) -> dict[str, Any]:
+    text = path.parent / "text.txt"
+    text.write_text(TEXT)
+    base = {"data": {"source": str(text)}, "init": {"from": str(path)}, "train": {"steps": 4, "window": 16}}
+    base["optimizer"] = {"warmup_steps": 1}
+    return base | {name: base.get(name, {}) | values for name, values in more.items()}
+
+
+def base_of(path: Path, **more: Any) -> Base:
+    return open_base(InitConfig(str(path), **more))
+
+
+def test_a_run_and_a_folder_are_bases(tmp_path: Path) -> None:
+    """Config, tokenizer, chat format and parameters come along, in float32."""
+    run = base_of(imported(tmp_path / "run"))
+    assert run.config == replace(CONFIG) and run.chat is not None and run.chat.end_tokens == (257,)
+    want = random_parameters(GPT(CONFIG))
+    jax.tree.map(np.testing.assert_array_equal, run.read(), jax.tree.map(lambda x: np.float32(x), want))
+    config = replace(LLAMA, vocab_size=258, d_head=4)
+    params = hugging_face(tmp_path / "folder", config)
+    folder = base_of(tmp_path / "folder")
+    assert folder.config == config and folder.chat is not None and folder.chat.chat_template == "hi"
+    assert folder.tokenizer.fingerprint() == run.tokenizer.fingerprint()
+    jax.tree.map(np.testing.assert_array_equal, folder.read(), params)
+
+
+def test_the_fingerprint_is_of_names_and_values() -> None:
+    params = jax.device_get(random_parameters(GPT(CONFIG)))
+    first = fingerprint(params)
+    assert first == fingerprint(jax.tree.map(np.float64, params))
+    other = jax.tree.map(np.array, params)
+    other["norm_final"]["scale"][0] += 1e-3
+    assert first != fingerprint(other)
+    renamed = {("end" if name == "norm_final" else name): part for name, part in params.items()}
+    assert first != fingerprint(renamed)
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    base = base_of(imported(tmp_path / "run"))
+    _, found = base.parameters()
+    assert base.parameters(found)[1] == found
+    message = refusal(lambda: base.parameters("0" * 64))
+    assert "run holds other weights" in message and found[:12] in message and "(000000000000)" in message
+
+
+def test_added_tokens_begin_as_the_mean_row(tmp_path: Path) -> None:
+    """In the table and in an untied head; all other rows stay as they are."""
+    config = replace(LLAMA, vocab_size=258, d_head=4)
+    hugging_face(tmp_path / "folder", config)
+    base = base_of(tmp_path / "folder", add_tokens=("<|tool|>", "<|end|>"))
+    assert base.tokenizer.vocab_size == 260
+    special = base.tokenizer.special_tokens  # type: ignore[attr-defined]
+    assert (special["<|tool|>"], special["<|end|>"]) == (258, 259)
+    model = model_on(base, ModelConfig())
+    assert model == replace(config, vocab_size=260)
+    old, new = base.read(), first_parameters(base.read(), model, 258, seed=0)
+    for table, rows in ((lambda p: p["token_embedding"]["table"], 260), (lambda p: p["head"]["kernel"].T, 260)):
+        before, after = table(old), table(new)
+        assert after.shape == (rows, config.d_model)
+        np.testing.assert_array_equal(after[:258], before)
+        np.testing.assert_allclose(after[258:], [before.astype(float).mean(0)] * 2, rtol=1e-6)
+    untouched = {path for path in flatten_dict(old, sep="/") if not path.startswith(("token_embedding", "head"))}
+    for path in untouched:
+        np.testing.assert_array_equal(flatten_dict(new, sep="/")[path], flatten_dict(old, sep="/")[path])
+
+
+def test_spare_rows_are_used_first(tmp_path: Path) -> None:
+    """A table may be longer than its tokenizer's vocabulary; 260 rows, of which 258 have tokens."""
+    base = base_of(imported(tmp_path / "run"), add_tokens=("<|tool|>",))
+    model = model_on(base, ModelConfig())
+    assert model.vocab_size == 260 and base.tokenizer.vocab_size == 259
+    before, after = (p["token_embedding"]["table"] for p in (base.read(), first_parameters(base.read(), model, 258, 0)))
+    np.testing.assert_allclose(after[258], before[:258].astype(float).mean(0), rtol=1e-5, atol=1e-7)
+
+
+def test_a_classifier_replaces_the_head() -> None:
+    params = jax.device_get(random_parameters(GPT(replace(LLAMA, vocab_size=9))))
+    new = first_parameters(params, GPTConfig(**vars(replace(LLAMA, vocab_size=9, n_classes=3))), 9, seed=1)
+    assert "head" not in new and new["classifier"]["kernel"].shape == (LLAMA.d_model, 3)
+    assert not new["classifier"]["bias"].any() and 0.005 < new["classifier"]["kernel"].std() < 0.05
+    again = first_parameters(params, replace(LLAMA, vocab_size=9, n_classes=3), 9, seed=2)
+    assert (again["classifier"]["kernel"] != new["classifier"]["kernel"]).all()
+
+
+REFUSED = {
+    "model.n_layers": ({"model": {"n_layers": 5}}, "model.n_layers is 5, but in "),
+    "tokenizer": ({"tokenizer": {"kind": "char"}}, "[tokenizer] is given beside init.from"),
+    "window": ({"train": {"window": 65}}, "train.window is 65, more than model.context_length = 64"),
+    "twice": ({"init": {"add_tokens": ["<a>", "<a>"]}}, "init.add_tokens names '<a>' twice or not at all"),
+    "known": ({"init": {"add_tokens": ["</s>"]}}, "init.add_tokens names '</s>', which the base's tokenizer has"),
+    "sha256": ({"init": {"sha256": "0" * 64}}, "holds other weights"),
+    "pattern": ({"lora": {"targets": "("}}, "lora.targets is '(', which is no regular expression"),
+    "kind": ({"tune": {"kind": "dream"}}, "tune.kind is 'dream', but it must be one of 'pretrain', 'instruct'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name: str, tmp_path: Path) -> None:
+    change, message = REFUSED[name]
+    path = imported(tmp_path / "run")
+    assert message in refusal(lambda: prepare(build_config(sections(path, **change))))
+
+
+def test_without_a_base(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    plain: dict[str, Any] = {"data": {"source": str(text)}, "model": {"context_length": 8}}
+    wrong = {
+        "lora.rank is given, but no weights": {"lora": {"rank": 2}},
+        "tune.train is given, but no weights": {"tune": {"train": "norm"}},
+        "tune.kind is for weights that exist": {"tune": {"kind": "classify"}},
+        "init.add_tokens is given without a base": {"init": {"add_tokens": ["<a>"]}},
+        "init.adapter is given without a base": {"init": {"adapter": "x"}},
+    }
+    for message, more in wrong.items():
+        assert message in refusal(lambda more=more: prepare(build_config(plain | more)))  # type: ignore[misc]

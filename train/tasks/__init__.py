@@ -1,0 +1,1 @@
+"""Tasks that score a trained model by the likelihood of texts, as benchmarks do."""

@@ -1,0 +1,152 @@
+"""The weights that a run begins from: their model, tokenizer and chat template, read before anything is written.
+
+A base is a run, or whatever `jaxllm import` takes. Its fingerprint is written into the run's config, so that a run that
+keeps only adapters is never joined with other weights. (PEFT and mlx-lm store the base's name alone.)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxllm.config import GPTConfig
+from jaxllm.layers import INIT_STD
+from jaxllm.pretrained.chat import ChatFormat
+from jaxllm.pretrained.fetch import fetch
+from jaxllm.pretrained.gguf import read_header
+from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
+from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files
+from jaxllm.pretrained.load import open_pretrained
+from jaxllm.tokenizers import BPETokenizer, Tokenizer
+from jaxllm.utils.errors import InputError, shown
+
+from ..config import ModelConfig
+from ..runs.imported_weights import checksum
+from .config import InitConfig
+
+MAY_DIFFER = ("vocab_size", "dropout", "separator", "n_classes")  # of [model] and the base
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model to begin from. `read` returns its parameters, nested dicts of NumPy arrays in float32."""
+
+    name: str
+    config: GPTConfig
+    tokenizer: Tokenizer
+    chat: ChatFormat | None
+    read: Callable[[], dict[str, Any]]
+
+    def parameters(self, sha256: str | None = None) -> tuple[dict[str, Any], str]:
+        """The parameters and their fingerprint. Raises InputError unless it is `sha256`, where that is given."""
+        params = self.read()
+        found = fingerprint(params)
+        if sha256 is not None and found != sha256:
+            raise InputError(
+                f"{self.name} holds other weights (fingerprint {found[:12]}) than this run was begun from "
+                f"({sha256[:12]}); bring those back, or name their folder in init.from of config.toml."
+            )
+        return params, found
+
+
+def open_base(init: InitConfig) -> Base:
+    """The base that `init.from` names, with `init.add_tokens` in its tokenizer. Raises InputError."""
+    assert init.from_ is not None
+    base = _of_run(init.from_) if (Path(init.from_) / "config.toml").exists() else _of_source(init.from_)
+    if not init.add_tokens:
+        return base
+    return replace(base, tokenizer=with_special_tokens(base.tokenizer, init.add_tokens))
+
+
+def _of_run(path: str) -> Base:
+    from ..runs.load import load_run  # only here: a run with adapters is itself read with its base
+
+    run = load_run(path)
+    return Base(path, run.model.config, run.tokenizer, run.chat, lambda: jax.tree.map(_in_float32, run.params))
+
+
+def _of_source(source: str) -> Base:
+    path = fetch(source)
+    opened = open_pretrained(path)
+    opened.check()  # before a tokenizer is made of as many ids as the file claims
+    tokenizer, chat = read_tokenizer(path, opened.config.vocab_size)
+    return Base(source, opened.config, tokenizer, chat, lambda: jax.tree.map(_in_float32, opened.parameters()))
+
+
+def read_tokenizer(path: Path, vocab_size: int) -> tuple[Tokenizer, ChatFormat]:
+    """The tokenizer and chat format of a Hugging Face folder or a GGUF file. Raises InputError."""
+    if path.is_dir():
+        return load_tokenizer_files(path, vocab_size)
+    return read_gguf_tokenizer(read_header(path).metadata, path)
+
+
+def _in_float32(x: Any) -> np.ndarray:
+    return np.asarray(x).astype(np.float32)
+
+
+def fingerprint(params: Any) -> str:
+    """The sha256 of the parameters' names and values in float32."""
+    return checksum({"/".join(path): _in_float32(leaf) for path, leaf in flatten_dict(params).items()})
+
+
+def with_special_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokenizer:
+    """The tokenizer with further special tokens behind its last id. Raises InputError if it cannot take them."""
+    if not isinstance(tokenizer, BPETokenizer):
+        raise InputError(
+            f"init.add_tokens is {shown(list(names))}, but the base has a {tokenizer.kind} tokenizer; only byte-pair "
+            "tokenizers take more special tokens: leave it out."
+        )
+    for name in names:
+        if name in tokenizer.special_tokens or name in tokenizer.added:
+            raise InputError(f"init.add_tokens names {shown(name)}, which the base's tokenizer has; leave it out.")
+    size = tokenizer.vocab_size
+    more = {name: size + i for i, name in enumerate(names)}
+    return BPETokenizer(
+        tokenizer.tokens, tokenizer.special_tokens | more, tokenizer.pattern, tokenizer.normalization,
+        tokenizer.added, tokenizer.normalized, tokenizer.end,
+    )  # fmt: skip
+
+
+def model_on(base: Base, given: ModelConfig, n_classes: int = 0) -> GPTConfig:
+    """The model of a run that begins from the base. Raises InputError where [model] says otherwise."""
+    default = ModelConfig()
+    for field in fields(GPTConfig):
+        value, its = getattr(given, field.name), getattr(base.config, field.name)
+        if field.name not in MAY_DIFFER and value not in (getattr(default, field.name), its):
+            raise InputError(
+                f"model.{field.name} is {shown(value)}, but in {base.name} it is {shown(its)}; leave [model] out: "
+                "the base decides its fields."
+            )
+    size = max(base.config.vocab_size, base.tokenizer.vocab_size)
+    return replace(base.config, vocab_size=size, dropout=given.dropout, n_classes=n_classes)
+
+
+def first_parameters(params: dict[str, Any], model: GPTConfig, known: int, seed: int) -> dict[str, Any]:
+    """The base's parameters in the shapes of the model.
+
+    The rows of tokens from the id `known` on are the mean of the rows before it, in the head too: an unknown token
+    begins like an average one, and lowers no other's probability much (Hewitt 2021). A classifier is drawn with the
+    seed, normal with standard deviation INIT_STD, and its bias is zero; the head over the vocabulary is left out.
+    """
+    flat = flatten_dict(params, sep="/")
+    flat["token_embedding/table"] = _extended(flat["token_embedding/table"], known, model.vocab_size)
+    if model.n_classes:
+        flat = {path: leaf for path, leaf in flat.items() if not path.startswith(("head/", "classifier/"))}
+        kernel = INIT_STD * jax.random.normal(jax.random.key(seed), (model.d_model, model.n_classes), jnp.float32)
+        flat |= {"classifier/kernel": np.asarray(kernel), "classifier/bias": np.zeros(model.n_classes, np.float32)}
+    elif "head/kernel" in flat:
+        flat["head/kernel"] = _extended(flat["head/kernel"].T, known, model.vocab_size).T
+    return unflatten_dict(flat, sep="/")
+
+
+def _extended(rows: np.ndarray, known: int, size: int) -> np.ndarray:
+    """The rows [V, D] with those from `known` on, up to `size`, as the mean of the first `known`."""
+    if known >= size or known == len(rows) == size:
+        return rows
+    mean = rows[:known].mean(0, dtype=np.float64).astype(rows.dtype)
+    return np.concatenate([rows[:known], np.broadcast_to(mean, (size - known, rows.shape[1]))])

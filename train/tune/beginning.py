@@ -1,0 +1,94 @@
+"""The state that a run on a base begins with, and the parameters that it leaves frozen."""
+
+import re
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
+
+from jaxllm.config import GPTConfig
+from jaxllm.pretrained.peft import read_adapter
+from jaxllm.utils.errors import InputError
+
+from ..config import RunConfig
+from ..state import TrainState, state_of
+from .base import Base, first_parameters, open_base
+from .config import LoraConfig
+from .partition import Partition
+
+
+def begun(config: RunConfig, base: Base) -> tuple[RunConfig, Base]:
+    """The config of a run that begins, with the base's fingerprint and what `init.adapter` decides; the base, read.
+
+    Raises InputError if the base is not the one that the config or the adapter was made for.
+    """
+    params, found = base.parameters(config.init.sha256)
+    config = replace(config, init=replace(config.init, sha256=found))
+    if config.init.adapter:
+        config = replace(config, lora=_lora_of(config, base, found))
+    return config, replace(base, read=lambda: params)
+
+
+def _lora_of(config: RunConfig, base: Base, sha256: str) -> LoraConfig:
+    """The [lora] of an adapter in PEFT's layout. Raises InputError where the config says otherwise."""
+    there = read_adapter(str(config.init.adapter), base.config)
+    if there.base_sha256 is not None and there.base_sha256 != sha256:
+        raise InputError(
+            f"{config.init.adapter} is an adapter of weights with the fingerprint {there.base_sha256[:12]}, but "
+            f"{base.name} has {sha256[:12]}; name its own base in init.from."
+        )
+    maps = sorted({path.partition("/")[2].removesuffix("/kernel/a") for path in _leaves(there.adapter, "a")})
+    lora = replace(config.lora, rank=there.rank, alpha=float(there.alpha), targets="|".join(map(re.escape, maps)))
+    for name in ("rank", "alpha", "targets"):
+        given, default = getattr(config.lora, name), getattr(LoraConfig(), name)
+        if given not in (default, getattr(lora, name)):
+            raise InputError(
+                f"lora.{name} is {given!r}, but in {config.init.adapter} it is {getattr(lora, name)!r}; leave it out."
+            )
+    return lora
+
+
+def _leaves(adapter: Any, name: str) -> list[str]:
+    return [path for path in flatten_dict(adapter, sep="/") if path.endswith(f"/kernel/{name}")]
+
+
+def parameters_on(base: Base, config: RunConfig, model: GPTConfig) -> dict[str, Any]:
+    """The parameters of the model before anything is trained, without adapters. Raises InputError for another base."""
+    params, _ = base.parameters(config.init.sha256)
+    table = len(params["token_embedding"]["table"])
+    known = base.tokenizer.vocab_size - len(config.init.add_tokens) if config.init.add_tokens else table
+    return first_parameters(params, model, known, config.train.seed)
+
+
+def first_state_on(
+    base: Base, config: RunConfig, model: GPTConfig, optimizer: optax.GradientTransformation, parts: Partition | None
+) -> TrainState:
+    """The state before the first step, with the values of `init.adapter` where that is given."""
+    params, key = parameters_on(base, config, model), jax.random.key(config.train.seed)
+    state: TrainState = jax.jit(partial(_state, optimizer, parts))(params, key)
+    if not config.init.adapter:
+        return state
+    there = read_adapter(config.init.adapter, base.config)
+    values = flatten_dict(there.adapter, sep="/") | flatten_dict(there.full, sep="/")
+    new, old = flatten_dict(state.params, sep="/"), set(values)
+    if unknown := sorted(old - set(new)):
+        raise InputError(
+            f"{config.init.adapter} holds {unknown[0]}, which does not change in this run; name it in tune.train."
+        )
+    return state._replace(params=unflatten_dict(new | values, sep="/"))
+
+
+def _state(optimizer: optax.GradientTransformation, parts: Partition | None, params: Any, key: Array) -> TrainState:
+    return state_of(params, optimizer, key, parts)
+
+
+def frozen_of(config: RunConfig, model: GPTConfig, parts: Partition | None) -> Any:
+    """The frozen parameters of a run, from its base; None where all change. Raises InputError for another base."""
+    if parts is None:
+        return None
+    params = parameters_on(open_base(config.init), config, model)
+    return jax.jit(lambda params: parts.split(params, jax.random.key(0))[1])(params)
