@@ -21,7 +21,7 @@ def referenced(run: "Prepared", folder: Path) -> "Prepared":
     if config.tune.kind != "prefer" or data is None:
         return run
     base, added = str(config.init.sha256), " ".join(config.init.add_tokens)
-    key = {"base": base, "added": added, "examples": data.fingerprint()}
+    key = {"base": base, "added": added, "dtype": config.train.dtype, "examples": data.fingerprint()}
     model = GPT(run.model, config.train.dtype)
     known = with_reference(
         data, model, lambda: parameters_on(run.base or open_base(config.init), config, run.model), folder, key,
