@@ -21,10 +21,8 @@ def referenced(run: "Prepared", folder: Path) -> "Prepared":
     config, data = run.config, run.examples
     if config.tune.kind != "prefer" or data is None:
         return run
-    key = {
-        "base": str(config.init.sha256), "data": data.sha256, "tokenizer": run.tokenizer.fingerprint(),
-        "row": str(data.train.width), "too_long": config.tune.too_long, "added": " ".join(config.init.add_tokens),
-    }  # fmt: skip
+    base, added = str(config.init.sha256), " ".join(config.init.add_tokens)
+    key = {"base": base, "added": added, "dtype": config.train.dtype, "examples": data.fingerprint()}
     model = GPT(run.model, config.train.dtype)
     known = with_reference(
         data, model, lambda: parameters_on(run.base or open_base(config.init, load_run), config, run.model), folder, key,
