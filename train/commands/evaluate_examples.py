@@ -1,4 +1,4 @@
-"""`jaxllm evaluate` of a run on examples: the figures of its validation examples, and which label is taken for which."""
+"""`jaxllm evaluate` of a run on examples: the figures of its validation examples, and confused labels."""
 
 from collections.abc import Iterator
 from typing import Any
