@@ -3,14 +3,12 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax import Array
 
 from jaxllm.config import GPTConfig
 from jaxllm.pretrained.peft import read_adapter
@@ -84,9 +82,7 @@ def first_state_on(
     return state._replace(params=unflatten_dict(new | values, sep="/"))
 
 
-def frozen_of(
-    config: RunConfig, model: GPTConfig, parts: Partition | None, load_run: Callable[[str], Any]
-) -> Any:
+def frozen_of(config: RunConfig, model: GPTConfig, parts: Partition | None, load_run: Callable[[str], Any]) -> Any:
     """The frozen parameters of a run, from its base; None where all change. Raises InputError for another base."""
     if parts is None:
         return None

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxllm.gpt import GPT
 
@@ -24,8 +24,9 @@ def referenced(run: "Prepared", folder: Path) -> "Prepared":
     base, added = str(config.init.sha256), " ".join(config.init.add_tokens)
     key = {"base": base, "added": added, "dtype": config.train.dtype, "examples": data.fingerprint()}
     model = GPT(run.model, config.train.dtype)
-    known = with_reference(
-        data, model, lambda: parameters_on(run.base or open_base(config.init, load_run), config, run.model), folder, key,
-        evaluation_rows(config),
-    )  # fmt: skip
+
+    def parameters() -> Any:
+        return parameters_on(run.base or open_base(config.init, load_run), config, run.model)
+
+    known = with_reference(data, model, parameters, folder, key, evaluation_rows(config))
     return replace(run, examples=known, draw=known.drawing())
