@@ -32,7 +32,7 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "sweep": "train a run for every combination of values, and compare them",
     "generate": "continue a prompt with a model, or answer it",
     "chat": "talk with a model, by its own chat template",
-    "evaluate": "compute the validation loss, perplexity and bits per byte of a model",
+    "evaluate": "compute the validation loss of a model, or the share of multiple-choice questions that it answers",
     "config": "list the fields of a config file with their types and defaults",
     "describe": "show the parameters of a model, what updates them, and what training it costs; nothing is trained",
     "plan": "compute what a run would need on devices that you may not have: memory, FLOPs, transfers, time",

@@ -100,9 +100,9 @@ class JaxllmLM(TemplateLM):
         pairs = [self._completion(texts, context, ids) for texts, context, ids in requests]
         with counted("likelihoods", len(pairs)) as report:
             found = [(one.log_prob, one.greedy) for one in self.model.likelihoods(pairs, report)]
-        for (texts, _, _), answer in zip(requests, found, strict=True):
-            if texts is not None:
-                self.cache_hook.add_partial("loglikelihood", texts, answer)
+        for request, answer in zip(requests, found, strict=True):
+            if request[0] is not None:  # not a window of a long text
+                self.cache_hook.add_partial("loglikelihood", request[0], answer)
         return found
 
     def _completion(self, texts: Any, context: Sequence[int], continuation: Sequence[int]) -> Completion:

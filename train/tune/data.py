@@ -1,7 +1,7 @@
 """The data of a tuning: a file of examples as rows of ids to train and to validate on."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -41,6 +41,10 @@ class TuneData:
     ) -> tuple[Ids, Answers | Preferences]:
         """The training batch of a step, see `batches.draw`."""
         return draw(self.train, batch_size, seed, step, part, parts)
+
+    def drawing(self) -> Callable[..., tuple[Ids, Answers | Preferences]]:
+        """`draw` with the arguments of `jaxllm.data.batch`, whose ids and length of a row it does not need."""
+        return lambda _ids, _row, *rest: self.draw(*rest)
 
     def batches(self, split: str, rows: int) -> Iterator[tuple[Ids, Answers | Preferences]]:
         """All of "train" or "validation" in the order of the file, see `batches.in_order`."""

@@ -82,7 +82,7 @@ def measuring_step(objective: Objective, model: GPT, mesh: Mesh | None = None) -
     def sums(params: Any, inputs: Array, targets: Any) -> dict[str, Array]:
         loss, further = objective.loss(traced_once(model), on_mesh.gathered_ends(params), inputs, targets, {})
         # The count is at least 1, and a batch of filled rows alone has the loss 0.
-        return {LOSS: loss, COUNT: jnp.asarray(objective.count(targets)), **further}
+        return {LOSS: loss, COUNT: jnp.asarray(objective.n_losses(targets)), **further}
 
     return jax.jit(on_mesh.traced_on(mesh, sums))
 

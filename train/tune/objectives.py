@@ -43,7 +43,7 @@ def _n_pairs(targets: Preferences) -> Array:
 
 
 def _is_pair(targets: Preferences) -> Array:
-    return cast(Array, learned(targets.ids).any((1, 2)))
+    return learned(targets.ids).any((1, 2))
 
 
 def _answers(model: GPT, params: Any, inputs: Array, targets: Answers, rngs: Any) -> tuple[Array, Sums]:
@@ -52,7 +52,7 @@ def _answers(model: GPT, params: Any, inputs: Array, targets: Answers, rngs: Any
     return summed_loss(model, params, inputs, ids, weights, rngs, **_packed(targets)), {}
 
 
-def _packed(targets: Answers) -> dict[str, Array]:
+def _packed(targets: Answers) -> dict[str, Any]:
     """The arguments of the model by which several texts share a row; none where a row holds one."""
     return {} if targets.documents is None else {"documents": targets.documents, "positions": targets.positions}
 

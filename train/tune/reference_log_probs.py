@@ -18,6 +18,7 @@ from jaxllm.gpt import GPT, traced_once
 from jaxllm.pretrained.safetensors import read_header, read_tensor, write_tensors
 from jaxllm.utils.errors import InputError, NonFiniteError
 
+from ..runs.imported_weights import checksum
 from .data import TuneData
 from .objectives import log_probs
 
@@ -64,7 +65,11 @@ def of_pairs(model: GPT, params: Any, batches: Iterable[tuple[Any, Any]], n: int
 
 def write_log_probs(path: Path, key: Mapping[str, str], found: LogProbs) -> None:
     """Write them with their key; the file appears only when it is complete. Raises OSError."""
-    write_tensors(path, found, FORMAT | {f"of {name}": value for name, value in key.items()})
+    write_tensors(path, found, _metadata(key, found))
+
+
+def _metadata(key: Mapping[str, str], found: LogProbs) -> dict[str, str]:
+    return FORMAT | {f"of {name}": value for name, value in key.items()} | {"sha256": checksum(found)}
 
 
 def read_log_probs(path: Path, key: Mapping[str, str], sizes: Mapping[str, int]) -> LogProbs | None:
@@ -74,11 +79,9 @@ def read_log_probs(path: Path, key: Mapping[str, str], sizes: Mapping[str, int])
     """
     try:
         header = read_header(path)
-        if header.metadata != FORMAT | {f"of {name}": value for name, value in key.items()}:
-            return None
         found = {name: np.array(read_tensor(path, tensor)) for name, tensor in header.tensors.items()}
     except InputError:
         return None
-    shapes = {name: (x.shape, x.dtype, bool(np.isfinite(x).all())) for name, x in found.items()}
-    wanted = {split: ((n, 2), np.dtype(np.float32), True) for split, n in sizes.items()}
-    return found if shapes == wanted else None
+    shapes = {name: (x.shape, x.dtype) for name, x in found.items()}
+    wanted = {split: ((n, 2), np.dtype(np.float32)) for split, n in sizes.items()}
+    return found if shapes == wanted and header.metadata == _metadata(key, found) else None
