@@ -27,6 +27,8 @@ from .runtime.allocator import compute_in_this_thread, restart_with_allocator
 COMMANDS = {  # each with its line in `jaxllm --help`
     "train": "train a model from a config file",
     "tune": "train on from weights that exist: answers, classes, preferences, more text; in full or by adapters",
+    "merge": "add the adapters of a run to its weights, and prove that this keeps what was tuned",
+    "classify": "label a text by a run that was tuned to classify",
     "sweep": "train a run for every combination of values, and compare them",
     "generate": "continue a prompt with a model, or answer it",
     "chat": "talk with a model, by its own chat template",

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +23,10 @@ from .config import RunConfig, TokenizerConfig, row_length
 from .progress import counted
 from .tune.base import Base, model_on, open_base
 from .tune.beginning import begun
+from .tune.data import TuneData, tune_data
 from .tune.partition import partition_of
+from .tune.sample import answering
 
-if TYPE_CHECKING:
-    from .tune.data import TuneData
-
-ROW = 16  # rows of examples are a multiple of it, so that few programs are compiled
 STAND_IN = 256  # vocabulary size where the tokenizer's depends on a text that is not read
 
 
@@ -43,8 +41,8 @@ class Prepared:
     validation_ids: IdSequence
     chat: ChatFormat | None = None  # of the model that the run begins from
     base: Base | None = None  # None where nothing of it is needed any more
-    examples: "TuneData | None" = None  # of every kind of tuning but "pretrain"
-    draw: Callable[..., tuple[Ids, Ids]] | None = None  # in the place of `jaxllm.data.batch`
+    examples: TuneData | None = None  # of every kind of tuning but "pretrain"
+    draw: Callable[..., tuple[Ids, Any]] | None = None  # in the place of `jaxllm.data.batch`
     write: Callable[..., str] | None = None  # in the place of `train.evaluate.sample_text`
 
     def computing_with(self, products: Any) -> "Prepared":
@@ -131,12 +129,7 @@ def _given(tokenizer: Tokenizer | None) -> Tokenizer:
 
 def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | None, base: Base | None) -> Prepared:
     """What a run on examples needs: rows in the place of ids that are cut into windows. Raises InputError."""
-    from .tune.data import tune_data
-
-    longest = (base.config if base else config.model).context_length
-    data = tune_data(config, tokenizer, chat, config.train.window or longest)
-    if config.train.window is None and config.tune.packing:  # not a whole context, but as long as the longest needs
-        data = tune_data(config, tokenizer, chat, min(-(-data.longest // ROW) * ROW, longest))
+    data = tune_data(config, tokenizer, chat, (base.config if base else config.model).context_length)
     config = replace(config, train=replace(config.train, window=data.train.width))
     _check_text(config, data.sha256, data.characters)
     labels = data.labels
@@ -145,12 +138,7 @@ def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | Non
     config = replace(config, tune=replace(config.tune, labels=tuple(labels) or None))
     resolved = config.resolved(model, config.tokenizer, data.sha256, data.characters)
     ids = data.ids("train"), data.ids("validation")
-    return Prepared(resolved, tokenizer, model, *ids, chat, base, data, draw=_drawing(data))
-
-
-def _drawing(data: "TuneData") -> Callable[..., Any]:
-    """`TuneData.draw` with the arguments of `jaxllm.data.batch`."""
-    return lambda _ids, _row, batch_size, seed, step, part=0, parts=1: data.draw(batch_size, seed, step, part, parts)
+    return Prepared(resolved, tokenizer, model, *ids, chat, base, data, data.drawing(), answering(data, chat))
 
 
 def _check_window(config: RunConfig, model: GPTConfig) -> None:

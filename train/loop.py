@@ -47,7 +47,9 @@ from .state import TrainState, init_and_compile
 from .step import make_model, make_train_step
 from .tune.beginning import first_state_on
 from .tune.kinds import objective_of
+from .tune.measures import examples_measure
 from .tune.partition import Partition, joined, merged, partition_of
+from .tune.referenced import referenced
 
 norm = jax.jit(optax.tree.norm)  # else a program for each operation and shape
 
@@ -60,6 +62,7 @@ def train(run: Prepared, folder: RunFolder, profile: int | None = None) -> Train
     Raises DivergedError where a loss, a gradient or a parameter is not finite (no checkpoint ever holds such
     parameters); NotSavedError where the last checkpoint could not be written; Stopped when a signal ended the run.
     """
+    run = referenced(run, folder.path)
     config, mesh, parts = run.config, make_mesh(layout_of(run.config, run.model)), partition_of(run.config)
     model = make_model(run.model, config.train, mesh)
     timed = config.train.seconds is not None
@@ -217,7 +220,7 @@ def where_not_finite(
     return f"train_loss is {loss} at step {step:,}" + (f", first of all {first} is not finite" if first else "")
 
 
-def batch_of(run: Prepared, step: int, part: tuple[int, int] = (0, 1)) -> tuple[Ids, Ids]:
+def batch_of(run: Prepared, step: int, part: tuple[int, int] = (0, 1)) -> tuple[Ids, Any]:
     """The batch of a step, or the part of it with this number, of so many."""
     config = run.config.train
     draw = run.draw or batch
@@ -243,8 +246,6 @@ def make_measure(
     """
     averaged, parts = eval_weights(run.config), partition_of(run.config)
     if run.examples:
-        from .tune.measures import examples_measure
-
         return examples_measure(run, model, agreed.is_ending, mesh)
     evaluate = evaluator(model, run.config, agreed.is_ending, mesh=mesh)
 

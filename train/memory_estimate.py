@@ -105,7 +105,8 @@ def _parameters_and_moments(
         partial(state_of, optimizer=make_optimizer(optimizer, steps=1), parts=parts), nested(shapes), key=key
     )
     places = state_shardings(AbstractMesh(tuple(chosen), AXES), state)
-    return tuple(_bytes(getattr(state, name), getattr(places, name)) for name in ("params", "opt_state", "frozen"))
+    held = [_bytes(getattr(state, name), getattr(places, name)) for name in ("params", "opt_state", "frozen")]
+    return held[0], held[1], held[2]
 
 
 def _bytes(tree: Any, places: Any) -> int:

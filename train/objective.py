@@ -14,14 +14,14 @@ Sums = dict[str, Array]  # of further figures of a step, scalars
 
 
 class Objective(NamedTuple):
-    """The mean of `loss` over what `count` counts is minimised.
+    """The mean of `loss` over `n_losses` is minimised.
 
     A batch is inputs and targets: arrays, or a tree of arrays, whose first axis is that of the batch. The sum is taken
     over each microbatch, the count over the whole batch, so that microbatches of unequal counts weigh as they should.
     """
 
     loss: Callable[[GPT, Any, Array, Any, Any], tuple[Array, Sums]]  # (model, params, inputs, targets, rngs) -> sums
-    count: Callable[[Any], Array | int]  # targets of the whole batch -> the number of losses in the sum
+    n_losses: Callable[[Any], Array | int]  # targets of the whole batch -> the number of losses in the sum
     further: tuple[str, ...] = ()  # names of the further sums
 
     def zeros(self) -> Sums:

@@ -78,7 +78,7 @@ def step_function(
     _check_call(model)
 
     def train_step(state: TrainState, inputs: Array, targets: Any) -> tuple[TrainState, Metrics]:
-        n_losses, n, once = objective.count(targets), config.grad_accumulation, traced_once(model)
+        n_losses, n, once = objective.n_losses(targets), config.grad_accumulation, traced_once(model)
 
         def loss_fn(params: Any, inputs: Array, targets: Any, key: Array | None) -> tuple[Array, Sums]:
             rngs = {} if key is None else {"dropout": key}

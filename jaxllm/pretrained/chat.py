@@ -6,7 +6,6 @@ always ordinary text: the name of a special token in a message does not become t
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,13 +13,14 @@ from typing import Any, Self
 
 from jaxllm.pretrained.tracked_text import TrackedText, user_mask
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
-from jaxllm.tokenizers.special_tokens import any_of
+from jaxllm.tokenizers.special_tokens import finder
 from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import read_json, replace_file
 from jaxllm.utils.utf8 import to_utf8
 from jaxllm.utils.validate import NonNegative, check_fields
 
 Message = Mapping[str, Any]
+BY_TEMPLATE = re.compile(rb"\0+")  # in a mask of `user_mask`
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,13 @@ def encode_chat(
 
 def split_at_special(text: TrackedText, special_tokens: Mapping[str, int]) -> list[tuple[int, str | int]]:
     """The text split at the special tokens that the template wrote: where each part begins, and its text or its id."""
-    # Special tokens are searched in a copy whose characters from messages are replaced by one that is in no name.
-    blank = next(c for c in map(chr, range(sys.maxunicode)) if c not in "".join(special_tokens))
-    own = "".join(blank if users else c for c, users in zip(str.__str__(text), user_mask(text), strict=True))
+    names, plain = finder(frozenset(special_tokens)), str.__str__(text)
     parts: list[tuple[int, str | int]] = []
     end = 0
-    for found in re.finditer(any_of(special_tokens), own):
-        parts += [(end, text[end : found.start()]), (found.start(), special_tokens[found.group()])]
-        end = found.end()
+    for own in re.finditer(BY_TEMPLATE, user_mask(text)):  # a name that the template wrote lies within such a run
+        for found in names.finditer(plain, *own.span()):
+            parts += [(end, text[end : found.start()]), (found.start(), special_tokens[found.group()])]
+            end = found.end()
     return [(start, part) for start, part in (*parts, (end, text[end:])) if part != ""]
 
 

@@ -39,26 +39,32 @@ def save_pretrained(path: str | Path, config: GPTConfig, params: Any) -> None:
     dtype or not finite, or if the folder is not empty or cannot be written.
     """
     path, family = Path(path), family_for(config)
-    flat = _without_mup(_checked(params, config), config)
+    flat = without_mup(_checked(params, config), config)
     dtype = np.result_type(*(leaf.dtype for leaf in flat.values())).name
     placements = tensor_placements(family.folder, config)
     tensors = {name: to_tensor(family.folder, config, placement, flat) for name, placement in placements.items()}
     try:
-        if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path} exists and is not an empty folder; choose another one.")
-        path.mkdir(parents=True, exist_ok=True)
+        create_folder(path)
         write_tensors(path / WEIGHTS, tensors, {"format": "pt"})  # transformers 4 requires this entry
-        _write_json(path / GENERATION_CONFIG, NO_TOKENS)
-        _write_json(path / CONFIG, write_hf_config(family, config, dtype) | NO_TOKENS)
+        write_json(path / GENERATION_CONFIG, NO_TOKENS)
+        write_json(path / CONFIG, write_hf_config(family, config, dtype) | NO_TOKENS)
     except OSError as error:
         raise InputError(f"cannot write into {path}: {error.strerror}; choose another folder.") from None
 
 
-def _write_json(path: Path, content: Any) -> None:
+def create_folder(path: Path) -> None:
+    """Create a folder to write into. Raises InputError if it exists and is not empty, OSError if it cannot be made."""
+    if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} exists and is not an empty folder; choose another one.")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, which appears only when it is complete. Raises OSError."""
     replace_file(path, json.dumps(content, indent=2).encode())
 
 
-def _without_mup(flat: dict[str, np.ndarray], config: GPTConfig) -> dict[str, np.ndarray]:
+def without_mup(flat: dict[str, np.ndarray], config: GPTConfig) -> dict[str, np.ndarray]:
     """The parameters of the same function without muP: the head reads the final norm, which is linear in its own."""
     scale = 1 / config.width_ratio
     return {

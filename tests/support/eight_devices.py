@@ -33,10 +33,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxllm.config import GPTConfig
 from jaxllm.fast import attention
+from jaxllm.fast import loss as fast_loss
 from jaxllm.fast.generate import why_not_cached
-from jaxllm.fast.on_mesh import on
+from jaxllm.fast.on_mesh import on, traced_on
 from jaxllm.fast.platform import compiling_for
 from jaxllm.gpt import Block
+from jaxllm.loss import answer_log_probs
 from jaxllm.parallel import AXES, ROWS, TENSOR
 from train import loop
 from train.cli import main as program
@@ -204,6 +206,22 @@ def evaluated(model: str, place: str) -> float:
     return trained(model, place).evaluated()
 
 
+def answered(place: str) -> float:
+    """How far log-probabilities of answers and their gradients are from those of one device; chunks of three tokens."""
+    rng = np.random.default_rng(0)
+    table, x, targets = rng.normal(size=(7, 4)), rng.normal(size=(8, 8, 4)), rng.integers(-1, 7, size=(8, 8))
+
+    def of(table: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found = answer_log_probs(table, x, targets)
+        return (found * np.arange(8) + found**2).sum(), found
+
+    with patch.object(fast_loss, "MOST_LOGITS", 21):
+        value = jax.value_and_grad(of, (0, 1), has_aux=True)
+        one, many = (jax.jit(f)(table, x) for f in (value, traced_on(make_mesh(LAYOUTS[place]), value)))
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True)
+    return max(float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(a).max()) for a, b in leaves)
+
+
 def rows_lie_in_order() -> bool:
     """Whether each device gets its rows, where the mesh has the devices in another order than JAX."""
     mesh = Mesh(np.array(jax.devices())[[5, 2, 7, 0, 1, 6, 3, 4]].reshape(2, 1, 2, 2), AXES)
@@ -249,7 +267,7 @@ MODELS: dict[str, tuple[GPTConfig, dict[str, Any]]] = {
     "llama": (LLAMA, {"rule": "muon", "grad_accumulation": 2}), "own": (OWN, {"loss": smoothed}),
     "float32": (GPT2, {"remat": True}),
 }  # fmt: skip
-ANSWERS = (agreement, resumed, arguments, gathers, evaluated, rows_lie_in_order, commanded, given_to_cudnn)
+ANSWERS = (agreement, resumed, arguments, gathers, evaluated, answered, rows_lie_in_order, commanded, given_to_cudnn)
 
 
 def main() -> None:
@@ -257,7 +275,7 @@ def main() -> None:
     asked, sys.stdin = sys.stdin, io.StringIO()  # `jaxllm` sets the encoding of its input before it reads
     for line in asked:
         name, *rest = shlex.split(line)
-        with jax.enable_x64(rest[:1] in (["llama"], ["own"])):
+        with jax.enable_x64(name == "answered" or rest[:1] in (["llama"], ["own"])):
             print(json.dumps(named_answers[name](*rest)), flush=True)
 
 

@@ -8,9 +8,11 @@ import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+import examples
 import headers
+import numpy as np
 from damage import Rng, hostile_text, mutate_bytes, mutate_json, mutate_lines, pick
 
 from jaxllm import InputError
@@ -23,6 +25,10 @@ from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken, to_huggi
 from train.config import build_config, load_config
 from train.runs.manifest import MANIFEST, Manifest, _encode, check_files, new_manifest, read_manifest, seal
 from train.runs.metrics import read_metrics
+from train.tune.data import read_tune_data
+from train.tune.examples import Kind
+from train.tune.fitting import TooLong
+from train.tune.preview import preview_pieces
 
 Files = dict[str, bytes]
 FILE = "input"
@@ -263,6 +269,35 @@ def use_manifest(folder: Path) -> None:
     check_files(folder, read_manifest(folder))
 
 
+EXAMPLES: dict[Kind, Any] = {
+    "instruct": {
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": []}]
+    },
+    "classify": {"text": "a", "label": "b"},
+    "prefer": {"prompt": "a", "chosen": "b", "rejected": "c"},
+}
+
+
+def make_examples(rng: Rng) -> Files:
+    """A file that is named after its kind, of a right line, a changed one and a right one."""
+    kind = pick(rng, list(EXAMPLES))
+    line = json.dumps(EXAMPLES[kind] | ({"label": "c"} if kind == "classify" else {})).encode()
+    right = json.dumps(EXAMPLES[kind]).encode()
+    changed = mutate_bytes(rng, [right]) if rng.random() < 0.3 else mutate_json(rng, EXAMPLES[kind])
+    return {kind: b"\n".join([line, changed, right])}
+
+
+def use_examples(folder: Path) -> None:
+    """Read, rendered, cut and drawn."""
+    path = next(folder.iterdir())
+    too_long: TooLong = pick(np.random.default_rng(path.stat().st_size), ["refuse", "cut", "drop"])
+    kind = cast(Kind, path.name)
+    data = read_tune_data(str(path), kind, examples.BYTES, examples.chat_format(), 64, too_long=too_long)
+    data.draw(2, 0, 0)
+    for one in data.train.examples[0]:
+        list(preview_pieces(one, data.tokenizer, data.labels))
+
+
 # ---- weights
 
 HEADER = {
@@ -324,6 +359,7 @@ TARGETS = {
     "prompt": Target(make_prompt, use_prompt),
     "shards": Target(make_shards, use_shards),
     "metrics": Target(make_metrics, lambda folder: read_metrics(folder / FILE)),
+    "examples": Target(make_examples, use_examples),
     "manifest": Target(make_manifest, use_manifest),
     "safetensors": Target(make_safetensors, use_safetensors),
     "gguf": Target(lambda rng: {FILE: mutate_bytes(rng, GGUFS)}, use_gguf),

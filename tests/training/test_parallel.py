@@ -157,6 +157,12 @@ def test_an_evaluation_agrees_with_one_device(ask: Ask) -> None:
 
 
 @pytest.mark.newest
+@pytest.mark.parametrize("place", ["data", "context", "every"])
+def test_log_probabilities_of_answers_agree_with_one_device(place: str, ask: Ask) -> None:
+    assert ask("answered", place) < 1e-13
+
+
+@pytest.mark.newest
 def test_a_run_on_many_devices_is_sampled_and_evaluated_on_one(ask: Ask, folder: Path) -> None:
     found = ask("commanded")
     assert "on 6 devices: data = 3, fsdp = 2, tensor = 1" in found["printed"]

@@ -84,7 +84,8 @@ def step_of(parts: Partition, params: Any, train: TrainConfig) -> tuple[Any, Any
     )
     optimizer, schedule = make_optimizer(config, 4), learning_rate_schedule(config, 4)
     state = state_of(params, optimizer, KEY, parts)
-    state = state._replace(params=jax.tree.map(lambda x: x + 0.1, state.params))  # B is not zero any more
+    dtype = params["norm_final"]["scale"].dtype
+    state = state._replace(params=jax.tree.map(lambda x: x.astype(dtype) + 0.1, state.params))  # B is not zero any more
     before = jax.tree.map(jnp.copy, state)
     step = make_train_step(GPT(LLAMA), optimizer, train, schedule, parts=parts)
     tokens, targets = random_tokens(LLAMA, 4), random_tokens(LLAMA, 4, seed=1)
@@ -99,7 +100,7 @@ def test_gradients_of_adapters_follow_from_those_of_the_whole() -> None:
         before, after, metrics = step_of(ADAPTED, params, TrainConfig(steps=4, batch_size=4, grad_accumulation=2))
         before, after = jax.device_get((before, after))
     whole = flat(params)
-    adapter = {path: np.float64(leaf) for path, leaf in flat(before.params).items()}
+    adapter = flat(before.params)
     for path in {path.rpartition("/")[0] for path in adapter}:
         whole[path] = whole[path] + 3.0 * adapter[f"{path}/a"] @ adapter[f"{path}/b"]
     tokens, targets = random_tokens(LLAMA, 4), random_tokens(LLAMA, 4, seed=1)

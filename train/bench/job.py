@@ -7,8 +7,9 @@ from jaxllm.config import GPTConfig
 
 from ..config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from ..ideas import load_code, references, resolve
+from ..tune.config import LoraConfig
 
-SECTIONS = {"model": ModelConfig, "train": TrainConfig, "optimizer": OptimizerConfig}
+SECTIONS = {"model": ModelConfig, "train": TrainConfig, "optimizer": OptimizerConfig, "lora": LoraConfig}
 
 
 def config_of(job: dict[str, Any]) -> tuple[GPTConfig, RunConfig]:

@@ -1,6 +1,7 @@
 """Training steps of ours and a peer by turns, and what both sides answer."""
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -36,19 +37,27 @@ def record_training(workload: Workload, other: Other | None, rounds: int, show: 
     """Start ours and the other, let them take turns of as many steps as fill TURN_S, and stop them."""
     with ExitStack() as stack:
         workers, begun = _start_workers(stack, workload, other, show)
+        return take_turns(workers, begun, workload.rates, rounds, show)
 
-        def turns(first: int, steps: int) -> list[dict[str, Any]]:
-            return [worker.ask({"rates": workload.rates(first, steps)}) for worker in workers]
 
-        recorded = [turns(1, WARM_UP)]
-        done = 1 + WARM_UP
-        for i in range(rounds):
-            steps = _steps_of_a_turn(recorded[-1])
-            show(f"round {i + 1} of {rounds}, {steps} steps each")
-            recorded.append(turns(done, 1 + steps))
-            done += 1 + steps
-        show("the machine's speed in matrix products")
-        ended = [worker.ask({"stop": True}) for worker in workers]
+def take_turns(
+    workers: list[Worker], begun: list[dict[str, Any]], rates: Callable[[int, int], list[float]], rounds: int,
+    show: Show,
+) -> list[TrainRecording]:  # fmt: skip
+    """What processes record that have `begun` with a first step; `rates` are `Workload.rates`."""
+
+    def turns(first: int, steps: int) -> list[dict[str, Any]]:
+        return [worker.ask({"rates": rates(first, steps)}) for worker in workers]
+
+    recorded = [turns(1, WARM_UP)]
+    done = 1 + WARM_UP
+    for i in range(rounds):
+        steps = _steps_of_a_turn(recorded[-1])
+        show(f"round {i + 1} of {rounds}, {steps} steps each")
+        recorded.append(turns(done, 1 + steps))
+        done += 1 + steps
+    show("the machine's speed in matrix products")
+    ended = [worker.ask({"stop": True}) for worker in workers]
     return [TrainRecording(*one) for one in zip(begun, zip(*recorded[1:], strict=True), ended, strict=True)]
 
 

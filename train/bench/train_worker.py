@@ -16,6 +16,7 @@ from ..products import check_products, choose
 from ..runtime.allocator import compute_in_this_thread
 from ..state import init_and_compile
 from ..step import compiler_options, make_model, make_train_step
+from ..tune.partition import partition_of
 from .job import config_of
 from .peers.protocol import Job, RefusedError, peak_memory, serve
 from .weights import share_weights
@@ -37,8 +38,9 @@ class OurTraining:
         optimizer = make_optimizer(config.optimizer, steps, shape.width_ratio)
         schedule = learning_rate_schedule(config.optimizer, steps)
         start = time.perf_counter()
-        train_step = make_train_step(model, optimizer, self._config, schedule)
-        self._state, self._step = init_and_compile(model, optimizer, train_step, self._config)
+        parts = partition_of(config)
+        train_step = make_train_step(model, optimizer, self._config, schedule, parts=parts)
+        self._state, self._step = init_and_compile(model, optimizer, train_step, self._config, parts=parts)
         self._compile_s = time.perf_counter() - start
         params, self.weights_s = share_weights(self._state.params, job)
         self._state = self._state._replace(params=params)

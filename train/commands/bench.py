@@ -13,6 +13,7 @@ from ..bench.sides import other_of
 from ..bench.speedrun import bench_speedrun_command
 from ..bench.tokenizer import bench_tokenizer_command
 from ..bench.train import bench_train_command
+from ..bench.tune import bench_tune_command
 from .options import Parser, add_code, add_field, add_overrides, add_parser
 
 
@@ -21,6 +22,7 @@ def add_options(parser: Parser) -> None:
     kinds = parser.add_subparsers(dest="bench", metavar="WHAT", required=True)
     add_train(kinds)
     add_speedrun(kinds)
+    add_tune(kinds)
     add_generate(kinds)
     add_tokenizer(kinds)
     add_growth(kinds)
@@ -86,6 +88,21 @@ def run_speedrun(arguments: argparse.Namespace) -> None:
     a = arguments
     peer = peer_for(a.against, a.peer, a.peer_python)
     bench_speedrun_command(a.config, a.for_its_time, a.overrides, a.code, peer, a.rounds, a.loss, a.out, a.json)
+
+
+def add_tune(kinds: "argparse._SubParsersAction[Parser]") -> None:
+    """`jaxllm bench tune`."""
+    parser = add_parser(
+        kinds, "tune", "time and memory of a step that trains adapters, beside one that trains all parameters"
+    )
+    parser.runs(
+        lambda a: bench_tune_command(a.path, a.overrides, a.rounds, a.json),
+        "jaxllm bench tune runs/smollm2 --set lora.rank=8 --set lora.base=int8",
+    )
+    parser.add_argument("path", nargs="?", metavar="RUN", help="whose model's shape; default that of SmolLM2-135M")
+    add_overrides(parser)
+    add_rounds(parser, 3, "turns of a second or two steps")
+    add_json(parser)
 
 
 def add_generate(kinds: "argparse._SubParsersAction[Parser]") -> None:

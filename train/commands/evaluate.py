@@ -30,6 +30,7 @@ from ..tasks.model import TaskModel
 from .evaluate_choices import choices_figures, choices_table, score_choices
 from .evaluate_context import check_context, figures, losses_by_context, table
 from .evaluate_context_plot import draw_context
+from .evaluate_examples import check_plain, evaluate_examples
 from .options import Parser, add_code, add_run
 
 
@@ -72,6 +73,10 @@ def run(arguments: argparse.Namespace) -> None:
     trained = load_run(path, arguments.step, code=load_code(arguments.code))
     if data is None and trained.imported:
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
+    if trained.config.tune.kind != "pretrain":
+        check_plain(data, arguments.context, trained.config.tune.kind)
+        print("\n".join(evaluate_examples(path, trained)))
+        return
     ids = evaluation_ids(trained, data, field)
     begin, tokenizer = trained.begin_token if trained.imported else None, trained.tokenizer
     if arguments.context:

@@ -153,6 +153,8 @@ def train_and_report(
     chosen = layout_of(inputs.config, inputs.model)
     devices = [*describe_layout(chosen), *describe_idle(chosen, jax.device_count(), limits)]
     print("\n".join([*introduction(inputs), str(products), *devices]))
+    if inputs.examples and not done:
+        inputs.examples.preview()
     warn_of_memory(inputs)
     warn_of_long_prompt(inputs)
     if done:

@@ -18,6 +18,7 @@ from ..notes import print_cut_prompt
 from ..runs.folder import RunFolder
 from ..runs.metrics import SAMPLE, read_metrics
 from ..runtime.memory import available_bytes
+from ..tune.partition import Partition, n_changing, partition_of
 
 
 def introduction(inputs: Prepared) -> list[str]:
@@ -31,7 +32,29 @@ def introduction(inputs: Prepared) -> list[str]:
         f"{c.train.dtype} on {jax.devices()[0].platform}; an untrained model's loss is "
         f"ln {model.vocab_size} = {math.log(model.vocab_size):.2f}; attention is {describe_attention(c, model)}",
         *describe_loss(c.train),
+        *describe_base(inputs),
+        *(inputs.examples.notes if inputs.examples else ()),
     ]
+
+
+def describe_base(inputs: Prepared) -> list[str]:
+    """Lines on the weights that a run begins from, and on how many of them change."""
+    init, parts = inputs.config.init, partition_of(inputs.config)
+    if init.from_ is None:
+        return []
+    lines = [f"begins from {init.from_} (fingerprint {str(init.sha256)[:12]})"]
+    if parts is not None:
+        lines.append(
+            f"{n_changing(inputs.model, parts):,} parameters change: {describe_parts(parts)}; the others are frozen"
+        )
+    return lines
+
+
+def describe_parts(parts: Partition) -> str:
+    """What of the parameters changes, in words."""
+    lora = parts.lora
+    words = [f"adapters of rank {lora.rank} beside {lora.targets}"] if lora.rank else []
+    return " and ".join([*words, *([f"those of {parts.train}"] if parts.train else [])])
 
 
 def describe_loss(config: TrainConfig) -> list[str]:
@@ -84,9 +107,12 @@ def conclusion(folder: RunFolder) -> list[str]:
     picture = f"picture {folder.loss_picture}, " if folder.loss_picture.exists() else ""
     waited = sum(record.get("data_wait_s", 0) for record in records) / max(last["elapsed_s"], 1e-9)
     averaged = f", averaged weights {last['averaged_val_loss']:.4f}," if "averaged_val_loss" in last else ""
-    sample = read_file(folder.samples).decode(errors="replace").rpartition(SAMPLE)[2]
-    return [
-        f"validation loss {last['val_loss']:.4f}{averaged} after {last['step']:,} steps and {last['elapsed_s']:.0f} s, "
-        f"of which {waited:.1%} was spent waiting for data; {picture}samples {folder.samples}",
-        SAMPLE + sample.rstrip(),
+    more = "".join(f", {name} {last[f'val_{name}']:.4f}" for name in ("accuracy", "margin") if f"val_{name}" in last)
+    lines = [
+        f"validation loss {last['val_loss']:.4f}{averaged}{more} after {last['step']:,} steps and "
+        f"{last['elapsed_s']:.0f} s, of which {waited:.1%} was spent waiting for data; {picture}"
+        f"{f'samples {folder.samples}' if folder.samples.exists() else f'run {folder.path}'}"
     ]
+    if folder.samples.exists():
+        lines.append(SAMPLE + read_file(folder.samples).decode(errors="replace").rpartition(SAMPLE)[2].rstrip())
+    return lines

@@ -82,11 +82,16 @@ def make_rows(splits: list[list[Group]], window: int, packing: bool) -> list[Row
     lengths = [[length(group) for group in groups] for groups in splits]
     numbers = [pack(one, window) if packing else [[i] for i in range(len(one))] for one in lengths]
     longest = max(sum(one[i] for i in row) for one, rows in zip(lengths, numbers, strict=True) for row in rows)
-    width = min(window, -(-longest // MULTIPLE) * MULTIPLE)
+    width = min(window, rounded_up(longest))
     return [
         Rows(tuple(groups), tuple(map(tuple, rows)), width, packing)
         for groups, rows in zip(splits, numbers, strict=True)
     ]
+
+
+def rounded_up(n: int) -> int:
+    """The next number of positions that is a multiple of MULTIPLE."""
+    return -(-n // MULTIPLE) * MULTIPLE
 
 
 def draw(

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from jaxllm.config import GPTConfig
+from jaxllm.pretrained.peft import read_adapter
 from jaxllm.utils.errors import InputError
 
 from ..config import RunConfig
@@ -34,8 +35,6 @@ def begun(config: RunConfig, base: Base) -> tuple[RunConfig, Base]:
 
 def _lora_of(config: RunConfig, base: Base, sha256: str) -> LoraConfig:
     """The [lora] of an adapter in PEFT's layout. Raises InputError where the config says otherwise."""
-    from jaxllm.pretrained.peft import read_adapter
-
     there = read_adapter(str(config.init.adapter), base.config)
     if there.base_sha256 is not None and there.base_sha256 != sha256:
         raise InputError(
@@ -73,8 +72,6 @@ def first_state_on(
     state: TrainState = jax.jit(partial(_state, optimizer, parts))(params, key)
     if not config.init.adapter:
         return state
-    from jaxllm.pretrained.peft import read_adapter
-
     there = read_adapter(config.init.adapter, base.config)
     values = flatten_dict(there.adapter, sep="/") | flatten_dict(there.full, sep="/")
     new, old = flatten_dict(state.params, sep="/"), set(values)

@@ -1,7 +1,7 @@
 """The data of a tuning: a file of examples as rows of ids to train and to validate on."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -15,9 +15,10 @@ from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError, shown
 
 from ..config import RunConfig
-from .batches import Answers, Preferences, Rows, draw, in_order, make_rows
-from .examples import Conversation, Kind, LabelledText, Preference, read_examples
-from .fitting import Fitted, Group, TooLong, fit
+from ..progress import counted
+from .batches import Answers, Preferences, Rows, draw, in_order, make_rows, rounded_up
+from .examples import Kind, LabelledText, Preference, read_examples
+from .fitting import Fitted, Group, TooLong, fit, length
 from .preview import print_preview
 from .rendered import Renderer
 
@@ -41,6 +42,10 @@ class TuneData:
         """The training batch of a step, see `batches.draw`."""
         return draw(self.train, batch_size, seed, step, part, parts)
 
+    def drawing(self) -> Callable[..., tuple[Ids, Answers | Preferences]]:
+        """`draw` with the arguments of `jaxllm.data.batch`, whose ids and length of a row it does not need."""
+        return lambda _ids, _row, *rest: self.draw(*rest)
+
     def batches(self, split: str, rows: int) -> Iterator[tuple[Ids, Answers | Preferences]]:
         """All of "train" or "validation" in the order of the file, see `batches.in_order`."""
         return in_order(self.train if split == "train" else self.validation, rows)
@@ -49,12 +54,6 @@ class TuneData:
         """The ids [N] int32 of all texts of "train" or "validation", one after another."""
         rows = self.train if split == "train" else self.validation
         return np.concatenate([one.ids for group in rows.examples for one in group])
-
-    @property
-    def longest(self) -> int:
-        """The most positions that an example takes in a row."""
-        groups = (group for rows in (self.train, self.validation) for group in rows.examples)
-        return max(len(one.ids) - 1 for group in groups for one in group)
 
     def with_reference(self, train: NDArray[np.float32], validation: NDArray[np.float32]) -> "TuneData":
         """The same data with the base model's log-probabilities [N, 2] of the examples of both splits, in order."""
@@ -69,32 +68,34 @@ class TuneData:
         print_preview(self.train.examples[:n], self.tokenizer, self.labels)
 
 
-def tune_data(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | None, window: int) -> TuneData:
-    """The examples of `data.source`, as [tune] says. Raises InputError as `read_tune_data`."""
+def tune_data(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | None, context_length: int) -> TuneData:
+    """The examples of `data.source`, as [tune] and `train.window` say. Raises InputError as `read_tune_data`."""
     if not isinstance(source := config.data.source, str):
         raise InputError("data.source is a mixture, but examples of a task come from one file; name it.")
-    kind, tune = cast(Kind, config.tune.kind), config.tune
+    kind, tune, window = cast(Kind, config.tune.kind), config.tune, config.train.window
     return read_tune_data(
-        source, kind, tokenizer, chat, window, too_long=tune.too_long, packing=tune.packing, labels=tune.labels
-    )
+        source, kind, tokenizer, chat, window or context_length, too_long=tune.too_long, packing=tune.packing,
+        labels=tune.labels, shrink=window is None,
+    )  # fmt: skip
 
 
 def read_tune_data(
     source: str, kind: Kind, tokenizer: Tokenizer, chat: ChatFormat | None, window: int, *,
-    too_long: TooLong = "refuse", packing: bool = False, labels: Sequence[str] | None = None,
+    too_long: TooLong = "refuse", packing: bool = False, labels: Sequence[str] | None = None, shrink: bool = False,
 ) -> TuneData:  # fmt: skip
     """The examples of a file, rendered and cut to rows of at most `window` positions.
 
-    The last tenth of the file's lines, and at least one, is for validation. `labels` are those of an earlier reading;
-    if they are not given they are the data's, sorted. Raises InputError for everything in the file that would make the
-    training wrong, as the modules say that do the parts.
+    The last tenth of the file's lines, and at least one, is for validation. With `shrink` packed rows, too, are as wide
+    as the longest example needs. `labels` are those of an earlier reading; if they are not given they are the data's,
+    sorted. Raises InputError for everything in the file that would make the training wrong, as the modules say that do
+    the parts.
     """
     if packing and kind == "prefer":
         raise InputError('tune.packing is true, but tune.kind = "prefer" has one pair in a row; leave it out.')
     file = read_examples(source, kind)
     renderer = Renderer(tokenizer, chat)
     names = _labels(source, file.examples, labels) if kind == "classify" else ()
-    groups = [_group(renderer, one, names) for one in file.examples]
+    groups = _groups(source, file.examples, renderer, names)
     boundary = int(len(groups) * (1 - VALIDATION_SHARE))
     begin = 0 if kind != "classify" and chat and chat.chat_template is not None else len(renderer.begin)
     fitted = [fit(part, window, too_long, begin) for part in (groups[:boundary], groups[boundary:])]
@@ -106,15 +107,24 @@ def read_tune_data(
         )
     if kind == "classify":
         _check_labels(source, train, names)
-    first, last = rows = make_rows([train, validation], window, packing)
+    room = min(window, rounded_up(max(map(length, [*train, *validation])))) if shrink else window
+    first, last = rows = make_rows([train, validation], room, packing)
     notes = (*_counts(source, rows, names), *_lengths(fitted, window))
     return TuneData(kind, tokenizer, first, last, names, file.sha256, file.characters, notes)
 
 
-def _group(renderer: Renderer, one: Conversation | LabelledText | Preference, labels: Sequence[str]) -> Group:
-    if isinstance(one, LabelledText):
-        return (renderer.text(one, labels.index(one.label)),)
-    return (renderer.conversation(one),) if isinstance(one, Conversation) else renderer.preference(one)
+def _groups(source: str, examples: Sequence[Any], renderer: Renderer, labels: Sequence[str]) -> list[Group]:
+    """The ids of each example."""
+    groups: list[Group] = []
+    with counted(f"encoding {source}", len(examples)) as report:
+        for one in examples:
+            if isinstance(one, LabelledText):
+                groups.append((renderer.text(one, labels.index(one.label)),))
+            else:
+                is_pair = isinstance(one, Preference)
+                groups.append(renderer.preference(one) if is_pair else (renderer.conversation(one),))
+            report(len(groups))
+    return groups
 
 
 def _labels(source: str, examples: Sequence[Any], known: Sequence[str] | None) -> tuple[str, ...]:

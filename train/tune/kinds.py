@@ -2,12 +2,11 @@
 
 from ..config import RunConfig
 from ..objective import Objective, next_token
+from .objectives import objective
 
 
 def objective_of(config: RunConfig) -> Objective:
     """The objective of a run's step."""
     if config.tune.kind == "pretrain":
         return next_token(config.train)
-    from .objectives import objective
-
     return objective(config.tune.kind, config.tune.beta)

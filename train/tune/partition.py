@@ -5,14 +5,18 @@ place in checkpoints: a frozen parameter costs the memory of its value. (Levante
 filter in the same way; here the parts are plain nested dicts, joined by path.)
 """
 
+import math
 import re
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
+from jaxllm.config import GPTConfig
+from jaxllm.gpt import parameter_shapes
 from jaxllm.lora import adapted_paths, attach, init_adapter, merge, quantise_base
 from jaxllm.utils.errors import InputError
 
@@ -79,6 +83,8 @@ def merged(partition: Partition | None, state: Any) -> Any:
     return state.params if partition is None else merge(jax.device_get(joined(partition, state)))
 
 
-def n_changing(params: Any) -> int:
-    """How many numbers change in training."""
-    return sum(int(cast(Array, leaf).size) for leaf in jax.tree.leaves(params))
+def n_changing(model: GPTConfig, parts: Partition) -> int:
+    """How many numbers of a model change in training, those of adapters among them."""
+    shapes = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in parameter_shapes(model).items()}
+    changing, _ = jax.eval_shape(parts.split, unflatten_dict(shapes, sep="/"), jax.eval_shape(jax.random.key, 0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(changing))

@@ -12,13 +12,14 @@ from slips import (
     program,
     texts,
     training,
+    tune_examples,
     tune_tasks,
 )
 from slips.mutation import Mutation, stale
 
 ROOMS = (
     model, comparison, texts, pretrained, training, program, plan,
-    learn_checking, learn_page, learn_pieces, learn_training, tune_tasks,
+    learn_checking, learn_page, learn_pieces, learn_training, tune_examples, tune_tasks,
 )  # fmt: skip
 MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]
 
