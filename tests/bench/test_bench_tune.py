@@ -16,7 +16,14 @@ from train.cli import main
 from train.tune.config import LoraConfig
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
-TINY = ("model.vocab_size=40", "model.n_layers=1", "model.d_model=18", "model.d_ff=8", "train.window=16", "train.products=xla")
+TINY = (
+    "model.vocab_size=40",
+    "model.n_layers=1",
+    "model.d_model=18",
+    "model.d_ff=8",
+    "train.window=16",
+    "train.products=xla",
+)
 
 
 def test_the_shape_is_that_of_smollm2() -> None:

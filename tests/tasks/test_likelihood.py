@@ -91,3 +91,8 @@ def test_a_model_that_sees_what_it_predicts_is_refused() -> None:
     model, params = random_gpt(replace(CONFIG, visible=lambda t, s, a, b: s < 4))
     with pytest.raises(InputError, match="so that a text has no likelihood"):
         likelihoods(model, params, 100)
+
+
+def test_a_classifier_is_refused() -> None:
+    with pytest.raises(InputError, match="which predicts no tokens"):
+        likelihoods(*random_gpt(replace(CONFIG, n_classes=3)), 100)
