@@ -21,6 +21,7 @@ from jaxllm.utils.errors import InputError
 
 from .config import RunConfig, TokenizerConfig, row_length
 from .progress import counted
+from .runs.load import load_run
 from .tune.base import Base, model_on, open_base
 from .tune.beginning import begun
 from .tune.data import TuneData, tune_data
@@ -118,7 +119,7 @@ def _base(config: RunConfig, begins: bool) -> Base | None:
         return None
     if begins and config.tokenizer != TokenizerConfig():
         raise InputError("[tokenizer] is given beside init.from, but the base has a tokenizer; leave [tokenizer] out.")
-    return open_base(config.init) if begins or partition_of(config) else None
+    return open_base(config.init, load_run) if begins or partition_of(config) else None
 
 
 def _given(tokenizer: Tokenizer | None) -> Tokenizer:
@@ -200,7 +201,7 @@ def known_vocabulary(config: RunConfig) -> int | None:
 def model_without_text(config: RunConfig) -> GPTConfig:
     """The model of a config whose text is not read: its vocabulary is the configured one, or a stand-in."""
     if config.init.from_ and not config.model.vocab_size:
-        return model_on(open_base(config.init), config.model, len(config.tune.labels or ()))
+        return model_on(open_base(config.init, load_run), config.model, len(config.tune.labels or ()))
     return config.model.with_vocabulary(known_vocabulary(config) or STAND_IN)
 
 

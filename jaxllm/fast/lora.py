@@ -24,7 +24,8 @@ def lora_linear(
     """`jaxllm.lora.lora_linear`; the scale multiplies the r features of x A, not the F of the result."""
     base = x @ kernel.astype(x.dtype) if isinstance(kernel, StoredKernel) else _stored_product(x, kernel)
     low = linear(x if keep is None else dropout(x, keep), a)
-    return base + linear(scale * low, b)
+    # Without the barrier XLA adds the two again in each loop that reads the sum, and keeps both for the backward.
+    return optimization_barrier(base + linear(scale * low, b))
 
 
 def int8_linear(

@@ -21,6 +21,7 @@ LIBRARY = (
 )  # fmt: skip
 SPINE = "train"
 ABOVE_THE_SPINE = ("train/cli", "train/commands", "train/bench", "train/plan", "train/learn", "train/tasks")
+RUNS, TUNE, RUNTIME, PARALLEL = "train/runs", "train/tune", "train/runtime", "train/parallel"
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "jaxllm/utils": (),
     "jaxllm/reference": (),
@@ -30,36 +31,20 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     TEXTBOOK: ("jaxllm/utils", "jaxllm/fast"),
     "jaxllm/compare": ("jaxllm/utils", "jaxllm/reference", TEXTBOOK, "jaxllm/fast"),
     "jaxllm/pretrained": ("jaxllm/utils", "jaxllm/tokenizers", "jaxllm/data", TEXTBOOK, "jaxllm/fast"),
-    SPINE: (*LIBRARY, "train/parallel", "train/runs", "train/runtime"),
-    "train/parallel": (*LIBRARY, SPINE, "train/runs", "train/runtime"),
-    "train/runs": (*LIBRARY, SPINE),
-    "train/runtime": ("jaxllm/utils",),
-    "train/bench": (*LIBRARY, SPINE, "train/parallel", "train/plan", "train/runs", "train/runtime"),
-    "train/plan": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime"),
-    "train/learn": (*LIBRARY, SPINE, "train/parallel", "train/runs", "train/runtime"),
-    "train/tasks": (*LIBRARY, SPINE, "train/runs"),
+    SPINE: (*LIBRARY, PARALLEL, RUNS, RUNTIME, TUNE),
+    PARALLEL: (*LIBRARY, SPINE, RUNS, RUNTIME),
+    RUNS: (*LIBRARY, SPINE, TUNE),
+    TUNE: (*LIBRARY, SPINE, RUNS),
+    RUNTIME: ("jaxllm/utils",),
+    "train/bench": (*LIBRARY, SPINE, PARALLEL, "train/plan", RUNS, RUNTIME, TUNE),
+    "train/plan": (*LIBRARY, SPINE, PARALLEL, RUNS, RUNTIME, TUNE),
+    "train/learn": (*LIBRARY, SPINE, PARALLEL, RUNS, RUNTIME),
+    "train/tasks": (*LIBRARY, SPINE, RUNS),
     "train/commands": (
-        *LIBRARY,
-        SPINE,
-        "train/parallel",
-        "train/runs",
-        "train/runtime",
-        "train/bench",
-        "train/plan",
-        "train/learn",
-        "train/tasks",
+        *LIBRARY, SPINE, PARALLEL, RUNS, RUNTIME, TUNE, "train/bench", "train/plan", "train/learn", "train/tasks",
     ),
-    "train/cli": (
-        *LIBRARY,
-        SPINE,
-        "train/parallel",
-        "train/runs",
-        "train/runtime",
-        "train/bench",
-        "train/commands",
-        "train/plan",
-    ),
-}
+    "train/cli": (*LIBRARY, SPINE, PARALLEL, RUNS, RUNTIME, "train/bench", "train/commands", "train/plan"),
+}  # fmt: skip
 WITHOUT_JAX = ("jaxllm/utils", "jaxllm/reference", "jaxllm/tokenizers", "jaxllm/data")
 
 

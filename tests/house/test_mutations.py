@@ -60,7 +60,7 @@ LEFT_OUT = {  # modules without logic of their own, or whose logic no quick test
     "train/plan/__init__.py", "train/runs/__init__.py", "train/parallel/__init__.py", "train/runtime/__init__.py", "jaxllm/pretrained/__init__.py",
     "jaxllm/reference/__init__.py", "jaxllm/tokenizers/__init__.py", "train/__init__.py", "train/__main__.py",
     "train/bench/__init__.py", "train/learn/__init__.py", "train/learn/checking/__init__.py", "train/learn/page/__init__.py",
-    "train/learn/training/__init__.py", "train/learn/pieces/__init__.py", "train/tasks/__init__.py",
+    "train/learn/training/__init__.py", "train/learn/pieces/__init__.py", "train/tasks/__init__.py", "train/tune/__init__.py",
     "train/tasks/harness.py",  # another program, in an extra
     # as `train_report` and `train_recording`, and names of processors
     "train/bench/generate.py", "train/bench/generate_report.py", "train/bench/train.py",

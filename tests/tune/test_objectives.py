@@ -58,10 +58,10 @@ def test_answers_count_alone() -> None:
     one = objective("instruct")
     loss, sums = of(one, model, params, inputs, targets)
     losses = reference.loss.token_losses(reference.gpt.forward(model.config, params, inputs), IDS)
-    assert one.count(targets) == 10 and sums == {} == one.zeros()
+    assert one.n_losses(targets) == 10 and sums == {} == one.zeros()
     assert float(loss) == pytest.approx(losses[IDS >= 0].sum(), rel=1e-5)
     nothing = Answers(np.full_like(IDS, -1))
-    assert float(of(one, model, params, inputs, nothing)[0]) / int(one.count(nothing)) == 0
+    assert float(of(one, model, params, inputs, nothing)[0]) / int(one.n_losses(nothing)) == 0
 
 
 def test_packed_answers_are_those_of_each_example_alone() -> None:
@@ -90,7 +90,7 @@ def test_a_label_is_of_the_last_token() -> None:
     loss, sums = of(one, model, params, inputs, targets)
     logits = reference.gpt.forward(model.config, params, inputs)[[0, 1, 3], [5, 3, 7]]
     labels = np.array([2, 0, 1])
-    assert one.count(targets) == 3 and sums.keys() == one.zeros().keys() == {"train_accuracy"}
+    assert one.n_losses(targets) == 3 and sums.keys() == one.zeros().keys() == {"train_accuracy"}
     assert float(loss) == pytest.approx(reference.loss.token_losses(logits, labels).sum(), rel=1e-5)
     assert float(sums["train_accuracy"]) == (logits.argmax(-1) == labels).sum()
     right = LABELS.copy()
@@ -103,7 +103,7 @@ def test_preferences_are_the_reference() -> None:
     model, params, inputs, targets = batch("prefer")
     one = objective("prefer", 0.3)
     loss, sums = of(one, model, params, inputs, targets)
-    assert one.count(targets) == 3 and sums.keys() == one.zeros().keys() == {"train_accuracy", "train_margin"}
+    assert one.n_losses(targets) == 3 and sums.keys() == one.zeros().keys() == {"train_accuracy", "train_margin"}
     logits = reference.gpt.forward(model.config, params, inputs.reshape(8, 8)).reshape(4, 2, 8, 17)
     of_answers = -reference.loss.answer_losses(logits, PAIRS).sum(-1)
     given = (*of_answers.T, *targets.reference.T, 0.3)

@@ -9,7 +9,7 @@ import pytest
 from models import TINY, random_gpt
 from tuning import TOKENIZER, examples
 
-from jaxllm import reference
+from jaxllm import GPT, reference
 from jaxllm.utils.errors import NonFiniteError
 from train.tune.reference_log_probs import FILE, of_pairs, read_log_probs, with_reference, write_log_probs
 
@@ -44,14 +44,17 @@ def test_each_answer_has_its_own(tmp_path: Path) -> None:
 
 
 def test_another_key_is_computed_again(tmp_path: Path) -> None:
-    """The numbers of one base beside another would be wrong margins without a word."""
+    """The numbers of one base beside another, or of other pairs, would be wrong margins without a word."""
     data = examples(tmp_path, "prefer")
     model, params = random_gpt(CONFIG)
     first = with_reference(data, model, lambda: params, tmp_path, KEY, 8).train.reference
     other = random_gpt(CONFIG, seed=1)[1]
     second = with_reference(data, model, lambda: other, tmp_path, KEY | {"base": "4" * 64}, 8).train.reference
     assert np.all(first != second)
-    assert read_log_probs(tmp_path / FILE, KEY, {"train": 36, "validation": 4}) is None
+    changed = replace(data, train=replace(data.train, examples=data.train.examples[::-1]))
+    for again, other_model in ((changed, model), (data, GPT(model.config, "bfloat16"))):
+        third = with_reference(again, other_model, lambda: other, tmp_path, KEY | {"base": "4" * 64}, 8)
+        assert np.any(third.train.reference != second)
 
 
 @pytest.mark.quick

@@ -1,5 +1,6 @@
 """The data of a tuning: splits, labels, notes and refusals."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,19 @@ def test_the_ids_of_a_split(tmp_path: Path) -> None:
     data = read(tmp_path, "classify", LABELLED)
     assert BYTES.decode(data.ids("validation")) == "<s>22<s>23<s>24"
     assert data.ids("train").dtype == np.int32 and len(data.ids("train")) == 66
+
+
+def test_a_fingerprint_is_of_the_ids_and_of_what_is_learned(tmp_path: Path) -> None:
+    """A template, a cut, or the same ids in other examples make another one; the width of a row does not."""
+    data = read(tmp_path, "instruct", ASKED)
+    assert data.fingerprint() == read(tmp_path, "instruct", ASKED, 200, packing=True).fingerprint()
+    source = str(tmp_path / "x.jsonl")
+    others = [
+        read_tune_data(source, "instruct", BYTES, chat_format(None), 64),
+        read(tmp_path, "instruct", ASKED, 20, too_long="cut"),
+        read(tmp_path, "instruct", ASKED[1:]),
+    ]
+    row = data.train.examples[0][0]
+    unlearned = replace(data.train, examples=((row._replace(learned=~row.learned),), *data.train.examples[1:]))
+    others.append(replace(data, train=unlearned))
+    assert len({one.fingerprint() for one in (data, *others)}) == 5

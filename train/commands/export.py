@@ -11,6 +11,7 @@ from jaxllm.pretrained.save import save_pretrained
 from ..ideas import load_code
 from ..outputs import new_folder
 from ..runs.load import load_run
+from .export_adapter import verify_adapter, write_adapter_of
 from .export_verify import verify
 from .options import Parser, add_code, add_run
 
@@ -21,24 +22,35 @@ def add_options(parser: Parser) -> None:
     add_run(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to make")
     parser.add_argument(
+        "--adapter", action="store_true", help="write a run's adapters alone, as a folder that PEFT opens"
+    )
+    parser.add_argument(
         "--verify", action="store_true",
-        help="open the folder with transformers, or without it with jaxllm, and compare its logits with the run's; "
-        "exit 1 if they differ, and leave no folder",
+        help="open the folder with transformers (and PEFT), or without it with jaxllm, and compare its logits with the "
+        "run's; exit 1 if they differ, and leave no folder",
     )  # fmt: skip
     add_code(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the folder, which appears when it is complete."""
+    path, step, code, verified = arguments.path, arguments.step, load_code(arguments.code), None
     with new_folder(Path(arguments.out)) as folder:
-        exported = load_run(arguments.path, arguments.step, code=load_code(arguments.code))
+        exported = load_run(path, step, code=code, adapters=arguments.adapter)
         config, tokenizer = exported.model.config, exported.tokenizer
-        save_pretrained(folder, config, exported.params)
+        if arguments.adapter:
+            about = write_adapter_of(folder, exported)
+        else:
+            save_pretrained(folder, config, exported.params)
+            about = f"{count_parameters(config):,} parameters as {family_for(config).architecture}"
         save_tokenizer_files(folder, tokenizer, exported.chat)
-        verified = verify(folder, config, exported.params) if arguments.verify else None
-    print(f"{count_parameters(config):,} parameters as {family_for(config).architecture}: {arguments.out}")
+        if arguments.verify:
+            verified = (verify_adapter if arguments.adapter else verify)(folder, config, exported.params)
+    print(f"{about}: {arguments.out}")
     if verified is not None:
         print(verified)
+    if exported.config.lora.rank and not arguments.adapter:
+        print("the adapters were added to their maps; `jaxllm merge` proves that this keeps the tuning")
     if config.vocab_size > tokenizer.vocab_size:
         print(f"the model has {config.vocab_size:,} ids, its tokenizer uses {tokenizer.vocab_size:,} of them")
     if config.separator is not None:

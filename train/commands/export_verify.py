@@ -1,5 +1,6 @@
 """`jaxllm export --verify`: opens the exported folder as its reader will, and compares logits with the run's."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,28 +25,48 @@ class Verified(NamedTuple):
     reader: str
     n_tokens: int
     difference: float  # relative to the largest logit
+    bound: float
 
     def __str__(self) -> str:
         return (
             f"verified: {self.reader} opens the folder, and computes our logits of {self.n_tokens:,} random tokens "
-            f"within {self.difference:.1e} of the largest, in float32 (bound {BOUND:g})"
+            f"within {self.difference:.1e} of the largest, in float32 (bound {self.bound:.1g})"
         )
 
 
 def verify(folder: Path, config: GPTConfig, params: Any) -> Verified:
     """Compare the logits of transformers, or without it of `load_pretrained`, with those of `params`, in float32.
 
-    Raises RunError, which names the difference, if it is beyond BOUND or if a logit is not finite.
+    Raises RunError, which names the difference, if it is beyond BOUND, or if a logit is not finite.
     """
-    tokens, (reader, read) = random_tokens(config), _reader()
-    ours = our_logits(config, params, tokens)
-    difference = relative_difference(read(folder, tokens), ours)
-    if not difference <= BOUND:  # NaN is not
+    if transformers := installed("transformers"):
+        return compared(f"transformers {transformers}", lambda tokens: their_logits(folder, tokens), config, params)
+    reader = "jaxllm.load_pretrained (transformers is not installed)"
+    return compared(reader, lambda tokens: our_logits(*load_pretrained(folder), tokens), config, params)
+
+
+def compared(
+    reader: str, read: Callable[[np.ndarray], np.ndarray], config: GPTConfig, params: Any, bound: float = BOUND
+) -> Verified:
+    """Compare the logits [B, T, V] that `read` returns for tokens with ours. Raises RunError as `verify`."""
+    tokens = random_tokens(config)
+    difference = relative_difference(read(tokens), our_logits(config, params, tokens))
+    if not difference <= bound:  # NaN is not
         raise RunError(
-            f"the logits of {reader} differ from this model's by {difference:.1e} of the largest, but only {BOUND:g} "
+            f"the logits of {reader} differ from this model's by {difference:.1e} of the largest, but only {bound:.1g} "
             "can be rounding; no folder was written: report this model's config as a bug, or export without --verify."
         )
-    return Verified(reader, tokens.size, difference)
+    return Verified(reader, tokens.size, difference, bound)
+
+
+def installed(package: str) -> str | None:
+    """The version of a package that needs PyTorch; None where either is not installed."""
+    try:
+        import torch  # noqa: F401 (both are needed)
+
+        return str(importlib.import_module(package).__version__)
+    except ImportError:
+        return None
 
 
 def random_tokens(config: GPTConfig) -> np.ndarray:
@@ -60,33 +81,23 @@ def our_logits(config: GPTConfig, params: Any, tokens: np.ndarray) -> np.ndarray
         return np.asarray(jax.jit(traced_once(GPT(config)).apply)({"params": params}, tokens))
 
 
-def relative_difference(theirs: np.ndarray, ours: np.ndarray) -> float:
-    """The largest |theirs - ours| over the largest |ours|; NaN where either is not finite, or of another shape."""
-    if theirs.shape != ours.shape or not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
-        return float("nan")
-    return float(np.abs(theirs - ours).max() / np.abs(ours).max())
-
-
-def _reader() -> tuple[str, Callable[[Path, np.ndarray], np.ndarray]]:
-    """The name and the logits of transformers, or of our own reader where transformers or PyTorch is not installed."""
-    try:
-        import torch  # noqa: F401 (both are needed)
-        import transformers
-    except ImportError:
-        return "jaxllm.load_pretrained (transformers is not installed)", _logits_of_our_reader
-    return f"transformers {transformers.__version__}", _logits_of_transformers
-
-
-def _logits_of_our_reader(folder: Path, tokens: np.ndarray) -> np.ndarray:
-    config, params = load_pretrained(folder)
-    return our_logits(config, params, tokens)
-
-
-def _logits_of_transformers(folder: Path, tokens: np.ndarray) -> np.ndarray:
+def their_logits(folder: Path, tokens: np.ndarray, adapter: Path | None = None) -> np.ndarray:
+    """The logits [B, T, V] of transformers in float32, with an adapter of PEFT where its folder is given."""
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    if adapter is not None:
+        import peft
+
+        model = peft.PeftModel.from_pretrained(model, adapter)
     with torch.no_grad():
         return np.asarray(model.float().eval()(torch.tensor(tokens.astype(np.int64))).logits)
+
+
+def relative_difference(theirs: np.ndarray, ours: np.ndarray) -> float:
+    """The largest |theirs - ours| over the largest |ours|; NaN where either is not finite, or of another shape."""
+    if theirs.shape != ours.shape or not (np.isfinite(theirs).all() and np.isfinite(ours).all()):
+        return float("nan")
+    return float(np.abs(theirs - ours).max() / np.abs(ours).max())

@@ -83,7 +83,7 @@ def load_run(
     if averaged:
         state = state._replace(params=averaged(state), opt_state=None)
     parts = partition_of(config)
-    state = state._replace(frozen=frozen_of(config, model.config, parts))
+    state = state._replace(frozen=frozen_of(config, model.config, parts, load_run))
     params = joined(parts, state) if adapters else merged(parts, state)
     return TrainedRun(config, tokenizer, model, params, state.opt_state, int(state.step), folder.chat())
 

@@ -33,7 +33,7 @@ class Question:
     answer: int
 
 
-class ChoiceRule(NamedTuple):
+class Scoring(NamedTuple):
     """What a log-probability is divided by, and the name of this accuracy in lm-evaluation-harness."""
 
     name: str
@@ -42,10 +42,10 @@ class ChoiceRule(NamedTuple):
 
 
 RULES = (
-    ChoiceRule("sum", lambda text, tokens: 1, "acc"),
-    ChoiceRule("per byte", lambda text, tokens: len(text.encode()), "acc_bytes"),
-    ChoiceRule("per character", lambda text, tokens: len(text), "acc_norm"),
-    ChoiceRule("per token", lambda text, tokens: tokens, ""),
+    Scoring("sum", lambda text, tokens: 1, "acc"),
+    Scoring("per byte", lambda text, tokens: len(text.encode()), "acc_bytes"),
+    Scoring("per character", lambda text, tokens: len(text), "acc_norm"),
+    Scoring("per token", lambda text, tokens: tokens, ""),
 )
 
 
@@ -127,7 +127,7 @@ class Choices:
     n_tokens: tuple[int, ...]
     n_cut: int = 0  # ids at the left of the query that did not fit into the model's context
 
-    def chosen(self, rule: ChoiceRule) -> int:
+    def chosen(self, rule: Scoring) -> int:
         """The number of the choice with the largest value; the first of equal ones.
 
         White space at the beginning of a choice separates it from the query, so that it does not count to its length.
@@ -135,7 +135,7 @@ class Choices:
         lengths = [rule.divisor(text.lstrip(), n) for text, n in zip(self.question.choices, self.n_tokens, strict=True)]
         return int(np.argmax(np.array(self.log_probs) / np.array(lengths)))
 
-    def is_right(self, rule: ChoiceRule) -> bool:
+    def is_right(self, rule: Scoring) -> bool:
         """Whether the rule takes the answer."""
         return self.chosen(rule) == self.question.answer
 
@@ -160,7 +160,7 @@ class Accuracy(NamedTuple):
     error: float
 
 
-def accuracy(scored: Sequence[Choices], rule: ChoiceRule) -> Accuracy:
+def accuracy(scored: Sequence[Choices], rule: Scoring) -> Accuracy:
     """How often the rule takes the answer. The error is that of a mean of independent questions."""
     right = np.array([one.is_right(rule) for one in scored], float)
     n = len(right)

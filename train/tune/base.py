@@ -54,19 +54,20 @@ class Base:
         return params, found
 
 
-def open_base(init: InitConfig) -> Base:
-    """The base that `init.from` names, with `init.add_tokens` in its tokenizer. Raises InputError."""
+def open_base(init: InitConfig, load_run: Callable[[str], Any]) -> Base:
+    """The base that `init.from` names, with `init.add_tokens` in its tokenizer. Raises InputError.
+
+    A run is read by `train.runs.load.load_run`, which is given because it reads runs with adapters by this function.
+    """
     assert init.from_ is not None
-    base = _of_run(init.from_) if (Path(init.from_) / "config.toml").exists() else _of_source(init.from_)
+    is_run = (Path(init.from_) / "config.toml").exists()
+    base = _of_run(init.from_, load_run(init.from_)) if is_run else _of_source(init.from_)
     if not init.add_tokens:
         return base
     return replace(base, tokenizer=with_special_tokens(base.tokenizer, init.add_tokens))
 
 
-def _of_run(path: str) -> Base:
-    from ..runs.load import load_run  # only here: a run with adapters is itself read with its base
-
-    run = load_run(path)
+def _of_run(path: str, run: Any) -> Base:
     return Base(path, run.model.config, run.tokenizer, run.chat, lambda: jax.tree.map(_in_float32, run.params))
 
 

@@ -1,14 +1,14 @@
 """The state that a run on a base begins with, and the parameters that it leaves frozen."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax import Array
 
 from jaxllm.config import GPTConfig
 from jaxllm.pretrained.peft import read_adapter
@@ -69,7 +69,7 @@ def first_state_on(
 ) -> TrainState:
     """The state before the first step, with the values of `init.adapter` where that is given."""
     params, key = parameters_on(base, config, model), jax.random.key(config.train.seed)
-    state: TrainState = jax.jit(partial(_state, optimizer, parts))(params, key)
+    state = state_of(params, optimizer, key, parts)  # not jitted: one program of all adapters takes minutes to compile
     if not config.init.adapter:
         return state
     there = read_adapter(config.init.adapter, base.config)
@@ -82,13 +82,9 @@ def first_state_on(
     return state._replace(params=unflatten_dict(new | values, sep="/"))
 
 
-def _state(optimizer: optax.GradientTransformation, parts: Partition | None, params: Any, key: Array) -> TrainState:
-    return state_of(params, optimizer, key, parts)
-
-
-def frozen_of(config: RunConfig, model: GPTConfig, parts: Partition | None) -> Any:
+def frozen_of(config: RunConfig, model: GPTConfig, parts: Partition | None, load_run: Callable[[str], Any]) -> Any:
     """The frozen parameters of a run, from its base; None where all change. Raises InputError for another base."""
     if parts is None:
         return None
-    params = parameters_on(open_base(config.init), config, model)
-    return jax.jit(lambda params: parts.split(params, jax.random.key(0))[1])(params)
+    params = parameters_on(open_base(config.init, load_run), config, model)
+    return jax.tree.map(jnp.asarray, parts.split(params, jax.random.key(0))[1])

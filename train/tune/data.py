@@ -1,5 +1,6 @@
 """The data of a tuning: a file of examples as rows of ids to train and to validate on."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -54,6 +55,15 @@ class TuneData:
         """The ids [N] int32 of all texts of "train" or "validation", one after another."""
         rows = self.train if split == "train" else self.validation
         return np.concatenate([one.ids for group in rows.examples for one in group])
+
+    def fingerprint(self) -> str:
+        """sha256 of the ids of all examples and of which are learned: equal for what a model computes alike."""
+        digest = hashlib.sha256()
+        for rows in (self.train, self.validation):
+            digest.update(len(rows.examples).to_bytes(8, "little"))
+            for one in (text for group in rows.examples for text in group):
+                digest.update(len(one.ids).to_bytes(8, "little") + one.ids.tobytes() + one.learned.tobytes())
+        return digest.hexdigest()
 
     def with_reference(self, train: NDArray[np.float32], validation: NDArray[np.float32]) -> "TuneData":
         """The same data with the base model's log-probabilities [N, 2] of the examples of both splits, in order."""

@@ -2,10 +2,10 @@
 
 DPO compares the model with its base at each step (Rafailov et al. 2023, equation 7). The base does not change, so its
 log-probabilities of all pairs are computed before the first step, and no second model is held while training. The file
-holds the key that they were computed for: another base, other data, another tokenizer or another width of the rows make
-another key, and they are computed again.
+holds the key that they were computed for: another base or other pairs make another key, and they are computed again.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,17 +33,29 @@ def with_reference(
 ) -> TuneData:
     """The data with the base's log-probabilities, read from the folder if they are there for this key, else computed.
 
-    `base` returns the base's parameters and is called only to compute. The key names what they depend on. `rows` is the
-    number of pairs computed at a time. Raises NonFiniteError for a base that computes NaN or infinity, and OSError if
-    the file cannot be written.
+    `base` returns the base's parameters and is called only to compute. The key names what they depend on; the ids of
+    the pairs, which a chat template decides too, and the dtype of the computation are added here. `rows` is the number
+    of pairs computed at a time. Raises NonFiniteError for a base that computes NaN or infinity, and OSError if the file
+    cannot be written.
     """
     sizes = {"train": len(data.train.rows), "validation": len(data.validation.rows)}
+    key = {**key, "pairs": _digest(data), "dtype": str(model.dtype)}
     found = read_log_probs(folder / FILE, key, sizes)
     if found is None:
         params = base()
         found = {split: of_pairs(model, params, data.batches(split, rows), sizes[split]) for split in SPLITS}
         write_log_probs(folder / FILE, key, found)
     return data.with_reference(found["train"], found["validation"])
+
+
+def _digest(data: TuneData) -> str:
+    """The sha256 of the ids of all pairs, and of which of them are learned."""
+    total = hashlib.sha256()
+    for rows in (data.train, data.validation):
+        for text in (text for group in rows.examples for text in group):
+            for ids in (text.inputs, text.targets):
+                total.update(len(ids).to_bytes(8, "little") + np.ascontiguousarray(ids, "<i8").tobytes())
+    return total.hexdigest()
 
 
 def of_pairs(model: GPT, params: Any, batches: Iterable[tuple[Any, Any]], n: int) -> NDArray[np.float32]:

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxllm.gpt import GPT
 
 from ..evaluate import evaluation_rows
+from ..runs.load import load_run
 from .base import open_base
 from .beginning import parameters_on
 from .reference_log_probs import with_reference
@@ -20,13 +21,12 @@ def referenced(run: "Prepared", folder: Path) -> "Prepared":
     config, data = run.config, run.examples
     if config.tune.kind != "prefer" or data is None:
         return run
-    key = {
-        "base": str(config.init.sha256), "data": data.sha256, "tokenizer": run.tokenizer.fingerprint(),
-        "row": str(data.train.width), "too_long": config.tune.too_long, "added": " ".join(config.init.add_tokens),
-    }  # fmt: skip
+    base, added = str(config.init.sha256), " ".join(config.init.add_tokens)
+    key = {"base": base, "added": added, "dtype": config.train.dtype, "examples": data.fingerprint()}
     model = GPT(run.model, config.train.dtype)
-    known = with_reference(
-        data, model, lambda: parameters_on(run.base or open_base(config.init), config, run.model), folder, key,
-        evaluation_rows(config),
-    )  # fmt: skip
+
+    def parameters() -> Any:
+        return parameters_on(run.base or open_base(config.init, load_run), config, run.model)
+
+    known = with_reference(data, model, parameters, folder, key, evaluation_rows(config))
     return replace(run, examples=known, draw=known.drawing())

@@ -1,5 +1,6 @@
-"""`jaxllm merge`: a run whose weights hold its adapters, or none."""
+"""`jaxllm merge` and `jaxllm export --adapter`: a run whose weights hold its adapters, or a folder of them, or none."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +10,14 @@ import pytest
 from flax.traverse_util import flatten_dict
 from imported_runs import CONFIG, imported
 
-from jaxllm.lora import LoraKernel
+from jaxllm.lora import LoraKernel, quantise_base
+from jaxllm.pretrained.peft import read_adapter
+from jaxllm.utils.errors import InputError
 from train.cli import main
+from train.commands import export_adapter
 from train.commands import merge as command
+from train.commands.export_adapter import adapter_of, dense_base, full_of, source_of, verify_adapter, write_adapter_of
+from train.errors import RunError
 from train.inputs import prepare
 from train.runs.folder import RunFolder
 from train.runs.imported_weights import write_weights
@@ -19,7 +25,10 @@ from train.runs.load import load_run
 from train.tune.batches import Answers, Preferences
 from train.tune.merge_rows import first_rows, split_rows, validation_rows
 
-pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
 OPTIONS = ("lora.rank=2", "train.window=16", "train.steps=2", "optimizer.warmup_steps=1", "eval.sample_tokens=2")
 
 
@@ -35,6 +44,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.newest
 def test_a_merged_run_is_the_tuned_one(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", str(tuned), "--out", str(tmp_path / "merged")]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -48,6 +58,7 @@ def test_a_merged_run_is_the_tuned_one(tuned: Path, tmp_path: Path, capsys: pyte
         np.testing.assert_array_equal(np.asarray(params[path]), np.asarray(leaf))
 
 
+@pytest.mark.newest
 def test_what_a_coarse_dtype_loses_is_not_written(
     tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +67,7 @@ def test_what_a_coarse_dtype_loses_is_not_written(
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.newest
 def test_the_proof_reads_what_was_written(
     tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +79,7 @@ def test_the_proof_reads_what_was_written(
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.newest
 def test_a_run_without_adapters(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", str(tuned.parent / "base"), "--out", str(tmp_path / "merged")]) == 2
     assert "has no adapters" in capsys.readouterr().err
@@ -74,11 +87,13 @@ def test_a_run_without_adapters(tuned: Path, tmp_path: Path, capsys: pytest.Capt
     assert "is there already" in capsys.readouterr().err
 
 
+@pytest.mark.newest
 def test_adapters_are_left_beside_their_maps(tuned: Path) -> None:
     leaves = flatten_dict(load_run(tuned, adapters=True).params).values()
     assert sum(isinstance(leaf, LoraKernel) for leaf in leaves) == 7
 
 
+@pytest.mark.newest
 def test_rows_of_a_text(tuned: Path) -> None:
     run = load_run(tuned)
     prepared = prepare(run.config, run.tokenizer, run.chat)
@@ -92,6 +107,7 @@ def test_rows_of_a_text(tuned: Path) -> None:
     assert counted.all()
 
 
+@pytest.mark.newest
 def test_rows_of_examples() -> None:
     """Of a pair, both answers."""
     ids = np.array([[[-1, 4], [-1, -1]], [[7, -1], [-1, 9]]])
@@ -104,6 +120,7 @@ def test_rows_of_examples() -> None:
         np.testing.assert_array_equal([targets for _, targets in rows], wanted)
 
 
+@pytest.mark.newest
 def test_the_first_rows_that_fit() -> None:
     row, other, nothing = (np.array(x) for x in ([5, 6, 7, 8], [1, 2, 3, 4], [0, 0, 0, 0]))
     first, second = np.array([-1, 9, -1, -1]), np.array([-1, -1, 9, -1])
@@ -119,6 +136,7 @@ def test_the_first_rows_that_fit() -> None:
     assert first_rows([(nothing, nothing - 1)], 4) == []
 
 
+@pytest.mark.newest
 def test_the_labels_of_a_classifier_come_along(tuned: Path) -> None:
     run = load_run(tuned)
     config = replace(run.config, tune=replace(run.config.tune, kind="classify", labels=("a", "b")))
@@ -126,3 +144,95 @@ def test_the_labels_of_a_classifier_come_along(tuned: Path) -> None:
     assert (merged.tune.kind, merged.tune.labels) == ("classify", ("a", "b"))
     assert command.merged_config(run).tune.kind == "pretrain"
     assert RunFolder(tuned).read_config().init.from_ and merged.init.from_ is None
+
+
+@pytest.fixture
+def without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+
+
+def export_of(tuned: Path, out: Path) -> int:
+    return main(["export", str(tuned), "--out", str(out), "--adapter", "--verify"])
+
+
+@pytest.mark.newest
+@pytest.mark.usefixtures("without_peft")
+@pytest.mark.newest
+def test_an_exported_adapter_is_the_runs(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export_of(tuned, tmp_path / "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("368 parameters as adapters of rank 2 for ")
+    assert lines[1].startswith("verified: jaxllm's reader of adapters (PEFT is not installed)")
+    run = load_run(tuned, adapters=True)
+    there = read_adapter(tmp_path / "out", run.model.config)
+    want = flatten_dict(adapter_of(run.params))
+    assert len(want) == 14 and (there.rank, there.alpha, there.base_sha256) == (2, 16.0, run.config.init.sha256)
+    for path, leaf in flatten_dict(there.adapter).items():
+        np.testing.assert_array_equal(leaf, want[path])
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_peft_opens_an_exported_adapter(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for package in ("torch", "transformers", "peft"):
+        pytest.importorskip(package, reason="needs the extra `peers`")
+    assert export_of(tuned, tmp_path / "out") == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("verified: PEFT ")
+
+
+@pytest.mark.newest
+@pytest.mark.usefixtures("without_peft")
+@pytest.mark.newest
+def test_a_reader_that_leaves_the_adapters_out_is_noticed(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they change the logits less than the bound of a whole model."""
+    run = load_run(tuned, adapters=True)
+    write_adapter_of(tmp_path / "out", run)
+    monkeypatch.setattr(export_adapter, "attach", lambda params, adapter, scale: params)
+    monkeypatch.setattr(export_adapter, "BOUND", 1.0)
+    with pytest.raises(RunError, match="differ from this model's"):
+        verify_adapter(tmp_path / "out", run.model.config, run.params)
+
+
+@pytest.mark.newest
+def test_what_cannot_be_an_adapter(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export_of(tuned.parent / "base", tmp_path / "out") == 2
+    assert "has no adapters; leave --adapter out" in capsys.readouterr().err
+    run = load_run(tuned, adapters=True)
+    init = replace(run.config.init, add_tokens=("<a>",))
+    with pytest.raises(InputError, match="added 1 tokens, which the base"):
+        write_adapter_of(tmp_path / "out", replace(run, config=replace(run.config, init=init)))
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.newest
+def test_an_export_of_a_tuned_run_names_the_proof(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(tuned), "--out", str(tmp_path / "out")]) == 0
+    assert "`jaxllm merge` proves" in capsys.readouterr().out
+
+
+@pytest.mark.newest
+def test_what_is_trained_in_full_is_saved_beside_an_adapter(tuned: Path) -> None:
+    run = load_run(tuned, adapters=True)
+    assert full_of(run) == {}
+    both = replace(run, config=replace(run.config, tune=replace(run.config.tune, train="norm_final")))
+    (path,) = flatten_dict(full_of(both))
+    assert path == ("norm_final", "scale")
+
+
+@pytest.mark.newest
+def test_the_base_of_an_adapter(tuned: Path, tmp_path: Path) -> None:
+    """Its values, of int8 too, and its name."""
+    base, run = load_run(tuned.parent / "base"), load_run(tuned, adapters=True)
+    for path, leaf in flatten_dict(dense_base(run.params)).items():
+        np.testing.assert_array_equal(leaf, np.asarray(flatten_dict(base.params)[path]))
+    up = "block_0/mlp/up/kernel"
+    rounded = dense_base(quantise_base(base.params, [up]))["block_0"]["mlp"]["up"]["kernel"]
+    want = np.asarray(flatten_dict(base.params, sep="/")[up])
+    assert 0 < np.abs(rounded - want).max() <= np.abs(want).max() / 127
+    assert source_of(str(tuned.parent / "base")) == str(tuned.parent / "base")
+    (tmp_path / "named").mkdir()
+    write_weights(tmp_path / "named" / "weights.safetensors", base.params, "gpt2")
+    assert source_of(str(tmp_path / "named")) == "gpt2"

@@ -1,0 +1,105 @@
+"""`jaxllm export --adapter`: the adapters of a run as a folder that PEFT opens, for the base that they belong to."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxllm.config import GPTConfig
+from jaxllm.lora import Int8Kernel, LoraKernel, attach
+from jaxllm.pretrained.peft import read_adapter, write_adapter
+from jaxllm.pretrained.safetensors import read_header
+from jaxllm.pretrained.save import save_pretrained
+from jaxllm.utils.errors import InputError
+
+from ..runs.folder import RunFolder
+from ..runs.load import TrainedRun
+from ..state import abstract_state
+from ..tune.merge import MOST_LOST
+from .export_verify import (
+    BOUND,
+    Verified,
+    compared,
+    installed,
+    our_logits,
+    random_tokens,
+    relative_difference,
+    their_logits,
+)
+
+
+def write_adapter_of(folder: Path, run: TrainedRun) -> str:
+    """Write the adapters of a run, which was loaded with them; returns what they are.
+
+    Raises InputError for a run without adapters or with tokens that its base lacks, and as `write_adapter`.
+    """
+    config, lora = run.config, run.config.lora
+    adapter = adapter_of(run.params)
+    if not adapter:
+        raise InputError("this run has no adapters; leave --adapter out, which exports its whole model.")
+    if config.init.add_tokens:
+        raise InputError(
+            f"init.add_tokens added {len(config.init.add_tokens)} tokens, which the base model of PEFT would lack; "
+            "merge the run with `jaxllm merge`, and export that."
+        )
+    base = source_of(str(config.init.from_))
+    arguments = lora.rank, lora.alpha, lora.dropout, base, str(config.init.sha256)
+    write_adapter(folder, run.model.config, adapter, *arguments, full_of(run))
+    rounded = ", trained beside a base in int8" if lora.base == "int8" else ""
+    n = sum(leaf.size for leaf in flatten_dict(adapter).values())
+    return f"{n:,} parameters as adapters of rank {lora.rank} for {base}{rounded}"
+
+
+def adapter_of(params: Any) -> dict[str, Any]:
+    """A and B at the path of each `LoraKernel`, as NumPy arrays."""
+    flat = flatten_dict(params)
+    kernels = {path: leaf for path, leaf in flat.items() if isinstance(leaf, LoraKernel)}
+    parts = {(*path, name): np.asarray(x) for path, k in kernels.items() for name, x in (("a", k.a), ("b", k.b))}
+    return dict(unflatten_dict(parts))
+
+
+def full_of(run: TrainedRun) -> dict[str, Any]:
+    """The parameters that the run trained in full."""
+    changing = flatten_dict(abstract_state(run.model, run.config).params)
+    return dict(unflatten_dict({p: np.asarray(x) for p, x in flatten_dict(run.params).items() if p in changing}))
+
+
+def source_of(base: str) -> str:
+    """What a base was imported from, which PEFT may find, or else its own path."""
+    weights = RunFolder(base).weights
+    return (read_header(weights).metadata.get("source") if weights.exists() else None) or base
+
+
+def verify_adapter(folder: Path, config: GPTConfig, params: Any) -> Verified:
+    """Compare logits as `verify`, of PEFT beside an export of the base, or without it of our own reader.
+
+    The bound is at most MOST_LOST of what the adapters change, so that a reader that leaves them out is noticed.
+    """
+    base = dense_base(params)
+    tokens = random_tokens(config)
+    change = relative_difference(our_logits(config, base, tokens), our_logits(config, params, tokens))
+    bound = min(BOUND, MOST_LOST * change)
+    if (version := installed("peft")) and installed("transformers"):
+        with tempfile.TemporaryDirectory(prefix="jaxllm-base-") as exported:
+            place = Path(exported)
+            save_pretrained(place, config, base)
+            return compared(f"PEFT {version}", lambda x: their_logits(place, x, folder), config, params, bound)
+    there = read_adapter(folder, config)
+    whole = unflatten_dict(flatten_dict(base) | flatten_dict(there.full))
+    read = attach(whole, there.adapter, there.alpha / there.rank)
+    reader = "jaxllm's reader of adapters (PEFT is not installed)"
+    return compared(reader, lambda x: our_logits(config, read, x), config, params, bound)
+
+
+def dense_base(params: Any) -> dict[str, Any]:
+    """The parameters with an array, in float32, in place of each `LoraKernel`: its base."""
+
+    def dense(leaf: Any) -> np.ndarray:
+        base = leaf.base if isinstance(leaf, LoraKernel) else leaf
+        if isinstance(base, Int8Kernel):
+            return np.asarray(base.weights, np.float32) * np.asarray(base.scale)
+        return np.asarray(base)
+
+    return dict(unflatten_dict({path: dense(leaf) for path, leaf in flatten_dict(params).items()}))
