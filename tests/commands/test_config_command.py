@@ -33,7 +33,9 @@ def test_what_it_prints_has_a_line_for_every_field(capsys: pytest.CaptureFixture
 
 def test_every_field_is_described() -> None:
     rows = describe_fields()
-    assert [row[:2] for row in rows] == [(name, f.name) for name, section in SECTIONS.items() for f in fields(section)]
+    assert [row[:2] for row in rows] == [
+        (name, f.name.removesuffix("_")) for name, section in SECTIONS.items() for f in fields(section)
+    ]
     assert not [row for row in rows if not row.description or not row.type]
 
 

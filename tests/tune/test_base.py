@@ -15,6 +15,7 @@ from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
 from train.config import ModelConfig, build_config
 from train.inputs import prepare
+from train.runs.load import load_run
 from train.tune.base import Base, fingerprint, first_parameters, model_on, open_base
 from train.tune.config import InitConfig
 
@@ -30,7 +31,7 @@ def sections(path: Path, **more: Any) -> dict[str, Any]:
 
 
 def base_of(path: Path, **more: Any) -> Base:
-    return open_base(InitConfig(str(path), **more))
+    return open_base(InitConfig(str(path), **more), load_run)
 
 
 def test_a_run_and_a_folder_are_bases(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def describe_base(inputs: Prepared) -> list[str]:
 def describe_parts(parts: Partition) -> str:
     """What of the parameters changes, in words."""
     lora = parts.lora
-    words = [f"adapters of rank {lora.rank} beside {lora.targets}"] if lora.rank else []
+    words = [f"adapters of rank {lora.rank} beside {lora.targets or 'all maps of the blocks'}"] if lora.rank else []
     return " and ".join([*words, *([f"those of {parts.train}"] if parts.train else [])])
 
 

@@ -7,7 +7,6 @@ from typing import Literal
 from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.validate import Fraction, NonNegative, PositiveFloat, check_fields
 
-MAPS = r"attention/(query|key|value|output)|mlp/(gate|up|down)"  # the linear maps of a block
 Texts = tuple[str, ...]
 
 
@@ -53,7 +52,7 @@ class LoraConfig:
     rank: NonNegative = 0  # columns of A and rows of B; 0: no adapter
     alpha: PositiveFloat = 16.0  # alpha / rank is the factor of A B
     dropout: Fraction = 0.0  # of the adapter's input
-    targets: str = MAPS  # pattern of the maps that have an adapter, within a block
+    targets: str | None = None  # pattern of the paths of maps with an adapter; none: all maps of the blocks
     base: Literal["float32", "int8"] = "float32"  # how the W of these maps are kept; int8 with a scale for each column
 
     def __post_init__(self) -> None:
