@@ -86,11 +86,6 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None, chat: ChatFor
         tokenizer, chat = base.tokenizer, base.chat
     if config.tune.kind != "pretrain":
         return _of_examples(config, _given(tokenizer), chat, base)
-    if config.model.n_classes and not base:
-        raise InputError(
-            f'model.n_classes is {config.model.n_classes}, but classes are learned by tune.kind = "classify" alone, '
-            "whose data say how many there are; leave it out."
-        )
     sources = {name: _open(name, config.data.field) for name in config.data.sources}
     digest, length = _identity(list(sources.values()))
     _check_text(config, digest, length)

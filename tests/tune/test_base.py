@@ -123,7 +123,7 @@ def test_a_classifier_fits_its_labels(tmp_path: Path) -> None:
 
 REFUSED = {
     "model.n_layers": ({"model": {"n_layers": 5}}, "model.n_layers is 5, but in "),
-    "classes": ({"model": {"n_classes": 3}}, "[model] has a classifier of 3 classes, but this run learns tokens"),
+    "classes": ({"model": {"n_classes": 3}}, "model.n_classes is 3, but tune.kind is 'pretrain'"),
     "tokenizer": ({"tokenizer": {"kind": "char"}}, "[tokenizer] is given beside init.from"),
     "window": ({"train": {"window": 65}}, "train.window is 65, more than model.context_length = 64"),
     "twice": ({"init": {"add_tokens": ["<a>", "<a>"]}}, "init.add_tokens names '<a>' twice or not at all"),
@@ -147,7 +147,6 @@ def test_without_a_base(tmp_path: Path) -> None:
     plain: dict[str, Any] = {"data": {"source": str(text)}, "model": {"context_length": 8}}
     wrong = {
         "lora.rank is given, but no weights": {"lora": {"rank": 2}},
-        "model.n_classes is 3, but classes are learned by": {"model": {"context_length": 8, "n_classes": 3}},
         "tune.train is given, but no weights": {"tune": {"train": "norm"}},
         "tune.kind is for weights that exist": {"tune": {"kind": "classify"}},
         "init.add_tokens is given without a base": {"init": {"add_tokens": ["<a>"]}},
