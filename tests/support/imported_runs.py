@@ -22,7 +22,7 @@ CONFIG = replace(TINY, vocab_size=260, context_length=64, n_layers=1, norm="rms_
 
 
 def imported(
-    path: Path, config: GPTConfig = CONFIG, chat: ChatFormat | None = None, tune: TuneConfig = TuneConfig()
+    path: Path, config: GPTConfig = CONFIG, chat: ChatFormat | None = None, tune: TuneConfig | None = None
 ) -> Path:
     """A run folder at the path, with random parameters and TOKENIZER; returns the path."""
     folder = RunFolder(path)
@@ -30,5 +30,5 @@ def imported(
     (chat or ChatFormat(256, (257,), "<s>", "</s>", TEMPLATE)).save(folder.pretrained)
     write_weights(folder.weights, random_parameters(GPT(config)))
     model, train = ModelConfig(**asdict(config)), TrainConfig(batch_size=1)
-    folder.create(RunConfig(model=model, train=train, tune=tune), TOKENIZER)
+    folder.create(RunConfig(model=model, train=train, tune=tune or TuneConfig()), TOKENIZER)
     return path
