@@ -139,6 +139,20 @@ def test_an_adapter_begins_as_in_peft() -> None:
     assert float(one["a"].std()) == pytest.approx(bound / 3**0.5, rel=0.05)
 
 
+def test_an_adapter_grows_to_another_rank() -> None:
+    """The same function, in which the new directions can learn: their A is not zero."""
+    config, model, params, adapter = adapted("gpt2", n_layers=1)
+    fresh = lora.init_adapter(jax.random.key(5), shapes_of(config, rank=3), 3)
+    part = {"block_0": {"mlp": adapter["block_0"]["mlp"]}}
+    larger = lora.grown(part, fresh)
+    assert jax.tree.map(jnp.shape, larger) == jax.tree.map(jnp.shape, fresh)
+    tokens = random_tokens(config)
+    got, want = (logits(model, lora.attach(params, one, SCALE), tokens) for one in (larger, part))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    up = larger["block_0"]["mlp"]["up"]["kernel"]
+    assert up["a"][:, 2].any() and not up["b"][2].any()
+
+
 def test_generation_takes_adapted_and_merged_models() -> None:
     """The same tokens, packed or not; packed logits equal those of the model up to rounding."""
     config, model, params, adapter = adapted("gpt2", n_layers=1)
