@@ -84,14 +84,13 @@ def scheduled(sections: Sections, overrides: list[str], given: RunConfig, steps:
     chosen = named_in(overrides)
     rate = given.optimizer.learning_rate if "optimizer.learning_rate" in chosen else RATES[adapters]
     every = given.eval.every if "eval.every" in chosen else max(steps // 4, 1)
-    derived = {
+    derived: Sections = {
         "train": {"steps": steps},
         "optimizer": {"learning_rate": rate, "min_learning_rate": rate / 10, "warmup_steps": steps // 10},
         "eval": {"every": every},
         "checkpoint": {"every": every if given.checkpoint.keep_best else steps},
     }  # fmt: skip
-    names = sections | derived
-    return build_config({name: {**sections.get(name, {}), **derived.get(name, {})} for name in names}, overrides)
+    return build_config({n: {**sections.get(n, {}), **derived.get(n, {})} for n in [*sections, *derived]}, overrides)
 
 
 def named_in(overrides: list[str]) -> set[str]:

@@ -88,7 +88,8 @@ def frozen_on(base: Base, config: RunConfig, model: GPTConfig, parts: Partition 
 
 
 def frozen_of(config: RunConfig, model: GPTConfig, parts: Partition | None, load_run: Callable[[str], Any]) -> Any:
-    """As `frozen_on` for the base that the config names, as arrays of JAX."""
-    return (
-        jax.tree.map(jnp.asarray, frozen_on(open_base(config.init, load_run), config, model, parts)) if parts else None
-    )
+    """As `frozen_on` of the base that the config names, as arrays of JAX."""
+    if parts is None:
+        return None
+    frozen = frozen_on(open_base(config.init, load_run), config, model, parts)
+    return jax.tree.map(jnp.asarray, frozen)
