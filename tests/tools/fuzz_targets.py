@@ -25,6 +25,7 @@ from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken, to_huggi
 from train.config import build_config, load_config
 from train.runs.manifest import MANIFEST, Manifest, _encode, check_files, new_manifest, read_manifest, seal
 from train.runs.metrics import read_metrics
+from train.tasks.choices import completions, read_questions
 from train.tune.data import read_tune_data
 from train.tune.examples import Kind
 from train.tune.fitting import TooLong
@@ -298,6 +299,23 @@ def use_examples(folder: Path) -> None:
         list(preview_pieces(one, data.tokenizer, data.labels))
 
 
+QUESTION = {"query": "The sky is", "choices": [" blue.", " a river.", " é"], "answer": 1}
+
+
+def make_questions(rng: Rng) -> Files:
+    """A right line and a changed one."""
+    right = json.dumps(QUESTION).encode()
+    return {FILE: b"\n".join([right, json_or_bytes(rng, (right,))])}
+
+
+def use_questions(folder: Path) -> None:
+    """Read and encoded."""
+    questions = read_questions(folder / FILE)
+    found = completions(questions, examples.BYTES.encode, 0, 64)
+    assert len(found) == sum(len(question.choices) for question in questions)
+    assert all(0 < len(one.continuation) <= 64 and one.context for one in found)
+
+
 # ---- weights
 
 HEADER = {
@@ -360,6 +378,7 @@ TARGETS = {
     "shards": Target(make_shards, use_shards),
     "metrics": Target(make_metrics, lambda folder: read_metrics(folder / FILE)),
     "examples": Target(make_examples, use_examples),
+    "questions": Target(make_questions, use_questions),
     "manifest": Target(make_manifest, use_manifest),
     "safetensors": Target(make_safetensors, use_safetensors),
     "gguf": Target(lambda rng: {FILE: mutate_bytes(rng, GGUFS)}, use_gguf),

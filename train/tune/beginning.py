@@ -11,6 +11,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxllm.config import GPTConfig
+from jaxllm.lora import grown
 from jaxllm.pretrained.peft import read_adapter
 from jaxllm.utils.errors import InputError
 
@@ -74,12 +75,13 @@ def first_state_on(
         return state
     there = read_adapter(config.init.adapter, base.config)
     values = flatten_dict(there.adapter, sep="/") | flatten_dict(there.full, sep="/")
-    new, old = flatten_dict(state.params, sep="/"), set(values)
-    if unknown := sorted(old - set(new)):
+    new = flatten_dict(state.params, sep="/")
+    if unknown := sorted(set(values) - set(new)):
         raise InputError(
             f"{config.init.adapter} holds {unknown[0]}, which does not change in this run; name it in tune.train."
         )
-    return state._replace(params=unflatten_dict(new | values, sep="/"))
+    whole = unflatten_dict(new | flatten_dict(there.full, sep="/"), sep="/")
+    return state._replace(params=grown(there.adapter, whole))
 
 
 def frozen_on(base: Base, config: RunConfig, model: GPTConfig, parts: Partition | None) -> Any:
