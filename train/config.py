@@ -207,6 +207,11 @@ class RunConfig:
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but there are only train.steps = "
                 f"{self.train.steps}; warm up for fewer steps."
             )
+        if self.parallel.context > 1 and self.tune.kind != "pretrain":
+            raise InputError(
+                f'parallel.context is {self.parallel.context}, but the rows of tune.kind = "{self.tune.kind}" are not '
+                "cut; use parallel.data, fsdp or tensor."
+            )
         falls = self.train.steps * (1 - self.optimizer.decay_share)
         if self.optimizer.schedule == "wsd" and self.optimizer.warmup_steps > falls:
             raise InputError(
