@@ -334,7 +334,8 @@ def parse_override(text: str) -> tuple[str, str, Any]:
 def _kinds(section: str, key: str) -> list[Any]:
     """The types that a field takes, without their limits; [None] if there is no such field."""
     hint = get_type_hints(SECTIONS[section]).get(keys(section).get(key, key)) if section in SECTIONS else None
-    return [get_origin(kind) or kind for kind in get_args(hint) or (hint,)]
+    kinds = (hint,) if get_origin(hint) is tuple else get_args(hint) or (hint,)
+    return [get_origin(kind) or kind for kind in kinds]
 
 
 def to_toml(config: RunConfig) -> str:
