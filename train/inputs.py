@@ -92,8 +92,6 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None, chat: ChatFor
         if config.tune.kind in ("instruct", "prefer"):
             chat = ending_answers(chat, tokenizer)
     if config.tune.kind != "pretrain":
-        if config.train.loss is not None:
-            raise InputError(f"train.loss is for tune.kind 'pretrain', but it is {config.tune.kind!r}; leave it out.")
         return _of_examples(config, _given(tokenizer), chat, base)
     sources = {name: _open(name, config.data.field) for name in config.data.sources}
     digest, length = _identity(list(sources.values()))
