@@ -47,8 +47,9 @@ PARTS: dict[str, tuple[int | None, ...]] = {"a": (0, None), "b": (None, 1), "wei
 def parameter_axes(path: str, shape: tuple[int, ...], n_parts: int = 1) -> tuple[str, ...]:
     """The logical axis of each dimension of a parameter, whose path is as "block_0/mlp/up/kernel".
 
-    The parts of a kernel (`jaxllm.lora`), as "block_0/mlp/up/kernel/a", have the axes of its dimensions. A parameter that is not in `LOGICAL_AXES`, such as one of a user's block, has "embed" for its largest dimension that
-    `n_parts` divides; a vector has none.
+    The parts of a kernel (`jaxllm.lora`), as "block_0/mlp/up/kernel/a", have the axes of its dimensions. A parameter
+    that is not in `LOGICAL_AXES`, such as one of a user's block, has "embed" for its largest dimension that `n_parts`
+    divides; a vector has none.
     """
     names = [name for name in path.split("/") if name != "base"]  # the kernel within a `LoraKernel`
     axes = LOGICAL_AXES.get((names[-2], names[-1]), ()) if len(names) > 1 else ()
