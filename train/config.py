@@ -370,6 +370,12 @@ def row_length(model: GPTConfig, train: TrainConfig) -> int:
     return train.window or model.context_length
 
 
+def tokens_of_step(config: RunConfig, model: GPTConfig) -> int:
+    """The number of tokens of a step's inputs; a pair of answers is two rows."""
+    rows = 2 if config.tune.kind == "prefer" else 1
+    return config.train.batch_size * rows * row_length(model, config.train)
+
+
 def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
     """The fields that differ: ("train.steps", 100, 200)."""
     a, b = as_dict(old), as_dict(new)

@@ -29,6 +29,7 @@ from .tune.partition import partition_of
 from .tune.rendered import ending_answers
 from .tune.sample import answering, question
 
+FEWEST_LABELS = 2  # of a classifier, where they depend on examples that are not read
 STAND_IN = 256  # vocabulary size where the tokenizer's depends on a text that is not read
 
 
@@ -215,9 +216,10 @@ def known_vocabulary(config: RunConfig) -> int | None:
 
 
 def model_without_text(config: RunConfig) -> GPTConfig:
-    """The model of a config whose text is not read: its vocabulary is the configured one, or a stand-in."""
+    """The model of a config whose text is not read: its vocabulary and labels are the configured ones, or stand-ins."""
     if config.init.from_ and not config.model.vocab_size:
-        return model_on(open_base(config.init, load_run), config.model, len(config.tune.labels or ()))
+        labels = len(config.tune.labels or ()) or (FEWEST_LABELS if config.tune.kind == "classify" else 0)
+        return model_on(open_base(config.init, load_run), config.model, labels)
     return config.model.with_vocabulary(known_vocabulary(config) or STAND_IN)
 
 

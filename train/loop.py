@@ -22,7 +22,7 @@ from jaxllm.gpt import GPT
 from jaxllm.lora import merge
 
 from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
-from .config import RunConfig, as_dict, row_length
+from .config import RunConfig, as_dict, row_length, tokens_of_step
 from .errors import NotSavedError, Stopped
 from .eval_weights import eval_weights
 from .evaluate import Abandoned, evaluator, sample_text
@@ -182,7 +182,7 @@ def batch_shapes(run: Prepared, mesh: Mesh | None) -> Any:
 def plan_of(config: RunConfig) -> Plan:
     """What the log of a run needs to know of it."""
     train = config.train
-    return Plan(train.steps, train.batch_size * row_length(config.model, train), train.max_skipped)
+    return Plan(train.steps, tokens_of_step(config, config.model), train.max_skipped)
 
 
 def how_to_resume(folder: RunFolder, config: RunConfig) -> str:
