@@ -161,13 +161,23 @@ def _some(paths: list[str]) -> str:
 
 def init_adapter(key: Key[Array, ""], shapes: Shapes, rank: int) -> dict[str, Any]:
     """An adapter for kernels of these paths and shapes (D, F): A uniform in +-1/sqrt(D), as in PEFT, and B zero."""
-    keys = jax.random.split(key, len(shapes))
-    flat = {}
-    for one, (path, (width, features)) in zip(keys, sorted(shapes.items()), strict=True):
-        bound = width**-0.5
-        flat[f"{path}/a"] = jax.random.uniform(one, (width, rank), jnp.float32, -bound, bound)
-        flat[f"{path}/b"] = jnp.zeros((rank, features), jnp.float32)
+    paths = sorted(shapes)
+    keys = jax.random.split(key, len(paths))
+    flat = {f"{path}/b": jnp.zeros((rank, shapes[path][1]), jnp.float32) for path in paths}
+    for width in {shapes[path][0] for path in paths}:  # those of one shape together: a generator for each compiles long
+        alike = [i for i, path in enumerate(paths) if shapes[path][0] == width]
+        draw = partial(jax.random.uniform, shape=(width, rank), minval=-(width**-0.5), maxval=width**-0.5)
+        values = jax.vmap(lambda one, draw=draw: draw(one, dtype=jnp.float32))(keys[np.array(alike)])
+        flat |= {f"{paths[i]}/a": value for i, value in zip(alike, values, strict=True)}
     return dict(unflatten_dict(flat, sep="/"))
+
+
+def grown(adapter: Any, fresh: Any) -> Any:
+    """The same function in the ranks of a `fresh` adapter, at least its own: what is new has the fresh A and B zero."""
+    flat, larger = flatten_dict(adapter), flatten_dict(fresh)
+    for path, x in flat.items():
+        flat[path] = larger[path].at[: x.shape[0], : x.shape[1]].set(x)
+    return unflatten_dict(larger | flat)
 
 
 def attach(

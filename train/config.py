@@ -213,6 +213,16 @@ class RunConfig:
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but with optimizer.decay_share = "
                 f"{self.optimizer.decay_share} the rate falls from step {falls:g} on; make one of them smaller."
             )
+        if self.model.n_classes and self.tune.kind != "classify":
+            raise InputError(
+                f"model.n_classes is {self.model.n_classes}, but tune.kind is {self.tune.kind!r}; leave it out: "
+                'tune.kind = "classify" counts the labels of the data.'
+            )
+        if self.train.loss is not None and self.tune.kind != "pretrain":
+            raise InputError(
+                f"train.loss is {self.train.loss!s}, but tune.kind = {self.tune.kind!r} has a loss of its own; leave "
+                "train.loss out."
+            )
         others = ("adamw", "muon", "lion", "adafactor", "sgd")
         if self.eval.weights == "schedule_free" and self.optimizer.name in others:
             raise InputError(

@@ -45,7 +45,7 @@ from .runtime.profile import profiled
 from .runtime.signals import stoppable
 from .state import TrainState, init_and_compile
 from .step import make_model, make_train_step
-from .tune.beginning import first_state_on
+from .tune.beginning import first_state_on, frozen_on
 from .tune.kinds import objective_of
 from .tune.measures import examples_measure
 from .tune.partition import Partition, joined, merged, partition_of
@@ -160,9 +160,13 @@ def beginning(
     base = run.base
 
     def begin(like: TrainState) -> TrainState:
-        first = first_state_on(base, run.config, run.model, optimizer, parts)
-        first = jax.tree.map(lambda x, of: jax.device_put(x, of.sharding), first, like)
-        return checkpoints.restore(like)._replace(frozen=first.frozen) if saved else first
+        if saved:
+            frozen = frozen_on(base, run.config, run.model, parts)
+            return checkpoints.restore(like)._replace(frozen=jax.tree.map(put, frozen, like.frozen))
+        return jax.tree.map(put, first_state_on(base, run.config, run.model, optimizer, parts), like)
+
+    def put(x: Any, like: Any) -> Any:
+        return jax.device_put(x, like.sharding)
 
     return begin
 
@@ -253,7 +257,8 @@ def make_measure(
         try:
             losses = {"val_loss": evaluate(joined(parts, state), run.validation_ids)}
             if averaged:
-                losses["averaged_val_loss"] = evaluate(averaged(state), run.validation_ids)
+                of_average = joined(parts, state._replace(params=averaged(state)))
+                losses["averaged_val_loss"] = evaluate(of_average, run.validation_ids)
         except Abandoned:
             return {}
         return losses
@@ -266,8 +271,8 @@ def write_sample(run: Prepared, model: GPT, folder: RunFolder, state: TrainState
     averaged = eval_weights(run.config)
     loss = losses.get("averaged_val_loss" if averaged else "val_loss", math.nan)
     if math.isfinite(loss) and not run.model.n_classes:
-        params, c = averaged(state) if averaged else merged(partition_of(run.config), state), run.config
-        params = on_one_device(params)
+        written, c = state._replace(params=averaged(state)) if averaged else state, run.config
+        params = on_one_device(merged(partition_of(c), written))
         if jax.process_index() != 0:
             return
         text = (run.write or sample_text)(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)

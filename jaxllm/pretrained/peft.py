@@ -42,7 +42,7 @@ class PeftAdapter(NamedTuple):
 
     adapter: dict[str, Any]  # as of `jaxllm.lora`, in float32
     full: dict[str, Any]  # parameters that were trained in full
-    rank: int
+    rank: int  # the largest of all kernels'
     alpha: float
     dropout: float
     base_sha256: str | None  # of the base model's weights; PEFT itself writes none
@@ -80,8 +80,9 @@ def read_adapter(folder: str | Path, config: GPTConfig) -> PeftAdapter:
             folder, config, settings, module, pair, _placement(layout, placements, f"{module}.weight")
         )
     full = _full(folder, layout, config, settings, placements, whole)
-    alpha = settings.scale() * settings.r
-    return PeftAdapter(nested(adapter), nested(full), settings.r, alpha, settings.lora_dropout, base_sha256)
+    rank = max((x.shape[1] for path, x in adapter.items() if path.endswith("/a")), default=settings.r)
+    alpha = settings.scale() * rank
+    return PeftAdapter(nested(adapter), nested(full), rank, alpha, settings.lora_dropout, base_sha256)
 
 
 def _read_tensors(folder: Path) -> tuple[Tensors, str | None]:

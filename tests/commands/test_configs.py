@@ -217,8 +217,8 @@ LIMITS = {  # the least and the greatest allowed value of a field
     "model.context_length": (1, 2**24), "model.d_model": (1, 2**17), "model.n_layers": (1, 1000),
     "model.n_heads": (1, 1024), "model.n_kv_heads": (1, 1024), "model.d_head": (1, 2**14), "model.d_ff": (1, 2**20), "model.mup_base_width": (1, 2**17),
     "model.rope_original_context": (1, 2**24), "model.sliding_window": (1, 2**24), "model.separator": (0, 2**31 - 1),
-    "model.ngrams": (1, 8), "model.ngram_rows": (1, 2**24),
-    "train.steps": (1, 2**31 - 1), "train.batch_size": (1, 2**20), "train.seed": (0, 2**31 - 1),
+    "model.ngrams": (1, 8), "model.n_classes": (0, 2**16), "model.ngram_rows": (1, 2**24),
+    "train.steps": (1, 2**31 - 1), "train.window": (1, 2**31 - 1), "lora.rank": (0, 2**31 - 1), "train.batch_size": (1, 2**20), "train.seed": (0, 2**31 - 1),
     "train.max_skipped": (0, 2**31 - 1), "optimizer.warmup_steps": (0, 2**31 - 1), "eval.every": (1, 2**31 - 1),
     "eval.sample_tokens": (1, 100_000), "checkpoint.every": (1, 2**31 - 1), "checkpoint.keep": (1, 2**31 - 1),
     "checkpoint.keep_best": (0, 2**31 - 1),
@@ -263,5 +263,6 @@ def test_the_vocabulary_may_be_as_small_as_the_tokenizers() -> None:
 
 def test_every_section_stands_for_a_dataclass() -> None:
     assert [f.name for f in fields(RunConfig)] == [
-        "data", "tokenizer", "model", "train", "optimizer", "eval", "checkpoint", "parallel",
+        "data", "tokenizer", "model", "train", "optimizer", "eval", "checkpoint", "parallel", "init",
+        "tune", "lora",
     ]  # fmt: skip

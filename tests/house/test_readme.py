@@ -103,7 +103,11 @@ def test_the_tests_that_commands_name_exist() -> None:
 
 def test_every_config_field_is_listed_with_its_default() -> None:
     rows = re.findall(r"^\| `(\w+\.\w+)` \| .+? \| (\S+) \| .+ \|$", TEXTS["configs/README.md"], re.MULTILINE)
-    want = [(f"{section}.{f.name}", as_printed(f.default)) for section, make in SECTIONS.items() for f in fields(make)]
+    want = [
+        (f"{section}.{f.name.removesuffix('_')}", as_printed(f.default))
+        for section, make in SECTIONS.items()
+        for f in fields(make)
+    ]
     assert rows == want
     assert {f.name for f in fields(GPTConfig)} == {f.name for f in fields(SECTIONS["model"])}
 
@@ -113,6 +117,8 @@ def as_printed(default: Any) -> str:
         return "none"
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, tuple):
+        return str(list(default))
     return f'"{default}"' if isinstance(default, str) else f"{default:g}"
 
 

@@ -46,7 +46,7 @@ WITHOUT_TWIN = {
     "cache.extend",  # the cache as a whole: test_cache.py
     "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss", "gpt.head_table", "gpt.check_tokens", "gpt.check_packed", "gpt.parameter_shapes", "gpt.traced_once",  # the model as a whole: test_gpt.py
     "lora.init_adapter",  # random: test_lora.py
-    "lora.adapted_paths", "lora.attach", "lora.merge", "lora.quantise_base",  # parameters as a whole: test_lora.py
+    "lora.adapted_paths", "lora.attach", "lora.grown", "lora.merge", "lora.quantise_base",  # parameters as a whole: test_lora.py
     "looking.look", "intermediates.named",  # the model as a whole: test_look.py
 }  # fmt: skip
 

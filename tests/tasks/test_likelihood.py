@@ -12,7 +12,7 @@ from jaxllm import InputError, reference
 from jaxllm.tokenizers import BPETokenizer
 from train.tasks.likelihood import Completion, batches, encode_completion, likelihoods, n_cut
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 CONFIG = replace(TINY, context_length=16, n_layers=1)
 
 
@@ -33,7 +33,7 @@ def by_reference(params: Any, pair: Completion) -> tuple[float, bool]:
     return -float(losses.sum()), bool((logits.argmax(-1) == ids[-n:]).all())
 
 
-@pytest.mark.parametrize("most_tokens", [1, 40, 1000])
+@pytest.mark.parametrize("most_tokens", [40, 1000])
 def test_likelihoods_are_those_of_the_reference(most_tokens: int) -> None:
     """In the order of the pairs, whichever share a batch or a row."""
     model, params = random_gpt(CONFIG)
@@ -91,3 +91,8 @@ def test_a_model_that_sees_what_it_predicts_is_refused() -> None:
     model, params = random_gpt(replace(CONFIG, visible=lambda t, s, a, b: s < 4))
     with pytest.raises(InputError, match="so that a text has no likelihood"):
         likelihoods(model, params, 100)
+
+
+def test_a_classifier_is_refused() -> None:
+    with pytest.raises(InputError, match="which predicts no tokens"):
+        likelihoods(*random_gpt(replace(CONFIG, n_classes=3)), 100)

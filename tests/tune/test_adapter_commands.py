@@ -236,3 +236,5 @@ def test_the_base_of_an_adapter(tuned: Path, tmp_path: Path) -> None:
     (tmp_path / "named").mkdir()
     write_weights(tmp_path / "named" / "weights.safetensors", base.params, "gpt2")
     assert source_of(str(tmp_path / "named")) == "gpt2"
+    assert main(["merge", str(tuned), "--out", str(tmp_path / "merged")]) == 0
+    assert source_of(str(tmp_path / "merged")) == str(tmp_path / "merged")

@@ -77,14 +77,25 @@ def test_the_base_has_no_gradient() -> None:
 
 @pytest.mark.parametrize("kernel", [jnp.ones((5, 7), jnp.float32), Int8Kernel(jnp.ones((5, 7), jnp.int8), jnp.ones(7))])
 def test_a_backward_keeps_a_frozen_kernel_as_it_is_stored(kernel: Any) -> None:
-    """Neither the kernel in the dtype of x, nor x for a gradient of the kernel."""
+    """Not in the dtype of x."""
     a, b = jnp.ones((5, 1), jnp.bfloat16), jnp.ones((1, 7), jnp.bfloat16)
-    x = jnp.ones((11, 5), jnp.bfloat16)
-    kept = [leaf for leaf in jax.tree.leaves(jax.vjp(lambda x: x @ LoraKernel(kernel, a, b), x)[1])]
-    shapes = [(leaf.shape, leaf.dtype.name) for leaf in kept]
+    kept = kept_for_backward(lambda x: x @ LoraKernel(kernel, a, b))
     stored = "int8" if isinstance(kernel, Int8Kernel) else "float32"
-    assert [dtype for shape, dtype in shapes if shape == (5, 7)] == [stored]
-    assert shapes.count(((11, 5), "bfloat16")) == 1  # for A
+    assert [dtype for shape, dtype in kept if shape == (5, 7)] == [stored]
+
+
+def test_a_backward_keeps_no_x_for_a_frozen_kernel() -> None:
+    kernel, frozen = jnp.ones((5, 7)), jnp.ones((5, 7), jnp.int8)
+    assert ((11, 5), "bfloat16") not in kept_for_backward(lambda x: x @ Int8Kernel(frozen, jnp.ones(7)))
+    assert ((11, 5), "bfloat16") in kept_for_backward(
+        lambda x: x @ LoraKernel(kernel, kernel, jnp.ones((7, 7)))
+    )  # for A
+
+
+def kept_for_backward(function: Any) -> list[tuple[tuple[int, ...], str]]:
+    """Shapes and dtypes of what a function of x, bfloat16 [11, 5], keeps."""
+    pullback = jax.vjp(function, jnp.ones((11, 5), jnp.bfloat16))[1]
+    return [(leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(pullback)]
 
 
 def test_dropout_is_on_the_way_to_a_only() -> None:
@@ -126,6 +137,20 @@ def test_an_adapter_begins_as_in_peft() -> None:
     bound = 400**-0.5
     assert 0.99 * bound < jnp.abs(one["a"]).max() <= bound
     assert float(one["a"].std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_an_adapter_grows_to_another_rank() -> None:
+    """The same function, in which the new directions can learn: their A is not zero."""
+    config, model, params, adapter = adapted("gpt2", n_layers=1)
+    fresh = lora.init_adapter(jax.random.key(5), shapes_of(config, rank=3), 3)
+    part = {"block_0": {"mlp": adapter["block_0"]["mlp"]}}
+    larger = lora.grown(part, fresh)
+    assert jax.tree.map(jnp.shape, larger) == jax.tree.map(jnp.shape, fresh)
+    tokens = random_tokens(config)
+    got, want = (logits(model, lora.attach(params, one, SCALE), tokens) for one in (larger, part))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    up = larger["block_0"]["mlp"]["up"]["kernel"]
+    assert up["a"][:, 2].any() and not up["b"][2].any()
 
 
 def test_generation_takes_adapted_and_merged_models() -> None:

@@ -100,23 +100,23 @@ def test_an_adapter_of_a_fused_map_is_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "alpha", "factor"),
+    ("settings", "scale", "factor"),
     [
-        ({}, 3.0, 1.0),
-        ({"use_rslora": True}, 3 * 2**0.5, 1.0),
-        ({"alpha_pattern": {"self_attn.q_proj": 9}}, 3.0, 3.0),
-        ({"alpha_pattern": {"^model.layers.0.self_attn.q_proj": 9, "q_proj": 1}}, 3.0, 3.0),
-        ({"lora_alpha": 12, "alpha_pattern": {"proj": 9}}, 12.0, 1.0),
-        ({"r": 8, "rank_pattern": {"q_proj$": 2}}, 3.0, 4.0),
-        ({"r": 8, "rank_pattern": {"q_proj": 2}, "use_rslora": True}, 3 * 8**0.5, 2.0),
+        ({}, 1.5, 1.0),
+        ({"use_rslora": True}, 1.5 * 2**0.5, 1.0),
+        ({"alpha_pattern": {"self_attn.q_proj": 9}}, 1.5, 3.0),
+        ({"alpha_pattern": {"^model.layers.0.self_attn.q_proj": 9, "q_proj": 1}}, 1.5, 3.0),
+        ({"lora_alpha": 12, "alpha_pattern": {"proj": 9}}, 6.0, 1.0),
+        ({"r": 8, "rank_pattern": {"q_proj$": 2}}, 3 / 8, 4.0),
+        ({"r": 8, "rank_pattern": {"q_proj": 2}, "use_rslora": True}, 3 / 8**0.5, 2.0),
     ],
 )
-def test_scales_of_modules_are_multiplied_into_b(tmp_path: Path, settings: Any, alpha: float, factor: float) -> None:
+def test_scales_of_modules_are_multiplied_into_b(tmp_path: Path, settings: Any, scale: float, factor: float) -> None:
     adapter = random_adapter(LLAMA, "block_0/attention/query")
     folder = write(tmp_path / "peft", LLAMA, adapter)
     change(folder, settings)
     back = read_adapter(folder, LLAMA)
-    assert back.alpha == pytest.approx(alpha, rel=1e-15)
+    assert back.rank == 2 and back.alpha / 2 == pytest.approx(scale, rel=1e-15)
     got, want = (x["block_0"]["attention"]["query"]["kernel"] for x in (back.adapter, adapter))
     np.testing.assert_array_equal(got["a"], want["a"])
     np.testing.assert_allclose(got["b"], want["b"] * factor, rtol=1e-6)
@@ -160,6 +160,7 @@ def test_a_tied_table_is_written_for_both_ends(tmp_path: Path) -> None:
         ({"use_of_2030": [1]}, "'use_of_2030' is [1]"),
         ({"r": 0}, "is no settings of LoRA: Expected `int` >= 1"),
         ({"r": "8"}, "is no settings of LoRA: Expected `int`, got `str`"),
+        ({"alpha_pattern": "\ud800"}, "is no settings of LoRA: 'utf-8' codec can't encode"),
         ({"lora_alpha": 0}, "is no settings of LoRA: Expected `float` > 0"),
         (
             {"alpha_pattern": {"(a+)+b": 1}},

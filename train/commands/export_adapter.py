@@ -15,6 +15,7 @@ from jaxllm.pretrained.save import save_pretrained
 from jaxllm.utils.errors import InputError
 
 from ..runs.folder import RunFolder
+from ..runs.imported_weights import MERGED
 from ..runs.load import TrainedRun
 from ..state import abstract_state
 from ..tune.merge import MOST_LOST
@@ -46,10 +47,12 @@ def write_adapter_of(folder: Path, run: TrainedRun) -> str:
         )
     base = source_of(str(config.init.from_))
     arguments = lora.rank, lora.alpha, lora.dropout, base, str(config.init.sha256)
-    write_adapter(folder, run.model.config, adapter, *arguments, full_of(run))
+    full = full_of(run)
+    write_adapter(folder, run.model.config, adapter, *arguments, full)
     rounded = ", trained beside a base in int8" if lora.base == "int8" else ""
-    n = sum(leaf.size for leaf in flatten_dict(adapter).values())
-    return f"{n:,} parameters as adapters of rank {lora.rank} for {base}{rounded}"
+    n, n_full = (sum(leaf.size for leaf in flatten_dict(tree).values()) for tree in (adapter, full))
+    whole = f" and {n_full:,} in full" if n_full else ""
+    return f"{n:,} parameters as adapters of rank {lora.rank}{whole} for {base}{rounded}"
 
 
 def adapter_of(params: Any) -> dict[str, Any]:
@@ -69,7 +72,8 @@ def full_of(run: TrainedRun) -> dict[str, Any]:
 def source_of(base: str) -> str:
     """What a base was imported from, which PEFT may find, or else its own path."""
     weights = RunFolder(base).weights
-    return (read_header(weights).metadata.get("source") if weights.exists() else None) or base
+    source = read_header(weights).metadata.get("source", "") if weights.exists() else ""
+    return source if source and not source.startswith(MERGED) else base
 
 
 def verify_adapter(folder: Path, config: GPTConfig, params: Any) -> Verified:

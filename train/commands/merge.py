@@ -19,7 +19,7 @@ from ..ideas import load_code
 from ..inputs import prepare
 from ..outputs import check_new_folder, new_folder
 from ..runs.folder import RunFolder
-from ..runs.imported_weights import read_weights, write_weights
+from ..runs.imported_weights import MERGED, read_weights, write_weights
 from ..runs.load import TrainedRun, load_run
 from ..tune.config import TuneConfig
 from ..tune.merge import check_finite, prove, rounded_to
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     with new_folder(out) as temporary:
         folder = RunFolder(temporary)
         folder.create(merged_config(tuned), tuned.tokenizer, code, tuned.chat or ChatFormat())
-        write_weights(folder.weights, rounded_to(merge(tuned.params), a.dtype), f"{a.path}, step {tuned.step}, merged")
+        write_weights(folder.weights, rounded_to(merge(tuned.params), a.dtype), f"{MERGED}{a.path}, step {tuned.step}")
         proof = prove(config, tuned.params, read_weights(folder.weights, config), rows)
         proof.check(a.dtype)
     print("\n".join(proof.lines(a.dtype, "label" if config.n_classes else "token")))

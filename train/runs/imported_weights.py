@@ -19,6 +19,7 @@ from jaxllm.pretrained.safetensors import read_header, read_tensor, write_tensor
 from jaxllm.utils.errors import InputError, printable, shown
 from jaxllm.utils.processes import usable_cores
 
+MERGED = "merged from "  # begins the source of weights that hold what was an adapter
 FORMAT = {"format": "jaxllm parameters", "version": "1"}
 
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from jaxllm.config import check_predicts_tokens
 from jaxllm.gpt import GPT, traced_once
 from jaxllm.loss import token_losses
 from jaxllm.utils.errors import InputError
@@ -60,10 +61,11 @@ def likelihoods(
     """A function pairs, report -> the likelihoods of the pairs, in their order.
 
     A batch has about `most_tokens` tokens, and batches of the same length share a compiled program. Raises InputError
-    for a model that sees what it predicts. The function calls `report` with the number of pairs done. It raises
-    ValueError for a pair with an empty part, or with a continuation longer than the model's context.
+    for a classifier, and for a model that sees what it predicts. The function calls `report` with the number of pairs
+    done. It raises ValueError for a pair with an empty part, or with a continuation longer than the model's context.
     """
     config, step = model.config, make_step(model)
+    check_predicts_tokens(config)
     if known_targets(config) is not None:
         raise InputError(
             f"model.visible is {config.visible}, by which positions see what they predict, so that a text has no "

@@ -115,6 +115,8 @@ def with_special_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokeniz
 
 def model_on(base: Base, given: ModelConfig, n_classes: int = 0) -> GPTConfig:
     """The model of a run that begins from the base. Raises InputError where [model] says otherwise."""
+    if base.config.n_classes and not n_classes:
+        raise InputError(f"{base.name} is a classifier, which has no head over the vocabulary; name its own base.")
     default = ModelConfig()
     for field in fields(GPTConfig):
         value, its = getattr(given, field.name), getattr(base.config, field.name)
@@ -122,6 +124,13 @@ def model_on(base: Base, given: ModelConfig, n_classes: int = 0) -> GPTConfig:
             raise InputError(
                 f"model.{field.name} is {shown(value)}, but in {base.name} it is {shown(its)}; leave [model] out: "
                 "the base decides its fields."
+            )
+    for name, its in (("[model]", given.n_classes), (base.name, base.config.n_classes)):
+        if its not in (0, n_classes):
+            learned = f"{n_classes} labels" if n_classes else "tokens"
+            raise InputError(
+                f"{name} has a classifier of {its} classes, but this run learns {learned}; name a model with a head in "
+                "init.from, and leave model.n_classes out."
             )
     size = max(base.config.vocab_size, base.tokenizer.vocab_size)
     return replace(base.config, vocab_size=size, dropout=given.dropout, n_classes=n_classes)
@@ -131,13 +140,14 @@ def first_parameters(params: dict[str, Any], model: GPTConfig, known: int, seed:
     """The base's parameters in the shapes of the model.
 
     The rows of tokens from the id `known` on are the mean of the rows before it, in the head too: an unknown token
-    begins like an average one, and lowers no other's probability much (Hewitt 2021). A classifier is drawn with the
-    seed, normal with standard deviation INIT_STD, and its bias is zero; the head over the vocabulary is left out.
+    begins like an average one, and lowers no other's probability much (Hewitt 2021). Where the base has no classifier,
+    it is drawn with the seed, normal with standard deviation INIT_STD, and its bias is zero; the head over the
+    vocabulary is left out.
     """
     flat = flatten_dict(params, sep="/")
     flat["token_embedding/table"] = _extended(flat["token_embedding/table"], known, model.vocab_size)
-    if model.n_classes:
-        flat = {path: leaf for path, leaf in flat.items() if not path.startswith(("head/", "classifier/"))}
+    if model.n_classes and "classifier/kernel" not in flat:
+        flat.pop("head/kernel", None)
         kernel = INIT_STD * jax.random.normal(jax.random.key(seed), (model.d_model, model.n_classes), jnp.float32)
         flat |= {"classifier/kernel": np.asarray(kernel), "classifier/bias": np.zeros(model.n_classes, np.float32)}
     elif "head/kernel" in flat:

@@ -54,7 +54,7 @@ def examples_measure(
         try:
             found = of(joined(parts, state))
             if averaged:
-                found["averaged_val_loss"] = of(averaged(state))["val_loss"]
+                found["averaged_val_loss"] = of(joined(parts, state._replace(params=averaged(state))))["val_loss"]
         except Abandoned:
             return {}
         return found

@@ -3,7 +3,7 @@
 from slips.mutation import Mutation, twin
 
 GPT, LOSS, FAST_LOSS = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/fast/loss.py"
-REFERENCE, REFERENCE_GPT = "jaxllm/reference/loss.py", "jaxllm/reference/gpt.py"
+REFERENCE = "jaxllm/reference/loss.py"
 OBJECTIVES, MEASURES, LOG_PROBS = (
     f"train/tune/{name}.py" for name in ("objectives", "measures", "reference_log_probs")
 )
@@ -19,7 +19,8 @@ MUTATIONS = [
     Mutation("texts of a row attend to each other", GPT, "documents = documents if separator is None else", "documents = None if separator is None else", f"{PACKED}[rotary]"),
     Mutation("texts forgotten where documents are apart too", "jaxllm/attention.py", "(jnp.diff(texts, axis=-1, prepend=texts[..., :1]) != 0)", "False", f"{PACKED}[separated too]"),
     Mutation("a rule of places in the row taken for places in a text", GPT, "if documents is not None and getattr(config, field) is not None:", "if False:", "model/test_packed_rows.py::test_what_cannot_be_packed", "DID NOT RAISE"),
-    Mutation("a classifier without its bias in the reference", REFERENCE_GPT, 'return "classifier"', 'params_name = "classifier"; return None', f"{CLASSIFIER}::test_agrees_with_the_reference[gpt2]", "shape"),
+    Mutation("logits of classes in half precision", GPT, "y = at_least_float32(self.classifier(x))", "y = self.classifier(x)", f"{CLASSIFIER}::test_logits_are_float32_in_half_precision"),
+    Mutation("a classifier that does not begin at zero", "jaxllm/fast/init.py", 'path[-2] in ("head", "classifier")', 'path[-2] == "head"', f"{CLASSIFIER}::test_its_first_parameters[True]"),
     Mutation("tokens drawn from classes", "jaxllm/config.py", "if config.n_classes:\n        raise", "if False:\n        raise", f"{CLASSIFIER}::test_what_needs_a_head_refuses_it", "Error"),
     Mutation("a question is learned", LOSS, "return jnp.where(here, token_losses(logits, jnp.where(here, targets, 0)), 0)", "return token_losses(logits, jnp.where(here, targets, 0))", f"{ANSWERS}::test_what_is_not_learned_has_no_gradient"),
     Mutation("every negative target taken for one that is not learned", LOSS, "return targets != NOT_LEARNED", "return targets >= 0", f"{ANSWERS}::test_what_is_not_learned_has_no_gradient"),

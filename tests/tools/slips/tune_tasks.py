@@ -12,7 +12,7 @@ MUTATIONS = [
     Mutation("the token before a continuation scored too", "train/tasks/likelihood.py", "slice(len(ids) - len(pairs[i].continuation), len(ids))", "slice(max(0, len(ids) - len(pairs[i].continuation) - 1), len(ids))", f"{LIKELIHOOD}::test_likelihoods_are_those_of_the_reference[1000]"),
     Mutation("all choices of a row scored as the first", "train/tasks/likelihood.py", "places[i] = row, k, slice", "places[i] = row, 0, slice", f"{LIKELIHOOD}::test_likelihoods_are_those_of_the_reference[40]"),
     Mutation("greedy where one token is", "train/tasks/likelihood.py", "bool(best[here].all())", "bool(best[here].any())", f"{LIKELIHOOD}::test_what_the_model_would_write_is_greedy"),
-    Mutation("a program for every number of rows", "train/tasks/likelihood.py", "shape = n_rows, max(len(rows[inputs]) for inputs in of_length), length", "shape = n_rows, len(of_length), length + n_rows", f"{LIKELIHOOD}::test_batches_of_a_length_have_one_shape_and_no_more_tokens_than_asked"),
+    Mutation("batches of more tokens than asked", "train/tasks/likelihood.py", "max(1, most_tokens // length)", "max(1, most_tokens)", f"{LIKELIHOOD}::test_batches_of_a_length_have_one_shape_and_no_more_tokens_than_asked"),
     Mutation("the space before a choice counted", "train/tasks/choices.py", "rule.divisor(text.lstrip(), n)", "rule.divisor(text, n)", f"{CHOICES}::test_each_rule_divides_by_its_own_length"),
     Mutation("characters counted as bytes", "train/tasks/choices.py", "len(text.encode())", "len(text)", f"{CHOICES}::test_each_rule_divides_by_its_own_length"),
     Mutation("the error of a sample, not of a mean", "train/tasks/choices.py", "right.std(ddof=1)) / math.sqrt(n)", "right.std(ddof=1))", f"{CHOICES}::test_accuracy_has_the_error_of_a_mean"),
