@@ -16,7 +16,7 @@ class TorchSteps:
 
     Clipping is written out, because PyTorch's own adds 1e-6 to the norm. Adam's step does not depend on the size of a
     gradient, not even of one that is only rounding. So `clear` says of each number of a parameter whether its gradient
-    was above `bound` times the parameter's largest in all steps.
+    was zero, or above `bound` times the parameter's largest, in all steps.
     """
 
     def __init__(
@@ -36,7 +36,8 @@ class TorchSteps:
         self.adamw.zero_grad()
         loss.backward()
         for name, p in self.parameters.items():
-            self.clear[name] &= np.abs(p.grad.numpy()) > self.bound * float(p.grad.abs().max())
+            size = np.abs(p.grad.numpy())
+            self.clear[name] &= (size > self.bound * size.max()) | (size == 0)
         norm = float(torch.sqrt(sum((p.grad**2).sum() for p in self.parameters.values())))
         for p in self.parameters.values():
             p.grad *= min(1.0, self.clip_norm / norm)
