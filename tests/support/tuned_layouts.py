@@ -61,9 +61,9 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def config_of(tune: TuneConfig, lora: LoraConfig = LoraConfig(), train: Any = None) -> RunConfig:
+def config_of(tune: TuneConfig, lora: LoraConfig | None = None, train: Any = None) -> RunConfig:
     trained = TrainConfig(steps=STEPS, batch_size=ROWS, **train or {})
-    return RunConfig(train=trained, optimizer=OptimizerConfig(warmup_steps=1), tune=tune, lora=lora)
+    return RunConfig(train=trained, optimizer=OptimizerConfig(warmup_steps=1), tune=tune, lora=lora or LoraConfig())
 
 
 def batch(config: RunConfig, model: GPTConfig, step: int) -> tuple[Any, Any]:

@@ -121,8 +121,6 @@ def with_special_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokeniz
 
 def model_on(base: Base, given: ModelConfig, n_classes: int = 0) -> GPTConfig:
     """The model of a run that begins from the base. Raises InputError where [model] says otherwise."""
-    if base.config.n_classes and not n_classes:
-        raise InputError(f"{base.name} is a classifier, which has no head over the vocabulary; name its own base.")
     default = ModelConfig()
     for field in fields(GPTConfig):
         value, its = getattr(given, field.name), getattr(base.config, field.name)
