@@ -47,21 +47,19 @@ MODEL = replace(
     TINY, vocab_size=13, d_model=16, n_heads=4, n_layers=1, context_length=LENGTH, norm="rms_norm", position="rotary",
     activation="swiglu", use_bias=False,
 )  # fmt: skip
-LORA = LoraConfig(2)
+NONE, LORA = LoraConfig(), LoraConfig(2)
 CASES: dict[str, dict[str, Any]] = {
-    "instruct": {"tune": TuneConfig("instruct", packing=True), "lora": LORA},
+    "instruct": {"tune": TuneConfig("instruct", packing=True, train="norm"), "lora": LORA},
     "classify": {"tune": TuneConfig("classify"), "lora": replace(LORA, targets="mlp")},
     "prefer": {"tune": TuneConfig("prefer"), "lora": LORA, "train": {"grad_accumulation": 2}},
-    "pretrain": {"tune": TuneConfig(train="norm"), "lora": LORA},
     "int8": {
         "tune": TuneConfig("instruct"), "lora": replace(LORA, base="int8", dropout=0.3),
         "train": {"remat": True, "grad_accumulation": 2},
     },
-    "whole": {"tune": TuneConfig("classify")},
 }  # fmt: skip
 
 
-def config_of(tune: TuneConfig, lora: LoraConfig = LoraConfig(), train: Any = None) -> RunConfig:
+def config_of(tune: TuneConfig, lora: LoraConfig = NONE, train: Any = None) -> RunConfig:
     trained = TrainConfig(steps=STEPS, batch_size=ROWS, **train or {})
     return RunConfig(train=trained, optimizer=OptimizerConfig(warmup_steps=1), tune=tune, lora=lora)
 

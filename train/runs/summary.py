@@ -16,8 +16,8 @@ from ..config import RunConfig, as_dict, tokens_of_step
 from ..errors import DamagedError
 from ..notes import print_note
 from ..sweep import names_in_order
-from .checkpoint import saved_steps
 from ..tune.partition import partition_of
+from .checkpoint import saved_steps
 from .folder import RunFolder
 from .manifest import read_manifest
 from .metrics import Record, read_metrics
