@@ -223,6 +223,11 @@ class RunConfig:
                 f"model.n_classes is {self.model.n_classes}, but tune.kind is {self.tune.kind!r}; leave it out: "
                 'tune.kind = "classify" counts the labels of the data.'
             )
+        if self.train.loss is not None and self.tune.kind != "pretrain":
+            raise InputError(
+                f"train.loss is {self.train.loss!s}, but tune.kind = {self.tune.kind!r} has a loss of its own; leave "
+                "train.loss out."
+            )
         others = ("adamw", "muon", "lion", "adafactor", "sgd")
         if self.eval.weights == "schedule_free" and self.optimizer.name in others:
             raise InputError(
@@ -329,7 +334,8 @@ def parse_override(text: str) -> tuple[str, str, Any]:
 def _kinds(section: str, key: str) -> list[Any]:
     """The types that a field takes, without their limits; [None] if there is no such field."""
     hint = get_type_hints(SECTIONS[section]).get(keys(section).get(key, key)) if section in SECTIONS else None
-    return [get_origin(kind) or kind for kind in get_args(hint) or (hint,)]
+    kinds = (hint,) if get_origin(hint) is tuple else get_args(hint) or (hint,)
+    return [get_origin(kind) or kind for kind in kinds]
 
 
 def to_toml(config: RunConfig) -> str:

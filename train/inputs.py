@@ -23,10 +23,11 @@ from .config import RunConfig, TokenizerConfig, row_length
 from .progress import counted
 from .runs.load import load_run
 from .tune.base import Base, model_on, open_base
-from .tune.beginning import begun
+from .tune.beginning import begun, lora_of
 from .tune.data import TuneData, tune_data
 from .tune.partition import partition_of
-from .tune.sample import answering
+from .tune.rendered import ending_answers
+from .tune.sample import answering, question
 
 FEWEST_LABELS = 2  # of a classifier, where they depend on examples that are not read
 STAND_IN = 256  # vocabulary size where the tokenizer's depends on a text that is not read
@@ -57,8 +58,12 @@ class Prepared:
         if self.base:
             model = model_on(self.base, config.model, self.model.n_classes)
             config = replace(config, init=self.config.init, tune=replace(config.tune, labels=self.config.tune.labels))
+            if config.init.adapter:
+                config = replace(config, lora=lora_of(config, self.base))
         else:
             model = config.model.with_vocabulary(self.tokenizer.vocab_size)
+        if self.examples:
+            config = replace(config, train=replace(config.train, window=self.config.train.window))
         if not data.attend_across:
             model = replace(model, separator=self.model.separator)
         sources = self.train_ids.sources if isinstance(self.train_ids, Mixture) else [self.train_ids]
@@ -85,6 +90,8 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None, chat: ChatFor
     if base and tokenizer is None:
         config, base = begun(config, base)
         tokenizer, chat = base.tokenizer, base.chat
+        if config.tune.kind in ("instruct", "prefer"):
+            chat = ending_answers(chat, tokenizer)
     if config.tune.kind != "pretrain":
         return _of_examples(config, _given(tokenizer), chat, base)
     sources = {name: _open(name, config.data.field) for name in config.data.sources}
@@ -140,7 +147,16 @@ def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | Non
     config = replace(config, tune=replace(config.tune, labels=tuple(labels) or None))
     resolved = config.resolved(model, config.tokenizer, data.sha256, data.characters)
     ids = data.ids("train"), data.ids("validation")
+    if not labels:
+        _check_question(data, tokenizer, chat, config.eval.prompt)
     return Prepared(resolved, tokenizer, model, *ids, chat, base, data, data.drawing(), answering(data, chat))
+
+
+def _check_question(data: TuneData, tokenizer: Tokenizer, chat: ChatFormat | None, prompt: str) -> None:
+    try:
+        question(data, tokenizer, chat, prompt)
+    except InputError as error:
+        raise InputError(f"eval.prompt: {error}") from None
 
 
 def _check_window(config: RunConfig, model: GPTConfig) -> None:

@@ -46,7 +46,7 @@ from .runtime.profile import profiled
 from .runtime.signals import stoppable
 from .state import TrainState, init_and_compile
 from .step import make_model, make_train_step
-from .tune.beginning import first_state_on
+from .tune.beginning import first_state_on, frozen_on
 from .tune.kinds import objective_of
 from .tune.measures import examples_measure
 from .tune.partition import Partition, joined, partition_of
@@ -161,9 +161,13 @@ def beginning(
     base = run.base
 
     def begin(like: TrainState) -> TrainState:
-        first = first_state_on(base, run.config, run.model, optimizer, parts)
-        first = jax.tree.map(lambda x, of: jax.device_put(x, of.sharding), first, like)
-        return checkpoints.restore(like)._replace(frozen=first.frozen) if saved else first
+        if saved:
+            frozen = frozen_on(base, run.config, run.model, parts)
+            return checkpoints.restore(like)._replace(frozen=jax.tree.map(put, frozen, like.frozen))
+        return jax.tree.map(put, first_state_on(base, run.config, run.model, optimizer, parts), like)
+
+    def put(x: Any, like: Any) -> Any:
+        return jax.device_put(x, like.sharding)
 
     return begin
 

@@ -88,7 +88,7 @@ def read_settings(path: Path) -> LoraSettings:
         )
     try:
         settings = msgspec.convert(content, LoraSettings)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         raise InputError(f"{path} is no settings of LoRA: {error}.") from None
     for key in (*settings.rank_pattern, *settings.alpha_pattern):
         if not LITERAL.fullmatch(key):

@@ -21,7 +21,7 @@ def test_no_loader_fails_on_hostile_files() -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     lines = ran.stdout.splitlines()
     assert [line.split()[0] for line in lines] == [
-        "config", "overrides", "tokenizer", "exchange", "prompt", "shards", "metrics", "examples", "questions", "manifest", "safetensors", "gguf",
+        "config", "overrides", "tokenizer", "exchange", "prompt", "shards", "metrics", "examples", "questions", "manifest", "safetensors", "adapter", "gguf",
         "quantised",
     ]  # fmt: skip
     for line in lines:

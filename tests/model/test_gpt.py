@@ -202,7 +202,7 @@ def test_every_config_field_does_something(field: str) -> None:
         "d_head": 6, "rope_base": 100.0, "rope_factor": 8.0, "rope_low_frequency": 2.0, "rope_high_frequency": 3.0,
         "rope_original_context": 60, "sliding_window": 2, "norm_epsilon": 0.1, "qk_norm": True,
         "scale_embeddings": True, "visible": PREFIX, "score": SOFT_CAP, "block": Doubled, "logits": jnp.tanh,
-            "ngrams": 2, "ngram_rows": 9,
+            "ngrams": 2, "ngram_rows": 9, "n_classes": 3,
         "position=none": "none",
     }[field]  # fmt: skip
     base = replace(TINY, n_layers=1, ngrams=2 if field == "ngram_rows" else 1)

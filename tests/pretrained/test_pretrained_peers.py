@@ -8,7 +8,6 @@ random, because a scale of 1 or a bias of 0 would hide an error.
 import json
 import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +23,7 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imported_runs import TOKENIZER, imported
+from torch_models import THEIRS, in_float64, random_model, torch, transformers
 
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
 from jaxllm.compare import arithmetic, random_parameters
@@ -36,44 +36,12 @@ from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
 from train.runs.load import load_run
 
-torch = pytest.importorskip("torch", reason="needs the extra `peers`")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # deprecations in other packages
-    transformers = pytest.importorskip("transformers", reason="needs the extra `peers`")
-    pytest.importorskip("safetensors.torch")  # so that dtypes are kept
-
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.usefixtures("quick_compilation"),
 ]
 CHATS = BPETokenizer([bytes([i]) for i in range(256)], SPECIAL)
 TOKENS = np.random.default_rng(0).integers(61, size=(2, 24)).astype(np.int32)
-SIZES = {
-    "vocab_size": 61, "max_position_embeddings": 40, "hidden_size": 32, "intermediate_size": 48,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": None,
-    "bos_token_id": None, "eos_token_id": None,
-}  # fmt: skip
-GPT2_SIZES = {"vocab_size": 61, "n_positions": 40, "n_embd": 32, "n_layer": 2, "n_head": 4}
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 20,
-}  # fmt: skip
-THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("GPT2", GPT2_SIZES),
-    "gpt2 untied, exact gelu": (
-        "GPT2", {**GPT2_SIZES, "n_inner": 40, "activation_function": "gelu", "tie_word_embeddings": False},
-    ),
-    "llama": ("Llama", {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
-    "llama 3, tied, wide heads": (
-        "Llama", {**SIZES, "rope_parameters": LLAMA3, "tie_word_embeddings": True, "head_dim": 12, "rms_norm_eps": 1e-3},
-    ),
-    "mistral": ("Mistral", {**SIZES, "sliding_window": 5, "head_dim": 10}),
-    "qwen 3": ("Qwen3", {**SIZES, "head_dim": 12, "num_key_value_heads": 1}),
-    "qwen 3 with a window": (
-        "Qwen3", {**SIZES, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0, "head_dim": 8},
-    ),
-    "gemma": ("Gemma", {**SIZES, "head_dim": 16, "num_key_value_heads": 1}),
-}  # fmt: skip
 ROTARY = GPTConfig(
     vocab_size=61, context_length=40, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=48, position="rotary",
     norm="rms_norm", activation="swiglu", use_bias=False,
@@ -94,21 +62,6 @@ OURS = {
         replace(ROTARY, scale_embeddings=True, activation="geglu", d_head=16), "GemmaForCausalLM",
     ),
 }  # fmt: skip
-
-
-@contextmanager
-def in_float64() -> Iterator[None]:
-    """float32 in the code of transformers means float64."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "float32", torch.float64)
-        patch.setattr(torch, "float", torch.float64)
-        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
 
 
 @contextmanager
@@ -138,19 +91,6 @@ def our_logits(config: GPTConfig, params: Any, tokens: np.ndarray) -> np.ndarray
 def assert_near(got: np.ndarray, want: np.ndarray, bound: float) -> None:
     assert got.dtype == want.dtype
     np.testing.assert_allclose(got, want, rtol=0, atol=bound * np.abs(want).max())
-
-
-def random_model(name: str) -> Any:
-    """A model of transformers with every parameter random, in the default dtype."""
-    kind, settings = THEIRS[name]
-    config = getattr(transformers, f"{kind}Config")(**settings)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            z = torch.randn_like(parameter)
-            parameter.copy_(parameter + 0.3 * z if parameter.ndim == 1 else z * parameter.shape[-1] ** -0.5)
-    return model
 
 
 @pytest.mark.parametrize("name", THEIRS)

@@ -12,6 +12,7 @@ from jaxllm.tokenizers import BPETokenizer
 from train.config import ModelConfig, RunConfig, TrainConfig
 from train.runs.folder import RunFolder
 from train.runs.imported_weights import write_weights
+from train.tune.config import TuneConfig
 
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
@@ -20,11 +21,14 @@ TOKENIZER = BPETokenizer([bytes([i]) for i in range(256)], ["<s>", "</s>"])
 CONFIG = replace(TINY, vocab_size=260, context_length=64, n_layers=1, norm="rms_norm", position="rotary")
 
 
-def imported(path: Path, config: GPTConfig = CONFIG, chat: ChatFormat | None = None) -> Path:
+def imported(
+    path: Path, config: GPTConfig = CONFIG, chat: ChatFormat | None = None, tune: TuneConfig | None = None
+) -> Path:
     """A run folder at the path, with random parameters and TOKENIZER; returns the path."""
     folder = RunFolder(path)
     path.mkdir()
     (chat or ChatFormat(256, (257,), "<s>", "</s>", TEMPLATE)).save(folder.pretrained)
     write_weights(folder.weights, random_parameters(GPT(config)))
-    folder.create(RunConfig(model=ModelConfig(**asdict(config)), train=TrainConfig(batch_size=1)), TOKENIZER)
+    model, train = ModelConfig(**asdict(config)), TrainConfig(batch_size=1)
+    folder.create(RunConfig(model=model, train=train, tune=tune or TuneConfig()), TOKENIZER)
     return path

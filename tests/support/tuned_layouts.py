@@ -47,7 +47,7 @@ MODEL = replace(
     TINY, vocab_size=13, d_model=16, n_heads=4, n_layers=1, context_length=LENGTH, norm="rms_norm", position="rotary",
     activation="swiglu", use_bias=False,
 )  # fmt: skip
-NONE, LORA = LoraConfig(), LoraConfig(2)
+LORA = LoraConfig(2)
 CASES: dict[str, dict[str, Any]] = {
     "instruct": {"tune": TuneConfig("instruct", packing=True, train="norm"), "lora": LORA},
     "classify": {"tune": TuneConfig("classify"), "lora": replace(LORA, targets="mlp")},
@@ -59,9 +59,9 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def config_of(tune: TuneConfig, lora: LoraConfig = NONE, train: Any = None) -> RunConfig:
+def config_of(tune: TuneConfig, lora: LoraConfig | None = None, train: Any = None) -> RunConfig:
     trained = TrainConfig(steps=STEPS, batch_size=ROWS, **train or {})
-    return RunConfig(train=trained, optimizer=OptimizerConfig(warmup_steps=1), tune=tune, lora=lora)
+    return RunConfig(train=trained, optimizer=OptimizerConfig(warmup_steps=1), tune=tune, lora=lora or LoraConfig())
 
 
 def batch(config: RunConfig, model: GPTConfig, step: int) -> tuple[Any, Any]:

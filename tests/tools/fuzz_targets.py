@@ -6,6 +6,7 @@ import struct
 import tempfile
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -14,12 +15,17 @@ import examples
 import headers
 import numpy as np
 from damage import Rng, hostile_text, mutate_bytes, mutate_json, mutate_lines, pick
+from models import TINY, VARIANTS
 
 from jaxllm import InputError
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import INDEX, open_split, read_index, verify
 from jaxllm.pretrained import gguf, safetensors
 from jaxllm.pretrained import gguf_quantised as quantised
+from jaxllm.pretrained.parameter_map import nested
+from jaxllm.pretrained.peft import read_adapter, write_adapter
+from jaxllm.pretrained.peft_settings import ADAPTER_WEIGHTS
+from jaxllm.reference.arrays import leaves
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
 from train.config import build_config, load_config
@@ -340,6 +346,44 @@ GGUFS = (
 )  # fmt: skip
 
 
+ADAPTED = replace(TINY, **VARIANTS["llama"] | {"mup_base_width": None, "sliding_window": None})
+
+
+@cache
+def adapter() -> Files:
+    """An adapter in PEFT's layout, and a norm that was trained in full."""
+    rng = np.random.default_rng(0)
+    parts = {
+        f"block_0/{path}/kernel/{name}": rng.normal(size=shape).astype(np.float32)
+        for path, width in (("attention/query", 8), ("mlp/up", 32))
+        for name, shape in (("a", (8, 2)), ("b", (2, width)))
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        full = {"norm_final": {"scale": np.ones(8, np.float32)}}
+        write_adapter(Path(folder, "peft"), ADAPTED, nested(parts), 2, 3.0, 0.1, "base", "", full)
+        return {path.name: path.read_bytes() for path in Path(folder, "peft").iterdir()}
+
+
+def make_adapter(rng: Rng) -> Files:
+    """Changed settings, or weights with a changed header or changed bytes."""
+    files = dict(adapter())
+    name, weights = pick(rng, list(files)), files[ADAPTER_WEIGHTS]
+    if name != ADAPTER_WEIGHTS:
+        files[name] = json_or_bytes(rng, (files[name],))
+    elif rng.random() < 0.5:
+        files[name] = mutate_bytes(rng, [weights])
+    else:
+        end = 8 + int.from_bytes(weights[:8], "little")
+        header = mutate_json(rng, json.loads(weights[8:end]))
+        files[name] = len(header).to_bytes(8, "little") + header + weights[end:]
+    return files
+
+
+def use_adapter(folder: Path) -> None:
+    read = read_adapter(folder, ADAPTED)
+    assert read.rank > 0 and all(np.isfinite(x).all() for x in leaves(read.adapter) + leaves(read.full))
+
+
 def make_safetensors(rng: Rng) -> Files:
     if rng.random() < 0.4:
         return {FILE: mutate_bytes(rng, [headers.safetensors(HEADER, bytes(29)), headers.safetensors({})])}
@@ -381,6 +425,7 @@ TARGETS = {
     "questions": Target(make_questions, use_questions),
     "manifest": Target(make_manifest, use_manifest),
     "safetensors": Target(make_safetensors, use_safetensors),
+    "adapter": Target(make_adapter, use_adapter),
     "gguf": Target(lambda rng: {FILE: mutate_bytes(rng, GGUFS)}, use_gguf),
     "quantised": Target(make_quantised, use_quantised),
 }

@@ -3,7 +3,6 @@
 Needs the extra `peers`. Both get the same random weights, biases and scales included.
 """
 
-import warnings
 from typing import Any
 
 import jax
@@ -11,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models import random_tokens
+from torch_models import torch, transformers
+from torch_steps import TorchSteps
 
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
@@ -20,11 +21,6 @@ from train.config import OptimizerConfig, TrainConfig
 from train.optimizer import learning_rate_schedule, make_optimizer
 from train.state import TrainState
 from train.step import make_train_step
-
-torch = pytest.importorskip("torch", reason="needs the extra `peers`")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # deprecations between other packages
-    transformers = pytest.importorskip("transformers", reason="needs the extra `peers`")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -120,11 +116,10 @@ def test_its_own_loss_is_ours() -> None:
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_ten_steps_of_adamw(dtype: str) -> None:
-    """PyTorch's AdamW with decay on matrices only.
+    """The optimizer is that of `TorchSteps`.
 
-    Clipping is written out for PyTorch, because its own adds 1e-6 to the norm. Adam's step does not depend on the size
-    of a gradient, not even of one that is only rounding. So in float32 the parameters whose gradient was within its
-    tolerance of zero are left out: one in a hundred, and the biases of keys, whose gradients are zero.
+    In float32 the parameters whose gradient was within its tolerance of zero are left out: one in a hundred, and the
+    biases of keys, whose gradients are zero.
     """
     gradient_bound, loss_bound, bound = BOUNDS[dtype]
     with jax.enable_x64(dtype == "float64"):
@@ -134,35 +129,20 @@ def test_ten_steps_of_adamw(dtype: str) -> None:
         schedule = learning_rate_schedule(OPTIMIZER, STEPS)
         step = make_train_step(GPT(CONFIG), optimizer, TrainConfig(steps=STEPS, batch_size=4), schedule)
         state = in_dtype(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)), dtype)
-        theirs = list(model.parameters())
-        groups = [
-            {"params": [p for p in theirs if p.ndim >= 2], "weight_decay": OPTIMIZER.weight_decay},
-            {"params": [p for p in theirs if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        adamw = torch.optim.AdamW(groups, betas=(OPTIMIZER.beta1, OPTIMIZER.beta2), eps=1e-8)
-        norms, clear = [], {name: np.ones(p.shape, bool) for name, p in model.named_parameters()}
+        theirs = TorchSteps(dict(model.named_parameters()), OPTIMIZER, schedule, gradient_bound)
         for s, tokens in enumerate(TOKENS):
             state, metrics = step(state, tokens[:, :-1], tokens[:, 1:])
             _, want = torch_loss(model, tokens)
-            adamw.zero_grad()
-            want.backward()
-            for name, p in model.named_parameters():
-                clear[name] &= np.abs(p.grad.numpy()) > gradient_bound * float(p.grad.abs().max())
-            norm = torch.sqrt(sum((p.grad**2).sum() for p in theirs))
-            norms.append(float(norm))
-            for p in theirs:
-                p.grad *= min(1.0, OPTIMIZER.clip_norm / float(norm))
-            for group in adamw.param_groups:
-                group["lr"] = float(schedule(s))
-            adamw.step()
+            theirs.step(want)
             assert float(metrics["train_loss"]) == pytest.approx(float(want.detach()), rel=loss_bound), s
-            assert float(metrics["grad_norm"]) == pytest.approx(float(norm), rel=loss_bound), s
+            assert float(metrics["grad_norm"]) == pytest.approx(theirs.norms[-1], rel=loss_bound), s
         ours = to_torch(jax.device_get(state.params))
-    assert max(norms) > OPTIMIZER.clip_norm  # so clipping takes effect
+    assert max(theirs.norms) > OPTIMIZER.clip_norm  # so clipping takes effect
     for name, parameter in model.named_parameters():
         got, want = ours[name], parameter.detach().numpy()
         if dtype == "float32":
             least = 0.6 if name.endswith("c_attn.bias") else 0.98  # of query, key and value the key's third
-            assert clear[name].mean() > least, name
-            got, want = got[clear[name]], want[clear[name]]
+            clear = theirs.clear[name]
+            assert clear.mean() > least, name
+            got, want = got[clear], want[clear]
         assert_near(got, want, bound, name)

@@ -13,7 +13,7 @@ from pretrained_files import LLAMA, hugging_face, refusal
 
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
-from train.config import ModelConfig, build_config
+from train.config import ModelConfig, build_config, parse_override
 from train.inputs import prepare
 from train.runs.load import load_run
 from train.tune.base import Base, fingerprint, first_parameters, model_on, open_base
@@ -104,10 +104,26 @@ def test_a_classifier_replaces_the_head() -> None:
     assert not new["classifier"]["bias"].any() and 0.005 < new["classifier"]["kernel"].std() < 0.05
     again = first_parameters(params, replace(LLAMA, vocab_size=9, n_classes=3), 9, seed=2)
     assert (again["classifier"]["kernel"] != new["classifier"]["kernel"]).all()
+    further = first_parameters(new, replace(LLAMA, vocab_size=9, n_classes=3), 9, seed=2)
+    np.testing.assert_array_equal(further["classifier"]["kernel"], new["classifier"]["kernel"])
+
+
+def test_a_classifier_fits_its_labels(tmp_path: Path) -> None:
+    """One of other labels would be used with a wrong number of them, and one of tokens has no head."""
+    base = base_of(imported(tmp_path / "run"))
+    trained = replace(base, config=replace(base.config, n_classes=3))
+    assert model_on(trained, ModelConfig(), 3) == model_on(base, ModelConfig(n_classes=3), 3) == trained.config
+    for one, given, n, message in (
+        (trained, 0, 2, "run has a classifier of 3 classes, but this run learns 2 labels"),
+        (trained, 0, 0, "run has a classifier of 3 classes, but this run learns tokens"),
+        (base, 5, 3, "[model] has a classifier of 5 classes, but this run learns 3 labels"),
+    ):
+        assert message in refusal(lambda: model_on(one, ModelConfig(n_classes=given), n))  # noqa: B023
 
 
 REFUSED = {
     "model.n_layers": ({"model": {"n_layers": 5}}, "model.n_layers is 5, but in "),
+    "classes": ({"model": {"n_classes": 3}}, "model.n_classes is 3, but tune.kind is 'pretrain'"),
     "tokenizer": ({"tokenizer": {"kind": "char"}}, "[tokenizer] is given beside init.from"),
     "window": ({"train": {"window": 65}}, "train.window is 65, more than model.context_length = 64"),
     "twice": ({"init": {"add_tokens": ["<a>", "<a>"]}}, "init.add_tokens names '<a>' twice or not at all"),
@@ -138,3 +154,8 @@ def test_without_a_base(tmp_path: Path) -> None:
     }
     for message, more in wrong.items():
         assert message in refusal(lambda more=more: prepare(build_config(plain | more)))  # type: ignore[misc]
+
+
+def test_lists_of_texts_are_read_from_the_command_line() -> None:
+    assert parse_override('init.add_tokens=["<|tool|>"]') == ("init", "add_tokens", ["<|tool|>"])
+    assert parse_override('tune.labels=["a", "b"]') == ("tune", "labels", ["a", "b"])

@@ -1,18 +1,16 @@
 """`jaxllm classify`: the labels of a text, the most likely first."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from imported_runs import CONFIG, TOKENIZER, imported
+from imported_runs import CONFIG, imported
 
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.reference import gpt as reference
 from train.cli import main
 from train.commands.classify import label_probabilities, table
-from train.config import ModelConfig, RunConfig, TrainConfig
-from train.runs.folder import RunFolder
 from train.runs.load import load_run
 from train.tune.config import TuneConfig
 
@@ -24,14 +22,7 @@ LABELS = ("ham", "spam\n", "漢字")
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
     """A run as `jaxllm merge` leaves it."""
-    run = imported(tmp_path / "run", CLASSIFIER, ChatFormat(begin_token=256))
-    config = RunConfig(
-        model=ModelConfig(**asdict(CLASSIFIER)),
-        train=TrainConfig(batch_size=1),
-        tune=TuneConfig("classify", labels=LABELS),
-    )
-    RunFolder(run).create(config, TOKENIZER)
-    return run
+    return imported(tmp_path / "run", CLASSIFIER, ChatFormat(begin_token=256), TuneConfig("classify", labels=LABELS))
 
 
 def test_probabilities_are_those_at_the_last_token(classifier: Path) -> None:

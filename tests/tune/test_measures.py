@@ -97,7 +97,6 @@ def test_confusion_counts_each_text_once(tmp_path: Path) -> None:
     assert counts.sum() == len(data.train.examples) and counts.shape == (3, 3)
 
 
-@pytest.mark.quick
 def test_the_table_of_confusion() -> None:
     """A label of no text has no share; control characters of a label are shown as text."""
     assert confusion_table(np.array([[1234, 1, 0], [3, 4, 1], [0, 0, 0]]), ["ham", "spam\n", "x"]) == [

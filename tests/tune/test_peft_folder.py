@@ -160,6 +160,7 @@ def test_a_tied_table_is_written_for_both_ends(tmp_path: Path) -> None:
         ({"use_of_2030": [1]}, "'use_of_2030' is [1]"),
         ({"r": 0}, "is no settings of LoRA: Expected `int` >= 1"),
         ({"r": "8"}, "is no settings of LoRA: Expected `int`, got `str`"),
+        ({"alpha_pattern": "\ud800"}, "is no settings of LoRA: 'utf-8' codec can't encode"),
         ({"lora_alpha": 0}, "is no settings of LoRA: Expected `float` > 0"),
         (
             {"alpha_pattern": {"(a+)+b": 1}},

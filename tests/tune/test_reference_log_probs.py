@@ -57,7 +57,6 @@ def test_another_key_is_computed_again(tmp_path: Path) -> None:
         assert np.any(third.train.reference != second)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("field", KEY)
 def test_each_part_of_the_key_counts(field: str, tmp_path: Path) -> None:
     write_log_probs(tmp_path / FILE, KEY, FOUND)
@@ -66,7 +65,6 @@ def test_each_part_of_the_key_counts(field: str, tmp_path: Path) -> None:
     assert read_log_probs(tmp_path / FILE, KEY | {field: "other"}, SIZES) is None
 
 
-@pytest.mark.quick
 def test_what_cannot_be_used_is_computed_again(tmp_path: Path) -> None:
     """An absent file, one of fewer pairs, one that was cut, and one with a changed number."""
     path = tmp_path / FILE

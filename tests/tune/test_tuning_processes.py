@@ -1,6 +1,5 @@
 """A tuning by two processes, on the loopback address."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from = "{folder}/base"
 [data]
 source = "{folder}/examples.jsonl"
 [tune]
-kind = "{kind}"
+kind = "instruct"
 [lora]
 rank = 2
 [train]
@@ -34,19 +33,13 @@ sample_tokens = 1
 [parallel]
 fsdp = 2
 """
-LINES = {
-    "instruct": {"prompt": "ab", "answer": "ba"},
-    "prefer": {"prompt": "ab", "chosen": "ba", "rejected": "b"},
-}
 
-
-@pytest.mark.parametrize("kind", LINES)
-def test_two_processes_leave_the_bits_of_two_devices(kind: str, tmp_path: Path) -> None:
+def test_two_processes_leave_the_bits_of_two_devices(tmp_path: Path) -> None:
     """Frozen maps of the base, of which each process has a part, included."""
     imported(tmp_path / "base")
-    (tmp_path / "examples.jsonl").write_text(f"{json.dumps(LINES[kind])}\n" * 20)
+    (tmp_path / "examples.jsonl").write_text('{"prompt": "ab", "answer": "ba"}\n' * 20)
     config, run, devices = tmp_path / "small.toml", tmp_path / "run", tmp_path / "devices"
-    config.write_text(CONFIG.format(folder=tmp_path, kind=kind))
+    config.write_text(CONFIG.format(folder=tmp_path))
     address, words = free_address(), ["train", str(config), "--out"]
     first, second = ended([[*words, str(run), *member(address, i, 2)] for i in range(2)])
     (alone,) = ended([[*words, str(devices)]], devices=2)

@@ -1,6 +1,8 @@
 """`jaxllm train`: config, inputs, run folder, training, report."""
 
 import argparse
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
 
 from ..budget import is_over, used_s
-from ..config import RunConfig, differences, load_config, with_absolute_paths
+from ..config import ModelConfig, RunConfig, differences, load_config, with_absolute_paths
 from ..ideas import Code, check_same_code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare
@@ -30,6 +32,7 @@ from ..runtime.allocator import compute_deterministically
 from ..runtime.jax_check import check_jax
 from ..runtime.profile import WARM_UP
 from ..state import abstract_state
+from ..tune.config import LoraConfig
 from .options import Parser, add_code, add_overrides
 from .train_report import conclusion, introduction, warn_of_long_prompt, warn_of_memory
 
@@ -77,9 +80,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def start(
-    folder: RunFolder, config: RunConfig, profile: int | None, code: Code | None = None, processes: Processes = ALONE
-) -> None:
-    """Train a new run."""
+    folder: RunFolder, config: RunConfig, profile: int | None, code: Code | None = None, processes: Processes = ALONE,
+    planned: Callable[[Prepared], RunConfig] | None = None,
+) -> None:  # fmt: skip
+    """Train a new run. `planned` returns its config once the data are read, where they decide it."""
     folder.check_new()
     check_profile(profile, config.train.steps)
     compare_runs(processes, "given", folder, config, code)
@@ -87,6 +91,7 @@ def start(
     check_products(config.train)
     check_sink(config.train.sink)
     inputs = prepare(config)
+    inputs = inputs.with_config(planned(inputs)) if planned else inputs
     check_ideas(inputs.config, inputs.model)
     check_layout(inputs, processes)
     compare_runs(processes, "prepared", folder, inputs.config, code)
@@ -187,8 +192,12 @@ def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[s
         left_to_the_run = {
             "data.sha256": None, "data.characters": None, "model.vocab_size": 0, "tokenizer.kind": None,
             "tokenizer.path": None, "model.separator": None, "train.products": "auto",
-            "train.code_sha256": None,
+            "train.code_sha256": None, "train.window": None, "init.sha256": None, "tune.labels": None,
         }  # fmt: skip
+        if given_config.init.from_:  # what the base decides, and its adapter
+            left_to_the_run |= {f"model.{key}": value for key, value in asdict(ModelConfig()).items()}
+        if given_config.init.adapter:
+            left_to_the_run |= {f"lora.{key}": value for key, value in asdict(LoraConfig()).items()}
         if name not in left_to_the_run or given != left_to_the_run[name]:
             raise InputError(
                 f"{name} is {before!r} in {folder.path} but {given!r} in {config_path}; leave {config_path} out to "

@@ -24,13 +24,14 @@ from ..tune.partition import Partition, n_changing, partition_of
 def introduction(inputs: Prepared) -> list[str]:
     """Lines on the data, the model and the memory."""
     c, model, tokenizer = inputs.config, inputs.model, inputs.tokenizer
+    untrained = f"an untrained model's loss is ln {model.vocab_size} = {math.log(model.vocab_size):.2f}; "
+    untrained = "" if c.init.from_ else untrained
     return [
         f"{len(inputs.train_ids):,} training and {len(inputs.validation_ids):,} validation tokens from "
         f"{' and '.join(c.data.sources)} ({c.data.characters:,} characters, sha256 {str(c.data.sha256)[:12]}), "
         f"{tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} ids",
         f"{count_parameters(model):,} parameters, {tokens_of_step(c, model):,} tokens a step, "
-        f"{c.train.dtype} on {jax.devices()[0].platform}; an untrained model's loss is "
-        f"ln {model.vocab_size} = {math.log(model.vocab_size):.2f}; attention is {describe_attention(c, model)}",
+        f"{c.train.dtype} on {jax.devices()[0].platform}; {untrained}attention is {describe_attention(c, model)}",
         *describe_loss(c.train),
         *describe_base(inputs),
         *(inputs.examples.notes if inputs.examples else ()),

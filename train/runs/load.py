@@ -25,7 +25,7 @@ from .manifest import Manifest
 
 MAY_CHANGE = (  # when a run is resumed
     "train.steps", "train.seconds", "train.max_skipped", "train.products", "train.sink",
-    "eval.", "checkpoint.", "parallel.",
+    "eval.", "checkpoint.", "parallel.", "init.from",
 )  # fmt: skip
 
 
@@ -151,7 +151,10 @@ def check_unchanged(
 
 
 def _moved(manifest: Manifest, config: RunConfig) -> RunConfig:
-    """The saved config, with the current paths of the data if there are as many, with the same weights."""
+    """The saved config, with the current paths of the data if there are as many, with the same weights.
+
+    The base may have moved too: its fingerprint is compared when it is read.
+    """
     try:
         stored = build_config(manifest.config)
     except InputError as error:
@@ -161,5 +164,10 @@ def _moved(manifest: Manifest, config: RunConfig) -> RunConfig:
         ) from None
     now, then = config.data.sources.values(), stored.data.sources.values()
     data = asdict(stored)["data"] | ({"source": config.data.source} if list(now) == list(then) else {})
-    moved = {"data": data, "tokenizer": asdict(stored.tokenizer) | {"path": config.tokenizer.path}}
+    init = {name: value for name, value in sections(config)["init"].items() if name in ("from", "adapter")}
+    moved = {
+        "data": data,
+        "tokenizer": asdict(stored.tokenizer) | {"path": config.tokenizer.path},
+        "init": sections(stored)["init"] | (init if stored.init.sha256 == config.init.sha256 else {}),
+    }
     return build_config(sections(stored) | moved)

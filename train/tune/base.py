@@ -4,6 +4,7 @@ A base is a run, or whatever `jaxllm import` takes. Its fingerprint is written i
 keeps only adapters is never joined with other weights. (PEFT and mlx-lm store the base's name alone.)
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -60,6 +61,11 @@ def open_base(init: InitConfig, load_run: Callable[[str], Any]) -> Base:
     A run is read by `train.runs.load.load_run`, which is given because it reads runs with adapters by this function.
     """
     assert init.from_ is not None
+    if init.sha256 and os.path.isabs(init.from_) and not os.path.exists(init.from_):
+        raise InputError(
+            f"{init.from_} is not there, but this run keeps only what it trained beside that model; bring it back, or "
+            "write where it is into init.from of config.toml."
+        )
     is_run = (Path(init.from_) / "config.toml").exists()
     base = _of_run(init.from_, load_run(init.from_)) if is_run else _of_source(init.from_)
     if not init.add_tokens:
@@ -123,6 +129,13 @@ def model_on(base: Base, given: ModelConfig, n_classes: int = 0) -> GPTConfig:
                 f"model.{field.name} is {shown(value)}, but in {base.name} it is {shown(its)}; leave [model] out: "
                 "the base decides its fields."
             )
+    for name, its in (("[model]", given.n_classes), (base.name, base.config.n_classes)):
+        if its not in (0, n_classes):
+            learned = f"{n_classes} labels" if n_classes else "tokens"
+            raise InputError(
+                f"{name} has a classifier of {its} classes, but this run learns {learned}; name a model with a head in "
+                "init.from, and leave model.n_classes out."
+            )
     size = max(base.config.vocab_size, base.tokenizer.vocab_size)
     return replace(base.config, vocab_size=size, dropout=given.dropout, n_classes=n_classes)
 
@@ -131,13 +144,14 @@ def first_parameters(params: dict[str, Any], model: GPTConfig, known: int, seed:
     """The base's parameters in the shapes of the model.
 
     The rows of tokens from the id `known` on are the mean of the rows before it, in the head too: an unknown token
-    begins like an average one, and lowers no other's probability much (Hewitt 2021). A classifier is drawn with the
-    seed, normal with standard deviation INIT_STD, and its bias is zero; the head over the vocabulary is left out.
+    begins like an average one, and lowers no other's probability much (Hewitt 2021). Where the base has no classifier,
+    it is drawn with the seed, normal with standard deviation INIT_STD, and its bias is zero; the head over the
+    vocabulary is left out.
     """
     flat = flatten_dict(params, sep="/")
     flat["token_embedding/table"] = _extended(flat["token_embedding/table"], known, model.vocab_size)
-    if model.n_classes:
-        flat = {path: leaf for path, leaf in flat.items() if not path.startswith(("head/", "classifier/"))}
+    if model.n_classes and "classifier/kernel" not in flat:
+        flat.pop("head/kernel", None)
         kernel = INIT_STD * jax.random.normal(jax.random.key(seed), (model.d_model, model.n_classes), jnp.float32)
         flat |= {"classifier/kernel": np.asarray(kernel), "classifier/bias": np.zeros(model.n_classes, np.float32)}
     elif "head/kernel" in flat:

@@ -30,13 +30,13 @@ def begun(config: RunConfig, base: Base) -> tuple[RunConfig, Base]:
     params, found = base.parameters(config.init.sha256)
     config = replace(config, init=replace(config.init, sha256=found))
     if config.init.adapter:
-        config = replace(config, lora=_lora_of(config, base, found))
+        config = replace(config, lora=lora_of(config, base))
     return config, replace(base, read=lambda: params)
 
 
-def _lora_of(config: RunConfig, base: Base, sha256: str) -> LoraConfig:
-    """The [lora] of an adapter in PEFT's layout. Raises InputError where the config says otherwise."""
-    there = read_adapter(str(config.init.adapter), base.config)
+def lora_of(config: RunConfig, base: Base) -> LoraConfig:
+    """The [lora] of an adapter in PEFT's layout. Raises InputError where the config, or its base, is another."""
+    there, sha256 = read_adapter(str(config.init.adapter), base.config), str(config.init.sha256)
     if there.base_sha256 is not None and there.base_sha256 != sha256:
         raise InputError(
             f"{config.init.adapter} is an adapter of weights with the fingerprint {there.base_sha256[:12]}, but "
@@ -84,9 +84,14 @@ def first_state_on(
     return state._replace(params=grown(there.adapter, whole))
 
 
+def frozen_on(base: Base, config: RunConfig, model: GPTConfig, parts: Partition | None) -> Any:
+    """The parameters of the base that do not change; None where all do. Raises InputError for another base."""
+    return None if parts is None else parts.split(parameters_on(base, config, model), jax.random.key(0))[1]
+
+
 def frozen_of(config: RunConfig, model: GPTConfig, parts: Partition | None, load_run: Callable[[str], Any]) -> Any:
-    """The frozen parameters of a run, from its base; None where all change. Raises InputError for another base."""
+    """As `frozen_on` of the base that the config names, as arrays of JAX."""
     if parts is None:
         return None
-    params = parameters_on(open_base(config.init, load_run), config, model)
-    return jax.tree.map(jnp.asarray, parts.split(params, jax.random.key(0))[1])
+    frozen = frozen_on(open_base(config.init, load_run), config, model, parts)
+    return jax.tree.map(jnp.asarray, frozen)

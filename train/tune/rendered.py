@@ -12,7 +12,7 @@ answer begins, so that no token holds characters of both the question and the an
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -157,6 +157,13 @@ class Renderer:
         end = found[0][0] + len(self.ends[int(found[0][1])])
         _check_prefix(after[:end], whole, f"{message} is written otherwise when more messages follow")
         return start, end
+
+
+def ending_answers(chat: ChatFormat | None, tokenizer: Tokenizer) -> ChatFormat:
+    """The chat format of a model that has learned answers: the tokens that end them in training end them in writing."""
+    chat, end = chat or ChatFormat(), tokenizer.end_of_text
+    ids = tuple(Renderer(tokenizer, chat).ends) or (() if end is None else (end,))
+    return replace(chat, end_tokens=tuple(dict.fromkeys((*chat.end_tokens, *ids))))
 
 
 def encode_between(

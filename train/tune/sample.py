@@ -12,6 +12,7 @@ from jaxllm.tokenizers import Tokenizer
 
 from ..config import EvalConfig
 from .data import TuneData
+from .rendered import Renderer
 
 
 def answering(data: TuneData, chat: ChatFormat | None) -> Callable[..., str]:
@@ -34,11 +35,11 @@ def answering(data: TuneData, chat: ChatFormat | None) -> Callable[..., str]:
 
 
 def question(data: TuneData, tokenizer: Tokenizer, chat: ChatFormat | None, prompt: str) -> Sequence[int]:
-    """The ids that an answer follows."""
+    """The ids that an answer follows, as training has them. Raises InputError for a prompt that cannot be rendered."""
     if prompt and chat is not None and chat.chat_template is not None:
         return encode_chat(tokenizer, chat, [{"role": "user", "content": prompt}])  # type: ignore[arg-type]
     if prompt:
-        return tokenizer.encode(prompt)
+        return [*Renderer(tokenizer, chat).begin, *tokenizer.encode(prompt)]
     one = data.validation.examples[0][0]
     begin = int((one.targets >= 0).argmax())  # targets are shifted by one
     return list(map(int, one.ids[: begin + 1]))

@@ -57,6 +57,7 @@ def check_shown(config: GPTConfig) -> None:
     usual = {
         "n_kv_heads": (None, config.n_heads), "ngrams": (1,), "qk_norm": (False,), "scale_embeddings": (False,),
         "mup_base_width": (None, config.d_model), "separator": (None,), "score": (None,), "logits": (None,),
+        "n_classes": (0,),
     }  # fmt: skip
     for field, values in usual.items():
         if getattr(config, field) not in values:

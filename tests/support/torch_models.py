@@ -1,0 +1,69 @@
+"""Models of Hugging Face's transformers with every parameter random. Tests that import this module need `peers`."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra `peers`")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # deprecations in other packages
+    transformers = pytest.importorskip("transformers", reason="needs the extra `peers`")
+    pytest.importorskip("safetensors.torch")  # so that dtypes are kept
+
+SIZES = {
+    "vocab_size": 61, "max_position_embeddings": 40, "hidden_size": 32, "intermediate_size": 48,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": None,
+    "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+GPT2_SIZES = {"vocab_size": 61, "n_positions": 40, "n_embd": 32, "n_layer": 2, "n_head": 4}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 20,
+}  # fmt: skip
+THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2", GPT2_SIZES),
+    "gpt2 untied, exact gelu": (
+        "GPT2", {**GPT2_SIZES, "n_inner": 40, "activation_function": "gelu", "tie_word_embeddings": False},
+    ),
+    "llama": ("Llama", {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
+    "llama 3, tied, wide heads": (
+        "Llama", {**SIZES, "rope_parameters": LLAMA3, "tie_word_embeddings": True, "head_dim": 12, "rms_norm_eps": 1e-3},
+    ),
+    "mistral": ("Mistral", {**SIZES, "sliding_window": 5, "head_dim": 10}),
+    "qwen 3": ("Qwen3", {**SIZES, "head_dim": 12, "num_key_value_heads": 1}),
+    "qwen 3 with a window": (
+        "Qwen3", {**SIZES, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0, "head_dim": 8},
+    ),
+    "gemma": ("Gemma", {**SIZES, "head_dim": 16, "num_key_value_heads": 1}),
+}  # fmt: skip
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """float32 in the code of transformers means float64."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(torch, "float", torch.float64)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+def random_model(name: str) -> Any:
+    """A model of transformers with every parameter random, in the default dtype."""
+    kind, settings = THEIRS[name]
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            z = torch.randn_like(parameter)
+            parameter.copy_(parameter + 0.3 * z if parameter.ndim == 1 else z * parameter.shape[-1] ** -0.5)
+    return model
