@@ -34,6 +34,7 @@ sample_tokens = 1
 fsdp = 2
 """
 
+
 def test_two_processes_leave_the_bits_of_two_devices(tmp_path: Path) -> None:
     """Frozen maps of the base, of which each process has a part, included."""
     imported(tmp_path / "base")
