@@ -49,15 +49,13 @@ MODEL = replace(
 )  # fmt: skip
 LORA = LoraConfig(2)
 CASES: dict[str, dict[str, Any]] = {
-    "instruct": {"tune": TuneConfig("instruct", packing=True), "lora": LORA},
+    "instruct": {"tune": TuneConfig("instruct", packing=True, train="norm"), "lora": LORA},
     "classify": {"tune": TuneConfig("classify"), "lora": replace(LORA, targets="mlp")},
     "prefer": {"tune": TuneConfig("prefer"), "lora": LORA, "train": {"grad_accumulation": 2}},
-    "pretrain": {"tune": TuneConfig(train="norm"), "lora": LORA},
     "int8": {
         "tune": TuneConfig("instruct"), "lora": replace(LORA, base="int8", dropout=0.3),
         "train": {"remat": True, "grad_accumulation": 2},
     },
-    "whole": {"tune": TuneConfig("classify")},
 }  # fmt: skip
 
 

@@ -103,6 +103,7 @@ def about(subject: "Subject") -> dict[str, Any]:
     return {
         "subject": subject.name, "model": with_names(asdict(subject.model)), "shape": list(subject.inputs.shape),
         "device": jax.devices()[0].device_kind, "jaxllm": __version__, "jax": jax.__version__, "numpy": np.__version__,
+        "left_out": subject.without_optimizer or None,
     }  # fmt: skip
 
 
