@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict
 from torch_models import in_float64, random_model, torch, transformers
 from torch_steps import TorchSteps
 
-from jaxllm import load_pretrained
+from jaxllm import GPT, load_pretrained
 from jaxllm.compare.trees import in_dtype
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.hf_tokenizer import save_tokenizer_files
@@ -28,7 +28,8 @@ from jaxllm.tokenizers import BPETokenizer
 from train.config import build_config
 from train.inputs import Prepared, prepare
 from train.optimizer import learning_rate_schedule, make_optimizer
-from train.step import make_model, make_train_step
+from train.step import make_train_step
+from train.tune.base import first_parameters
 from train.tune.beginning import first_state_on
 from train.tune.kinds import objective_of
 from train.tune.partition import partition_of
@@ -93,9 +94,7 @@ def train_twice(
     theirs = TorchSteps(parameters, config.optimizer, schedule, bound)
     assert run.base and run.examples
     state = in_dtype(first_state_on(run.base, config, run.model, optimizer, parts), dtype)
-    step = make_train_step(
-        make_model(run.model, config.train), optimizer, config.train, schedule, None, objective_of(config), parts
-    )
+    step = make_train_step(GPT(run.model), optimizer, config.train, schedule, None, objective_of(config), parts)
     for s in range(STEPS):
         inputs, targets = run.examples.draw(BATCH, config.train.seed, s)
         state, metrics = step(state, inputs, targets)
@@ -171,7 +170,7 @@ def opened(folder: Path, dtype: str) -> Iterator[Any]:
         yield wider.eval()
 
 
-def full_parameters(run: Prepared, ours: Any, steps: TorchSteps, model: Any, folder: Path) -> dict[str, Twice]:
+def full_parameters(ours: Any, steps: TorchSteps, model: Any, folder: Path) -> dict[str, Twice]:
     """The parameters of the whole model by our paths."""
     after = {name: p.detach() for name, p in steps.parameters.items()}
     theirs, clear = by_our_names(model, after, folder / "theirs"), by_our_names(model, steps.clear, folder / "clear")
@@ -191,4 +190,91 @@ def test_answers_as_transformers_learns_them(tmp_path: Path, name: str, dtype: s
     run = prepared(tmp_path, base, "instruct", QUESTIONS, train=train)
     with opened(base, dtype) as model:
         ours, steps = train_twice(run, dtype, dict(model.named_parameters()), masked_loss(model, base, run))
-        assert_alike(dtype, full_parameters(run, ours, steps, model, tmp_path))
+        found = full_parameters(ours, steps, model, tmp_path)
+    assert found.keys() == flatten_dict(ours, sep="/").keys()
+    assert_alike(dtype, found)
+
+
+ADAPTED = {
+    "q_proj": "attention/query", "v_proj": "attention/value", "o_proj": "attention/output", "down_proj": "mlp/down",
+}  # fmt: skip
+
+
+def adapter_folder(folder: Path, base: Path, trained: bool) -> Path:
+    """An adapter as PEFT begins it, with B = 0, or with a random B as of one that was trained before."""
+    settings = peft.LoraConfig(r=3, lora_alpha=6, target_modules=list(ADAPTED), task_type="CAUSAL_LM")
+    torch.manual_seed(1)
+    model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), settings)
+    for name, parameter in model.named_parameters():
+        if trained and "lora_B" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape)
+    model.save_pretrained(folder)
+    return folder
+
+
+def our_path(name: str) -> str:
+    """The path of A or B by its name in PEFT."""
+    found = re.fullmatch(r".*layers\.(\d+)\.\w+\.(\w+)\.lora_([AB])\.\w+\.weight", name)
+    assert found, name
+    return f"block_{found[1]}/{ADAPTED[found[2]]}/kernel/{found[3].lower()}"
+
+
+@pytest.mark.parametrize(("dtype", "trained"), [("float64", False), ("float32", True)])
+def test_adapters_as_peft_trains_them(tmp_path: Path, dtype: str, trained: bool) -> None:
+    """Both go on from one folder of PEFT. Only the adapters change, here and there."""
+    base = base_folder(tmp_path / "base", "llama")
+    adapter = adapter_folder(tmp_path / "adapter", base, trained)
+    run = prepared(tmp_path, base, "instruct", QUESTIONS, init={"adapter": str(adapter)})
+    with opened(base, dtype) as model:
+        model = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True).eval()
+        changing = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        ours, steps = train_twice(run, dtype, changing, masked_loss(model, base, run))
+    flat = flatten_dict(ours, sep="/")
+    found = {
+        our_path(name): Twice(np.asarray(flat[our_path(name)]), p.detach().numpy().T, steps.clear[name].T)
+        for name, p in changing.items()
+    }
+    assert found.keys() == flat.keys() and len(flat) == 2 * 2 * len(ADAPTED)
+    assert_alike(dtype, found)
+
+
+def label_loss(model: Any, head: Any, folder: Path, run: Prepared) -> Callable[[np.ndarray, Any], Any]:
+    """The cross-entropy of labels by a linear map of each text's last hidden state."""
+    assert run.examples
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    width, names = run.examples.train.width, sorted({line["label"] for line in TEXTS})
+    known = {}
+    for line in TEXTS:
+        ids = tokenizer(line["text"]).input_ids
+        known[(*ids, *[0] * (width - len(ids)))] = len(ids) - 1, names.index(line["label"])
+
+    def loss(inputs: np.ndarray, _: Any) -> Any:
+        last, labels = zip(*(known[tuple(row)] for row in inputs.tolist()), strict=True)
+        hidden = model.base_model(torch.tensor(inputs.astype(np.int64))).last_hidden_state
+        return torch.nn.functional.cross_entropy(head(hidden[torch.arange(len(last)), last]), torch.tensor(labels))
+
+    return loss
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("llama", "float64"), ("gpt2", "float64"), ("llama", "float32")])
+def test_labels_as_a_head_on_the_last_token_learns_them(tmp_path: Path, name: str, dtype: str) -> None:
+    """The classifier begins there with the numbers that it begins with here."""
+    base = base_folder(tmp_path / "base", name)
+    run = prepared(tmp_path, base, "classify", TEXTS)
+    assert run.base
+    first = first_parameters(run.base.parameters()[0], run.model, run.model.vocab_size, run.config.train.seed)
+    with opened(base, dtype) as model:
+        head = torch.nn.Linear(*first["classifier"]["kernel"].shape)
+        head.weight.data, head.bias.data = (
+            torch.tensor(first["classifier"][name].T).to(head.weight.dtype) for name in ("kernel", "bias")
+        )
+        of_model = {id(p) for p in model.base_model.parameters()}
+        changing = {name: p for name, p in model.named_parameters() if id(p) in of_model}
+        changing |= {f"classifier.{name}": p for name, p in head.named_parameters()}
+        ours, steps = train_twice(run, dtype, changing, label_loss(model, head, base, run))
+        found = full_parameters(ours, steps, model, tmp_path)
+    for ours_name, name in (("kernel", "weight"), ("bias", "bias")):
+        x, clear = head.get_parameter(name).detach().numpy().T, steps.clear[f"classifier.{name}"].T
+        found[f"classifier/{ours_name}"] = Twice(np.asarray(ours["classifier"][ours_name]), x, clear)
+    assert found.keys() == flatten_dict(ours, sep="/").keys()
+    assert_alike(dtype, found)
