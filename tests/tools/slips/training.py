@@ -40,7 +40,7 @@ MUTATIONS = [
     Mutation("a batch that the devices do not divide", "train/parallel/layout.py", "if rows % chosen.n_rows:", "if False:", f"{PARALLEL}::test_a_layout_that_does_not_fit_gets_its_sentence"),
     Mutation("positions that the devices do not divide", "train/parallel/layout.py", "if config.context > 1 and", "if config.context > 99 and", f"{PARALLEL}::test_a_layout_that_does_not_fit_gets_its_sentence"),
     Mutation("a short text that the devices do not divide", "train/evaluate.py", "divisible_length(mesh, n)", "n", f"{PARALLEL}::test_a_short_text_is_evaluated_in_windows_that_the_devices_cut"),
-    Mutation("the positions of another device", "train/parallel/placing.py", "[:, index[1]]", "[:, ::-1][:, index[1]]", f"{PARALLEL}::test_each_device_gets_its_rows_and_positions"),
+    Mutation("the positions of another device", "train/parallel/placing.py", "[:, *index[1:]]", "[:, ::-1][:, *index[1:]]", f"{PARALLEL}::test_each_device_gets_its_rows_and_positions"),
     Mutation("devices that stay idle without a word", "train/parallel/layout.py", "idle = n_devices - chosen.n_devices", "idle = 0", "commands/test_plan.py::test_idle_devices_are_named_where_one_is_used"),
     Mutation("equal names of different files are equal functions", "jaxllm/utils/ideas.py", "(self.name, self.digest) if", "(self.name,) if", f"{IDEAS}::test_a_config_keeps_names"),
     Mutation("a config alone makes code of the current folder run", "train/ideas.py", "    if code is None:\n        for", "    code = code or (load_code(str(found[0][2]).partition(':')[0]) if found else None)\n    if code is None:\n        for", f"{IDEAS}::test_a_run_alone_never_runs_code"),
