@@ -25,7 +25,7 @@ from jaxllm.compare.trees import in_dtype
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.hf_tokenizer import save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer
-from train.config import build_config
+from train.config_file import build_config
 from train.inputs import Prepared, prepare
 from train.optimizer import learning_rate_schedule, make_optimizer
 from train.step import make_train_step

@@ -9,7 +9,8 @@ from typing import Any
 
 from jaxllm.utils.errors import InputError
 
-from ..config import RunConfig, build_config, row_length
+from ..config import RunConfig, row_length
+from ..config_file import build_config
 from ..ideas import load_code, resolve
 from ..inputs import Prepared
 from ..runs.folder import RunFolder

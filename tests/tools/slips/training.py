@@ -116,7 +116,7 @@ MUTATIONS = [
     Mutation("a text that has changed trained on", "train/inputs.py", "if (expected and expected != digest)", "if (False)", "commands/test_cli.py::test_wrong_settings[data.sha256=00]"),
     Mutation("weights narrowed that lose by it", "train/runs/imported_weights.py", "if np.array_equal(narrow.astype(x.dtype), x):", "if True:", "commands/test_writer.py::test_weights_come_back"),
     Mutation("parameters alone not read alone", "train/runs/checkpoint.py", "saved_parts(like).items() if tree is not None", "saved_parts(like).items()", "training/test_checkpoint.py::test_the_parameters_are_read_without_the_optimizer", "InputError"),
-    Mutation("a number where a text stands", "train/config.py", '(str in kinds and type(parsed["value"]) not in kinds)', "False", "commands/test_configs.py::test_a_text_field_takes_any_text_as_it_is[data.source-2024]"),
+    Mutation("a number where a text stands", "train/config_file.py", '(str in kinds and type(parsed["value"]) not in kinds)', "False", "commands/test_configs.py::test_a_text_field_takes_any_text_as_it_is[data.source-2024]"),
     Mutation("the seed of the config ignored", "train/state.py", "result()(config.seed)", "result()(0)", "training/test_step.py::test_init_and_compile_gives_the_same_state_and_step"),
     Mutation("a key for dropout where nothing is dropped", STEP, "dropout_key(config.seed) if drops else None", "dropout_key(config.seed)", "training/test_loop.py::test_a_new_run_compiles_its_two_programs_and_two_checks"),
     Mutation("the name of the optimizer ignored", OPTIMIZER_FILE, "rule = named(config.name, OPTIMIZERS, \"optimizer.name\")", "rule = adamw", "training/test_step.py::test_the_config_selects_the_optimizer_by_name"),
