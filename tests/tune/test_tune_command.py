@@ -43,7 +43,7 @@ def test_steps_are_counted_in_rows(planned: Any) -> None:
     assert planned(*of_four).train.steps == 14
     assert planned(*of_four, "--epochs", "2").train.steps == 9
     assert planned(*of_four, *sets("tune.packing=true", "train.window=64")).train.steps == 7
-    assert planned(*of_four, *sets("tune.too_long=drop", "train.window=15")).train.steps < 14
+    assert planned(*of_four, *sets("tune.too_long=drop", "train.window=24")).train.steps < 14
     assert planned(*of_four, *sets("train.steps=3")).train.steps == 3
 
 
