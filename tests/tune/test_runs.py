@@ -106,6 +106,20 @@ def test_evaluate_finds_the_last_record(adapted: Path, capsys: pytest.CaptureFix
     assert printed and float(printed[1]) == pytest.approx(lines(adapted)[-1]["val_loss"], abs=1e-4)
 
 
+def test_options_of_runs_on_a_text(adapted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, value in (("--data", "text.txt"), ("--weights", "int8"), ("--context", "context.png")):
+        assert main(["evaluate", str(adapted), option, value]) == 2
+        assert f"{option} is for runs on a text, but this one learned from examples" in capsys.readouterr().err
+
+
+def test_preferences_begin_at_the_base(tmp_path: Path) -> None:
+    """At the first step the model is its own reference: no margin, and the loss ln 2."""
+    assert tune(imported(tmp_path / "base"), "prefer", tmp_path / "run", "train.steps=1", *LORA[:2]) == 0
+    first = lines(tmp_path / "run")[0]
+    assert first["train_loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert first["train_margin"] == pytest.approx(0, abs=1e-6)
+
+
 def test_the_config_file_may_be_named_again(adapted: Path, tmp_path: Path) -> None:
     """What the base and the data decided is left out of it."""
     run, config = copied(adapted, tmp_path), tmp_path / "tune.toml"
