@@ -59,8 +59,8 @@ class Int8Kernel(StoredKernel):
     `jaxllm.fast.quantised_weights.PackedKernel` rounds x too; it is for generation and has no gradient.
     """
 
-    weights: Array  # int8 [D, F]
-    scale: Array  # [F]
+    weights: Any  # int8 [D, F]; an array, or its shape
+    scale: Any  # [F], likewise
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -40,16 +40,22 @@ LOGICAL_AXES: dict[tuple[str, str], tuple[str, ...]] = {
     ("up", "bias"): ("mlp",),
     ("down", "kernel"): ("mlp", "embed"),
 }
+# The dimensions of a kernel [D, F] that those of a part of it have, of an adapter or of int8 weights; None: the rank.
+PARTS: dict[str, tuple[int | None, ...]] = {"a": (0, None), "b": (None, 1), "weights": (0, 1), "scale": (1,)}
 
 
 def parameter_axes(path: str, shape: tuple[int, ...], n_parts: int = 1) -> tuple[str, ...]:
     """The logical axis of each dimension of a parameter, whose path is as "block_0/mlp/up/kernel".
 
-    A parameter that is not in `LOGICAL_AXES`, such as one of a user's block, has "embed" for its largest dimension that
-    `n_parts` divides; a vector has none.
+    The parts of a kernel (`jaxllm.lora`), as "block_0/mlp/up/kernel/a", have the axes of its dimensions. A parameter
+    that is not in `LOGICAL_AXES`, such as one of a user's block, has "embed" for its largest dimension that `n_parts`
+    divides; a vector has none.
     """
-    names = path.split("/")
+    names = [name for name in path.split("/") if name != "base"]  # the kernel within a `LoraKernel`
     axes = LOGICAL_AXES.get((names[-2], names[-1]), ()) if len(names) > 1 else ()
+    if len(names) > 2 and names[-2] == "kernel" and names[-1] in PARTS:
+        of_kernel = LOGICAL_AXES.get((names[-3], "kernel"), ("vector", "vector"))
+        axes = tuple("vector" if i is None else of_kernel[i] for i in PARTS[names[-1]])
     if len(axes) == len(shape):
         return axes
     divisible = [i for i, size in enumerate(shape) if len(shape) > 1 and size % n_parts == 0]

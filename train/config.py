@@ -207,6 +207,11 @@ class RunConfig:
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but there are only train.steps = "
                 f"{self.train.steps}; warm up for fewer steps."
             )
+        if self.parallel.context > 1 and self.tune.kind != "pretrain":
+            raise InputError(
+                f'parallel.context is {self.parallel.context}, but the rows of tune.kind = "{self.tune.kind}" are not '
+                "cut; use parallel.data, fsdp or tensor."
+            )
         falls = self.train.steps * (1 - self.optimizer.decay_share)
         if self.optimizer.schedule == "wsd" and self.optimizer.warmup_steps > falls:
             raise InputError(
@@ -329,7 +334,8 @@ def parse_override(text: str) -> tuple[str, str, Any]:
 def _kinds(section: str, key: str) -> list[Any]:
     """The types that a field takes, without their limits; [None] if there is no such field."""
     hint = get_type_hints(SECTIONS[section]).get(keys(section).get(key, key)) if section in SECTIONS else None
-    return [get_origin(kind) or kind for kind in get_args(hint) or (hint,)]
+    kinds = (hint,) if get_origin(hint) is tuple else get_args(hint) or (hint,)
+    return [get_origin(kind) or kind for kind in kinds]
 
 
 def to_toml(config: RunConfig) -> str:
@@ -362,6 +368,12 @@ def keys(section: str) -> dict[str, str]:
 def row_length(model: GPTConfig, train: TrainConfig) -> int:
     """The number of tokens of a row of a batch, T."""
     return train.window or model.context_length
+
+
+def tokens_of_step(config: RunConfig, model: GPTConfig) -> int:
+    """The number of tokens of a step's inputs; a pair of answers is two rows."""
+    rows = 2 if config.tune.kind == "prefer" else 1
+    return config.train.batch_size * rows * row_length(model, config.train)
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

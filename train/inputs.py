@@ -25,10 +25,11 @@ from .runs.load import load_run
 from .tune.base import Base, model_on, open_base
 from .tune.beginning import begun, lora_of
 from .tune.data import TuneData, tune_data
-from .tune.partition import partition_of
+from .tune.partition import n_changing, partition_of
 from .tune.rendered import ending_answers
 from .tune.sample import answering, question
 
+FEWEST_LABELS = 2  # of a classifier, where they depend on examples that are not read
 STAND_IN = 256  # vocabulary size where the tokenizer's depends on a text that is not read
 
 
@@ -92,15 +93,13 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None, chat: ChatFor
         if config.tune.kind in ("instruct", "prefer"):
             chat = ending_answers(chat, tokenizer)
     if config.tune.kind != "pretrain":
-        if config.train.loss is not None:
-            raise InputError(f"train.loss is for tune.kind 'pretrain', but it is {config.tune.kind!r}; leave it out.")
         return _of_examples(config, _given(tokenizer), chat, base)
     sources = {name: _open(name, config.data.field) for name in config.data.sources}
     digest, length = _identity(list(sources.values()))
     _check_text(config, digest, length)
     chosen, tokenizer = _tokenizer(config.tokenizer, sources, tokenizer)
     model = model_on(base, config.model) if base else config.model.with_vocabulary(tokenizer.vocab_size)
-    _check_window(config, model)
+    _check_shapes(config, model)
     if not config.data.attend_across:
         model = replace(model, separator=_separator(sources))
     row = row_length(model, config.train)
@@ -144,7 +143,7 @@ def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | Non
     _check_text(config, data.sha256, data.characters)
     labels = data.labels
     model = model_on(base, config.model, len(labels)) if base else config.model.with_vocabulary(tokenizer.vocab_size)
-    _check_window(config, model)
+    _check_shapes(config, model)
     config = replace(config, tune=replace(config.tune, labels=tuple(labels) or None))
     resolved = config.resolved(model, config.tokenizer, data.sha256, data.characters)
     ids = data.ids("train"), data.ids("validation")
@@ -160,11 +159,14 @@ def _check_question(data: TuneData, tokenizer: Tokenizer, chat: ChatFormat | Non
         raise InputError(f"eval.prompt: {error}") from None
 
 
-def _check_window(config: RunConfig, model: GPTConfig) -> None:
+def _check_shapes(config: RunConfig, model: GPTConfig) -> None:
+    """Raises InputError for rows longer than the context, and for parameters or maps that the model has not."""
     if (window := config.train.window or 0) > model.context_length:
         raise InputError(
             f"train.window is {window:,}, more than model.context_length = {model.context_length:,}; make it smaller."
         )
+    if parts := partition_of(config):
+        n_changing(model, parts)  # where a pattern fits nothing or a rank is too large, it says so
 
 
 Source = str | Index  # a text, or the index of prepared data
@@ -217,9 +219,10 @@ def known_vocabulary(config: RunConfig) -> int | None:
 
 
 def model_without_text(config: RunConfig) -> GPTConfig:
-    """The model of a config whose text is not read: its vocabulary is the configured one, or a stand-in."""
+    """The model of a config whose text is not read: its vocabulary and labels are the configured ones, or stand-ins."""
     if config.init.from_ and not config.model.vocab_size:
-        return model_on(open_base(config.init, load_run), config.model, len(config.tune.labels or ()))
+        labels = len(config.tune.labels or ()) or (FEWEST_LABELS if config.tune.kind == "classify" else 0)
+        return model_on(open_base(config.init, load_run), config.model, labels)
     return config.model.with_vocabulary(known_vocabulary(config) or STAND_IN)
 
 

@@ -19,9 +19,10 @@ from jax.sharding import Mesh
 from jaxllm.data import batch
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
+from jaxllm.lora import merge
 
 from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
-from .config import RunConfig, as_dict, row_length
+from .config import RunConfig, as_dict, row_length, tokens_of_step
 from .errors import NotSavedError, Stopped
 from .eval_weights import eval_weights
 from .evaluate import Abandoned, evaluator, sample_text
@@ -32,7 +33,7 @@ from .nonfinite import first_forward, parts_backward
 from .optimizer import learning_rate_schedule, make_optimizer
 from .parallel.agreement import Agreement, agreement
 from .parallel.layout import layout_of, make_mesh
-from .parallel.placing import on_one_device, parts_of_rows, put_batch
+from .parallel.placing import on_one_device, parts_of_rows, shapes_of_batch
 from .prefetch import prefetched
 from .progress import training_progress
 from .runs.checkpoint import Checkpoints, saved_steps
@@ -48,7 +49,7 @@ from .step import make_model, make_train_step
 from .tune.beginning import first_state_on, frozen_on
 from .tune.kinds import objective_of
 from .tune.measures import examples_measure
-from .tune.partition import Partition, joined, merged, partition_of
+from .tune.partition import Partition, joined, partition_of
 from .tune.referenced import referenced
 
 norm = jax.jit(optax.tree.norm)  # else a program for each operation and shape
@@ -175,13 +176,13 @@ def batch_shapes(run: Prepared, mesh: Mesh | None) -> Any:
     """Shapes of the inputs and targets of a step; None for tokens [B, T] each."""
     if run.examples is None:
         return None
-    return jax.eval_shape(lambda: put_batch(mesh, *rows_of(run, parts_of_rows(mesh), 0)))
+    return shapes_of_batch(mesh, *rows_of(run, parts_of_rows(mesh), 0))
 
 
 def plan_of(config: RunConfig) -> Plan:
     """What the log of a run needs to know of it."""
     train = config.train
-    return Plan(train.steps, train.batch_size * row_length(config.model, train), train.max_skipped)
+    return Plan(train.steps, tokens_of_step(config, config.model), train.max_skipped)
 
 
 def how_to_resume(folder: RunFolder, config: RunConfig) -> str:
@@ -257,8 +258,9 @@ def make_measure(
         try:
             losses = {"val_loss": evaluate(joined(parts, state), run.validation_ids)}
             if averaged:
-                of_average = joined(parts, state._replace(params=averaged(state)))
-                losses["averaged_val_loss"] = evaluate(of_average, run.validation_ids)
+                losses["averaged_val_loss"] = evaluate(
+                    joined(parts, state._replace(params=averaged(state))), run.validation_ids
+                )
         except Abandoned:
             return {}
         return losses
@@ -271,9 +273,9 @@ def write_sample(run: Prepared, model: GPT, folder: RunFolder, state: TrainState
     averaged = eval_weights(run.config)
     loss = losses.get("averaged_val_loss" if averaged else "val_loss", math.nan)
     if math.isfinite(loss) and not run.model.n_classes:
-        written, c = state._replace(params=averaged(state)) if averaged else state, run.config
-        params = on_one_device(merged(partition_of(c), written))
+        state = state._replace(params=averaged(state)) if averaged else state
+        params, c = on_one_device(joined(partition_of(run.config), state)), run.config
         if jax.process_index() != 0:
             return
-        text = (run.write or sample_text)(model, params, run.tokenizer, c.eval, run.first_id, c.train.seed)
+        text = (run.write or sample_text)(model, merge(params), run.tokenizer, c.eval, run.first_id, c.train.seed)
         add_sample(folder.samples, int(state.step), loss, text)

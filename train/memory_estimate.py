@@ -53,7 +53,15 @@ class Need(NamedTuple):
 
 def needed(config: RunConfig, model: GPTConfig) -> Need:
     """`estimate` for all devices that JAX has. Raises InputError where the run cannot be laid out over them."""
-    return estimate(model, config.train, config.optimizer, layout_of(config, model), partition_of(config))
+    return of_one_device(config, model, layout_of(config, model))
+
+
+def of_one_device(config: RunConfig, model: GPTConfig, chosen: MeshLayout = ONE) -> Need:
+    """`estimate` of a run; a row of preferences is two."""
+    train = config.train
+    if config.tune.kind == "prefer":
+        train = replace(train, batch_size=2 * train.batch_size)
+    return estimate(model, train, config.optimizer, chosen, partition_of(config))
 
 
 def estimate(

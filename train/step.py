@@ -80,15 +80,17 @@ def step_function(
     def train_step(state: TrainState, inputs: Array, targets: Any) -> tuple[TrainState, Metrics]:
         n_losses, n, once = objective.n_losses(targets), config.grad_accumulation, traced_once(model)
 
-        def loss_fn(params: Any, inputs: Array, targets: Any, key: Array | None) -> tuple[Array, Sums]:
+        def loss_fn(
+            params: Any, frozen: Any, inputs: Array, targets: Any, key: Array | None
+        ) -> tuple[Array, Sums]:  # fmt: skip
             rngs = {} if key is None else {"dropout": key}
-            params = on_mesh.gathered_ends(params if parts is None else parts.join(params, state.frozen, key))
+            params = on_mesh.gathered_ends(params if parts is None else parts.join(params, frozen, key))
             loss, sums = objective.loss(once, params, inputs, targets, rngs)
             return loss / n_losses, {name: one / n_losses for name, one in sums.items()}
 
         def accumulate(total: Any, microbatch: Any) -> tuple[Any, None]:
-            params, total = on_mesh.read_in_loop(state.params, total)
-            (loss, means), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *microbatch)
+            (params, frozen), total = on_mesh.read_in_loop((state.params, state.frozen), total)
+            (loss, means), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, frozen, *microbatch)
             return jax.tree.map(jnp.add, total, (loss, on_mesh.stored(grads), means)), None
 
         keys = None if dropout_keys is None else jax.random.split(jax.random.fold_in(dropout_keys, state.step), n)

@@ -178,7 +178,11 @@ def test_what_a_further_block_must_keep() -> None:
 
 
 def test_the_least_stands_below_all_memory() -> None:
-    uses = dict.fromkeys(("parameters", "optimizer", "gradients"), 2.0**30) | {"memory": 2.0**33}
+    uses = dict.fromkeys(("parameters", "optimizer", "gradients"), 2.0**30) | {"memory": 2.0**33, "frozen": 0.0}
+    assert memory_rows(uses)[0] == ["parameters", "1 GiB"]
+    assert memory_rows(uses | {"frozen": 2.0**31})[:2] == [
+        ["parameters that change", "1 GiB"], ["frozen parameters", "2 GiB"]
+    ]  # fmt: skip
     assert memory_rows(uses)[-1] == ["all, by the compiler's plan", "8 GiB"]
     assert memory_rows(uses | {"memory_least": 2.0**32})[-1] == [
         "least, if blocks keep no more than they must",

@@ -36,6 +36,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "training/test_checkpoint.py": ("test_what_was_saved", "test_damage_names"),
     "training/test_verdict.py": (),
     # tuning: what is learned of an example, and how examples fill batches
+    "tune/test_merge_proof.py": ("test_a_small_change", "test_a_merge_of_other"),
     "tune/test_rendered.py": ("test_answers_are_learned", "test_the_ids_before", "test_masks"),
     "tune/test_tune_batches.py": (),
     "tune/test_measures.py": ("test_the_table",),

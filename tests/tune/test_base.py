@@ -13,7 +13,7 @@ from pretrained_files import LLAMA, hugging_face, refusal
 
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
-from train.config import ModelConfig, build_config
+from train.config import ModelConfig, build_config, parse_override
 from train.inputs import prepare
 from train.runs.load import load_run
 from train.tune.base import Base, fingerprint, first_parameters, model_on, open_base
@@ -154,3 +154,8 @@ def test_without_a_base(tmp_path: Path) -> None:
     }
     for message, more in wrong.items():
         assert message in refusal(lambda more=more: prepare(build_config(plain | more)))  # type: ignore[misc]
+
+
+def test_lists_of_texts_are_read_from_the_command_line() -> None:
+    assert parse_override('init.add_tokens=["<|tool|>"]') == ("init", "add_tokens", ["<|tool|>"])
+    assert parse_override('tune.labels=["a", "b"]') == ("tune", "labels", ["a", "b"])

@@ -15,6 +15,7 @@ from jaxllm.utils.files import replace_file
 from ..config import load_config
 from ..outputs import check_output
 from ..plan.process import ask, environment, planned
+from ..tune.kinds import check_plain
 from .machine import processor
 
 LAYOUTS = ((1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 2), (1, 4, 2), (2, 2, 2))  # data, fsdp, tensor
@@ -38,7 +39,7 @@ Row = dict[str, Any]
 def bench_plan_command(config: str, overrides: list[str], json_file: str | None) -> None:
     """Prints a row as soon as it is known: memory for each layout, without and with remat, then seconds by size."""
     check_output("--json", json_file, (".json",))
-    load_config(config, overrides)
+    check_plain(load_config(config, overrides), "a bench is of random weights and tokens")
     print(f"{config} on {processor()}\nmemory of a device in MiB, by the plan and by XLA for all blocks at once")
     print(f"{'data, fsdp, tensor':>18} {'remat':>6} {'plan':>9} {'XLA':>9}", flush=True)
     memory, seconds = [], []

@@ -16,6 +16,7 @@ from ..ideas import load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import model_without_text
 from ..optimizer import learning_rate_schedule
+from ..tune.kinds import check_plain
 from . import peers
 
 
@@ -82,6 +83,12 @@ def load_workload(path: str, overrides: list[str], code: str | None) -> tuple[Ru
 
 def workload_for(config: RunConfig, against: str | None, code: str | None = None) -> Workload:
     """The config's model as both sides compute it. Raises InputError for a model that a peer or a bench cannot have."""
+    check_plain(config, "a bench is of random weights and tokens (`jaxllm bench tune` times a tuning)")
+    if config.train.window:
+        raise InputError(
+            f"train.window is {config.train.window}, but the rows of a bench are as long as the context; leave it out, "
+            "and set model.context_length."
+        )
     model = model_without_text(config)
     if model.dropout:
         raise InputError(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from jaxllm.utils.ideas import with_names
 from ..config import ModelConfig, RunConfig, TrainConfig, build_config, load_config
 from ..ideas import Code, load_code, resolve
 from ..ideas_check import check_ideas
-from ..inputs import STAND_IN, model_without_text, prepare
+from ..inputs import STAND_IN, Prepared, model_without_text, prepare
 from ..optimizer import learning_rate_schedule, make_optimizer
 from ..outputs import check_output
-from ..runs.load import load_run
+from ..runs.load import TrainedRun, load_run
+from ..tune.partition import partition_of
 from .compare_plot import draw_errors
 from .options import Parser, add_code, add_overrides, add_step
 
@@ -78,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         parameters = [row for row in report.rows if row.stage not in ("forward", "backward")]
         print("\n".join([*table([r for r in report.rows if r not in parameters] + fold(parameters)), report.summary()]))
+        if subject.without_optimizer:
+            print(subject.without_optimizer)
     if a.json and not print_json:
         replace_file(Path(a.json), f"{text}\n".encode())
     if a.out:
@@ -99,6 +103,7 @@ def about(subject: "Subject") -> dict[str, Any]:
     return {
         "subject": subject.name, "model": with_names(asdict(subject.model)), "shape": list(subject.inputs.shape),
         "device": jax.devices()[0].device_kind, "jaxllm": __version__, "jax": jax.__version__, "numpy": np.__version__,
+        "left_out": subject.without_optimizer or None,
     }  # fmt: skip
 
 
@@ -114,6 +119,14 @@ class Subject:
     step: int
     inputs: np.ndarray  # [B, T]
     targets: np.ndarray
+
+    @property
+    def without_optimizer(self) -> str:
+        """Why the optimizer step is left out, or ""."""
+        if partition_of(self.config) is None or self.opt_state is None:
+            return ""
+        which = "adapters" if self.config.lora.rank else f"the parameters of tune.train = {self.config.tune.train!r}"
+        return f"the optimizer step is left out: its state is that of {which} alone"
 
 
 def choose_subject(
@@ -146,28 +159,61 @@ def from_config(config: RunConfig, name: str, batch_size: int, length: int | Non
     shape = (batch_size, _length(length, model) + 1)
     tokens = np.random.default_rng(0).integers(model.vocab_size, size=shape).astype(np.int32)
     params = random_parameters(GPT(model))
-    return Subject(f"{name}, random weights", model, config, params, None, 3, tokens[:, :-1], tokens[:, 1:])
+    targets = tokens[:, 1:] % (model.n_classes or model.vocab_size)
+    return Subject(f"{name}, random weights", model, config, params, None, 3, tokens[:, :-1], targets)
 
 
 def from_run(
     path: str, step: str | None, batch_size: int, length: int | None, code: Code | None = None
 ) -> Subject:  # fmt: skip
-    """A checkpoint of a run folder, by default the newest, and the first windows of its validation split.
+    """A checkpoint of a run folder, by default the newest, and the first rows of its validation split.
 
-    The windows of an imported model begin with its begin token.
+    They are windows, which begin with the begin token of an imported model, or examples. Adapters are added to their
+    maps.
     """
     run = load_run(path, step, with_optimizer=True, code=code)
-    ids = prepare(run.config, run.tokenizer).validation_ids
+    prepared, length = prepare(run.config, run.tokenizer, run.chat), _length(length, run.model.config)
+    rows = _examples if prepared.examples else _windows
+    inputs, targets = rows(prepared, run, batch_size, length)
+    return Subject(
+        f"{path}, step {run.step:,}", run.model.config, run.config, run.params, run.opt_state, run.step, inputs, targets
+    )
+
+
+def _windows(prepared: Prepared, run: TrainedRun, batch_size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets [B, T] of a text."""
+    ids = prepared.validation_ids
     n = n_targets(ids, run.begin_token)
-    length = min(_length(length, run.model.config), n)
+    length = min(length, n)
     if batch_size > n // length:
         raise InputError(
             f"--batch-size is {batch_size}, but the validation split has {n // length} windows of {length} tokens."
         )
     inputs, targets, _ = next(evaluation_batches(ids, length, batch_size, run.begin_token))
-    return Subject(
-        f"{path}, step {run.step:,}", run.model.config, run.config, run.params, run.opt_state, run.step, inputs, targets
-    )
+    return inputs, targets
+
+
+def _examples(prepared: Prepared, run: TrainedRun, batch_size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets [B, T] of examples, cut to the length: at each position the next token, or the text's label.
+
+    A pair is two rows. What shares a row when packed attends across here, because all windows of `compare` are texts.
+    """
+    assert prepared.examples is not None
+    rows = [row for batch in prepared.examples.batches("validation", 1) for row in _flat(*batch)]
+    if batch_size > len(rows):
+        raise InputError(f"--batch-size is {batch_size}, but the validation split has {len(rows)} rows of examples.")
+    inputs, learned = (np.stack(part)[:, :length] for part in zip(*rows[:batch_size], strict=True))
+    if run.model.config.n_classes:
+        whole = np.stack([targets for _, targets in rows[:batch_size]])
+        return inputs, np.broadcast_to(whole.max(-1, keepdims=True), inputs.shape)
+    following = np.concatenate([inputs[:, 1:], np.maximum(learned[:, -1:], 0)], -1)
+    return inputs, following
+
+
+def _flat(inputs: np.ndarray, targets: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows [T] of a batch: inputs, and what is learned."""
+    width = inputs.shape[-1]
+    return zip(inputs.reshape(-1, width), targets.ids.reshape(-1, width), strict=True)
 
 
 def _length(length: int | None, model: GPTConfig) -> int:
@@ -181,6 +227,8 @@ def compare(subject: Subject, dtype: str) -> Report:
     rows, gradients = compare_model(
         subject.model, subject.params, subject.inputs, subject.targets, dtype, subject.config.train.loss
     )
+    if subject.without_optimizer:
+        return Report.of(dtype, rows)
     config, steps, width_ratio = subject.config.optimizer, subject.config.train.steps, subject.model.width_ratio
     rows += compare_optimizer(
         make_optimizer(config, steps, width_ratio), learning_rate_schedule(config, steps), config, steps, subject.step,

@@ -25,6 +25,7 @@ from ..loop import batch_of
 from ..optimizer import learning_rate_schedule, make_optimizer
 from ..state import init_state
 from ..step import make_model, make_train_step
+from ..tune.kinds import check_plain
 
 STANDARD, MUP = "standard", "muP"  # parametrisations
 ACTIVATIONS = {"attention": "block_{}/attention", "mlp": "block_{}/mlp", "residual": "block_{}", "logits": "logits"}
@@ -44,6 +45,7 @@ def check_config(config: RunConfig, widths: list[int]) -> RunConfig:
     """The config with muP, by default from the smallest width. Raises InputError if it, or a width, cannot have muP."""
     if len(widths) < 2:
         raise InputError(f"--widths gives {len(widths)} width, but a slope needs 2 or more, such as 64 128 256.")
+    check_plain(config, "the check begins with random weights of several widths")
     if config.model.block is not None:
         raise InputError(f"model.block is {config.model.block}, of which no activations are known; leave it out.")
     base = config.model.mup_base_width or widths[0]

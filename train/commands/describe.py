@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
 def of_config(path: str, overrides: list[str], code: Code | None) -> Described:
     """What a config file describes; no text is read. Raises InputError for a wrong config."""
     config = resolve(load_config(path, overrides), code)
-    known = known_vocabulary(config) is not None
+    known = config.init.from_ is not None or known_vocabulary(config) is not None
     return Described(path, "not trained", config, model_without_text(config), known)
 
 

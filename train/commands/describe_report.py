@@ -16,9 +16,9 @@ from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.parameter_map import nested
 from jaxllm.utils.ideas import Idea, with_names
 
-from ..config import OptimizerConfig, RunConfig, row_length
+from ..config import OptimizerConfig, RunConfig, tokens_of_step
 from ..ideas import references
-from ..memory_estimate import Need, estimate, memory_line
+from ..memory_estimate import Need, memory_line, of_one_device
 from ..optimizer import rules
 from ..runtime.memory import available_bytes
 from ..tune.partition import Partition, partition_of
@@ -51,13 +51,13 @@ def figures(of: Described) -> dict[str, Any]:
         parameter_rows(model, config.optimizer, partition_of(config)),
         None if model.block else flops_per_token(model),
     )
-    tokens = config.train.batch_size * row_length(model, config.train)
+    tokens = tokens_of_step(config, model)
     return {
         "subject": of.name, "state": of.state, "model": with_names(asdict(model)),
         "vocabulary_known": of.vocabulary_known, "parameters": parameters,
         "n_parameters": sum(row["size"] for row in parameters),
         "attention": describe_attention(config, _with_documents(config, model)),
-        "memory": estimate(model, config.train, config.optimizer, parts=partition_of(config))._asdict(),
+        "memory": of_one_device(config, model)._asdict(),
         "flops_per_token": flops, "tokens_per_step": tokens, "steps": config.train.steps,
         "seconds": config.train.seconds, "flops": None if flops is None else flops * tokens * config.train.steps,
         "functions": [*function_rows(config)],

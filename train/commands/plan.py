@@ -12,7 +12,7 @@ from jaxllm.flops import flops_per_token
 from jaxllm.utils.errors import InputError, nearest
 from jaxllm.utils.files import replace_file
 
-from ..config import RunConfig, load_config, row_length
+from ..config import RunConfig, load_config, tokens_of_step
 from ..ideas import load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import known_vocabulary, model_without_text
@@ -21,6 +21,7 @@ from ..parallel.layout import describe_idle, laid_out_for, layout
 from ..plan.chips import CHIPS, KINDS, topology_of
 from ..plan.process import planned
 from ..plan.roofline import TIME_MODEL, Figures
+from ..tune.partition import partition_of
 from .options import Parser, add_code, add_overrides
 from .plan_report import report
 
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     content = {
         "subject": a.config, "kind": kind, "topology": topology, "n_devices": n_devices, "compiler": compiler,
         "idle": describe_idle(chosen, n_devices, config.train), "n_blocks": model.n_layers,
-        "vocabulary_known": known_vocabulary(config) is not None,
+        "vocabulary_known": config.init.from_ is not None or known_vocabulary(config) is not None,
     } | planned(job)  # fmt: skip
     content |= predicted(content, config, model)
     print("\n".join(report(content)))
@@ -93,9 +94,9 @@ def compiler_of(kind: str) -> str:
 def predicted(content: Figures, config: RunConfig, model: GPTConfig) -> dict[str, Any]:
     """Figures of the whole step: seconds, tokens, MFU, and whether it fits."""
     n = math.prod(content["layout"].values())
-    tokens = config.train.batch_size * row_length(model, config.train)
+    tokens = tokens_of_step(config, model)
     step_s = content["local_s"] + content["links_s"]
-    needed = None if model.block else flops_per_token(model) * tokens
+    needed = None if model.block or partition_of(config) else flops_per_token(model) * tokens
     return {
         "n_used": n, "dtype": config.train.dtype, "remat": config.train.remat, "tokens_per_step": tokens,
         "step_s": step_s,

@@ -56,6 +56,8 @@ def _compiler(content: dict[str, Any]) -> str:
 def memory_rows(content: dict[str, Any]) -> list[list[str]]:
     """Rows of a device's memory by use."""
     state = {name: content[name] for name in ("parameters", "optimizer", "gradients")}
+    if content["frozen"]:
+        state = {"parameters that change": state.pop("parameters"), "frozen parameters": content["frozen"]} | state
     rest = max(content["memory"] - sum(state.values()), 0)
     uses = state | {"activations and the compiler's buffers": rest, "all, by the compiler's plan": content["memory"]}
     if "memory_least" in content:

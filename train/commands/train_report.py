@@ -11,7 +11,7 @@ from jaxllm.gpt import count_parameters
 from jaxllm.loss import takes_hidden
 from jaxllm.utils.files import read_file
 
-from ..config import RunConfig, TrainConfig, row_length
+from ..config import RunConfig, TrainConfig, row_length, tokens_of_step
 from ..inputs import Prepared
 from ..memory_estimate import memory_line, needed, warning
 from ..notes import print_cut_prompt
@@ -30,7 +30,7 @@ def introduction(inputs: Prepared) -> list[str]:
         f"{len(inputs.train_ids):,} training and {len(inputs.validation_ids):,} validation tokens from "
         f"{' and '.join(c.data.sources)} ({c.data.characters:,} characters, sha256 {str(c.data.sha256)[:12]}), "
         f"{tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} ids",
-        f"{count_parameters(model):,} parameters, {c.train.batch_size * row_length(model, c.train):,} tokens a step, "
+        f"{count_parameters(model):,} parameters, {tokens_of_step(c, model):,} tokens a step, "
         f"{c.train.dtype} on {jax.devices()[0].platform}; {untrained}attention is {describe_attention(c, model)}",
         *describe_loss(c.train),
         *describe_base(inputs),

@@ -8,7 +8,6 @@ from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
@@ -24,19 +23,23 @@ def state_shardings(mesh: Mesh | AbstractMesh, state: Any) -> Any:
 
     What the optimizer keeps for a parameter, in its shape, lies where that lies. The rest is on each device.
     """
-    specs = {
-        path: (leaf.shape, parameter_spec(path, leaf.shape, mesh.shape))
-        for path, leaf in flatten_dict(state.params, sep="/").items()
-    }
+    specs = {}
+    for tree in (state.params, state.frozen):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            specs[_name(path)] = leaf.shape, parameter_spec(_name(path), leaf.shape, mesh.shape)
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = _name(path)
         while name not in specs and "/" in name:
             name = name.partition("/")[2]
         shape, spec = specs.get(name, (None, PartitionSpec()))
         return NamedSharding(mesh, spec if shape == leaf.shape else PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(place, state)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def kept_in_place(state: State) -> State:
@@ -55,9 +58,9 @@ def placed(mesh: Mesh | None, state: Any) -> Any:
     )  # fmt: skip
 
 
-def row_sharding(mesh: Mesh) -> NamedSharding:
-    """Where the tokens of a batch [B, T] lie."""
-    return NamedSharding(mesh, PartitionSpec(*TOKENS))
+def row_sharding(mesh: Mesh, n_dims: int = 2) -> NamedSharding:
+    """Where the tokens of a batch [B, T] lie; of an array with other dimensions behind B only that is cut."""
+    return NamedSharding(mesh, PartitionSpec(*(TOKENS if n_dims == 2 else TOKENS[:1])))
 
 
 def parts_of_rows(mesh: Mesh | None) -> tuple[list[int], int]:
@@ -85,21 +88,35 @@ def put_whole(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
     return tuple(jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for x in arrays)
 
 
-def put_batch(mesh: Mesh | None, *arrays: Ids) -> tuple[Array, ...]:
-    """This process's `parts_of_rows` of arrays such as inputs and targets [B, T], on the devices of all processes."""
-    if mesh is None:
-        return cast(tuple[Array, ...], jax.device_put(arrays))
-    sharding, (here, n_parts) = row_sharding(mesh), parts_of_rows(mesh)
+def put_batch(mesh: Mesh | None, *batch: Any) -> tuple[Any, ...]:
+    """This process's `parts_of_rows` of a batch, on the devices of all processes.
 
-    def put(mine: Ids) -> Array:
+    A batch is inputs and targets: arrays or trees of arrays, with the batch as the first axis of each, as [B, T].
+    """
+    if mesh is None:
+        return cast(tuple[Any, ...], jax.device_put(batch))
+    here, _ = parts_of_rows(mesh)
+
+    def put(mine: Ids, whole: jax.ShapeDtypeStruct) -> Array:
         of_part, n = dict(zip(here, np.split(mine, len(here)), strict=True)), len(mine) // len(here)
 
         def of_device(index: Any) -> Ids:
-            return of_part[(index[0].start or 0) // n][:, index[1]]
+            return of_part[(index[0].start or 0) // n][:, *index[1:]]
 
-        return jax.make_array_from_callback((n * n_parts, *mine.shape[1:]), sharding, of_device)
+        return jax.make_array_from_callback(whole.shape, whole.sharding, of_device)
 
-    return tuple(map(put, arrays))
+    return jax.tree.map(put, batch, shapes_of_batch(mesh, *batch))
+
+
+def shapes_of_batch(mesh: Mesh | None, *batch: Any) -> tuple[Any, ...]:
+    """The shapes and places of what `put_batch` returns, as `jax.ShapeDtypeStruct`s."""
+    here, n_parts = parts_of_rows(mesh)
+
+    def shape_of(mine: Ids) -> jax.ShapeDtypeStruct:
+        sharding = None if mesh is None else row_sharding(mesh, mine.ndim)
+        return jax.ShapeDtypeStruct((len(mine) // len(here) * n_parts, *mine.shape[1:]), mine.dtype, sharding=sharding)
+
+    return jax.tree.map(shape_of, batch)
 
 
 def on_one_device(tree: Any) -> Any:

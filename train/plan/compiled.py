@@ -29,8 +29,11 @@ from ..inputs import model_without_text
 from ..optimizer import learning_rate_schedule, make_optimizer
 from ..parallel.layout import MeshLayout, layout, make_mesh
 from ..parallel.placing import placed, row_sharding
-from ..state import TrainState
+from ..runs.arrays import named
+from ..state import TrainState, state_of
 from ..step import make_model, make_train_step
+from ..tune.kinds import objective_of, shapes_of_kind
+from ..tune.partition import partition_of
 from .chips import CHIPS, Chip, shared
 from .costs import costs
 from .hlo import parse
@@ -68,7 +71,7 @@ def plan(job: dict[str, Any]) -> Figures:
     subject = read(job)
     config, model, chosen, _ = subject
     chip = CHIPS.get(job["kind"]) or shared(this_machine(config.train.dtype), chosen.n_devices)
-    few = BLOCKS if model.block is None and model.n_layers > BLOCKS[-1] else (model.n_layers,)
+    few = BLOCKS if blocks_are_alike(config, model) and model.n_layers > BLOCKS[-1] else (model.n_layers,)
     with compiling_for("tpu" if job["topology"] else "cpu"), ThreadPoolExecutor() as pool:
         lowered = [subject.lower(n) for n in few]
         steps = [*pool.map(partial(compile_step, on_tpu=bool(job["topology"])), lowered)]
@@ -100,13 +103,28 @@ def lower(config: RunConfig, model: GPTConfig, mesh: Mesh | None, device: jax.De
     trained = make_model(model, config.train, mesh)
     optimizer = make_optimizer(config.optimizer, config.train.steps, model.width_ratio)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
-    step = make_train_step(trained, optimizer, config.train, schedule, mesh)
-    where = SingleDeviceSharding(device) if mesh is None else row_sharding(mesh)
-    tokens = jax.ShapeDtypeStruct((config.train.batch_size, row_length(model, config.train)), jnp.int32, sharding=where)
-    state = abstract(config, model, mesh)
+    step = make_train_step(
+        trained, optimizer, config.train, schedule, mesh, objective_of(config), partition_of(config)
+    )  # fmt: skip
+    state, batch = abstract(config, model, mesh), shapes_of_kind(config, row_length(model, config.train))
     if mesh is None:
-        state = jax.tree.map(partial(_on, where), state)
-    return step.lower(state, tokens, tokens)  # type: ignore[attr-defined]
+        state, batch = jax.tree.map(partial(_on, SingleDeviceSharding(device)), (state, batch))
+    else:
+        batch = jax.tree.map(lambda leaf: _on(row_sharding(mesh, leaf.ndim), leaf), batch)
+    return step.lower(state, *batch)  # type: ignore[attr-defined]
+
+
+def blocks_are_alike(config: RunConfig, model: GPTConfig) -> bool:
+    """Whether each block is the textbook's, with the same parameters that change."""
+    parts = partition_of(config)
+    if parts is None:
+        return model.block is None
+    changing: list[set[str]] = [set() for _ in range(model.n_layers)]
+    for path, _ in named(abstract(config, model, None).params):
+        block, _, rest = path.partition("/")
+        if block.startswith("block_"):
+            changing[int(block.removeprefix("block_"))].add(rest)
+    return model.block is None and all(block == changing[0] for block in changing)
 
 
 def compile_step(lowered: Any, on_tpu: bool) -> Compiled:
@@ -126,11 +144,9 @@ def _on(sharding: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 def abstract(config: RunConfig, model: GPTConfig, mesh: Mesh | None) -> TrainState:
     """Shapes, dtypes and places of the TrainState of a model; no block is traced but one."""
     shapes = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in parameter_shapes(model).items()}
-    params = nested(shapes)
     optimizer = make_optimizer(config.optimizer, config.train.steps, model.width_ratio)
-    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    state = TrainState(step, params, jax.eval_shape(optimizer.init, params))
-    return placed(mesh, state)
+    begin = partial(state_of, optimizer=optimizer, parts=partition_of(config))
+    return placed(mesh, jax.eval_shape(begin, nested(shapes), key=jax.eval_shape(jax.random.key, 0)))
 
 
 def figures(step: Compiled, chip: Chip, dtype: str, n_devices: int) -> Figures:
@@ -150,11 +166,11 @@ def memory_of(step: Compiled) -> int:
 def held(config: RunConfig, model: GPTConfig, mesh: Mesh | None) -> Figures:
     """The bytes of parameters, optimizer and gradients on each device, by their shapes."""
     state = abstract(config, model, mesh)
-    parameters = sum(map(_bytes, jax.tree.leaves(state.params)))
+    parameters, frozen = (sum(map(_bytes, jax.tree.leaves(part))) for part in (state.params, state.frozen))
     copies = min(config.train.grad_accumulation, 2)  # the sum over microbatches, and those of one
     return {
         "parameters": parameters, "optimizer": sum(map(_bytes, jax.tree.leaves(state.opt_state))),
-        "gradients": copies * parameters,
+        "gradients": copies * parameters, "frozen": frozen,
     }  # fmt: skip
 
 

@@ -12,10 +12,11 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import is_reference
 
 from ..budget import is_over, used_s
-from ..config import RunConfig, as_dict, row_length
+from ..config import RunConfig, as_dict, tokens_of_step
 from ..errors import DamagedError
 from ..notes import print_note
 from ..sweep import names_in_order
+from ..tune.partition import partition_of
 from .checkpoint import saved_steps
 from .folder import RunFolder
 from .manifest import read_manifest
@@ -93,7 +94,7 @@ class RunSummary:
 
     def tokens(self, step: int) -> int:
         """The tokens of so many steps."""
-        return step * self.config.train.batch_size * row_length(self.config.model, self.config.train)
+        return step * tokens_of_step(self.config, self.config.model)
 
     def flops(self, step: int) -> float | None:
         """The operations of so many steps, if they are known."""
@@ -160,7 +161,7 @@ def _read(folder: RunFolder) -> RunSummary:
 def _flops_per_token(folder: RunFolder, config: RunConfig) -> float | None:
     """By `jaxllm.flops`. No code is run: whether a user's activation has a gate is seen from the saved parameters."""
     model = config.model
-    if model.block is not None:
+    if model.block is not None or partition_of(config):
         return None
     if is_reference(model.activation):
         saved = saved_steps(folder.checkpoints)

@@ -4,6 +4,7 @@ A base is a run, or whatever `jaxllm import` takes. Its fingerprint is written i
 keeps only adapters is never joined with other weights. (PEFT and mlx-lm store the base's name alone.)
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -60,6 +61,11 @@ def open_base(init: InitConfig, load_run: Callable[[str], Any]) -> Base:
     A run is read by `train.runs.load.load_run`, which is given because it reads runs with adapters by this function.
     """
     assert init.from_ is not None
+    if init.sha256 and os.path.isabs(init.from_) and not os.path.exists(init.from_):
+        raise InputError(
+            f"{init.from_} is not there, but this run keeps only what it trained beside that model; bring it back, or "
+            "write where it is into init.from of config.toml."
+        )
     is_run = (Path(init.from_) / "config.toml").exists()
     base = _of_run(init.from_, load_run(init.from_)) if is_run else _of_source(init.from_)
     if not init.add_tokens:
@@ -115,8 +121,6 @@ def with_special_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokeniz
 
 def model_on(base: Base, given: ModelConfig, n_classes: int = 0) -> GPTConfig:
     """The model of a run that begins from the base. Raises InputError where [model] says otherwise."""
-    if base.config.n_classes and not n_classes:
-        raise InputError(f"{base.name} is a classifier, which has no head over the vocabulary; name its own base.")
     default = ModelConfig()
     for field in fields(GPTConfig):
         value, its = getattr(given, field.name), getattr(base.config, field.name)

@@ -46,15 +46,15 @@ def examples_measure(
     of_batch = measuring_step(objective_of(run.config), model, mesh)
     assert data is not None
 
-    def of(params: Any) -> dict[str, float]:
+    def of(state: TrainState) -> dict[str, float]:
         batches = data.batches("validation", evaluation_rows(run.config))
-        return measure(of_batch, params, _until(abandon, batches, mesh))
+        return measure(of_batch, joined(parts, state), _until(abandon, batches, mesh))
 
     def figures(state: TrainState) -> dict[str, float]:
         try:
-            found = of(joined(parts, state))
+            found = of(state)
             if averaged:
-                found["averaged_val_loss"] = of(joined(parts, state._replace(params=averaged(state))))["val_loss"]
+                found["averaged_val_loss"] = of(state._replace(params=averaged(state)))["val_loss"]
         except Abandoned:
             return {}
         return found

@@ -35,7 +35,7 @@ def with_reference(
 
     `base` returns the base's parameters and is called only to compute. The key names what they depend on; the ids of
     the pairs, which a chat template decides too, and the dtype of the computation are added here. `rows` is the number
-    of pairs computed at a time. Raises NonFiniteError for a base that computes NaN or infinity, and OSError if the file
+    of pairs computed at a time; of several processes the first writes. Raises NonFiniteError for a base that computes NaN or infinity, and OSError if the file
     cannot be written.
     """
     sizes = {"train": len(data.train.rows), "validation": len(data.validation.rows)}
@@ -44,7 +44,8 @@ def with_reference(
     if found is None:
         params = base()
         found = {split: of_pairs(model, params, data.batches(split, rows), sizes[split]) for split in SPLITS}
-        write_log_probs(folder / FILE, key, found)
+        if jax.process_index() == 0:
+            write_log_probs(folder / FILE, key, found)
     return data.with_reference(found["train"], found["validation"])
 
 
