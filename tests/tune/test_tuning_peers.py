@@ -46,14 +46,18 @@ STEPS, BATCH = 10, 4
 OPTIMIZER = {"learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_steps": 3, "clip_norm": 0.5}
 # dtype -> bound of gradients; of the losses and norms of ten steps; of the parameters after them
 BOUNDS = {"float64": (1e-10, 1e-10, 1e-10), "float32": (1e-5, 1e-5, 1e-4)}
-TOKENIZER = BPETokenizer([bytes([i]) for i in b"abcdefghijklmnopqrstuvwxyz :"], ["<s>", "</s>"])
+TOKENIZER = BPETokenizer([bytes([i]) for i in b"\nabcdefghijklmnopqrstuvwxyz:"], ["<s>", "</s>"])  # 0 pads
 TEMPLATE = (
     "{% for m in messages %}{{ '<s>' + m.role + ':' + m.content + '</s>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<s>assistant:' }}{% endif %}"
 )
 CHAT = ChatFormat(None, (TOKENIZER.special_tokens["</s>"],), "<s>", "</s>", TEMPLATE)
 QUESTIONS = [{"prompt": "abc"[: 1 + i % 3] * 2, "answer": "xyz"[i % 3] * (1 + i % 4)} for i in range(15)]
-TEXTS = [{"text": "abc"[i % 3] * (1 + i % 5), "label": ("one", "two", "three")[i % 3]} for i in range(15)]
+TEXTS = [{"text": "qwertyuiopasd"[i % 7 :][: 1 + i % 4], "label": ("one", "two", "three")[i % 3]} for i in range(15)]
+ADAPTED = {
+    "q_proj": "attention/query", "v_proj": "attention/value", "o_proj": "attention/output", "down_proj": "mlp/down",
+}  # fmt: skip
+LORA = peft.LoraConfig(r=3, lora_alpha=6, target_modules=list(ADAPTED), task_type="CAUSAL_LM")
 
 
 class Twice(NamedTuple):
@@ -145,27 +149,33 @@ def by_our_names(model: Any, values: dict[str, Any], folder: Path) -> dict[str, 
     return flatten_dict(load_pretrained(folder)[1], sep="/")
 
 
-def assert_alike(dtype: str, found: dict[str, Twice], less_clear: str = "^$", least: float = 0.96) -> None:
-    """In float32 where the gradients were clear of rounding, which must be most; in float64 everywhere."""
+def assert_alike(dtype: str, found: dict[str, Twice]) -> None:
+    """In float64 everywhere; in float32 where gradients were clear of rounding, as all but those of keys' biases are."""
     for name, one in found.items():
         got, want = one.ours, one.theirs
         assert got.dtype == want.dtype == dtype
         if dtype == "float32":
-            assert one.clear.mean() >= least or re.search(less_clear, name), (name, one.clear.mean())
+            assert one.clear.mean() > 0.7 or name.endswith("key/bias"), name
             got, want = got[one.clear], want[one.clear]
         bound = BOUNDS[dtype][2] * np.abs(one.theirs).max()
         np.testing.assert_allclose(got, want, rtol=0, atol=bound, err_msg=name)
 
 
 @contextmanager
-def opened(folder: Path, dtype: str) -> Iterator[Any]:
-    """transformers' model of a folder without dropout, within which both sides compute in that dtype."""
+def opened(folder: Path, dtype: str, adapter: Path | None = None) -> Iterator[Any]:
+    """transformers' model of a folder without dropout, within which both sides compute in that dtype.
+
+    With the folder of an adapter it is PEFT's model, whose adapter changes.
+    """
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    if adapter is not None:
+        model = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
     if dtype == "float32":
         yield model.eval()
         return
-    with jax.enable_x64(True), in_float64():
+    with jax.enable_x64(True), in_float64():  # no file can be read within
         wider = transformers.AutoModelForCausalLM.from_config(model.config, dtype=torch.float64)
+        wider = wider if adapter is None else peft.get_peft_model(wider, LORA)
         wider.load_state_dict(model.state_dict())
         yield wider.eval()
 
@@ -195,16 +205,10 @@ def test_answers_as_transformers_learns_them(tmp_path: Path, name: str, dtype: s
     assert_alike(dtype, found)
 
 
-ADAPTED = {
-    "q_proj": "attention/query", "v_proj": "attention/value", "o_proj": "attention/output", "down_proj": "mlp/down",
-}  # fmt: skip
-
-
 def adapter_folder(folder: Path, base: Path, trained: bool) -> Path:
     """An adapter as PEFT begins it, with B = 0, or with a random B as of one that was trained before."""
-    settings = peft.LoraConfig(r=3, lora_alpha=6, target_modules=list(ADAPTED), task_type="CAUSAL_LM")
     torch.manual_seed(1)
-    model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), settings)
+    model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), LORA)
     for name, parameter in model.named_parameters():
         if trained and "lora_B" in name:
             parameter.data = 0.1 * torch.randn(parameter.shape)
@@ -225,8 +229,7 @@ def test_adapters_as_peft_trains_them(tmp_path: Path, dtype: str, trained: bool)
     base = base_folder(tmp_path / "base", "llama")
     adapter = adapter_folder(tmp_path / "adapter", base, trained)
     run = prepared(tmp_path, base, "instruct", QUESTIONS, init={"adapter": str(adapter)})
-    with opened(base, dtype) as model:
-        model = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True).eval()
+    with opened(base, dtype, adapter) as model:
         changing = {name: p for name, p in model.named_parameters() if p.requires_grad}
         ours, steps = train_twice(run, dtype, changing, masked_loss(model, base, run))
     flat = flatten_dict(ours, sep="/")
