@@ -84,12 +84,15 @@ def _check(right: bool, option: str, value: object, allowed: str) -> None:
 class Writer:
     """The model of a run, ready to write: its parameters packed, and the tokens that end its answers.
 
-    A model that cannot be read through the cache is given whole texts, and its own block unpacked parameters.
+    A model that cannot be read through the cache is given whole texts, and its own block unpacked parameters. Raises
+    InputError for a classifier.
     """
 
     def __init__(self, path: str, step: str | None, options: Options, code: Code | None = None) -> None:
         run = load_run(path, step, code=code)
         config, weights = run.model.config, options.weights
+        if config.n_classes:
+            raise InputError(f"{path} is a classifier, which writes no text; use `jaxllm classify {path} --text TEXT`.")
         _check(config.block is None or weights == "float32", "--weights", weights, f"float32 with {config.block}")
         self.path, self.run, self.options = path, run, options
         self.params = pack(run.params, weights) if config.block is None else run.params

@@ -215,7 +215,7 @@ def test_idle_devices_are_named_where_one_is_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "small.toml").write_text(SMALL)
-    names = "parameters optimizer gradients memory memory_of_device peak_flops_per_s memory_per_s links_per_s".split()
+    names = "frozen parameters optimizer gradients memory memory_of_device peak_flops_per_s memory_per_s links_per_s".split()
     one = {"layout": {"data": 1, "fsdp": 1, "tensor": 1}, "compiled_blocks": [1], "source": ""}
     compiled = (
         spent([Cost("dot", 1, 1000, 10, elements=300)], CHIPS["h100"], "float32") | dict.fromkeys(names, 1.0) | one

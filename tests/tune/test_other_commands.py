@@ -15,16 +15,24 @@ from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.parameter_map import nested
 from train.cli import main
 from train.commands.compare import choose_subject
+<<<<<<< HEAD
 from train.config import RunConfig, tokens_of_step
 from train.config_file import load_config
 from train.inputs import model_without_text
+=======
+from train.config import RunConfig, load_config, row_length, tokens_of_step
+from train.inputs import model_without_text, prepare
+from train.loop import batch_of
+>>>>>>> t-j
 from train.memory_estimate import state_bytes
 from train.optimizer import make_optimizer
 from train.parallel.layout import MeshLayout
+from train.parallel.placing import shapes_of_batch
 from train.plan.compiled import PlannedStep, abstract, blocks_are_alike
-from train.runs.summary import find_runs
+from train.runs.summary import find_runs, read_runs
 from train.state import state_of
 from train.tune.config import InitConfig, LoraConfig, TuneConfig
+from train.tune.kinds import shapes_of_kind
 from train.tune.partition import partition_of
 
 pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
@@ -85,17 +93,27 @@ def test_a_classifier_with_random_weights_is_compared(folder: Path) -> None:
     assert subject.model.n_classes == 2 and subject.targets.max() == 1 and not subject.without_optimizer
 
 
-@pytest.mark.parametrize("kind", LINES)
-def test_a_tuning_is_planned(kind: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tuning_is_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The frozen parameters of the base, cut in two, beside adapters; a pair is two rows."""
-    path = str(folder / f"{kind}.toml")
+    path = str(folder / "prefer.toml")
     out = folder / "plan.json"
     text = printed(["plan", path, "--set", "parallel.fsdp=2", "--json", str(out)], capsys)
     assert "parameters that change" in text and "frozen parameters" in text and "stand-in" not in text
     found = json.loads(out.read_text())
     base = 4 * (8 * 260 + 4 * 64 + 3 * 256) // 2 + 4 * 3 * 8  # fsdp leaves norms whole
     assert found["frozen"] == base and found["flops_needed"] is None
-    assert found["tokens_per_step"] == 4 * 64 * (2 if kind == "prefer" else 1)
+    assert found["tokens_per_step"] == 2 * 4 * 64
+
+
+@pytest.mark.parametrize("settings", ["instruct", "instruct packing", "classify", "prefer"])
+def test_a_planned_batch_has_the_shapes_of_one(settings: str, folder: Path) -> None:
+    kind, _, packing = settings.partition(" ")
+    config = load_config(folder / f"{kind}.toml", ["tune.packing=true"] if packing else [])
+    run = prepare(config)
+    shapes = shapes_of_kind(config, row_length(run.model, run.config.train))
+    drawn = shapes_of_batch(None, *batch_of(run, 0))
+    assert jax.tree.structure(shapes) == jax.tree.structure(drawn)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(shapes)] == [(x.shape, x.dtype) for x in jax.tree.leaves(drawn)]
 
 
 def test_blocks_with_other_adapters_are_all_compiled(folder: Path) -> None:
@@ -127,7 +145,7 @@ def test_the_state_is_counted_exactly(lora: LoraConfig) -> None:
 
 
 def test_the_tokens_of_a_step_are_those_of_both_answers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = find_runs([str(folder / "prefer")])[0]
+    (run,) = read_runs(find_runs([folder / "prefer"]))
     assert run.last and run.last["tokens"] == run.tokens(2) == 2 * tokens_of_step(run.config, run.config.model)
     assert run.tokens(1) == 2 * 4 * run.config.train.window and run.flops(2) is None
     text = printed(["describe", str(folder / "prefer")], capsys)
@@ -148,9 +166,9 @@ def test_what_reads_a_run_reads_one_with_adapters(
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ("generate classify --prompt a", "predicts no tokens; give a text to `jaxllm classify`"),
-    ("generate classify --prompt a --chat", "predicts no tokens; give a text to `jaxllm classify`"),
-    ("chat classify", "predicts no tokens; give a text to `jaxllm classify`"),
+    ("generate classify --prompt a", "classify is a classifier, which writes no text; use `jaxllm classify classify --text TEXT`"),
+    ("generate classify --prompt a --chat", "classify is a classifier, which writes no text; use `jaxllm classify classify --text TEXT`"),
+    ("chat classify", "classify is a classifier, which writes no text; use `jaxllm classify classify --text TEXT`"),
     ("inspect classify --prompt a", "predicts no tokens; give a text to `jaxllm classify`"),
     ("export classify --out out", "has no model.n_classes = 2"),
     ("bench train instruct.toml", "init.from is 'FOLDER/base', but a bench is of random weights and tokens"),

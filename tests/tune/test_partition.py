@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from libraries import INSTALLED
 from models import TINY, VARIANTS, random_tokens
 from pretrained_files import refusal
 
@@ -20,7 +21,7 @@ from train.config import OptimizerConfig, TrainConfig
 from train.optimizer import learning_rate_schedule, make_optimizer
 from train.runs.checkpoint import saved_parts
 from train.state import state_of
-from train.step import make_train_step
+from train.step import make_model, make_train_step
 from train.tune.config import LoraConfig
 from train.tune.partition import Partition, joined, merged
 
@@ -54,6 +55,36 @@ def test_adapters_stand_beside_frozen_maps() -> None:
     whole = flat(ADAPTED.join(changing, frozen))
     assert {path for path, leaf in whole.items() if isinstance(leaf, LoraKernel)} == kernels
     assert all(whole[path].scale == 3.0 for path in kernels)
+
+
+@pytest.mark.parametrize("base", ["float32", "int8"])
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"remat": True, "grad_accumulation": 2}, 1e-6),
+        ({"dtype": "bfloat16"}, 3e-2),
+        pytest.param(
+            {"products": "onednn"}, 1e-6, marks=pytest.mark.skipif("onednn" not in INSTALLED, reason="absent")
+        ),
+    ],
+)
+def test_ways_to_compute_a_step_of_adapters(settings: dict[str, Any], tolerance: float, base: Any) -> None:
+    """The norm of the gradient and the loss are those of a plain step, whose gradients the twin holds."""
+    parts = Partition("norm", LoraConfig(rank=2, base=base))
+    tokens = random_tokens(LLAMA, 4)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+
+    def step(**given: Any) -> tuple[float, float]:
+        train, rule = TrainConfig(steps=2, batch_size=4, **given), OptimizerConfig(warmup_steps=0)
+        optimizer, model = make_optimizer(rule, 2), make_model(LLAMA, train)
+        state = state_of(params_of(), optimizer, KEY, parts)
+        state = state._replace(params=jax.tree.map(lambda x: x + 0.1, state.params))
+        _, metrics = make_train_step(model, optimizer, train, learning_rate_schedule(rule, 2), parts=parts)(
+            state, inputs, targets
+        )
+        return float(metrics["train_loss"]), float(metrics["grad_norm"])
+
+    assert step(**settings) == pytest.approx(step(products="xla"), rel=tolerance)
 
 
 def test_parameters_of_a_pattern_change_beside_adapters() -> None:

@@ -43,6 +43,16 @@ def test_each_answer_has_its_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.validation.reference, known.validation.reference)
 
 
+def test_one_of_several_processes_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that write the same file at once would each rename what the other is writing."""
+    data = examples(tmp_path, "prefer")
+    model, params = random_gpt(CONFIG)
+    for process in (1, 0):
+        monkeypatch.setattr("jax.process_index", lambda process=process: process)
+        with_reference(data, model, lambda: params, tmp_path, KEY, 8)
+        assert (tmp_path / FILE).exists() == (process == 0)
+
+
 def test_another_key_is_computed_again(tmp_path: Path) -> None:
     """The numbers of one base beside another, or of other pairs, would be wrong margins without a word."""
     data = examples(tmp_path, "prefer")
