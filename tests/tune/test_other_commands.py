@@ -15,15 +15,10 @@ from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.parameter_map import nested
 from train.cli import main
 from train.commands.compare import choose_subject
-<<<<<<< HEAD
-from train.config import RunConfig, tokens_of_step
+from train.config import RunConfig, row_length, tokens_of_step
 from train.config_file import load_config
-from train.inputs import model_without_text
-=======
-from train.config import RunConfig, load_config, row_length, tokens_of_step
 from train.inputs import model_without_text, prepare
 from train.loop import batch_of
->>>>>>> t-j
 from train.memory_estimate import state_bytes
 from train.optimizer import make_optimizer
 from train.parallel.layout import MeshLayout
