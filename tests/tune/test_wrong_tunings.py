@@ -44,7 +44,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], str]] = {
     "window": (("train.window=4",), "tokens, more than the 4 of a row"),
     "model": (("model.n_layers=3",), "model.n_layers is 3, but in "),
     "adapter": (("init.adapter=nowhere",), "nowhere"),
-    "tokens": (("init.add_tokens=5",), "init.add_tokens is '5', but it must be a list"),
+    "tokens": (("init.add_tokens=5",), "init.add_tokens is 5, but it must be a list"),
     "warm-up": (("optimizer.warmup_steps=9",), "optimizer.warmup_steps is 9, but there are only train.steps = 4"),
     "packing": (("tune.packing=maybe",), "tune.packing is 'maybe', but it must be true or false"),
     "packed pairs": (("tune.packing=true", "tune.kind=prefer"), "tune.packing is true, but tune.kind = "),
