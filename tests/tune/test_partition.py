@@ -62,10 +62,10 @@ def test_adapters_stand_beside_frozen_maps() -> None:
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [
-        ({"remat": True, "grad_accumulation": 2}, 1e-6),
-        ({"dtype": "bfloat16"}, 3e-2),
+        ({"remat": True, "grad_accumulation": 2}, 1e-5),
+        ({"dtype": "bfloat16"}, 6e-2),
         pytest.param(
-            {"products": "onednn"}, 1e-6, marks=pytest.mark.skipif("onednn" not in INSTALLED, reason="absent")
+            {"products": "onednn"}, 1e-5, marks=pytest.mark.skipif("onednn" not in INSTALLED, reason="absent")
         ),
     ],
 )
@@ -79,7 +79,9 @@ def test_ways_to_compute_a_step_of_adapters(settings: dict[str, Any], tolerance:
         train, rule = TrainConfig(steps=2, batch_size=4, **given), OptimizerConfig(warmup_steps=0)
         optimizer, model = make_optimizer(rule, 2), make_model(LLAMA, train)
         state = state_of(params_of(), optimizer, KEY, parts)
-        state = state._replace(params=jax.tree.map(lambda x: x + 0.1, state.params))
+        rng = np.random.default_rng(0)
+        moved = jax.tree.map(lambda x: x + jnp.asarray(rng.normal(0, 0.1, x.shape), x.dtype), state.params)
+        state = state._replace(params=moved)
         _, metrics = make_train_step(model, optimizer, train, learning_rate_schedule(rule, 2), parts=parts)(
             state, inputs, targets
         )
