@@ -34,4 +34,7 @@ def _value(line: bytes, where: str) -> Any:
         raise not_utf8(where, error) from None
     except (ValueError, RecursionError) as error:
         message = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
-        raise InputError(f"{where} is not JSON: {printable(message)}, column {getattr(error, 'colno', 1)}.") from None
+        raise InputError(
+            f"{where} is not JSON: {printable(message)}, column {getattr(error, 'colno', 1)}; each line must hold one "
+            "JSON value."
+        ) from None

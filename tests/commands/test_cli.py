@@ -176,7 +176,7 @@ def test_an_existing_run_is_not_overwritten(place: Path, capsys: pytest.CaptureF
     (place / "odd" / "config.toml").mkdir(parents=True)
     before = files(place)
     refused = {
-        "train ok.toml --out run": "run holds a run; continue it with --resume",
+        "train ok.toml --out run": "run holds a run; continue it by `jaxllm train --out run --resume`",
         "train --out run --resume --set model.d_model=16": "model.d_model was 8 in this run and cannot become 16",
         "train --out run --resume --set optimizer.learning_rate=1": "optimizer.learning_rate was 0.001",
         "train ok.toml --out run --resume": "train.steps is 2 in run but 200 in ok.toml",

@@ -41,6 +41,11 @@ SETTINGS: dict[str, tuple[tuple[str, ...], str]] = {
     "base": (("lora.base=int4", "lora.rank=1"), "lora.base is 'int4', but it must be one of 'float32', 'int8'"),
     "dropout": (("lora.dropout=1", "lora.rank=1"), "lora.dropout is 1, but it must be a number < 1.0"),
     "beta": (("tune.beta=0",), "tune.beta is 0, but it must be a number > 0.0"),
+    "beta of answers": (
+        ("tune.beta=0.5",),
+        "tune.beta is 0.5, but tune.kind is 'instruct'; leave it out: it is for prefer.",
+    ),
+    "labels of answers": (('tune.labels=["a", "b"]',), "tune.labels is ('a', 'b'), but tune.kind is 'instruct'"),
     "window": (("train.window=4",), "tokens, more than the 4 of a row"),
     "model": (("model.n_layers=3",), "model.n_layers is 3, but in "),
     "adapter": (("init.adapter=nowhere",), "nowhere"),

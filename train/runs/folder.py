@@ -78,7 +78,8 @@ class RunFolder:
         """Raises InputError unless the folder is absent or empty."""
         try:
             if self.config.exists():
-                raise InputError(f"{self.path} holds a run; continue it with --resume or choose another with --out.")
+                again = f"continue it by `jaxllm train --out {self.path} --resume`"
+                raise InputError(f"{self.path} holds a run; {again}, or choose another with --out.")
             if self.path.is_dir() and any(path.name not in LEFTOVERS for path in self.path.iterdir()):
                 raise InputError(f"{self.path} is not empty; choose another folder with --out.")
             if self.path.exists() and not self.path.is_dir():

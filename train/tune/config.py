@@ -8,6 +8,10 @@ from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.validate import Fraction, NonNegative, PositiveFloat, check_fields
 
 Texts = tuple[str, ...]
+OF_KINDS = {  # fields of [tune] that not every kind reads
+    "beta": ("prefer",), "labels": ("classify",), "too_long": ("instruct", "classify", "prefer"),
+    "packing": ("instruct", "classify", "prefer"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class TuneConfig:
     def __post_init__(self) -> None:
         check_fields(self, "tune.")
         check_pattern("tune.train", self.train)
+        for name, kinds in OF_KINDS.items():
+            if self.kind not in kinds and (value := getattr(self, name)) != getattr(TuneConfig, name):
+                raise InputError(
+                    f"tune.{name} is {shown(value)}, but tune.kind is {self.kind!r}; leave it out: it is for "
+                    f"{' and '.join(kinds)}."
+                )
 
 
 @dataclass(frozen=True)
