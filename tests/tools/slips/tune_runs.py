@@ -16,6 +16,7 @@ MUTATIONS = [
     Mutation("an adapter of another base taken", BEGINNING, "there.base_sha256 != sha256:", "False:", "tune/test_adapter_of_peft.py::test_an_adapter_of_another_base_is_refused"),
     Mutation("an adapter's values left out", BEGINNING, "return state._replace(params=grown(there.adapter, whole))", "return state", f"{RUNS}::test_a_run_goes_on_from_an_exported_adapter"),
     Mutation("alpha not divided by the rank", "train/tune/config.py", "return self.alpha / self.rank", "return self.alpha", f"{PARTS}::test_adapters_stand_beside_frozen_maps"),
+    Mutation("a beta of preferences for answers", "train/tune/config.py", "if self.kind not in kinds and", "if False and", f"{WRONG}::test_wrong_settings[beta of answers]"),
     Mutation("a beta of the config's left out", "train/tune/kinds.py", "objective(config.tune.kind, config.tune.beta)", "objective(config.tune.kind)", "tune/test_measures.py::test_figures_of_preferences"),
     Mutation("a classifier that does not learn", PARTITION, "return path.startswith(ALWAYS) or", "return", f"{PARTS}::test_a_classifier_always_changes"),
     Mutation("adapters without dropout", PARTITION, "self.lora.dropout, key)", "self.lora.dropout, None)", f"{PARTS}::test_dropout_of_adapters_needs_a_key"),
