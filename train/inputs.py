@@ -25,7 +25,7 @@ from .runs.load import load_run
 from .tune.base import Base, model_on, open_base
 from .tune.beginning import begun, lora_of
 from .tune.data import TuneData, tune_data
-from .tune.partition import partition_of
+from .tune.partition import n_changing, partition_of
 from .tune.rendered import ending_answers
 from .tune.sample import answering, question
 
@@ -99,7 +99,7 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None, chat: ChatFor
     _check_text(config, digest, length)
     chosen, tokenizer = _tokenizer(config.tokenizer, sources, tokenizer)
     model = model_on(base, config.model) if base else config.model.with_vocabulary(tokenizer.vocab_size)
-    _check_window(config, model)
+    _check_shapes(config, model)
     if not config.data.attend_across:
         model = replace(model, separator=_separator(sources))
     row = row_length(model, config.train)
@@ -143,7 +143,7 @@ def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | Non
     _check_text(config, data.sha256, data.characters)
     labels = data.labels
     model = model_on(base, config.model, len(labels)) if base else config.model.with_vocabulary(tokenizer.vocab_size)
-    _check_window(config, model)
+    _check_shapes(config, model)
     config = replace(config, tune=replace(config.tune, labels=tuple(labels) or None))
     resolved = config.resolved(model, config.tokenizer, data.sha256, data.characters)
     ids = data.ids("train"), data.ids("validation")
@@ -159,11 +159,14 @@ def _check_question(data: TuneData, tokenizer: Tokenizer, chat: ChatFormat | Non
         raise InputError(f"eval.prompt: {error}") from None
 
 
-def _check_window(config: RunConfig, model: GPTConfig) -> None:
+def _check_shapes(config: RunConfig, model: GPTConfig) -> None:
+    """Raises InputError for rows longer than the context, and for parameters or maps that the model has not."""
     if (window := config.train.window or 0) > model.context_length:
         raise InputError(
             f"train.window is {window:,}, more than model.context_length = {model.context_length:,}; make it smaller."
         )
+    if parts := partition_of(config):
+        n_changing(model, parts)  # where a pattern fits nothing or a rank is too large, it says so
 
 
 Source = str | Index  # a text, or the index of prepared data

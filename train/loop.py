@@ -22,7 +22,8 @@ from jaxllm.gpt import GPT
 from jaxllm.lora import merge
 
 from .budget import MEASURED, forecast, is_over, last_line, make_budgeted_step, schedule_step
-from .config import RunConfig, as_dict, row_length, tokens_of_step
+from .config import RunConfig, row_length, tokens_of_step
+from .config_file import as_dict
 from .errors import NotSavedError, Stopped
 from .eval_weights import eval_weights
 from .evaluate import Abandoned, evaluator, sample_text

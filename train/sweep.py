@@ -15,16 +15,8 @@ import tomli_w
 from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import read_file, replace_file
 
-from .config import (
-    SECTIONS,
-    RunConfig,
-    build_config,
-    differences,
-    keys,
-    parse_override,
-    to_toml,
-    with_absolute_paths,
-)  # fmt: skip
+from .config import SECTIONS, RunConfig, with_absolute_paths
+from .config_file import build_config, differences, keys, parse_override, to_toml
 
 MOST_RUNS = 1000
 LONGEST_NAME = 200  # characters; file systems have a limit

@@ -20,7 +20,8 @@ from jax import Array
 from jaxllm.data.windows import Ids
 from jaxllm.gpt import GPT
 
-from .config import RunConfig, as_dict, row_length
+from .config import RunConfig, row_length
+from .config_file import as_dict
 from .errors import DivergedError, NotSavedError, Stopped, reason
 from .inputs import Prepared
 from .loop import batch_of, due, make_measure, plan_of, save_state, where_not_finite, write_sample

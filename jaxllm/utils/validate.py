@@ -79,6 +79,7 @@ def _rule(hint: Any, message: str) -> str:
         "float": "a number",
         "bool": "true or false",
         "str": "a string",
+        "array": "a list",
     }.items():
         rule = word + rule.removeprefix(python) if rule.startswith(python) else rule
     return rule

@@ -199,7 +199,7 @@ import os, sys, threading, time
 sys.path.insert(0, {str(ROOT)!r})
 from train.bench.process import Worker
 from train.bench.workload import load_workload, workload_for
-from train.config import load_config
+from train.config_file import load_config
 worker = Worker("it", [sys.executable, "side.py", "A", "0", "0", "9"], workload_for(load_config("tiny.toml"), None).job())
 threading.Thread(target=worker.start, daemon=True).start()
 while not os.path.exists("log.txt"):

@@ -7,7 +7,8 @@ import pytest
 
 from train.cli import main
 from train.commands.config import FieldDescription, describe_fields
-from train.config import SECTIONS, RunConfig, load_config
+from train.config import SECTIONS, RunConfig
+from train.config_file import load_config
 
 
 def test_what_it_prints_is_a_config_of_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

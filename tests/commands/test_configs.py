@@ -10,7 +10,8 @@ import pytest
 from jaxllm import InputError
 from jaxllm.tokenizers import BPETokenizer
 from train.cli import main
-from train.config import SECTIONS, ModelConfig, RunConfig, build_config, load_config, parse_override, to_toml
+from train.config import SECTIONS, ModelConfig, RunConfig
+from train.config_file import build_config, load_config, parse_override, to_toml
 
 pytestmark = [pytest.mark.newest, pytest.mark.usefixtures("quick_compilation")]
 

@@ -15,7 +15,7 @@ from jaxllm.gpt import parameter_shapes
 from jaxllm.utils.errors import InputError
 from train.cli import main
 from train.commands.plan_report import memory_rows
-from train.config import build_config
+from train.config_file import build_config
 from train.inputs import model_without_text
 from train.parallel.layout import MeshLayout
 from train.plan.chips import CHIPS, Chip, Curve, shared, topology_of

@@ -16,7 +16,7 @@ from scipy import stats
 from jaxllm.flops import flops_per_token
 from train.cli import main
 from train.commands.runs import show
-from train.config import build_config
+from train.config_file import build_config
 from train.runs.compared import differing, group_runs
 from train.runs.curves_plot import COSTS, curve
 from train.runs.folder import RunFolder

@@ -18,7 +18,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.gpt import GPT
 from jaxllm.utils.errors import InputError
 from train.cli import main
-from train.config import build_config
+from train.config_file import build_config
 from train.optimizer import OPTIMIZERS
 from train.runs.checkpoint import Checkpoints
 from train.runs.load import load_run

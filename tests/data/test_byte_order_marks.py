@@ -22,7 +22,7 @@ from jaxllm.utils.files import read_json, read_text
 from jaxllm.utils.utf8 import without_mark
 from train.cli import main
 from train.commands.chat import input_lines
-from train.config import load_config
+from train.config_file import load_config
 from train.runs.metrics import read_metrics
 
 MARK = codecs.BOM_UTF8

@@ -19,7 +19,7 @@ from jaxllm.data.shards import open_split, read_index, verify
 from jaxllm.pretrained import gguf, safetensors
 from jaxllm.tokenizers import BPETokenizer, load_tokenizer
 from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken
-from train.config import build_config, load_config
+from train.config_file import build_config, load_config
 from train.runs.manifest import read_manifest
 from train.runs.metrics import read_metrics
 

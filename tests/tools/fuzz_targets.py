@@ -28,7 +28,7 @@ from jaxllm.pretrained.peft_settings import ADAPTER_WEIGHTS
 from jaxllm.reference.arrays import leaves
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from jaxllm.tokenizers.formats import from_hugging_face, from_tiktoken, to_hugging_face, to_tiktoken
-from train.config import build_config, load_config
+from train.config_file import build_config, load_config
 from train.runs.manifest import MANIFEST, Manifest, _encode, check_files, new_manifest, read_manifest, seal
 from train.runs.metrics import read_metrics
 from train.tasks.choices import completions, read_questions

@@ -13,7 +13,8 @@ from jaxllm import GPT, GPTConfig, InputError
 from jaxllm.loss import takes_hidden, token_losses
 from jaxllm.utils.ideas import Idea, named
 from train.cli import main
-from train.config import RunConfig, to_toml
+from train.config import RunConfig
+from train.config_file import to_toml
 from train.ideas import load_code, resolve
 from train.ideas_check import RECORDED, check_ideas
 from train.runs.load import load_run
@@ -108,7 +109,7 @@ def test_an_argument_with_a_default_makes_no_gate_and_no_loss_of_hidden_states()
 def test_a_config_keeps_names() -> None:
     code = load_code(str(FOLDER / "squared_relu.py"))
     assert code is not None
-    from train.config import build_config
+    from train.config_file import build_config
 
     config = resolve(build_config({}, ["model.activation=squared_relu.py:squared_relu"]), code)
     assert isinstance(config.model.activation, Idea)

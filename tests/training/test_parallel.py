@@ -23,7 +23,8 @@ from jaxllm import GPTConfig, InputError
 from jaxllm.fast.on_mesh import gathered, mulhi, on
 from jaxllm.gpt import GPT, Block, apply_with_intermediates, parameter_shapes
 from jaxllm.parallel import AXES, LOGICAL_AXES, parameter_axes, parameter_specs
-from train.config import RunConfig, TrainConfig, load_config
+from train.config import RunConfig, TrainConfig
+from train.config_file import load_config
 from train.evaluate import evaluator
 from train.inputs import model_without_text, prepare
 from train.loop import batch_of, rows_of

@@ -18,7 +18,8 @@ import train.evaluate
 from jaxllm import GPT
 from jaxllm.utils.errors import InputError
 from train.cli import main
-from train.config import RunConfig, TrainConfig, load_config
+from train.config import RunConfig, TrainConfig
+from train.config_file import load_config
 from train.loop import make_measure
 from train.parallel.agreement import Agreement, AgreementOfAll
 from train.parallel.alike import compare_runs

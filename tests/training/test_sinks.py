@@ -11,7 +11,8 @@ from runs import lines, write_config
 import train.commands.sweep
 from train.cli import main
 from train.commands.sweep import grouped
-from train.config import TrainConfig, build_config
+from train.config import TrainConfig
+from train.config_file import build_config
 from train.runs.folder import RunFolder
 from train.runs.metrics import MetricsFile
 from train.runs.sinks import SINKS, Guarded, numbers

@@ -233,7 +233,7 @@ def test_memory_of_each_device_by_context(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.newest
 def test_a_real_step_is_costed(tmp_path: Path) -> None:
-    from train.config import load_config
+    from train.config_file import load_config
 
     (tmp_path / "tiny.toml").write_text(CONFIG)
     cost = growth.step_cost(load_config(tmp_path / "tiny.toml", ["model.n_layers=1"]))

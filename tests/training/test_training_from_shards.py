@@ -16,7 +16,7 @@ from jaxllm.data.shards import open_split, read_index
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer
 from train.cli import main
 from train.commands.compare import model_without_text
-from train.config import build_config
+from train.config_file import build_config
 from train.inputs import prepare
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]

@@ -13,7 +13,8 @@ from pretrained_files import LLAMA, hugging_face, refusal
 
 from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
-from train.config import ModelConfig, build_config, parse_override
+from train.config import ModelConfig
+from train.config_file import build_config, parse_override
 from train.inputs import prepare
 from train.runs.load import load_run
 from train.tune.base import Base, fingerprint, first_parameters, model_on, open_base

@@ -17,7 +17,8 @@ from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.parameter_map import nested
 from train.cli import main
 from train.commands.compare import choose_subject
-from train.config import RunConfig, load_config, row_length, tokens_of_step
+from train.config import RunConfig, row_length, tokens_of_step
+from train.config_file import load_config
 from train.inputs import model_without_text, prepare
 from train.loop import batch_of
 from train.memory_estimate import state_bytes

@@ -20,15 +20,16 @@ from flax.traverse_util import flatten_dict
 from torch_models import in_float64, random_model, torch, transformers
 from torch_steps import TorchSteps
 
-from jaxllm import load_pretrained
+from jaxllm import GPT, load_pretrained
 from jaxllm.compare.trees import in_dtype
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.hf_tokenizer import save_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer
-from train.config import build_config
+from train.config_file import build_config
 from train.inputs import Prepared, prepare
 from train.optimizer import learning_rate_schedule, make_optimizer
-from train.step import make_model, make_train_step
+from train.step import make_train_step
+from train.tune.base import first_parameters
 from train.tune.beginning import first_state_on
 from train.tune.kinds import objective_of
 from train.tune.partition import partition_of
@@ -45,14 +46,18 @@ STEPS, BATCH = 10, 4
 OPTIMIZER = {"learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_steps": 3, "clip_norm": 0.5}
 # dtype -> bound of gradients; of the losses and norms of ten steps; of the parameters after them
 BOUNDS = {"float64": (1e-10, 1e-10, 1e-10), "float32": (1e-5, 1e-5, 1e-4)}
-TOKENIZER = BPETokenizer([bytes([i]) for i in b"abcdefghijklmnopqrstuvwxyz :"], ["<s>", "</s>"])
+TOKENIZER = BPETokenizer([bytes([i]) for i in b"\nabcdefghijklmnopqrstuvwxyz:"], ["<s>", "</s>"])  # 0 pads
 TEMPLATE = (
     "{% for m in messages %}{{ '<s>' + m.role + ':' + m.content + '</s>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<s>assistant:' }}{% endif %}"
 )
 CHAT = ChatFormat(None, (TOKENIZER.special_tokens["</s>"],), "<s>", "</s>", TEMPLATE)
 QUESTIONS = [{"prompt": "abc"[: 1 + i % 3] * 2, "answer": "xyz"[i % 3] * (1 + i % 4)} for i in range(15)]
-TEXTS = [{"text": "abc"[i % 3] * (1 + i % 5), "label": ("one", "two", "three")[i % 3]} for i in range(15)]
+TEXTS = [{"text": "qwertyuiopasd"[i % 7 :][: 1 + i % 4], "label": ("one", "two", "three")[i % 3]} for i in range(15)]
+ADAPTED = {
+    "q_proj": "attention/query", "v_proj": "attention/value", "o_proj": "attention/output", "down_proj": "mlp/down",
+}  # fmt: skip
+LORA = peft.LoraConfig(r=3, lora_alpha=6, target_modules=list(ADAPTED), task_type="CAUSAL_LM")
 
 
 class Twice(NamedTuple):
@@ -93,9 +98,7 @@ def train_twice(
     theirs = TorchSteps(parameters, config.optimizer, schedule, bound)
     assert run.base and run.examples
     state = in_dtype(first_state_on(run.base, config, run.model, optimizer, parts), dtype)
-    step = make_train_step(
-        make_model(run.model, config.train), optimizer, config.train, schedule, None, objective_of(config), parts
-    )
+    step = make_train_step(GPT(run.model), optimizer, config.train, schedule, None, objective_of(config), parts)
     for s in range(STEPS):
         inputs, targets = run.examples.draw(BATCH, config.train.seed, s)
         state, metrics = step(state, inputs, targets)
@@ -146,32 +149,38 @@ def by_our_names(model: Any, values: dict[str, Any], folder: Path) -> dict[str, 
     return flatten_dict(load_pretrained(folder)[1], sep="/")
 
 
-def assert_alike(dtype: str, found: dict[str, Twice], less_clear: str = "^$", least: float = 0.96) -> None:
-    """In float32 where the gradients were clear of rounding, which must be most; in float64 everywhere."""
+def assert_alike(dtype: str, found: dict[str, Twice]) -> None:
+    """In float64 everywhere; in float32 where gradients were clear of rounding, as all but those of keys' biases are."""
     for name, one in found.items():
         got, want = one.ours, one.theirs
         assert got.dtype == want.dtype == dtype
         if dtype == "float32":
-            assert one.clear.mean() >= least or re.search(less_clear, name), (name, one.clear.mean())
+            assert one.clear.mean() > 0.7 or name.endswith("key/bias"), name
             got, want = got[one.clear], want[one.clear]
         bound = BOUNDS[dtype][2] * np.abs(one.theirs).max()
         np.testing.assert_allclose(got, want, rtol=0, atol=bound, err_msg=name)
 
 
 @contextmanager
-def opened(folder: Path, dtype: str) -> Iterator[Any]:
-    """transformers' model of a folder without dropout, within which both sides compute in that dtype."""
+def opened(folder: Path, dtype: str, adapter: Path | None = None) -> Iterator[Any]:
+    """transformers' model of a folder without dropout, within which both sides compute in that dtype.
+
+    With the folder of an adapter it is PEFT's model, whose adapter changes.
+    """
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    if adapter is not None:
+        model = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
     if dtype == "float32":
         yield model.eval()
         return
-    with jax.enable_x64(True), in_float64():
+    with jax.enable_x64(True), in_float64():  # no file can be read within
         wider = transformers.AutoModelForCausalLM.from_config(model.config, dtype=torch.float64)
+        wider = wider if adapter is None else peft.get_peft_model(wider, LORA)
         wider.load_state_dict(model.state_dict())
         yield wider.eval()
 
 
-def full_parameters(run: Prepared, ours: Any, steps: TorchSteps, model: Any, folder: Path) -> dict[str, Twice]:
+def full_parameters(ours: Any, steps: TorchSteps, model: Any, folder: Path) -> dict[str, Twice]:
     """The parameters of the whole model by our paths."""
     after = {name: p.detach() for name, p in steps.parameters.items()}
     theirs, clear = by_our_names(model, after, folder / "theirs"), by_our_names(model, steps.clear, folder / "clear")
@@ -191,4 +200,84 @@ def test_answers_as_transformers_learns_them(tmp_path: Path, name: str, dtype: s
     run = prepared(tmp_path, base, "instruct", QUESTIONS, train=train)
     with opened(base, dtype) as model:
         ours, steps = train_twice(run, dtype, dict(model.named_parameters()), masked_loss(model, base, run))
-        assert_alike(dtype, full_parameters(run, ours, steps, model, tmp_path))
+        found = full_parameters(ours, steps, model, tmp_path)
+    assert found.keys() == flatten_dict(ours, sep="/").keys()
+    assert_alike(dtype, found)
+
+
+def adapter_folder(folder: Path, base: Path, trained: bool) -> Path:
+    """An adapter as PEFT begins it, with B = 0, or with a random B as of one that was trained before."""
+    torch.manual_seed(1)
+    model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), LORA)
+    for name, parameter in model.named_parameters():
+        if trained and "lora_B" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape)
+    model.save_pretrained(folder)
+    return folder
+
+
+def our_path(name: str) -> str:
+    """The path of A or B by its name in PEFT."""
+    found = re.fullmatch(r".*layers\.(\d+)\.\w+\.(\w+)\.lora_([AB])\.\w+\.weight", name)
+    assert found, name
+    return f"block_{found[1]}/{ADAPTED[found[2]]}/kernel/{found[3].lower()}"
+
+
+@pytest.mark.parametrize(("dtype", "trained"), [("float64", False), ("float32", True)])
+def test_adapters_as_peft_trains_them(tmp_path: Path, dtype: str, trained: bool) -> None:
+    """Both go on from one folder of PEFT. Only the adapters change, here and there."""
+    base = base_folder(tmp_path / "base", "llama")
+    adapter = adapter_folder(tmp_path / "adapter", base, trained)
+    run = prepared(tmp_path, base, "instruct", QUESTIONS, init={"adapter": str(adapter)})
+    with opened(base, dtype, adapter) as model:
+        changing = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        ours, steps = train_twice(run, dtype, changing, masked_loss(model, base, run))
+    flat = flatten_dict(ours, sep="/")
+    found = {
+        our_path(name): Twice(np.asarray(flat[our_path(name)]), p.detach().numpy().T, steps.clear[name].T)
+        for name, p in changing.items()
+    }
+    assert found.keys() == flat.keys() and len(flat) == 2 * 2 * len(ADAPTED)
+    assert_alike(dtype, found)
+
+
+def label_loss(model: Any, head: Any, folder: Path, run: Prepared) -> Callable[[np.ndarray, Any], Any]:
+    """The cross-entropy of labels by a linear map of each text's last hidden state."""
+    assert run.examples
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    width, names = run.examples.train.width, sorted({line["label"] for line in TEXTS})
+    known = {}
+    for line in TEXTS:
+        ids = tokenizer(line["text"]).input_ids
+        known[(*ids, *[0] * (width - len(ids)))] = len(ids) - 1, names.index(line["label"])
+
+    def loss(inputs: np.ndarray, _: Any) -> Any:
+        last, labels = zip(*(known[tuple(row)] for row in inputs.tolist()), strict=True)
+        hidden = model.base_model(torch.tensor(inputs.astype(np.int64))).last_hidden_state
+        return torch.nn.functional.cross_entropy(head(hidden[torch.arange(len(last)), last]), torch.tensor(labels))
+
+    return loss
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("llama", "float64"), ("gpt2", "float64"), ("llama", "float32")])
+def test_labels_as_a_head_on_the_last_token_learns_them(tmp_path: Path, name: str, dtype: str) -> None:
+    """The classifier begins there with the numbers that it begins with here."""
+    base = base_folder(tmp_path / "base", name)
+    run = prepared(tmp_path, base, "classify", TEXTS)
+    assert run.base
+    first = first_parameters(run.base.parameters()[0], run.model, run.model.vocab_size, run.config.train.seed)
+    with opened(base, dtype) as model:
+        head = torch.nn.Linear(*first["classifier"]["kernel"].shape)
+        head.weight.data, head.bias.data = (
+            torch.tensor(first["classifier"][name].T).to(head.weight.dtype) for name in ("kernel", "bias")
+        )
+        of_model = {id(p) for p in model.base_model.parameters()}
+        changing = {name: p for name, p in model.named_parameters() if id(p) in of_model}
+        changing |= {f"classifier.{name}": p for name, p in head.named_parameters()}
+        ours, steps = train_twice(run, dtype, changing, label_loss(model, head, base, run))
+        found = full_parameters(ours, steps, model, tmp_path)
+    for ours_name, name in (("kernel", "weight"), ("bias", "bias")):
+        x, clear = head.get_parameter(name).detach().numpy().T, steps.clear[f"classifier.{name}"].T
+        found[f"classifier/{ours_name}"] = Twice(np.asarray(ours["classifier"][ours_name]), x, clear)
+    assert found.keys() == flatten_dict(ours, sep="/").keys()
+    assert_alike(dtype, found)

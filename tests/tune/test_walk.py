@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from imported_runs import CONFIG, imported
+from imported_runs import imported
+from pretrained_files import LLAMA
 from runs import lines
 
 import train.tune
@@ -17,7 +18,7 @@ EXAMPLES = Path(train.tune.__file__).parent / "examples" / "about-jaxllm.jsonl"
 def test_the_walk_through(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commands, in its order. The validation loss falls, and the folder in the end is the tuned model."""
     monkeypatch.chdir(tmp_path)
-    imported(tmp_path / "base", replace(CONFIG, context_length=512))
+    imported(tmp_path / "base", replace(LLAMA, vocab_size=260, context_length=512))
     settings = ["train.batch_size=6", "optimizer.learning_rate=0.02", "eval.every=3", "eval.sample_tokens=4"]
     chosen = [part for setting in settings for part in ("--set", setting)]
     assert (

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxllm.utils.files import replace_file
 
-from ..config import load_config
+from ..config_file import load_config
 from ..outputs import check_output
 from ..plan.process import ask, environment, planned
 from ..tune.kinds import check_plain

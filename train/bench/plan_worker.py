@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from ..config import load_config
+from ..config_file import load_config
 from ..plan.compiled import PlannedStep, compile_step, memory_of, plan, read
 from ..plan.process import serve
 from .scaling import step_cost

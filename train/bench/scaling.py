@@ -25,7 +25,8 @@ from jaxllm.gpt import GPT
 from jaxllm.loss import head_loss, token_losses
 from jaxllm.utils.files import replace_file
 
-from ..config import RunConfig, load_config
+from ..config import RunConfig
+from ..config_file import load_config
 from ..inputs import model_without_text
 from ..optimizer import learning_rate_schedule, make_optimizer
 from ..outputs import check_output

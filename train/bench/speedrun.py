@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 
-from ..config import parse_override
+from ..config_file import parse_override
 from ..errors import RunError
 from ..outputs import check_output
 from .alternate import Program, Show, check_rounds, status_line

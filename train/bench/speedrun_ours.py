@@ -12,7 +12,7 @@ import jax
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.private_folder import VARIABLE
 
-from ..config import load_config
+from ..config_file import load_config
 from ..errors import RunError
 from ..ideas import load_code, references, resolve
 from ..ideas_check import check_ideas

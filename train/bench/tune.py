@@ -20,7 +20,8 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 from jaxllm.utils.ideas import with_names
 
-from ..config import ModelConfig, RunConfig, TrainConfig, build_config, row_length, sections
+from ..config import ModelConfig, RunConfig, TrainConfig, row_length
+from ..config_file import build_config, sections
 from ..outputs import check_output
 from ..runs.folder import RunFolder
 from ..tune.config import LoraConfig

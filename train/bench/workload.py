@@ -11,7 +11,8 @@ from jaxllm.reference.optimizer import learning_rate
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import Idea, with_names
 
-from ..config import RunConfig, load_config
+from ..config import RunConfig
+from ..config_file import load_config
 from ..ideas import load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import model_without_text

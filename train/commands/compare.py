@@ -18,7 +18,8 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 from jaxllm.utils.ideas import with_names
 
-from ..config import ModelConfig, RunConfig, TrainConfig, build_config, load_config
+from ..config import ModelConfig, RunConfig, TrainConfig
+from ..config_file import build_config, load_config
 from ..ideas import Code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import STAND_IN, Prepared, model_without_text, prepare

@@ -13,7 +13,8 @@ import tomli_w
 
 from jaxllm.utils.ideas import Idea
 
-from ..config import SECTIONS, keys
+from ..config import SECTIONS
+from ..config_file import keys
 from .options import Parser
 
 

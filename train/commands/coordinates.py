@@ -8,7 +8,7 @@ from typing import Any
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 
-from ..config import load_config
+from ..config_file import load_config
 from ..ideas import load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import prepare

@@ -8,7 +8,7 @@ from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 
-from ..config import load_config
+from ..config_file import load_config
 from ..ideas import Code, check_same_code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import known_vocabulary, model_without_text

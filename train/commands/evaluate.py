@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     if data is None and trained.imported:
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
     if trained.config.tune.kind != "pretrain":
-        check_plain(data, arguments.context, trained.config.tune.kind)
+        check_plain(trained.config.tune.kind, data=data, context=arguments.context, weights=weights)
         print("\n".join(evaluate_examples(path, trained)))
         return
     ids = evaluation_ids(trained, data, field)

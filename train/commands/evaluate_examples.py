@@ -38,10 +38,10 @@ def _batches(run: Prepared, rows: int) -> Iterator[tuple[Any, Any]]:
     return run.examples.batches("validation", rows)
 
 
-def check_plain(data: str | None, context: str | None, kind: str) -> None:
+def check_plain(kind: str, **options: str | None) -> None:
     """Raises InputError for options that are for runs on a text."""
-    if data is not None or context is not None:
-        option = "--data" if data is not None else "--context"
+    if given := [name for name, value in options.items() if value is not None]:
         raise InputError(
-            f"{option} is for runs on a text, but this one learned from examples (tune.kind = {kind!r}); leave it out."
+            f"--{given[0]} is for runs on a text, but this one learned from examples (tune.kind = {kind!r}); leave it "
+            "out."
         )

@@ -12,7 +12,8 @@ from jaxllm.flops import flops_per_token
 from jaxllm.utils.errors import InputError, nearest
 from jaxllm.utils.files import replace_file
 
-from ..config import RunConfig, load_config, tokens_of_step
+from ..config import RunConfig, tokens_of_step
+from ..config_file import load_config
 from ..ideas import load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import known_vocabulary, model_without_text

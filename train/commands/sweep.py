@@ -12,7 +12,8 @@ import jax
 from jaxllm.utils.errors import InputError, shown
 
 from ..budget import is_over, used_s
-from ..config import RunConfig, differences, load_config
+from ..config import RunConfig
+from ..config_file import differences, load_config
 from ..errors import DivergedError, Stopped
 from ..ideas import Code, check_same_code, load_code, references, resolve
 from ..ideas_check import check_ideas

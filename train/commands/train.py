@@ -12,7 +12,8 @@ from jaxllm.tokenizers import load_tokenizer
 from jaxllm.utils.errors import InputError
 
 from ..budget import is_over, used_s
-from ..config import ModelConfig, RunConfig, differences, load_config, with_absolute_paths
+from ..config import ModelConfig, RunConfig, with_absolute_paths
+from ..config_file import differences, load_config
 from ..ideas import Code, check_same_code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import Prepared, prepare

@@ -9,7 +9,8 @@ from typing import Any
 
 from jaxllm.utils.errors import InputError
 
-from ..config import RunConfig, build_config, row_length
+from ..config import RunConfig, row_length
+from ..config_file import build_config
 from ..ideas import load_code, resolve
 from ..inputs import Prepared
 from ..runs.folder import RunFolder
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     code, sections = load_code(a.code), first_sections(a.base, a.data, a.kind)
     undecided = {"optimizer": {"warmup_steps": 0, "min_learning_rate": 0.0}}
     given = resolve(build_config(sections | undecided, a.overrides), code)
+    check_rank(given, a.overrides)
     epochs = a.epochs or (None if a.kind == "pretrain" or "train.steps" in named_in(a.overrides) else EPOCHS)
 
     def planned(inputs: Prepared) -> RunConfig:
@@ -61,6 +63,13 @@ def run(arguments: argparse.Namespace) -> None:
         return resolve(scheduled(sections, a.overrides, given, steps, inputs.config.lora.rank > 0), code)
 
     start(RunFolder(a.out), given, None, code, planned=planned)
+
+
+def check_rank(given: RunConfig, overrides: list[str]) -> None:
+    """Raises InputError where something is said of adapters, but not that there are any."""
+    of_lora = sorted(name for name in named_in(overrides) if name.startswith("lora.") and name != "lora.rank")
+    if of_lora and not given.lora.rank and not given.init.adapter:
+        raise InputError(f"{of_lora[0]} is given, but lora.rank is 0, which means no adapters; set lora.rank.")
 
 
 def first_sections(base: str, data: str, kind: str) -> Sections:

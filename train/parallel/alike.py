@@ -7,7 +7,8 @@ import jaxlib
 
 from jaxllm import __version__
 
-from ..config import RunConfig, as_dict
+from ..config import RunConfig
+from ..config_file import as_dict
 from ..ideas import Code
 from ..runs.checkpoint import Checkpoints
 from ..runs.folder import RunFolder

@@ -23,7 +23,8 @@ from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.parameter_map import nested
 from jaxllm.utils.errors import InputError, printable
 
-from ..config import RunConfig, load_config, row_length
+from ..config import RunConfig, row_length
+from ..config_file import load_config
 from ..ideas import load_code, resolve
 from ..inputs import model_without_text
 from ..optimizer import learning_rate_schedule, make_optimizer

@@ -15,7 +15,8 @@ from jaxllm.tokenizers import Tokenizer
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 
-from ..config import RunConfig, load_config, to_toml
+from ..config import RunConfig
+from ..config_file import load_config, to_toml
 from ..ideas import Code
 
 LEFTOVERS = (  # of a run that was killed as it began

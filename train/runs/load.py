@@ -10,7 +10,8 @@ from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
 from jaxllm.utils.errors import InputError, shown
 
-from ..config import RunConfig, build_config, differences, sections
+from ..config import RunConfig
+from ..config_file import build_config, differences, sections
 from ..errors import DamagedError, DroppedError
 from ..eval_weights import eval_weights
 from ..ideas import Code, check_same_code, resolve

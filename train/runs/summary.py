@@ -12,7 +12,8 @@ from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import is_reference
 
 from ..budget import is_over, used_s
-from ..config import RunConfig, as_dict, tokens_of_step
+from ..config import RunConfig, tokens_of_step
+from ..config_file import as_dict
 from ..errors import DamagedError
 from ..notes import print_note
 from ..sweep import names_in_order

@@ -35,8 +35,8 @@ def with_reference(
 
     `base` returns the base's parameters and is called only to compute. The key names what they depend on; the ids of
     the pairs, which a chat template decides too, and the dtype of the computation are added here. `rows` is the number
-    of pairs computed at a time; of several processes the first writes the file. Raises NonFiniteError for a base
-    that computes NaN or infinity, and OSError if the file cannot be written.
+    of pairs computed at a time; of several processes the first writes the file. Raises NonFiniteError for a base that
+    computes NaN or infinity, and OSError if the file cannot be written.
     """
     sizes = {"train": len(data.train.rows), "validation": len(data.validation.rows)}
     key = {**key, "pairs": _digest(data), "dtype": str(model.dtype)}

@@ -17,6 +17,7 @@ from slips import (
     tune_lora,
     tune_losses,
     tune_merge,
+    tune_runs,
     tune_tasks,
 )
 from slips.mutation import Mutation, stale
@@ -24,7 +25,7 @@ from slips.mutation import Mutation, stale
 ROOMS = (
     model, comparison, texts, pretrained, training, program, plan,
     learn_checking, learn_page, learn_pieces, learn_training,
-    tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_tasks,
+    tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
 MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]
 

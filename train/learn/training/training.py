@@ -8,7 +8,8 @@ from typing import Any
 from jaxllm.config import GPTConfig
 from jaxllm.utils.errors import InputError
 
-from ...config import RunConfig, build_config, parse_override
+from ...config import RunConfig
+from ...config_file import build_config, parse_override
 from ...inputs import Prepared, prepare
 from ..course import ORDER
 from .bridge import IN_MODEL, Bridge
