@@ -1,7 +1,9 @@
 """Commands that are not of tuning, on runs and configs that tune: what they show, and what they refuse."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +43,34 @@ SETS = ("lora.rank=2", "train.steps=2", "train.batch_size=4", "optimizer.warmup_
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base, examples, a config of each kind, and a run with adapters of each kind."""
+    """A base, and for each kind examples and a config."""
     folder = tmp_path_factory.mktemp("tuned")
-    imported(folder / "base", replace(CONFIG, activation="swiglu", use_bias=False))
-    sets = [word for one in SETS for word in ("--set", one)]
+    base = imported(folder / "base", replace(CONFIG, activation="swiglu", use_bias=False))
     for kind, lines in LINES.items():
-        data, (base, run) = folder / f"{kind}.jsonl", (str(folder / "base"), str(folder / kind))
+        data = folder / f"{kind}.jsonl"
         data.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         (folder / f"{kind}.toml").write_text(
             f"init.from = '{base}'\ndata.source = '{data}'\ntune.kind = '{kind}'\nlora.rank = 2\ntrain.batch_size = 4\n"
         )
-        assert main(["tune", base, str(data), "--out", run, "--kind", kind, *sets]) == 0
+    (folder / "plain.toml").write_text("model.vocab_size = 9\n")
     return folder
+
+
+RunOf = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def run_of(folder: Path) -> RunOf:
+    """The path of a run of a kind, with adapters, which is tuned when it is asked for first."""
+
+    @cache
+    def tuned(kind: str) -> str:
+        sets = [word for one in SETS for word in ("--set", one)]
+        words = ["tune", str(folder / "base"), str(folder / f"{kind}.jsonl"), "--out", str(folder / kind)]
+        assert main([*words, "--kind", kind, *sets]) == 0
+        return str(folder / kind)
+
+    return tuned
 
 
 def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -62,24 +80,24 @@ def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize(("kind", "shape"), [("instruct", [1, 16]), ("classify", [1, 16]), ("prefer", [1, 32])])
 def test_a_run_with_adapters_is_compared(
-    kind: str, shape: list[int], folder: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, shape: list[int], run_of: RunOf, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Merged, on a row of its data, and without the optimizer, whose state is that of the adapters."""
-    text = printed(["compare", str(folder / kind), "--length", str(shape[1])], capsys)
+    text = printed(["compare", run_of(kind), "--length", str(shape[1])], capsys)
     assert "comparisons within tolerance" in text and "optimizer step:" not in text
     assert "the optimizer step is left out: its state is that of adapters alone" in text
-    found = json.loads(printed(["compare", str(folder / kind), "--length", str(shape[1]), "--json"], capsys))
+    found = json.loads(printed(["compare", run_of(kind), "--length", str(shape[1]), "--json"], capsys))
     assert found["passed"] and found["shape"] == shape and "optimizer step is left out" in found["left_out"]
 
 
-def test_rows_of_examples_are_compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_examples_are_compared(run_of: RunOf, capsys: pytest.CaptureFixture[str]) -> None:
     """The next token of an answer's positions, of both answers of a pair; of a classifier the label, at each."""
-    pairs = choose_subject(str(folder / "prefer"), None, [], 3, 8)
+    pairs = choose_subject(run_of("prefer"), None, [], 3, 8)
     assert pairs.inputs.shape == (3, 8) and (pairs.inputs[0] == pairs.inputs[1]).any()
     np.testing.assert_array_equal(pairs.targets[:, :-1], pairs.inputs[:, 1:])
-    texts = choose_subject(str(folder / "classify"), None, [], 2, 8)
+    texts = choose_subject(run_of("classify"), None, [], 2, 8)
     np.testing.assert_array_equal(texts.targets, np.repeat([[0], [1]], 8, axis=1))
-    assert main(["compare", str(folder / "classify"), "--batch-size", "9"]) == 2
+    assert main(["compare", run_of("classify"), "--batch-size", "9"]) == 2
     assert "the validation split has 2 rows of examples" in capsys.readouterr().err
 
 
@@ -139,23 +157,21 @@ def test_the_state_is_counted_exactly(lora: LoraConfig) -> None:
     assert state_bytes(CONFIG, config.train, config.optimizer, parts=partition_of(config)) == held + changing
 
 
-def test_the_tokens_of_a_step_are_those_of_both_answers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run,) = read_runs(find_runs([folder / "prefer"]))
+def test_the_tokens_of_a_step_are_those_of_both_answers(run_of: RunOf, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = read_runs(find_runs([run_of("prefer")]))
     assert run.last and run.last["tokens"] == run.tokens(2) == 2 * tokens_of_step(run.config, run.config.model)
     assert run.tokens(1) == 2 * 4 * run.config.train.window and run.flops(2) is None
-    text = printed(["describe", str(folder / "prefer")], capsys)
+    text = printed(["describe", run_of("prefer")], capsys)
     assert f"tokens: {run.tokens(1):,} a step" in text and "of them change" in text
 
 
-def test_what_reads_a_run_reads_one_with_adapters(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = str(folder / "instruct")
+def test_what_reads_a_run_reads_one_with_adapters(run_of: RunOf, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of("instruct")
     assert "every byte is as it was written" in printed(["checkpoint", "verify", run], capsys)
     assert "the model expects" in printed(["inspect", run, "--prompt", "ab"], capsys)
     assert "rank  layer" in printed(["attention", run, "--prompt", "abab", "--from", "a", "--to", "b"], capsys)
     assert "rank  layer" in printed(
-        ["attention", str(folder / "classify"), "--prompt", "abab", "--from", "a", "--to", "b"], capsys
+        ["attention", run_of("classify"), "--prompt", "abab", "--from", "a", "--to", "b"], capsys
     )
     assert "lora.rank" not in printed(["runs", run], capsys)
 
@@ -177,9 +193,11 @@ def test_what_reads_a_run_reads_one_with_adapters(
     ("plan instruct.toml --set parallel.context=2", 'but the rows of tune.kind = "instruct" are not cut'),
 ])  # fmt: skip
 def test_what_is_refused_gets_one_sentence(
-    words: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "plain.toml").write_text("model.vocab_size = 9\n")
+    words: str, message: str, folder: Path, run_of: RunOf, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if "classify" in words:
+        run_of("classify")
     monkeypatch.chdir(folder)
     assert main(words.split()) == 2
     error = capsys.readouterr().err

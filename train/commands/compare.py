@@ -19,7 +19,7 @@ from jaxllm.utils.files import replace_file
 from jaxllm.utils.ideas import with_names
 
 from ..config import ModelConfig, RunConfig, TrainConfig
-from ..config_file import build_config, load_config
+from ..config_file import build_config, load_config, sections
 from ..ideas import Code, load_code, resolve
 from ..ideas_check import check_ideas
 from ..inputs import STAND_IN, Prepared, model_without_text, prepare
@@ -147,7 +147,7 @@ def choose_subject(
             "config file."
         )
     if path is None:
-        return from_config(resolve(build_config(asdict(SMALL), overrides), code), "a small GPT", batch_size, length)
+        return from_config(resolve(build_config(sections(SMALL), overrides), code), "a small GPT", batch_size, length)
     if is_run:
         return from_run(path, step, batch_size, length, code)
     return from_config(resolve(load_config(path, overrides), code), path, batch_size, length)
