@@ -62,7 +62,7 @@ def test_hugging_face_gives_the_same_ids(exported: Path, name: str) -> None:
 
     @given(assigned)
     def same(text: str) -> None:
-        assert theirs.encode(text).ids == ours.encode(text)
+        assert theirs.encode(text).ids == ours.encode(text, {END})  # hypothesis tries texts of the sources too
 
     same()
     for text in HARD:
