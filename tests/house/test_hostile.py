@@ -57,6 +57,7 @@ EXPECTED = {
     ("jaxllm/__init__.py", "importlib.import_module"),  # of this package's own modules, by a list in the code
     ("jaxllm/pretrained/__init__.py", "importlib.import_module"),  # likewise
     ("train/cli.py", "importlib.import_module"),  # of this package's own commands, by a list in the code
+    ("train/commands/export_verify.py", "importlib.import_module"),  # transformers or PEFT, by names in the code
     ("train/runs/sinks.py", "importlib.import_module"),  # of one of three packages, by a list in the code
     ("train/learn/course.py", "importlib.import_module"),  # of this package's own pieces, by a list in the code
     ("train/ideas.py", "spec.loader.exec_module"),  # the file that the user names by --code, which is to be run
