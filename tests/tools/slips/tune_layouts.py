@@ -19,7 +19,6 @@ MUTATIONS = [
     Mutation("all blocks planned as the first", PLANNED, "all(block == changing[0] for block in changing)", "True", f"{OTHERS}::test_blocks_with_other_adapters_are_all_compiled"),
     Mutation("a plan that counts no frozen parameters", PLANNED, '"gradients": copies * parameters, "frozen": frozen,', '"gradients": copies * parameters, "frozen": 0,', f"{OTHERS}::test_a_tuning_is_planned"),
     Mutation("a planned batch without its documents", KINDS, "*(tokens, tokens) if config.tune.packing else (None, None)", "None, None", f"{OTHERS}::test_a_planned_batch_has_the_shapes_of_one[instruct packing]"),
-    Mutation("a bench that leaves the adapters out", KINDS, '"lora.rank": config.lora.rank, ', "", f"{OTHERS}::test_what_is_refused_gets_one_sentence[bench train plain.toml --set lora.rank=2-lora.rank is 2, but a bench is]"),
     Mutation("each process writes", "train/tune/reference_log_probs.py", "if jax.process_index() == 0:", "if True:", "tune/test_reference_log_probs.py::test_one_of_several_processes_writes"),
     Mutation("a step of no operations that are known", "train/runs/summary.py", " or partition_of(config):", ":", f"{OTHERS}::test_the_tokens_of_a_step_are_those_of_both_answers"),
     Mutation("a classifier that is asked", "train/writer.py", "if config.n_classes:", "if False:", f"{OTHERS}::test_what_is_refused_gets_one_sentence[chat classify-classify is a classifier, which writes no text; use `jaxllm classify classify --text TEXT`]"),
