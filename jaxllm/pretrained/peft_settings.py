@@ -71,8 +71,8 @@ def looked_up(pattern: Mapping[str, T], module: str, default: T) -> T:
 def read_settings(path: Path) -> LoraSettings:
     """The settings of an adapter_config.json.
 
-    Raises InputError if it cannot be read, if a value is out of range, or if it asks for what is not computed here: all
-    such settings are in one message. A name that is not known is harmless as long as its value is false or empty.
+    Raises InputError if it cannot be read, if a value is out of range, or if a setting is not supported: all such
+    settings are in one message. A name that is not known is harmless as long as its value is false or empty.
     """
     content = read_json(path, ADAPTER_CONFIG)
     if not isinstance(content, dict):

@@ -5,7 +5,6 @@ log-probabilities of all pairs are computed before the first step, and no second
 holds the key that they were computed for: another base or other pairs make another key, and they are computed again.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def with_reference(
     computes NaN or infinity, and OSError if the file cannot be written.
     """
     sizes = {"train": len(data.train.rows), "validation": len(data.validation.rows)}
-    key = {**key, "pairs": _digest(data), "dtype": str(model.dtype)}
+    key = {**key, "pairs": data.fingerprint(), "dtype": str(model.dtype)}
     found = read_log_probs(folder / FILE, key, sizes)
     if found is None:
         params = base()
@@ -47,16 +46,6 @@ def with_reference(
         if jax.process_index() == 0:
             write_log_probs(folder / FILE, key, found)
     return data.with_reference(found["train"], found["validation"])
-
-
-def _digest(data: TuneData) -> str:
-    """The sha256 of the ids of all pairs, and of which of them are learned."""
-    total = hashlib.sha256()
-    for rows in (data.train, data.validation):
-        for text in (text for group in rows.examples for text in group):
-            for ids in (text.inputs, text.targets):
-                total.update(len(ids).to_bytes(8, "little") + np.ascontiguousarray(ids, "<i8").tobytes())
-    return total.hexdigest()
 
 
 def of_pairs(model: GPT, params: Any, batches: Iterable[tuple[Any, Any]], n: int) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ def referenced(run: "Prepared", folder: Path) -> "Prepared":
     if config.tune.kind != "prefer" or data is None:
         return run
     base, added = str(config.init.sha256), " ".join(config.init.add_tokens)
-    key = {"base": base, "added": added, "dtype": config.train.dtype, "examples": data.fingerprint()}
+    key = {"base": base, "added": added}
     model = GPT(run.model, config.train.dtype)
 
     def parameters() -> Any:

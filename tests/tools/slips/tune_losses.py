@@ -37,6 +37,6 @@ MUTATIONS = [
     Mutation("batches weigh alike, whatever they hold", MEASURES, "value / count for name", "value / len(sums[name]) for name", f"{MEASURED}::test_figures_of_answers_and_labels[instruct-3]"),
     Mutation("rows and columns of confusion exchanged", MEASURES, "(np.asarray(targets.ids)[here], given[here])", "(given[here], np.asarray(targets.ids)[here])", f"{MEASURED}::test_confusion_counts_each_text_once"),
     Mutation("another base's log-probabilities read", LOG_PROBS, "if shapes == wanted and header.metadata == _metadata(key, found) else None", "if shapes == wanted else None", f"{KEPT}::test_each_part_of_the_key_counts[base]"),
-    Mutation("other pairs' log-probabilities read", LOG_PROBS, '"pairs": _digest(data), ', "", f"{KEPT}::test_another_key_is_computed_again"),
+    Mutation("other pairs' log-probabilities read", LOG_PROBS, '"pairs": data.fingerprint(), ', "", f"{KEPT}::test_another_key_is_computed_again"),
     Mutation("a filled row's log-probability kept", LOG_PROBS, "np.concatenate(found)[:n]", "np.concatenate(found)", f"{KEPT}::test_filled_rows_are_left_out"),
 ]  # fmt: skip
