@@ -1,7 +1,7 @@
 """Weights that hold NaN or infinity: loading and saving refuse them, every command that computes reports them."""
 
 import io
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from jaxllm.pretrained.parameter_map import nested
 from jaxllm.pretrained.safetensors import write_tensors
 from jaxllm.utils.errors import NonFiniteError
 from train.cli import main
+from train.config_file import as_dict
 from train.runs.checkpoint import Checkpoints
 from train.runs.folder import RunFolder
 from train.runs.imported_weights import write_weights
@@ -170,7 +171,7 @@ def test_the_checkpoints_of_a_run_are_no_exception(tmp_path: Path, capsys: pytes
         state = checkpoints.restore(abstract_state(trained.model, trained.config), 12)
         params = poisoned(state.params, "block_0/mlp/down/kernel", np.nan)
         state = state._replace(step=jnp.asarray(13, jnp.int32), params=jax.tree.map(jnp.asarray, params))
-        checkpoints.save(state, asdict(trained.config), trained.tokenizer.fingerprint(), None)
+        checkpoints.save(state, as_dict(trained.config), trained.tokenizer.fingerprint(), None)
     capsys.readouterr()
     for command in (["generate", "--prompt", "a", "--max-new-tokens", "3"], ["evaluate"], ["inspect", "--prompt", "a"]):
         assert main([command[0], str(run), *command[1:], "--step", "12"]) == 0

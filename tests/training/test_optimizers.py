@@ -1,6 +1,6 @@
 """Every optimizer and schedule by name: a step beside its twin, its memory, its cost, a resumed run, what is evaluated."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from jaxllm.fast.platform import compiling_for
 from jaxllm.utils.ideas import Idea
 from train.cli import main
 from train.config import EvalConfig, OptimizerConfig, RunConfig, TrainConfig
+from train.config_file import as_dict
 from train.eval_weights import EVAL_WEIGHTS
 from train.evaluate import evaluator
 from train.inputs import prepare
@@ -167,7 +168,7 @@ def test_a_checkpoint_brings_back_the_same_bits(name: str, tmp_path: Path) -> No
     state = random_like(like._replace(step=jnp.zeros(())))._replace(step=jnp.asarray(7))
     state = jax.tree.map(lambda x, shape: jnp.asarray(x, shape.dtype), state, like)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(state, asdict(config), "of no tokenizer")
+        checkpoints.save(state, as_dict(config), "of no tokenizer")
     restored = Checkpoints(tmp_path / "checkpoints").restore(like)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(partial(np.testing.assert_array_equal, strict=True), restored, state)

@@ -261,7 +261,7 @@ def test_an_evaluation_is_abandoned_once_all_know_of_the_signal(monkeypatch: pyt
 
     monkeypatch.setattr(train.evaluate, "make_eval_step", lambda *_: step)
     agreed, config = AgreementOfAll(here), RunConfig(train=TrainConfig(batch_size=1))
-    run: Any = SimpleNamespace(config=config, validation_ids=np.zeros(100, np.int32))
+    run: Any = SimpleNamespace(config=config, validation_ids=np.zeros(100, np.int32), examples=None)
     state: Any = SimpleNamespace(params=None)
     assert make_measure(run, GPT(TINY), agreed)(state) == {}
     assert len(batches) == 4 and agreed.stop.by == signal.SIGTERM

@@ -89,7 +89,8 @@ def test_a_sweep_trains_runs_together_unless_a_tracker_takes_one_at_a_time(monke
     for name, sizes in (("trackio", [1, 1]), ("wandb", [2]), ("tensorboard", [2])):
         configs = [build_config({"train": {"sink": name, "seed": seed}}) for seed in (0, 1)]
         runs: Any = [
-            SimpleNamespace(name=str(i), run=SimpleNamespace(config=c, model=c.model)) for i, c in enumerate(configs)
+            SimpleNamespace(name=str(i), run=SimpleNamespace(config=c, model=c.model, base=None))
+            for i, c in enumerate(configs)
         ]
         assert [len(group) for group in grouped(runs, {"0": 0, "1": 0}, None)] == sizes
 
