@@ -23,14 +23,14 @@ Tensors = dict[str, np.ndarray]
 
 
 def write_adapter(
-    folder: str | Path, config: GPTConfig, adapter: Any, rank: int, alpha: float, dropout: float, base: str,
+    folder: str | Path, config: GPTConfig, adapter: Any, rank: int, alpha: float, dropout: float, base: str | None,
     base_sha256: str, full: Any,
 ) -> None:  # fmt: skip
     """Write an adapter, and the parameters that were trained in full, into a folder that PEFT opens.
 
-    `base` is the name or the path of the base model for PEFT; `base_sha256` goes into the metadata of the tensors. The
-    scale is alpha / rank for all kernels, also where a kernel's own rank is another. The folder is created; if it
-    exists, it must be empty.
+    `base` is the name or the path of the base model for PEFT, None where it opens none; `base_sha256` goes into the
+    metadata of the tensors. The scale is alpha / rank for all kernels, also where a kernel's own rank is another. The
+    folder is created; if it exists, it must be empty.
 
     Raises InputError if no family of transformers has such a model, if a number is not finite, if a parameter has no
     place in PEFT's layout, or if the folder is not empty or cannot be written.

@@ -57,6 +57,18 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bits(name: str, tmp_path: Path)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_run_that_is_ended_before_anything_is_saved_begins_again(tmp_path: Path) -> None:
+    """From its base, not from random parameters."""
+    base = imported(tmp_path / "base")
+    assert tune(base, "instruct", tmp_path / "whole") == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "samples.txt").unlink(missing_ok=True)
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def copied(run: Path, folder: Path) -> Path:
     """A copy of the run that may be changed, with a base of its own."""
     shutil.copytree(run, folder / "run")

@@ -53,6 +53,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], str]] = {
     "warm-up": (("optimizer.warmup_steps=9",), "optimizer.warmup_steps is 9, but there are only train.steps = 4"),
     "packing": (("tune.packing=maybe",), "tune.packing is 'maybe', but it must be true or false"),
     "packed pairs": (("tune.packing=true", "tune.kind=prefer"), "tune.packing is true, but tune.kind = "),
+    "evaluations": (("eval.every=3", "checkpoint.every=4", "checkpoint.keep_best=1"), "would have no validation loss"),
     "other weights": (("init.sha256=abc",), "holds other weights (fingerprint"),
 }
 

@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jaxllm import GPT
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
@@ -85,7 +88,8 @@ def load_run(
         state = state._replace(params=averaged(state), opt_state=None)
     parts = partition_of(config)
     state = state._replace(frozen=frozen_of(config, model.config, parts, load_run))
-    params = joined(parts, state) if adapters else merged(parts, state)
+    # On the device: a step would copy NumPy arrays there at each call.
+    params = joined(parts, state) if adapters else jax.tree.map(jnp.asarray, merged(parts, state))
     return TrainedRun(config, tokenizer, model, params, state.opt_state, int(state.step), folder.chat())
 
 
