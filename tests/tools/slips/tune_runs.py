@@ -36,6 +36,6 @@ MUTATIONS = [
     Mutation("the day of a run not recorded", "train/tune/data.py", "return by_template and", "return False and", f"{BASES}::test_a_run_records_the_day_that_its_template_writes"),
     Mutation("examples written on another day", "train/tune/rendered.py", "render_tracked(messages, add_generation_prompt=False, day=self.day)", "render_tracked(messages, add_generation_prompt=False)", f"{BASES}::test_a_run_records_the_day_that_its_template_writes", "InputError"),
     Mutation("a base's weights kept while training", BEGINNING, "read=once(params, base.read)", "read=lambda: params", f"{BASES}::test_the_weights_of_a_base_are_not_kept"),
-    Mutation("added tokens that no text has", BASE, "tokenizer.tokens, tokenizer.special_tokens, tokenizer.pattern", "tokenizer.tokens, tokenizer.special_tokens | more, tokenizer.pattern", f"{BASES}::test_added_tokens_are_in_what_is_trained_on"),
+    Mutation("added tokens that no text has", BASE, "tokenizer.special_tokens, tokenizer.pattern, tokenizer.normalization,\n        tokenizer.added | more,", "tokenizer.special_tokens | more, tokenizer.pattern, tokenizer.normalization,\n        tokenizer.added,", f"{BASES}::test_added_tokens_are_in_what_is_trained_on"),
     Mutation("packed rows never wider than the longest example", "train/tune/batches.py", "best = width if", "best = best if", "tune/test_tune_batches.py::test_packed_rows_are_wider_where_that_saves_a_tenth"),
 ]  # fmt: skip
