@@ -43,6 +43,7 @@ class GPTConfig:
     d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; none: 4 D
     mup_base_width: Annotated[int, Meta(ge=1, le=2**17)] | None = None  # muP: the D that a learning rate was tuned for
     position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved", "none"] | Idea = "learned"  # encoding
+    rotary_fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of a head's features that are rotated (GPT-NeoX)
     rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next four fields
     rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # Llama 3's scaling, by how much the context grew; 1: none
     rope_low_frequency: PositiveFloat = 1.0  # turns in the original context below which pairs are slowed fully
@@ -65,6 +66,7 @@ class GPTConfig:
     ngram_rows: Annotated[int, Meta(ge=1, le=2**24)] = 16384  # R, rows for the n-grams of each length from 2 on
     zero_init: bool = False  # whether maps that add to the residual stream, and an untied head, begin at zero
     use_bias: bool = True  # whether linear maps and norms have biases
+    qkv_bias: bool | None = None  # whether the maps of queries, keys and values have; none: as use_bias (Qwen 2)
     separator: NonNegative | None = None  # id that begins a document; tokens attend within theirs
 
     takes_names: ClassVar[bool] = False  # whether an idea may still be the name of a function in a file
@@ -101,8 +103,10 @@ class GPTConfig:
                 "model.scale_embeddings makes embeddings grow with the width, but model.mup_base_width = "
                 f"{self.mup_base_width} is for those that do not; leave one of them out."
             )
-        if self.rotary is not None and self.head_dim % 2:
-            raise InputError(f"a head is {self.head_dim} wide, but rotary positions rotate pairs; make it even.")
+        rotated = rotated_width(self.head_dim, self.rotary_fraction)
+        if self.rotary is not None and (rotated % 2 or not rotated):
+            share = "" if self.rotary_fraction == 1 else f", of which {rotated} features are rotated"
+            raise InputError(f"a head is {self.head_dim} wide{share}, but rotary positions rotate pairs; make it even.")
         if self.rotary is not None and self.rope_factor != 1 and self.rope_low_frequency >= self.rope_high_frequency:
             raise InputError(
                 f"model.rope_low_frequency is {self.rope_low_frequency}, but it must be below "
@@ -164,6 +168,11 @@ def check_predicts_tokens(config: GPTConfig) -> None:
             f"the model is a classifier of {config.n_classes} classes (model.n_classes), which predicts no tokens; "
             "give a text to `jaxllm classify`, or use a model with a head."
         )
+
+
+def rotated_width(head_dim: int, fraction: float) -> int:
+    """How many of a head's features are rotated: a fraction of K, rounded down, as in GPT-NeoX."""
+    return int(head_dim * fraction)
 
 
 def is_gated(activation: str | Idea) -> bool:

@@ -1,4 +1,4 @@
-"""The GPT: embeddings, pre-norm blocks of attention and MLP, a final norm, a head.
+"""The GPT: embeddings, blocks of attention and MLP (`jaxllm.block`), a final norm, a head.
 
 By default GPT-2 (Radford et al. 2019; shapes and initialisation as in the released weights); the options of GPTConfig
 make it a Llama, Mistral, Qwen 3 or Gemma. The NumPy twin is `jaxllm.reference.gpt`. Modules return arrays only; their
@@ -20,45 +20,18 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Float, Int
 
 from jaxllm.array import Array
-from jaxllm.attention import MultiHeadAttention, document_numbers
+from jaxllm.attention import document_numbers
+from jaxllm.block import Block
 from jaxllm.config import GPTConfig, check_predicts_tokens
 from jaxllm.embeddings import NgramEmbedding, PositionEmbedding, TokenEmbedding
 from jaxllm.fast.quantised_weights import Table, parameter
-from jaxllm.intermediates import named
-from jaxllm.layers import INIT_STD, MLP, Dropout, Linear, Norm, hidden_std, linear, residual_std
+from jaxllm.layers import INIT_STD, Dropout, Linear, Norm, linear
 from jaxllm.loss import head_loss, takes_hidden, token_losses
 from jaxllm.precision import at_least_float32
 from jaxllm.utils.errors import InputError
 
-Attention = TypeVar("Attention", bound=MultiHeadAttention)
 Model = TypeVar("Model", bound="GPT")
 MAPS_OF_PARENTS = ("output", "down", "head", "classifier")  # whose results are those of their parents
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); `documents` as in attention."""
-
-    config: GPTConfig
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
-        norm_1, attention, norm_2, mlp = self.parts(MultiHeadAttention)
-        x = named(self, "residual_1", x + Dropout(self.config.dropout)(attention(norm_1(x), documents=documents)))
-        return x + Dropout(self.config.dropout)(mlp(norm_2(x)))
-
-    @nn.nowrap
-    def parts(self, attention_class: type[Attention]) -> tuple[Norm, Attention, Norm, MLP]:
-        """The modules of a block, in the order in which they are called."""
-        c, input_std = self.config, hidden_std(self.config.width_ratio)
-        output_std = residual_std(c.n_layers, c.zero_init, c.width_ratio)
-        attention = attention_class(
-            c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=output_std, input_std=input_std,
-            head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
-            visible=c.visible, score=c.score, name="attention",
-        )  # fmt: skip
-        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, output_std, input_std, name="mlp")
-        norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))
-        return norm_1, attention, norm_2, mlp
 
 
 class Head(nn.Module):

@@ -51,6 +51,9 @@ LLAMA_NAMES: dict[str, Paths] = {
     "model.layers.{i}.self_attn.q_proj.weight": "block_{i}/attention/query/kernel",
     "model.layers.{i}.self_attn.k_proj.weight": "block_{i}/attention/key/kernel",
     "model.layers.{i}.self_attn.v_proj.weight": "block_{i}/attention/value/kernel",
+    "model.layers.{i}.self_attn.q_proj.bias": "block_{i}/attention/query/bias",
+    "model.layers.{i}.self_attn.k_proj.bias": "block_{i}/attention/key/bias",
+    "model.layers.{i}.self_attn.v_proj.bias": "block_{i}/attention/value/bias",
     "model.layers.{i}.self_attn.o_proj.weight": "block_{i}/attention/output/kernel",
     "model.layers.{i}.self_attn.q_norm.weight": "block_{i}/attention/query_norm/scale",
     "model.layers.{i}.self_attn.k_norm.weight": "block_{i}/attention/key_norm/scale",
@@ -105,7 +108,9 @@ GGUF_JOINED = GGUF_NAMES | {
     "blk.{i}.attn_qkv.bias": _attention("bias"),
 }
 GGUF_APART = GGUF_NAMES | {
-    f"blk.{{i}}.attn_{letter}.weight": path for letter, path in zip("qkv", _attention("kernel"), strict=True)
+    f"blk.{{i}}.attn_{letter}.{kind}": path
+    for kind, leaf in (("weight", "kernel"), ("bias", "bias"))
+    for letter, path in zip("qkv", _attention(leaf), strict=True)
 }
 
 LLAMA_SETTINGS = {
@@ -162,6 +167,10 @@ MISTRAL = Family(
     {**LLAMA_DEFAULTS, "num_key_value_heads": 8, "sliding_window": 4096}, GATED, LLAMA_FIXED,
     {**HARMLESS, "layer_types": (None,)}, LLAMA_FOLDER, None,
 )  # fmt: skip
+QWEN2 = Family(
+    "Qwen2ForCausalLM", "qwen2", LLAMA_SETTINGS, {**LLAMA_DEFAULTS, "num_key_value_heads": 32}, GATED,
+    {**LLAMA_FIXED, "qkv_bias": True}, HARMLESS, LLAMA_FOLDER, Layout(GGUF_APART), layer_types=True,
+)  # fmt: skip
 QWEN3 = Family(
     "Qwen3ForCausalLM", "qwen3", LLAMA_SETTINGS, {**LLAMA_DEFAULTS, "num_key_value_heads": 32, "head_dim": 128}, GATED,
     {**LLAMA_FIXED, "qk_norm": True}, LLAMA_HARMLESS, LLAMA_FOLDER, Layout(GGUF_APART), layer_types=True,
@@ -181,4 +190,4 @@ GEMMA = Family(
     LLAMA_FOLDER._replace(offset=1), Layout(GGUF_APART),  # a GGUF file has the offset added
 )  # fmt: skip
 
-FAMILIES = (GPT2, LLAMA, MISTRAL, QWEN3, GEMMA)
+FAMILIES = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA)

@@ -167,6 +167,7 @@ def numeric_fields(config: GPTConfig) -> dict[str, Any]:
     for field in ("dropout", "separator", "zero_init", "mup_base_width", *ngrams):
         del fields[field]
     fields |= {"n_kv_heads": config.kv_heads, "d_head": config.head_dim, "d_ff": config.hidden_dim}
+    fields["qkv_bias"] = config.use_bias if config.qkv_bias is None else config.qkv_bias
     rope = [field for field in fields if field.startswith("rope_")]
     if config.rotary is None or config.rope_factor == 1:
         for field in rope if config.rotary is None else LLAMA3_SCALING:

@@ -39,7 +39,7 @@ def _options(config: Any) -> dict[str, Any]:
     """The options of the attention that all blocks share."""
     return {
         "window": config.sliding_window, "rotary": config.rotary, "epsilon": config.norm_epsilon,
-        "visible": config.visible, "score": config.score,
+        "visible": config.visible, "score": config.score, "rotary_fraction": config.rotary_fraction,
     }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Multi-head attention, and its backward: grouped heads, rotary positions, norms of queries and keys, and masks."""
 
+from functools import partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxllm.reference.arrays import Array, Params, Vjp, vjp
@@ -17,7 +17,7 @@ from jaxllm.reference.attention import (
     split_heads,
 )
 from jaxllm.reference.layers import EPSILON, linear_map, linear_map_vjp, norm, norm_vjp
-from jaxllm.reference.rotary import rotary_frequencies, rotate, rotate_vjp
+from jaxllm.reference.rotary import rotate_heads, rotate_heads_vjp
 
 
 def _mask(causal: bool, documents: ArrayLike | None, window: int | None, visible: Any, length: int) -> Array | None:
@@ -27,20 +27,6 @@ def _mask(causal: bool, documents: ArrayLike | None, window: int | None, visible
     if documents is None:
         return causal_mask(length, window, visible)
     return document_mask(documents, window, visible)[..., None, :, :]
-
-
-def _rotate_heads(x: Array, rotary: Any) -> Array:
-    if rotary is None:
-        return x
-    base, interleaved, *scaling = rotary
-    return rotate(x, np.arange(x.shape[-2]), rotary_frequencies(x.shape[-1], base, *scaling), interleaved)
-
-
-def _rotate_heads_vjp(x: Array, rotary: Any) -> Vjp:
-    if rotary is None:
-        return x, lambda dy: (dy,)
-    base, interleaved, *scaling = rotary
-    return rotate_vjp(x, np.arange(x.shape[-2]), rotary_frequencies(x.shape[-1], base, *scaling), interleaved)
 
 
 def multi_head_attention(
@@ -57,6 +43,7 @@ def multi_head_attention(
     seen: dict[str, Array] | None = None,
     visible: Any = None,
     score: Any = None,
+    rotary_fraction: float = 1.0,
 ) -> Array:
     """Twin of the module `MultiHeadAttention`: x [..., T, D] -> [..., T, D].
 
@@ -73,7 +60,9 @@ def multi_head_attention(
     for name in ("query", "key"):
         if f"{name}_norm" in params:
             heads[name] = seen[f"{name}_norm"] = norm(params[f"{name}_norm"], heads[name], "rms_norm", epsilon)
-    q, k = _rotate_heads(heads["query"], rotary), repeat_heads(_rotate_heads(heads["key"], rotary), n_heads)
+    if rotary is not None:
+        heads |= {name: rotate_heads(heads[name], rotary, None, rotary_fraction) for name in ("query", "key")}
+    q, k = heads["query"], repeat_heads(heads["key"], n_heads)
     seen["weights"] = attention_weights(q, k, _mask(causal, documents, window, visible, q.shape[-2]), score)
     return linear_map(params["output"], merge_heads(seen["weights"] @ repeat_heads(heads["value"], n_heads)))
 
@@ -93,6 +82,7 @@ def multi_head_attention_vjp(
     cotangents: dict[str, Array] | None = None,
     visible: Any = None,
     score: Any = None,
+    rotary_fraction: float = 1.0,
 ) -> Vjp:
     """The backward of each line of the forward, from the last to the first.
 
@@ -101,8 +91,9 @@ def multi_head_attention_vjp(
     cotangents = {} if cotangents is None else cotangents
     groups = n_kv_heads or n_heads
     source = x if context is None else context
-    query, query_back = _head_vjp(params, "query", x, n_heads, rotary, epsilon, cotangents)
-    key, key_back = _head_vjp(params, "key", source, groups, rotary, epsilon, cotangents)
+    rotate = None if rotary is None else partial(rotate_heads_vjp, rotary=rotary, fraction=rotary_fraction)
+    query, query_back = _head_vjp(params, "query", x, n_heads, rotate, epsilon, cotangents)
+    key, key_back = _head_vjp(params, "key", source, groups, rotate, epsilon, cotangents)
     value, value_back = linear_map_vjp(params["value"], source)
     k, repeat_back = repeat_heads_vjp(key, n_heads)
     v = repeat_heads(split_heads(value, groups), n_heads)
@@ -119,14 +110,14 @@ def multi_head_attention_vjp(
         d_query, dx = query_back(dq)
         d_params = d_query | d_key | {"value": d_value, "output": d_output}
         if context is None:
-            return d_params, dx + from_key + from_value, *(None,) * 11
-        return d_params, dx, None, None, from_key + from_value, *(None,) * 8
+            return d_params, dx + from_key + from_value, *(None,) * 12
+        return d_params, dx, None, None, from_key + from_value, *(None,) * 9
 
     return y, pullback
 
 
 def _head_vjp(
-    params: Params, name: str, x: ArrayLike, n: int, rotary: Any, epsilon: float, cotangents: dict[str, Array]
+    params: Params, name: str, x: ArrayLike, n: int, rotate: Any, epsilon: float, cotangents: dict[str, Array]
 ) -> Vjp:
     """Queries or keys [..., n, T, K]: the linear map, the norm if there is one, the rotation; and back through each."""
     mapped, map_back = linear_map_vjp(params[name], x)
@@ -134,7 +125,7 @@ def _head_vjp(
     normed = f"{name}_norm" in params
     if normed:
         heads, norm_back = norm_vjp(params[f"{name}_norm"], heads, "rms_norm", epsilon)
-    rotated, rotate_back = _rotate_heads_vjp(heads, rotary)
+    rotated, rotate_back = (heads, lambda dy: (dy,)) if rotate is None else rotate(heads)
 
     def pullback(dy: Array) -> tuple[dict[str, Any], Array]:
         d_params = {}

@@ -55,6 +55,9 @@ OURS = {
         "LlamaForCausalLM",
     ),
     "window": (replace(ROTARY, sliding_window=5, activation="geglu"), "MistralForCausalLM"),
+    "biases of queries, keys and values, interleaved": (
+        replace(ROTARY, qkv_bias=True, position="rotary_interleaved", d_head=6), "Qwen2ForCausalLM",
+    ),
     "qk norm, interleaved": (
         replace(ROTARY, qk_norm=True, position="rotary_interleaved", sliding_window=4, d_head=6), "Qwen3ForCausalLM",
     ),

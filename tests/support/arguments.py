@@ -128,6 +128,14 @@ def rotations(d: Draw) -> list[Any]:
     return [d.array(*d.sizes(), t, 2 * k), d.rng.integers(9, size=t), d.array(k), d.data.draw(st.booleans())]
 
 
+def rotated_heads(d: Draw) -> list[Any]:
+    """Queries or keys, how they are rotated, perhaps their positions, and the part of the features."""
+    lead, t = d.sizes(1), d.size()
+    places = d.data.draw(st.sampled_from([None, d.rng.integers(9, size=(*lead, t))]))
+    rotary = Rotary(20.0, d.data.draw(st.booleans()))
+    return [d.array(*lead, d.size(3), t, 8), rotary, places, d.data.draw(st.sampled_from([0.25, 0.8, 1.0]))]
+
+
 def grouped_attention(d: Draw) -> list[Any]:
     groups, per_group, t, s, k = d.size(2), d.size(3), d.size(), d.size(), d.size()
     lead = d.sizes(1)
@@ -241,7 +249,7 @@ def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
         norm=d.data.draw(st.sampled_from(["layer_norm", "rms_norm"])), activation="gelu", n_heads=n, kv_heads=groups,
         rotary=rotary, norm_epsilon=0.01, sliding_window=d.data.draw(st.sampled_from([None, 2])), d_model=width,
         scale_embeddings=d.data.draw(st.booleans()), visible=d.data.draw(st.sampled_from([None, ABSOLUTE])),
-        score=d.data.draw(st.sampled_from([None, PLACED])),
+        score=d.data.draw(st.sampled_from([None, PLACED])), rotary_fraction=1.0,
     )  # fmt: skip
     block = {"norm_1": d.norm(width), "attention": params, "norm_2": d.norm(width), "mlp": {"up": up, "down": down}}
     return config, block, width
@@ -299,6 +307,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "embeddings.sinusoidal_embedding": lambda d: [d.rng.integers(9, size=d.sizes()), 2 * d.size()],
     "rotary.rotary_frequencies": lambda d: [2 * d.size(), 100.0, d.data.draw(st.sampled_from([1.0, 4.0])), 1.0, 4.0, 50],
     "rotary.rotate": rotations,
+    "rotary.rotate_heads": rotated_heads,
     "embeddings.sinusoidal_positions": lambda d: [d.size(), 2 * d.size()],
     "embeddings.position_embedding": lambda d: [{"table": d.array(5, 4)}, d.array(*d.sizes(1), d.size(), 4)],
     "attention.simple_attention_weights": lambda d: [d.array(*d.sizes(1), d.size(), d.size())],

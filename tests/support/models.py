@@ -23,6 +23,10 @@ VARIANTS = {
         "n_heads": 4, "n_kv_heads": 2, "position": "rotary", "norm": "rms_norm", "norm_epsilon": 1e-6,
         "activation": "swiglu", "use_bias": False, "sliding_window": 3, "mup_base_width": 3,
     },
+    "qwen 2": {
+        "n_kv_heads": 1, "position": "rotary", "rotary_fraction": 0.5, "norm": "rms_norm", "activation": "swiglu",
+        "use_bias": False, "qkv_bias": True,
+    },
     "qwen": {
         "position": "rotary_interleaved", "rope_factor": 4.0, "rope_original_context": 40, "qk_norm": True,
         "d_head": 6, "norm": "rms_norm", "activation": "geglu", "scale_embeddings": True,

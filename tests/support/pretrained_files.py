@@ -26,11 +26,12 @@ LLAMA = replace(
 )  # fmt: skip
 TIED = replace(LLAMA, tie_embeddings=True)
 LLAMA3 = replace(LLAMA, rope_factor=8.0, rope_base=500000.0, d_model=64, d_head=16, tie_embeddings=True)
+QWEN2 = replace(LLAMA, qkv_bias=True)
 QWEN3 = replace(LLAMA, qk_norm=True, d_head=6)
 GEMMA = replace(LLAMA, activation="geglu", scale_embeddings=True, d_head=8, tie_embeddings=True)
 CONFIGS = {
     "GPT2LMHeadModel": GPT2, "LlamaForCausalLM": LLAMA, "MistralForCausalLM": replace(LLAMA, sliding_window=3),
-    "Qwen3ForCausalLM": QWEN3, "GemmaForCausalLM": GEMMA,
+    "Qwen2ForCausalLM": QWEN2, "Qwen3ForCausalLM": QWEN3, "GemmaForCausalLM": GEMMA,
 }  # fmt: skip
 
 

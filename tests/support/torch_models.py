@@ -33,6 +33,7 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
         "Llama", {**SIZES, "rope_parameters": LLAMA3, "tie_word_embeddings": True, "head_dim": 12, "rms_norm_eps": 1e-3},
     ),
     "mistral": ("Mistral", {**SIZES, "sliding_window": 5, "head_dim": 10}),
+    "qwen 2": ("Qwen2", {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
     "qwen 3": ("Qwen3", {**SIZES, "head_dim": 12, "num_key_value_heads": 1}),
     "qwen 3 with a window": (
         "Qwen3", {**SIZES, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0, "head_dim": 8},

@@ -205,6 +205,11 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(2, 5, 4), integers(50, 2, 5), positive(2), True],
         [normal(1, 2), integers(50, 1), positive(1)],
     ],
+    "rotary.rotate_heads": [
+        [normal(2, 3, 5, 6), Rotary(100.0)],
+        [normal(2, 3, 5, 8), Rotary(100.0, True), integers(50, 2, 5), 0.5],
+        [normal(3, 5, 10), Rotary(100.0), None, 0.45],
+    ],
     "attention.simple_attention_weights": [[normal(6, 3)], [normal(2, 1, 3)]],
     "attention.simple_attention": [[normal(6, 3)], [normal(2, 1, 3)]],
     "attention.visible": [

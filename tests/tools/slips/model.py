@@ -19,7 +19,7 @@ FAST_LAYERS, FAST_LOSS = "jaxllm/fast/layers.py", "jaxllm/fast/loss.py"
 CAUSAL, ROTARY = "jaxllm/fast/attention.py", "jaxllm/rotary.py"
 CHUNK_SCORES = "jaxllm/fast/chunk_scores.py"
 IN_PARTS = "model/test_fast_attention.py::test_positions_in_parts_give_the_same_numbers[a window]"
-GPT, LOSS, SAMPLING = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
+BLOCK, GPT, LOSS, SAMPLING = "jaxllm/block.py", "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
 CACHE, DECODE, GENERATE = "jaxllm/cache.py", "jaxllm/fast/cached_gpt.py", "jaxllm/fast/generate.py"
 
 MUTATIONS = [
@@ -114,8 +114,8 @@ MUTATIONS = [
     Mutation("the padding of a part taken for keys", CAUSAL, "x[:, : form.n_own]", "x", IN_PARTS),
     Mutation("gradients of the keys of a part from its own queries only", CAUSAL, "jax.lax.psum_scatter(x, CONTEXT, scatter_dimension=1, tiled=True)", "jax.lax.dynamic_slice_in_dim(x, _first_row(form), form.n_own, 1)", IN_PARTS),
     Mutation("cuDNN for a part of the positions", CAUSAL, " or parts > 1:", ":", "model/test_fast_attention.py::test_attention_says_which_path_it_takes"),
-    Mutation("first residual forgotten", GPT, '"residual_1", x + Dropout', '"residual_1", Dropout', MODEL),
-    Mutation("post-norm", GPT, "mlp(norm_2(x))", "norm_2(mlp(x))", MODEL),
+    Mutation("first residual forgotten", BLOCK, '"residual_1", x + Dropout', '"residual_1", Dropout', MODEL),
+    Mutation("post-norm", BLOCK, "mlp(norm_2(x))", "norm_2(mlp(x))", MODEL),
     Mutation("positions forgotten", GPT, "x = self.position_embedding(x, positions)", "self.position_embedding(x, positions)", MODEL),
     Mutation("final norm's result not used", GPT, "x = self.norm_final(x)", "self.norm_final(x)", MODEL),
     Mutation("untied head where a tied one was asked for", GPT, "x) if self.config.tie_embeddings else", "x) if not self.config.tie_embeddings else", MODEL, "AttributeError"),
