@@ -28,6 +28,7 @@ from jaxllm.fast.quantised_weights import Table, parameter
 from jaxllm.layers import INIT_STD, Dropout, Linear, Norm, linear
 from jaxllm.loss import head_loss, takes_hidden, token_losses
 from jaxllm.precision import at_least_float32
+from jaxllm.softcap import change_of_logits
 from jaxllm.utils.errors import InputError
 
 Model = TypeVar("Model", bound="GPT")
@@ -91,7 +92,7 @@ class GPT(nn.Module):
         self.dropout = Dropout(c.dropout, parent=self, name="Dropout_0")  # the name is part of its key
         block: Any = block_class(self)
         _check_blocks_are_told_apart(block)
-        self.blocks = [block(c, parent=self, name=f"block_{i}") for i in range(c.n_layers)]
+        self.blocks = [block(c.of_layer(i), parent=self, name=f"block_{i}") for i in range(c.n_layers)]
         self.norm_final = Norm(c.norm, c.use_bias, c.norm_epsilon, parent=self)
         std = 0.0 if c.zero_init else INIT_STD
         if c.n_classes:
@@ -145,12 +146,13 @@ class GPT(nn.Module):
 
     @nn.nowrap
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """The result of the head, of the token table or of the untied one, and of `config.logits`."""
+        """The result of the head, of the token table or of the untied one, perhaps changed."""
         if self.config.n_classes:
             y = at_least_float32(self.classifier(x))
         else:
             y = self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
-        return y if self.config.logits is None else self.config.logits(y)
+        change = change_of_logits(self.config)
+        return y if change is None else change(y)
 
 
 def block_class(model: GPT) -> type[nn.Module]:
@@ -194,14 +196,15 @@ def summed_loss(
     and `packed` its `documents` and `positions`. A `loss` in place of the cross-entropy returns the token losses [B, T]
     of (logits, targets) or, if it has three arguments, of (hidden states, table of the head [V, D], targets).
     """
-    c, apply = model.config, partial(model.apply, {"params": params}, tokens, rngs=rngs, **packed)
+    c, change = model.config, change_of_logits(model.config)
+    apply = partial(model.apply, {"params": params}, tokens, rngs=rngs, **packed)
     if loss is None and not c.n_classes and not interceptors():
-        return head_loss(head_table(c, params), cast(Array, apply(method="hidden")), targets, weights, c.logits)
+        return head_loss(head_table(c, params), cast(Array, apply(method="hidden")), targets, weights, change)
     if loss is not None and takes_hidden(loss):
-        if c.logits is not None or interceptors():
+        if change is not None or interceptors():
             raise InputError(
-                f"the loss {loss} reads hidden states, so that a change of the logits, by model.logits or an "
-                "interceptor, would be left out; give a loss of (logits, targets)."
+                f"the loss {loss} reads hidden states, so that a change of the logits, by model.logits, "
+                "model.logits_softcap or an interceptor, would be left out; give a loss of (logits, targets)."
             )
         losses = loss(apply(method="hidden"), head_table(c, params), targets)
     else:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxllm.array import Array
-from jaxllm.config import Rotary, rotated_width
+from jaxllm.config import Rotary
+from jaxllm.config_rules import rotated_width
 from jaxllm.precision import at_least_float32
 
 
@@ -62,8 +63,9 @@ def rotate_heads(
     Of each head the first `fraction` of the features is rotated, as if the head were that wide; the others pass
     unchanged (Black et al. 2022, GPT-NeoX-20B, section 2.1.1).
     """
-    base, interleaved, *scaling = rotary
+    base, interleaved, factor, low, high, original_context = rotary
     width = rotated_width(x.shape[-1], fraction)
     places = jnp.arange(x.shape[-2]) if positions is None else positions[..., None, :]  # the same for all heads
-    turned = rotate(x[..., :width], places, rotary_frequencies(width, base, *scaling), interleaved)
+    frequencies = rotary_frequencies(width, base, factor, low, high, original_context)
+    turned = rotate(x[..., :width], places, frequencies, interleaved)
     return turned if width == x.shape[-1] else jnp.concatenate([turned, x[..., width:]], axis=-1)
