@@ -1,8 +1,9 @@
 """The GPT: embeddings, blocks of attention and MLP (`jaxllm.block`), a final norm, a head.
 
 By default GPT-2 (Radford et al. 2019; shapes and initialisation as in the released weights); the options of GPTConfig
-make it a Llama, Mistral, Qwen 3 or Gemma. The NumPy twin is `jaxllm.reference.gpt`. Modules return arrays only; their
-intermediates are captured from outside (`apply_with_intermediates`), so that a training step does not pay for them.
+make it a Llama, Qwen, Gemma, OLMo 2 or GPT-NeoX. The NumPy twin is `jaxllm.reference.gpt`. Modules return arrays only;
+their intermediates are captured from outside (`apply_with_intermediates`), so that a training step does not pay for
+them.
 """
 
 import math

@@ -28,7 +28,6 @@ STARTS = np.array([0, 2, 3])  # slots of the rows' first tokens
             pytest.param(options, marks=pytest.mark.newest)
             for options in (
                 {"separator": 5}, {"sliding_window": 3}, VARIANTS["qwen"],
-                *(VARIANTS[name] for name in ("qwen 2", "smollm 3", "olmo 2", "gemma 3", "neox", "neo")),
                 {"position": "rotary", "separator": 5, "sliding_window": 4}, {"separator": 5, "ngrams": 4},
             )
         ),
