@@ -128,7 +128,8 @@ def write_hf_config(family: Family, config: GPTConfig, dtype: str) -> dict[str, 
     content[family.settings["activation"]] = (names or list(family.activations))[0]
     content |= {name: values[0] for name, values in family.harmless.items() if values[0] is not None}
     if "attention_scale" in family.settings:
-        content[family.settings["attention_scale"]] = round((config.attention_scale or config.head_dim**-0.5) ** -2)
+        scale = config.attention_scale or config.head_dim**-0.5
+        content[family.settings["attention_scale"]] = max(1, round(max(scale, 1e-6) ** -2))
     content |= write_layers(family, config)
     if family.fixed["position"] == "rotary":
         content |= write_rotary(family, config, _write_rope(config))

@@ -60,8 +60,8 @@ def _options(config: Any, layer: int) -> dict[str, Any]:
     if config.layer_pattern is not None:
         kind = (config.layer_pattern * (layer + 1))[layer]
         window = window if kind == "L" else None
-        if kind == "L" and config.rope_local_base is not None:
-            rotary = (config.rope_local_base, rotary[1])  # no scaling
+        if kind == "L" and rotary is not None and config.rope_local_base is not None:
+            rotary = rotary._replace(base=config.rope_local_base, factor=1.0)  # no scaling
     if config.rotary_pattern is not None and (config.rotary_pattern * (layer + 1))[layer] == "N":
         rotary = None
     return {
