@@ -1,10 +1,11 @@
 """The shape of a GPT."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from msgspec import Meta
 
+from jaxllm.config_rules import check_together
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import Idea, check_given, n_arguments
 from jaxllm.utils.validate import Fraction, NonNegative, PositiveFloat, check_fields
@@ -43,20 +44,30 @@ class GPTConfig:
     d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; none: 4 D
     mup_base_width: Annotated[int, Meta(ge=1, le=2**17)] | None = None  # muP: the D that a learning rate was tuned for
     position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved", "none"] | Idea = "learned"  # encoding
+    rotary_fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of a head's features that are rotated (GPT-NeoX)
     rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next four fields
     rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # Llama 3's scaling, by how much the context grew; 1: none
     rope_low_frequency: PositiveFloat = 1.0  # turns in the original context below which pairs are slowed fully
     rope_high_frequency: PositiveFloat = 4.0  # turns above which pairs are not slowed
     rope_original_context: Annotated[int, Meta(ge=1, le=2**24)] = 8192  # the original context
+    rope_local_base: PositiveFloat | None = None  # of local layers, which are not scaled; none: rope_base (Gemma 3)
+    rotary_pattern: Annotated[str, Meta(pattern="^[RN]{1,1000}$")] | None = None  # by layer: rotary, none; repeated
     sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # tokens that one attends to, itself included
+    layer_pattern: Annotated[str, Meta(pattern="^[LG]{1,1000}$")] | None = None  # by layer: local, global; repeated
     visible: Idea | None = None  # (t, s, document_t, document_s) -> whether position t attends to s; none: s <= t
     score: Idea | None = None  # (score, head, t, s) -> the score of attention in its place, elementwise
+    score_softcap: PositiveFloat | None = None  # cap of cap tanh(score / cap), in place of a score (Gemma 2)
+    attention_scale: PositiveFloat | None = None  # of the scores q k; none: 1 / sqrt(K)
     norm: Literal["layer_norm", "rms_norm"] | Idea = "layer_norm"  # of the input of attention, MLP and head
     norm_epsilon: PositiveFloat = 1e-5  # added to the variance or mean square
-    qk_norm: bool = False  # an RMSNorm of each head's queries and keys before they are rotated (Qwen 3)
+    norm_place: Literal["before", "after", "both"] = "before"  # of attention and MLP (after: OLMo 2, both: Gemma 2)
+    parallel_residual: bool = False  # whether the MLP reads what the attention reads, not its sum (GPT-NeoX)
+    # An RMSNorm of queries and keys before they are rotated: of each head (Qwen 3), or of all heads at once (OLMo 2).
+    qk_norm: bool | Literal["whole"] = False
     activation: Literal["gelu_tanh", "gelu", "relu", "squared_relu", "swiglu", "geglu"] | Idea = "gelu_tanh"  # of MLPs
     block: Idea | None = None  # a Linen class in place of the block: (x, *carry, documents=None) -> x or (x, *carry)
     logits: Idea | None = None  # (logits) -> logits, elementwise, after the head
+    logits_softcap: PositiveFloat | None = None  # cap of cap tanh(logit / cap), in place of logits (Gemma 2)
     n_classes: Annotated[int, Meta(ge=0, le=2**16)] = 0  # C, classes of a text, in place of the vocabulary; 0: none
     dropout: Fraction = 0.0  # probability of dropping an activation, in training only
     tie_embeddings: bool = True  # whether the output head is the token table
@@ -65,6 +76,7 @@ class GPTConfig:
     ngram_rows: Annotated[int, Meta(ge=1, le=2**24)] = 16384  # R, rows for the n-grams of each length from 2 on
     zero_init: bool = False  # whether maps that add to the residual stream, and an untied head, begin at zero
     use_bias: bool = True  # whether linear maps and norms have biases
+    qkv_bias: bool | None = None  # whether the maps of queries, keys and values have; none: as use_bias (Qwen 2)
     separator: NonNegative | None = None  # id that begins a document; tokens attend within theirs
 
     takes_names: ClassVar[bool] = False  # whether an idea may still be the name of a function in a file
@@ -74,40 +86,7 @@ class GPTConfig:
         if not self.takes_names:
             for name in IDEAS:
                 check_given(getattr(self, name), f"model.{name}")
-        if self.visible is not None and self.sliding_window is not None:
-            raise InputError(
-                f"model.sliding_window is {self.sliding_window}, but model.visible decides what is visible; give one."
-            )
-        if self.d_head is None and self.d_model % self.n_heads:
-            raise InputError(
-                f"model.d_model is {self.d_model}, which is not divisible by model.n_heads = {self.n_heads}; "
-                f"choose d_model as a multiple of {self.n_heads}, or give model.d_head."
-            )
-        if self.n_heads % self.kv_heads:
-            raise InputError(
-                f"model.n_heads is {self.n_heads}, which is not divisible by model.n_kv_heads = "
-                f"{self.n_kv_heads}; each key head serves the same number of query heads."
-            )
-        if self.separator is not None and 0 < self.vocab_size <= self.separator:
-            raise InputError(
-                f"model.separator is {self.separator}, but the ids are 0 to {self.vocab_size - 1}; choose one of them."
-            )
-        if self.position == "sinusoidal" and self.d_model % 2:
-            raise InputError(
-                f"model.d_model is {self.d_model}, but sinusoidal positions come in pairs; make d_model even."
-            )
-        if self.mup_base_width is not None and self.scale_embeddings:
-            raise InputError(
-                "model.scale_embeddings makes embeddings grow with the width, but model.mup_base_width = "
-                f"{self.mup_base_width} is for those that do not; leave one of them out."
-            )
-        if self.rotary is not None and self.head_dim % 2:
-            raise InputError(f"a head is {self.head_dim} wide, but rotary positions rotate pairs; make it even.")
-        if self.rotary is not None and self.rope_factor != 1 and self.rope_low_frequency >= self.rope_high_frequency:
-            raise InputError(
-                f"model.rope_low_frequency is {self.rope_low_frequency}, but it must be below "
-                f"model.rope_high_frequency = {self.rope_high_frequency}."
-            )
+        check_together(self)
 
     # Derived sizes are properties, not resolved fields: `dataclasses.replace(config, d_model=...)` stays right.
     @property
@@ -146,6 +125,22 @@ class GPTConfig:
             self.rope_high_frequency, self.rope_original_context,
         )  # fmt: skip
 
+    def of_layer(self, i: int) -> "GPTConfig":
+        """The config of block number i, from 0 on, with that layer's window and positions for all; no pattern is left.
+
+        A local layer has the sliding window and perhaps another base of its rotary positions, which are then not
+        scaled. A global one attends to all before it. A layer without positions tells places apart by the causal mask
+        alone (Kazemnejad et al. 2023).
+        """
+        if self.layer_pattern is None and self.rotary_pattern is None:
+            return self
+        alike = replace(self, layer_pattern=None, rotary_pattern=None, rope_local_base=None)
+        if _at(self.layer_pattern, i) == "G":
+            alike = replace(alike, sliding_window=None)
+        elif self.rope_local_base is not None:
+            alike = replace(alike, rope_base=self.rope_local_base, rope_factor=1.0)
+        return replace(alike, position="none") if _at(self.rotary_pattern, i) == "N" else alike
+
     @property
     def adds_positions(self) -> bool:
         """Whether vectors of positions are added to the embeddings."""
@@ -155,6 +150,11 @@ class GPTConfig:
     def gated(self) -> bool:
         """Whether the MLP has a gate."""
         return is_gated(self.activation)
+
+
+def _at(pattern: str | None, i: int) -> str:
+    """The letter of layer i; "" without a pattern."""
+    return pattern[i % len(pattern)] if pattern else ""
 
 
 def check_predicts_tokens(config: GPTConfig) -> None:
