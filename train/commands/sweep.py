@@ -4,7 +4,7 @@ import argparse
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -168,6 +168,7 @@ def prepare_all(left: Sequence[Planned], code: Code | None) -> list[Prepared]:
     Raises InputError that names the run.
     """
     prepared: list[Prepared] = []
+    left = on_one_day(left)
     for one in left:
         before = zip(left, prepared, strict=False)
         twin = next((inputs for other, inputs in before if reads_the_same(other.config, one.config)), None)
@@ -177,6 +178,17 @@ def prepare_all(left: Sequence[Planned], code: Code | None) -> list[Prepared]:
             layout_of(inputs.config, inputs.model)
             prepared.append(with_products(one, inputs, code))
     return prepared
+
+
+def on_one_day(left: Sequence[Planned]) -> list[Planned]:
+    """The runs with the day that a run of the sweep has recorded, so that all have the same examples."""
+    begun = sorted(left[0].folder.path.parent.glob("*/config.toml"))
+    recorded = (RunFolder(path.parent).read_config().tune.day for path in begun)
+    day = next((one for one in recorded if one), None)
+    return [
+        one if one.config.tune.day else replace(one, config=replace(one.config, tune=replace(one.config.tune, day=day)))
+        for one in left
+    ]
 
 
 def reads_the_same(one: RunConfig, other: RunConfig) -> bool:
