@@ -108,8 +108,8 @@ def test_runs_of_a_sweep_are_tried_before_the_first_is_trained(
     text = tmp_path / "config.toml"
     data = examples_file(tmp_path, "instruct")
     text.write_text(f'[data]\nsource = "{data}"\n[init]\nfrom = "{base}"\n[tune]\nkind = "instruct"\n')
-    words = ["sweep", str(text), "--out", str(tmp_path / "sweep"), *sets(*OPTIONS, "optimizer.warmup_steps=0", "lora.rank=1,100")]
-    assert main(words) == 2
+    options = sets(*OPTIONS, "optimizer.warmup_steps=0", "lora.rank=1,100")
+    assert main(["sweep", str(text), "--out", str(tmp_path / "sweep"), *options]) == 2
     assert "lora.rank is 100, but block_0/attention/key is" in capsys.readouterr().err
     assert not [*(tmp_path / "sweep").glob("*/config.toml")]
 
