@@ -29,6 +29,7 @@ from ..runs.metrics import read_metrics
 from ..runs.sinks import ONE_AT_A_TIME
 from ..sweep import RECORD, Combination, combinations, keep_or_check, parse_axes
 from ..together import Member, NotTraceableError, alike, most_together, numbers_of, train_together
+from ..tune.config import OF_KINDS
 from .options import Parser, add_code
 from .runs import show
 from .train import introduction, prepare_backend
@@ -185,10 +186,13 @@ def on_one_day(left: Sequence[Planned]) -> list[Planned]:
     begun = sorted(left[0].folder.path.parent.glob("*/config.toml"))
     recorded = (RunFolder(path.parent).read_config().tune.day for path in begun)
     day = next((one for one in recorded if one), None)
-    return [
-        one if one.config.tune.day else replace(one, config=replace(one.config, tune=replace(one.config.tune, day=day)))
-        for one in left
-    ]
+    return [one if day is None else replace(one, config=on(day, one.config)) for one in left]
+
+
+def on(day: str, config: RunConfig) -> RunConfig:
+    """The config with this day, unless it gives one or its kind of tuning reads none."""
+    tune = config.tune
+    return config if tune.day or tune.kind not in OF_KINDS["day"] else replace(config, tune=replace(tune, day=day))
 
 
 def reads_the_same(one: RunConfig, other: RunConfig) -> bool:
