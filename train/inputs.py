@@ -57,7 +57,8 @@ class Prepared:
         data = self.config.data
         if self.base:
             model = model_on(self.base, config.model, self.model.n_classes)
-            config = replace(config, init=self.config.init, tune=replace(config.tune, labels=self.config.tune.labels))
+            read = self.config.tune  # from the data
+            config = replace(config, init=self.config.init, tune=replace(config.tune, labels=read.labels, day=read.day))
             if config.init.adapter:
                 config = replace(config, lora=lora_of(config, self.base))
         else:
@@ -69,6 +70,7 @@ class Prepared:
         sources = self.train_ids.sources if isinstance(self.train_ids, Mixture) else [self.train_ids]
         for ids in [] if self.examples else sources:
             check_splits(ids, self.validation_ids, row_length(model, config.train))
+        _check_shapes(config, model)
         _check_prompt(config.eval.prompt, self.tokenizer)
         resolved = config.resolved(model, self.config.tokenizer, str(data.sha256), data.characters or 0)
         return replace(self, config=resolved, model=model)
@@ -123,7 +125,7 @@ def prepare(
 def _base(config: RunConfig, begins: bool, nothing_saved: bool = False) -> Base | None:
     """The base of a run that begins, or whose parameters are not all in its checkpoints. Raises InputError."""
     if config.init.from_ is None:
-        if config.lora.rank or config.tune.train:
+        if config.lora.rank or config.tune.train is not None:
             field = "lora.rank" if config.lora.rank else "tune.train"
             raise InputError(f"{field} is given, but no weights that stay as they are; name a model in init.from.")
         return None

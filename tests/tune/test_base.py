@@ -220,7 +220,7 @@ def test_a_run_records_the_day_that_its_template_writes(tmp_path: Path) -> None:
     given: dict[str, Any] = {"data": {"source": str(source)}, "init": {"from": str(tmp_path / "run")}}
     config = build_config(given | {"tune": {"kind": "instruct"}})
     run = _of_examples(config, base.tokenizer, chat, base)
-    assert run.config.tune.day == date.today().isoformat()
+    assert run.config.tune.day == date.today().isoformat() == run.with_config(config).config.tune.day
     for day in ("2001-02-03", "2001-02-14"):
         told = replace(run.config, tune=replace(run.config.tune, day=day))
         again = _of_examples(told, base.tokenizer, chat, base)
@@ -241,7 +241,7 @@ def test_without_a_base(tmp_path: Path) -> None:
     plain: dict[str, Any] = {"data": {"source": str(text)}, "model": {"context_length": 8}}
     wrong = {
         "lora.rank is given, but no weights": {"lora": {"rank": 2}},
-        "tune.train is given, but no weights": {"tune": {"train": "norm"}},
+        "tune.train is given, but no weights": {"tune": {"train": ""}},
         "tune.kind is for weights that exist": {"tune": {"kind": "classify"}},
         "init.add_tokens is given without a base": {"init": {"add_tokens": ["<a>"]}},
         "init.adapter is given without a base": {"init": {"adapter": "x"}},

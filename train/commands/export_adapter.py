@@ -55,13 +55,18 @@ def write_adapter_of(folder: Path, run: TrainedRun) -> str:
     rounded = ", trained beside a base in int8" if lora.base == "int8" else ""
     n, n_full = (sum(leaf.size for leaf in flatten_dict(tree).values()) for tree in (adapter, full))
     whole = f" and {n_full:,} in full" if n_full else ""
-    about = f"{n:,} parameters as adapters of rank {lora.rank}{whole} for {base}{rounded}"
-    if for_peft(base) is None:
-        about += (
-            f"\ntransformers cannot open {base}: `jaxllm export {config.init.from_} --out BASE` writes it as a folder, "
-            "for PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), ADAPTER)\nthe adapter"
-        )
-    return about
+    return f"{n:,} parameters as adapters of rank {lora.rank}{whole} for {base}{rounded}"
+
+
+def how_to_open(run: TrainedRun) -> str | None:
+    """How PEFT opens the adapter of a run whose base transformers cannot open by its name; else None."""
+    base = source_of(str(run.config.init.from_))
+    if for_peft(base) is not None:
+        return None
+    return (
+        f"transformers cannot open {base}: write it by `jaxllm export {run.config.init.from_} --out BASE`, and give "
+        "both folders to PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), ADAPTER)"
+    )
 
 
 def adapter_of(params: Any) -> dict[str, Any]:

@@ -48,6 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
     a = arguments
     if a.epochs is not None and a.epochs < 1:
         raise InputError(f"--epochs is {a.epochs}, but it must be at least 1.")
+    for field, by in (("init.from", "BASE"), ("data.source", "DATA")):
+        if field in named_in(a.overrides):
+            raise InputError(f"{field} is given by --set, but here it is given by {by}; leave --set {field} out.")
     if a.epochs is not None and "train.steps" in named_in(a.overrides):
         raise InputError(f"--epochs is {a.epochs}, but train.steps is given as well; leave one of them out.")
     code, sections = load_code(a.code), first_sections(a.base, a.data, a.kind)

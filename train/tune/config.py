@@ -30,7 +30,7 @@ class InitConfig:
             given = "adapter" if self.adapter else "add_tokens"
             raise InputError(f"init.{given} is given without a base; name its run or folder in init.from.")
         for i, name in enumerate(self.add_tokens):
-            if not name or name in self.add_tokens[:i]:
+            if not name.strip() or name in self.add_tokens[:i]:
                 raise InputError(f"init.add_tokens names {shown(name)} twice or not at all; give each token once.")
 
 
@@ -128,7 +128,8 @@ def check_pattern(name: str, pattern: str | None) -> None:
 def check_day(day: str | None) -> None:
     """Raises InputError unless the day is a date, or None."""
     try:
-        date.fromisoformat(day or "2000-01-01")
+        if day is not None:
+            date.fromisoformat(day)
     except ValueError:
         raise InputError(
             f"tune.day is {shown(day)}, which is no day; write it as 2026-11-28, or leave it out."
