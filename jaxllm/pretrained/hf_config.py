@@ -36,8 +36,12 @@ def read_hf_config(content: Any, path: str | Path) -> tuple[Family, GPTConfig]:
         raise InputError(f"{path} is {shown(content)}, but must be a table of settings; download it again.")
     family = _find_family(content, path)
     fields, obstacles = _read_named(family, content)
-    common, *rotary = common_rotary(family, content)
-    for more_fields, more_obstacles in (rotary, _read_rope(family, common), read_layers(family, content)):
+    common, own_fields, own_obstacles = common_rotary(family, content)
+    for more_fields, more_obstacles in (
+        (own_fields, own_obstacles),
+        _read_rope(family, common),
+        read_layers(family, content),
+    ):
         fields, obstacles = fields | more_fields, obstacles + more_obstacles
     if "L" not in fields.get("layer_pattern", ""):
         fields.pop("rope_local_base", None)

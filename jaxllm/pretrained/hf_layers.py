@@ -32,8 +32,7 @@ def read_layers(family: Family, content: dict[str, Any]) -> Read:
             return _of_window(family, content, _letters_of_gemma(family, content, n_layers), "sliding_window", n_layers)
         case "gpt_neo":
             return _of_window(family, content, _letters_of_gpt_neo(content), "window_size", n_layers)
-        case "smollm3":
-            return _read_smollm3(family, content, n_layers)
+    return _read_smollm3(family, content, n_layers)
 
 
 def _letters_of_qwen(content: dict[str, Any], n_layers: int) -> Any:

@@ -117,9 +117,13 @@ def _half_split(config: GPTConfig, path: str, x: np.ndarray) -> np.ndarray:
     """
     if not any(part in path for part in ROTATED):
         return x
+    heads = x.reshape(*x.shape[:-1], -1, config.head_dim)
     rotated = rotated_width(config.head_dim, config.rotary_fraction)
-    order = [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, config.head_dim)]
-    return x.reshape(*x.shape[:-1], -1, config.head_dim)[..., order].reshape(x.shape)
+    turned = heads[..., :rotated].reshape(*heads.shape[:-1], -1, 2).swapaxes(-1, -2)
+    if rotated == config.head_dim:
+        return turned.reshape(x.shape)
+    turned = turned.reshape(*heads.shape[:-1], rotated)
+    return np.concatenate([turned, heads[..., rotated:]], axis=-1).reshape(x.shape)
 
 
 def check_shapes(wanted: Mapping[str, Shape], found: Mapping[str, Shape], what: str, remedy: str) -> None:

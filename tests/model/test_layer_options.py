@@ -63,6 +63,14 @@ def test_which_maps_have_biases() -> None:
     assert biases(qkv_bias=False) == {"output", "up", "down"} == biases() - {"query", "key", "value"}
 
 
+def test_which_norms_queries_and_keys_have() -> None:
+    """One for all heads, or one that each head uses."""
+    for kind, widths in (("whole", (8, 4)), (True, (4, 4))):
+        shapes = parameter_shapes(replace(TINY, n_layers=1, n_kv_heads=1, qk_norm=kind))
+        for name, width in zip(("query", "key"), widths, strict=True):
+            assert shapes[f"block_0/attention/{name}_norm/scale"] == (width,)
+
+
 @pytest.mark.parametrize(("options", "words"), [
     ({"layer_pattern": "LG"}, "whose local layers \\(L\\) attend within a window; give model.sliding_window"),
     ({"layer_pattern": "LXG", "sliding_window": 2}, "model.layer_pattern is 'LXG', but it must be a string matching"),

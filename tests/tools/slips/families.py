@@ -14,12 +14,12 @@ WHOLE = module("MultiHeadAttention whole")
 
 MUTATIONS = [
     Mutation("the norm of a result before it", BLOCK, "return _unchanged, norm\n", "return norm, _unchanged\n", f"{AGREES}[olmo 2-float64]"),
-    Mutation("no norm of results beside that of inputs", BLOCK, 'if self.config.norm_place == "both" else', 'if self.config.norm_place == "neither" else', f"{AGREES}[gemma 3-float64]"),
+    Mutation("no norm of results beside that of inputs", BLOCK, 'if self.config.norm_place == "both" else', 'if self.config.norm_place == "neither" else', f"{AGREES}[gemma 3-float64]", "norm_1_after"),
     Mutation("the MLP in parallel reads the sum", BLOCK, "read = x if self.config.parallel_residual else residual", "read = residual", f"{AGREES}[neox-float64]"),
     Mutation("a cached MLP in parallel reads the sum", DECODE, "read = x if self.config.parallel_residual else residual", "read = residual", f"{CACHED}[neox]"),
     Mutation("a cached result of attention without its norm", DECODE, "residual = x + after_1(y)", "residual = x + y", f"{CACHED}[olmo 2]"),
     Mutation("queries have the biases of other maps", ATTENTION, "use_bias = self.use_bias if self.qkv_bias is None else self.qkv_bias", "use_bias = self.use_bias", f"{OPTIONS}::test_which_maps_have_biases"),
-    Mutation("one norm of all heads for each head", ATTENTION, 'if self.qk_norm == "whole":', 'if self.qk_norm == "wholly":', WHOLE, "key"),
+    Mutation("one norm of all heads for each head", ATTENTION, 'if self.qk_norm == "whole":', 'if self.qk_norm == "wholly":', f"{OPTIONS}::test_which_norms_queries_and_keys_have", "query_norm"),
     Mutation("a scale beside the usual one", ATTENTION, "q * (self.scale * width**0.5)", "q * self.scale", WHOLE),
     Mutation("all of a head rotated", "jaxllm/rotary.py", "width = rotated_width(x.shape[-1], fraction)", "width = x.shape[-1]", twin("rotary.rotate_heads", 1)),
     Mutation("the last features of a head rotated in place of the first", "jaxllm/rotary.py", "jnp.concatenate([turned, x[..., width:]], axis=-1)", "jnp.concatenate([x[..., width:], turned], axis=-1)", twin("rotary.rotate_heads", 1)),
