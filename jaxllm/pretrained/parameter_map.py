@@ -77,7 +77,7 @@ def to_params(layout: Layout, config: GPTConfig, placement: Placement, x: np.nda
 
 
 def to_tensor(layout: Layout, config: GPTConfig, placement: Placement, params: Mapping[str, Any]) -> np.ndarray:
-    """The tensor of a placement from the parameters by path; rotary positions are put into half-split order.
+    """The tensor of a placement from the parameters by path; rotary positions are put into the layout's order.
 
     The result is a view of the parameters where no copy is needed.
     """
@@ -87,14 +87,20 @@ def to_tensor(layout: Layout, config: GPTConfig, placement: Placement, params: M
         x = x - np.asarray(layout.offset, x.dtype)
     if _is_out_in(layout, placement.paths):
         x = x.T
-    if config.position == "rotary_interleaved" and any(part in placement.paths[0] for part in ROTATED):
-        x = half_split(x, config.head_dim)
+    pairs = config.position == "rotary_interleaved"
+    if pairs != layout.interleaved and any(part in placement.paths[0] for part in ROTATED):
+        x = half_split(x, config.head_dim) if pairs else interleaved(x, config.head_dim)
     return x
 
 
 def half_split(x: np.ndarray, head_dim: int) -> np.ndarray:
     """Rows of each head from the order of pairs (2i, 2i + 1) to that of pairs (i, i + K/2): [H K, ...] to the same."""
     return x.reshape(-1, head_dim // 2, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+
+
+def interleaved(x: np.ndarray, head_dim: int) -> np.ndarray:
+    """The inverse of `half_split`."""
+    return x.reshape(-1, 2, head_dim // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
 def check_shapes(wanted: Mapping[str, Shape], found: Mapping[str, Shape], what: str, remedy: str) -> None:
