@@ -89,4 +89,4 @@ def quantise_q8_0(x: np.ndarray) -> np.ndarray:
     whole += size - whole >= 0.5  # x + 0.5 would round up the largest float32 below 0.5
     integers = np.copysign(whole, scaled).astype(np.int8)
     stored = np.concatenate([halves.view(np.uint8), integers.view(np.uint8)], axis=1)
-    return stored.reshape(*x.shape[:-1], -1)
+    return stored.reshape(*x.shape[:-1], stored_bytes(x.shape[-1:], "Q8_0"))
