@@ -67,18 +67,16 @@ def tokenizer_keys(tokenizer: Tokenizer, chat: ChatFormat, vocab_size: int) -> d
 def _tokens(tokenizer: BPETokenizer | SentencePieceTokenizer, chat: ChatFormat, vocab_size: int) -> _Tokens:
     """The names and types by id. Raises InputError for more tokens than ids, or for a name that occurs twice.
 
-    An added token that has a role or a name of ENDS is read as special, so it is special here. Spaces in the names of
-    other added tokens are written as such: llama.cpp looks for them before it replaces spaces.
+    An added token that has a role or a name of ENDS is read as special, so it is special here.
     """
     if tokenizer.vocab_size > vocab_size:
         raise InputError(f"the tokenizer has {tokenizer.vocab_size:,} ids, but the model only {vocab_size:,}.")
     ends = {i for i in (*chat.end_tokens, chat.begin_token) if i is not None}
-    roles = {name for name, i in tokenizer.added.items() if i in ends or name in ENDS}
+    roles = {name: i for name, i in tokenizer.added.items() if i in ends or name in ENDS}
     pads = {f"[PAD{i}]": i for i in range(tokenizer.vocab_size, vocab_size)}
-    special = {**tokenizer.special_tokens, **{name: tokenizer.added[name] for name in roles}, **pads}
-    others = {name: i for name, i in tokenizer.added.items() if name not in roles}
-    added = {name if isinstance(tokenizer, BPETokenizer) else name.replace(SPACE, " "): i for name, i in others.items()}
-    plain = _plain_tokens(tokenizer)
+    special = {**tokenizer.special_tokens, **roles, **pads}
+    added = {name: i for name, i in tokenizer.added.items() if name not in roles and not _is_of_spaces(tokenizer, name)}
+    plain = _plain_tokens(tokenizer, {**special, **added})
     by_id = {i: name for name, i in (plain | special | added).items()}
     if len(by_id) != vocab_size:
         twice = next((name for name in special | added if name in plain), "a token")
@@ -91,12 +89,19 @@ def _tokens(tokenizer: BPETokenizer | SentencePieceTokenizer, chat: ChatFormat, 
     )
 
 
-def _plain_tokens(tokenizer: BPETokenizer | SentencePieceTokenizer) -> dict[str, int]:
-    """The tokens that are neither special nor added, by their names in a file."""
+def _plain_tokens(tokenizer: BPETokenizer | SentencePieceTokenizer, others: Mapping[str, int]) -> dict[str, int]:
+    """The tokens beside the `others`, by their names in a file."""
     if isinstance(tokenizer, BPETokenizer):
         return {to_characters(token): i for token, i in tokenizer.ranks.items()}
-    named = tokenizer.special_tokens | tokenizer.added
-    return {name: i for i, name in enumerate(tokenizer.tokens) if name not in named}
+    return {name: i for i, name in enumerate(tokenizer.tokens) if name not in others}
+
+
+def _is_of_spaces(tokenizer: BPETokenizer | SentencePieceTokenizer, added: str) -> bool:
+    """Whether an added token, such as Gemma's for runs of spaces, is made by merges alone.
+
+    It is looked for in the text with its own spaces, and so never found but by its written name.
+    """
+    return isinstance(tokenizer, SentencePieceTokenizer) and SPACE in added
 
 
 def _kind_of(special: str, i: int) -> int:
@@ -190,15 +195,12 @@ def _check_read_back(
         ours |= {name: getattr(tokenizer, name) for name in ("tokens", "ranks", "pattern", "normalization")}
     else:
         ours |= {"tokens": tuple(tokens.names), "prefix": "none" if tokenizer.prefix == "none" else "part"}
-        ours["merges"] = tuple(merge for merge in tokenizer.merges if _makes_plain(tokenizer, merge))
+        named = {*tokens.special, *tokens.added}
+        ours["merges"] = tuple(
+            (a, b) for a, b in tokenizer.merges if tokenizer.tokens[a] + tokenizer.tokens[b] not in named
+        )
     if differ := [name for name, value in ours.items() if getattr(read, name) != value]:
         raise InputError(f"a GGUF file cannot hold the {' and '.join(differ)} of this tokenizer; {FOLDER}.")
-
-
-def _makes_plain(tokenizer: SentencePieceTokenizer, merge: tuple[int, int]) -> bool:
-    """Whether a merge makes an ordinary token; special and added ones are found before anything is merged."""
-    name = tokenizer.tokens[merge[0]] + tokenizer.tokens[merge[1]]
-    return name not in tokenizer.special_tokens and name not in tokenizer.added
 
 
 def _warn(what: str) -> None:
