@@ -71,8 +71,8 @@ def _tokens(tokenizer: BPETokenizer | SentencePieceTokenizer, chat: ChatFormat, 
     """
     if tokenizer.vocab_size > vocab_size:
         raise InputError(f"the tokenizer has {tokenizer.vocab_size:,} ids, but the model only {vocab_size:,}.")
-    ends = {i for i in (*chat.end_tokens, chat.begin_token) if i is not None}
-    roles = {name: i for name, i in tokenizer.added.items() if i in ends or name in ENDS}
+    ids, names = {chat.begin_token, *chat.end_tokens}, {chat.bos_token, chat.eos_token, *ENDS}
+    roles = {name: i for name, i in tokenizer.added.items() if i in ids or name in names}
     pads = {f"[PAD{i}]": i for i in range(tokenizer.vocab_size, vocab_size)}
     special = {**tokenizer.special_tokens, **roles, **pads}
     added = {name: i for name, i in tokenizer.added.items() if name not in roles and not _is_of_spaces(tokenizer, name)}

@@ -199,10 +199,10 @@ def test_which_ids_have_roles(chat: ChatFormat, ids: dict[str, Any]) -> None:
 
 def test_an_added_token_with_a_role_is_special() -> None:
     """As the reader takes it, and llama.cpp."""
-    tok = BPETokenizer(TOKENS, NAMES, added={"<tool>": 304, "<|im_end|>": 305, "<end>": 306})
-    keys = keys_of(tok, ChatFormat(end_tokens=(306,)))
-    assert keys["token_type"][304:].tolist() == [4, 3, 3]
-    assert again(tok, ChatFormat(end_tokens=(306,)))[0].added == {"<tool>": 304}
+    tok = BPETokenizer(TOKENS, NAMES, added={"<tool>": 304, "<|im_end|>": 305, "<end>": 306, "<begin>": 307})
+    chat = ChatFormat(end_tokens=(306,), bos_token="<begin>")
+    assert keys_of(tok, chat)["token_type"][304:].tolist() == [4, 3, 3, 3]
+    assert again(tok, chat)[0].added == {"<tool>": 304}
 
 
 # ---- what is refused
