@@ -47,30 +47,31 @@ def save_gguf(
     """
     check_dtype(dtype)
     family, layout = gguf_family(config)
-    keys = config_keys(family, config) | {
-        "general.file_type": FILE_TYPES[dtype][1], "general.quantization_version": QUANTIZATION_VERSION,
-    }  # fmt: skip
-    keys |= {} if name is None else {"general.name": name}
     flat = without_mup(checked_parameters(params, config), config)
+    keys = config_keys(family, config) | _general_keys(dtype, name)
     keys |= tokenizer_keys(tokenizer, chat or ChatFormat(), config.vocab_size)
     placements, factors = tensor_placements(layout, config), frequency_factors(config)
-    shapes = {name: placement.shape for name, placement in placements.items()}
-    if factors is not None:
-        shapes = {FREQUENCIES: factors.shape, **shapes}
-    types = {name: stored_type(name, shape, dtype) for name, shape in shapes.items()}
+    shapes = {} if factors is None else {FREQUENCIES: factors.shape}
+    shapes |= {tensor: placement.shape for tensor, placement in placements.items()}
+    types = {tensor: stored_type(tensor, shape, dtype) for tensor, shape in shapes.items()}
     _note_float16(types, dtype)
 
     def content(tensor: str) -> Iterator[np.ndarray]:
-        x = factors if tensor not in placements else to_tensor(layout, config, placements[tensor], flat)
-        assert x is not None
+        held = tensor in placements
+        x = to_tensor(layout, config, placements[tensor], flat) if held else np.asarray(factors)
         return encoded(x, types[tensor], tensor)
 
-    described = {name: Described(types[name], shape) for name, shape in shapes.items()}
+    described = {tensor: Described(types[tensor], shape) for tensor, shape in shapes.items()}
     try:
         write_file(Path(path), keys, described, content, lambda written: _check(written, config))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another place.") from None
     return types
+
+
+def _general_keys(dtype: str, name: str | None) -> dict[str, Any]:
+    version = {"general.file_type": FILE_TYPES[dtype][1], "general.quantization_version": QUANTIZATION_VERSION}
+    return version if name is None else {"general.name": name, **version}
 
 
 def _check(path: Path, config: GPTConfig) -> None:
