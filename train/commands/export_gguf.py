@@ -12,7 +12,7 @@ from jaxllm.pretrained.load import load_pretrained
 from jaxllm.utils.errors import InputError
 
 from ..ideas import load_code
-from ..outputs import check_new, new_file
+from ..outputs import new_file
 from ..runs.load import TrainedRun, load_run
 from .export_verify import BOUND, compared, our_logits
 
@@ -26,7 +26,7 @@ def is_gguf(out: str) -> bool:
 
 
 def check_options(arguments: argparse.Namespace) -> None:
-    """Raises InputError for options that do not belong together, or a file that is there already."""
+    """Raises InputError for options that do not belong together."""
     if not is_gguf(arguments.out):
         if arguments.dtype is not None:
             raise InputError(
@@ -41,7 +41,6 @@ def check_options(arguments: argparse.Namespace) -> None:
             "--adapter writes a folder that PEFT opens, but --out names a GGUF file; leave --adapter out to add the "
             "adapters to the weights, or give --out FOLDER."
         )
-    check_new(Path(arguments.out))
 
 
 def write_gguf(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ MUTATIONS = [
     Mutation("halves of Q8_0 to the even number", ENCODE, "whole += size - whole >= 0.5", "whole = np.rint(size)", f"{ENCODED}::test_the_bits_of_gguf_py"),
     Mutation("halves of Q8_0 by adding a half", ENCODE, "whole += size - whole >= 0.5", "whole = np.floor(size + np.float32(0.5))", f"{ENCODED}::test_number_by_number"),
     Mutation("integers of Q8_0 by the rounded scale", ENCODE, "inverse = 1 / scales", "inverse = 1 / scales.astype(np.float16).astype(np.float32)", f"{ENCODED}::test_the_bits_of_gguf_py"),
-    Mutation("integers of an infinite inverse", ENCODE, "inverse[~np.isfinite(inverse)] = 0", "inverse[scales == 0] = 0", f"{ENCODED}::test_numbers_too_small_for_an_inverse_become_0"),
+    Mutation("integers of an infinite inverse", ENCODE, "inverse[~np.isfinite(inverse)] = 0", "inverse[scales == 0] = 0", f"{ENCODED}::test_numbers_too_small_for_an_inverse_become_0", "RuntimeWarning"),
     Mutation("rows of part of a block quantised", ENCODE, 'return "F16" if shape[-1] % BY_NAME[kind][0] else kind', "return kind", f"{ENCODED}::test_which_tensor_gets_which_type"),
     Mutation("learned positions quantised", ENCODE, "if len(shape) < 2 or name == ALWAYS_FLOAT32:", "if len(shape) < 2:", f"{ENCODED}::test_which_tensor_gets_which_type"),
     Mutation("infinite weights in float16", ENCODE, "if not np.isfinite(halves).all():", "if np.isnan(halves).any():", f"{ENCODED}::test_numbers_beyond_float16_are_refused", "DID NOT RAISE"),
@@ -31,7 +31,8 @@ MUTATIONS = [
     Mutation("another begin token for bos", WRITER, "if begin is not None and bos not in (None, begin):", "if False:", f"{TOKENS}::test_what_gguf_cannot_express_is_refused", "DID NOT RAISE"),
     Mutation("a file without an end token", WRITER, "*chat.end_tokens, tokenizer.end_of_text)", "*chat.end_tokens)", f"{TOKENS}::test_which_ids_have_roles"),
     Mutation("spaces of runs as added tokens", WRITER, "return isinstance(tokenizer, SentencePieceTokenizer) and SPACE in added", "return False", f"{TOKENS}::test_added_tokens_of_spaces_are_made_by_merges"),
-    Mutation("an older GGUF file is overwritten", "train/commands/export_gguf.py", "    check_new(Path(arguments.out))\n", "", f"{COMMAND}::test_no_run_is_read_for_a_file_that_exists"),
+    Mutation("an older GGUF file is overwritten", "train/outputs.py", "    check_new(path)\n    temporary = _beside(path)", "    temporary = _beside(path)", REFUSED),
+    Mutation("a GGUF file left although it differs", "train/commands/export_gguf.py", "with new_file(out) as file:", "for file in [out]:", f"{COMMAND}::test_a_file_of_other_weights_is_not_left"),
     Mutation("adapters in a GGUF file", "train/commands/export_gguf.py", "if arguments.adapter:", "if False:", REFUSED),
     Mutation("a dtype for a folder", "train/commands/export_gguf.py", "if arguments.dtype is not None:\n            raise", "if False:\n            raise", REFUSED),
 ]  # fmt: skip
