@@ -16,6 +16,8 @@ from jaxllm.utils.errors import InputError, shown
 
 # Fields of Llama 3's scaling that a file states by a tensor only; the reader takes their defaults.
 SCALING = ("rope_low_frequency", "rope_high_frequency", "rope_original_context")
+# Architectures whose head is the table of tokens in any case. (ggml-org/llama.cpp, src/llama-model.cpp)
+ALWAYS_TIED = ("gemma", "gemma2")
 FOLDER = "export a folder with --out FOLDER instead"
 
 
@@ -45,6 +47,8 @@ def _lacking(family: Family, layout: Layout, config: GPTConfig) -> list[str]:
         lacking.append("activation")
     if config.sliding_window is not None:
         lacking.append("sliding_window")
+    if family.model_type in ALWAYS_TIED and not config.tie_embeddings:
+        lacking.append("tie_embeddings")
     if (factors := frequency_factors(config)) is not None:
         # A reader takes the largest factor for the model's, which it is unless even the slowest pair is mixed.
         if FREQUENCIES not in layout.ignored or not _same(float(factors.max()), config.rope_factor):

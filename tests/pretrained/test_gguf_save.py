@@ -199,6 +199,9 @@ REFUSED = {
         replace(LLAMA3, rope_base=100.0), "the architecture llama of GGUF has no model.rope_factor = 8.0",
     ),
     "a window and norms": (replace(QWEN3, sliding_window=3), "the architecture qwen3 of GGUF has no model.sliding_window = 3"),
+    "an untied Gemma": (
+        replace(MODELS["gemma"], tie_embeddings=False), "the architecture gemma of GGUF has no model.tie_embeddings = False",
+    ),
     "classes": (replace(GPT2, n_classes=3), "has no model.n_classes = 3"),
     "no family": (replace(GPT2, position="sinusoidal"), "has no model.position = 'sinusoidal'"),
 }  # fmt: skip

@@ -24,6 +24,7 @@ MUTATIONS = [
     Mutation("a file that is not read again", f"{ROOM}/gguf_save.py", "    check_same_config(opened.config, config)\n", "", f"{SAVED}::test_an_older_file_stays_until_the_new_one_is_whole", "DID NOT RAISE"),
     Mutation("muP's division left out of a GGUF file", f"{ROOM}/gguf_save.py", "flat = without_mup(checked_parameters(params, config), config)", "flat = checked_parameters(params, config)", f"{SAVED}::test_mup_goes_into_the_final_norm"),
     Mutation("a window that GGUF lacks", f"{ROOM}/gguf_write_config.py", "if config.sliding_window is not None:", "if False:", f"{SAVED}::test_models_that_gguf_cannot_express[a window and norms]"),
+    Mutation("a Gemma whose head is its own", f"{ROOM}/gguf_write_config.py", "if family.model_type in ALWAYS_TIED and not config.tie_embeddings:", "if False:", f"{SAVED}::test_models_that_gguf_cannot_express[an untied Gemma]", "DID NOT RAISE"),
     Mutation("frequencies in place of their divisors", f"{ROOM}/gguf_write_config.py", "return (1 / (share + (1 - share) / config.rope_factor)).astype", "return (share + (1 - share) / config.rope_factor).astype", f"{SAVED}::test_the_scaling_of_llama_3_is_a_tensor", "InputError"),
     Mutation("interleaved merges in a run of scores", WRITER, "score -= first > end", "score -= 1", f"{TOKENS}::test_tokens_of_equal_scores", "InputError"),
     Mutation("a tokenizer that is not read again", WRITER, "    _check_read_back(tokenizer, tokens, keys)\n", "", f"{TOKENS}::test_what_gguf_cannot_express_is_refused", "DID NOT RAISE"),
