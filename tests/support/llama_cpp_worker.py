@@ -11,10 +11,10 @@ import sys
 import urllib.request
 from typing import Any
 
-import xllamacpp
-
 
 def main() -> None:
+    import xllamacpp  # here, because pytest imports this module for its doctests
+
     asked = json.load(sys.stdin)
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel, params.warmup, params.verbosity = asked["path"], 64, 1, False, 0
