@@ -12,7 +12,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.pretrained.gguf_config import FREQUENCIES
 from jaxllm.pretrained.gguf_encode import FILE_TYPES, check_dtype, encoded, stored_type
-from jaxllm.pretrained.gguf_write import Described, write_file
+from jaxllm.pretrained.gguf_write import TensorToWrite, write_file
 from jaxllm.pretrained.gguf_write_config import check_same_config, config_keys, frequency_factors, gguf_family
 from jaxllm.pretrained.gguf_write_tokenizer import tokenizer_keys
 from jaxllm.pretrained.load import open_pretrained
@@ -61,7 +61,7 @@ def save_gguf(
         x = to_tensor(layout, config, placements[tensor], flat) if held else np.asarray(factors)
         return encoded(x, types[tensor], tensor)
 
-    described = {tensor: Described(types[tensor], shape) for tensor, shape in shapes.items()}
+    described = {tensor: TensorToWrite(types[tensor], shape) for tensor, shape in shapes.items()}
     try:
         write_file(Path(path), keys, described, content, lambda written: _check(written, config))
     except OSError as error:

@@ -18,7 +18,7 @@ FLOAT32 = 6
 TYPE_NUMBERS = {name: number for number, (name, *_) in TYPES.items()}
 
 
-class Described(NamedTuple):
+class TensorToWrite(NamedTuple):
     """A tensor of a header that is written."""
 
     kind: str  # a name of `gguf.TYPES`
@@ -28,7 +28,7 @@ class Described(NamedTuple):
 def write_file(
     path: Path,
     metadata: Mapping[str, Any],
-    tensors: Mapping[str, Described],
+    tensors: Mapping[str, TensorToWrite],
     content: Callable[[str], Iterable[np.ndarray]],
     check: Callable[[Path], None],
 ) -> None:
@@ -51,7 +51,7 @@ def write_file(
         check(Path(file.name))
 
 
-def header(metadata: Mapping[str, Any], tensors: Mapping[str, Described]) -> bytes:
+def header(metadata: Mapping[str, Any], tensors: Mapping[str, TensorToWrite]) -> bytes:
     """The header of version 3: counts, keys with values, and each tensor with its place; without the padding after it.
 
     Values are str, bool, int, float, NumPy arrays [N] of numbers, or lists of str.
