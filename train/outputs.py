@@ -53,18 +53,39 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises InputError where `path` exists and is not an empty folder, or where nothing can be written.
     """
     check_new_folder(path)
-    parent = path.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot write into {parent}: {error}; choose another folder with --out.") from None
+    temporary = _beside(path)
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())  # the rights that mkdir would have given
         os.replace(temporary, path)  # it can replace an empty folder, and nothing else
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """The path of a file to write, in a temporary folder, renamed to `path` at the end; after an exception there is
+    none.
+
+    Raises InputError where `path` exists or nothing can be written.
+    """
+    check_new(path)
+    temporary = _beside(path)
+    try:
+        yield temporary / path.name
+        os.replace(temporary / path.name, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A new temporary folder in the folder of `path`, which is made. Raises InputError where that fails."""
+    parent = path.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write into {parent}: {error}; choose another folder with --out.") from None
 
 
 def _umask() -> int:

@@ -196,8 +196,7 @@ def family_for(config: GPTConfig) -> Family:
 
     Raises InputError if there is none; the message names the nearest family and the fields that it lacks.
     """
-    families = [family for family in FAMILIES if not family.whole_heads or config.d_model % config.n_heads == 0]
-    nearest, lacking = min(((one, _lacking_fields(one, config)) for one in families), key=lambda pair: len(pair[1]))
+    nearest, lacking = min(_lacking_of_each(config), key=lambda pair: len(pair[1]))
     if not lacking:
         return nearest
     fields = " and ".join(f"model.{field} = {shown(getattr(config, field))}" for field in lacking)
@@ -205,6 +204,18 @@ def family_for(config: GPTConfig) -> Family:
         f"no architecture of transformers that this jaxllm writes can express this model: {nearest.architecture} is "
         f"nearest, but has no {fields}."
     )
+
+
+def families_for(config: GPTConfig) -> list[Family]:
+    """All families that can express the config. Raises InputError as `family_for` does."""
+    family_for(config)
+    return [family for family, lacking in _lacking_of_each(config) if not lacking]
+
+
+def _lacking_of_each(config: GPTConfig) -> list[tuple[Family, list[str]]]:
+    """The fields that each family lacks; one whose heads must divide d_model is left out if they do not."""
+    families = [family for family in FAMILIES if not family.whole_heads or config.d_model % config.n_heads == 0]
+    return [(family, _lacking_fields(family, config)) for family in families]
 
 
 def _lacking_fields(family: Family, config: GPTConfig) -> list[str]:

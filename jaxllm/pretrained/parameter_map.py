@@ -73,16 +73,16 @@ def to_params(layout: Layout, config: GPTConfig, placement: Placement, x: np.nda
         x = x + np.asarray(layout.offset, x.dtype)
     parts = apart(layout, config, placement.paths, x)
     if layout.interleaved:
-        parts = [_half_split(config, path, part) for path, part in zip(placement.paths, parts, strict=True)]
+        parts = [_reordered(config, path, part, interleaved=False) for path, part in zip(placement.paths, parts, strict=True)]
     return {path: np.array(part, order="C") for path, part in zip(placement.paths, parts, strict=True)}
 
 
 def to_tensor(layout: Layout, config: GPTConfig, placement: Placement, params: Mapping[str, Any]) -> np.ndarray:
-    """The tensor of a placement from the parameters by path; rotary positions are put into half-split order.
+    """The tensor of a placement from the parameters by path; rotary positions are put into the layout's order.
 
     The result is a view of the parameters where no copy is needed.
     """
-    parts = [in_order(config, path, np.asarray(params[path])) for path in placement.paths]
+    parts = [in_order(config, path, np.asarray(params[path]), layout.interleaved) for path in placement.paths]
     x = parts[0] if len(parts) == 1 else together(layout, config, np.concatenate(parts, axis=-1), len(parts))
     if placement.paths[0].endswith("/scale"):
         x = x - np.asarray(layout.offset, x.dtype)
@@ -105,21 +105,25 @@ def together(layout: Layout, config: GPTConfig, x: np.ndarray, n: int) -> np.nda
     return np.swapaxes(x.reshape(*x.shape[:-1], n, config.n_heads, -1), -2, -3).reshape(x.shape)
 
 
-def in_order(config: GPTConfig, path: str, x: np.ndarray) -> np.ndarray:
-    """A parameter, or a part of it, [..., F] with the features of rotary pairs in half-split order."""
-    return _half_split(config, path, x) if config.position == "rotary_interleaved" else x
+def in_order(config: GPTConfig, path: str, x: np.ndarray, interleaved: bool = False) -> np.ndarray:
+    """A parameter, or a part of it, [..., F] with the features of rotary pairs in half-split or interleaved order."""
+    if interleaved == (config.position == "rotary_interleaved"):
+        return x
+    return _reordered(config, path, x, interleaved)
 
 
-def _half_split(config: GPTConfig, path: str, x: np.ndarray) -> np.ndarray:
-    """x [..., F] with the features of each head from the order of pairs (2i, 2i + 1) to that of pairs (i, i + R/2).
+def _reordered(config: GPTConfig, path: str, x: np.ndarray, interleaved: bool) -> np.ndarray:
+    """x [..., F] with each head's features moved to the order of pairs (2i, 2i + 1) or to that of (i, i + R/2).
 
-    R is the number of features of a head that are rotated. What rotary positions do not act on is unchanged.
+    The first is the interleaved order. R is the number of features of a head that are rotated. What rotary positions do
+    not act on is unchanged.
     """
     if not any(part in path for part in ROTATED):
         return x
     heads = x.reshape(*x.shape[:-1], -1, config.head_dim)
     rotated = rotated_width(config.head_dim, config.rotary_fraction)
-    turned = heads[..., :rotated].reshape(*heads.shape[:-1], -1, 2).swapaxes(-1, -2)
+    pairs = (2, rotated // 2) if interleaved else (rotated // 2, 2)
+    turned = heads[..., :rotated].reshape(*heads.shape[:-1], *pairs).swapaxes(-1, -2)
     if rotated == config.head_dim:
         return turned.reshape(x.shape)
     turned = turned.reshape(*heads.shape[:-1], rotated)

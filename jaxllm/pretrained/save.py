@@ -39,7 +39,7 @@ def save_pretrained(path: str | Path, config: GPTConfig, params: Any) -> None:
     dtype or not finite, or if the folder is not empty or cannot be written.
     """
     path, family = Path(path), family_for(config)
-    flat = without_mup(_checked(params, config), config)
+    flat = without_mup(checked_parameters(params, config), config)
     dtype = np.result_type(*(leaf.dtype for leaf in flat.values())).name
     placements = tensor_placements(family.folder, config)
     tensors = {name: to_tensor(family.folder, config, placement, flat) for name, placement in placements.items()}
@@ -72,7 +72,7 @@ def without_mup(flat: dict[str, np.ndarray], config: GPTConfig) -> dict[str, np.
     }
 
 
-def _checked(params: Any, config: GPTConfig) -> dict[str, np.ndarray]:
+def checked_parameters(params: Any, config: GPTConfig) -> dict[str, np.ndarray]:
     """The parameters by path. Raises InputError if they are not those of the config, or cannot be written."""
     if not isinstance(params, Mapping):
         raise InputError(f"params is {shown(params)}, but must be a nested dict of arrays.")

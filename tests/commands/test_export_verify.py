@@ -42,7 +42,7 @@ def test_our_reader_computes_the_same(tmp_path: Path, capsys: pytest.CaptureFixt
     code, out = export_command(tmp_path)
     assert code == 0 and (out / "model.safetensors").exists()
     verified = capsys.readouterr().out.splitlines()[1]
-    assert verified.startswith("verified: jaxllm.load_pretrained (transformers is not installed) opens the folder")
+    assert verified.startswith("verified: jaxllm.load_pretrained (transformers is not installed) opens it, and")
     assert "128 random tokens within 0.0e+00" in verified
 
 

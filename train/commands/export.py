@@ -1,4 +1,4 @@
-"""`jaxllm export`: writes a run as a folder that transformers opens."""
+"""`jaxllm export`: writes a run as a folder that transformers opens, or as a GGUF file (`export_gguf`)."""
 
 import argparse
 from pathlib import Path
@@ -12,6 +12,7 @@ from ..ideas import load_code
 from ..outputs import new_folder
 from ..runs.load import load_run
 from .export_adapter import how_to_open, verify_adapter, write_adapter_of
+from .export_gguf import check_options, is_gguf, report, write_gguf
 from .export_verify import verify
 from .options import Parser, add_code, add_run
 
@@ -20,20 +21,33 @@ def add_options(parser: Parser) -> None:
     """The options of the command."""
     parser.runs(run, "jaxllm export runs/first --out exported --verify")
     add_run(parser)
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to make")
+    parser.add_argument(
+        "--out", required=True, metavar="FOLDER|FILE.gguf", help="folder to make, or a GGUF file for llama.cpp"
+    )
+    parser.add_argument(
+        "--dtype", metavar="TYPE", help="of the weights in a GGUF file: float32 (default), float16 or q8_0"
+    )
     parser.add_argument(
         "--adapter", action="store_true", help="write a run's adapters alone, as a folder that PEFT opens"
     )
     parser.add_argument(
         "--verify", action="store_true",
-        help="open the folder with transformers (and PEFT), or without it with jaxllm, and compare its logits with the "
-        "run's; exit 1 if they differ, and leave no folder",
+        help="open the folder with transformers (and PEFT), or without it, and a GGUF file always, with jaxllm, and "
+        "compare its logits with the run's; exit 1 if they differ, and leave nothing",
     )  # fmt: skip
     add_code(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the folder, which appears when it is complete."""
+    """Write the folder or the file, which appears when it is complete."""
+    check_options(arguments)
+    if is_gguf(arguments.out):
+        write_gguf(arguments)
+    else:
+        _write_folder(arguments)
+
+
+def _write_folder(arguments: argparse.Namespace) -> None:
     path, step, code, verified = arguments.path, arguments.step, load_code(arguments.code), None
     with new_folder(Path(arguments.out)) as folder:
         exported = load_run(path, step, code=code, adapters=arguments.adapter)
@@ -51,9 +65,4 @@ def run(arguments: argparse.Namespace) -> None:
         print(verified)
     if arguments.adapter and (note := how_to_open(exported)):
         print(note)
-    if exported.config.lora.rank and not arguments.adapter:
-        print("the adapters were added to their maps; `jaxllm merge` proves that this keeps the tuning")
-    if config.vocab_size > tokenizer.vocab_size:
-        print(f"the model has {config.vocab_size:,} ids, its tokenizer uses {tokenizer.vocab_size:,} of them")
-    if config.separator is not None:
-        print("transformers lets a text attend to documents before it; this model was trained without")
+    report(exported, arguments.adapter, "transformers")

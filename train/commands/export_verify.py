@@ -1,4 +1,4 @@
-"""`jaxllm export --verify`: opens the exported folder as its reader will, and compares logits with the run's."""
+"""`jaxllm export --verify`: opens what was exported as its reader will, and compares logits with the run's."""
 
 import importlib
 from collections.abc import Callable
@@ -20,7 +20,7 @@ BOUND = MODEL_TOLERANCES["float32"][0]  # of the largest difference, relative to
 
 
 class Verified(NamedTuple):
-    """What was compared: who read the folder, on how many tokens, and the largest difference of the logits."""
+    """What was compared: who read it, on how many tokens, and the largest difference of the logits."""
 
     reader: str
     n_tokens: int
@@ -29,7 +29,7 @@ class Verified(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"verified: {self.reader} opens the folder, and computes our logits of {self.n_tokens:,} random tokens "
+            f"verified: {self.reader} opens it, and computes our logits of {self.n_tokens:,} random tokens "
             f"within {self.difference:.1e} of the largest, in float32 (bound {self.bound:.1g})"
         )
 
@@ -54,7 +54,7 @@ def compared(
     if not difference <= bound:  # NaN is not
         raise RunError(
             f"the logits of {reader} differ from this model's by {difference:.1e} of the largest, but only {bound:.1g} "
-            "can be rounding; no folder was written: report this model's config as a bug, or export without --verify."
+            "can be rounding; nothing was written: report this model's config as a bug, or export without --verify."
         )
     return Verified(reader, tokens.size, difference, bound)
 

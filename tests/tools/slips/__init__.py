@@ -3,6 +3,7 @@
 from slips import (
     comparison,
     families,
+    gguf_out,
     learn_checking,
     learn_page,
     learn_pieces,
@@ -24,8 +25,8 @@ from slips import (
 from slips.mutation import Mutation, stale
 
 ROOMS = (
-    model, families, comparison, texts, pretrained, training, program, plan,
-    learn_checking, learn_page, learn_pieces, learn_training,
+    model, comparison, texts, pretrained, training, program, plan,
+    families, gguf_out, learn_checking, learn_page, learn_pieces, learn_training,
     tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
 MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]

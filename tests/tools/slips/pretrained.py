@@ -11,7 +11,7 @@ MUTATIONS = [
     Mutation("a role in several words counts as the template's", "jaxllm/pretrained/chat_template.py", "ROLE.fullmatch(role)", "ROLE.match(role)", "pretrained/test_chat_templates.py::test_what_comes_of_a_message_is_the_users"),
     Mutation("the rows of GGUF's Llamas left interleaved", PLACES, "if layout.interleaved:", "if False:", "pretrained/test_gguf_model.py::test_a_gguf_file_is_the_folder[float32-llama]"),
     Mutation("the final norm of a wide model goes out undivided", "jaxllm/pretrained/save.py", 'path.startswith("norm_final/")', 'False', "pretrained/test_pretrained.py::test_a_model_with_mup_is_saved_without"),
-    Mutation("interleaved heads go out as they are", PLACES, 'x) if config.position == "rotary_interleaved" else x', 'x) if False else x', "pretrained/test_pretrained.py::test_interleaved_positions_are_saved_half_split"),
+    Mutation("interleaved heads go out as they are", PLACES, "if interleaved == (config", "if True or interleaved == (config", "pretrained/test_pretrained.py::test_interleaved_positions_are_saved_half_split"),
     Mutation("values to begin with kept in no file", "jaxllm/pretrained/hf_config.py", '"separator", "zero_init",', '"separator",', "pretrained/test_pretrained.py::test_limits_of_unused_features_do_not_refuse_a_model[initial values]", "zero_init = True"),
     Mutation("Gemma's norms without their 1", PLACES, "x = x + np.asarray(layout.offset, x.dtype)", "pass", "pretrained/test_pretrained.py::test_a_saved_model_is_loaded_again[GemmaForCausalLM]"),
     Mutation("shapes of tensors not compared", PLACES, "if wanted.get(name, shape) != shape", "if False", "pretrained/test_hf_folder.py::test_all_that_does_not_fit_is_reported_at_once"),

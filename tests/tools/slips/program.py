@@ -30,7 +30,7 @@ MUTATIONS = [
     Mutation("answers sampled as continuations", "train/commands/generate.py", "answers=arguments.chat", "answers=False", "commands/test_writer.py::test_answers_have_other_defaults"),
     Mutation("a conversation that cannot be reset", "train/commands/chat.py", "            messages = list(first)\n            continue", "            continue", "commands/test_writer.py::test_chat_remembers_forgets_and_ends"),
     Mutation("a tokenizer larger than the model imported", "train/commands/import_.py", "if tokenizer.vocab_size > config.vocab_size:", "if False:", "pretrained/test_pretrained.py::test_import_and_export_leave_nothing_behind"),
-    Mutation("ids that no text uses not reported", "train/commands/export.py", "if config.vocab_size > tokenizer.vocab_size:", "if False:", "pretrained/test_pretrained.py::test_ids_that_no_text_uses_are_reported"),
+    Mutation("ids that no text uses not reported", "train/commands/export_gguf.py", "if config.vocab_size > tokenizer.vocab_size:", "if False:", "pretrained/test_pretrained.py::test_ids_that_no_text_uses_are_reported"),
     Mutation("a layer after the last", "train/commands/attention.py", "0 <= layer < config.n_layers", "0 <= layer <= config.n_layers", "commands/test_looking_inside.py::test_wrong_input_is_one_sentence[attention RUN --prompt a --out a.png --layer 3]"),
     Mutation("every block is taken for the first", "jaxllm/gpt.py", "alike = config.block is None", "alike = True", f"{DESCRIBE}::test_functions_of_the_users"),
     Mutation("different blocks share their rows", "train/commands/describe_report.py", "startswith(\"block_\"), *map(str, part[1])))", "startswith(\"block_\"),))", f"{DESCRIBE}::test_functions_of_the_users"),
