@@ -136,4 +136,6 @@ def _check_shapes(
             for path, shape in wrong[:3]
         ]
         more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
-        raise InputError(f"their model does not fit the config: {'; '.join(parts)}{more}; correct the config or the map.")
+        raise InputError(
+            f"their model does not fit the config: {'; '.join(parts)}{more}; correct the config or the map."
+        )
