@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxllm.compare.foreign.names import NameMap, Source, names_of, of_layer, take
-from jaxllm.compare.foreign.trace import Recording
+from jaxllm.compare.foreign.trace import ROOT, Recording
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.families import EMBEDDING, FAMILIES, GPT2, HEAD, Layout
@@ -76,7 +76,7 @@ def _parameters(
     layout: Layout, wrapper: str, config: GPTConfig, found: Mapping[str, np.ndarray]
 ) -> dict[str, str | Source]:
     """The source of each of the config's parameters that is found, by patterns of our paths."""
-    shapes, out = parameter_shapes(config), {}
+    shapes, out = parameter_shapes(config), dict[str, str | Source]()
     for theirs, held in layout.names.items():
         paths = (held,) if isinstance(held, str) else held
         first = [path.replace("{i}", "0") for path in paths]
@@ -92,18 +92,12 @@ def _parameters(
                 columns=None if equal else (ends[k], ends[k + 1]),
                 add=float(layout.offset) if path.endswith("/scale") else 0.0,
             ))  # fmt: skip
-    return {path: out[path] for path in _in_our_order(config) if path in out}
+    return out
 
 
 def simplest(source: Source) -> str | Source:
     """The name alone where a source says nothing else."""
     return source.from_ if source == Source(source.from_) else source
-
-
-def _in_our_order(config: GPTConfig) -> list[str]:
-    """Patterns of all parameters, in the order of the model."""
-    return list(dict.fromkeys("block_{i}/" + p.partition("/")[2] if p.startswith("block_") else p
-                              for p in parameter_shapes(config)))  # fmt: skip
 
 
 def _fit(
@@ -176,7 +170,7 @@ def _head(modules: Mapping[str, Source], recording: Recording) -> str:
     wrapper = modules["token_embedding"].from_
     names = [modules["head"].from_] if "head" in modules else []
     names += [name for name in recording.outputs if name.rpartition(".")[2] == "lm_head"]
-    return next((name for name in names if name in recording.outputs and name != wrapper), "")
+    return next((name for name in names if name in recording.outputs and name != wrapper), ROOT)
 
 
 def common(one: str, other: str) -> str:
@@ -188,8 +182,13 @@ def common(one: str, other: str) -> str:
     return ".".join(os.path.commonprefix([one.split("."), other.split(".")]))
 
 
+def with_shapes(names: Mapping[str, np.ndarray]) -> list[str]:
+    """Their names with shapes, as text."""
+    return [f"{printable(name, 80)} {list(np.shape(x))}" for name, x in names.items()]
+
+
 def listed(names: Mapping[str, np.ndarray]) -> str:
     """The first of their names with shapes, for a message."""
-    texts = [f"{printable(name, 80)} {list(np.shape(x))}" for name, x in names.items()]
+    texts = with_shapes(names)
     more = f" and {len(texts) - MOST_LISTED:,} more" if texts[MOST_LISTED:] else ""
     return ", ".join(texts[:MOST_LISTED]) + more

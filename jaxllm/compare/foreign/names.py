@@ -26,6 +26,7 @@ from jaxllm.utils.files import read_file
 
 Index = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Count = Annotated[int, Meta(ge=1, le=2**20)]
+PATTERN_OF = re.compile(r"^block_\d+\b")
 PLACEHOLDERS = re.compile(r"\{(.*?)\}")
 
 
@@ -51,9 +52,11 @@ class NameMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def of_layer(sources: Mapping[str, str | Source], n_layers: int) -> dict[str, Source]:
-    """The sources by full names, with the number of each block in the place of {i}."""
+    """The sources by full names, with the number of each block in the place of {i}; those of an empty name left out."""
     out = {}
     for name, given in sources.items():
+        if not given:  # not filled in
+            continue
         source = Source(given) if isinstance(given, str) else given
         for i in range(n_layers if "{i}" in name else 1):
             theirs = source.from_.replace("{i}", str(i))
@@ -119,10 +122,9 @@ def read_map(path: str | Path, parameters: Iterable[str], outputs: Iterable[str]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError, RecursionError) as error:
         raise InputError(f"{path} is no map of names: {printable(str(error))}.") from None
     for table, ours in (("parameters", parameters), ("outputs", outputs)):
-        valid = {re.sub(r"^block_\d+/", "block_{i}/", re.sub(r"^block_\d+$", "block_{i}", name)) for name in ours}
-        valid |= set(ours)
+        valid = {PATTERN_OF.sub("block_{i}", name) for name in ours}
         for name, source in getattr(names, table).items():
-            if name not in valid:
+            if PATTERN_OF.sub("block_{i}", name) not in valid:
                 raise InputError(f"{path} has {shown(name)} under [{table}]: {nearest(name, sorted(valid))}")
             _check_placeholders(path, name, source if isinstance(source, str) else source.from_)
     return names
@@ -147,6 +149,8 @@ def to_toml(names: NameMap) -> str:
 def _inline(source: str | Source) -> str:
     """The name, or an inline table where there is more to say than a name."""
     fields: dict[str, Any] = {"from": source} if isinstance(source, str) else msgspec.to_builtins(source)
+    if not fields.get("add", True):
+        del fields["add"]
     if set(fields) == {"from"}:
         return _text(fields["from"])
     return "{ " + ", ".join(f"{key} = {_text(value)}" for key, value in fields.items()) + " }"

@@ -22,6 +22,7 @@ from jaxllm.utils.files import open_file
 
 KINDS_OF_KEYS = ("in", "out", "grad_out", "param", "grad", "after")  # followed by / and a name
 SINGLE_KEYS = ("tokens", "targets", "loss", "about")
+ROOT = "."  # the name of the whole model among the modules; PyTorch's is empty
 REMEDY = "record it with the file that `jaxllm compare --write-recorder record.py` writes"
 MOST_ABOUT = 2**24  # bytes of the JSON
 
@@ -70,7 +71,9 @@ def read_trace(path: str | Path) -> Recording:
         raise InputError(f"cannot read {path}: {error.strerror}.") from None
     arrays, text = _read_npz(path) if magic == b"PK" else _read_safetensors(path)
     _check_keys(path, arrays)
-    named = {kind: {k.partition("/")[2]: x for k, x in arrays.items() if _kind(k) == kind} for kind in KINDS_OF_KEYS}
+    named = {
+        kind: {k.partition("/")[2] or ROOT: x for k, x in arrays.items() if _kind(k) == kind} for kind in KINDS_OF_KEYS
+    }
     loss = arrays.get("loss")
     recording = Recording(
         str(path), _tokens(path, arrays, "tokens"), _tokens(path, arrays, "targets"),
