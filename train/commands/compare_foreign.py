@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from jaxllm.compare.foreign import record
 from jaxllm.compare.foreign.layouts import guess_names, with_shapes
 from jaxllm.compare.foreign.matched import Matched, match
 from jaxllm.compare.foreign.names import NameMap, read_map, to_toml
-from jaxllm.compare.foreign.side_by_side import ForeignReport, compare_foreign
-from jaxllm.compare.foreign.template import template
+from jaxllm.compare.foreign.side_by_side import Fault, ForeignReport, compare_foreign
+from jaxllm.compare.foreign.template import pattern, template
 from jaxllm.compare.foreign.trace import Recording, read_trace
 from jaxllm.compare.report import fold, table
 from jaxllm.gpt import parameter_shapes
@@ -164,7 +165,20 @@ def _lines(found: ForeignReport) -> list[str]:
     if first:
         lines.append(f"first departure from the tokens on: {first.name}, {first.relative:.1e}")
     if found.faults:
-        lines += ["", "on their own recorded inputs:", *(f"  {fault}" for fault in found.faults)]
+        lines += ["", "each on its own recorded input:", *_grouped(found.faults)]
+    return lines
+
+
+def _grouped(faults: Iterable[Fault]) -> list[str]:
+    """A line for each fault; one for all blocks that have it alike."""
+    groups: dict[tuple[str, str], list[Fault]] = {}
+    for fault in faults:
+        groups.setdefault((pattern(fault.name), fault.explanation), []).append(fault)
+    lines = []
+    for alike in groups.values():
+        worst = max(alike, key=lambda fault: fault.departure)
+        more = f" (and in {len(alike) - 1} more blocks, by less)" if len(alike) > 1 else ""
+        lines.append(f"  {worst}{more}")
     return lines
 
 
