@@ -155,3 +155,25 @@ def _hidden(config: GPTConfig, seen: Arrays) -> np.ndarray:
     if config.gated:
         return layers.GATED[config.activation](seen["mlp/gate"], seen["mlp/up"])
     return layers.ACTIVATIONS[config.activation](seen["mlp/up"])
+
+
+def adamw_of(arrays: Arrays, weight_decay: float = 0.1) -> dict[str, Any]:
+    """The `about` of an AdamW that decays matrices alone, for the parameters of a recording."""
+    names = [key.removeprefix("param/") for key in arrays if key.startswith("param/")]
+    matrices = [name for name in names if arrays[f"param/{name}"].ndim == 2]
+    numbers = {"lr": 1e-3, "betas": [0.9, 0.99], "eps": 1e-8}
+    groups = [
+        numbers | {"weight_decay": weight_decay, "parameters": matrices},
+        numbers | {"weight_decay": 0.0, "parameters": [name for name in names if name not in matrices]},
+    ]
+    return {"class": "AdamW", "new": True, "groups": groups}
+
+
+def matched_arrays(config: GPTConfig, arrays: Arrays, folder: Path) -> Any:
+    """The recording, read back and matched by the guessed names to a config."""
+    from jaxllm.compare.foreign.layouts import guess_names
+    from jaxllm.compare.foreign.matched import match
+    from jaxllm.compare.foreign.trace import read_trace
+
+    recording = read_trace(write_trace(folder / "trace.npz", arrays))
+    return match(config, recording, guess_names(config, recording).names)

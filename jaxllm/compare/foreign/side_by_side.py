@@ -37,9 +37,7 @@ class Fault:
     explanation: str  # "": no known slip explains it
 
     def __str__(self) -> str:
-        return (
-            f"{self.name} departs by {self.departure:.1e}{self.explanation and ': '}{self.explanation}"
-        )
+        return f"{self.name} departs by {self.departure:.1e}{self.explanation and ': '}{self.explanation}"
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,7 @@ def compare_foreign(matched: Matched, dtype: str, ours: Any = None) -> ForeignRe
     return ForeignReport(Report(dtype, every), tuple(faults), tuple(notes))
 
 
-def _of_gradients(
-    matched: Matched, ours: Mapping[str, np.ndarray], rows: list[Comparison], dtype: str
-) -> list[Fault]:
+def _of_gradients(matched: Matched, ours: Mapping[str, np.ndarray], rows: list[Comparison], dtype: str) -> list[Fault]:
     """The fault of all gradients together, if one of their rows is beyond tolerance."""
     piece = gradient_piece(matched, ours, GRADIENTS) if any(row.failed for row in rows) else None
     return [_fault(piece, max(row.relative for row in rows), TOLERANCES[dtype][1])] if piece else []
