@@ -1,5 +1,6 @@
 """Files of recordings: what is read of them, and a sentence for each that is none."""
 
+import ast
 import io
 import json
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 from foreign_traces import SUBJECTS, Arrays, adamw_of, numpy_arrays, write_trace
 
 from jaxllm import InputError
+from jaxllm.compare.foreign import record
 from jaxllm.compare.foreign.trace import read_trace
 from jaxllm.pretrained.safetensors import write_tensors
 
@@ -125,3 +127,10 @@ def test_a_damaged_archive(arrays: Arrays, tmp_path: Path) -> None:
                 read_trace(path)
             except InputError as error:
                 assert "\n" not in str(error)
+
+
+def test_the_recorder_stands_alone() -> None:
+    tree = ast.parse(Path(record.__file__).read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names == {"inspect", "json", "typing", "numpy", "torch"}
