@@ -119,7 +119,7 @@ def read_map(path: str | Path, parameters: Iterable[str], outputs: Iterable[str]
         names = msgspec.convert(content, NameMap)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (ValueError, msgspec.ValidationError, RecursionError) as error:  # TOML's and UTF-8's are ValueErrors
         raise InputError(f"{path} is no map of names: {printable(str(error))}.") from None
     for table, ours in (("parameters", parameters), ("outputs", outputs)):
         valid = {PATTERN_OF.sub("block_{i}", name) for name in ours}

@@ -6,6 +6,7 @@ and what the optimizer's step made of it. Modules and parameters have PyTorch's 
 """
 
 import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -95,7 +96,8 @@ def _kind(key: str) -> str:
 def _read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
     """The arrays of an .npz file by name, and the JSON `about`. Nothing in it is unpickled."""
     try:
-        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's, about headers written by Python 2
             arrays = {info.filename.removesuffix(".npy"): _read_member(archive, info) for info in archive.infolist()}
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, InputError):
