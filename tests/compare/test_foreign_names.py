@@ -97,8 +97,6 @@ def test_arrays_are_laid_out_as_ours(source: Source, stored: np.ndarray) -> None
 def test_heads_of_their_own_modules_are_joined() -> None:
     """As in nanoGPT's forerunner, where each head has its own maps; head 10 follows head 9."""
     heads = {f"blocks.3.heads.{h}.key.weight": np.full((K, D), float(h)) for h in range(11)}
-    (source,) = of_layer({"block_{i}/x": Source("blocks.{i}.heads.{h}.key.weight", transpose=True)}, 4).values()
-    assert source.from_ == "blocks.0.heads.{h}.key.weight"
     source = of_layer({"block_{i}/x": Source("blocks.{i}.heads.{h}.key.weight", transpose=True)}, 4)["block_3/x"]
     joined = take(source, dict(reversed(heads.items())))
     assert joined is not None and joined.shape == (D, 11 * K)

@@ -99,14 +99,14 @@ np.save(PICKLED, np.array([{}], dtype=object), allow_pickle=True)
     (member(b"a text"), "is no valid .npz file"),
     (member(header("{'descr': '<i8', 'fortran_order': False, 'shape': (9999999999,), }")), "another size than its header says"),
     (member(header("{'descr': '<i8', 'fortran_order': False, 'shape': (-1, -1), }")), "another size than its header says"),
-    (member(PICKLED.getvalue()), "'tokens.npy' holds \"|O\", not numbers"),
+    (member(PICKLED.getvalue()), "'tokens.npy' holds 'object', not numbers"),
 ])  # fmt: skip
 def test_files_that_are_no_recordings(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "trace.npz"
     path.write_bytes(content)
     with pytest.raises(InputError) as error:
         read_trace(path)
-    assert message.replace('"', "'") in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_recording_that_is_not_there(tmp_path: Path) -> None:
