@@ -3,6 +3,6 @@
 `piece` is one module's recorded input, output and parameters. `diagnosis` fits a departure against the known slips.
 """
 
-from jaxllm.compare.foreign.piece import KINDS, Piece
+from jaxllm.compare.foreign.piece import KINDS, ForeignPiece, Piece
 
-__all__ = ["KINDS", "Piece"]
+__all__ = ["KINDS", "ForeignPiece", "Piece"]

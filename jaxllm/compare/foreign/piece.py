@@ -15,7 +15,7 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Piece:
+class ForeignPiece:
     """The recorded input and output of one module of a foreign model, or of its loss or optimizer.
 
     All arrays are NumPy's; `params` is a nested dict as ours, with float64 arrays. What the fields hold by `kind`:
@@ -39,6 +39,8 @@ class Piece:
       `extra` has `rule` ("adamw", "adam" or "sgd"), `learning_rate`, and perhaps `betas`, `epsilon`, `weight_decay`,
       `momentum`, `clip_norm` (None: not clipped) and `decayed`, the names whose parameters decay (none given: all).
 
+    `extra["ours"]` may have, for every kind, what ours computes from x, where that is known already.
+
     Raises InputError for another kind.
     """
 
@@ -53,6 +55,9 @@ class Piece:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"the piece {self.name} is of the kind {self.kind!r}; choose one of {', '.join(KINDS)}.")
+
+
+Piece = ForeignPiece
 
 
 def arrays(tree: Any) -> list[np.ndarray]:
