@@ -1,0 +1,62 @@
+"""Numbers rounded to the smaller dtypes, and results that were computed in one of them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxllm.compare.foreign.piece import ForeignPiece, arrays
+from jaxllm.reference.arrays import Array, float64
+
+MOST_ULPS = 8  # of the largest value, by which a result computed in a dtype is wrong
+
+
+def _bits_kept(kept: int) -> Callable[[Any], Array]:
+    """Rounding of a float32 to `kept` bits of its 23, to nearest, ties to even."""
+
+    def rounded(x: Any) -> Array:
+        bits = np.ascontiguousarray(np.asarray(x, np.float64).astype(np.float32)).view(np.uint32).astype(np.uint64)
+        cut = 23 - kept
+        odd = (bits >> np.uint64(cut)) & np.uint64(1)
+        bits = (bits + np.uint64((1 << (cut - 1)) - 1) + odd) >> np.uint64(cut) << np.uint64(cut)
+        return bits.astype(np.uint32).view(np.float32).astype(np.float64)
+
+    return rounded
+
+
+def float16(x: Any) -> Array:
+    """Rounded to float16."""
+    return float64(x).astype(np.float16).astype(np.float64)
+
+
+def float32(x: Any) -> Array:
+    """Rounded to float32."""
+    return float64(x).astype(np.float32).astype(np.float64)
+
+
+bfloat16, tf32 = _bits_kept(7), _bits_kept(10)
+
+# The dtypes of results from the narrowest: how they round, and the distance of 1 from the next number.
+RESULTS: dict[str, tuple[Callable[[Any], Array], float]] = {
+    "bfloat16": (bfloat16, 2.0**-7), "float16": (float16, 2.0**-10), "float32": (float32, 2.0**-23),
+}  # fmt: skip
+# How the operands of a product may be rounded while it is summed in float32.
+OPERANDS = {"bfloat16": bfloat16, "float16": float16, "TF32": tf32}
+ENOUGH = 8  # numbers that have to be of a dtype: one may be by chance
+
+
+def roundings(piece: ForeignPiece, expected: Any) -> Iterator[str]:
+    """A sentence where all recorded numbers are of a smaller dtype, and within a few of its units of ours.
+
+    The record itself is in float32 unless `extra["dtype"]` says float64, so float32 means something only there.
+    """
+    if piece.kind in ("loss", "optimizer", "gradient"):
+        return
+    (got,), (want,) = arrays(piece.got), arrays(expected)
+    for dtype, (rounded, unit) in RESULTS.items():
+        if dtype == "float32" and piece.extra.get("dtype") != "float64":
+            continue
+        of_dtype = np.count_nonzero(got) >= ENOUGH and bool((rounded(got) == got).all())
+        if of_dtype and float(np.abs(got - want).max()) <= MOST_ULPS * unit * float(np.abs(want).max()):
+            yield f"agrees with ours within the rounding of {dtype}, and all its numbers are of {dtype}"
+            return
