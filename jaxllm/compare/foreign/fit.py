@@ -66,16 +66,18 @@ def _step(family: OneNumber, target: Target, value: float, residuals: Array, ste
     return value, residuals
 
 
-def _described(family: OneNumber, target: Target, value: float, residuals: Array) -> Fitted:
+def _described(family: OneNumber, target: Target, value: float, residuals: Array) -> Fitted | None:
     slope, remaining = _slope(family, target, value), float(np.abs(residuals).max())
     steepest = float(np.abs(slope).max())
-    accuracy = remaining / steepest if steepest else math.inf
+    accuracy = max(remaining, 2.0**-52) / steepest if steepest else math.inf
     within = CLOSE_ENOUGH * accuracy + 1e-14 * abs(value)
     names = [name for name, number in (family.names or {}).items() if abs(number - value) <= within]
     round_value = _round(value, within)
     is_round = bool(names) or round_value is not None
     value = value if round_value is None else round_value
     text = f"{_text(value, accuracy)} to {accuracy:.0e}"
+    if 0 <= value < within and not family.may_vanish:
+        return None
     if 0 <= value < within:
         text = f"0, or one below {within:.0e}"
     text = f"{text} ({' = '.join(names)})" if names else text

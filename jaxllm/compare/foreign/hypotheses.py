@@ -36,6 +36,7 @@ class OneNumber:
     starts: Sequence[float]  # values tried first
     lowest: float = -math.inf
     smallest: float = 1e-6  # the size below which a step of the number is of its own size
+    may_vanish: bool = True  # whether a number that the record does not tell from 0 is this slip still
     names: Mapping[str, float] | None = None
 
 

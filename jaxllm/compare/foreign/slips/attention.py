@@ -101,11 +101,8 @@ def _exchanged(params: Params) -> Iterator[tuple[str, str, Params]]:
             says = f"equals ours with {one} and {other} exchanged"
             yield "exchanged", says, {**params, one: params[other], other: params[one]}
             for source, target in ((one, other), (other, one)):
-                yield (
-                    "reused",
-                    f"equals ours with the {source} map for the {target}",
-                    {**params, target: params[source]},
-                )
+                says = f"equals ours with the {source} map for the {target}"
+                yield "reused", says, {**params, target: params[source]}
 
 
 def _transposed(params: Params) -> Iterator[tuple[str, str, Params]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxllm.compare.foreign.hypotheses import Hypothesis, OneNumber
 from jaxllm.compare.foreign.piece import ForeignPiece
+from jaxllm.compare.foreign.slips import attention
 from jaxllm.reference import gpt, layers
 from jaxllm.reference.arrays import Array, float64
 
@@ -25,10 +26,8 @@ class _Parts:
         return layers.norm(self.piece.params[f"norm_{number}"], x, config.norm, config.norm_epsilon)
 
     def attention(self, x: Array) -> Array:
-        from jaxllm.compare.foreign.slips.attention import ours as attended
-
         piece = self.piece
-        return attended(ForeignPiece("attention", piece.name, piece.config, piece.params["attention"], x, piece.got))
+        return attention.ours(ForeignPiece("attention", piece.name, piece.config, piece.params["attention"], x, x))
 
     def mlp(self, x: Array) -> Array:
         return layers.mlp(self.piece.params["mlp"], x, self.piece.config.activation)

@@ -32,7 +32,7 @@ def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis]:
         ("logarithm", "is ours in bits", mean / math.log(2)),
         ("logarithm", "is ours with the logarithm of base 10", mean / math.log(10)),
         ("perplexity", "is the perplexity exp(loss)", math.exp(min(mean, 700))),
-        ("mean-of-probabilities", "is -log of the mean probability", -math.log(max(float(np.exp(-each).mean()), 1e-300))),
+        ("mean-of-probabilities", "is -log of the mean probability", float(-np.log(np.exp(-each).mean()))),
         ("perplexity", "is the mean of the tokens' perplexities", float(np.exp(each).mean())),
     ):  # fmt: skip
         yield Hypothesis(slip, says, _constant(value))

@@ -71,7 +71,7 @@ def _epsilons(piece: ForeignPiece, predict: Callable[[float, bool], Array]) -> I
     yield OneNumber("epsilon", f"fits epsilon = {{value}}; {is_ours}", lambda e: predict(e, False), EPSILONS, 0.0, 1e-8)
     yield OneNumber(
         "epsilon-outside-the-root", f"fits epsilon = {{value}} added after the root; {is_ours}, inside it",
-        lambda e: predict(e, True), EPSILONS, 0.0, 1e-8,
+        lambda e: predict(e, True), EPSILONS, 0.0, 1e-8, may_vanish=False,
     )  # fmt: skip
 
 

@@ -1,10 +1,8 @@
 """Slips of the first step of AdamW, Adam and SGD: dicts of parameters before and after, and of gradients, by name."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -119,7 +117,8 @@ def _decays(how: _Step) -> Iterator[tuple[str, str, _Step]]:
 def _moments(how: _Step) -> Iterator[tuple[str, str, _Step]]:
     if how.rule == "sgd":
         return
-    for corrected, which in (((False, False), "the moments"), ((False, True), "the first moment"), ((True, False), "the second moment")):  # fmt: skip
+    forms = {"the moments": (False, False), "the first moment": (False, True), "the second moment": (True, False)}
+    for which, corrected in forms.items():
         yield "no-bias-correction", f"without the correction of {which}", replace(how, corrected=corrected)
     yield "epsilon-in-the-root", "with epsilon inside the root", replace(how, inside=True)
     yield "no-moments", "with the gradient itself as direction", replace(how, rule="sgd")
@@ -136,4 +135,3 @@ def _others(how: _Step) -> Iterator[tuple[str, str, _Step]]:
     if how.rule == "sgd":
         sign = replace(how, rule="adam", epsilon=0.0)
         yield "sign", "with the sign of the gradient as direction", sign
-        assert math.isfinite(how.learning_rate)
