@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,12 @@ class Explanation:
     free: bool = False  # whether the number is any number, neither round nor of a known meaning
 
 
+def departure(piece: ForeignPiece) -> float:
+    """The largest error of a piece relative to its largest value; inf where shapes differ or numbers are not finite."""
+    expected = _expected(piece)
+    return Target.of(piece.got, expected).remaining(expected) if _comparable(piece, expected) else np.inf
+
+
 def diagnose(piece: ForeignPiece, tolerance: float) -> Explanation | None:
     """The one slip that explains how a piece departs from ours down to `tolerance`, relative to its largest value.
 
@@ -33,18 +40,23 @@ def diagnose(piece: ForeignPiece, tolerance: float) -> Explanation | None:
     record does not tell apart is not named. What is named leaves at most 1 / `EXPLAINED` of the departure.
     """
     with np.errstate(all="ignore"):
-        expected = piece.extra.get("ours")
-        expected = ours(piece) if expected is None else expected
+        expected = _expected(piece)
         if not _comparable(piece, expected):
             return None
         target = Target.of(piece.got, expected)
-        departure = target.remaining(expected)
-        limit = min(tolerance, departure / (EXPLAINED if target.size >= FEW else EXPLAINED_OF_FEW))
-        if departure <= tolerance:
+        parted = target.remaining(expected)
+        limit = min(tolerance, parted / (EXPLAINED if target.size >= FEW else EXPLAINED_OF_FEW))
+        if parted <= tolerance:
             return None
         known = Target.of(expected, expected).remaining(ours(piece)) <= limit / 10
         found = [one for one in _explanations(piece, expected, target, known) if one.remaining <= limit]
-        return _only(found, departure) if found else _rounded(piece, expected, target)
+        return _only(found, parted) if found else _rounded(piece, expected, target)
+
+
+def _expected(piece: ForeignPiece) -> Any:
+    """What ours computes."""
+    expected = piece.extra.get("ours")
+    return ours(piece) if expected is None else expected
 
 
 def _comparable(piece: ForeignPiece, expected: object) -> bool:
@@ -64,7 +76,7 @@ def _explanations(piece: ForeignPiece, expected: object, target: Target, known: 
                 yield Explanation(one.slip, fitted.sentence, fitted.value, fitted.remaining, not fitted.is_round)
 
 
-def _only(found: list[Explanation], departure: float) -> Explanation | None:
+def _only(found: list[Explanation], parted: float) -> Explanation | None:
     """The best explanation, if all are of one kind and no other form of it does as well.
 
     A slip without a free number may be preferred to one whose number is fitted and has no meaning: the same numbers
@@ -76,7 +88,7 @@ def _only(found: list[Explanation], departure: float) -> Explanation | None:
     if len(kinds) > 1:
         if len({one.slip for one in bound}) != 1:
             return None
-        found = [one for one in bound if one.remaining <= departure / PRECISE]
+        found = [one for one in bound if one.remaining <= parted / PRECISE]
     as_good = [one for one in found if one.remaining <= 3 * least + 1e-15]
     return as_good[0] if len({one.sentence for one in as_good}) == 1 else None
 

@@ -45,7 +45,8 @@ def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis | OneNumber]:
     yield from rotary.bases(params, x, how)
     for slip, says, changed_params in chain(_without_biases(params), _exchanged(params), _transposed(params)):
         yield Hypothesis(slip, says, partial(attend, changed_params, x, how))
-    yield Hypothesis("residual", "equals ours plus its input", lambda: attend(params, x, how) + x)
+    if x.shape == np.shape(piece.got):
+        yield Hypothesis("residual", "equals ours plus its input", lambda: attend(params, x, how) + x)
     no_output = {**params, "output": {"kernel": np.eye(np.shape(params["output"]["kernel"])[0])}}
     yield Hypothesis("no-output", "equals ours without the output map", partial(attend, no_output, x, how))
     if "query_norm" in params:

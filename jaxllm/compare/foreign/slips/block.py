@@ -51,7 +51,7 @@ def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis | OneNumber]:
         yield Hypothesis(name, f"equals ours {says}", result)
     yield OneNumber(
         "residual-scale", "fits attention and MLP times {value} where they are added",
-        lambda c: _added(x + c * attended, of, c), (0.5, 1.0, 2.0),
+        lambda c: _added(x + c * attended, of, c), (0.5, 1.0, 2.0), may_vanish=False,
     )  # fmt: skip
 
 

@@ -18,11 +18,12 @@ def hypotheses(piece: ForeignPiece, expected: Any) -> Iterator[Hypothesis | OneN
     if piece.kind in NOT_OF:
         return
     yield Hypothesis("zero", "is zero everywhere", lambda: tree_map(np.zeros_like, expected))
-    if np.shape(piece.x) == np.shape(expected) and piece.kind != "gradient":
+    if np.shape(piece.x) == np.shape(expected) and piece.kind not in ("gradient", "position_embedding"):
         yield Hypothesis("identity", "is its input, unchanged", lambda: piece.x)
     yield OneNumber(
-        "factor", "is {value} times ours", lambda c: tree_map(lambda y: c * y, expected), (1.0,), names=_names(piece)
-    )
+        "factor", "is {value} times ours", lambda c: tree_map(lambda y: c * y, expected), (1.0,), may_vanish=False,
+        names=_names(piece),
+    )  # fmt: skip
 
 
 def _names(piece: ForeignPiece) -> Mapping[str, float]:

@@ -33,8 +33,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "the sigmoid form of GELU (quick_gelu)": quick_gelu, "ReLU": layers.relu, "squared ReLU": layers.squared_relu,
     "SiLU": layers.silu, "the sigmoid": sigmoid, "tanh": np.tanh, "no activation": lambda x: x,
 }  # fmt: skip
-# The activation of the gate in each of ours.
-OPENED = {"swiglu": layers.silu, "geglu": layers.gelu_tanh}
 OURS = {
     "gelu_tanh": "the tanh form of GELU", "gelu": "the exact GELU", "relu": "ReLU", "squared_relu": "squared ReLU",
     "swiglu": "SiLU", "geglu": "the tanh form of GELU",
@@ -46,16 +44,20 @@ def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis]:
     if piece.config.activation not in OURS:
         return
     x, params = float64(piece.x), piece.params
+    own_name = OURS[piece.config.activation]
     for name, activation in ACTIVATIONS.items():
+        if name == own_name:
+            continue
         yield Hypothesis(
-            "activation", f"equals ours with {name} in place of {OURS[piece.config.activation]}",
+            "activation", f"equals ours with {name} in place of {own_name}",
             partial(_mlp, params, x, activation),
         )  # fmt: skip
-    own = OPENED.get(piece.config.activation) or layers.ACTIVATIONS[piece.config.activation]
+    own = ACTIVATIONS[own_name]
     yield from _biases(params, x, own)
     if "gate" in params:
         yield from _gates(params, x, own)
-    yield Hypothesis("residual", "equals ours plus its input", lambda: _mlp(params, x, own) + x)
+    if x.shape == np.shape(piece.got):
+        yield Hypothesis("residual", "equals ours plus its input", lambda: _mlp(params, x, own) + x)
     yield from _transposed(params, x, own)
 
 

@@ -28,7 +28,6 @@ class _Step:
     decoupled: bool  # whether the decay passes the moments by
     corrected: tuple[bool, bool] = (True, True)  # whether each moment's beginning at 0 is corrected
     inside: bool = False  # whether epsilon is inside the root
-    decay_with_rate: bool = True  # whether a decoupled decay is multiplied by the learning rate
     decay_last: bool = False  # whether parameters decay after the update
     uphill: bool = False
 
@@ -63,7 +62,7 @@ def _moved(p: Array, g: Array, name: str, how: _Step) -> Array:
     direction = -_direction(g, how) if how.uphill else _direction(g, how)
     if not how.decoupled:
         return p - how.learning_rate * direction
-    shrink = decay * (how.learning_rate if how.decay_with_rate else 1.0)
+    shrink = decay * how.learning_rate
     if how.decay_last:
         return (p - how.learning_rate * direction) * (1 - shrink)
     return p - shrink * p - how.learning_rate * direction
@@ -96,8 +95,18 @@ def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis | OneNumber]:
     yield OneNumber(
         "weight-decay", f"fits a weight decay of {{value}}; ours is {how.weight_decay:g}",
         lambda decay: _after(piece, replace(how, weight_decay=decay)), (0.0, how.weight_decay, 0.01, 0.1),
-        smallest=1e-4,
+        smallest=1e-4, names=_decay_names(how),
     )  # fmt: skip
+
+
+def _decay_names(how: _Step) -> dict[str, float]:
+    """The weight decays that have a meaning beside ours."""
+    if not how.weight_decay:
+        return {}
+    return {
+        "ours with the other sign": -how.weight_decay,
+        "ours / the learning rate, which does not multiply it there": how.weight_decay / how.learning_rate,
+    }
 
 
 def _decays(how: _Step) -> Iterator[tuple[str, str, _Step]]:
@@ -105,13 +114,11 @@ def _decays(how: _Step) -> Iterator[tuple[str, str, _Step]]:
         return
     if how.decoupled:
         yield "decay-coupled", "with the decay added to the gradient", replace(how, decoupled=False)
-        yield "decay-rate", "with a decay that the learning rate does not multiply", replace(how, decay_with_rate=False)
         yield "decay-last", "with the decay after the update", replace(how, decay_last=True)
     else:
         yield "decay-coupled", "with the decay apart from the gradient", replace(how, decoupled=True)
     if how.decayed is not None:
         yield "decayed", "with the decay of all parameters", replace(how, decayed=None)
-    yield "decay-sign", "with a decay of the other sign", replace(how, weight_decay=-how.weight_decay)
 
 
 def _moments(how: _Step) -> Iterator[tuple[str, str, _Step]]:

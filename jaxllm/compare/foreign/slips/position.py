@@ -44,7 +44,11 @@ def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis | OneNumber]:
     if piece.x is not None:
         yield Hypothesis("no-positions", "equals ours without positions", partial(_sum, piece, np.zeros_like(rows)))
         yield OneNumber(
-            "position-scale", "fits positions times {value}", lambda c: _sum(piece, c * rows), (0.5, 1.0, 2.0)
+            "position-scale",
+            "fits positions times {value}",
+            lambda c: _sum(piece, c * rows),
+            (0.5, 1.0, 2.0),
+            may_vanish=False,
         )
     yield Hypothesis("positions-reversed", "equals ours with positions from the end", partial(_sum, piece, rows[::-1]))
     first = partial(_sum, piece, np.broadcast_to(rows[:1], rows.shape))

@@ -40,8 +40,8 @@ bfloat16, tf32 = _bits_kept(7), _bits_kept(10)
 RESULTS: dict[str, tuple[Callable[[Any], Array], float]] = {
     "bfloat16": (bfloat16, 2.0**-7), "float16": (float16, 2.0**-10), "float32": (float32, 2.0**-23),
 }  # fmt: skip
-# How the operands of a product may be rounded while it is summed in float32.
-OPERANDS = {"bfloat16": bfloat16, "float16": float16, "TF32": tf32}
+# How the operands of a product may be rounded while it is summed in float32. TF32 has the bits of float16.
+OPERANDS = {"bfloat16": bfloat16, "TF32 or float16": tf32}
 ENOUGH = 8  # numbers that have to be of a dtype: one may be by chance
 
 
