@@ -9,6 +9,8 @@ from jaxllm.compare.foreign.hypotheses import OneNumber, Target
 from jaxllm.reference.arrays import Array
 
 MOST_STEPS = 30
+MOST_HALVINGS = 5
+STALLED = 0.99  # of the residuals before a step: what it leaves where it is the last
 CLOSE_ENOUGH = 3  # accuracies between a fitted number and the round one that is named
 
 
@@ -37,9 +39,9 @@ def fit(family: OneNumber, target: Target) -> Fitted | None:
         slope = _slope(family, target, value)
         if not np.isfinite(slope).all() or not slope.any():
             break
-        new, new_residuals = _step(family, target, value, residuals, -float(slope @ residuals / (slope @ slope)))
-        moved, value, residuals = abs(new - value), new, new_residuals
-        if moved <= 1e-13 * max(abs(value), family.smallest):
+        before = _size(residuals)
+        value, residuals = _step(family, target, value, residuals, -float(slope @ residuals / (slope @ slope)))
+        if _size(residuals) > STALLED * before:
             break
     return _described(family, target, value, residuals)
 
@@ -57,7 +59,7 @@ def _slope(family: OneNumber, target: Target, value: float) -> Array:
 
 def _step(family: OneNumber, target: Target, value: float, residuals: Array, step: float) -> tuple[float, Array]:
     """The number after a step, halved until the residuals are smaller; unchanged where they never are."""
-    for _ in range(12):
+    for _ in range(MOST_HALVINGS):
         new = max(value + step, family.lowest)
         new_residuals = target.residuals(family.predict(new))
         if _size(new_residuals) < _size(residuals):
@@ -80,7 +82,8 @@ def _described(family: OneNumber, target: Target, value: float, residuals: Array
         return None
     if 0 <= value < within:
         text = f"0, or one below {within:.0e}"
-    text = f"{text} ({' = '.join(names)})" if names else text
+    if names:
+        text = f"{' = '.join(names)} = {value:.4g} to {accuracy:.0e}"
     return Fitted(value, accuracy, remaining, is_round, family.says.format(value=text))
 
 

@@ -57,14 +57,14 @@ def _scores(config: Any, params: Params, x: Array, how: Attending) -> Iterator[O
     """What the scores are multiplied by, and their cap."""
     k, d, h = config.head_dim, config.d_model, config.n_heads
     names: Mapping[str, float] = {
-        "1": 1.0, "1 / d_head": 1 / k, "1 / sqrt(d_model)": 1 / math.sqrt(d), "1 / d_model": 1 / d,
+        "1 / d_head": 1 / k, "1 / sqrt(d_model)": 1 / math.sqrt(d), "1 / d_model": 1 / d,
         "sqrt(d_head)": math.sqrt(k), "1 / sqrt(n_heads)": 1 / math.sqrt(h), "1 / n_heads": 1 / h,
         "-1 / sqrt(d_head)": -1 / math.sqrt(k),
     }  # fmt: skip
     yield OneNumber(
         "score-scale", f"fits scores times {{value}}; ours is 1 / sqrt(d_head) = {how.scale:.6g}",
         lambda c: attend(params, x, replace(how, scale=c)),
-        [*names.values(), *(how.scale * 2.0**n for n in range(-4, 5) if n)], smallest=how.scale, names=names,
+        [1.0, *names.values(), *(how.scale * 2.0**n for n in range(-4, 5) if n)], smallest=how.scale, names=names,
     )  # fmt: skip
     yield OneNumber(
         "score-cap", "fits scores capped by {value} tanh(score / cap)",
