@@ -42,7 +42,7 @@ FAULTS = (
     ("gpt-2", "block_1", "parallel", "parallel"),
     ("llama", "block_0", "no residual", "residual"),
     ("gpt-2", "block_0/norm_1", "unknown", None),
-    ("gpt-2", "block_0/norm_1", "unbiased epsilon", None),
+    ("gpt-2", "block_0/norm_1", "unbiased + epsilon", None),
 )
 LIBRARIES = (
     ("numpy", "float64", 1e-9),
@@ -80,6 +80,26 @@ def test_a_planted_fault(
     here = departures(model, library(name, dtype), {place: fault}, tolerance)
     assert list(here) == [place]
     assert (here[place] and here[place].slip) == slip
+
+
+TWO = (
+    ("gpt-2", "block_0/attention/heads", "no scale + late mask"),
+    ("gpt-2", "block_0/attention/heads", "width + softmax over queries"),
+    ("llama", "block_1/attention/heads", "interleaved + late queries"),
+    ("llama", "block_1/attention/heads", "base + width"),
+    ("llama", "block_1/attention/heads", "tiled + window"),
+    ("gpt-2", "norm_final", "kind + unbiased"),
+    ("llama", "block_0/norm_2", "offset + epsilon"),
+    ("gpt-2", "block_1/attention/output", "transposed + no bias"),
+    ("gpt-2", "block_1/mlp/up", "bfloat16 + no bias"),
+    ("llama", "head", "no norm + tied"),
+)
+
+
+@pytest.mark.parametrize(("model", "place", "faults"), TWO)
+def test_of_two_faults_in_one_place_none_is_named(model: str, place: str, faults: str) -> None:
+    here = departures(model, Library(), {place: faults}, 1e-9)
+    assert here == {place: None}
 
 
 def test_every_fault_is_found_not_only_the_first() -> None:

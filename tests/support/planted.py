@@ -1,14 +1,12 @@
 """A GPT written as people write one, with a place for faults, over PyTorch or NumPy.
 
-It shares nothing with `jaxllm`. A fault is a word at the name of a module; a module that does not know its word raises.
+It shares nothing with `jaxllm`. A fault is a word at the name of a module. A module's input is its arguments.
 """
 
 import math
 from typing import Any
 
 import numpy as np
-
-T_AXIS, K_AXIS = -2, -1
 
 
 class NumpyModule:
@@ -79,8 +77,9 @@ class Part:
         below = f"{self.name}/{name}" if self.name else name
         return self.lib.classes[kind](self.lib, self.config, params, self.faults, below)
 
-    def unknown(self) -> Any:
-        raise AssertionError(f"{self.name} does not know the fault {self.fault}")
+    def has(self, fault: str) -> bool:
+        """Whether a fault is planted here; several are joined by " + "."""
+        return fault in self.fault.split(" + ")
 
 
 class Linear(Part):
@@ -89,11 +88,11 @@ class Linear(Part):
         self.bias = self.lib.parameter(params["bias"]) if "bias" in params else None
 
     def forward(self, x: Any) -> Any:
-        weight = self.weight if self.fault == "transposed" else self.weight.T
-        if self.fault == "bfloat16":
+        weight = self.weight if self.has("transposed") else self.weight.T
+        if self.has("bfloat16"):
             x, weight = self.lib.bfloat16(x), self.lib.bfloat16(weight)
         y = x @ weight
-        return y if self.bias is None or self.fault == "no bias" else y + self.bias
+        return y if self.bias is None or self.has("no bias") else y + self.bias
 
 
 class Norm(Part):
@@ -103,13 +102,13 @@ class Norm(Part):
 
     def forward(self, x: Any) -> Any:
         d, kind = x.shape[-1], self.config.norm
-        kind = {"layer_norm": "rms_norm", "rms_norm": "layer_norm"}[kind] if self.fault == "kind" else kind
+        kind = {"layer_norm": "rms_norm", "rms_norm": "layer_norm"}[kind] if self.has("kind") else kind
         centred = x - x.mean(-1, keepdims=True) if kind == "layer_norm" else x
-        variance = (centred**2).sum(-1, keepdims=True) / (d - 1 if "unbiased" in self.fault else d)
-        epsilon = 1e-3 if "epsilon" in self.fault else self.config.norm_epsilon
-        y = centred / (variance + epsilon) ** 0.5 * (self.weight + (1 if self.fault == "offset" else 0))
+        variance = (centred**2).sum(-1, keepdims=True) / (d - 1 if self.has("unbiased") else d)
+        epsilon = 1e-3 if self.has("epsilon") else self.config.norm_epsilon
+        y = centred / (variance + epsilon) ** 0.5 * (self.weight + (1 if self.has("offset") else 0))
         y = y if self.bias is None else y + self.bias
-        return y + 0.01 * self.lib.xp.sin(3 * y) if self.fault == "unknown" else y
+        return y + 0.01 * self.lib.xp.sin(3 * y) if self.has("unknown") else y
 
 
 class Heads(Part):
@@ -122,20 +121,20 @@ class Heads(Part):
         xp, c = self.lib.xp, self.config
         q, k, v = (self.split(z, n) for z, n in ((q, c.n_heads), (k, c.kv_heads), (v, c.kv_heads)))
         if c.position == "rotary":
-            q, k = self.rotate(q, 1 if self.fault == "late queries" else 0), self.rotate(k, 0)
+            q, k = self.rotate(q, 1 if self.has("late queries") else 0), self.rotate(k, 0)
         times = c.n_heads // c.kv_heads
-        if self.fault == "tiled":
+        if self.has("tiled"):
             k, v = xp.concatenate([k] * times, 1), xp.concatenate([v] * times, 1)
         else:
             k, v = (xp.stack([z] * times, 2).reshape(z.shape[0], c.n_heads, *z.shape[2:]) for z in (k, v))
-        scale = {"no scale": 1.0, "width": c.d_model**-0.5}.get(self.fault, c.head_dim**-0.5)
+        scale = 1.0 if self.has("no scale") else c.d_model**-0.5 if self.has("width") else c.head_dim**-0.5
         scores = q @ k.swapaxes(-1, -2) * scale
         t = self.lib.integers(np.arange(q.shape[-2]))
-        seen = t[:, None] + {"late mask": 1}.get(self.fault, 0) >= t[None, :]
-        if self.fault == "window":
+        seen = t[:, None] + int(self.has("late mask")) >= t[None, :]
+        if self.has("window"):
             seen = seen & (t[:, None] - t[None, :] < 4)
-        scores = scores if self.fault == "no mask" else xp.where(seen, scores, self.lib.array(-1e30))
-        y = self.lib.softmax(scores, -2 if self.fault == "softmax over queries" else -1) @ v
+        scores = scores if self.has("no mask") else xp.where(seen, scores, self.lib.array(-1e30))
+        y = self.lib.softmax(scores, -2 if self.has("softmax over queries") else -1) @ v
         return y.swapaxes(1, 2).reshape(y.shape[0], y.shape[2], -1)
 
     def split(self, z: Any, n: int) -> Any:
@@ -143,10 +142,10 @@ class Heads(Part):
 
     def rotate(self, z: Any, shift: int) -> Any:
         xp, k = self.lib.xp, z.shape[-1]
-        base = 500.0 if self.fault == "base" else self.config.rope_base
+        base = 500.0 if self.has("base") else self.config.rope_base
         angles = np.outer(np.arange(z.shape[-2]) + shift, base ** (-np.arange(0, k, 2) / k))
         cos, sin = self.lib.array(np.cos(angles)), self.lib.array(np.sin(angles))
-        if self.fault == "interleaved":
+        if self.has("interleaved"):
             a, b = z[..., 0::2], z[..., 1::2]
             return xp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(z.shape)
         a, b = z[..., : k // 2], z[..., k // 2 :]
@@ -171,12 +170,12 @@ class Activation(Part):
     def forward(self, *z: Any) -> Any:
         xp = self.lib.xp
         if self.config.activation == "swiglu":
-            gate, up = reversed(z) if self.fault == "exchanged" else z
+            gate, up = reversed(z) if self.has("exchanged") else z
             return gate / (1 + xp.exp(-gate)) * up
         (x,) = z
-        if self.fault == "exact":
+        if self.has("exact"):
             return 0.5 * x * (1 + self.lib.erf(x / 2**0.5))
-        if self.fault == "quick":
+        if self.has("quick"):
             return x / (1 + xp.exp(-1.702 * x))
         return 0.5 * x * (1 + xp.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
@@ -199,11 +198,11 @@ class Block(Part):
         self.mlp = self.make("MLP", "mlp", params["mlp"])
 
     def forward(self, x: Any) -> Any:
-        if self.fault == "parallel":
+        if self.has("parallel"):
             return x + self.attention(self.norm_1(x)) + self.mlp(self.norm_2(x))
         middle = x + self.attention(self.norm_1(x))
         rest = self.mlp(self.norm_2(middle))
-        return rest if self.fault == "no residual" else middle + rest
+        return rest if self.has("no residual") else middle + rest
 
 
 class Embedding(Part):
@@ -212,7 +211,7 @@ class Embedding(Part):
 
     def forward(self, tokens: Any) -> Any:
         y = self.weight[tokens]
-        return y * self.config.d_model**0.5 if self.fault == "scaled" else y
+        return y * self.config.d_model**0.5 if self.has("scaled") else y
 
 
 class Positions(Part):
@@ -220,7 +219,7 @@ class Positions(Part):
         self.weight = self.lib.parameter(params["table"])
 
     def forward(self, x: Any) -> Any:
-        first = 1 if self.fault == "from one" else 0
+        first = 1 if self.has("from one") else 0
         return x + self.weight[first : first + x.shape[-2]]
 
 
@@ -235,7 +234,7 @@ class GPT(Part):
         self.norm_final = self.make("Norm", "norm_final", params["norm_final"])
         if not c.tie_embeddings:
             self.head = self.make("Linear", "head", params["head"])
-        self.head_fault = self.faults.get("head", "")
+        self.fault = self.faults.get("head", "")
 
     def forward(self, tokens: Any) -> Any:
         x = self.token_embedding(tokens)
@@ -243,7 +242,7 @@ class GPT(Part):
         for i in range(self.config.n_layers):
             x = getattr(self, f"block_{i}")(x)
         normed = self.norm_final(x)
-        normed = x if self.head_fault == "no norm" else normed
-        if self.config.tie_embeddings or self.head_fault == "tied":
+        normed = x if self.has("no norm") else normed
+        if self.config.tie_embeddings or self.has("tied"):
             return normed @ self.token_embedding.weight.T
         return self.head(normed)

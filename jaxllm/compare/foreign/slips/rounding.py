@@ -8,7 +8,10 @@ import numpy as np
 from jaxllm.compare.foreign.piece import ForeignPiece, arrays
 from jaxllm.reference.arrays import Array, float64
 
-MOST_ULPS = 8  # of the largest value, by which a result computed in a dtype is wrong
+MOST_ULPS = 2  # of the largest value, by which a result computed in a dtype is wrong
+# Errors of rounding have no pattern. Of random errors, the mean square of the means along an axis is 1 / n of theirs,
+# and the correlation with other numbers 1 / sqrt(n). What is above these multiples is not rounding alone.
+MOST_OF_MEANS, MOST_CORRELATED = 3.0, 5.0
 
 
 def _bits_kept(kept: int) -> Callable[[Any], Array]:
@@ -57,6 +60,16 @@ def roundings(piece: ForeignPiece, expected: Any) -> Iterator[str]:
         if dtype == "float32" and bool((rounded(piece.x) == piece.x).all()):
             continue
         of_dtype = np.count_nonzero(got) >= ENOUGH and bool((rounded(got) == got).all())
-        if of_dtype and float(np.abs(got - want).max()) <= MOST_ULPS * unit * float(np.abs(want).max()):
+        small = float(np.abs(got - want).max()) <= MOST_ULPS * unit * float(np.abs(want).max())
+        if of_dtype and small and _is_random(got - want, want):
             yield f"agrees with ours within the rounding of {dtype}, and all its numbers are of {dtype}"
             return
+
+
+def _is_random(errors: Array, want: Array) -> bool:
+    """Whether errors [..., D] are alike neither along an axis, nor multiples of what is wanted."""
+    rows = errors.reshape(-1, errors.shape[-1])
+    square = float((rows**2).mean())
+    of_means = [n * float((rows.mean(axis=axis) ** 2).mean()) for axis, n in enumerate(rows.shape)]
+    correlation = float((errors * want).mean()) / np.sqrt(square * float((want**2).mean()))
+    return max(of_means) < MOST_OF_MEANS * square and abs(correlation) * np.sqrt(rows.size) < MOST_CORRELATED
