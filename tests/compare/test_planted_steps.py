@@ -60,7 +60,7 @@ def scaled(tree: Any, factor: float) -> Any:
 
 PART = GRADIENT.extra["parts"]["token_embedding/table"]["head"]
 GRADIENTS = {
-    "factor": (scaled(GRADIENT.x, 36.0), "is the number of tokens = 36 to"),
+    "factor": (scaled(GRADIENT.x, 36.0), "is ours times 36 (the number of tokens) to"),
     "clipped": (scaled(GRADIENT.x, 1.0 / norm(GRADIENT.x)), "equals ours clipped to a norm of 1"),
     "detached": ({**GRADIENT.x, "norm_final/scale": np.zeros(5)}, "equals ours, but is zero of norm_final/scale"),
     "tied-gradient": (
@@ -109,7 +109,7 @@ def test_a_step(slip: str) -> None:
 
 def test_a_decay_that_the_learning_rate_does_not_multiply() -> None:
     said = diagnose(replace(STEP, got=stepped(decay=DECAY / RATE)), 1e-9)
-    assert said is not None and "the learning rate, which does not multiply it there = 10 to" in said.sentence
+    assert said is not None and "10 (ours / the learning rate, which does not multiply it there) to" in said.sentence
 
 
 @pytest.mark.parametrize(("theirs", "rule", "slip"), [

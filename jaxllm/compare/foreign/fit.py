@@ -83,7 +83,7 @@ def _described(family: OneNumber, target: Target, value: float, residuals: Array
     if 0 <= value < within:
         text = f"0, or one below {within:.0e}"
     if names:
-        text = f"{' = '.join(names)} = {value:.4g} to {accuracy:.0e}"
+        text = f"{value:.6g} ({' = '.join(names)}) to {accuracy:.0e}"
     return Fitted(value, accuracy, remaining, is_round, family.says.format(value=text))
 
 

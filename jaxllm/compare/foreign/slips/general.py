@@ -21,7 +21,7 @@ def hypotheses(piece: ForeignPiece, expected: Any) -> Iterator[Hypothesis | OneN
     if np.shape(piece.x) == np.shape(expected) and piece.kind not in ("gradient", "position_embedding"):
         yield Hypothesis("identity", "is its input, unchanged", lambda: piece.x)
     yield OneNumber(
-        "factor", "is {value} times ours", lambda c: tree_map(lambda y: c * y, expected), (1.0,), may_vanish=False,
+        "factor", "is ours times {value}", lambda c: tree_map(lambda y: c * y, expected), (1.0,), may_vanish=False,
         names=_names(piece),
     )  # fmt: skip
 
