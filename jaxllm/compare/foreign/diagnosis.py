@@ -1,7 +1,7 @@
 """Which known slip explains a departure: one that leaves nothing over, where no slip of another kind does as well."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxllm.compare.foreign.fit import fit
 from jaxllm.compare.foreign.hypotheses import Hypothesis, OneNumber, Target
 from jaxllm.compare.foreign.piece import ForeignPiece, arrays
 from jaxllm.compare.foreign.slips import hypotheses, ours, roundings
+from jaxllm.compare.twins import reference_config
 
 EXPLAINED = 30  # times as large as what remains must the departure be
 FEW, EXPLAINED_OF_FEW = 8, 300  # the same where fewer numbers than these were recorded
@@ -29,6 +30,7 @@ class Explanation:
 
 def departure(piece: ForeignPiece) -> float:
     """The largest error of a piece relative to its largest value; inf where shapes differ or numbers are not finite."""
+    piece = _with_twins(piece)
     expected = _expected(piece)
     return Target.of(piece.got, expected).remaining(expected) if _comparable(piece, expected) else np.inf
 
@@ -39,6 +41,7 @@ def diagnose(piece: ForeignPiece, tolerance: float) -> Explanation | None:
     None where the piece agrees, where no known slip explains it, and where slips of different kinds do: what the
     record does not tell apart is not named. What is named leaves at most 1 / `EXPLAINED` of the departure.
     """
+    piece = _with_twins(piece)
     with np.errstate(all="ignore"):
         expected = _expected(piece)
         if not _comparable(piece, expected):
@@ -51,6 +54,11 @@ def diagnose(piece: ForeignPiece, tolerance: float) -> Explanation | None:
         known = Target.of(expected, expected).remaining(ours(piece)) <= limit / 10
         found = [one for one in _explanations(piece, expected, target, known) if one.remaining <= limit]
         return _only(found, parted) if found else _rounded(piece, expected, target)
+
+
+def _with_twins(piece: ForeignPiece) -> ForeignPiece:
+    """The piece with a twin in each field of its config that holds a user's function."""
+    return replace(piece, config=reference_config(piece.config))
 
 
 def _expected(piece: ForeignPiece) -> Any:
