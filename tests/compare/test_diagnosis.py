@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from foreign_pieces import CONFIGS, GPT_2, LLAMA, piece, rounded
+from held import ALIBI, PREFIX, Held
 
 from jaxllm.compare.foreign.diagnosis import departure, diagnose
-from jaxllm.compare.foreign.hypotheses import Hypothesis
+from jaxllm.compare.foreign.hypotheses import Hypothesis, Target
 from jaxllm.compare.foreign.piece import KINDS, ForeignPiece
-from jaxllm.compare.foreign.slips import hypotheses, ours
+from jaxllm.compare.foreign.slips import hypotheses, ours, rounding
 from jaxllm.reference import layers
 from jaxllm.utils.errors import InputError
 
@@ -111,8 +112,6 @@ def _added(right: Any, first: Any, second: Any) -> Any:
 
 def _negligible(right: Any, first: Any, second: Any) -> bool:
     """Whether one of two results is as good as right, or both are the same."""
-    from jaxllm.compare.foreign.hypotheses import Target
-
     target = Target.of(right, right)
     return min(target.remaining(first), target.remaining(second)) < 1e-6
 
@@ -134,8 +133,6 @@ def test_a_departure_near_the_tolerance_is_not_explained() -> None:
 
 @pytest.mark.parametrize(("dtype", "kind"), [("bfloat16", "norm"), ("float16", "attention"), ("bfloat16", "mlp")])
 def test_a_result_in_a_smaller_dtype(dtype: str, kind: str) -> None:
-    from jaxllm.compare.foreign.slips import rounding
-
     right = piece(kind, GPT_2)
     said = diagnose(replace(right, got=getattr(rounding, dtype)(right.got)), 1e-5)
     assert said is not None and said.slip == "rounding" and dtype in said.sentence
@@ -149,6 +146,19 @@ def test_what_ours_computes_may_be_given() -> None:
     for got, said in ((relu.predict(), None), (0.5 * another, "factor")):
         found = diagnose(replace(right, got=got, extra={"ours": another}), 1e-9)
         assert (found and found.slip) == said
+
+
+CUBE = Held("cube", lambda x: x**3, lambda x: x**3)
+
+
+@pytest.mark.parametrize(("kind", "change"), [
+    ("attention", {"visible": PREFIX}), ("attention", {"score": ALIBI}), ("mlp", {"activation": CUBE}),
+])  # fmt: skip
+def test_with_a_users_function_a_factor_is_named(kind: str, change: dict[str, Any]) -> None:
+    right = piece(kind, replace(GPT_2, **change))
+    said = diagnose(replace(right, got=0.5 * right.got), 1e-9)
+    assert said is not None and (said.slip, said.fitted) == ("factor", 0.5)
+    assert diagnose(replace(right, got=np.sin(right.got)), 1e-9) is None
 
 
 def test_bad_pieces() -> None:
