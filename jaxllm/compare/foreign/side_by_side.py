@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxllm import reference
 from jaxllm.compare.foreign.backward import gradient_piece, local_gradients, optimizer_piece
+from jaxllm.compare.foreign.diagnosis import diagnose
 from jaxllm.compare.foreign.matched import Matched
 from jaxllm.compare.foreign.piece import ForeignPiece
 from jaxllm.compare.foreign.replay import pieces
@@ -192,9 +193,5 @@ def _faults(replayed: list[tuple[ForeignPiece, Comparison]]) -> list[Fault]:
 
 def _fault(piece: ForeignPiece, departure: float, tolerance: float) -> Fault:
     """The fault of a piece, with the slip that explains it."""
-    try:
-        from jaxllm.compare.foreign.diagnosis import diagnose  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return Fault(piece.name, departure, "")
     found = diagnose(piece, tolerance)
     return Fault(piece.name, departure, found.sentence if found else "")

@@ -3,6 +3,7 @@
 from slips import (
     comparing_foreign,
     comparison,
+    diagnosis,
     learn_checking,
     learn_page,
     learn_pieces,
@@ -24,7 +25,7 @@ from slips import (
 from slips.mutation import Mutation, stale
 
 ROOMS = (
-    model, comparison, comparing_foreign, texts, pretrained, training, program, plan,
+    model, comparison, comparing_foreign, diagnosis, texts, pretrained, training, program, plan,
     learn_checking, learn_page, learn_pieces, learn_training,
     tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
