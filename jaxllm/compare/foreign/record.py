@@ -88,7 +88,7 @@ def _first(x: Any) -> Any:
 def _array(x: Any) -> np.ndarray:
     """A copy of a tensor; NumPy has no bfloat16, so narrow floats become float32."""
     x = x.detach().cpu()
-    return np.array(x.float() if x.is_floating_point() and x.itemsize < 4 else x)
+    return (x.float() if x.is_floating_point() and x.itemsize < 4 else x).numpy().copy()
 
 
 def _about(model: Any, optimizer: Any, names: dict[int, str]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def compare_foreign(matched: Matched, dtype: str, ours: Any = None) -> ForeignRe
     faults = _faults(replayed)
     departing = tuple(row.name for _, row in replayed if row.failed)
     right = {path: dy for path, dy in local.items() if path.rpartition("/")[0] not in departing}
-    if forward_passed:
+    if forward_passed and not faults:  # else the gradients depart because the forward does
         faults += _of_gradients(matched, gradients, [row for row in chain if row.stage == "gradient"], dtype)
     if not any(fault.name == GRADIENTS for fault in faults):
         faults += _of_gradients(matched, right, [row for row in local_rows if row.name in right], dtype)

@@ -15,6 +15,6 @@ MUTATIONS = [
     Mutation("attention not apart from its maps", f"{FOREIGN}replay.py", "yield from _core(matched, part, name, inside)", "pass", f"{BESIDE}rotary_positions_are_of_the_heads"),
     Mutation("Adam's decay for AdamW's", f"{FOREIGN}backward.py", 'decoupled = settings["rule"] == "adamw"', 'decoupled = settings["rule"] == "adam"', f"{BESIDE}what_agrees_is_within_tolerance"),
     Mutation("a block blamed for its norm", f"{FOREIGN}side_by_side.py", 'name.startswith(f"{row.name}/")', 'name == row.name + "/"', f"{BESIDE}each_fault_shows_in_its_own_module"),
-    Mutation("gradients blamed for the forward", f"{FOREIGN}side_by_side.py", "if forward_passed:", "if True:", f"{BESIDE}a_wrong_forward_does_not_blame_the_gradients"),
+    Mutation("gradients blamed for the forward", f"{FOREIGN}side_by_side.py", "if forward_passed and not faults:", "if True:", f"{BESIDE}a_wrong_forward_does_not_blame_the_gradients"),
     Mutation("a departure that exits with 0", "train/commands/compare_foreign.py", "return 0 if found.report.passed else 1", "return 0", "commands/test_compare_foreign.py::test_a_model_that_departs"),
 ]
