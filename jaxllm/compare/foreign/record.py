@@ -66,13 +66,16 @@ def _before(name: str, found: dict[str, Any]) -> Any:
 
 
 def _after(name: str, found: dict[str, Any]) -> Any:
-    def hook(module: Any, args: Any, result: Any) -> None:
+    def hook(module: Any, args: Any, result: Any) -> Any:
         y = _first(result)
         if y is None or f"out/{name}" in found:
-            return
+            return None
         found[f"out/{name}"] = _array(y)
-        if y.requires_grad:  # a hook of the tensor sees the gradient even if the tensor is changed in place later
-            y.register_hook(lambda dy: found.__setitem__(f"grad_out/{name}", _array(dy)))
+        if y.requires_grad:  # a copy keeps its hook when it is changed in place, which a view does not
+            copy = y.clone() if y is result else y
+            copy.register_hook(lambda dy: found.__setitem__(f"grad_out/{name}", _array(dy)))
+            return copy if y is result else None
+        return None
 
     return hook
 
