@@ -121,7 +121,7 @@ def test_what_is_recorded(tmp_path: Path) -> None:
     assert np.allclose(recording.outputs["map"], first.detach(), rtol=1e-12, atol=0)
     assert np.allclose(recording.output_gradients["map"], first.grad, rtol=1e-12, atol=1e-16)
     assert np.allclose(recording.inputs["map"], model.table(tokens).detach(), rtol=1e-12, atol=0)
-    assert recording.loss == pytest.approx(float(loss), rel=1e-12)
+    assert recording.loss == pytest.approx(loss.item(), rel=1e-12)
     assert np.allclose(recording.outputs["."], logits.detach(), rtol=1e-12, atol=0)
     assert {"map.weight", "map.bias", "table.weight"} == set(recording.gradients) and not recording.after
     assert "frozen.weight" in recording.params
