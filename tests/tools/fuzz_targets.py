@@ -461,7 +461,7 @@ TARGETS = {
     "quantised": Target(make_quantised, use_quantised),
     "recording": Target(make_recording, lambda folder: read_trace(folder / FILE)),
     "names": Target(
-        lambda rng: {FILE: mutate_bytes(rng, NAMES_OF_A_MAP)},
+        lambda rng: {FILE: mutate_bytes(rng, NAMES_OF_A_MAP) if rng.random() < 0.8 else pick(rng, NAMES_OF_A_MAP)},
         lambda folder: read_map(folder / FILE, parameter_shapes(TINY), template(TINY).outputs),
     ),
 }

@@ -6,6 +6,7 @@ and what the optimizer's step made of it. Modules and parameters have PyTorch's 
 """
 
 import math
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -25,6 +26,11 @@ KINDS_OF_KEYS = ("in", "out", "grad_out", "param", "grad", "after")  # followed 
 SINGLE_KEYS = ("tokens", "targets", "loss", "about")
 ROOT = "."  # the name of the whole model among the modules; PyTorch's is empty
 REMEDY = "record it with the file that `jaxllm compare --write-recorder record.py` writes"
+# What zipfile raises, and NumPy, which reads the header of an array as a text of Python.
+DAMAGE = (
+    OSError, ValueError, EOFError, RuntimeError, SyntaxError, TypeError, zipfile.BadZipFile, zlib.error,
+    tokenize.TokenError,
+)  # fmt: skip
 MOST_ABOUT = 2**24  # bytes of the JSON
 
 
@@ -99,7 +105,7 @@ def _read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
         with open_file(path) as file, zipfile.ZipFile(file) as archive, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NumPy's, about headers written by Python 2
             arrays = {info.filename.removesuffix(".npy"): _read_member(archive, info) for info in archive.infolist()}
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no valid .npz file: {printable(str(error))}; record it again.") from None
