@@ -68,6 +68,20 @@ def test_names_are_written_and_corrected(here: Path, capsys: Capture) -> None:
     assert "ours has no place for transformer.h.0.ln_1.weight" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["block_{i}/norm_1", "block_{i}/mlp", "norm_final", "token_embedding"])
+def test_a_line_that_names_another_module(name: str, here: Path, capsys: Capture) -> None:
+    command = ["compare", "gpt2.toml", "--against", "trace.npz", "--names", "map.toml"]
+    assert main(command) == 0
+    lines = (here / "map.toml").read_text().partition("[outputs]\n")
+    other = "transformer.h.{i}.mlp.c_fc" if "{i}" in name else "transformer.h.0.mlp.c_fc"
+    changed = [f'"{name}" = "{other}"' if line.startswith(f'"{name}" ') else line for line in lines[2].splitlines()]
+    (here / "map.toml").write_text(f"{lines[0]}{lines[1]}" + "\n".join(changed))
+    capsys.readouterr()
+    assert main(command) in (1, 2)
+    said = capsys.readouterr()
+    assert "the reference has shape" in said.out or f"[outputs] '{name.replace('{i}', '0')}'" in said.err
+
+
 def test_names_that_nobody_knows_are_filled_in(here: Path, capsys: Capture) -> None:
     config, layout = SUBJECTS[TITLE]
     known = numpy_arrays(config, layout)

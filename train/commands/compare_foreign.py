@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,12 @@ def _as_dict(found: ForeignReport, matched: Matched, path: str, title: str) -> d
     """The report as JSON holds it."""
     return {
         "subject": path, "against": matched.recording.path, "names": title, "jaxllm": __version__,
-        "faults": [{"name": f.name, "departure": f.departure, "explanation": f.explanation} for f in found.faults],
+        "faults": [
+            {
+                "name": f.name, "departure": f.departure if math.isfinite(f.departure) else None,
+                "explanation": f.explanation,
+            }
+            for f in found.faults
+        ],
         "absent": list(matched.absent), "left_over": list(matched.left_over), "notes": list(found.notes),
     } | found.report.as_dict()  # fmt: skip

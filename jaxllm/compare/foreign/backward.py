@@ -26,8 +26,10 @@ def local_gradients(matched: Matched) -> dict[str, np.ndarray]:
     for name, inside in _modules(matched.params):
         x, dy = matched.input(name), matched.output_gradient(name)
         if x is not None and dy is not None:
-            out |= {f"{name}/{leaf}": d for leaf, d in _of_module(matched.config, name, inside, x, dy).items()}
-    return out | _of_tables(matched)
+            with matched.fitting(name):
+                out |= {f"{name}/{leaf}": d for leaf, d in _of_module(matched.config, name, inside, x, dy).items()}
+    with matched.fitting("token_embedding"):
+        return out | _of_tables(matched)
 
 
 def _modules(params: Mapping[str, Any], root: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """A recording in our terms: their parameters, gradients and intermediates under our names and in our layout."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxllm.compare.foreign.trace import Recording
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.parameter_map import nested
-from jaxllm.utils.errors import InputError, nearest, shown
+from jaxllm.utils.errors import InputError, nearest, printable, shown
 
 MOST_NAMED = 6  # parameters in a message
 NEUTRAL = {"bias": np.zeros, "scale": np.ones}  # what a parameter that their model lacks is taken for
@@ -46,12 +47,27 @@ class Matched:
         source = self.outputs.get(name)
         if source is None or source.input or "{h}" in source.from_:
             return None
-        return take(Source(source.from_, axes=source.axes), self.recording.inputs)
+        with self.fitting(name):
+            return take(Source(source.from_, axes=source.axes), self.recording.inputs)
 
     def output_gradient(self, name: str) -> np.ndarray | None:
         """The gradient of their loss at their intermediate."""
         source = self.outputs.get(name)
         return None if source is None or source.input else self._taken(name, self.recording.output_gradients)
+
+    @contextmanager
+    def fitting(self, name: str) -> Iterator[None]:
+        """Turns an error of NumPy, about shapes that do not fit each other, into an InputError about that name."""
+        try:
+            yield
+        except (ValueError, IndexError) as error:
+            if isinstance(error, InputError):
+                raise
+            theirs = self.outputs[name].from_ if name in self.outputs else name
+            raise InputError(
+                f"[outputs] {shown(name)}: what goes into and comes out of {shown(theirs)} does not fit: "
+                f"{printable(str(error))}; correct that line of the map, or take it out (--names map.toml)."
+            ) from None
 
     def _taken(self, name: str, arrays: Mapping[str, np.ndarray] | None) -> np.ndarray | None:
         source = self.outputs.get(name)
@@ -59,10 +75,8 @@ class Matched:
             return None
         if arrays is None:
             arrays = self.recording.inputs if source.input else self.recording.outputs
-        try:
+        with self.fitting(name):
             return take(source, arrays, add=False)
-        except ValueError as error:
-            raise InputError(f"[outputs] {shown(name)}: {shown(source.from_)} has {error}; correct the map.") from None
 
 
 def match(config: GPTConfig, recording: Recording, names: NameMap) -> Matched:

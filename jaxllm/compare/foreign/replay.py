@@ -78,7 +78,8 @@ def _piece(
 ) -> ForeignPiece:
     """The piece, with what ours computes."""
     alone = ForeignPiece(kind, name, matched.config, params, x, got, extra or {})
-    return ForeignPiece(kind, name, matched.config, params, x, got, {**alone.extra, "ours": expected(alone)})
+    with matched.fitting(name):
+        return ForeignPiece(kind, name, matched.config, params, x, got, {**alone.extra, "ours": expected(alone)})
 
 
 def _named(matched: Matched, kind: str, name: str, params: Any, **extra: Any) -> Iterator[ForeignPiece]:
@@ -133,7 +134,8 @@ def _core(matched: Matched, kind: str, name: str, params: Mapping[str, Any]) -> 
     known = [x for x in results if x is not None]
     if got is None or len(known) < len(parts) or any(x.ndim != 3 for x in known):
         return
-    x = np.concatenate(known, axis=-1)
+    with matched.fitting(name):
+        x = np.concatenate(known, axis=-1)
     ends = np.cumsum([0, *(y.shape[-1] for y in known)]).tolist()
     picking = {
         part: {"kernel": np.eye(ends[-1])[:, start:stop]}
