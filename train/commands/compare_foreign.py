@@ -16,6 +16,7 @@ from jaxllm.compare.foreign.names import NameMap, read_map, to_toml
 from jaxllm.compare.foreign.side_by_side import Fault, ForeignReport, compare_foreign
 from jaxllm.compare.foreign.template import pattern, template
 from jaxllm.compare.foreign.trace import Recording, read_trace
+from jaxllm.compare.measure import Comparison
 from jaxllm.compare.report import fold, table
 from jaxllm.gpt import parameter_shapes
 from jaxllm.utils.errors import InputError
@@ -155,12 +156,10 @@ def _names_lines(names: NameMap, wrote: bool, path: str | None) -> list[str]:
 def _lines(found: ForeignReport) -> list[str]:
     """The table, the faults and the summary."""
     rows = found.report.rows
-    stages = dict.fromkeys(row.stage for row in rows)
-    shown = [
-        row
-        for stage in stages
-        for row in (fold if stage in FOLDED else list)([row for row in rows if row.stage == stage])
-    ]
+    shown: list[Comparison] = []
+    for stage in dict.fromkeys(row.stage for row in rows):
+        of_stage = [row for row in rows if row.stage == stage]
+        shown += fold(of_stage) if stage in FOLDED else of_stage
     lines = [*table(shown), found.report.summary(), *found.notes]
     first = next((row for row in rows if row.stage == "forward" and row.failed), None)
     if first:

@@ -51,7 +51,8 @@ def _of_module(config: Any, name: str, params: Any, x: np.ndarray, dy: np.ndarra
 
 def _of_tables(matched: Matched) -> dict[str, np.ndarray]:
     """The gradients of the tables, and of an untied head."""
-    out, params, terms = {}, matched.params, table_terms(matched)
+    out: dict[str, np.ndarray] = {}
+    params, terms = matched.params, table_terms(matched)
     if len(terms) == 1 + matched.config.tie_embeddings:
         out["token_embedding/table"] = np.sum([*terms.values()], axis=0)
     dy = matched.output_gradient("position_embedding/vectors")
@@ -67,7 +68,8 @@ def _of_tables(matched: Matched) -> dict[str, np.ndarray]:
 
 def table_terms(matched: Matched) -> dict[str, np.ndarray]:
     """The terms of the gradient of the token table: as embedding and, if it is tied, as head."""
-    c, table, out = matched.config, matched.params["token_embedding"]["table"], {}
+    c, table = matched.config, matched.params["token_embedding"]["table"]
+    out: dict[str, np.ndarray] = {}
     dy = matched.output_gradient("token_embedding")
     if dy is not None:
         out["embedding"] = reference.embeddings.token_embedding_vjp(table, matched.recording.tokens)[1](dy)[0]

@@ -90,9 +90,12 @@ def match(config: GPTConfig, recording: Recording, names: NameMap) -> Matched:
     absent = tuple(path for path in shapes if path not in sources)
     _check_complete(recording, absent)
     _check_shapes(sources, found, shapes)
-    by_path = {path: take(sources[path], found) if path in sources else _neutral(path, shapes[path]) for path in shapes}
+    by_path = {}
+    for path, shape in shapes.items():
+        x = take(sources[path], found) if path in sources else None
+        by_path[path] = NEUTRAL[path.rpartition("/")[2]](shape) if x is None else x
     gradients, after = (
-        {path: x for path, source in sources.items() if (x := take(source, _tied(recording, arrays), add)) is not None}
+        {path: y for path, source in sources.items() if (y := take(source, _tied(recording, arrays), add)) is not None}
         for arrays, add in ((recording.gradients, False), (recording.after, True))
     )
     used = {name for source in sources.values() for name in names_of(source, found)}
@@ -105,10 +108,6 @@ def match(config: GPTConfig, recording: Recording, names: NameMap) -> Matched:
 def _tied(recording: Recording, arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """The arrays with those of tied parameters under both names."""
     return {**arrays, **{name: arrays[of] for name, of in recording.about.tied.items() if of in arrays}}
-
-
-def _neutral(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    return NEUTRAL[path.rpartition("/")[2]](shape)
 
 
 def _check_found(recording: Recording, sources: Mapping[str, Source], found: Mapping[str, np.ndarray]) -> None:

@@ -26,7 +26,8 @@ def record(model: Any, tokens: Any, targets: Any, path: str, loss: Any = None, o
         tied.setdefault(id(p), name)
     own = {name: p for name, p in model.named_parameters(remove_duplicate=False) if tied[id(p)] == name}
     found = {"tokens": _array(tokens), "targets": _array(targets)} | {f"param/{k}": _array(p) for k, p in own.items()}
-    hooks, was_training = [], model.training
+    hooks: list[Any] = []
+    was_training = model.training
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(_before(name, found), with_kwargs=True))
         hooks.append(module.register_forward_hook(_after(name, found)))

@@ -170,7 +170,7 @@ def _row(stage: str, piece: ForeignPiece, dtype: str) -> Comparison:
 
 def _step(piece: ForeignPiece, dtype: str) -> list[Comparison]:
     """The rows of what the step added to each parameter, which is rounded as the parameter is."""
-    eps, rows = float(jnp.finfo(dtype).eps), []
+    eps, rows = float(jnp.finfo(dtype).eps), list[Comparison]()
     for path in piece.got:
         p = piece.params[path]
         got, want = piece.got[path] - p, piece.extra["ours"][path] - p

@@ -85,7 +85,8 @@ def read_trace(path: str | Path) -> Recording:
     recording = Recording(
         str(path), _tokens(path, arrays, "tokens"), _tokens(path, arrays, "targets"),
         None if loss is None or loss.size != 1 else float(loss.reshape(-1)[0]),
-        *(named[kind] for kind in KINDS_OF_KEYS), _read_about(path, text),
+        named["in"], named["out"], named["grad_out"], named["param"], named["grad"], named["after"],
+        _read_about(path, text),
     )  # fmt: skip
     if recording.tokens.shape != recording.targets.shape:
         raise InputError(
