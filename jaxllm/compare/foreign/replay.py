@@ -100,7 +100,9 @@ def _embeddings(matched: Matched) -> Iterator[ForeignPiece]:
     positions = params.get("position_embedding", {})
     if vectors is not None:
         yield _piece(matched, "position_embedding", "position_embedding/vectors", positions, None, vectors)
-    if embedded is not None and summed is not None and c.adds_positions and c.ngrams == 1:
+    if embedded is None or summed is None or embedded.shape != summed.shape:
+        return
+    if c.adds_positions and c.ngrams == 1:
         x = embedded * c.d_model**0.5 if c.scale_embeddings else embedded
         yield _piece(matched, "position_embedding", "position_embedding", positions, x, summed)
 
