@@ -22,7 +22,7 @@ def test_no_loader_fails_on_hostile_files() -> None:
     lines = ran.stdout.splitlines()
     assert [line.split()[0] for line in lines] == [
         "config", "overrides", "tokenizer", "exchange", "prompt", "shards", "metrics", "examples", "questions", "manifest", "safetensors", "adapter", "gguf",
-        "quantised",
+        "quantised", "recording", "names",
     ]  # fmt: skip
     for line in lines:
         read, refused = (int(part.split()[0].replace(",", "")) for part in line.split(": ")[1].split(", ")[:2])

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "jaxllm/data": ("jaxllm/utils", "jaxllm/tokenizers"),
     "jaxllm/fast": ("jaxllm/utils", TEXTBOOK),
     TEXTBOOK: ("jaxllm/utils", "jaxllm/fast"),
-    "jaxllm/compare": ("jaxllm/utils", "jaxllm/reference", TEXTBOOK, "jaxllm/fast"),
+    "jaxllm/compare": ("jaxllm/utils", "jaxllm/reference", TEXTBOOK, "jaxllm/fast", "jaxllm/pretrained"),
     "jaxllm/pretrained": ("jaxllm/utils", "jaxllm/tokenizers", "jaxllm/data", TEXTBOOK, "jaxllm/fast"),
     SPINE: (*LIBRARY, PARALLEL, RUNS, RUNTIME, TUNE),
     PARALLEL: (*LIBRARY, SPINE, RUNS, RUNTIME),

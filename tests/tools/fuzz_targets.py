@@ -1,10 +1,12 @@
 """What is fuzzed: for each loader its seeds, their mutations, and how the files are used."""
 
 import hashlib
+import io
 import json
 import struct
 import tempfile
 import tomllib
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -18,8 +20,12 @@ from damage import Rng, hostile_text, mutate_bytes, mutate_json, mutate_lines, p
 from models import TINY, VARIANTS
 
 from jaxllm import InputError
+from jaxllm.compare.foreign.names import read_map
+from jaxllm.compare.foreign.template import template
+from jaxllm.compare.foreign.trace import read_trace
 from jaxllm.data.shard_writer import prepare_shards
 from jaxllm.data.shards import INDEX, open_split, read_index, verify
+from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained import gguf, safetensors
 from jaxllm.pretrained import gguf_quantised as quantised
 from jaxllm.pretrained.parameter_map import nested
@@ -411,6 +417,31 @@ def use_quantised(folder: Path) -> None:
         quantised.read_float(folder / FILE, tensor)
 
 
+NAMES_OF_A_MAP = (
+    b'[parameters]\n"token_embedding/table" = "wte"\n"block_{i}/mlp/up/kernel" = { from = "h.{i}.up", part = [0, 3] }\n',
+    b'[outputs]\n"block_0" = { from = "h.0", axes = [0, 2, 1], merge = true, add = 1.5, heads = 2 }\n"logits" = "."\n',
+)
+RECORDING = {
+    "tokens": np.zeros((1, 2), np.int32), "targets": np.ones((1, 2), np.int64), "loss": np.ones(()),
+    "param/wte": np.ones((3, 2), np.float32), "out/": np.ones((1, 2, 3), order="F"),
+}  # fmt: skip
+
+
+def make_recording(rng: Rng) -> Files:
+    """An .npz with changed bytes, or an archive of which a member or the JSON is changed."""
+    about = mutate_json(rng, {"dtype": "float32", "classes": {"h": "Block"}, "optimizer": {"class": "SGD", "groups": []}})
+    members = {}
+    for name, x in (RECORDING | {"about": np.array(about.decode(errors="ignore"))}).items():
+        file = io.BytesIO()
+        np.save(file, x)
+        members[name] = mutate_bytes(rng, [file.getvalue()]) if rng.random() < 0.1 else file.getvalue()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return {FILE: mutate_bytes(rng, [out.getvalue()]) if rng.random() < 0.3 else out.getvalue()}
+
+
 TARGETS = {
     "config": Target(make_config, lambda folder: load_config(folder / FILE)),
     "overrides": Target(make_overrides, use_overrides),
@@ -428,4 +459,9 @@ TARGETS = {
     "adapter": Target(make_adapter, use_adapter),
     "gguf": Target(lambda rng: {FILE: mutate_bytes(rng, GGUFS)}, use_gguf),
     "quantised": Target(make_quantised, use_quantised),
+    "recording": Target(make_recording, lambda folder: read_trace(folder / FILE)),
+    "names": Target(
+        lambda rng: {FILE: mutate_bytes(rng, NAMES_OF_A_MAP) if rng.random() < 0.8 else pick(rng, NAMES_OF_A_MAP)},
+        lambda folder: read_map(folder / FILE, parameter_shapes(TINY), template(TINY).outputs),
+    ),
 }

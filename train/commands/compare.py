@@ -27,6 +27,7 @@ from ..optimizer import learning_rate_schedule, make_optimizer
 from ..outputs import check_output
 from ..runs.load import TrainedRun, load_run
 from ..tune.partition import partition_of
+from .compare_foreign import add_foreign, run_against, write_recorder
 from .compare_plot import draw_errors
 from .options import Parser, add_code, add_overrides, add_step
 
@@ -58,11 +59,18 @@ def add_options(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--out", metavar="PICTURE.png", help="draw error against depth")
     add_code(parser)
+    add_foreign(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, write JSON and picture; returns 1 if a number is beyond tolerance."""
     a = arguments
+    if a.recorder:
+        return write_recorder(a.recorder)
+    if a.against:
+        return run_against(a)
+    if a.names:
+        raise InputError("--names is for --against; name the recording too.")
     print_json = a.json == "-"
     if not 1 <= a.batch_size <= MOST_WINDOWS:
         raise InputError(f"--batch-size is {a.batch_size}, but it must be from 1 to {MOST_WINDOWS}.")

@@ -1,7 +1,9 @@
 """Common mistakes by folder, each with the test that must notice it. `tests/tools/mutate.py` applies them one by one."""
 
 from slips import (
+    comparing_foreign,
     comparison,
+    diagnosis,
     families,
     gguf_out,
     learn_checking,
@@ -26,7 +28,7 @@ from slips.mutation import Mutation, stale
 
 ROOMS = (
     model, comparison, texts, pretrained, training, program, plan,
-    families, gguf_out, learn_checking, learn_page, learn_pieces, learn_training,
+    comparing_foreign, diagnosis, families, gguf_out, learn_checking, learn_page, learn_pieces, learn_training,
     tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
 MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]

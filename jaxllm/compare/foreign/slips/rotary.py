@@ -1,0 +1,59 @@
+"""Slips of rotary positions."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from jaxllm.compare.foreign.hypotheses import OneNumber
+from jaxllm.compare.foreign.slips.attending import Attending, attend
+from jaxllm.reference.arrays import Array, Params
+
+BASES = (100.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 2e6, 5e6, 1e7)
+
+
+def changes(config: Any, how: Attending) -> Iterator[tuple[str, str, Attending]]:
+    """A name, a sentence and the attention of each slip."""
+    if how.rotary is None:
+        yield from _added(config, how)
+        return
+    base, interleaved, *scaling = how.rotary
+    form, ours = ("halves", "neighbours") if interleaved else ("neighbours", "halves")
+    other = type(how.rotary)(base, not interleaved, *scaling)
+    says = f"equals ours with rotary pairs of {form}, not of {ours}"
+    yield "rotary-pairs", says, replace(how, rotary=other)
+    yield "no-rotary", "equals ours without rotary positions", replace(how, rotary=None)
+    for name, of in (("query", "queries"), ("key", "keys")):
+        yield "no-rotary", f"equals ours with {of} alone rotated", replace(how, rotated=(name,))
+    yield "values-rotated", "equals ours with values rotated too", replace(how, rotated=("query", "key", "value"))
+    yield "rotary-direction", "equals ours rotated the other way", replace(how, direction=-1)
+    for shift, where in ((1, "after"), (-1, "before")):
+        says = f"equals ours with queries one position {where} their keys'"
+        yield "positions-shifted", says, replace(how, query_shift=shift)
+    for divisor in (2, 4):
+        n = config.head_dim // divisor
+        if n % 2 == 0 and n:
+            says = f"equals ours with the first {n} of {config.head_dim} features of a head rotated"
+            yield "rotary-fraction", says, replace(how, rotated_features=n)
+    if scaling and scaling[0] != 1:
+        unscaled = type(how.rotary)(base, interleaved)
+        yield "rotary-scaling", "equals ours without the scaling of rotary positions", replace(how, rotary=unscaled)
+
+
+def _added(config: Any, how: Attending) -> Iterator[tuple[str, str, Attending]]:
+    """Rotary positions where ours has none."""
+    if config.head_dim % 2:
+        return
+    for interleaved, form in ((False, "halves"), (True, "neighbours")):
+        rotary = (10000.0, interleaved)
+        yield "rotary", f"equals ours with rotary positions of {form}, base 10000", replace(how, rotary=rotary)
+
+
+def bases(params: Params, x: Array, how: Attending) -> Iterator[OneNumber]:
+    """Another base."""
+    if how.rotary is None:
+        return
+    base, *rest = how.rotary
+    yield OneNumber(
+        "rotary-base", f"fits a rotary base of {{value}}; ours is {base:g}",
+        lambda b: attend(params, x, replace(how, rotary=(b, *rest))), BASES, lowest=1.0, smallest=1.0,
+    )  # fmt: skip

@@ -1,0 +1,39 @@
+"""Mutations of the diagnosis of foreign models."""
+
+from slips.mutation import Mutation
+
+FOREIGN = "jaxllm/compare/foreign/"
+DIAGNOSIS, FIT, SLIPS = f"{FOREIGN}diagnosis.py", f"{FOREIGN}fit.py", f"{FOREIGN}slips/"
+HERE, STEPS = "compare/test_diagnosis.py::", "compare/test_planted_steps.py::"
+
+
+def planted(case: str) -> str:
+    return f"compare/test_planted_faults.py::test_a_planted_fault[{case}-numpy-float64-1e-09]"
+
+
+MUTATIONS = [
+    Mutation("a slip that explains the half", DIAGNOSIS, "EXPLAINED = 30 ", "EXPLAINED = 1 ", f"{HERE}test_a_departure_near_the_tolerance_is_not_explained"),
+    Mutation("the first of two slips named", DIAGNOSIS, "if len({one.slip for one in bound}) != 1:", "if False:", f"{HERE}test_slips_that_the_record_does_not_tell_apart_are_not_named"),
+    Mutation("slips of what ours does not compute", DIAGNOSIS, "remaining(ours(piece)) <= limit / 10", "remaining(ours(piece)) < np.inf", f"{HERE}test_what_ours_computes_may_be_given"),
+    Mutation("what agrees is explained", DIAGNOSIS, "if parted <= tolerance:", "if False:", f"{HERE}test_what_agrees_has_no_diagnosis"),
+    Mutation("an accuracy ten times as good", FIT, "max(remaining, 2.0**-52) / steepest", "max(remaining, 2.0**-52) / steepest / 10", f"{HERE}test_an_epsilon_is_fitted[1e-06-fits epsilon = 1e-06 to-1e-07]"),
+    Mutation("a fit that stays where it starts", FIT, "MOST_STEPS = 30", "MOST_STEPS = 0", f"{HERE}test_an_epsilon_is_fitted[0.0012345-fits epsilon = 0.0012345-1e-07]"),
+    Mutation("epsilon always inside the root", f"{SLIPS}norm.py", "if outside:", "if True:", planted("gpt-2-block_1/norm_2-epsilon-epsilon")),
+    Mutation("the unbiased variance with D", f"{SLIPS}norm.py", "(x.shape[-1] - less) if less", "(x.shape[-1] - 0) if less", planted("gpt-2-norm_final-unbiased-unbiased-variance")),
+    Mutation("another quick GELU", f"{SLIPS}mlp.py", "sigmoid(1.702 * x)", "sigmoid(1.7 * x)", planted("gpt-2-block_1/mlp/activation-quick-activation")),
+    Mutation("a mask two late", f"{SLIPS}masks.py", "(s <= t + 1)", "(s <= t + 2)", planted("gpt-2-block_1/attention/heads-late mask-mask-one-late")),
+    Mutation("a window one too wide", f"{SLIPS}masks.py", "causal & (t - s < width)", "causal & (t - s <= width)", planted("llama-block_1/attention/heads-window-window")),
+    Mutation("pairs of the same form", f"{SLIPS}rotary.py", "(base, not interleaved,", "(base, interleaved,", planted("llama-block_1/attention/heads-interleaved-rotary-pairs")),
+    Mutation("keys shifted too", f"{SLIPS}attending.py", 'how.query_shift if name == "query" else 0', "how.query_shift", planted("llama-block_1/attention/heads-late queries-positions-shifted")),
+    Mutation("key heads not tiled", f"{SLIPS}attending.py", "if how.tiled:", "if False:", planted("llama-block_0/attention/heads-tiled-heads-tiled")),
+    Mutation("a softmax over keys", f"{SLIPS}attending.py", "e.sum(axis=how.softmax_axis", "e.sum(axis=-1", planted("gpt-2-block_1/attention/heads-softmax over queries-softmax-axis")),
+    Mutation("bfloat16 cut off", f"{SLIPS}rounding.py", "np.uint64((1 << (cut - 1)) - 1) + odd", "np.uint64(0) + odd", planted("llama-block_1/mlp/down-bfloat16-operands")),
+    Mutation("positions from two", f"{SLIPS}position.py", "moved = positions + shift", "moved = positions + 2 * shift", planted("gpt-2-position_embedding-from one-positions-shifted")),
+    Mutation("parallel from the middle", f"{SLIPS}block.py", "lambda: middle + of.mlp(of.norm(2, x))", "lambda: middle + of.mlp(of.norm(2, middle))", planted("gpt-2-block_1-parallel-parallel")),
+    Mutation("the tied table transposed twice", f"{SLIPS}head.py", "embeddings.token_logits(tied, x)", "embeddings.token_logits(2 * tied, x)", planted("llama-head-tied-tied-head")),
+    Mutation("targets shifted the other way", f"{SLIPS}loss.py", "logits[:, :-1], targets[:, 1:]", "logits[:, 1:], targets[:, :-1]", f"{STEPS}test_a_loss[targets-shifted]"),
+    Mutation("labels smoothed by their rest", f"{SLIPS}loss.py", "(1 - share) * each.mean() + share * uniform", "share * each.mean() + (1 - share) * uniform", f"{STEPS}test_a_loss[label-smoothing]"),
+    Mutation("the part that is there left out", f"{SLIPS}gradient.py", "{name: parts[part]}", "{name: parts[other]}", f"{STEPS}test_gradients[tied-gradient]"),
+    Mutation("a moment corrected all the same", f"{SLIPS}optimizer.py", "square = g**2 if second else (1 - b2) * g**2", "square = g**2", f"{STEPS}test_a_step[no-bias-correction]"),
+    Mutation("the decay beside the gradient", f"{SLIPS}optimizer.py", "g = g if how.decoupled else g + decay * p", "g = g", f"{STEPS}test_a_step[decay-coupled]"),
+]  # fmt: skip
