@@ -10,7 +10,7 @@ from foreign_pieces import CONFIGS, GPT_2, LLAMA, piece, rounded
 from held import ALIBI, PREFIX, Held
 
 from jaxllm.compare.foreign.diagnosis import departure, diagnose
-from jaxllm.compare.foreign.hypotheses import Hypothesis, Target
+from jaxllm.compare.foreign.hypotheses import Hypothesis
 from jaxllm.compare.foreign.piece import KINDS, ForeignPiece
 from jaxllm.compare.foreign.slips import hypotheses, ours, rounding
 from jaxllm.reference import layers
@@ -94,26 +94,19 @@ def _changed(params: Any, rng: np.random.Generator, size: float) -> Any:
 
 @pytest.mark.parametrize("kind", ["norm", "mlp", "head", "linear", "loss", "gradient", "optimizer"])
 def test_two_faults_at_once_are_not_named_one(kind: str) -> None:
-    """The departures of two slips, added: neither explains what is left over by the other."""
+    """Parts of the departures of two slips, added. Zero is left out, which makes a multiple of a multiple."""
     right = piece(kind, GPT_2)
-    known = [(slip.slip, slip.predict()) for slip in slips(right)]
+    known = [(slip.slip, slip.predict()) for slip in slips(right) if slip.slip != "zero"]
     for (one, first), (other, second) in combinations(known, 2):
         if one != other:
-            got = _added(right.got, first, second)
-            said = diagnose(replace(right, got=got), 1e-7)
-            assert said is None or _negligible(right.got, first, second)
+            got = _mixed(right.got, first, second)
+            assert diagnose(replace(right, got=got), 1e-7) is None
 
 
-def _added(right: Any, first: Any, second: Any) -> Any:
+def _mixed(right: Any, first: Any, second: Any) -> Any:
     if isinstance(right, dict):
-        return {name: first[name] + second[name] - right[name] for name in right}
-    return first + second - right
-
-
-def _negligible(right: Any, first: Any, second: Any) -> bool:
-    """Whether one of two results is as good as right, or both are the same."""
-    target = Target.of(right, right)
-    return min(target.remaining(first), target.remaining(second)) < 1e-6
+        return {name: _mixed(right[name], first[name], second[name]) for name in right}
+    return right + 0.73 * (first - right) + 0.41 * (second - right)
 
 
 def test_slips_that_the_record_does_not_tell_apart_are_not_named() -> None:
@@ -131,11 +124,15 @@ def test_a_departure_near_the_tolerance_is_not_explained() -> None:
     assert diagnose(replace(right, got=got), 1e-5) is None
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [("bfloat16", "norm"), ("float16", "attention"), ("bfloat16", "mlp")])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["norm", "attention", "mlp", "block"])
 def test_a_result_in_a_smaller_dtype(dtype: str, kind: str) -> None:
     right = piece(kind, GPT_2)
-    said = diagnose(replace(right, got=getattr(rounding, dtype)(right.got)), 1e-5)
+    narrow = getattr(rounding, dtype)
+    said = diagnose(replace(right, got=narrow(right.got)), 1e-5)
     assert said is not None and said.slip == "rounding" and dtype in said.sentence
+    for got in (right.got * 1.01, right.got + 0.01 * right.got[0, 0], right.got + 0.1):  # a fault that it does not hide
+        assert diagnose(replace(right, got=narrow(got)), 1e-5) is None
 
 
 def test_what_ours_computes_may_be_given() -> None:
