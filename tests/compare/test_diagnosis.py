@@ -1,6 +1,7 @@
 """What a diagnosis names, how accurately, and when it is silent."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -10,7 +11,7 @@ from foreign_pieces import CONFIGS, GPT_2, LLAMA, piece, rounded
 from held import ALIBI, PREFIX, Held
 
 from jaxllm.compare.foreign.diagnosis import departure, diagnose
-from jaxllm.compare.foreign.hypotheses import Hypothesis, Target
+from jaxllm.compare.foreign.hypotheses import Hypothesis
 from jaxllm.compare.foreign.piece import KINDS, ForeignPiece
 from jaxllm.compare.foreign.slips import hypotheses, ours, rounding
 from jaxllm.reference import layers
@@ -69,6 +70,18 @@ def test_an_epsilon_is_fitted(epsilon: float, text: str, accuracy: float) -> Non
     assert said.fitted == pytest.approx(epsilon, abs=accuracy)
 
 
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-3])
+def test_the_accuracy_doubles_what_remains(epsilon: float) -> None:
+    """The number that follows "to" is the change of epsilon that is as large as what remains."""
+    right = piece("norm", GPT_2)
+    normed = partial(layers.layer_norm, right.x, right.params["scale"], right.params["bias"])
+    said = diagnose(replace(right, got=rounded(normed(epsilon))), 1e-6)
+    assert said is not None
+    accuracy = float(said.sentence.split(" to ")[1].partition(";")[0])
+    changed = np.abs(normed(epsilon + accuracy) - normed(epsilon)).max() / np.abs(normed(epsilon)).max()
+    assert 0.5 * said.remaining < changed < 2 * said.remaining
+
+
 @pytest.mark.parametrize("kind", ["norm", "linear", "mlp", "attention", "block", "head", "position_embedding"])
 def test_an_unknown_fault_is_not_named(kind: str) -> None:
     """Noise of many sizes, wrong weights, and smooth changes of the result."""
@@ -94,33 +107,28 @@ def _changed(params: Any, rng: np.random.Generator, size: float) -> Any:
 
 @pytest.mark.parametrize("kind", ["norm", "mlp", "head", "linear", "loss", "gradient", "optimizer"])
 def test_two_faults_at_once_are_not_named_one(kind: str) -> None:
-    """The departures of two slips, added: neither explains what is left over by the other."""
+    """Parts of the departures of two slips, added. Zero is left out, which makes a multiple of a multiple."""
     right = piece(kind, GPT_2)
-    known = [(slip.slip, slip.predict()) for slip in slips(right)]
+    known = [(slip.slip, slip.predict()) for slip in slips(right) if slip.slip != "zero"]
     for (one, first), (other, second) in combinations(known, 2):
         if one != other:
-            got = _added(right.got, first, second)
-            said = diagnose(replace(right, got=got), 1e-7)
-            assert said is None or _negligible(right.got, first, second)
+            got = _mixed(right.got, first, second)
+            assert diagnose(replace(right, got=got), 1e-7) is None
 
 
-def _added(right: Any, first: Any, second: Any) -> Any:
+def _mixed(right: Any, first: Any, second: Any) -> Any:
     if isinstance(right, dict):
-        return {name: first[name] + second[name] - right[name] for name in right}
-    return first + second - right
+        return {name: _mixed(right[name], first[name], second[name]) for name in right}
+    return right + 0.73 * (first - right) + 0.41 * (second - right)
 
 
-def _negligible(right: Any, first: Any, second: Any) -> bool:
-    """Whether one of two results is as good as right, or both are the same."""
-    target = Target.of(right, right)
-    return min(target.remaining(first), target.remaining(second)) < 1e-6
-
-
-def test_slips_that_the_record_does_not_tell_apart_are_not_named() -> None:
-    """A norm whose scale is 1 throughout: twice ours, or 1 + scale for scale."""
+@pytest.mark.parametrize("size", [0.0, 1e-5])
+def test_slips_that_the_record_does_not_tell_apart_are_not_named(size: float) -> None:
+    """A norm whose scale is 1, or nearly: twice ours, or 1 + scale for scale, both within the tolerance."""
     right = piece("norm", LLAMA)
-    plain = replace(right, params={"scale": np.ones(LLAMA.d_model)})
-    assert diagnose(replace(plain, got=2 * ours(plain)), 1e-6) is None
+    scale = 1 + size * np.random.default_rng(5).normal(size=LLAMA.d_model)
+    plain = replace(right, params={"scale": scale})
+    assert diagnose(replace(plain, got=2 * ours(plain)), 1e-3) is None
 
 
 def test_a_departure_near_the_tolerance_is_not_explained() -> None:
@@ -131,11 +139,15 @@ def test_a_departure_near_the_tolerance_is_not_explained() -> None:
     assert diagnose(replace(right, got=got), 1e-5) is None
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [("bfloat16", "norm"), ("float16", "attention"), ("bfloat16", "mlp")])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["norm", "attention", "mlp", "block"])
 def test_a_result_in_a_smaller_dtype(dtype: str, kind: str) -> None:
     right = piece(kind, GPT_2)
-    said = diagnose(replace(right, got=getattr(rounding, dtype)(right.got)), 1e-5)
+    narrow = getattr(rounding, dtype)
+    said = diagnose(replace(right, got=narrow(right.got)), 1e-5)
     assert said is not None and said.slip == "rounding" and dtype in said.sentence
+    for got in (right.got * 1.01, right.got + 0.01 * right.got[0, 0], right.got + 0.1):  # a fault that it does not hide
+        assert diagnose(replace(right, got=narrow(got)), 1e-5) is None
 
 
 def test_what_ours_computes_may_be_given() -> None:

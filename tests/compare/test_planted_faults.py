@@ -13,36 +13,37 @@ from planted import Library
 from planted_pieces import found, parameters, record
 
 MODELS = {"gpt-2": GPT_2, "llama": LLAMA}
-# The model, the place, the word that `planted` knows, the diagnosis; None where none of the known slips is right.
+# The model, the place, the word that `planted` knows, the slip that is named and a part of the sentence; None where no
+# known slip is right.
 FAULTS = (
-    ("gpt-2", "block_1/norm_2", "epsilon", "epsilon"),
-    ("gpt-2", "norm_final", "unbiased", "unbiased-variance"),
-    ("llama", "block_1/norm_1", "kind", "norm-kind"),
-    ("llama", "block_0/norm_2", "offset", "scale-offset"),
-    ("gpt-2", "block_0/mlp/activation", "exact", "activation"),
-    ("gpt-2", "block_1/mlp/activation", "quick", "activation"),
-    ("llama", "block_1/mlp/activation", "exchanged", "gate-and-up"),
-    ("gpt-2", "block_0/attention/heads", "no mask", "no-mask"),
-    ("gpt-2", "block_1/attention/heads", "late mask", "mask-one-late"),
-    ("llama", "block_1/attention/heads", "window", "window"),
-    ("gpt-2", "block_0/attention/heads", "no scale", "score-scale"),
-    ("llama", "block_0/attention/heads", "width", "score-scale"),
-    ("gpt-2", "block_1/attention/heads", "softmax over queries", "softmax-axis"),
-    ("llama", "block_1/attention/heads", "interleaved", "rotary-pairs"),
-    ("llama", "block_0/attention/heads", "base", "rotary-base"),
-    ("llama", "block_1/attention/heads", "late queries", "positions-shifted"),
-    ("llama", "block_0/attention/heads", "tiled", "heads-tiled"),
-    ("gpt-2", "block_0/mlp/up", "no bias", "no-bias"),
-    ("gpt-2", "block_1/attention/output", "transposed", "transposed"),
-    ("llama", "block_1/mlp/down", "bfloat16", "operands"),
-    ("gpt-2", "position_embedding", "from one", "positions-shifted"),
-    ("llama", "token_embedding", "scaled", "factor"),
-    ("llama", "head", "tied", "tied-head"),
-    ("gpt-2", "head", "no norm", "no-final-norm"),
-    ("gpt-2", "block_1", "parallel", "parallel"),
-    ("llama", "block_0", "no residual", "residual"),
-    ("gpt-2", "block_0/norm_1", "unknown", None),
-    ("gpt-2", "block_0/norm_1", "unbiased + epsilon", None),
+    ("gpt-2", "block_1/norm_2", "epsilon", "epsilon", "fits epsilon = 0.001 to"),
+    ("gpt-2", "norm_final", "unbiased", "unbiased-variance", "divided by D - 1"),
+    ("llama", "block_1/norm_1", "kind", "norm-kind", "LayerNorm in place of RMSNorm"),
+    ("llama", "block_0/norm_2", "offset", "scale-offset", "1 + scale for scale"),
+    ("gpt-2", "block_0/mlp/activation", "exact", "activation", "exact GELU in place of the tanh form"),
+    ("gpt-2", "block_1/mlp/activation", "quick", "activation", "(quick_gelu)"),
+    ("llama", "block_1/mlp/activation", "exchanged", "gate-and-up", "gate and up exchanged"),
+    ("gpt-2", "block_0/attention/heads", "no mask", "no-mask", "without a mask"),
+    ("gpt-2", "block_1/attention/heads", "late mask", "mask-one-late", "one token of the future"),
+    ("llama", "block_1/attention/heads", "window", "window", "a window of 4 tokens"),
+    ("gpt-2", "block_0/attention/heads", "no scale", "score-scale", "scores times 1 to"),
+    ("llama", "block_0/attention/heads", "width", "score-scale", "(1 / sqrt(d_model)) to"),
+    ("gpt-2", "block_1/attention/heads", "softmax over queries", "softmax-axis", "over the queries"),
+    ("llama", "block_1/attention/heads", "interleaved", "rotary-pairs", "of neighbours, not of halves"),
+    ("llama", "block_0/attention/heads", "base", "rotary-base", "a rotary base of 500 to"),
+    ("llama", "block_1/attention/heads", "late queries", "positions-shifted", "queries one position after their keys'"),
+    ("llama", "block_0/attention/heads", "tiled", "heads-tiled", "key heads tiled"),
+    ("gpt-2", "block_0/mlp/up", "no bias", "no-bias", "without the bias"),
+    ("gpt-2", "block_1/attention/output", "transposed", "transposed", "weight transposed"),
+    ("llama", "block_1/mlp/down", "bfloat16", "operands", "rounded to bfloat16"),
+    ("gpt-2", "position_embedding", "from one", "positions-shifted", "positions that begin at 1"),
+    ("llama", "token_embedding", "scaled", "factor", "(sqrt(d_model)) to"),
+    ("llama", "head", "tied", "tied-head", "the token table as head"),
+    ("gpt-2", "head", "no norm", "no-final-norm", "without the final norm"),
+    ("gpt-2", "block_1", "parallel", "parallel", "in parallel, each from its own norm"),
+    ("llama", "block_0", "no residual", "residual", "without the residual around the MLP"),
+    ("gpt-2", "block_0/norm_1", "unknown", None, ""),
+    ("gpt-2", "block_0/norm_1", "unbiased + epsilon", None, ""),
 )
 LIBRARIES = (
     ("numpy", "float64", 1e-9),
@@ -73,13 +74,15 @@ def test_without_a_fault_nothing_departs(model: str, name: str, dtype: str, tole
 
 
 @pytest.mark.parametrize(("name", "dtype", "tolerance"), LIBRARIES)
-@pytest.mark.parametrize(("model", "place", "fault", "slip"), FAULTS)
+@pytest.mark.parametrize(("model", "place", "fault", "slip", "says"), FAULTS, ids=["-".join(one[:3]) for one in FAULTS])
 def test_a_planted_fault(
-    model: str, place: str, fault: str, slip: str | None, name: str, dtype: str, tolerance: float
+    model: str, place: str, fault: str, slip: str | None, says: str, name: str, dtype: str, tolerance: float
 ) -> None:
     here = departures(model, library(name, dtype), {place: fault}, tolerance)
     assert list(here) == [place]
-    assert (here[place] and here[place].slip) == slip
+    named = here[place]
+    assert (named.slip if named else None) == slip
+    assert says in (named.sentence if named else "")
 
 
 TWO = (

@@ -6,6 +6,7 @@ from the tokens on, then by `replay` and `backward` each module on their input. 
 input, output and parameters. `diagnosis` fits a departure against the known slips.
 """
 
-from jaxllm.compare.foreign.piece import KINDS, ForeignPiece, Piece
+from jaxllm.compare.foreign.diagnosis import Explanation, departure, diagnose
+from jaxllm.compare.foreign.piece import KINDS, ForeignPiece
 
-__all__ = ["KINDS", "ForeignPiece", "Piece"]
+__all__ = ["KINDS", "Explanation", "ForeignPiece", "departure", "diagnose"]

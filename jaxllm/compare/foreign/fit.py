@@ -14,7 +14,7 @@ STALLED = 0.99  # of the residuals before a step: what it leaves where it is the
 CLOSE_ENOUGH = 3  # accuracies between a fitted number and the round one that is named
 
 
-class Fitted(NamedTuple):
+class FittedNumber(NamedTuple):
     """A fitted number."""
 
     value: float
@@ -24,7 +24,7 @@ class Fitted(NamedTuple):
     sentence: str
 
 
-def fit(family: OneNumber, target: Target) -> Fitted | None:
+def fit(family: OneNumber, target: Target) -> FittedNumber | None:
     """The number by Gauss and Newton's method, from the best of the starts; None where no start gives a result.
 
     The residuals r(v) of v are followed along their slope J: v <- v - J r / J J, halved while r grows. A record that
@@ -68,7 +68,7 @@ def _step(family: OneNumber, target: Target, value: float, residuals: Array, ste
     return value, residuals
 
 
-def _described(family: OneNumber, target: Target, value: float, residuals: Array) -> Fitted | None:
+def _described(family: OneNumber, target: Target, value: float, residuals: Array) -> FittedNumber | None:
     slope, remaining = _slope(family, target, value), float(np.abs(residuals).max())
     steepest = float(np.abs(slope).max())
     accuracy = max(remaining, 2.0**-52) / steepest if steepest else math.inf
@@ -84,7 +84,7 @@ def _described(family: OneNumber, target: Target, value: float, residuals: Array
         text = f"0, or one below {within:.0e}"
     if names:
         text = f"{value:.6g} ({' = '.join(names)}) to {accuracy:.0e}"
-    return Fitted(value, accuracy, remaining, is_round, family.says.format(value=text))
+    return FittedNumber(value, accuracy, remaining, is_round, family.says.format(value=text))
 
 
 def _round(value: float, within: float) -> float | None:

@@ -57,9 +57,6 @@ class ForeignPiece:
             raise InputError(f"the piece {self.name} is of the kind {self.kind!r}; choose one of {', '.join(KINDS)}.")
 
 
-Piece = ForeignPiece
-
-
 def arrays(tree: Any) -> list[np.ndarray]:
     """The results of a piece as float64 arrays: itself, or those of its names in order."""
     if isinstance(tree, Mapping):

@@ -89,7 +89,7 @@ def _softmax(params: Params, x: Array, how: Attending) -> Iterator[Hypothesis]:
 def _without_biases(params: Params) -> Iterator[tuple[str, str, Params]]:
     with_bias = [name for name in MAPS if "bias" in params.get(name, {})]
     inputs = [name for name in with_bias if name != "output"]
-    sets = [(name,) for name in with_bias]
+    sets: list[tuple[str, ...]] = [(name,) for name in with_bias]
     sets += [tuple(names) for names in (inputs, with_bias) if len(names) > 1 and tuple(names) not in sets]
     for names in dict.fromkeys(sets):
         yield "no-bias", f"equals ours without the bias of {', '.join(names)}", without_bias(params, *names)

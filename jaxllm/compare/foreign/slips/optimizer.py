@@ -85,7 +85,8 @@ def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis | OneNumber]:
         yield Hypothesis(slip, f"equals ours {says}", partial(_after, piece, changed))
     yield OneNumber(
         "learning-rate", f"fits a learning rate of {{value}}; ours is {how.learning_rate:g}",
-        lambda rate: _after(piece, replace(how, learning_rate=rate)), (how.learning_rate,), smallest=how.learning_rate,
+        lambda rate: _after(piece, replace(how, learning_rate=rate)), (how.learning_rate,), 0.0, how.learning_rate,
+        may_vanish=False,
     )  # fmt: skip
     if how.rule != "sgd":
         yield OneNumber(
