@@ -1,6 +1,7 @@
 """Common mistakes by folder, each with the test that must notice it. `tests/tools/mutate.py` applies them one by one."""
 
 from slips import (
+    comparing_runs,
     comparison,
     learn_checking,
     learn_page,
@@ -23,7 +24,7 @@ from slips import (
 from slips.mutation import Mutation, stale
 
 ROOMS = (
-    model, comparison, texts, pretrained, training, program, plan,
+    model, comparison, comparing_runs, texts, pretrained, training, program, plan,
     learn_checking, learn_page, learn_pieces, learn_training,
     tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
