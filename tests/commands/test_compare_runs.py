@@ -9,7 +9,7 @@ from imported_runs import imported
 from runs import write_config
 
 from train.cli import main
-from train.commands.compare_places import place_of
+from train.commands.compare_places import split_step
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
@@ -165,8 +165,11 @@ def test_wrong_input(words: str, message: str, place: Path, capsys: pytest.Captu
 def test_a_step_is_told_from_a_name_with_a_colon(tmp_path: Path) -> None:
     (tmp_path / "a:5").mkdir()
     (tmp_path / "b").mkdir()
-    assert [str(part) for part in (place_of(f"{tmp_path}/a:5", "7")[0].path, place_of(f"{tmp_path}/a:5", "7")[1])] == [
-        f"{tmp_path}/a:5", "7"
-    ]  # fmt: skip
-    folder, step = place_of(f"{tmp_path}/b:best", "7")
-    assert (folder.path, step) == (tmp_path / "b", "best")
+    assert split_step(f"{tmp_path}/a:5", "7") == (f"{tmp_path}/a:5", "7")
+    assert split_step(f"{tmp_path}/b:best", "7") == (f"{tmp_path}/b", "best")
+    assert split_step("absent:5", None) == ("absent:5", None)
+
+
+def test_the_step_of_one_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "here:5"]) == 0
+    assert "here, step 5, " in capsys.readouterr().out

@@ -28,6 +28,7 @@ from ..optimizer import learning_rate_schedule, make_optimizer
 from ..outputs import check_output
 from ..runs.load import load_run
 from ..tune.partition import partition_of
+from .compare_places import split_step
 from .compare_plot import draw_errors
 from .compare_rows import prepared_data, row_length, validation_rows
 from .compare_runs import compare_two
@@ -46,11 +47,11 @@ def add_options(parser: Parser) -> None:
     parser.runs(run, f"jaxllm compare configs/gpt2-124m.toml --dtype float32 --out error.png\n  {EXAMPLE_OF_TWO}")
     parser.add_argument(
         "path", nargs="?", metavar="CONFIG.toml|RUN",
-        help="a config (random weights) or a run folder (its newest checkpoint); default: a small GPT",
+        help="a config (random weights), or a run (its newest checkpoint) or RUN:STEP; default: a small GPT",
     )  # fmt: skip
     parser.add_argument(
         "other", nargs="?", metavar="RUN",
-        help="a second run: the two are compared with each other, not with the reference, and exit 1 says that they "
+        help="a second run, right behind the first: the two are compared with each other, and exit 1 says that they "
         "part; each may be RUN:STEP, with a number or best (--step is that of those without)",
     )  # fmt: skip
     add_step(parser)
@@ -86,7 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--tolerance is {a.tolerance}, but only two runs are compared within one; name the second.")
     check_output("--json", None if print_json else a.json, (".json",))
     check_output("--out", a.out, (".png", ".svg", ".pdf"))
-    subject = choose_subject(a.path, a.step, a.overrides, a.batch_size, a.length, load_code(a.code))
+    path, step = split_step(a.path, a.step) if a.path else (None, a.step)
+    subject = choose_subject(path, step, a.overrides, a.batch_size, a.length, load_code(a.code))
     dtype = a.dtype or subject.config.train.dtype
     if not print_json:
         print(headline(subject, dtype), flush=True)

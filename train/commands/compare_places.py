@@ -29,17 +29,20 @@ class Place(NamedTuple):
         return self.imported or self.step is not None
 
 
-def place_of(text: str, step: str | None) -> tuple[RunFolder, str | None]:
-    """The run folder and the step that "RUN" or "RUN:STEP" means; `step` is that of a RUN without one.
-
-    Raises InputError for what is no folder.
-    """
+def split_step(text: str, step: str | None) -> tuple[str, str | None]:
+    """The path and the step that "RUN" or "RUN:STEP" means; `step` is that of a RUN without one."""
     path, colon, own = text.rpartition(":")
     if colon and not Path(text).is_dir() and Path(path).is_dir():
-        text, step = path, own
-    if not Path(text).is_dir():
-        raise InputError(f"{text} is no run folder; two runs are compared as RUN or RUN:STEP, a config only alone.")
-    return RunFolder(text), step
+        return path, own
+    return text, step
+
+
+def place_of(text: str, step: str | None) -> Wanted:
+    """The run folder and the step that `split_step` finds. Raises InputError for what is no folder."""
+    path, step = split_step(text, step)
+    if not Path(path).is_dir():
+        raise InputError(f"{path} is no run folder; two runs are compared as RUN or RUN:STEP, a config only alone.")
+    return RunFolder(path), step
 
 
 def at_steps(*wanted: tuple[RunFolder, str | None]) -> tuple[list[Place], list[str]]:

@@ -123,7 +123,7 @@ def as_dict(compared: Compared) -> dict[str, Any]:
     return {
         "runs": list(compared.names), "steps": list(compared.steps), "agree": compared.agree,
         "notes": list(compared.notes), "same_tokenizer": compared.weights.same_tokenizer,
-        "bits_per_byte": compared.weights.bits_per_byte,
+        "bits_per_byte": compared.weights.bits_per_byte and list(map(_finite, compared.weights.bits_per_byte)),
         "differs": {name: [ours, theirs] for name, ours, theirs in compared.fields},
         "rows": Report(compared.dtype, tuple(compared.weights.rows)).as_dict()["rows"],
         "metrics": parting and {
@@ -135,7 +135,11 @@ def as_dict(compared: Compared) -> dict[str, Any]:
 
 
 def _values(one: Apart) -> dict[str, Any]:
-    return {"values": list(one.values), "off": one.off if math.isfinite(one.off) else None}
+    return {"values": list(one.values), "off": _finite(one.off)}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _number(value: Any) -> str:
