@@ -69,3 +69,10 @@ def test_only_common_steps_and_common_fields_are_compared() -> None:
     parting = where_metrics_part(ours, theirs)
     assert (parting.step, parting.n_common, parting.counts) == (None, 3, (4, 5))
     assert where_metrics_part(records(2), records(6)[3:]).n_common == 0
+
+
+def test_no_cause_is_named_where_the_step_before_is_not_in_both() -> None:
+    later = records(6, train_loss=5.0)[4:]
+    assert where_metrics_part(records(6), later).step == 5 and not where_metrics_part(records(6), later).meaning
+    gap = [record for record in records(6, train_loss=5.0) if record["step"] != 3]
+    assert where_metrics_part(records(6), gap).step == 4 and not where_metrics_part(records(6), gap).meaning

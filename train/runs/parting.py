@@ -32,6 +32,7 @@ class Parting:
     counts: tuple[int, int]  # the steps that each has recorded
     n_common: int
     step: int | None = None  # the first at which they differ; None if they agree
+    before: int | None = None  # the step of both before that one
     apart: Sequence[Apart] = ()  # the fields that differ at that step
     equal: Sequence[str] = ()  # those that agree there
     later: tuple[int, Apart] | None = None  # where the training loss differs most, if that is another step
@@ -44,12 +45,13 @@ class Parting:
             return ""
         if "train_loss" in names and self.step == 1:
             return "the first loss differs: look at the initial weights, the first batch, or the forward pass"
-        if "train_loss" in names:
-            before = self.step - 1
+        if "train_loss" in names and self.before == self.step - 1:
             return (
-                f"all that step {before:,} recorded agrees: look at the update of step {before:,}, or at the batch of "
-                f"step {self.step:,}"
+                f"all that step {self.before:,} recorded agrees: look at the update of step {self.before:,}, or at the "
+                f"batch of step {self.step:,}"
             )
+        if "train_loss" in names:
+            return ""
         if names & {"grad_norm"}:
             return "the loss agrees and its gradient does not: look at the backward pass"
         if names & {"learning_rate", "schedule_step"}:
@@ -70,8 +72,9 @@ def where_metrics_part(ours: Iterable[Record], theirs: Iterable[Record], toleran
     for step, pair in pairs.items():
         fields = _fields(*pair)
         if apart := [one for one in fields if not _agree(one, tolerance)]:
+            before = max((earlier for earlier in common if earlier < step), default=None)
             equal = [one.name for one in fields if one not in apart]
-            return Parting(counts, len(common), step, apart, equal, _later(pairs, step))
+            return Parting(counts, len(common), step, before, apart, equal, _later(pairs, step))
     return Parting(counts, len(common))
 
 
