@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm.utils.errors import InputError, listed
+from jaxllm.utils.files import open_file
 
 
 def recorded(path: str | Path, names: str | Mapping[str, str] | None = None) -> Any:
@@ -28,11 +29,11 @@ def recorded(path: str | Path, names: str | Mapping[str, str] | None = None) -> 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise InputError(f"{path} holds one array without a name; save it by np.savez, or give np.load of it.")
-        with file:
-            return {name: file[name] for name in file.files}
+        with open_file(path) as opened:
+            content = np.load(opened, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                raise InputError(f"{path} holds one array without a name; save it by np.savez, or give np.load of it.")
+            return {name: content[name] for name in content.files}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}.") from None
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
