@@ -22,7 +22,7 @@ from jaxllm.loss import cross_entropy
 PARAMETERS, OUTPUTS = "parameters", "on the same text"  # the stages of the rows
 
 
-class Side(NamedTuple):
+class NamedModel(NamedTuple):
     """One of the two models."""
 
     name: str
@@ -30,7 +30,7 @@ class Side(NamedTuple):
     params: Any
 
 
-def compare_parameters(ours: Side, theirs: Side, tolerance: float = 0.0) -> list[Comparison]:
+def compare_parameters(ours: NamedModel, theirs: NamedModel, tolerance: float = 0.0) -> list[Comparison]:
     """A comparison for each parameter, those of `ours` first.
 
     A parameter that only one model has, or that has another shape in each, is held to nothing.
@@ -40,7 +40,7 @@ def compare_parameters(ours: Side, theirs: Side, tolerance: float = 0.0) -> list
 
 
 def compare_outputs(
-    ours: Side, theirs: Side, inputs: Any, targets: Any, tolerance: float = 0.0, dtype: str = "float32"
+    ours: NamedModel, theirs: NamedModel, inputs: Any, targets: Any, tolerance: float = 0.0, dtype: str = "float32"
 ) -> list[Comparison]:
     """Comparisons on inputs and targets [B, T], without dropout, computed in `dtype`.
 
@@ -53,7 +53,7 @@ def compare_outputs(
     return [replace(row, note=f"{first:.6f} and {second:.6f}") if row.name == "loss" else row for row in rows]
 
 
-def _outputs(side: Side, inputs: Any, targets: Any, dtype: str) -> dict[str, np.ndarray]:
+def _outputs(side: NamedModel, inputs: Any, targets: Any, dtype: str) -> dict[str, np.ndarray]:
     """Intermediates of the first level, logits and loss, by name."""
     model = GPT(side.config, None if dtype == "float64" else dtype)
 

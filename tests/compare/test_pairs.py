@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from models import TINY, random_gpt, random_tokens
 
-from jaxllm.compare.pairs import Side, compare_outputs, compare_parameters
+from jaxllm.compare.pairs import NamedModel, compare_outputs, compare_parameters
 from jaxllm.config import GPTConfig
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
@@ -16,15 +16,15 @@ pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 TOKENS = random_tokens(TINY)
 
 
-def side(name: str, config: GPTConfig = TINY, seed: int = 0) -> Side:
-    return Side(name, config, random_gpt(config, seed=seed)[1])
+def side(name: str, config: GPTConfig = TINY, seed: int = 0) -> NamedModel:
+    return NamedModel(name, config, random_gpt(config, seed=seed)[1])
 
 
-def changed(one: Side, by: float) -> Side:
+def changed(one: NamedModel, by: float) -> NamedModel:
     """The side with a number of a kernel of the second block changed."""
     params: Any = jax.tree.map(np.array, one.params)
     params["block_1"]["mlp"]["up"]["kernel"][0, 0] += by
-    return Side("b", one.config, params)
+    return NamedModel("b", one.config, params)
 
 
 def test_equal_models_agree_to_the_bit() -> None:

@@ -12,7 +12,7 @@ from ..runs.load import choose_step
 Wanted = tuple[RunFolder, str | None]  # a run folder, and the step that the user names
 
 
-class Place(NamedTuple):
+class SavedRun(NamedTuple):
     """A run folder, and the step that its checkpoint is of; None for an imported run, and where none is saved."""
 
     folder: RunFolder
@@ -45,9 +45,9 @@ def place_of(text: str, step: str | None) -> Wanted:
     return RunFolder(path), step
 
 
-def at_steps(*wanted: tuple[RunFolder, str | None]) -> tuple[list[Place], list[str]]:
+def at_steps(*wanted: tuple[RunFolder, str | None]) -> tuple[list[SavedRun], list[str]]:
     """The two places. Where no step is wanted, it is the newest that both have saved, or else the newest of each."""
-    places = [Place(folder, _step(folder, step)) for folder, step in wanted]
+    places = [SavedRun(folder, _step(folder, step)) for folder, step in wanted]
     steps = [set(saved_steps(folder.checkpoints)) for folder, _ in wanted]
     if any(step is not None for _, step in wanted) or None in (places[0].step, places[1].step):
         return places, []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxllm.compare.pairs import Side, compare_outputs, compare_parameters
+from jaxllm.compare.pairs import NamedModel, compare_outputs, compare_parameters
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 
@@ -23,9 +23,9 @@ from ..runs.checkpoint import Checkpoints, saved_steps
 from ..runs.load import TrainedRun, load_run
 from ..runs.metrics import read_metrics
 from ..runs.parting import Parting, where_metrics_part
-from .compare_places import Place, Wanted, at_steps, place_of
+from .compare_places import SavedRun, Wanted, at_steps, place_of
 from .compare_rows import prepared_data, row_length, validation_rows
-from .compare_runs_report import Compared, Weights, as_dict, lines
+from .compare_runs_report import TwoRuns, Weights, as_dict, lines
 
 
 def compare_two(arguments: argparse.Namespace) -> int:
@@ -41,7 +41,7 @@ def compare_two(arguments: argparse.Namespace) -> int:
         raise InputError(f"--tolerance is {a.tolerance}, but it must be a number from 0.")
     check_output("--json", None if a.json == "-" else a.json, (".json",))
     wanted = [place_of(text, a.step) for text in (a.path, a.other)]
-    options = Options(a.tolerance, a.dtype or "float32", a.batch_size, a.length)
+    options = HowCompared(a.tolerance, a.dtype or "float32", a.batch_size, a.length)
     compared = compare_runs(*wanted, options, load_code(a.code))
     text = json.dumps(as_dict(compared), indent=1, allow_nan=False)
     print(text if a.json == "-" else "\n".join(lines(compared)))
@@ -51,7 +51,7 @@ def compare_two(arguments: argparse.Namespace) -> int:
 
 
 @dataclass(frozen=True)
-class Options:
+class HowCompared:
     """How two runs are compared."""
 
     tolerance: float = 0.0
@@ -60,7 +60,7 @@ class Options:
     length: int | None = None
 
 
-def compare_runs(ours: Wanted, theirs: Wanted, options: Options, code: Code | None = None) -> Compared:
+def compare_runs(ours: Wanted, theirs: Wanted, options: HowCompared, code: Code | None = None) -> TwoRuns:
     """What two run folders, each at a step or None, have in common and where they part. Raises InputError."""
     places, notes = at_steps(ours, theirs)
     same_folder = places[0].folder.path.resolve() == places[1].folder.path.resolve()
@@ -73,21 +73,21 @@ def compare_runs(ours: Wanted, theirs: Wanted, options: Options, code: Code | No
     if not weights.rows and parting is None:
         raise InputError(f"{' and '.join(names)} have neither checkpoints nor metrics to compare; train them first.")
     saved = [set(saved_steps(place.folder.checkpoints)) for place in places]
-    return Compared(
+    return TwoRuns(
         names, [place.step for place in places], _differing(places), weights, options.dtype, options.tolerance,
         parting, sorted(saved[0] & saved[1]), notes,
     )  # fmt: skip
 
 
 def _compare_weights(
-    places: Sequence[Place], names: Sequence[str], options: Options, code: Code | None, notes: list[str]
+    places: Sequence[SavedRun], names: Sequence[str], options: HowCompared, code: Code | None, notes: list[str]
 ) -> Weights:
     """Parameters, and what they compute; a note for each part that cannot be compared."""
     if lacking := [name for name, place in zip(names, places, strict=True) if not place.has_weights]:
         notes.append(f"weights are left out: no checkpoint yet in {' and '.join(lacking)}")
         return Weights()
     runs = [_opened(place, code) for place in places]
-    sides = [Side(name, run.model.config, run.params) for name, run in zip(names, runs, strict=True)]
+    sides = [NamedModel(name, run.model.config, run.params) for name, run in zip(names, runs, strict=True)]
     rows = compare_parameters(*sides, options.tolerance)
     same_tokenizer = runs[0].tokenizer.fingerprint() == runs[1].tokenizer.fingerprint()
     length = min(row_length(options.length, run.model.config) for run in runs)
@@ -119,7 +119,7 @@ def _text_of(runs: Sequence[TrainedRun], same_tokenizer: bool) -> Prepared:
         raise _LeftOut(str(error)) from None
 
 
-def _opened(place: Place, code: Code | None) -> TrainedRun:
+def _opened(place: SavedRun, code: Code | None) -> TrainedRun:
     """The run with its trained parameters, without the state of its optimizer."""
     step = None if place.step is None else str(place.step)
     return replace(load_run(place.folder.path, step, with_optimizer=True, code=code), opt_state=None)
@@ -145,7 +145,7 @@ def _bits_per_byte(runs: Sequence[TrainedRun], targets: np.ndarray) -> list[floa
     return bits
 
 
-def _parting(places: Sequence[Place], tolerance: float, notes: list[str]) -> Parting | None:
+def _parting(places: Sequence[SavedRun], tolerance: float, notes: list[str]) -> Parting | None:
     """Where the metrics part; None with a note where one of the two has none."""
     if imported := [str(place.folder.path) for place in places if place.imported]:
         notes.append(f"metrics are left out: an imported model has no steps ({', '.join(imported)})")
@@ -158,7 +158,7 @@ def _parting(places: Sequence[Place], tolerance: float, notes: list[str]) -> Par
     return None
 
 
-def _differing(places: Sequence[Place]) -> list[tuple[str, object, object]]:
+def _differing(places: Sequence[SavedRun]) -> list[tuple[str, object, object]]:
     """Fields of the configs that differ, then versions of the packages that wrote the checkpoints.
 
     The path of a text that is the same is left out.
@@ -171,7 +171,7 @@ def _differing(places: Sequence[Place]) -> list[tuple[str, object, object]]:
     return fields + [(name, first[name], second[name]) for name in sorted(both) if first[name] != second[name]]
 
 
-def _versions(place: Place) -> dict[str, str]:
+def _versions(place: SavedRun) -> dict[str, str]:
     """The versions in the manifest of the checkpoint, {} where there is none."""
     manifest = None
     with suppress(DamagedError):  # loading it has raised the error

@@ -23,7 +23,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Compared:
+class TwoRuns:
     """Two runs, and all in which they were compared."""
 
     names: Sequence[str]
@@ -49,7 +49,7 @@ class Compared:
         return [row for row in rows if row.stage == PARAMETERS], [row for row in rows if row.stage != PARAMETERS]
 
 
-def lines(compared: Compared) -> list[str]:
+def lines(compared: TwoRuns) -> list[str]:
     """The report: what differs, the tables, where the metrics part, and a summary."""
     both = [
         name + (f", step {step:,}" if step is not None else "")
@@ -71,7 +71,7 @@ def lines(compared: Compared) -> list[str]:
     return [*out, "", summary(compared)]
 
 
-def metrics_lines(parting: Parting, compared: Compared) -> list[str]:
+def metrics_lines(parting: Parting, compared: TwoRuns) -> list[str]:
     """What the two metrics.jsonl have in common, and the first step at which they differ."""
     more = [f"{name} has {count - parting.n_common:,} more" for name, count in
             zip(compared.names, parting.counts, strict=True) if count > parting.n_common]  # fmt: skip
@@ -95,7 +95,7 @@ def metrics_lines(parting: Parting, compared: Compared) -> list[str]:
     return out
 
 
-def summary(compared: Compared) -> str:
+def summary(compared: TwoRuns) -> str:
     """One sentence: in what they agree, or in what they part."""
     parts, same = [], []
     for what, rows in zip(("parameters", "values on the same text"), compared.stages, strict=True):
@@ -117,7 +117,7 @@ def summary(compared: Compared) -> str:
     return f"they agree {within}: {', '.join(same)}"
 
 
-def as_dict(compared: Compared) -> dict[str, Any]:
+def as_dict(compared: TwoRuns) -> dict[str, Any]:
     """All of it for JSON; a difference from what is no number is null."""
     parting = compared.parting
     return {
