@@ -1,6 +1,7 @@
 """Two models side by side: their parameters, and what they compute on the same tokens.
 
-Errors are those of the second model, relative to the largest value of each tensor of the first.
+Errors are those of the second model, relative to the largest value of each tensor of the first. A key's bias, whose
+gradient is nothing but rounding, is measured on the scale of its kernel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.compare.measure import Comparison, held_to_nothing, measure
+from jaxllm.compare.measure import Comparison, held_to_nothing, largest, measure
 from jaxllm.compare.tolerances import arithmetic
 from jaxllm.compare.trees import named_leaves
 from jaxllm.config import GPTConfig
@@ -91,6 +92,11 @@ def _compare(
         elif np.shape(ours[name]) != np.shape(theirs[name]):
             other = " x ".join(map(str, np.shape(theirs[name]))) or "scalar"
             rows += held_to_nothing(stage, {name: ours[name]}, f"{other} in {names[1]}")
+        elif name.endswith("key/bias"):
+            kernel = ours.get(name.removesuffix("bias") + "kernel", ours[name])
+            scale = max(largest(ours[name]), largest(kernel))
+            row = measure(stage, name, theirs[name], ours[name], tolerance, dtype, scale)
+            rows.append(replace(row, note=""))
         else:
             rows.append(measure(stage, name, theirs[name], ours[name], tolerance, dtype))
     return rows

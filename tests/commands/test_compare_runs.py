@@ -54,7 +54,7 @@ def test_equal_runs_agree_to_the_bit(place: Path, capsys: pytest.CaptureFixture[
     assert main(["compare", "here", "there"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("here, step 12, and there, step 12; errors relative to")
-    assert "metrics.jsonl: 12 steps in both; they agree" in out and "differs" not in out
+    assert "metrics.jsonl: 12 steps in both; they agree" in out and "\nthe configs agree, and so do" in out
     assert "they agree to the bit: 20 parameters, 6 values on the same text, 12 steps of metrics" in out
     assert before == {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
 

@@ -55,6 +55,18 @@ def test_a_difference_within_the_tolerance_is_none() -> None:
         assert all(row.passed for row in rows) is passed
 
 
+def test_a_keys_bias_is_measured_with_its_kernel() -> None:
+    """Its gradient is rounding only, so two runs that agree in all that matters differ in it by as much as it has."""
+    ours = side("a")
+    for by, passed in ((1e-9, True), (1e-2, False)):
+        pair: list[Any] = [jax.tree.map(np.array, ours.params) for _ in range(2)]
+        for number, params in enumerate(pair):
+            params["block_0"]["attention"]["key"]["bias"][:] = by * number
+        rows = compare_parameters(NamedModel("a", TINY, pair[0]), NamedModel("b", TINY, pair[1]), 1e-6)
+        (bias,) = (row for row in rows if row.name == "block_0/attention/key/bias")
+        assert bias.passed is passed and bias.max_abs == pytest.approx(by) and not bias.note
+
+
 def test_models_of_other_shapes_are_compared_in_what_both_have() -> None:
     """What only one has is held to nothing, and says which; losses are of the same tokens in any two models."""
     deep, wide = side("deep", replace(TINY, n_layers=3)), side("wide", replace(TINY, d_ff=5))

@@ -60,6 +60,8 @@ def lines(compared: TwoRuns) -> list[str]:
     if compared.fields:
         fields = [[name, written(ours), written(theirs)] for name, ours, theirs in compared.fields]
         out += ["", *aligned([["differs", *compared.names], *fields])]
+    elif compared.parting is not None:
+        out.append("the configs agree, and so do the versions that wrote the checkpoints")
     parameters, values = compared.stages
     if parameters:
         out += ["", *table([*fold(parameters), *values])]
