@@ -92,11 +92,15 @@ def _compare(
         elif np.shape(ours[name]) != np.shape(theirs[name]):
             other = " x ".join(map(str, np.shape(theirs[name]))) or "scalar"
             rows += held_to_nothing(stage, {name: ours[name]}, f"{other} in {names[1]}")
-        elif name.endswith("key/bias"):
-            kernel = ours.get(name.removesuffix("bias") + "kernel", ours[name])
-            scale = max(largest(ours[name]), largest(kernel))
-            row = measure(stage, name, theirs[name], ours[name], tolerance, dtype, scale)
-            rows.append(replace(row, note=""))
         else:
-            rows.append(measure(stage, name, theirs[name], ours[name], tolerance, dtype))
+            scale = _scale(name, ours)
+            row = measure(stage, name, theirs[name], ours[name], tolerance, dtype, scale)
+            rows.append(row if scale is None else replace(row, note=""))
     return rows
+
+
+def _scale(name: str, ours: Mapping[str, Any]) -> float | None:
+    """What the errors of a key's bias are relative to: the largest value of it and its kernel. None for all others."""
+    if not name.endswith("key/bias"):
+        return None
+    return max(largest(ours[name]), largest(ours.get(name.removesuffix("bias") + "kernel", 0.0)))
