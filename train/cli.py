@@ -45,7 +45,7 @@ COMMANDS = {  # each with its line in `jaxllm --help`
     "export": "write a run as a folder that transformers opens",
     "attention": "show what each token of a prompt attends to: a picture, a page, heads for two words",
     "inspect": "show the most likely next tokens, and after which block the model knew them",
-    "compare": "compare every number of a model with the NumPy reference; exit 1 beyond tolerance",
+    "compare": "compare every number of a model with the NumPy reference, or two runs; exit 1 where they part",
     "learn": "write the pieces of a language model yourself, and be told which mistake a wrong one has",
     "bench": "measure speed and memory, alone or beside another program",
 }

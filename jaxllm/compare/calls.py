@@ -1,5 +1,6 @@
 """The functions of a comparison in the form that `jax.vjp` takes: arguments by position, pytrees as results."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -10,16 +11,19 @@ import numpy as np
 from flax import linen as nn
 
 from jaxllm.compare.trees import is_float
-from jaxllm.utils.errors import InputError
 
 
-def by_position(fn: Callable[..., Any] | nn.Module, names: Sequence[str]) -> Callable[..., Any]:
+def by_position(
+    fn: Callable[..., Any] | nn.Module, names: Sequence[str], given: Sequence[Any] = ()
+) -> Callable[..., Any]:
     """`fn` as a function of positional arguments, the last of which are passed on by `names`.
 
-    The first argument of a Linen module is its parameters. The result is a pytree of registered types.
+    The arguments are `opened`; `fn` gets them in the types of those that were `given`, if any were. The first argument
+    of a Linen module is its parameters. The result is a pytree of registered types.
     """
 
     def call(*args: Any) -> Any:
+        args = tuple(closed(arg, like) for arg, like in zip(args, given, strict=True)) if given else args
         first, by_name = args[: len(args) - len(names)], dict(zip(names, args[len(args) - len(names) :], strict=True))
         if isinstance(fn, nn.Module):
             return fn.apply({"params": first[0]}, *first[1:], **by_name)
@@ -28,9 +32,9 @@ def by_position(fn: Callable[..., Any] | nn.Module, names: Sequence[str]) -> Cal
     return lambda *args: registered(call(*args))
 
 
-def in_float64(reference_fn: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+def in_float64(reference_fn: Callable[..., Any], names: Sequence[str], given: Sequence[Any] = ()) -> Callable[..., Any]:
     """`by_position` of a reference that computes in float64 even if it is a function of JAX."""
-    call = by_position(reference_fn, names)
+    call = by_position(reference_fn, names, given)
 
     def exact(*args: Any) -> Any:
         with jax.enable_x64(True):
@@ -39,12 +43,14 @@ def in_float64(reference_fn: Callable[..., Any], names: Sequence[str]) -> Callab
     return exact
 
 
-def vjp_in_float64(reference_vjp: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+def vjp_in_float64(
+    reference_vjp: Callable[..., Any], names: Sequence[str], given: Sequence[Any] = ()
+) -> Callable[..., Any]:
     """`in_float64` of a function that returns a result and its pullback.
 
     The pullback may leave out the gradients of arguments by name; they are None then.
     """
-    call = in_float64(reference_vjp, names)
+    call = in_float64(reference_vjp, names, given)
 
     def exact(*args: Any) -> tuple[Any, Callable[[Any], Any]]:
         out, pullback = call(*args)
@@ -63,25 +69,45 @@ def registered(tree: Any) -> Any:
     """The tree with each dataclass that is not registered with JAX replaced by the dict of its fields."""
 
     def convert(leaf: Any) -> Any:
-        if is_dataclass(leaf) and not isinstance(leaf, type):
-            return {field.name: registered(getattr(leaf, field.name)) for field in fields(leaf)}
-        return leaf
+        return _by_field(leaf, registered) if is_dataclass(leaf) and not isinstance(leaf, type) else leaf
 
     return jax.tree.map(convert, tree)
 
 
-def cast(x: Any, dtype: str) -> Any:
-    """A leaf of the arguments as `fn` gets it: floats in `dtype`, other arrays as arrays of JAX.
+def opened(tree: Any) -> Any:
+    """The tree with each dataclass that holds arrays of floats, and is not registered, as the dict of its fields."""
+    return jax.tree.map(lambda leaf: _by_field(leaf, opened) if _holds_floats(leaf) else leaf, tree)
 
-    Raises InputError for a dataclass that holds arrays and is not registered with JAX.
-    """
+
+def closed(tree: Any, like: Any) -> Any:
+    """The inverse of `opened`: the tree with dataclasses where `like` has them, which are not initialised again."""
+
+    def close(original: Any, now: Any) -> Any:
+        if not _holds_floats(original):
+            return now
+        out = copy.copy(original)
+        for field in fields(original):
+            object.__setattr__(out, field.name, closed(now[field.name], getattr(original, field.name)))
+        return out
+
+    return jax.tree.map(close, like, tree)
+
+
+def _holds_floats(leaf: Any) -> bool:
+    """Whether a leaf is a dataclass with arrays of floats in it."""
+    if not is_dataclass(leaf) or isinstance(leaf, type):
+        return False
+    return any(map(is_float, jax.tree.leaves(registered(leaf))))
+
+
+def _by_field(leaf: Any, convert: Callable[[Any], Any]) -> dict[str, Any]:
+    return {field.name: convert(getattr(leaf, field.name)) for field in fields(leaf)}
+
+
+def cast(x: Any, dtype: str) -> Any:
+    """A leaf of the arguments as `fn` gets it: floats in `dtype`, other arrays as arrays of JAX."""
     if is_float(x):
         return jnp.asarray(x, dtype)
-    if any(map(is_float, jax.tree.leaves(registered(x)))):
-        raise InputError(
-            f"an argument holds a {type(x).__name__}, a dataclass with arrays that is not registered with JAX; "
-            "register it by jax.tree_util.register_dataclass, or pass a dict."
-        )
     return jnp.asarray(x) if isinstance(x, np.ndarray) else x
 
 

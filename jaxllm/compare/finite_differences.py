@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxllm.compare.few_digits import few_digits, size
 from jaxllm.compare.measure import Comparison, measure
 from jaxllm.compare.trees import is_float, named_leaves, to_numpy
 
@@ -28,7 +29,7 @@ def along_directions(
     want: list[float] = []
     finer: list[float] = []
     for _ in range(DIRECTIONS):
-        v = jax.tree.map(lambda x: _size(x) * rng.normal(size=x.shape) if is_float(x) else None, args[i])
+        v = jax.tree.map(lambda x: size(x) * rng.normal(size=x.shape) if is_float(x) else None, args[i])
 
         def moved_by(t: float, v: Any = v) -> Any:
             moved = to_numpy(args)
@@ -50,27 +51,11 @@ def along_directions(
     off = f"its differences are off by {doubt.relative:.0e}; give reference_vjp"
     if doubt.passed:
         note = f"differences are good to {ACCURACY:.0e} only; give reference_vjp"
-    elif _has_few_digits(moved_by(1e-3)):
+    elif few_digits(moved_by(1e-3)):
         note = f"the reference computes in float32 or less, so {off}, or let it compute in float64"
     else:
         note = f"the reference is not smooth here: {off}"
     return replace(row, note=note)
-
-
-def _has_few_digits(results: Any) -> bool:
-    """Whether all floats in a tree are numbers of float32, so that the function has rounded its float64 arguments.
-
-    Whole numbers are numbers of float32 whatever computed them, and do not count.
-    """
-    floats = [np.asarray(y, np.float64) for y in named_leaves(results).values() if is_float(y)]
-    with np.errstate(all="ignore"):
-        rounded = all(np.array_equal(y, y.astype(np.float32), equal_nan=True) for y in floats)
-    return rounded and not all(np.array_equal(y, np.round(y), equal_nan=True) for y in floats)
-
-
-def _size(x: Any) -> float:
-    """The size of a step in `x`: the root mean square of its numbers, 1 where they are all 0."""
-    return float(np.sqrt(np.mean(np.asarray(x, np.float64) ** 2))) or 1.0 if np.size(x) else 1.0
 
 
 def _dot(a: Any, b: Any) -> float:

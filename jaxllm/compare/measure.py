@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.compare.trees import named_leaves
+from jaxllm.utils.errors import listed
 
+MOST = 40  # names in a message
 CANCELS = 10  # a scale of more than this times the largest value is noted
 
 
@@ -109,8 +111,10 @@ def compare_trees(
     ours, theirs = named_leaves(got, root), named_leaves(want, root)
     if ours.keys() != theirs.keys():
         here, there = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+        both = [name for name in ours if name in theirs]
         raise ValueError(
-            f"{stage}: only ours has {here}, only the reference has {there}; both must hold the same arrays."
+            f"{stage}: only ours has [{listed(here, MOST)}], only the reference has [{listed(there, MOST)}], and both "
+            f"have [{listed(both, MOST)}]; both must hold the same arrays."
         )
     at_least = scales or {}
     return [

@@ -41,6 +41,17 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"valid names are {', '.join(valid)}."
 
 
+def listed(names: Iterable[Any], most: int = 12) -> str:
+    """The first of some names, and how many more there are, for a message; "" without names.
+
+    >>> listed("abc", 2)
+    "'a', 'b' and 1 more"
+    """
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more
+
+
 class InputError(ValueError):
     """Wrong input. The message is one sentence with the value, the limit and the fix.
 

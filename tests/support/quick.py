@@ -35,6 +35,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "training/test_train.py": ("test_the_run_folder", "test_metrics", "test_an_interrupted_run"),
     "training/test_checkpoint.py": ("test_what_was_saved", "test_damage_names"),
     "training/test_verdict.py": (),
+    "training/test_parting.py": (),
     # tuning: what is learned of an example, and how examples fill batches
     "tune/test_merge_proof.py": ("test_a_small_change", "test_a_merge_of_other"),
     "tune/test_rendered.py": ("test_answers_are_learned", "test_the_ids_before", "test_masks"),

@@ -1,8 +1,10 @@
-"""`jaxllm compare`: model, gradients and optimizer step of a config or a run against the NumPy reference."""
+"""`jaxllm compare`: model, gradients and optimizer step of a config or a run against the NumPy reference.
+
+Two runs are compared with each other, by `train.commands.compare_runs`.
+"""
 
 import argparse
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ import numpy as np
 from jaxllm import GPT, GPTConfig, __version__
 from jaxllm.compare import compare_model, compare_optimizer, random_parameters
 from jaxllm.compare.report import Report, fold, table
-from jaxllm.data.batches import evaluation_batches, n_targets
 from jaxllm.utils.errors import InputError
 from jaxllm.utils.files import replace_file
 from jaxllm.utils.ideas import with_names
@@ -22,17 +23,23 @@ from ..config import ModelConfig, RunConfig, TrainConfig
 from ..config_file import build_config, load_config, sections
 from ..ideas import Code, load_code, resolve
 from ..ideas_check import check_ideas
-from ..inputs import STAND_IN, Prepared, model_without_text, prepare
+from ..inputs import STAND_IN, model_without_text
 from ..optimizer import learning_rate_schedule, make_optimizer
 from ..outputs import check_output
-from ..runs.load import TrainedRun, load_run
+from ..runs.load import load_run
 from ..tune.partition import partition_of
+<<<<<<< HEAD
 from .compare_foreign import add_foreign, run_against, write_recorder
+=======
+from .compare_places import split_step
+>>>>>>> t-c
 from .compare_plot import draw_errors
+from .compare_rows import prepared_data, row_length, validation_rows
+from .compare_runs import compare_two
 from .options import Parser, add_code, add_overrides, add_step
 
-LONGEST = 128  # default tokens of a window; the reference is slow
 MOST_WINDOWS = 1024
+EXAMPLE_OF_TWO = "jaxllm compare runs/here:100 runs/there:100"
 SMALL = RunConfig(
     model=ModelConfig(vocab_size=STAND_IN, context_length=64, d_model=64, n_layers=4, n_heads=4),
     train=TrainConfig(steps=1000),
@@ -41,12 +48,21 @@ SMALL = RunConfig(
 
 def add_options(parser: Parser) -> None:
     """The options of the command."""
-    parser.runs(run, "jaxllm compare configs/gpt2-124m.toml --dtype float32 --out error.png")
+    parser.runs(run, f"jaxllm compare configs/gpt2-124m.toml --dtype float32 --out error.png\n  {EXAMPLE_OF_TWO}")
     parser.add_argument(
         "path", nargs="?", metavar="CONFIG.toml|RUN",
-        help="a config (random weights) or a run folder (its newest checkpoint); default: a small GPT",
+        help="a config (random weights), or a run (its newest checkpoint) or RUN:STEP; default: a small GPT",
+    )  # fmt: skip
+    parser.add_argument(
+        "other", nargs="?", metavar="RUN",
+        help="a second run, right behind the first: the two are compared with each other, and exit 1 says that they "
+        "part; each may be RUN:STEP, with a number or best (--step is that of those without)",
     )  # fmt: skip
     add_step(parser)
+    parser.add_argument(
+        "--tolerance", type=float, default=0.0, metavar="X",
+        help="of two runs: the largest relative difference that is none; default 0, equal bits",
+    )  # fmt: skip
     add_overrides(parser)
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float64"), help="type of the computation; default: the config's"
@@ -76,9 +92,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--batch-size is {a.batch_size}, but it must be from 1 to {MOST_WINDOWS}.")
     if a.length is not None and a.length < 1:
         raise InputError(f"--length is {a.length}, but it must be at least 1.")
+    if a.other is not None:
+        return compare_two(a)
+    if a.tolerance:
+        raise InputError(f"--tolerance is {a.tolerance}, but only two runs are compared within one; name the second.")
     check_output("--json", None if print_json else a.json, (".json",))
     check_output("--out", a.out, (".png", ".svg", ".pdf"))
-    subject = choose_subject(a.path, a.step, a.overrides, a.batch_size, a.length, load_code(a.code))
+    path, step = split_step(a.path, a.step) if a.path else (None, a.step)
+    subject = choose_subject(path, step, a.overrides, a.batch_size, a.length, load_code(a.code))
     dtype = a.dtype or subject.config.train.dtype
     if not print_json:
         print(headline(subject, dtype), flush=True)
@@ -165,7 +186,7 @@ def from_config(config: RunConfig, name: str, batch_size: int, length: int | Non
     """Random parameters and tokens, at the fourth optimizer step, where Adam's bias correction still matters."""
     model = model_without_text(config)
     check_ideas(config, model)
-    shape = (batch_size, _length(length, model) + 1)
+    shape = (batch_size, row_length(length, model) + 1)
     tokens = np.random.default_rng(0).integers(model.vocab_size, size=shape).astype(np.int32)
     params = random_parameters(GPT(model))
     targets = tokens[:, 1:] % (model.n_classes or model.vocab_size)
@@ -177,58 +198,14 @@ def from_run(
 ) -> Subject:  # fmt: skip
     """A checkpoint of a run folder, by default the newest, and the first rows of its validation split.
 
-    They are windows, which begin with the begin token of an imported model, or examples. Adapters are added to their
-    maps.
+    Adapters are added to their maps.
     """
     run = load_run(path, step, with_optimizer=True, code=code)
-    prepared, length = prepare(run.config, run.tokenizer, run.chat), _length(length, run.model.config)
-    rows = _examples if prepared.examples else _windows
-    inputs, targets = rows(prepared, run, batch_size, length)
+    length = row_length(length, run.model.config)
+    inputs, targets = validation_rows(run, prepared_data(run), batch_size, length)
     return Subject(
         f"{path}, step {run.step:,}", run.model.config, run.config, run.params, run.opt_state, run.step, inputs, targets
     )
-
-
-def _windows(prepared: Prepared, run: TrainedRun, batch_size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets [B, T] of a text."""
-    ids = prepared.validation_ids
-    n = n_targets(ids, run.begin_token)
-    length = min(length, n)
-    if batch_size > n // length:
-        raise InputError(
-            f"--batch-size is {batch_size}, but the validation split has {n // length} windows of {length} tokens."
-        )
-    inputs, targets, _ = next(evaluation_batches(ids, length, batch_size, run.begin_token))
-    return inputs, targets
-
-
-def _examples(prepared: Prepared, run: TrainedRun, batch_size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets [B, T] of examples, cut to the length: at each position the next token, or the text's label.
-
-    A pair is two rows. What shares a row when packed attends across here, because all windows of `compare` are texts.
-    """
-    assert prepared.examples is not None
-    rows = [row for batch in prepared.examples.batches("validation", 1) for row in _flat(*batch)]
-    if batch_size > len(rows):
-        raise InputError(f"--batch-size is {batch_size}, but the validation split has {len(rows)} rows of examples.")
-    inputs, learned = (np.stack(part)[:, :length] for part in zip(*rows[:batch_size], strict=True))
-    if run.model.config.n_classes:
-        whole = np.stack([targets for _, targets in rows[:batch_size]])
-        return inputs, np.broadcast_to(whole.max(-1, keepdims=True), inputs.shape)
-    following = np.concatenate([inputs[:, 1:], np.maximum(learned[:, -1:], 0)], -1)
-    return inputs, following
-
-
-def _flat(inputs: np.ndarray, targets: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The rows [T] of a batch: inputs, and what is learned."""
-    width = inputs.shape[-1]
-    return zip(inputs.reshape(-1, width), targets.ids.reshape(-1, width), strict=True)
-
-
-def _length(length: int | None, model: GPTConfig) -> int:
-    if length is not None and length > model.context_length:
-        raise InputError(f"--length is {length}, more than model.context_length = {model.context_length}.")
-    return length or min(LONGEST, model.context_length)
 
 
 def compare(subject: Subject, dtype: str) -> Report:

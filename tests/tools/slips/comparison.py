@@ -16,6 +16,7 @@ CALLS, FUNCTION, MEASURE, REPORT, DIFFERENCES = (
     f"jaxllm/compare/{name}.py" for name in ("calls", "function", "measure", "report", "finite_differences")
 )
 IDEAS = "compare/test_ideas.py"
+FEW_DIGITS = "jaxllm/compare/few_digits.py"
 MODEL, TOLERANCES, TREES = (f"jaxllm/compare/{name}.py" for name in ("model", "tolerances", "trees"))
 
 MUTATIONS = [
@@ -44,10 +45,10 @@ MUTATIONS = [
     Mutation("a jump at ten times and no more", REPORT, "row.relative > JUMP * before", "row.relative >= JUMP * before", "compare/test_report.py::test_a_jump_is_from_the_largest_error_before"),
     Mutation("a scale of 0 taken for none", MEASURE, "scale = own if scale is None else scale", "scale = scale or own", "compare/test_report.py::test_a_scale_of_zero_is_a_scale"),
     Mutation("the last of equal rows named", REPORT, "worst = max(compared,", "worst = max(reversed(compared),", "compare/test_report.py::test_of_equal_rows_the_first_is_named"),
-    Mutation("no step from zeros", DIFFERENCES, "** 2))) or 1.0", "** 2)))", "compare/test_finite_differences.py::test_the_gradient_of_an_argument_that_is_all_zeros_is_tested[None]"),
+    Mutation("no step from zeros", FEW_DIGITS, "** 2))) or 1.0", "** 2)))", "compare/test_finite_differences.py::test_the_gradient_of_an_argument_that_is_all_zeros_is_tested[None]"),
     Mutation("a wrong gradient excused", DIFFERENCES, "if row.passed or (doubt.passed and row.relative > ACCURACY):", "if row.passed:", "compare/test_finite_differences.py::test_a_wrong_gradient_of_a_smooth_reference_is_not_excused"),
     Mutation("a reference of JAX in float32", CALLS, "with jax.enable_x64(True):", "with jax.enable_x64(False):", "compare/test_calls.py::test_jaxs_own_function_is_a_reference[softmax0-float64]"),
-    Mutation("a dataclass within a dataclass", CALLS, "registered(getattr(leaf, field.name))", "getattr(leaf, field.name)", "compare/test_calls.py::test_results_that_are_dataclasses[float64-Plain]", "TypeError"),
+    Mutation("a dataclass within a dataclass", CALLS, "_by_field(leaf, registered) if", "_by_field(leaf, lambda value: value) if", "compare/test_calls.py::test_results_that_are_dataclasses[float64-Plain]", "TypeError"),
     Mutation("ten times the tolerance", TOLERANCES, '"float32": (1e-5, 1e-5)', '"float32": (1e-4, 1e-5)', "compare/test_function.py::test_the_bounds_are_those_of_the_readme"),
     Mutation("a reference that writes into the arguments", TREES, "return np.array(x, np.float64)", "return np.asarray(x, np.float64)", "compare/test_function.py::test_a_reference_that_changes_its_input_changes_nothing", "ValueError: output array is read-only"),
     Mutation("a ReLU on the other side of zero unnoticed", MODEL, "if flipped:", "if False:", "compare/test_model_and_optimizer.py::test_a_relu_flipped_by_rounding_is_noted_and_within_tolerance"),

@@ -4,6 +4,7 @@ from slips.mutation import Mutation
 
 PLACES, LAYOUTS = "train/parallel/placing.py", "tune/test_layouts.py"
 COMPARE, OTHERS = "train/commands/compare.py", "tune/test_other_commands.py"
+ROWS = "train/commands/compare_rows.py"
 PLANNED, KINDS, RULES = "train/plan/compiled.py", "train/tune/kinds.py", "jaxllm/parallel.py"
 
 MUTATIONS = [
@@ -14,7 +15,7 @@ MUTATIONS = [
     Mutation("examples cut by position", "train/tune/config.py", 'if config.parallel.context > 1 and config.tune.kind != "pretrain":', "if False:", f"{LAYOUTS}::test_examples_are_not_cut_by_position", "DID NOT RAISE"),
     Mutation("a pair counted as one row", "train/config.py", 'rows = 2 if config.tune.kind == "prefer" else 1', "rows = 1", f"{OTHERS}::test_the_tokens_of_a_step_are_those_of_both_answers"),
     Mutation("an optimizer of adapters beside whole parameters", COMPARE, "partition_of(self.config) is None or self.opt_state is None", "True", f"{OTHERS}::test_a_run_with_adapters_is_compared[instruct-shape0]", "pytree structure error"),
-    Mutation("a classifier held to tokens", COMPARE, "np.broadcast_to(whole.max(-1, keepdims=True), inputs.shape)", "inputs % run.model.config.n_classes", f"{OTHERS}::test_rows_of_examples_are_compared"),
+    Mutation("a classifier held to tokens", ROWS, "np.broadcast_to(whole.max(-1, keepdims=True), inputs.shape)", "inputs % run.model.config.n_classes", f"{OTHERS}::test_rows_of_examples_are_compared"),
     Mutation("random tokens as labels", COMPARE, "tokens[:, 1:] % (model.n_classes or model.vocab_size)", "tokens[:, 1:]", f"{OTHERS}::test_a_classifier_with_random_weights_is_compared"),
     Mutation("all blocks planned as the first", PLANNED, "all(block == changing[0] for block in changing)", "True", f"{OTHERS}::test_blocks_with_other_adapters_are_all_compiled"),
     Mutation("a plan that counts no frozen parameters", PLANNED, '"gradients": copies * parameters, "frozen": frozen,', '"gradients": copies * parameters, "frozen": 0,', f"{OTHERS}::test_a_tuning_is_planned"),
