@@ -6,6 +6,7 @@ from slips import (
     learn_page,
     learn_pieces,
     learn_training,
+    lookup,
     model,
     plan,
     pretrained,
@@ -23,7 +24,7 @@ from slips import (
 from slips.mutation import Mutation, stale
 
 ROOMS = (
-    model, comparison, texts, pretrained, training, program, plan,
+    model, lookup, comparison, texts, pretrained, training, program, plan,
     learn_checking, learn_page, learn_pieces, learn_training,
     tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
