@@ -36,8 +36,8 @@ def read_drafts(
     def foreseen(drawn: "GenerationState") -> Array:
         """Whether the model has read the newest token of each row, within the context."""
         newest = drawn.length - 1
-        read = (column(tokens, newest - first) == column(drawn.text, newest))[:, 0] | drawn.done
-        return (newest - first <= n) & (read & (newest - drawn.start < context)).all()
+        right = (column(tokens, newest - first) == column(drawn.text, newest))[:, 0] | drawn.done
+        return (newest - first <= n) & (right & (newest - drawn.start < context)).all()
 
     def draw_one(drawn: "GenerationState") -> "GenerationState":
         return draw_next(drawn, column(logits, drawn.length - 1 - first)[:, 0])

@@ -123,7 +123,7 @@ class LookupSide:
         return Written(tokens, time.perf_counter() - start, int(done.state.readings))
 
     def _figures(self, length: Lengths, lookup: int, rounds: list[tuple[np.ndarray, Written, Written]]) -> Figures:
-        plain, ours = ([[sides[i].seconds] for sides in rounds] for i in (1, 2))
+        plain, ours = [[one.seconds] for _, one, _ in rounds], [[other.seconds] for _, _, other in rounds]
         ratio, n = speed_ratio(ours, plain), length.new_tokens - 1
         shared = self._model.config.context_length - length.prompt_tokens + 1  # what is drawn from the whole text
         parted = [
