@@ -84,7 +84,7 @@ def bench_lookup_command(
 
 
 @dataclass(frozen=True)
-class Written:
+class Continuation:
     """What followed the prompts of a round."""
 
     tokens: np.ndarray  # [B, N]
@@ -113,16 +113,16 @@ class LookupSide:
             for i, lookup in enumerate(drafts, 1)
         ]
 
-    def _write(self, prompts: np.ndarray, n: int, lookup: int) -> Written:
+    def _write(self, prompts: np.ndarray, n: int, lookup: int) -> Continuation:
         rest = (jax.random.key(0), n, Sampling(0), self._run.tokenizer.vocab_size, (), self._run.begin_token, lookup)
         begun = start_generation(self._model, self._params, prompts, *rest)
         jax.block_until_ready(begun.state)
         start = time.perf_counter()
         done = begun.advance(n - 1)
         tokens = done.tokens()
-        return Written(tokens, time.perf_counter() - start, int(done.state.readings))
+        return Continuation(tokens, time.perf_counter() - start, int(done.state.readings))
 
-    def _figures(self, length: Lengths, lookup: int, rounds: list[tuple[np.ndarray, Written, Written]]) -> Figures:
+    def _figures(self, length: Lengths, lookup: int, rounds: list[tuple[np.ndarray, Continuation, Continuation]]) -> Figures:
         plain, ours = [[one.seconds] for _, one, _ in rounds], [[other.seconds] for _, _, other in rounds]
         ratio, n = speed_ratio(ours, plain), length.new_tokens - 1
         shared = self._model.config.context_length - length.prompt_tokens + 1  # what is drawn from the whole text
