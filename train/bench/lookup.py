@@ -92,6 +92,9 @@ class Continuation:
     readings: int
 
 
+Round = tuple[np.ndarray, Continuation, Continuation]  # prompts, what followed without drafts and with them
+
+
 class LookupSide:
     """The model of a run, which writes with any number of drafted tokens. Raises InputError where it cannot."""
 
@@ -122,7 +125,7 @@ class LookupSide:
         tokens = done.tokens()
         return Continuation(tokens, time.perf_counter() - start, int(done.state.readings))
 
-    def _figures(self, length: Lengths, lookup: int, rounds: list[tuple[np.ndarray, Continuation, Continuation]]) -> Figures:
+    def _figures(self, length: Lengths, lookup: int, rounds: list[Round]) -> Figures:
         plain, ours = [[one.seconds] for _, one, _ in rounds], [[other.seconds] for _, _, other in rounds]
         ratio, n = speed_ratio(ours, plain), length.new_tokens - 1
         shared = self._model.config.context_length - length.prompt_tokens + 1  # what is drawn from the whole text
