@@ -58,6 +58,10 @@ class Place(NamedTuple):
         )
 
 
+class LaterPlace(Place):
+    """The place of tokens that may attend to those that were read before, not to each other alone."""
+
+
 class Cache(NamedTuple):
     """Keys and values of all blocks, in S slots of which `length` are filled."""
 
@@ -88,7 +92,7 @@ class Cache(NamedTuple):
         """S, the number of slots."""
         return self.documents.shape[-1]
 
-    def place(self, tokens: Int[Array, "B T"], separator: int | None) -> Place:
+    def place(self, tokens: Int[Array, "B T"], separator: int | None, later: bool) -> Place:
         """The place of the tokens that are read next; each row begins document 1, and each separator the next."""
         slots = self.length + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         positions = slots - self.start[:, None]
@@ -102,13 +106,24 @@ class Cache(NamedTuple):
         slots = self.length + jnp.arange(-self.latest.shape[1], tokens.shape[1])  # below 0 as padding
         latest_documents = all_documents.at[:, slots].get(mode="fill", fill_value=0, wrap_negative_indices=False)
         positions = jnp.maximum(positions, 0)
-        return Place(self.length, positions, documents, all_documents, self.start, latest, latest_documents)
+        kind = LaterPlace if later else Place
+        return kind(self.length, positions, documents, all_documents, self.start, latest, latest_documents)
 
     def extended(self, layers: list[LayerCache], place: Place) -> "Cache":
         """The cache after the tokens at the place have been read into its layers."""
         n_read = place.positions.shape[1]
         length, latest = self.length + n_read, place.latest[:, n_read:]
         return Cache(tuple(layers), self.start, place.all_documents, length, latest)
+
+    def with_first(self, n: Int[Array, ""], tokens: Int[Array, "B T"], before: "Cache") -> "Cache":
+        """The cache after only the first n of the tokens, all of which were read into it when it was `before`.
+
+        The slots of the others are free again: they are written before they are read.
+        """
+        length, latest = before.length + n, jnp.concatenate([before.latest, tokens], axis=1)
+        latest = jax.lax.dynamic_slice_in_dim(latest, n, before.latest.shape[1], axis=1)
+        documents = jnp.where(jnp.arange(self.capacity) < length, self.documents, 0)
+        return Cache(self.layers, self.start, documents, length, latest)
 
 
 def extend(

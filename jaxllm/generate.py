@@ -18,8 +18,9 @@ from jaxllm.array import Array
 from jaxllm.config import check_predicts_tokens
 from jaxllm.fast import has_fast_form
 from jaxllm.gpt import GPT
+from jaxllm.lookup import MOST_DRAFTED
 from jaxllm.sampling import min_p, repetition_penalty, scale_temperature, top_k, top_p
-from jaxllm.utils.errors import NonFiniteError
+from jaxllm.utils.errors import InputError, NonFiniteError
 
 
 @jax.tree_util.register_pytree_node_class
@@ -91,7 +92,7 @@ def draw_keys(key: Key[Array, ""], n_drawn: Int[Array, ""] | int, n_rows: int) -
 @has_fast_form
 def generate(
     model: GPT, params: Any, prompts: Any, key: Key[Array, ""], max_new_tokens: int, sampling: Sampling = PLAIN,
-    vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
+    vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None, lookup: int = 0,
 ) -> Int[np.ndarray, "B N"]:  # fmt: skip
     """Continue prompts, an array [B, P] or a list of lists of ids; returns the at most `max_new_tokens` drawn tokens.
 
@@ -100,11 +101,16 @@ def generate(
     and a row's tokens do not depend on the other rows. Only the end of a prompt longer than the context is read. A
     `begin_token`, with which the prompts begin, stays the first token that the model sees, in place of the oldest one.
 
-    Raises InputError for a classifier, ValueError for an empty prompt and for `max_new_tokens` below 1, and
-    NonFiniteError where a token would be drawn from logits that hold NaN or infinity; -inf excludes a token.
+    With `lookup`, so many tokens at a time are drafted by looking up where the last ones stood before
+    (`jaxllm.lookup`). That changes how often the model reads, not what it is asked for, so this formula needs none.
+
+    Raises InputError for a classifier and for what `check_lookup` refuses, ValueError for an empty prompt and for
+    `max_new_tokens` below 1, and NonFiniteError where a token would be drawn from logits that hold NaN or infinity;
+    -inf excludes a token.
     """
     context, ids = model.config.context_length, jnp.arange(model.config.vocab_size)
     check_predicts_tokens(model.config)
+    check_lookup(lookup, sampling)
     texts = cut_prompts(prompts, context, max_new_tokens, begin_token)
     starts, done = [0] * len(texts), np.zeros(len(texts), bool)
     for n_drawn in range(max_new_tokens):
@@ -124,6 +130,17 @@ def generate(
         if done.all():
             break
     return np.stack([text[-n_drawn - 1 :] for text in texts]).astype(np.int32)
+
+
+def check_lookup(lookup: int, sampling: Sampling) -> None:
+    """Raises InputError for a number of drafted tokens out of range, and for drafts of tokens drawn at random."""
+    if not 0 <= lookup <= MOST_DRAFTED:
+        raise InputError(f"lookup is {lookup}, but it must be from 0 to {MOST_DRAFTED}.")
+    if lookup and not sampling.greedy:
+        raise InputError(
+            f"lookup is {lookup} at a temperature of {sampling.temperature}, but drafted tokens are compared with the "
+            "most likely ones; set the temperature to 0 or leave lookup out."
+        )
 
 
 def cut_prompts(prompts: Any, context: int, max_new_tokens: int, begin_token: int | None) -> list[np.ndarray]:

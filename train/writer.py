@@ -22,6 +22,7 @@ from jaxllm.fast.generate import start_generation, stream, why_not_cached
 from jaxllm.fast.quantised_weights import pack
 from jaxllm.generate import Sampling, generate
 from jaxllm.gpt import GPT
+from jaxllm.lookup import MOST_DRAFTED
 from jaxllm.pretrained.chat import encode_chat
 from jaxllm.utils.errors import InputError, NonFiniteError
 
@@ -50,6 +51,7 @@ class Options:
     seed: int
     stop: Sequence[str]
     weights: str
+    lookup: int
 
     def __post_init__(self) -> None:
         most = MOST_NEW_TOKENS
@@ -62,12 +64,17 @@ class Options:
         _check(penalty is None or 0 < penalty <= 100, "--repetition-penalty", penalty, "above 0 and at most 100")
         _check(0 <= self.seed < 2**32, "--seed", self.seed, "from 0 to 2**32 - 1")
         _check("" not in self.stop, "--stop", "empty", "at least one character")
+        _check(0 <= self.lookup <= MOST_DRAFTED, "--lookup", self.lookup, f"from 0 to {MOST_DRAFTED}")
+        _check(not self.lookup or self.temperature == 0, "--temperature", self.temperature, "0 with --lookup")
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, answers: bool) -> "Options":
-        """The options of a command line; answers are sampled closer to the most likely tokens by default."""
+        """The options of a command line; answers are sampled closer to the most likely tokens by default.
+
+        With drafted tokens nothing is sampled.
+        """
         given = {field.name: getattr(arguments, field.name) for field in fields(cls)}
-        defaults = ANSWERS if answers else CONTINUES
+        defaults = {"temperature": 0.0} if arguments.lookup else ANSWERS if answers else CONTINUES
         return cls(**given | {name: value for name, value in defaults.items() if given[name] is None})
 
     @property
@@ -115,7 +122,8 @@ class Writer:
     def drawn(self, ids: Sequence[int], seed: int, most: int) -> Iterator[np.ndarray]:
         """At most so many tokens after these ids, [1, N] at a time."""
         key, size, run = jax.random.key(seed), self.run.tokenizer.vocab_size, self.run
-        rest = ([ids], key, most, self.options.sampling, size, self.ends, run.begin_token)
+        options = self.options
+        rest = ([ids], key, most, options.sampling, size, self.ends, run.begin_token, options.lookup)
         if isinstance(self.model, CachedGPT):
             yield from stream(start_generation(self.model, self.params, *rest), most)
         else:

@@ -1,7 +1,7 @@
 """Reading token by token through the key/value cache (`jaxllm.cache`), so that each token is computed once.
 
 The modules have the parameters of those that they extend. `CachedGPT` returns for the last token the logits that
-`jaxllm.gpt.GPT` returns for the whole text. It reads a prompt at once, then one token at a time.
+`jaxllm.gpt.GPT` returns for the whole text. It reads a prompt at once, then one token at a time, or a few at once.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ from jaxllm.attention import (
     merge_heads,
     repeat_heads,
 )
-from jaxllm.cache import Cache, LayerCache, Place, extend
+from jaxllm.cache import Cache, LaterPlace, LayerCache, Place, extend
 from jaxllm.gpt import GPT, Block, check_tokens
 from jaxllm.layers import Linear, softmax
 from jaxllm.precision import at_least_float32
@@ -63,7 +63,7 @@ class CachedAttention(MultiHeadAttention):
     ) -> tuple[Float[Array, "B T F"], LayerCache]:
         q, k, v = self.heads(x, x, place.positions)
         cache = extend(cache, k, v, place)
-        if x.shape[-2] == 1:
+        if isinstance(place, LaterPlace):
             keys, values = optimization_barrier(cache)  # without it XLA copies the cache and updates both
             changes = () if self.score is None else (self.score, place.positions, place.all_positions)
             y = grouped_attention(q, keys, values, place.mask(self.window, self.visible, within), *changes)
@@ -109,21 +109,24 @@ class CachedBlock(Block):
 class CachedGPT(GPT):
     """The logits of the last token that is read, and the cache extended by the tokens.
 
-    Any number of tokens, padding included, may be read into an empty cache; after that tokens are read one by one. The
-    caller keeps each row within the context. Raises InputError for tokens that are not [B, T] integers or more than the
-    cache holds.
+    Any number of tokens, padding included, may be read into an empty cache; after that tokens are read one by one, or
+    with `follow` a few at once. Then the logits are those of each token [B, T, V], and the last tokens may be guesses
+    beyond the context, whose logits mean nothing. The caller keeps all others within it. Raises InputError for tokens
+    that are not [B, T] integers or more than the cache holds.
     """
 
     block: type[nn.Module] | None = CachedBlock
 
     def __call__(  # type: ignore[override]
-        self, tokens: Int[Array, "B T"], cache: Cache
-    ) -> tuple[Float[Array, "B V"], Cache]:
+        self, tokens: Int[Array, "B T"], cache: Cache, follow: bool = False
+    ) -> tuple[Float[Array, "B *T V"], Cache]:
         check_tokens(tokens, cache.capacity, "the cache's capacity")
-        place = cache.place(tokens, self.config.separator)
-        n_before = cache.latest.shape[1]
-        x, layers = self.embed(place.latest, place.positions, place.latest_documents, n_before), []
+        place = cache.place(tokens, self.config.separator, follow or tokens.shape[1] == 1)
+        n_before, positions = cache.latest.shape[1], place.positions
+        if follow:  # a position outside a learned table is NaN, which would spread from the cache to every later token
+            positions = jnp.minimum(positions, self.config.context_length - 1)
+        x, layers = self.embed(place.latest, positions, place.latest_documents, n_before), []
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x, extended = cast(CachedBlock, block)(x, layer, place)
             layers.append(extended)
-        return self.logits(self.normed(x[:, -1])), cache.extended(layers, place)
+        return self.logits(self.normed(x if follow else x[:, -1])), cache.extended(layers, place)

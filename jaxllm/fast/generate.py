@@ -3,6 +3,8 @@
 All shapes are static; lengths are rounded up to a few sizes, so that another prompt or another number of tokens rarely
 compiles again. Prompts of unequal lengths are aligned at their ends. When a row has filled the model's context, all
 rows are read into the cache again.
+
+With `lookup` the second loops reading by reading, each of which may yield several tokens (`jaxllm.fast.lookup`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +24,9 @@ from jaxllm.fast import formula
 from jaxllm.fast.attention import looks_ahead
 from jaxllm.fast.cached_gpt import CachedBlock, CachedGPT
 from jaxllm.fast.few_rows import compiled
+from jaxllm.fast.lookup import column, read_drafts
 from jaxllm.fast.quantised_weights import cast_kernels
-from jaxllm.generate import PLAIN, Sampling, cut_prompts, draw, draw_keys, non_finite_logits
+from jaxllm.generate import PLAIN, Sampling, check_lookup, cut_prompts, draw, draw_keys, non_finite_logits
 from jaxllm.generate import generate as textbook
 from jaxllm.gpt import GPT, Block, block_class, interceptors
 from jaxllm.utils.errors import InputError
@@ -35,13 +38,16 @@ SHORTEST, STEP = 16, 256
 
 def generate(
     model: GPT, params: Any, prompts: Any, key: Key[Array, ""], max_new_tokens: int, sampling: Sampling = PLAIN,
-    vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
+    vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None, lookup: int = 0,
 ) -> Int[np.ndarray, "B N"]:  # fmt: skip
     """`jaxllm.generate.generate` through the cache.
 
+    With `lookup` a token may differ where two logits are closer than rounding: a product of several rows may add in
+    another order than that of one. Then either token is right.
+
     A model that cannot be read through the cache (`why_not_cached`) is read by the textbook's loop.
     """
-    rest = (prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens, begin_token)
+    rest = (prompts, key, max_new_tokens, sampling, vocab_size, stop_tokens, begin_token, lookup)
     if why_not_cached(model):
         return formula(textbook)(model, params, *rest)
     return start_generation(model, params, *rest).advance(max_new_tokens - 1).tokens()
@@ -81,6 +87,7 @@ class GenerationState(NamedTuple):
     drawn: Int[Array, ""]  # tokens drawn
     seen: Bool[Array, "B V"] | None  # tokens of the text, where a penalty needs them
     cache: Cache
+    readings: Int[Array, ""]  # after that of the prompt
     finite: Bool[Array, ""]  # the largest logit of each row that was not done was finite, at every token
 
 
@@ -91,6 +98,7 @@ class _Plan(NamedTuple):
     begin_token: int | None  # the first token that the model sees, also where it sees only the end of a text
     slides: bool  # whether a row may outgrow the context
     vocab_size: int | None
+    lookup: int  # tokens that are drafted for each reading
     interceptors: tuple[Any, ...]  # active during tracing; other ones make another program
 
 
@@ -131,21 +139,23 @@ def stream(generation: Generation, max_new_tokens: int) -> Iterator[Int[np.ndarr
         yield new
         if given >= max_new_tokens or bool(generation.state.done.all()):
             return
-        generation = generation.advance(1)
+        generation = generation.advance(min(1 + generation.plan.lookup, max_new_tokens - given))
 
 
 def start_generation(
     model: GPT, params: Any, prompts: Any, key: Key[Array, ""], max_new_tokens: int, sampling: Sampling = PLAIN,
-    vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None,
+    vocab_size: int | None = None, stop_tokens: Sequence[int] = (), begin_token: int | None = None, lookup: int = 0,
 ) -> Generation:  # fmt: skip
     """Reads the prompts and draws the first token of each row; arguments and errors as in `generate`.
 
     A `CachedGPT` is used as it is: with `nn.jit(CachedBlock)` all blocks come from one trace, which starts sooner.
-    Raises InputError for a classifier and for a model that cannot be read through the cache (`why_not_cached`).
+    Raises InputError for a classifier, for a model that cannot be read through the cache (`why_not_cached`), and for
+    what `check_lookup` refuses.
     """
     if reason := why_not_cached(model):
         raise InputError(f"{reason}; use `jaxllm.generate.generate`, which reads the whole text for each token.")
     check_predicts_tokens(model.config)
+    check_lookup(lookup, sampling)
     context = model.config.context_length
     rows = cut_prompts(prompts, context, max_new_tokens, begin_token)
     longest = max(len(row) for row in rows)
@@ -155,7 +165,7 @@ def start_generation(
         text[i, prompt - len(row) :] = row
     start = jnp.asarray([prompt - len(row) for row in rows], jnp.int32)
     slides = longest + max_new_tokens - 1 > context
-    plan = _Plan(_rounded(prompt + max_new_tokens), begin_token, slides, vocab_size, interceptors())
+    plan = _Plan(_rounded(prompt + max_new_tokens), begin_token, slides, vocab_size, lookup, interceptors())
     stop = jnp.asarray(stop_tokens, jnp.int32)
     state = _start(model, plan, params, sampling, stop, key, jnp.asarray(text), start)
     return Generation(model, params, plan, sampling, stop, key, state)
@@ -175,6 +185,7 @@ def _start(
     context = model.config.context_length
     # Reading again fills as many slots as the context has. The full row keeps half of them, then grows again.
     capacity = context + max(prompt, context - context // 2) if plan.slides else plan.width
+    capacity += plan.lookup  # drafted tokens are read beyond the end
     logits, cache = _read_prompt(model, params, text, start, capacity)
     seen = None
     if sampling.repetition_penalty is not None:
@@ -184,7 +195,8 @@ def _start(
         seen = seen.at[jnp.arange(n_rows)[:, None], ids].set(True, mode="drop")
     text = jnp.pad(text, ((0, 0), (0, plan.width - prompt)))
     zero = jnp.zeros((), jnp.int32)
-    state = GenerationState(text, zero + prompt, start, jnp.zeros(n_rows, bool), zero, seen, cache, jnp.asarray(True))
+    done = jnp.zeros(n_rows, bool)
+    state = GenerationState(text, zero + prompt, start, done, zero, seen, cache, zero, jnp.asarray(True))
     return _draw_next(plan, sampling, stop, key, state, logits)
 
 
@@ -192,11 +204,11 @@ def _read_prompt(model: GPT, params: Any, tokens: Array, start: Array, capacity:
     return _read(model, params, tokens, Cache.empty(model.config, start, capacity, _dtype(model, params)))
 
 
-def _read(model: GPT, params: Any, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
+def _read(model: GPT, params: Any, tokens: Array, cache: Cache, follow: bool = False) -> tuple[Array, Cache]:
     cached = model if isinstance(model, CachedGPT) else CachedGPT(model.config, model.dtype)
     with compiled():
         params = cast_kernels(params, _dtype(model, params))
-        return cast(tuple[Array, Cache], cached.apply({"params": params}, tokens, cache))
+        return cast(tuple[Array, Cache], cached.apply({"params": params}, tokens, cache, follow))
 
 
 def _dtype(model: GPT, params: Any) -> Any:
@@ -218,7 +230,8 @@ def _draw_next(
     text = jax.lax.dynamic_update_slice_in_dim(state.text, token[:, None], state.length, 1)
     done = state.done | (token[:, None] == stop[None]).any(1)
     seen = None if state.seen is None else state.seen.at[jnp.arange(n_rows), token].set(True)
-    return GenerationState(text, state.length + 1, state.start, done, state.drawn + 1, seen, state.cache, finite)
+    length, drawn = state.length + 1, state.drawn + 1
+    return state._replace(text=text, length=length, done=done, drawn=drawn, seen=seen, finite=finite)
 
 
 @partial(jax.jit, static_argnames=("model", "plan"), donate_argnames="state")
@@ -230,14 +243,17 @@ def _advance(
     def unfinished(state: GenerationState) -> Array:
         return (state.length < end) & state.finite & ~state.done.all()
 
-    def one_token(state: GenerationState) -> GenerationState:
+    def read(state: GenerationState) -> GenerationState:
         if plan.slides:
             state = _within_context(model, plan, params, state)
-        token = jax.lax.dynamic_slice_in_dim(state.text, state.length - 1, 1, 1)
-        logits, cache = _read(model, params, token, state.cache)
-        return _draw_next(plan, sampling, stop, key, state._replace(cache=cache), logits)
+        state = state._replace(readings=state.readings + 1)
+        if plan.lookup:
+            return read_drafts(partial(_read, model, params), draw_next, unfinished, plan.lookup, context, state)
+        logits, cache = _read(model, params, column(state.text, state.length - 1), state.cache)
+        return draw_next(state._replace(cache=cache), logits)
 
-    return jax.lax.while_loop(unfinished, one_token, state)
+    draw_next, context = partial(_draw_next, plan, sampling, stop, key), model.config.context_length
+    return jax.lax.while_loop(unfinished, read, state)
 
 
 def _within_context(model: GPT, plan: _Plan, params: Any, state: GenerationState) -> GenerationState:

@@ -73,7 +73,9 @@ def to_params(layout: Layout, config: GPTConfig, placement: Placement, x: np.nda
         x = x + np.asarray(layout.offset, x.dtype)
     parts = apart(layout, config, placement.paths, x)
     if layout.interleaved:
-        parts = [_reordered(config, path, part, interleaved=False) for path, part in zip(placement.paths, parts, strict=True)]
+        parts = [
+            _reordered(config, path, part, interleaved=False) for path, part in zip(placement.paths, parts, strict=True)
+        ]
     return {path: np.array(part, order="C") for path, part in zip(placement.paths, parts, strict=True)}
 
 

@@ -85,7 +85,9 @@ def test_a_line_that_names_another_module(name: str, here: Path, capsys: Capture
 def test_names_that_nobody_knows_are_filled_in(here: Path, capsys: Capture) -> None:
     config, layout = SUBJECTS[TITLE]
     known = numpy_arrays(config, layout)
-    write_trace(here / "own.npz", {key.replace("transformer", "body").replace("wte", "emb"): x for key, x in known.items()})
+    write_trace(
+        here / "own.npz", {key.replace("transformer", "body").replace("wte", "emb"): x for key, x in known.items()}
+    )
     command = ["compare", "gpt2.toml", "--against", "own.npz"]
     assert main(command) == 2
     assert "--names map.toml" in capsys.readouterr().err
@@ -135,8 +137,10 @@ def test_wrong_input(arguments: list[str], message: str, here: Path, capsys: Cap
 def test_a_run_has_its_own_parameters(here: Path, capsys: Capture) -> None:
     """Those of a run that was trained from other weights are not theirs."""
     (here / "text.txt").write_text("abcdefghijklm" * 40)
-    run = '[data]\nsource = "text.txt"\n' + CONFIG.replace("vocab_size = 13\n", "") + (
-        "[train]\nsteps = 2\nbatch_size = 2\n[optimizer]\nwarmup_steps = 1\n"
+    run = (
+        '[data]\nsource = "text.txt"\n'
+        + CONFIG.replace("vocab_size = 13\n", "")
+        + ("[train]\nsteps = 2\nbatch_size = 2\n[optimizer]\nwarmup_steps = 1\n")
     )
     (here / "run.toml").write_text(run)
     assert main(["train", "run.toml"]) == 0

@@ -26,7 +26,7 @@ from jaxllm.utils.files import replacing
 from train.cli import main
 from train.runs.imported_weights import read_weights, write_weights
 from train.runs.load import load_run
-from train.writer import behind, until
+from train.writer import Options, Writer, behind, until
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
@@ -92,6 +92,18 @@ def test_generate_answers_and_stops(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert text("--stop", stop) == plain[: plain.index(stop, 2)] + "\n"
     answer = text("--chat", "--weights", "int8", "--repetition-penalty", "1.5")
     assert not answer.startswith("hi") and "</s>" not in answer
+
+
+def test_drafted_tokens_leave_the_text_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And the model reads less often."""
+    run, texts = str(imported(tmp_path / "run")), []
+    for options in (["--temperature", "0"], ["--lookup", "3"], ["--lookup", "7", "--weights", "float32"]):
+        assert main(["generate", run, "--prompt", "hi hi hi", "--max-new-tokens", "30", *options]) == 0
+        texts.append(capsys.readouterr().out)
+    assert len(texts[0]) > 9 and texts[1] == texts[2] == texts[0]
+    options = Options(30, 0.0, None, None, None, None, 0, (), "float32", 7)
+    pieces = [*Writer(run, None, options).drawn([256, *b"hi hi hi"], 0, 30)]
+    assert pieces[1].shape[1] == 8  # several tokens at a time
 
 
 def test_the_answer_is_that_of_the_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,6 +195,8 @@ def test_a_note_where_there_is_no_compiler(
         ("evaluate {run}", "was imported without the text that it was trained on; name a text with --data"),
         ("generate {run} --prompt a --repetition-penalty 0", "--repetition-penalty is 0.0, but it must be above 0"),
         ("generate {run} --prompt a --stop", "expected one argument"),
+        ("generate {run} --prompt a --lookup 16", "--lookup is 16, but it must be from 0 to 15."),
+        ("chat {run} --lookup 4 --temperature 0.5", "--temperature is 0.5, but it must be 0 with --lookup."),
         ("generate {bare} --chat --prompt a", "has no chat template; use `jaxllm generate"),
         ("chat {bare}", "has no chat template"),
         ("generate {damaged} --prompt a", "is damaged: its bytes are not those that were written; import it again"),
@@ -220,9 +234,10 @@ def test_answers_have_other_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("continue_", "answer"):
         monkeypatch.setattr(f"train.commands.generate.{name}", lambda *_: None)
     words = ["generate", "run", "--prompt", "hi"]
-    for more in ([], ["--chat"], ["--chat", "--temperature", "0", "--top-p", "1"], ["--top-p", "0.5"]):
+    drafts = ["--chat", "--lookup", "4"]
+    for more in ([], ["--chat"], ["--chat", "--temperature", "0", "--top-p", "1"], ["--top-p", "0.5"], drafts):
         assert main([*words, *more]) == 0
-    assert seen == [(0.8, None), (0.2, 0.9), (0, 1), (0.8, 0.5)]
+    assert seen == [(0.8, None), (0.2, 0.9), (0, 1), (0.8, 0.5), (0, None)]
 
 
 def test_characters_that_the_terminal_cannot_encode(tmp_path: Path) -> None:

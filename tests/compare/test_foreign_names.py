@@ -151,7 +151,9 @@ def test_maps_that_do_not_fit(path: str, source: Any, message: str, tmp_path: Pa
 
 def test_unknown_names_are_listed(tmp_path: Path) -> None:
     config, layout = SUBJECTS["nanoGPT"]
-    arrays = {key.replace("transformer", "body").replace("wte", "emb"): x for key, x in numpy_arrays(config, layout).items()}
+    arrays = {
+        key.replace("transformer", "body").replace("wte", "emb"): x for key, x in numpy_arrays(config, layout).items()
+    }
     recording = read_trace(write_trace(tmp_path / "trace.npz", arrays))
     with pytest.raises(InputError) as error:
         guess_names(config, recording)

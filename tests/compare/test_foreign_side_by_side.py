@@ -113,10 +113,14 @@ def test_gradients_of_a_sum_and_not_of_a_mean(gpt2: Arrays, tmp_path: Path) -> N
     assert [fault.name for fault in found.faults] == ["gradients"]
     assert not failed(found, "forward") and not failed(found, "replayed gradient")
     assert len(failed(found, "backward")) > 10
-    assert found.notes == ("the optimizer step is left out: no step of an optimizer was recorded: give record() an optimizer",)
+    assert found.notes == (
+        "the optimizer step is left out: no step of an optimizer was recorded: give record() an optimizer",
+    )
 
 
-@pytest.mark.parametrize("name", ["transformer.h.1.mlp.c_fc.weight", "transformer.wte.weight", "transformer.wpe.weight"])
+@pytest.mark.parametrize(
+    "name", ["transformer.h.1.mlp.c_fc.weight", "transformer.wte.weight", "transformer.wpe.weight"]
+)
 def test_a_gradient_that_is_not_that_of_its_module(name: str, gpt2: Arrays, tmp_path: Path) -> None:
     found = beside(GPT2_LIKE, gpt2 | {f"grad/{name}": 1.01 * gpt2[f"grad/{name}"]}, tmp_path)
     assert [fault.name for fault in found.faults if fault.name != "optimizer step"] == ["gradients"]
@@ -190,5 +194,7 @@ def test_configs_that_cannot_be_compared(change: dict[str, Any], message: str, g
 
 
 def test_targets_outside_the_vocabulary(gpt2: Arrays, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="targets of .* are -100 to .*, but the ids of the config are 0 to 12; record a"):
+    with pytest.raises(
+        InputError, match="targets of .* are -100 to .*, but the ids of the config are 0 to 12; record a"
+    ):
         beside(GPT2_LIKE, gpt2 | {"targets": np.where(gpt2["targets"] > 5, -100, gpt2["targets"])}, tmp_path)

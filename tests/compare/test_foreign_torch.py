@@ -135,6 +135,11 @@ def test_narrow_floats_are_widened(tmp_path: Path) -> None:
 
 
 def test_a_loss_of_ones_own(tmp_path: Path) -> None:
-    record(Twice(), *batch(17, 5), str(tmp_path / "a.npz"), loss=lambda model, tokens, targets: model(tokens)["logits"].sum())
+    record(
+        Twice(),
+        *batch(17, 5),
+        str(tmp_path / "a.npz"),
+        loss=lambda model, tokens, targets: model(tokens)["logits"].sum(),
+    )
     recording = read_trace(tmp_path / "a.npz")
     assert recording.loss == pytest.approx(float(recording.outputs["."].sum()), rel=1e-5)

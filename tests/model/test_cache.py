@@ -75,11 +75,12 @@ def _one_copy() -> str:
 
 
 @pytest.mark.newest
-def test_the_loop_is_neither_one_thread_nor_copies_its_cache() -> None:
+@pytest.mark.parametrize("lookup", [0, 3])
+def test_the_loop_is_neither_one_thread_nor_copies_its_cache(lookup: int) -> None:
     """Without workarounds XLA 0.12 makes one single-threaded function, and two copies of each layer's values a token."""
     config = replace(TINY, n_layers=1, position="rotary")
     model, params = random_gpt(config)
-    begun = start_generation(model, params, [[1, 2]], jax.random.key(0), 6, Sampling(0))
+    begun = start_generation(model, params, [[1, 2]], jax.random.key(0), 6, Sampling(0), lookup=lookup)
     fixed = (begun.model, begun.plan, begun.params, begun.sampling, begun.stop, begun.key)
     program = _advance.lower(*fixed, begun.state, jnp.asarray(2)).compile().as_text()
     for mark, has_it in (("small_call", _one_thread), (" copy(", _one_copy)):

@@ -46,6 +46,8 @@ FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another
     "few_rows.in_c": "a choice: test_few_rows.py",
     "few_rows.why_not_compiled": "a choice: test_few_rows.py",
     "splash.splash_attention": "the kernel of a TPU: test_fast_attention.py",
+    "lookup.column": "a slice",
+    "lookup.read_drafts": "the loop as a whole: test_lookup.py",
     "on_mesh.active": "where numbers lie: test_parallel.py",
     "on_mesh.cut": "where numbers lie: test_parallel.py",
     "on_mesh.gather": "where numbers lie: test_parallel.py",
@@ -80,7 +82,7 @@ FAST_ALONE = {  # functions of jaxllm.fast that are not the fast form of another
 CALL_FAST_FORMS = {"layers.swiglu", "layers.geglu", "logit_lens.logit_lens"}
 NO_FLOATS = {  # what they return
     "attention.document_numbers": "int32", "attention.document_mask": "bool", "attention.visible": "bool",
-    "embeddings.ngram_ids": "int32", "loss.learned": "bool",
+    "embeddings.ngram_ids": "int32", "loss.learned": "bool", "lookup.drafted": "int32",
 }  # fmt: skip
 
 

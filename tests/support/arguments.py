@@ -304,6 +304,12 @@ def model(d: Draw) -> list[Any]:
     return [config, params, d.rng.integers(v, size=(d.size(2), t))]
 
 
+def lookup(d: Draw) -> list[Any]:
+    rows, width = d.size(3), d.size(9)
+    length = d.size(width)
+    return [d.rng.integers(3, size=(rows, width)), length, d.rng.integers(length, size=rows), d.size()]
+
+
 ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "layers.linear": linear,
     "layers.linear_map": lambda d: [d.linear(3, 2), d.array(*d.sizes(), 3)],
@@ -321,6 +327,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "layers.dropout": lambda d: [d.array(2, 1, 3), d.array(2, d.size(), 3)],
     "layers.mlp": mlp,
     "embeddings.token_embedding": embedding,
+    "lookup.drafted": lookup,
     "embeddings.ngram_ids": lambda d: [d.rng.integers(9, size=(*d.sizes(), d.size())), d.size(), d.size(9)],
     "embeddings.ngram_embedding": ngrams,
     "embeddings.token_logits": lambda d: [d.array(d.size(), 3), d.array(*d.sizes(), 3)],

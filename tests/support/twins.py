@@ -30,9 +30,10 @@ NOT_NUMERIC = {
 }  # fmt: skip
 WITHOUT_TWIN = {
     "precision.at_least_float32",  # a cast
-    "layers.dropout_mask", "generate.draw", "generate.draw_keys", "generate.generate",  # random: test_step.py, test_generate.py
+    "layers.dropout_mask", "generate.draw", "generate.draw_keys", "generate.generate", "generate.check_lookup",  # random: test_step.py, test_generate.py
     "generate.largest", "generate.cut_prompts", "generate.non_finite_logits", "fast.generate.why_not_cached",  # not numeric: test_generate.py, test_score_and_visible.py
     "fast.generate.start_generation", "fast.generate.stream",  # random: test_generate.py
+    "fast.lookup.column", "fast.lookup.read_drafts",  # the loop as a whole: test_lookup.py
     "fast.few_rows.compiled", "fast.few_rows.in_c", "fast.few_rows.why_not_compiled",  # a choice: test_few_rows.py
     "fast.products.active", "fast.products.computes", "fast.products.using",  # a choice
     "gpt.block_class", "loss.takes_hidden",  # a choice
@@ -197,6 +198,7 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(7, 4), integers(7, 5), 2, documents(5, 0, 2)],
     ],
     "embeddings.token_logits": [[normal(7, 4), normal(3, 5, 4)]],
+    "lookup.drafted": [[integers(3, 4, 12), 10, integers(9, 4), 5], [fixed([1, 2, 3, 1, 2, 3]), 6, fixed(0), 7], [integers(9, 2, 5), 1, fixed(0, 0), 2]],
     "embeddings.learned_positions": [[normal(7, 4), 5]],
     "embeddings.sinusoidal_embedding": [[integers(9, 2, 5), 6]],
     "embeddings.sinusoidal_positions": [[9, 6], [1, 2]],

@@ -429,7 +429,9 @@ RECORDING = {
 
 def make_recording(rng: Rng) -> Files:
     """An .npz with changed bytes, or an archive of which a member or the JSON is changed."""
-    about = mutate_json(rng, {"dtype": "float32", "classes": {"h": "Block"}, "optimizer": {"class": "SGD", "groups": []}})
+    about = mutate_json(
+        rng, {"dtype": "float32", "classes": {"h": "Block"}, "optimizer": {"class": "SGD", "groups": []}}
+    )
     members = {}
     for name, x in (RECORDING | {"about": np.array(about.decode(errors="ignore"))}).items():
         file = io.BytesIO()

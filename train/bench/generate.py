@@ -1,7 +1,8 @@
 """`jaxllm bench generate`: texts written by ours and by transformers, nanoGPT or another commit of ours, by turns.
 
 Reading the prompt and writing are timed apart, as by llama.cpp's llama-bench. As the weights must be read from memory
-for each token, the speed is also reported as a part of what the memory's bandwidth allows.
+for each token, the speed is also reported as a part of what the memory's bandwidth allows. Drafted tokens are measured
+by `train.bench.lookup`.
 """
 
 import json

@@ -16,6 +16,7 @@ from jaxllm.fast.quantised_weights import pack
 from jaxllm.generate import Sampling
 
 from ..runtime.allocator import compute_in_this_thread
+from .departures import departures
 from .job import config_of
 from .peers.protocol import Job, draw_prompts, peak_memory, serve_generation
 from .weights import share_weights
@@ -49,7 +50,7 @@ class OurGeneration:
 
     def logits(self, prompts: np.ndarray) -> np.ndarray:
         """As `GenerateSide` says."""
-        return np.asarray(_last_logits(self._model, self._params, prompts))
+        return np.asarray(last_logits(self._model, self._params, prompts))
 
     def about(self) -> dict[str, Any]:
         """As `GenerateSide` says."""
@@ -76,13 +77,7 @@ class OurGeneration:
         prompts = draw_prompts(self._job)
         shared = min(self._model.config.context_length - prompts.shape[1] + 1, tokens.shape[1])
         ours, tokens = self.write(prompts)[0][:, :shared], tokens[:, :shared]
-        parted = []
-        for row in np.flatnonzero((ours != tokens).any(1)):
-            token = int(np.argmax(ours[row] != tokens[row]))
-            text = np.concatenate([prompts[row], ours[row, :token]])
-            of_next = self.logits(text[None])[0]
-            gap = float(of_next[ours[row, token]] - of_next[tokens[row, token]])
-            parted.append({"row": int(row), "token": token, "gap": gap})
+        parted = departures(self.logits, prompts, ours, tokens)
         difference = float(np.abs(self.logits(prompts) - logits).max())
         return {"logits_difference": difference, "tokens": shared, "parted": parted}
 
@@ -98,7 +93,8 @@ class OurGeneration:
 
 
 @partial(jax.jit, static_argnames="model")
-def _last_logits(model: GPT, params: Any, tokens: np.ndarray) -> jax.Array:
+def last_logits(model: GPT, params: Any, tokens: np.ndarray) -> jax.Array:
+    """The logits [B, V] of the tokens that follow texts [B, T]."""
     out: Any = model.apply({"params": params}, tokens)
     return out[:, -1]
 

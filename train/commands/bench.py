@@ -4,9 +4,11 @@ import argparse
 from itertools import product
 
 from jaxllm.config import WEIGHTS
+from jaxllm.utils.errors import InputError
 
 from ..bench.alternate import peer_for
 from ..bench.generate import Lengths, bench_generate_command
+from ..bench.lookup import bench_lookup_command
 from ..bench.plan import bench_plan_command
 from ..bench.scaling import growth_command
 from ..bench.sides import other_of
@@ -110,14 +112,15 @@ def add_generate(kinds: "argparse._SubParsersAction[Parser]") -> None:
     parser = add_parser(
         kinds, "generate",
         "time how fast a config's model writes, greedily and with random weights; beside another program or commit "
-        "exit 1 if the tokens differ",
+        "exit 1 if the tokens differ. With --lookup, a run's model on code and prose, with and without drafted tokens",
     )  # fmt: skip
     parser.runs(
         run_generate, "jaxllm bench generate configs/gpt2-124m.toml --weights int8 --against hf --json bench.json"
     )
-    parser.add_argument("config", metavar="CONFIG.toml")
+    parser.add_argument("config", metavar="CONFIG.toml", help="or, with --lookup, a run folder")
     add_overrides(parser)
     add_code(parser)
+    parser.add_numbers("--lookup", 0, "N", "tokens drafted at a time (as in generate); several give a row each")
     parser.add_numbers("--batch-size", 1, "B", "texts at a time; default 1. Several numbers give a row each")
     parser.add_numbers("--prompt-tokens", 16, "P", "default 16; several as well")
     parser.add_argument("--new-tokens", type=int, default=64, metavar="N", help="default 64")
@@ -130,8 +133,13 @@ def add_generate(kinds: "argparse._SubParsersAction[Parser]") -> None:
 def run_generate(arguments: argparse.Namespace) -> int:
     """Returns 1 if the tokens differ."""
     a = arguments
-    other = other_of(a.against, a.against_commit, a.peer, a.peer_python, "generate_worker")
     lengths = [Lengths(b, p, a.new_tokens) for b, p in product(a.batch_size, a.prompt_tokens)]
+    if a.lookup != [0]:
+        if a.against or a.against_commit or a.overrides:
+            raise InputError("--lookup compares a run with itself; leave --against, --against-commit and --set out.")
+        agree = bench_lookup_command(a.config, a.code, [*dict.fromkeys(a.lookup)], lengths, a.weights, a.rounds, a.json)
+        return 0 if agree else 1
+    other = other_of(a.against, a.against_commit, a.peer, a.peer_python, "generate_worker")
     agree = bench_generate_command(a.config, a.overrides, a.code, lengths, a.weights, other, a.rounds, a.json)
     return 0 if agree else 1
 

@@ -1,6 +1,6 @@
 """`jaxllm compare`: model, gradients and optimizer step of a config or a run against the NumPy reference.
 
-Two runs are compared with each other, by `train.commands.compare_runs`.
+Two runs are compared with each other by `compare_runs`, a model of PyTorch with one of ours by `compare_foreign`.
 """
 
 import argparse
@@ -28,11 +28,8 @@ from ..optimizer import learning_rate_schedule, make_optimizer
 from ..outputs import check_output
 from ..runs.load import load_run
 from ..tune.partition import partition_of
-<<<<<<< HEAD
 from .compare_foreign import add_foreign, run_against, write_recorder
-=======
 from .compare_places import split_step
->>>>>>> t-c
 from .compare_plot import draw_errors
 from .compare_rows import prepared_data, row_length, validation_rows
 from .compare_runs import compare_two
@@ -85,17 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
         return write_recorder(a.recorder)
     if a.against:
         return run_against(a)
-    if a.names:
-        raise InputError("--names is for --against; name the recording too.")
-    print_json = a.json == "-"
-    if not 1 <= a.batch_size <= MOST_WINDOWS:
-        raise InputError(f"--batch-size is {a.batch_size}, but it must be from 1 to {MOST_WINDOWS}.")
-    if a.length is not None and a.length < 1:
-        raise InputError(f"--length is {a.length}, but it must be at least 1.")
+    _check_options(a)
     if a.other is not None:
         return compare_two(a)
-    if a.tolerance:
-        raise InputError(f"--tolerance is {a.tolerance}, but only two runs are compared within one; name the second.")
+    print_json = a.json == "-"
     check_output("--json", None if print_json else a.json, (".json",))
     check_output("--out", a.out, (".png", ".svg", ".pdf"))
     path, step = split_step(a.path, a.step) if a.path else (None, a.step)
@@ -117,6 +107,18 @@ def run(arguments: argparse.Namespace) -> int:
     if a.out:
         draw_errors(report, Path(a.out))
     return 0 if report.passed else 1
+
+
+def _check_options(a: argparse.Namespace) -> None:
+    """Raises InputError for options that do not belong together."""
+    if a.names:
+        raise InputError("--names is for --against; name the recording too.")
+    if not 1 <= a.batch_size <= MOST_WINDOWS:
+        raise InputError(f"--batch-size is {a.batch_size}, but it must be from 1 to {MOST_WINDOWS}.")
+    if a.length is not None and a.length < 1:
+        raise InputError(f"--length is {a.length}, but it must be at least 1.")
+    if a.other is None and a.tolerance:
+        raise InputError(f"--tolerance is {a.tolerance}, but only two runs are compared within one; name the second.")
 
 
 def headline(subject: "Subject", dtype: str) -> str:

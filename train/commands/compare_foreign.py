@@ -27,6 +27,7 @@ from ..ideas import load_code, resolve
 from ..inputs import model_without_text
 from ..outputs import check_output
 from ..runs.load import load_run
+from .compare_places import split_step
 from .compare_plot import draw_errors
 from .options import Parser
 
@@ -65,6 +66,10 @@ def run_against(a: argparse.Namespace) -> int:
     """Print the names, the table, the modules that depart and why; returns 1 if a number is beyond tolerance."""
     if a.path is None:
         raise InputError("--against compares with a model of ours; name a config or a run folder before it.")
+    if a.other is not None:
+        raise InputError(f"--against compares one model of ours, but {a.other} is a second; leave it out.")
+    if a.tolerance:
+        raise InputError(f"--tolerance is {a.tolerance}, but --against takes those of a dtype; give --dtype instead.")
     if a.length is not None or a.batch_size != 1:
         raise InputError("--length and --batch-size are those of the recording; leave them out.")
     print_json = a.json == "-"
@@ -88,15 +93,15 @@ def run_against(a: argparse.Namespace) -> int:
 
 def _ours(a: argparse.Namespace) -> tuple[GPTConfig, Any]:
     """The model's config, and the parameters of a run; None for a config."""
-    code = load_code(a.code)
-    if Path(a.path).is_dir():
+    code, (path, step) = load_code(a.code), split_step(a.path, a.step)
+    if Path(path).is_dir():
         if a.overrides:
-            raise InputError(f"--set {a.overrides[0]} is for a config, but {a.path} is a run folder; leave it out.")
-        run = load_run(a.path, a.step, code=code)
+            raise InputError(f"--set {a.overrides[0]} is for a config, but {path} is a run folder; leave it out.")
+        run = load_run(path, step, code=code)
         return run.model.config, run.params
-    if a.step is not None:
-        raise InputError(f"--step is {a.step!r}, but only a run folder has steps; leave it out or name one.")
-    return model_without_text(resolve(load_config(a.path, a.overrides), code)), None
+    if step is not None:
+        raise InputError(f"--step is {step!r}, but only a run folder has steps; leave it out or name one.")
+    return model_without_text(resolve(load_config(path, a.overrides), code)), None
 
 
 def _dtype(recording: Recording) -> str:

@@ -11,6 +11,7 @@ from slips import (
     learn_page,
     learn_pieces,
     learn_training,
+    lookup,
     model,
     plan,
     pretrained,
@@ -29,7 +30,7 @@ from slips.mutation import Mutation, stale
 
 ROOMS = (
     model, comparison, texts, pretrained, training, program, plan,
-    comparing_foreign, comparing_runs, diagnosis, families, gguf_out, learn_checking, learn_page, learn_pieces, learn_training,
+    comparing_foreign, comparing_runs, diagnosis, families, gguf_out, learn_checking, learn_page, learn_pieces, learn_training, lookup,
     tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
 MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]
