@@ -117,6 +117,8 @@ def test_the_recorder_is_written(here: Path, capsys: Capture) -> None:
     (["gpt2.toml", "--against", "gpt2.toml"], "gpt2.toml is neither an .npz nor a .safetensors file"),
     (["gpt2.toml", "--against", "trace.npz", "--length", "4"], "--length and --batch-size are those of the recording"),
     (["gpt2.toml", "--against", "trace.npz", "--batch-size", "2"], "--length and --batch-size are those of the recording"),
+    (["gpt2.toml", "other", "--against", "trace.npz"], "--against compares one model of ours, but other is a second"),
+    (["gpt2.toml", "--against", "trace.npz", "--tolerance", "0.1"], "--tolerance is 0.1, but --against takes those of"),
     (["gpt2.toml", "--against", "trace.npz", "--step", "3"], "--step is '3', but only a run folder has steps"),
     (["gpt2.toml", "--against", "trace.npz", "--names", "map.json"], "the name of the file must end in .toml"),
     (["gpt2.toml", "--names", "map.toml"], "--names is for --against; name the recording too"),
