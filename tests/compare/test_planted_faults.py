@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faulty_gpt import Library
 from foreign_pieces import GPT_2, LLAMA
-from planted import Library
 from planted_pieces import found, parameters, record
 
 MODELS = {"gpt-2": GPT_2, "llama": LLAMA}

@@ -5,7 +5,7 @@ from typing import Any
 
 import foreign_pieces
 import numpy as np
-from planted import GPT, Library
+from faulty_gpt import GPT, Library
 
 from jaxllm.compare.foreign.diagnosis import Explanation, departure, diagnose
 from jaxllm.compare.foreign.piece import ForeignPiece
