@@ -1,6 +1,6 @@
 """Faults planted in a model: each place is found, and its diagnosis is right or silent.
 
-The model is `tests/support/planted.py`, over NumPy, and over PyTorch where that is installed.
+The model is `tests/support/faulty_gpt.py`, over NumPy, and over PyTorch where that is installed.
 """
 
 import importlib.util
