@@ -293,7 +293,7 @@ def _head_width(features: int, n_heads: int, n_kv_heads: int, head_dim: int | No
 
 def _rotate_heads(x: Array, rotary: Rotary, positions: Array | None) -> Array:
     """Queries or keys [..., H, T, K], rotated by the positions [..., T] of their tokens."""
-    base, interleaved, factor, low, high, original_context = rotary
-    frequencies = rotary_frequencies(x.shape[-1], base, factor, low, high, original_context)
+    base, interleaved, *scaling, scale = rotary
+    frequencies = rotary_frequencies(x.shape[-1], base, *scaling)
     places = jnp.arange(x.shape[-2]) if positions is None else positions[..., None, :]  # the same for all heads
-    return rotate(x, places, frequencies, interleaved)
+    return rotate(x, places, frequencies, interleaved, scale)

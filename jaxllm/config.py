@@ -1,5 +1,6 @@
 """The shape of a GPT."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -22,6 +23,9 @@ class Rotary(NamedTuple):
     low_frequency: float = 1.0
     high_frequency: float = 4.0
     original_context: int = 8192
+    scaling: str = "llama3"
+    truncate: bool = True
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,14 @@ class GPTConfig:
     d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; none: 4 D
     mup_base_width: Annotated[int, Meta(ge=1, le=2**17)] | None = None  # muP: the D that a learning rate was tuned for
     position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved", "none"] | Idea = "learned"  # encoding
-    rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next four fields
-    rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # Llama 3's scaling, by how much the context grew; 1: none
+    rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next seven fields
+    rope_scaling: Literal["llama3", "linear", "yarn"] = "llama3"  # how frequencies are slowed for a longer context
+    rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # by how much the context grew; 1: no scaling
     rope_low_frequency: PositiveFloat = 1.0  # turns in the original context below which pairs are slowed fully
-    rope_high_frequency: PositiveFloat = 4.0  # turns above which pairs are not slowed
+    rope_high_frequency: PositiveFloat | None = None  # turns above which pairs are not slowed; none: 4, of YaRN 32
     rope_original_context: Annotated[int, Meta(ge=1, le=2**24)] = 8192  # the original context
+    rope_truncate: bool = True  # whether the pairs between which YaRN mixes are rounded to whole numbers
+    rope_attention_factor: PositiveFloat | None = None  # YaRN's, of rotated queries and keys; none: 1 + ln(factor) / 10
     sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # tokens that one attends to, itself included
     visible: Idea | None = None  # (t, s, document_t, document_s) -> whether position t attends to s; none: s <= t
     score: Idea | None = None  # (score, head, t, s) -> the score of attention in its place, elementwise
@@ -103,11 +110,8 @@ class GPTConfig:
             )
         if self.rotary is not None and self.head_dim % 2:
             raise InputError(f"a head is {self.head_dim} wide, but rotary positions rotate pairs; make it even.")
-        if self.rotary is not None and self.rope_factor != 1 and self.rope_low_frequency >= self.rope_high_frequency:
-            raise InputError(
-                f"model.rope_low_frequency is {self.rope_low_frequency}, but it must be below "
-                f"model.rope_high_frequency = {self.rope_high_frequency}."
-            )
+        if self.rotary is not None and self.rope_factor != 1 and self.rope_scaling != "linear":
+            _check_scaling(self.rotary)
 
     # Derived sizes are properties, not resolved fields: `dataclasses.replace(config, d_model=...)` stays right.
     @property
@@ -141,9 +145,12 @@ class GPTConfig:
         """How queries and keys are rotated; None where they are not."""
         if self.position not in ("rotary", "rotary_interleaved"):
             return None
+        yarn = self.rope_scaling == "yarn"
+        high = (32.0 if yarn else 4.0) if self.rope_high_frequency is None else self.rope_high_frequency
+        scale = (self.rope_attention_factor or 1 + 0.1 * math.log(self.rope_factor)) if yarn else 1.0
         return Rotary(
-            self.rope_base, self.position == "rotary_interleaved", self.rope_factor, self.rope_low_frequency,
-            self.rope_high_frequency, self.rope_original_context,
+            self.rope_base, self.position == "rotary_interleaved", self.rope_factor, self.rope_low_frequency, high,
+            self.rope_original_context, self.rope_scaling, self.rope_truncate, scale,
         )  # fmt: skip
 
     @property
@@ -155,6 +162,22 @@ class GPTConfig:
     def gated(self) -> bool:
         """Whether the MLP has a gate."""
         return is_gated(self.activation)
+
+
+def _check_scaling(rotary: Rotary) -> None:
+    """Raises InputError for numbers with which Llama 3's scaling or YaRN's has no meaning."""
+    if rotary.low_frequency >= rotary.high_frequency:
+        raise InputError(
+            f"model.rope_low_frequency is {rotary.low_frequency}, but it must be below "
+            f"model.rope_high_frequency = {rotary.high_frequency}."
+        )
+    within = rotary.base > 1 and rotary.low_frequency >= 1e-6 and rotary.high_frequency <= 1e6
+    if rotary.scaling == "yarn" and not within:
+        raise InputError(
+            f"model.rope_base is {rotary.base} and the frequencies are {rotary.low_frequency} and "
+            f"{rotary.high_frequency}, but YaRN needs a base above 1 and frequencies from 1e-6 to 1e6; the usual ones "
+            "are 10000, 1 and 32."
+        )
 
 
 def check_predicts_tokens(config: GPTConfig) -> None:

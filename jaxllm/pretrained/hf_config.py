@@ -10,12 +10,9 @@ from typing import Any
 
 from jaxllm.config import GPTConfig
 from jaxllm.pretrained.families import FAMILIES, Family
+from jaxllm.pretrained.rope_scaling import FIELDS, is_scaled, read_scaling, scaling_fields, write_scaling
 from jaxllm.utils.errors import InputError, shown
 
-LLAMA3_SCALING = {  # field of GPTConfig: name in rope_parameters
-    "rope_factor": "factor", "rope_low_frequency": "low_freq_factor", "rope_high_frequency": "high_freq_factor",
-    "rope_original_context": "original_max_position_embeddings",
-}  # fmt: skip
 SLIDING, FULL = "sliding_attention", "full_attention"
 Fields = dict[str, Any]  # of GPTConfig
 Obstacles = list[str]  # settings that a GPT cannot compute
@@ -89,13 +86,8 @@ def _read_rope(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstacl
     if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
         return {}, [f"the rope parameters are {shown(given)}"]
     fields = {"rope_base": given.get("rope_theta", content.get("rope_theta", 10000.0))}
-    obstacles = []
-    kind = given.get("rope_type", given.get("type", "default"))
-    if kind == "llama3":
-        fields |= {field: given[name] for field, name in LLAMA3_SCALING.items() if name in given}
-        obstacles += [f"{name} is missing" for name in LLAMA3_SCALING.values() if name not in given]
-    elif kind != "default":
-        obstacles.append(f"rope_type is {shown(kind)}")
+    scaling, obstacles = read_scaling(given, content)
+    fields |= scaling
     rotated = given.get("partial_rotary_factor", content.get("partial_rotary_factor"))
     if rotated not in (None, 1):
         obstacles.append(f"partial_rotary_factor is {shown(rotated)}")
@@ -148,8 +140,8 @@ def _write_rope(config: GPTConfig) -> dict[str, Any]:
     """Base and scaling under the names of transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters)."""
     parameters: dict[str, Any] = {"rope_theta": config.rope_base, "rope_type": "default"}
     content = {"rope_theta": config.rope_base, "rope_parameters": parameters}
-    if config.rope_factor != 1:
-        scaling = {"rope_type": "llama3", **{name: getattr(config, field) for field, name in LLAMA3_SCALING.items()}}
+    if is_scaled(config):
+        scaling = write_scaling(config)
         parameters |= scaling
         content["rope_scaling"] = scaling
     return content
@@ -167,13 +159,11 @@ def numeric_fields(config: GPTConfig) -> dict[str, Any]:
     for field in ("dropout", "separator", "zero_init", "mup_base_width", *ngrams):
         del fields[field]
     fields |= {"n_kv_heads": config.kv_heads, "d_head": config.head_dim, "d_ff": config.hidden_dim}
-    rope = [field for field in fields if field.startswith("rope_")]
-    if config.rotary is None or config.rope_factor == 1:
-        for field in rope if config.rotary is None else LLAMA3_SCALING:
-            del fields[field]
+    for field in FIELDS if config.rotary is not None else ("rope_base", *FIELDS):
+        del fields[field]
     if config.rotary is not None:
         fields["position"] = "rotary"
-    return fields
+    return fields | scaling_fields(config)
 
 
 def family_for(config: GPTConfig) -> Family:

@@ -32,15 +32,15 @@ def _mask(causal: bool, documents: ArrayLike | None, window: int | None, visible
 def _rotate_heads(x: Array, rotary: Any) -> Array:
     if rotary is None:
         return x
-    base, interleaved, *scaling = rotary
-    return rotate(x, np.arange(x.shape[-2]), rotary_frequencies(x.shape[-1], base, *scaling), interleaved)
+    base, interleaved, *scaling, scale = rotary
+    return rotate(x, np.arange(x.shape[-2]), rotary_frequencies(x.shape[-1], base, *scaling), interleaved, scale)
 
 
 def _rotate_heads_vjp(x: Array, rotary: Any) -> Vjp:
     if rotary is None:
         return x, lambda dy: (dy,)
-    base, interleaved, *scaling = rotary
-    return rotate_vjp(x, np.arange(x.shape[-2]), rotary_frequencies(x.shape[-1], base, *scaling), interleaved)
+    base, interleaved, *scaling, scale = rotary
+    return rotate_vjp(x, np.arange(x.shape[-2]), rotary_frequencies(x.shape[-1], base, *scaling), interleaved, scale)
 
 
 def multi_head_attention(

@@ -174,6 +174,16 @@ RULES = {  # of two fields: settings at the limit, settings beyond it, and the e
         [*SCALED, "model.rope_low_frequency=2.5", "model.rope_high_frequency=2.5"],
         "model.rope_low_frequency is 2.5, but it must be below model.rope_high_frequency = 2.5",
     ),
+    "model.rope_base": (
+        [*SCALED, "model.rope_scaling=yarn", "model.rope_base=1.1"],
+        [*SCALED, "model.rope_scaling=yarn", "model.rope_base=1.0"],
+        "model.rope_base is 1.0 and the frequencies are 1.0 and 32.0, but YaRN needs a base above 1",
+    ),
+    "model.rope_high_frequency": (
+        [*SCALED, "model.rope_scaling=yarn", "model.rope_low_frequency=1e-6", "model.rope_high_frequency=1e6"],
+        [*SCALED, "model.rope_scaling=yarn", "model.rope_low_frequency=9e-7", "model.rope_high_frequency=1e6"],
+        "frequencies from 1e-6 to 1e6",
+    ),
     "sinusoidal": (
         ["model.position='sinusoidal'", "model.d_model=6", "model.n_heads=2"],
         ["model.position='sinusoidal'", "model.d_model=5", "model.n_heads=1"],

@@ -200,7 +200,7 @@ def test_every_config_field_does_something(field: str) -> None:
         "d_ff": 5, "mup_base_width": 2, "position": "sinusoidal", "norm": "rms_norm", "activation": "gelu", "dropout": 0.5,
         "tie_embeddings": False, "use_bias": False, "separator": int(random_tokens(TINY)[0, 3]),
         "d_head": 6, "rope_base": 100.0, "rope_factor": 8.0, "rope_low_frequency": 2.0, "rope_high_frequency": 3.0,
-        "rope_original_context": 60, "sliding_window": 2, "norm_epsilon": 0.1, "qk_norm": True,
+        "rope_scaling": "linear", "rope_truncate": False, "rope_attention_factor": 2.0, "rope_original_context": 60, "sliding_window": 2, "norm_epsilon": 0.1, "qk_norm": True,
         "scale_embeddings": True, "visible": PREFIX, "score": SOFT_CAP, "block": Doubled, "logits": jnp.tanh,
             "ngrams": 2, "ngram_rows": 9, "n_classes": 3,
         "position=none": "none",
@@ -208,6 +208,8 @@ def test_every_config_field_does_something(field: str) -> None:
     base = replace(TINY, n_layers=1, ngrams=2 if field == "ngram_rows" else 1)
     if "rope" in field:
         base = replace(base, position="rotary", rope_factor=4.0, rope_original_context=10)
+    if field in ("rope_truncate", "rope_attention_factor"):
+        base = replace(base, rope_scaling="yarn", rope_high_frequency=1.4)
     before, after = outcome(base), outcome(replace(base, **{field.partition("=")[0]: other}))
     same_params = before[:2] == after[:2]
     assert not (same_params and np.array_equal(before[2], after[2]))

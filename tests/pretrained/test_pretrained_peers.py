@@ -54,6 +54,15 @@ OURS = {
         replace(ROTARY, rope_factor=8.0, rope_original_context=20, tie_embeddings=False, d_head=10),
         "LlamaForCausalLM",
     ),
+    "linear scaling": (replace(ROTARY, rope_scaling="linear", rope_factor=2.5), "LlamaForCausalLM"),
+    "YaRN": (
+        replace(ROTARY, rope_scaling="yarn", rope_factor=4.0, rope_original_context=10, rope_base=100.0, rope_high_frequency=2.0, rope_low_frequency=0.1),
+        "LlamaForCausalLM",
+    ),
+    "YaRN, interleaved": (
+        replace(ROTARY, rope_scaling="yarn", rope_factor=2.0, rope_original_context=20, rope_base=100.0, rope_truncate=False, rope_attention_factor=1.3, position="rotary_interleaved"),
+        "LlamaForCausalLM",
+    ),
     "window": (replace(ROTARY, sliding_window=5, activation="geglu"), "MistralForCausalLM"),
     "qk norm, interleaved": (
         replace(ROTARY, qk_norm=True, position="rotary_interleaved", sliding_window=4, d_head=6), "Qwen3ForCausalLM",

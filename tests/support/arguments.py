@@ -119,13 +119,16 @@ def heads(d: Draw) -> tuple[dict[str, Any], int, int, int, Rotary | None]:
     rotates = k % 2 == 0 and d.data.draw(st.booleans())
     if rotates:
         params |= {"query_norm": {"scale": d.array(k)}, "key_norm": {"scale": d.array(k)}}
-    return params, width, n, groups, Rotary(20.0, d.data.draw(st.booleans())) if rotates else None
+    scale = d.data.draw(st.sampled_from([1.0, 1.5]))
+    rotary = Rotary(20.0, d.data.draw(st.booleans()), 2.0, 1.0, 8.0, 50, "yarn", scale=scale)
+    return params, width, n, groups, rotary if rotates else None
 
 
 def rotations(d: Draw) -> list[Any]:
     """Queries or keys, positions and frequencies."""
     k, t = d.size(3), d.size()
-    return [d.array(*d.sizes(), t, 2 * k), d.rng.integers(9, size=t), d.array(k), d.data.draw(st.booleans())]
+    kind = [d.data.draw(st.booleans()), d.data.draw(st.sampled_from([1.0, 1.5]))]
+    return [d.array(*d.sizes(), t, 2 * k), d.rng.integers(9, size=t), d.array(k), *kind]
 
 
 def grouped_attention(d: Draw) -> list[Any]:
@@ -297,7 +300,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "embeddings.token_logits": lambda d: [d.array(d.size(), 3), d.array(*d.sizes(), 3)],
     "embeddings.learned_positions": lambda d: [d.array(4, d.size()), d.size()],
     "embeddings.sinusoidal_embedding": lambda d: [d.rng.integers(9, size=d.sizes()), 2 * d.size()],
-    "rotary.rotary_frequencies": lambda d: [2 * d.size(), 100.0, d.data.draw(st.sampled_from([1.0, 4.0])), 1.0, 4.0, 50],
+    "rotary.rotary_frequencies": lambda d: [2 * d.size(), 100.0, d.data.draw(st.sampled_from([1.0, 4.0])), 1.0, 4.0, 50, *d.perhaps("yarn", False)],
     "rotary.rotate": rotations,
     "embeddings.sinusoidal_positions": lambda d: [d.size(), 2 * d.size()],
     "embeddings.position_embedding": lambda d: [{"table": d.array(5, 4)}, d.array(*d.sizes(1), d.size(), 4)],

@@ -23,6 +23,7 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 20,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 10}
 THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", GPT2_SIZES),
     "gpt2 untied, exact gelu": (
@@ -31,6 +32,18 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
     "llama 3, tied, wide heads": (
         "Llama", {**SIZES, "rope_parameters": LLAMA3, "tie_word_embeddings": True, "head_dim": 12, "rms_norm_eps": 1e-3},
+    ),
+    "llama, linear scaling": (
+        "Llama", {**SIZES, "rope_parameters": {"rope_type": "linear", "rope_theta": 300.0, "factor": 4.0}},
+    ),
+    "llama, YaRN": ("Llama", {**SIZES, "rope_parameters": {**YARN, "beta_fast": 2.0, "beta_slow": 0.1}, "head_dim": 12}),
+    "qwen 3, YaRN without rounding": (
+        "Qwen3",
+        {**SIZES, "rope_parameters": {**YARN, "beta_fast": 3.0, "beta_slow": 0.2, "truncate": False, "mscale": 1.4,
+                                      "mscale_all_dim": 0.7}, "head_dim": 12},
+    ),
+    "llama, YaRN with its own factor of attention": (
+        "Llama", {**SIZES, "rope_parameters": {**YARN, "attention_factor": 1.3}, "max_position_embeddings": 40},
     ),
     "mistral": ("Mistral", {**SIZES, "sliding_window": 5, "head_dim": 10}),
     "qwen 3": ("Qwen3", {**SIZES, "head_dim": 12, "num_key_value_heads": 1}),

@@ -23,6 +23,7 @@ from jaxllm.embeddings import PositionEmbedding
 from jaxllm.gpt import Head
 from jaxllm.layers import MLP, Linear, Norm
 
+YARN = Rotary(100.0, factor=4.0, high_frequency=8.0, original_context=60, scaling="yarn", truncate=False, scale=1.2)
 NOT_NUMERIC = {
     "array", "config", "parallel", "fast.on_mesh",  # where numbers lie: test_parallel.py
     "fast.platform",  # choices: test_products.py
@@ -199,11 +200,16 @@ CASES: dict[str, list[list[Any]]] = {
     "embeddings.learned_positions": [[normal(7, 4), 5]],
     "embeddings.sinusoidal_embedding": [[integers(9, 2, 5), 6]],
     "embeddings.sinusoidal_positions": [[9, 6], [1, 2]],
-    "rotary.rotary_frequencies": [[8], [64, 500000.0, 8.0, 1.0, 4.0, 8192], [16, 10000.0, 32.0, 1.5, 3.0, 64]],
+    "rotary.rotary_frequencies": [
+        [8], [64, 500000.0, 8.0, 1.0, 4.0, 8192], [16, 10000.0, 32.0, 1.5, 3.0, 64], [16, 10000.0, 4.0, 1.0, 4.0, 64, "linear"],
+        [64, 500000.0, 8.0, 1.0, 32.0, 8192, "yarn"], [64, 10000.0, 4.0, 1.0, 32.0, 2048, "yarn", False],
+        [4, 10000.0, 4.0, 1.0, 1.1, 64, "yarn"], [8, 10000.0, 4.0, 1.0, 32.0, 5, "yarn"], [4, 10000.0, 4.0, 1.0, 32.0, 30, "yarn"],
+    ],
     "rotary.rotate": [
         [normal(2, 3, 5, 6), integers(50, 5), positive(3)],
         [normal(2, 5, 4), integers(50, 2, 5), positive(2), True],
         [normal(1, 2), integers(50, 1), positive(1)],
+        [normal(2, 5, 4), integers(50, 5), positive(2), False, 1.3],
     ],
     "attention.simple_attention_weights": [[normal(6, 3)], [normal(2, 1, 3)]],
     "attention.simple_attention": [[normal(6, 3)], [normal(2, 1, 3)]],
@@ -307,6 +313,9 @@ MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
         MultiHeadAttention(4, n_kv_heads=2, head_dim=6, window=3, rotary=Rotary(100.0), qk_norm=True, epsilon=0.1),
         "multi_head.multi_head_attention",
         {"n_heads": 4, "n_kv_heads": 2, "window": 3, "rotary": Rotary(100.0), "epsilon": 0.1},
+    ),
+    "MultiHeadAttention yarn": (
+        MultiHeadAttention(4, head_dim=8, rotary=YARN), "multi_head.multi_head_attention", {"n_heads": 4, "rotary": YARN},
     ),
     "MultiHeadAttention changed": (
         MultiHeadAttention(4, n_kv_heads=2, head_dim=6, visible=PREFIX, score=PLACED),

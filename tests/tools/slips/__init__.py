@@ -10,6 +10,7 @@ from slips import (
     plan,
     pretrained,
     program,
+    rope_scaling,
     texts,
     training,
     tune_examples,
@@ -23,7 +24,7 @@ from slips import (
 from slips.mutation import Mutation, stale
 
 ROOMS = (
-    model, comparison, texts, pretrained, training, program, plan,
+    model, comparison, texts, pretrained, training, program, plan, rope_scaling,
     learn_checking, learn_page, learn_pieces, learn_training,
     tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
