@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from msgspec import Meta
 
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.ideas import Idea, check_given, n_arguments
 from jaxllm.utils.validate import Fraction, NonNegative, PositiveFloat, check_fields
 
@@ -62,6 +62,9 @@ class GPTConfig:
     norm_epsilon: PositiveFloat = 1e-5  # added to the variance or mean square
     qk_norm: bool = False  # an RMSNorm of each head's queries and keys before they are rotated (Qwen 3)
     activation: Literal["gelu_tanh", "gelu", "relu", "squared_relu", "swiglu", "geglu"] | Idea = "gelu_tanh"  # of MLPs
+    n_experts: Annotated[int, Meta(ge=0, le=4096)] = 0  # E, gated MLPs of width d_ff in place of each MLP; 0: one MLP
+    n_experts_per_token: Annotated[int, Meta(ge=1, le=4096)] = 2  # k, experts that a token passes through
+    normalise_experts: bool = True  # whether the weights of a token's experts are divided by their sum
     block: Idea | None = None  # a Linen class in place of the block: (x, *carry, documents=None) -> x or (x, *carry)
     logits: Idea | None = None  # (logits) -> logits, elementwise, after the head
     n_classes: Annotated[int, Meta(ge=0, le=2**16)] = 0  # C, classes of a text, in place of the vocabulary; 0: none
@@ -108,6 +111,8 @@ class GPTConfig:
                 "model.scale_embeddings makes embeddings grow with the width, but model.mup_base_width = "
                 f"{self.mup_base_width} is for those that do not; leave one of them out."
             )
+        if self.n_experts:
+            _check_experts(self)
         if self.rotary is not None and self.head_dim % 2:
             raise InputError(f"a head is {self.head_dim} wide, but rotary positions rotate pairs; make it even.")
         if self.rotary is not None and self.rope_factor != 1 and self.rope_scaling != "linear":
@@ -162,6 +167,28 @@ class GPTConfig:
     def gated(self) -> bool:
         """Whether the MLP has a gate."""
         return is_gated(self.activation)
+
+    @property
+    def active_experts(self) -> int:
+        """MLPs that a token passes through in a block."""
+        return self.n_experts_per_token if self.n_experts else 1
+
+
+def _check_experts(config: GPTConfig) -> None:
+    """Raises InputError for options that a mixture of experts does not have."""
+    if config.n_experts_per_token > config.n_experts:
+        raise InputError(
+            f"model.n_experts_per_token is {config.n_experts_per_token}, but there are only model.n_experts = "
+            f"{config.n_experts}; choose fewer."
+        )
+    if config.activation not in ("swiglu", "geglu"):
+        raise InputError(
+            f"model.activation is {shown(config.activation)}, but experts are gated; choose swiglu or geglu, or set "
+            "model.n_experts = 0."
+        )
+    if config.use_bias or config.mup_base_width is not None:
+        field = "use_bias = true" if config.use_bias else f"mup_base_width = {config.mup_base_width}"
+        raise InputError(f"model.{field} is not for experts; leave it out, or set model.n_experts = 0.")
 
 
 def _check_scaling(rotary: Rotary) -> None:

@@ -23,6 +23,7 @@ from jaxllm.array import Array
 from jaxllm.attention import MultiHeadAttention, document_numbers
 from jaxllm.config import GPTConfig, check_predicts_tokens
 from jaxllm.embeddings import NgramEmbedding, PositionEmbedding, TokenEmbedding
+from jaxllm.experts import ExpertKernels, Experts
 from jaxllm.fast.quantised_weights import Table, parameter
 from jaxllm.intermediates import named
 from jaxllm.layers import INIT_STD, MLP, Dropout, Linear, Norm, hidden_std, linear, residual_std
@@ -47,7 +48,7 @@ class Block(nn.Module):
         return x + Dropout(self.config.dropout)(mlp(norm_2(x)))
 
     @nn.nowrap
-    def parts(self, attention_class: type[Attention]) -> tuple[Norm, Attention, Norm, MLP]:
+    def parts(self, attention_class: type[Attention]) -> tuple[Norm, Attention, Norm, MLP | Experts]:
         """The modules of a block, in the order in which they are called."""
         c, input_std = self.config, hidden_std(self.config.width_ratio)
         output_std = residual_std(c.n_layers, c.zero_init, c.width_ratio)
@@ -56,7 +57,11 @@ class Block(nn.Module):
             head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
             visible=c.visible, score=c.score, name="attention",
         )  # fmt: skip
-        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, output_std, input_std, name="mlp")
+        if c.n_experts:
+            sizes, activation = (c.n_experts, c.n_experts_per_token, c.hidden_dim), str(c.activation)
+            mlp: Any = Experts(*sizes, activation, c.normalise_experts, output_std, input_std, name="mlp")
+        else:
+            mlp = MLP(c.hidden_dim, c.activation, c.use_bias, output_std, input_std, name="mlp")
         norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))
         return norm_1, attention, norm_2, mlp
 
@@ -275,7 +280,8 @@ def apply_with_intermediates(
 
     Keys: token_embedding, ngram_embedding and position_embedding (the sums up to there), for each block block_0/norm_1,
     block_0/attention/query, .../key, .../value, .../weights [B, H, T, T], block_0/attention (its result),
-    block_0/residual_1, block_0/norm_2, block_0/mlp/up, block_0/mlp, block_0 (its result), then norm_final, logits.
+    block_0/residual_1, block_0/norm_2, block_0/mlp/up (of experts block_0/mlp/router), block_0/mlp, block_0 (its
+    result), then norm_final, logits.
     """
     options = {"rngs": rngs, "capture_intermediates": _is_named, "mutable": ["intermediates"]}
     logits, state = model.apply({"params": params}, tokens, **options)
@@ -287,8 +293,9 @@ def apply_with_intermediates(
 
 
 def _is_named(module: nn.Module, method: str) -> bool:
-    """Whether a result gets a name: not that of dropout, nor of a last map."""
-    return method == "__call__" and not isinstance(module, Dropout) and module.name not in MAPS_OF_PARENTS
+    """Whether a result gets a name: not that of dropout, nor of a last map, nor kernels."""
+    nameless = isinstance(module, Dropout | ExpertKernels) or module.name in MAPS_OF_PARENTS
+    return method == "__call__" and not nameless
 
 
 @lru_cache

@@ -14,20 +14,23 @@ EMBEDDING, HEAD = "token_embedding/table", "head/kernel"
 class Layout(NamedTuple):
     """How one kind of file names a family's tensors and stores them."""
 
-    # Tensor to parameters, where {i} is the block. A tensor whose parameters the config lacks is left out.
+    # Tensor to parameters, where {i} is the block and {e} an expert, the end of a path. A tensor whose parameters the
+    # config lacks is left out.
     names: Mapping[str, Paths]
     prefix: str = ""  # of all names but the head's; a file of the model without its head omits it
     out_in: bool = True  # kernels are stored [out, in], while the GPT's are [in, out]; the head is always [out, in]
     offset: int = 0  # is added to a stored scale of a norm
     interleaved: bool = False  # rows of queries and keys are in the order of rotary pairs 2i, 2i + 1
     ignored: tuple[str, ...] = ()  # tensors that hold no weights
+    # In place of the names with {e}, the expert, in a file that has these: the kernels of all experts in one tensor.
+    stacked: Mapping[str, Paths] = {}
 
 
 class Family(NamedTuple):
     """A family, in the terms of transformers' config.json and of llama.cpp's keys."""
 
     architecture: str  # of transformers
-    model_type: str  # of transformers, and general.architecture of llama.cpp
+    model_type: str  # of transformers, and general.architecture of llama.cpp unless gguf_name is another
     settings: Mapping[str, str]  # field of GPTConfig: name in config.json
     defaults: Mapping[str, Any]  # of settings that config.json may omit; a setting without a default is required
     activations: Mapping[str, str]  # name in config.json: name in GPTConfig; the first of a value is written
@@ -39,6 +42,7 @@ class Family(NamedTuple):
     gguf_epsilon: str = "attention.layer_norm_rms_epsilon"
     whole_heads: bool = False  # whether n_heads must divide d_model
     layer_types: bool = False  # whether a sliding window may apply to some layers only
+    gguf_name: str = ""  # general.architecture of llama.cpp, where it is not model_type
 
 
 def _attention(kind: str) -> tuple[str, ...]:
@@ -80,6 +84,16 @@ GPT2_NAMES: dict[str, Paths] = {
     "transformer.ln_f.bias": "norm_final/bias",
     "lm_head.weight": HEAD,
 }
+EXPERT_NAMES: dict[str, Paths] = LLAMA_NAMES | {
+    "model.layers.{i}.mlp.gate.weight": "block_{i}/mlp/router/kernel",
+    "model.layers.{i}.mlp.experts.{e}.gate_proj.weight": "block_{i}/mlp/gate/kernels/{e}",
+    "model.layers.{i}.mlp.experts.{e}.up_proj.weight": "block_{i}/mlp/up/kernels/{e}",
+    "model.layers.{i}.mlp.experts.{e}.down_proj.weight": "block_{i}/mlp/down/kernels/{e}",
+}
+STACKED_EXPERTS: dict[str, Paths] = {  # the parameters of transformers 5
+    "model.layers.{i}.mlp.experts.gate_up_proj": ("block_{i}/mlp/gate/kernels", "block_{i}/mlp/up/kernels"),
+    "model.layers.{i}.mlp.experts.down_proj": "block_{i}/mlp/down/kernels",
+}
 GGUF_NAMES: dict[str, Paths] = {  # (ggml-org/llama.cpp, gguf-py/gguf/constants.py)
     "token_embd.weight": EMBEDDING,
     "position_embd.weight": "position_embedding/table",
@@ -106,6 +120,12 @@ GGUF_JOINED = GGUF_NAMES | {
 }
 GGUF_APART = GGUF_NAMES | {
     f"blk.{{i}}.attn_{letter}.weight": path for letter, path in zip("qkv", _attention("kernel"), strict=True)
+}
+GGUF_EXPERTS = GGUF_APART | {
+    "blk.{i}.ffn_gate_inp.weight": "block_{i}/mlp/router/kernel",
+    "blk.{i}.ffn_gate_exps.weight": "block_{i}/mlp/gate/kernels",
+    "blk.{i}.ffn_up_exps.weight": "block_{i}/mlp/up/kernels",
+    "blk.{i}.ffn_down_exps.weight": "block_{i}/mlp/down/kernels",
 }
 
 LLAMA_SETTINGS = {
@@ -166,6 +186,20 @@ QWEN3 = Family(
     "Qwen3ForCausalLM", "qwen3", LLAMA_SETTINGS, {**LLAMA_DEFAULTS, "num_key_value_heads": 32, "head_dim": 128}, GATED,
     {**LLAMA_FIXED, "qk_norm": True}, LLAMA_HARMLESS, LLAMA_FOLDER, Layout(GGUF_APART), layer_types=True,
 )  # fmt: skip
+QWEN3_MOE = Family(
+    "Qwen3MoeForCausalLM", "qwen3_moe",
+    {
+        **LLAMA_SETTINGS, "d_ff": "moe_intermediate_size", "n_experts": "num_experts",
+        "n_experts_per_token": "num_experts_per_tok", "normalise_experts": "norm_topk_prob",
+    },
+    {
+        **LLAMA_DEFAULTS, "num_key_value_heads": 4, "moe_intermediate_size": 768, "num_experts": 128,
+        "num_experts_per_tok": 8, "norm_topk_prob": False,
+    },
+    GATED, {**LLAMA_FIXED, "qk_norm": True},
+    {**LLAMA_HARMLESS, "decoder_sparse_step": (1,), "mlp_only_layers": (None, []), "use_sliding_window": (False, None)},
+    LLAMA_FOLDER._replace(names=EXPERT_NAMES, stacked=STACKED_EXPERTS), Layout(GGUF_EXPERTS), gguf_name="qwen3moe",
+)  # fmt: skip
 GEMMA = Family(
     "GemmaForCausalLM", "gemma", LLAMA_SETTINGS,
     {
@@ -181,4 +215,4 @@ GEMMA = Family(
     LLAMA_FOLDER._replace(offset=1), Layout(GGUF_APART),  # a GGUF file has the offset added
 )  # fmt: skip
 
-FAMILIES = (GPT2, LLAMA, MISTRAL, QWEN3, GEMMA)
+FAMILIES = (GPT2, LLAMA, MISTRAL, QWEN3, QWEN3_MOE, GEMMA)

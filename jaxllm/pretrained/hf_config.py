@@ -14,6 +14,7 @@ from jaxllm.pretrained.rope_scaling import FIELDS, is_scaled, read_scaling, scal
 from jaxllm.utils.errors import InputError, shown
 
 SLIDING, FULL = "sliding_attention", "full_attention"
+EXPERTS, EXPERTS_OF_5 = "num_experts", "num_local_experts"  # the names of one setting in transformers 4 and 5
 Fields = dict[str, Any]  # of GPTConfig
 Obstacles = list[str]  # settings that a GPT cannot compute
 
@@ -65,6 +66,8 @@ def _find_family(content: dict[str, Any], path: str | Path) -> Family:
 def _read_named(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstacles]:
     """The settings that the family lists by name."""
     given = dict(family.defaults) | content
+    if EXPERTS in family.settings.values() and EXPERTS not in content and EXPERTS_OF_5 in content:
+        given[EXPERTS] = content[EXPERTS_OF_5]
     fields = {field: given[name] for field, name in family.settings.items() if name in given}
     obstacles = [f"{name} is missing" for name in family.settings.values() if name not in given]
     for name, values in family.harmless.items():
@@ -74,6 +77,8 @@ def _read_named(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstac
     fields["activation"] = family.activations.get(activation) if isinstance(activation, str) else None
     if fields["activation"] is None:
         obstacles.append(f"{family.settings['activation']} is {shown(activation)}")
+    if fields.get("n_experts") == 0 and "intermediate_size" in content:
+        fields["d_ff"] = content["intermediate_size"]  # the width of the MLPs of a model without experts
     return fields, obstacles
 
 
@@ -120,7 +125,7 @@ def write_hf_config(family: Family, config: GPTConfig, dtype: str) -> dict[str, 
     """
     values = numeric_fields(config)
     content: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.model_type, "dtype": dtype}
-    content |= {name: values[field] for field, name in family.settings.items()}
+    content |= {name: values.get(field, getattr(config, field)) for field, name in family.settings.items()}
     names = [name for name, ours in family.activations.items() if ours == config.activation]
     content[family.settings["activation"]] = (names or list(family.activations))[0]
     content |= {name: values[0] for name, values in family.harmless.items() if values[0] is not None}
@@ -156,7 +161,8 @@ def numeric_fields(config: GPTConfig) -> dict[str, Any]:
     """
     fields = asdict(config)
     ngrams = ["ngram_rows"] if config.ngrams == 1 else []
-    for field in ("dropout", "separator", "zero_init", "mup_base_width", *ngrams):
+    experts = [] if config.n_experts else ["n_experts_per_token", "normalise_experts"]
+    for field in ("dropout", "separator", "zero_init", "mup_base_width", *ngrams, *experts):
         del fields[field]
     fields |= {"n_kv_heads": config.kv_heads, "d_head": config.head_dim, "d_ff": config.hidden_dim}
     for field in FIELDS if config.rotary is not None else ("rope_base", *FIELDS):

@@ -6,14 +6,15 @@ derivative, and the pullback closes over the values that it needs. A Linen modul
 module's parameters first: `MultiHeadAttention(n_heads)` is `multi_head_attention(params, x, n_heads)`.
 
 A good order to read: `layers`, `embeddings`, `attention`, `rotary`, `multi_head`, `gpt`, `loss`, `schedules`,
-`update_rules`, `muon`, `optimizer`, `step`; then `sampling`, `logit_lens` and `lora`. `arrays` holds the helpers. Only
-NumPy is imported, so that an error in JAX, in its compiler or in the use of them cannot occur on both sides of a
-comparison.
+`update_rules`, `muon`, `optimizer`, `step`; then `experts`, `sampling`, `logit_lens` and `lora`. `arrays` holds the
+helpers. Only NumPy is imported, so that an error in JAX, in its compiler or in the use of them cannot occur on both
+sides of a comparison.
 """
 
 from jaxllm.reference import (
     attention,
     embeddings,
+    experts,
     fast,
     gpt,
     layers,
@@ -31,6 +32,6 @@ from jaxllm.reference import (
 )
 
 __all__ = [
-    "attention", "embeddings", "fast", "gpt", "layers", "logit_lens", "lora", "loss", "multi_head", "muon",
+    "attention", "embeddings", "experts", "fast", "gpt", "layers", "logit_lens", "lora", "loss", "multi_head", "muon",
     "optimizer", "rotary", "sampling", "schedules", "step", "update_rules",
 ]  # fmt: skip

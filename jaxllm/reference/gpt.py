@@ -4,7 +4,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from jaxllm.reference import attention, embeddings, layers, multi_head
+from jaxllm.reference import attention, embeddings, experts, layers, multi_head
 from jaxllm.reference.arrays import Array, Params, Vjp, float64, vjp
 
 Named = dict[str, Array]
@@ -29,7 +29,7 @@ def block(
     seen["attention"] = attention_out
     seen["residual_1"] = x + attention_out
     seen["norm_2"] = layers.norm(params["norm_2"], seen["residual_1"], config.norm, config.norm_epsilon)
-    mlp_out = layers.mlp(params["mlp"], seen["norm_2"], config.activation, inside)
+    mlp_out = _mlp(config, params["mlp"], seen["norm_2"], inside)
     seen |= {f"mlp/{name}": value for name, value in inside.items()}
     seen["mlp"] = mlp_out
     return seen["residual_1"] + seen["mlp"]
@@ -41,6 +41,20 @@ def _options(config: Any) -> dict[str, Any]:
         "window": config.sliding_window, "rotary": config.rotary, "epsilon": config.norm_epsilon,
         "visible": config.visible, "score": config.score,
     }  # fmt: skip
+
+
+def _mlp(config: Any, params: Params, x: Array, seen: Named) -> Array:
+    """The MLP of a block, or its mixture of experts."""
+    if not config.n_experts:
+        return layers.mlp(params, x, config.activation, seen)
+    return experts.mixture(params, x, config.n_experts_per_token, config.normalise_experts, config.activation, seen)
+
+
+def _mlp_vjp(config: Any, params: Params, x: Array, cotangents: Named) -> Vjp:
+    if not config.n_experts:
+        return layers.mlp_vjp(params, x, config.activation, cotangents)
+    options = config.n_experts_per_token, config.normalise_experts, config.activation
+    return experts.mixture_vjp(params, x, *options, cotangents)
 
 
 @vjp
@@ -60,7 +74,7 @@ def block_vjp(
     )  # fmt: skip
     residual = x + attention_out
     norm_2, norm_2_back = layers.norm_vjp(params["norm_2"], residual, config.norm, config.norm_epsilon)
-    mlp_out, mlp_back = layers.mlp_vjp(params["mlp"], norm_2, config.activation, inside)
+    mlp_out, mlp_back = _mlp_vjp(config, params["mlp"], norm_2, inside)
 
     def pullback(dy: Array) -> tuple[None, Params, Array, None, None]:
         d_mlp, d_norm_2, *_ = mlp_back(dy)

@@ -71,7 +71,10 @@ PROMPTS = [[3], [1, 4, 1, 5, 9, 2], [7, 7, 2, 8, 1, 8, 2, 8, 4, 5, 9]]
     [
         "gpt2",
         "llama",
-        *(pytest.param(v, marks=pytest.mark.newest) for v in ("multi-query", "qwen", "separator", "changed")),
+        *(
+            pytest.param(v, marks=pytest.mark.newest)
+            for v in ("multi-query", "qwen", "separator", "changed", "experts")
+        ),
     ],
 )
 def test_greedy_continues_as_the_reference_does(variant: str) -> None:

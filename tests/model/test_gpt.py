@@ -201,6 +201,7 @@ def test_every_config_field_does_something(field: str) -> None:
         "tie_embeddings": False, "use_bias": False, "separator": int(random_tokens(TINY)[0, 3]),
         "d_head": 6, "rope_base": 100.0, "rope_factor": 8.0, "rope_low_frequency": 2.0, "rope_high_frequency": 3.0,
         "rope_scaling": "linear", "rope_truncate": False, "rope_attention_factor": 2.0, "rope_original_context": 60, "sliding_window": 2, "norm_epsilon": 0.1, "qk_norm": True,
+        "n_experts": 3, "n_experts_per_token": 1, "normalise_experts": False,
         "scale_embeddings": True, "visible": PREFIX, "score": SOFT_CAP, "block": Doubled, "logits": jnp.tanh,
             "ngrams": 2, "ngram_rows": 9, "n_classes": 3,
         "position=none": "none",
@@ -210,6 +211,8 @@ def test_every_config_field_does_something(field: str) -> None:
         base = replace(base, position="rotary", rope_factor=4.0, rope_original_context=10)
     if field in ("rope_truncate", "rope_attention_factor"):
         base = replace(base, rope_scaling="yarn", rope_high_frequency=1.4)
+    if "experts" in field:
+        base = replace(base, activation="swiglu", use_bias=False, n_experts=4)
     before, after = outcome(base), outcome(replace(base, **{field.partition("=")[0]: other}))
     same_params = before[:2] == after[:2]
     assert not (same_params and np.array_equal(before[2], after[2]))

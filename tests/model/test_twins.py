@@ -81,6 +81,7 @@ CALL_FAST_FORMS = {"layers.swiglu", "layers.geglu", "logit_lens.logit_lens"}
 NO_FLOATS = {  # what they return
     "attention.document_numbers": "int32", "attention.document_mask": "bool", "attention.visible": "bool",
     "embeddings.ngram_ids": "int32", "loss.learned": "bool",
+    "experts.chosen_experts": "int32",
 }  # fmt: skip
 
 

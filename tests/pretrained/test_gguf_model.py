@@ -31,7 +31,7 @@ def frequency_factors(config: GPTConfig) -> np.ndarray:
     return np.array(factors, np.float32)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3", "gemma"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3", "qwen3moe", "gemma"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_gguf_file_is_the_folder(architecture: str, dtype: str, tmp_path: Path) -> None:
     config = next(config for name, config in CONFIGS.items() if name.lower().startswith(architecture))

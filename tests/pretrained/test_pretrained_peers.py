@@ -67,6 +67,10 @@ OURS = {
     "qk norm, interleaved": (
         replace(ROTARY, qk_norm=True, position="rotary_interleaved", sliding_window=4, d_head=6), "Qwen3ForCausalLM",
     ),
+    "experts": (
+        replace(ROTARY, qk_norm=True, d_head=6, n_experts=5, n_experts_per_token=3, normalise_experts=False),
+        "Qwen3MoeForCausalLM",
+    ),
     "scaled embeddings": (
         replace(ROTARY, scale_embeddings=True, activation="geglu", d_head=16), "GemmaForCausalLM",
     ),
@@ -153,6 +157,26 @@ def test_transformers_opens_our_folders(name: str, tmp_path: Path) -> None:
     assert numeric_fields(back) == numeric_fields(config)
     if back.position == config.position:
         jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(params))
+
+
+@pytest.mark.parametrize("name", ["qwen 3 experts", "llama, YaRN"])
+def test_gradients_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    """Of the summed logits times random numbers, at every parameter, in float64."""
+    seeds = np.random.default_rng(1).normal(size=(*TOKENS.shape, 61))
+    with in_float64():
+        model = random_model(name).eval()
+        model.save_pretrained(tmp_path / "model")
+        (model(torch.tensor(TOKENS.astype(np.int64))).logits * torch.tensor(seeds)).sum().backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(parameter.grad)
+        model.save_pretrained(tmp_path / "gradients")
+    config, params = load_pretrained(tmp_path / "model")
+    _, want = load_pretrained(tmp_path / "gradients")
+    with arithmetic("float64"):
+        loss = jax.jit(lambda p: (GPT(config).apply({"params": p}, TOKENS) * seeds).sum())
+        got = jax.device_get(jax.grad(loss)(params))
+    jax.tree.map(lambda a, b: assert_near(a, b, 1e-10), got, want)
 
 
 def test_transformers_opens_an_exported_run(tmp_path: Path) -> None:

@@ -236,6 +236,27 @@ def lens(d: Draw) -> list[Any]:
     return [config, {"norm_final": d.norm(n), **head}, d.spread(*d.sizes(), n)]
 
 
+def kernels_of_experts(d: Draw, width: int, n: int) -> dict[str, Any]:
+    """Parameters of a mixture of n experts."""
+    hidden = d.size()
+    gate, up, down = (d.array(n, *shape) for shape in ((width, hidden), (width, hidden), (hidden, width)))
+    maps = {"gate": {"kernels": gate}, "up": {"kernels": up}, "down": {"kernels": down}}
+    return maps | {"router": {"kernel": d.spread(width, n)}}
+
+
+def mixture(d: Draw) -> list[Any]:
+    width, n = d.size(), d.size(4)
+    params, x = kernels_of_experts(d, width, n), d.array(*d.sizes(), width)
+    return [params, x, d.size(n), *d.perhaps(False, "geglu")]
+
+
+def experts(d: Draw) -> list[Any]:
+    width, n, k, lead = d.size(), d.size(4), d.size(2), d.sizes()
+    params = kernels_of_experts(d, width, n)
+    kernels = [params[name]["kernels"] for name in ("gate", "up", "down")]
+    return [d.array(*lead, width), d.rng.integers(n, size=(*lead, k)), d.array(*lead, k), *kernels, *d.perhaps("geglu")]
+
+
 def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
     params, width, n, groups, rotary = heads(d)
     hidden = d.size()
@@ -244,9 +265,13 @@ def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
         norm=d.data.draw(st.sampled_from(["layer_norm", "rms_norm"])), activation="gelu", n_heads=n, kv_heads=groups,
         rotary=rotary, norm_epsilon=0.01, sliding_window=d.data.draw(st.sampled_from([None, 2])), d_model=width,
         scale_embeddings=d.data.draw(st.booleans()), visible=d.data.draw(st.sampled_from([None, ABSOLUTE])),
-        score=d.data.draw(st.sampled_from([None, PLACED])),
+        score=d.data.draw(st.sampled_from([None, PLACED])), n_experts=d.data.draw(st.sampled_from([0, 3])),
+        n_experts_per_token=d.size(3), normalise_experts=d.data.draw(st.booleans()),
     )  # fmt: skip
-    block = {"norm_1": d.norm(width), "attention": params, "norm_2": d.norm(width), "mlp": {"up": up, "down": down}}
+    mlp = {"up": up, "down": down}
+    if config.n_experts:
+        config.activation, mlp = "swiglu", kernels_of_experts(d, width, config.n_experts)
+    block = {"norm_1": d.norm(width), "attention": params, "norm_2": d.norm(width), "mlp": mlp}
     return config, block, width
 
 
@@ -322,6 +347,10 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "attention.causal_dot_product_attention": same_positions,
     "fast.cached_gpt.grouped_attention": grouped_attention,
     "fast.few_rows.rows_product": lambda d: [d.array(*d.sizes(), 3), d.array(d.size(), 3)],
+    "experts.chosen_experts": lambda d: [d.array(*d.sizes(), 4), d.size(4)],
+    "experts.expert_weights": lambda d: [d.array(*(lead := d.sizes()), 4), d.rng.integers(4, size=(*lead, d.size(3))), *d.perhaps(False)],
+    "experts.experts": experts,
+    "experts.mixture": mixture,
     "gpt.block": block,
     "gpt.forward": model,
     "logit_lens.logit_lens": lens,

@@ -27,6 +27,14 @@ VARIANTS = {
         "position": "rotary_interleaved", "rope_factor": 4.0, "rope_original_context": 40, "qk_norm": True,
         "d_head": 6, "norm": "rms_norm", "activation": "geglu", "scale_embeddings": True,
     },
+    "experts": {
+        "position": "rotary", "norm": "rms_norm", "activation": "swiglu", "use_bias": False, "qk_norm": True, "d_ff": 5,
+        "n_experts": 4,
+    },
+    "most experts": {
+        "activation": "geglu", "use_bias": False, "n_experts": 3, "n_experts_per_token": 2, "normalise_experts": False,
+        "tie_embeddings": False,
+    },
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ QWEN3 = replace(LLAMA, qk_norm=True, d_head=6)
 GEMMA = replace(LLAMA, activation="geglu", scale_embeddings=True, d_head=8, tie_embeddings=True)
 CONFIGS = {
     "GPT2LMHeadModel": GPT2, "LlamaForCausalLM": LLAMA, "MistralForCausalLM": replace(LLAMA, sliding_window=3),
-    "Qwen3ForCausalLM": QWEN3, "GemmaForCausalLM": GEMMA,
+    "Qwen3ForCausalLM": QWEN3, "Qwen3MoeForCausalLM": replace(QWEN3, n_experts=3), "GemmaForCausalLM": GEMMA,
 }  # fmt: skip
 
 

@@ -50,6 +50,16 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen 3 with a window": (
         "Qwen3", {**SIZES, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0, "head_dim": 8},
     ),
+    "qwen 3 experts": (
+        "Qwen3Moe",
+        {**SIZES, "head_dim": 12, "moe_intermediate_size": 20, "num_experts": 5, "num_experts_per_tok": 2,
+         "norm_topk_prob": True},
+    ),
+    "qwen 3 experts, YaRN": (
+        "Qwen3Moe",
+        {**SIZES, "head_dim": 8, "moe_intermediate_size": 12, "num_experts": 4, "num_experts_per_tok": 3,
+         "tie_word_embeddings": True, "rope_parameters": {**YARN, "beta_fast": 2.0, "beta_slow": 0.1}},
+    ),
     "gemma": ("Gemma", {**SIZES, "head_dim": 16, "num_key_value_heads": 1}),
 }  # fmt: skip
 

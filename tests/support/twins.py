@@ -20,6 +20,7 @@ from jaxllm import reference
 from jaxllm.attention import CausalAttention, MultiHeadAttention, SelfAttention
 from jaxllm.config import GPTConfig, Rotary
 from jaxllm.embeddings import PositionEmbedding
+from jaxllm.experts import Experts
 from jaxllm.gpt import Head
 from jaxllm.layers import MLP, Linear, Norm
 
@@ -267,6 +268,15 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(5), normal(5, 3), normal(5, 3), normal(3, 3), 1.0],
     ],
     "lora.int8_linear": [[normal(3, 4, 5), bytes_(5, 6), normal(6)], [normal(5), bytes_(5, 1), normal(1)]],
+    "experts.chosen_experts": [[normal(3, 5, 7), 2], [fixed([1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]), 3], [normal(4), 4]],
+    "experts.expert_weights": [
+        [normal(3, 5, 7), integers(7, 3, 5, 2)], [normal(3, 5, 7), integers(7, 3, 5, 3), False], [scaled(300, 4, 7), integers(7, 4, 1), False]
+    ],
+    "experts.experts": [
+        [normal(2, 5, 3), integers(4, 2, 5, 2), normal(2, 5, 2), normal(4, 3, 6), normal(4, 3, 6), normal(4, 6, 3)],
+        [normal(3), fixed(5, 1), normal(2), normal(9, 3, 4), normal(9, 3, 4), normal(9, 4, 3), "geglu"],
+        [normal(4, 3), fixed([2, 0], [0, 2], [2, 0], [0, 2]), positive(4, 2), normal(3, 3, 4), normal(3, 3, 4), normal(3, 4, 3)],
+    ],
     "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), fixed(0, 6, 7, -1)], [scaled(300, 4, 7), integers(7, 4)]],
     "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), positive(3, 5)]],
     "loss.head_loss": [[normal(7, 4), normal(3, 5, 4), integers(7, 3, 5)], [normal(7, 4), normal(5, 4), integers(7, 5), positive(5)]],
@@ -284,6 +294,7 @@ CASES: dict[str, list[list[Any]]] = {
 MODULES_WITHOUT_TWIN = {
     "Dropout",  # random: test_step.py
     "Intermediate",  # the identity
+    "ExpertKernels",  # parameters alone
     "GPT", "Block", "TokenEmbedding", "NgramEmbedding", "CachedAttention", "CachedBlock", "CachedGPT",  # the model as a whole: test_gpt.py, test_cache.py
 }  # fmt: skip
 ALL_CASES = [(name, case) for name in sorted(CASES) for case in range(len(CASES[name]))]
@@ -300,6 +311,12 @@ MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "MLP geglu": (MLP(7, "geglu"), "layers.mlp", {"activation": "geglu"}),
     "Norm epsilon": (Norm("rms_norm", epsilon=0.1), "layers.norm", {"kind": "rms_norm", "epsilon": 0.1}),
     "MLP relu": (MLP(7, "relu", use_bias=False), "layers.mlp", {"activation": "relu"}),
+    "Experts": (Experts(5, 2, 7), "experts.mixture", {"n_per_token": 2}),
+    "Experts geglu": (
+        Experts(4, 3, 7, "geglu", False),
+        "experts.mixture",
+        {"n_per_token": 3, "normalise": False, "activation": "geglu"},
+    ),
     "PositionEmbedding": (PositionEmbedding(9), "embeddings.position_embedding", {}),
     "SelfAttention": (SelfAttention(4), "attention.self_attention", {}),
     "CausalAttention": (CausalAttention(4, use_bias=True), "attention.causal_attention", {}),
@@ -315,7 +332,9 @@ MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
         {"n_heads": 4, "n_kv_heads": 2, "window": 3, "rotary": Rotary(100.0), "epsilon": 0.1},
     ),
     "MultiHeadAttention yarn": (
-        MultiHeadAttention(4, head_dim=8, rotary=YARN), "multi_head.multi_head_attention", {"n_heads": 4, "rotary": YARN},
+        MultiHeadAttention(4, head_dim=8, rotary=YARN),
+        "multi_head.multi_head_attention",
+        {"n_heads": 4, "rotary": YARN},
     ),
     "MultiHeadAttention changed": (
         MultiHeadAttention(4, n_kv_heads=2, head_dim=6, visible=PREFIX, score=PLACED),

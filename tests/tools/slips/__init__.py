@@ -2,6 +2,7 @@
 
 from slips import (
     comparison,
+    experts,
     learn_checking,
     learn_page,
     learn_pieces,
@@ -24,7 +25,7 @@ from slips import (
 from slips.mutation import Mutation, stale
 
 ROOMS = (
-    model, comparison, texts, pretrained, training, program, plan, rope_scaling,
+    model, comparison, texts, pretrained, training, program, plan, rope_scaling, experts,
     learn_checking, learn_page, learn_pieces, learn_training,
     tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
