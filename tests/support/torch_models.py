@@ -1,5 +1,6 @@
 """Models of Hugging Face's transformers with every parameter random. Tests that import this module need `peers`."""
 
+import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,8 +67,10 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """float32 in the code of transformers means float64."""
+    """float32 in the code of transformers means float64; experts take turns, for torch's grouped product has none."""
+    moe = importlib.import_module("transformers.integrations.moe")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moe, "_can_use_grouped_mm", lambda *_: False, raising=False)
         patch.setattr(torch, "float32", torch.float64)
         patch.setattr(torch, "float", torch.float64)
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
