@@ -14,8 +14,8 @@ def chosen_experts(logits: ArrayLike, n_per_token: int) -> Array:
 
 @vjp
 def chosen_experts_vjp(logits: ArrayLike, n_per_token: int) -> Vjp:
-    """A number of an expert has no derivative."""
-    return chosen_experts(logits, n_per_token), lambda dy: (None, None)
+    """The number of an expert does not change with a small change of the logits."""
+    return chosen_experts(logits, n_per_token), lambda dy: (np.zeros(np.shape(logits)), None)
 
 
 def expert_weights(logits: ArrayLike, chosen: ArrayLike, normalise: bool = True) -> Array:

@@ -237,7 +237,7 @@ def lens(d: Draw) -> list[Any]:
 
 
 def kernels_of_experts(d: Draw, width: int, n: int) -> dict[str, Any]:
-    """Parameters of a mixture of n experts."""
+    """Parameters of a mixture of n experts. A token passes through all, or a small step might choose others."""
     hidden = d.size()
     gate, up, down = (d.array(n, *shape) for shape in ((width, hidden), (width, hidden), (hidden, width)))
     maps = {"gate": {"kernels": gate}, "up": {"kernels": up}, "down": {"kernels": down}}
@@ -247,7 +247,7 @@ def kernels_of_experts(d: Draw, width: int, n: int) -> dict[str, Any]:
 def mixture(d: Draw) -> list[Any]:
     width, n = d.size(), d.size(4)
     params, x = kernels_of_experts(d, width, n), d.array(*d.sizes(), width)
-    return [params, x, d.size(n), *d.perhaps(False, "geglu")]
+    return [params, x, n, *d.perhaps(False, "geglu")]
 
 
 def experts(d: Draw) -> list[Any]:
@@ -266,7 +266,7 @@ def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
         rotary=rotary, norm_epsilon=0.01, sliding_window=d.data.draw(st.sampled_from([None, 2])), d_model=width,
         scale_embeddings=d.data.draw(st.booleans()), visible=d.data.draw(st.sampled_from([None, ABSOLUTE])),
         score=d.data.draw(st.sampled_from([None, PLACED])), n_experts=d.data.draw(st.sampled_from([0, 3])),
-        n_experts_per_token=d.size(3), normalise_experts=d.data.draw(st.booleans()),
+        n_experts_per_token=3, normalise_experts=d.data.draw(st.booleans()),
     )  # fmt: skip
     mlp = {"up": up, "down": down}
     if config.n_experts:
@@ -347,7 +347,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "attention.causal_dot_product_attention": same_positions,
     "fast.cached_gpt.grouped_attention": grouped_attention,
     "fast.few_rows.rows_product": lambda d: [d.array(*d.sizes(), 3), d.array(d.size(), 3)],
-    "experts.chosen_experts": lambda d: [d.array(*d.sizes(), 4), d.size(4)],
+    "experts.chosen_experts": lambda d: [d.spread(*d.sizes(), 4), d.size(4)],
     "experts.expert_weights": lambda d: [d.array(*(lead := d.sizes()), 4), d.rng.integers(4, size=(*lead, d.size(3))), *d.perhaps(False)],
     "experts.experts": experts,
     "experts.mixture": mixture,
