@@ -293,7 +293,8 @@ def _head_width(features: int, n_heads: int, n_kv_heads: int, head_dim: int | No
 
 def _rotate_heads(x: Array, rotary: Rotary, positions: Array | None) -> Array:
     """Queries or keys [..., H, T, K], rotated by the positions [..., T] of their tokens."""
-    base, interleaved, *scaling, scale = rotary
-    frequencies = rotary_frequencies(x.shape[-1], base, *scaling)
+    base, interleaved, factor, low, high, original_context, scaling, truncate, scale = rotary
+    width = x.shape[-1]
+    frequencies = rotary_frequencies(width, base, factor, low, high, original_context, scaling, truncate)
     places = jnp.arange(x.shape[-2]) if positions is None else positions[..., None, :]  # the same for all heads
     return rotate(x, places, frequencies, interleaved, scale)

@@ -115,7 +115,7 @@ def _read_keys(metadata: Mapping[str, Any], family: Family) -> tuple[dict[str, A
             obstacles.append(f"{key} is missing")
     if mixed:
         fields["normalise_experts"] = True  # as llama.cpp does (ggml-org/llama.cpp, src/models/qwen3moe.cpp)
-    for key, values in (HARMLESS if mixed else HARMLESS | {"expert_count": (0,)}).items():
+    for key, values in (HARMLESS if mixed else {"expert_count": (0,)} | HARMLESS).items():
         value = metadata.get(f"{_architecture(family)}.{key}", values[0])
         if _differs(value, values):
             obstacles.append(f"{key} is {shown(value)}")

@@ -31,8 +31,9 @@ class Placement(NamedTuple):
 def tensor_placements(layout: Layout, config: GPTConfig, found: Iterable[str] | None = None) -> dict[str, Placement]:
     """The placement of each tensor of a model with that config, by the tensor's name.
 
-    `found` are the names of the tensors in a file. If given, they decide between two forms of a file: the names have no
-    prefix if the model was saved without its head, and a tied model may have a head in place of its table.
+    `found` are the names of the tensors in a file. If given, they decide between forms of a file: the names have no
+    prefix if the model was saved without its head, a tied model may have a head in place of its table, and the kernels
+    of experts may be stacked.
     """
     found = None if found is None else set(found)
     prefix = layout.prefix
@@ -40,10 +41,12 @@ def tensor_placements(layout: Layout, config: GPTConfig, found: Iterable[str] | 
     shapes, placements, names = parameter_shapes(config), {}, layout.names
     if found is not None and any(_in_first_block(name, prefix if bare else "") in found for name in layout.stacked):
         names = {name: paths for name, paths in names.items() if "{e}" not in name} | dict(layout.stacked)
+    # One that a file lacks is enough to refuse it, and a config may claim far more experts than the file has tensors.
+    n_experts = config.n_experts if found is None else min(config.n_experts, len(found) + 1)
     for pattern, paths in names.items():
         name = pattern.removeprefix(prefix) if bare else pattern
         for i in range(config.n_layers if "{i}" in pattern else 1):
-            for e in range(config.n_experts if "{e}" in pattern else 1):
+            for e in range(n_experts if "{e}" in pattern else 1):
                 held = tuple(path.format(i=i, e=e) for path in ((paths,) if isinstance(paths, str) else paths))
                 if held[0] in shapes or _of_expert(held[0]):
                     of_parts = [_part_shape(shapes, path) for path in held]

@@ -20,7 +20,7 @@ YARN = LLAMA3 | {"rope_low_frequency": "beta_slow", "rope_high_frequency": "beta
 NAMES = {"llama3": LLAMA3, "linear": {"rope_factor": "factor"}, "yarn": YARN}
 # The fields that no scaling reads where the factor is 1, and those that one kind does not read.
 FIELDS = ("rope_scaling", "rope_attention_factor", *YARN)
-UNREAD = {
+UNREAD: dict[str, tuple[str, ...]] = {
     "llama3": ("rope_truncate",), "yarn": (),
     "linear": ("rope_low_frequency", "rope_high_frequency", "rope_original_context", "rope_truncate"),
 }  # fmt: skip
@@ -51,7 +51,7 @@ def read_scaling(given: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[
         return {}, [f"rope_type is {shown(kind)}"]
     if kind == "yarn":
         given = {"truncate": True, "original_max_position_embeddings": content.get("max_position_embeddings"), **given}
-        given |= {"beta_fast": given.get("beta_fast") or 32, "beta_slow": given.get("beta_slow") or 1}
+        given = {**given, "beta_fast": given.get("beta_fast") or 32, "beta_slow": given.get("beta_slow") or 1}
     fields = {"rope_scaling": kind} | {field: given[name] for field, name in NAMES[kind].items() if name in given}
     obstacles = [f"{name} is missing" for name in NAMES[kind].values() if name not in given]
     if kind == "yarn" and not obstacles:
@@ -81,7 +81,7 @@ def write_scaling(config: GPTConfig) -> dict[str, Any]:
     if not is_scaled(config):
         return {}
     values = scaling_fields(config)
-    scaling = {"rope_type": config.rope_scaling}
+    scaling: dict[str, Any] = {"rope_type": config.rope_scaling}
     scaling |= {name: values[field] for field, name in NAMES[config.rope_scaling].items()}
     if config.rope_attention_factor is not None and config.rope_scaling == "yarn":
         scaling["attention_factor"] = config.rope_attention_factor
@@ -115,8 +115,8 @@ def read_gguf_scaling(get: Callable[[str], Any]) -> tuple[Fields, Obstacles]:
     `get` returns the value of a key, given without its architecture, or None. A factor without a type is linear, and
     one of 0 is none. (ggml-org/llama.cpp, src/llama-model.cpp and src/llama-context.cpp)
     """
-    kind, attention, obstacles = get(TYPE), get(ATTENTION), []
-    kind = "linear" if kind is None else kind
+    kind, attention = get(TYPE), get(ATTENTION)
+    kind, obstacles = "linear" if kind is None else kind, list[str]()
     if not isinstance(kind, str) or kind not in ("none", "linear", "yarn"):
         return {}, [f"{TYPE} is {shown(kind)}"]
     factor = next((value for key in FACTORS if (value := get(key)) is not None), 0)
@@ -152,7 +152,7 @@ def write_gguf_scaling(config: GPTConfig) -> dict[str, Any]:
     if rotary.scaling == "llama3" or not rotary.truncate:
         value = "rope_scaling = 'llama3'" if rotary.scaling == "llama3" else "rope_truncate = false"
         raise InputError(f"GGUF has no key for model.{value}; write a Hugging Face folder.")
-    keys = {TYPE: rotary.scaling, FACTORS[0]: rotary.factor}
+    keys: dict[str, Any] = {TYPE: rotary.scaling, FACTORS[0]: rotary.factor}
     if rotary.scaling == "yarn":
         values = scaling_fields(config)
         keys |= {key: values[field] for field, key in GGUF_YARN.items()}

@@ -210,7 +210,7 @@ def test_every_config_field_does_something(field: str) -> None:
     if "rope" in field:
         base = replace(base, position="rotary", rope_factor=4.0, rope_original_context=10)
     if field in ("rope_truncate", "rope_attention_factor"):
-        base = replace(base, rope_scaling="yarn", rope_high_frequency=1.4)
+        base = replace(base, rope_scaling="yarn", rope_base=100.0, rope_low_frequency=0.05, rope_high_frequency=1.0)
     if "experts" in field:
         base = replace(base, activation="swiglu", use_bias=False, n_experts=4)
     before, after = outcome(base), outcome(replace(base, **{field.partition("=")[0]: other}))
