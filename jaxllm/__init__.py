@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxllm import array as array
     from jaxllm import attention as attention
+    from jaxllm import block as block
     from jaxllm import cache as cache
     from jaxllm import compare as compare
     from jaxllm import config as config

@@ -27,7 +27,7 @@ from jaxllm.fast import has_fast_form
 from jaxllm.intermediates import named
 from jaxllm.layers import EPSILON, INIT_STD, Dropout, Linear, Norm, dropout, softmax
 from jaxllm.precision import at_least_float32
-from jaxllm.rotary import rotary_frequencies, rotate
+from jaxllm.rotary import rotate_heads
 
 Rule = Callable[..., Array]  # (t, s, document_t, document_s) -> whether position t may attend to position s
 Score = Callable[..., Array]  # (score, head, t, s) -> the score in its place, elementwise
@@ -217,8 +217,8 @@ class MultiHeadAttention(nn.Module):
     features / n_heads. Causal attention stays within each document of `documents` and within the last `window` tokens.
     `visible` decides in place of that who may attend to whom (the `rule` of `jaxllm.attention.visible`), and `score`
     changes the scores. `rotary` rotates queries and keys by their positions; `qk_norm` normalises each of their heads
-    before that. The weights [..., H, T, S] are an intermediate, computed only on request. Raises ValueError for
-    features and heads that do not divide evenly.
+    before that or, if "whole", the features of all heads together. The weights [..., H, T, S] are an intermediate,
+    computed only on request. Raises ValueError for features and heads that do not divide evenly.
     """
 
     n_heads: int
@@ -231,11 +231,14 @@ class MultiHeadAttention(nn.Module):
     head_dim: int | None = None
     window: int | None = None
     rotary: Rotary | None = None
-    qk_norm: bool = False
+    qk_norm: bool | str = False
     epsilon: float = EPSILON  # of the norm of queries and keys
     visible: Rule | None = None
     score: Score | None = None
     input_std: float = INIT_STD  # of the maps of queries, keys and values
+    qkv_bias: bool | None = None  # of these maps; None: use_bias
+    rotary_fraction: float = 1.0  # of a head's features that are rotated, the first ones
+    scale: float | None = None  # of the scores q k; None: 1 / sqrt(K)
 
     @nn.compact
     def __call__(
@@ -255,15 +258,19 @@ class MultiHeadAttention(nn.Module):
         """Queries, keys and values by head; the positions are 0 to T - 1 if not given."""
         groups = self.n_kv_heads or self.n_heads
         width = _head_width(self.features or x.shape[-1], self.n_heads, groups, self.head_dim)
-        of_inputs = partial(Linear, use_bias=self.use_bias, init_std=self.input_std)
-        q = split_heads(of_inputs(self.n_heads * width, name="query")(x), self.n_heads)
-        k = split_heads(of_inputs(groups * width, name="key")(context), groups)
-        v = split_heads(of_inputs(groups * width, name="value")(context), groups)
-        if self.qk_norm:
-            q = Norm("rms_norm", False, self.epsilon, name="query_norm")(q)
-            k = Norm("rms_norm", False, self.epsilon, name="key_norm")(k)
+        use_bias = self.use_bias if self.qkv_bias is None else self.qkv_bias
+        of_inputs = partial(Linear, use_bias=use_bias, init_std=self.input_std)
+        q = of_inputs(self.n_heads * width, name="query")(x)
+        k, v = (of_inputs(groups * width, name=name)(context) for name in ("key", "value"))
+        norm = partial(Norm, "rms_norm", False, self.epsilon)
+        if self.qk_norm == "whole":
+            q, k = norm(name="query_norm")(q), norm(name="key_norm")(k)
+        q, k, v = split_heads(q, self.n_heads), split_heads(k, groups), split_heads(v, groups)
+        if self.qk_norm is True:
+            q, k = norm(name="query_norm")(q), norm(name="key_norm")(k)
         if self.rotary is not None:
-            q, k = (_rotate_heads(y, self.rotary, positions) for y in (q, k))
+            q, k = (rotate_heads(y, self.rotary, positions, self.rotary_fraction) for y in (q, k))
+        q = q if self.scale is None else q * (self.scale * width**0.5)  # every form of attention divides by the root
         return q, k, v
 
     @nn.nowrap
@@ -289,12 +296,3 @@ def _head_width(features: int, n_heads: int, n_kv_heads: int, head_dim: int | No
     if (head_dim is None and features % n_heads) or n_heads % n_kv_heads:
         raise ValueError(f"{features} features, {n_heads} heads and {n_kv_heads} key heads do not divide evenly.")
     return head_dim or features // n_heads
-
-
-def _rotate_heads(x: Array, rotary: Rotary, positions: Array | None) -> Array:
-    """Queries or keys [..., H, T, K], rotated by the positions [..., T] of their tokens."""
-    base, interleaved, factor, low, high, original_context, scaling, truncate, scale = rotary
-    width = x.shape[-1]
-    frequencies = rotary_frequencies(width, base, factor, low, high, original_context, scaling, truncate)
-    places = jnp.arange(x.shape[-2]) if positions is None else positions[..., None, :]  # the same for all heads
-    return rotate(x, places, frequencies, interleaved, scale)

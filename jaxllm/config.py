@@ -1,12 +1,13 @@
 """The shape of a GPT."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from msgspec import Meta
 
-from jaxllm.utils.errors import InputError, shown
+from jaxllm.config_rules import check_together
+from jaxllm.utils.errors import InputError
 from jaxllm.utils.ideas import Idea, check_given, n_arguments
 from jaxllm.utils.validate import Fraction, NonNegative, PositiveFloat, check_fields
 
@@ -47,6 +48,7 @@ class GPTConfig:
     d_ff: Annotated[int, Meta(ge=1, le=2**20)] | None = None  # width of the hidden layer of the MLP; none: 4 D
     mup_base_width: Annotated[int, Meta(ge=1, le=2**17)] | None = None  # muP: the D that a learning rate was tuned for
     position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved", "none"] | Idea = "learned"  # encoding
+    rotary_fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of a head's features that are rotated (GPT-NeoX)
     rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next seven fields
     rope_scaling: Literal["llama3", "linear", "yarn"] = "llama3"  # how frequencies are slowed for a longer context
     rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # by how much the context grew; 1: no scaling
@@ -55,18 +57,27 @@ class GPTConfig:
     rope_original_context: Annotated[int, Meta(ge=1, le=2**24)] = 8192  # the original context
     rope_truncate: bool = True  # whether the pairs between which YaRN mixes are rounded to whole numbers
     rope_attention_factor: PositiveFloat | None = None  # YaRN's, of rotated queries and keys; none: 1 + ln(factor) / 10
+    rope_local_base: PositiveFloat | None = None  # of local layers, which are not scaled; none: rope_base (Gemma 3)
+    rotary_pattern: Annotated[str, Meta(pattern="^[RN]{1,1000}$")] | None = None  # by layer: rotary, none; repeated
     sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # tokens that one attends to, itself included
+    layer_pattern: Annotated[str, Meta(pattern="^[LG]{1,1000}$")] | None = None  # by layer: local, global; repeated
     visible: Idea | None = None  # (t, s, document_t, document_s) -> whether position t attends to s; none: s <= t
     score: Idea | None = None  # (score, head, t, s) -> the score of attention in its place, elementwise
+    score_softcap: PositiveFloat | None = None  # cap of cap tanh(score / cap), in place of a score (Gemma 2)
+    attention_scale: PositiveFloat | None = None  # of the scores q k; none: 1 / sqrt(K)
     norm: Literal["layer_norm", "rms_norm"] | Idea = "layer_norm"  # of the input of attention, MLP and head
     norm_epsilon: PositiveFloat = 1e-5  # added to the variance or mean square
-    qk_norm: bool = False  # an RMSNorm of each head's queries and keys before they are rotated (Qwen 3)
+    norm_place: Literal["before", "after", "both"] = "before"  # of attention and MLP (after: OLMo 2, both: Gemma 2)
+    parallel_residual: bool = False  # whether the MLP reads what the attention reads, not its sum (GPT-NeoX)
+    # An RMSNorm of queries and keys before they are rotated: of each head (Qwen 3), or of all heads at once (OLMo 2).
+    qk_norm: bool | Literal["whole"] = False
     activation: Literal["gelu_tanh", "gelu", "relu", "squared_relu", "swiglu", "geglu"] | Idea = "gelu_tanh"  # of MLPs
     n_experts: Annotated[int, Meta(ge=0, le=4096)] = 0  # E, gated MLPs of width d_ff in place of each MLP; 0: one MLP
     n_experts_per_token: Annotated[int, Meta(ge=1, le=4096)] = 2  # k, experts that a token passes through
     normalise_experts: bool = True  # whether the weights of a token's experts are divided by their sum
     block: Idea | None = None  # a Linen class in place of the block: (x, *carry, documents=None) -> x or (x, *carry)
     logits: Idea | None = None  # (logits) -> logits, elementwise, after the head
+    logits_softcap: PositiveFloat | None = None  # cap of cap tanh(logit / cap), in place of logits (Gemma 2)
     n_classes: Annotated[int, Meta(ge=0, le=2**16)] = 0  # C, classes of a text, in place of the vocabulary; 0: none
     dropout: Fraction = 0.0  # probability of dropping an activation, in training only
     tie_embeddings: bool = True  # whether the output head is the token table
@@ -75,6 +86,7 @@ class GPTConfig:
     ngram_rows: Annotated[int, Meta(ge=1, le=2**24)] = 16384  # R, rows for the n-grams of each length from 2 on
     zero_init: bool = False  # whether maps that add to the residual stream, and an untied head, begin at zero
     use_bias: bool = True  # whether linear maps and norms have biases
+    qkv_bias: bool | None = None  # whether the maps of queries, keys and values have; none: as use_bias (Qwen 2)
     separator: NonNegative | None = None  # id that begins a document; tokens attend within theirs
 
     takes_names: ClassVar[bool] = False  # whether an idea may still be the name of a function in a file
@@ -84,39 +96,7 @@ class GPTConfig:
         if not self.takes_names:
             for name in IDEAS:
                 check_given(getattr(self, name), f"model.{name}")
-        if self.visible is not None and self.sliding_window is not None:
-            raise InputError(
-                f"model.sliding_window is {self.sliding_window}, but model.visible decides what is visible; give one."
-            )
-        if self.d_head is None and self.d_model % self.n_heads:
-            raise InputError(
-                f"model.d_model is {self.d_model}, which is not divisible by model.n_heads = {self.n_heads}; "
-                f"choose d_model as a multiple of {self.n_heads}, or give model.d_head."
-            )
-        if self.n_heads % self.kv_heads:
-            raise InputError(
-                f"model.n_heads is {self.n_heads}, which is not divisible by model.n_kv_heads = "
-                f"{self.n_kv_heads}; each key head serves the same number of query heads."
-            )
-        if self.separator is not None and 0 < self.vocab_size <= self.separator:
-            raise InputError(
-                f"model.separator is {self.separator}, but the ids are 0 to {self.vocab_size - 1}; choose one of them."
-            )
-        if self.position == "sinusoidal" and self.d_model % 2:
-            raise InputError(
-                f"model.d_model is {self.d_model}, but sinusoidal positions come in pairs; make d_model even."
-            )
-        if self.mup_base_width is not None and self.scale_embeddings:
-            raise InputError(
-                "model.scale_embeddings makes embeddings grow with the width, but model.mup_base_width = "
-                f"{self.mup_base_width} is for those that do not; leave one of them out."
-            )
-        if self.n_experts:
-            _check_experts(self)
-        if self.rotary is not None and self.head_dim % 2:
-            raise InputError(f"a head is {self.head_dim} wide, but rotary positions rotate pairs; make it even.")
-        if self.rotary is not None and self.rope_factor != 1 and self.rope_scaling != "linear":
-            _check_scaling(self.rotary)
+        check_together(self)
 
     # Derived sizes are properties, not resolved fields: `dataclasses.replace(config, d_model=...)` stays right.
     @property
@@ -158,6 +138,22 @@ class GPTConfig:
             self.rope_original_context, self.rope_scaling, self.rope_truncate, scale,
         )  # fmt: skip
 
+    def of_layer(self, i: int) -> "GPTConfig":
+        """The config of block number i, from 0 on, with that layer's window and positions for all; no pattern is left.
+
+        A local layer has the sliding window and perhaps another base of its rotary positions, which are then not
+        scaled. A global one attends to all before it. A layer without positions tells places apart by the causal mask
+        alone (Kazemnejad et al. 2023).
+        """
+        if self.layer_pattern is None and self.rotary_pattern is None:
+            return self
+        alike = replace(self, layer_pattern=None, rotary_pattern=None, rope_local_base=None)
+        if _at(self.layer_pattern, i) == "G":
+            alike = replace(alike, sliding_window=None)
+        elif self.rope_local_base is not None:
+            alike = replace(alike, rope_base=self.rope_local_base, rope_factor=1.0, rope_attention_factor=None)
+        return replace(alike, position="none") if _at(self.rotary_pattern, i) == "N" else alike
+
     @property
     def adds_positions(self) -> bool:
         """Whether vectors of positions are added to the embeddings."""
@@ -174,37 +170,9 @@ class GPTConfig:
         return self.n_experts_per_token if self.n_experts else 1
 
 
-def _check_experts(config: GPTConfig) -> None:
-    """Raises InputError for options that a mixture of experts does not have."""
-    if config.n_experts_per_token > config.n_experts:
-        raise InputError(
-            f"model.n_experts_per_token is {config.n_experts_per_token}, but there are only model.n_experts = "
-            f"{config.n_experts}; choose fewer."
-        )
-    if config.activation not in ("swiglu", "geglu"):
-        raise InputError(
-            f"model.activation is {shown(config.activation)}, but experts are gated; choose swiglu or geglu, or set "
-            "model.n_experts = 0."
-        )
-    if config.use_bias or config.mup_base_width is not None:
-        field = "use_bias = true" if config.use_bias else f"mup_base_width = {config.mup_base_width}"
-        raise InputError(f"model.{field} is not for experts; leave it out, or set model.n_experts = 0.")
-
-
-def _check_scaling(rotary: Rotary) -> None:
-    """Raises InputError for numbers with which Llama 3's scaling or YaRN's has no meaning."""
-    if rotary.low_frequency >= rotary.high_frequency:
-        raise InputError(
-            f"model.rope_low_frequency is {rotary.low_frequency}, but it must be below "
-            f"model.rope_high_frequency = {rotary.high_frequency}."
-        )
-    within = rotary.base > 1 and rotary.low_frequency >= 1e-6 and rotary.high_frequency <= 1e6
-    if rotary.scaling == "yarn" and not within:
-        raise InputError(
-            f"model.rope_base is {rotary.base} and the frequencies are {rotary.low_frequency} and "
-            f"{rotary.high_frequency}, but YaRN needs a base above 1 and frequencies from 1e-6 to 1e6; the usual ones "
-            "are 10000, 1 and 32."
-        )
+def _at(pattern: str | None, i: int) -> str:
+    """The letter of layer i; "" without a pattern."""
+    return pattern[i % len(pattern)] if pattern else ""
 
 
 def check_predicts_tokens(config: GPTConfig) -> None:

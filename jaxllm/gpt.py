@@ -1,8 +1,9 @@
-"""The GPT: embeddings, pre-norm blocks of attention and MLP, a final norm, a head.
+"""The GPT: embeddings, blocks of attention and MLP (`jaxllm.block`), a final norm, a head.
 
 By default GPT-2 (Radford et al. 2019; shapes and initialisation as in the released weights); the options of GPTConfig
-make it a Llama, Mistral, Qwen 3 or Gemma. The NumPy twin is `jaxllm.reference.gpt`. Modules return arrays only; their
-intermediates are captured from outside (`apply_with_intermediates`), so that a training step does not pay for them.
+make it a Llama, Qwen, Gemma, OLMo 2 or GPT-NeoX. The NumPy twin is `jaxllm.reference.gpt`. Modules return arrays only;
+their intermediates are captured from outside (`apply_with_intermediates`), so that a training step does not pay for
+them.
 """
 
 import math
@@ -20,50 +21,20 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Float, Int
 
 from jaxllm.array import Array
-from jaxllm.attention import MultiHeadAttention, document_numbers
+from jaxllm.attention import document_numbers
+from jaxllm.block import Block
 from jaxllm.config import GPTConfig, check_predicts_tokens
 from jaxllm.embeddings import NgramEmbedding, PositionEmbedding, TokenEmbedding
-from jaxllm.experts import ExpertKernels, Experts
+from jaxllm.experts import ExpertKernels
 from jaxllm.fast.quantised_weights import Table, parameter
-from jaxllm.intermediates import named
-from jaxllm.layers import INIT_STD, MLP, Dropout, Linear, Norm, hidden_std, linear, residual_std
+from jaxllm.layers import INIT_STD, Dropout, Linear, Norm, linear
 from jaxllm.loss import head_loss, takes_hidden, token_losses
 from jaxllm.precision import at_least_float32
+from jaxllm.softcap import change_of_logits
 from jaxllm.utils.errors import InputError
 
-Attention = TypeVar("Attention", bound=MultiHeadAttention)
 Model = TypeVar("Model", bound="GPT")
 MAPS_OF_PARENTS = ("output", "down", "head", "classifier")  # whose results are those of their parents
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); `documents` as in attention."""
-
-    config: GPTConfig
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None) -> Float[Array, "B T D"]:
-        norm_1, attention, norm_2, mlp = self.parts(MultiHeadAttention)
-        x = named(self, "residual_1", x + Dropout(self.config.dropout)(attention(norm_1(x), documents=documents)))
-        return x + Dropout(self.config.dropout)(mlp(norm_2(x)))
-
-    @nn.nowrap
-    def parts(self, attention_class: type[Attention]) -> tuple[Norm, Attention, Norm, MLP | Experts]:
-        """The modules of a block, in the order in which they are called."""
-        c, input_std = self.config, hidden_std(self.config.width_ratio)
-        output_std = residual_std(c.n_layers, c.zero_init, c.width_ratio)
-        attention = attention_class(
-            c.n_heads, c.n_kv_heads, use_bias=c.use_bias, dropout=c.dropout, output_std=output_std, input_std=input_std,
-            head_dim=c.head_dim, window=c.sliding_window, rotary=c.rotary, qk_norm=c.qk_norm, epsilon=c.norm_epsilon,
-            visible=c.visible, score=c.score, name="attention",
-        )  # fmt: skip
-        if c.n_experts:
-            sizes, activation = (c.n_experts, c.n_experts_per_token, c.hidden_dim), str(c.activation)
-            mlp: Any = Experts(*sizes, activation, c.normalise_experts, output_std, input_std, name="mlp")
-        else:
-            mlp = MLP(c.hidden_dim, c.activation, c.use_bias, output_std, input_std, name="mlp")
-        norm_1, norm_2 = (Norm(c.norm, c.use_bias, c.norm_epsilon, name=f"norm_{i}") for i in (1, 2))
-        return norm_1, attention, norm_2, mlp
 
 
 class Head(nn.Module):
@@ -123,7 +94,7 @@ class GPT(nn.Module):
         self.dropout = Dropout(c.dropout, parent=self, name="Dropout_0")  # the name is part of its key
         block: Any = block_class(self)
         _check_blocks_are_told_apart(block)
-        self.blocks = [block(c, parent=self, name=f"block_{i}") for i in range(c.n_layers)]
+        self.blocks = [block(c.of_layer(i), parent=self, name=f"block_{i}") for i in range(c.n_layers)]
         self.norm_final = Norm(c.norm, c.use_bias, c.norm_epsilon, parent=self)
         std = 0.0 if c.zero_init else INIT_STD
         if c.n_classes:
@@ -177,12 +148,13 @@ class GPT(nn.Module):
 
     @nn.nowrap
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """The result of the head, of the token table or of the untied one, and of `config.logits`."""
+        """The result of the head, of the token table or of the untied one, perhaps changed."""
         if self.config.n_classes:
             y = at_least_float32(self.classifier(x))
         else:
             y = self.token_embedding.logits(x) if self.config.tie_embeddings else self.head(x)
-        return y if self.config.logits is None else self.config.logits(y)
+        change = change_of_logits(self.config)
+        return y if change is None else change(y)
 
 
 def block_class(model: GPT) -> type[nn.Module]:
@@ -226,14 +198,15 @@ def summed_loss(
     and `packed` its `documents` and `positions`. A `loss` in place of the cross-entropy returns the token losses [B, T]
     of (logits, targets) or, if it has three arguments, of (hidden states, table of the head [V, D], targets).
     """
-    c, apply = model.config, partial(model.apply, {"params": params}, tokens, rngs=rngs, **packed)
+    c, change = model.config, change_of_logits(model.config)
+    apply = partial(model.apply, {"params": params}, tokens, rngs=rngs, **packed)
     if loss is None and not c.n_classes and not interceptors():
-        return head_loss(head_table(c, params), cast(Array, apply(method="hidden")), targets, weights, c.logits)
+        return head_loss(head_table(c, params), cast(Array, apply(method="hidden")), targets, weights, change)
     if loss is not None and takes_hidden(loss):
-        if c.logits is not None or interceptors():
+        if change is not None or interceptors():
             raise InputError(
-                f"the loss {loss} reads hidden states, so that a change of the logits, by model.logits or an "
-                "interceptor, would be left out; give a loss of (logits, targets)."
+                f"the loss {loss} reads hidden states, so that a change of the logits, by model.logits, "
+                "model.logits_softcap or an interceptor, would be left out; give a loss of (logits, targets)."
             )
         losses = loss(apply(method="hidden"), head_table(c, params), targets)
     else:

@@ -12,6 +12,7 @@ from jaxllm.config import GPTConfig, check_predicts_tokens
 from jaxllm.embeddings import token_logits
 from jaxllm.layers import NORMS, linear
 from jaxllm.precision import at_least_float32
+from jaxllm.softcap import change_of_logits
 from jaxllm.utils.ideas import named
 
 
@@ -29,4 +30,5 @@ def logit_lens(config: GPTConfig, params: Any, x: Float[Array, "*batch D"]) -> F
         logits = token_logits(params["token_embedding"]["table"], x)
     else:
         logits = at_least_float32(linear(x, params["head"]["kernel"]))
-    return logits if config.logits is None else config.logits(logits)
+    change = change_of_logits(config)
+    return logits if change is None else change(logits)

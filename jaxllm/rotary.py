@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxllm.array import Array
+from jaxllm.config import Rotary
+from jaxllm.config_rules import rotated_width
 from jaxllm.precision import at_least_float32
 
 
@@ -77,3 +79,20 @@ def rotate(
     a, b = jnp.moveaxis(x.reshape(pairs).astype(dtype), axis, 0)
     rotated = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis)
     return rotated.reshape(x.shape).astype(x.dtype)
+
+
+def rotate_heads(
+    x: Float[Array, "*batch H T K"], rotary: Rotary, positions: Int[Array, "*batch T"] | None = None,
+    fraction: float = 1.0,
+) -> Float[Array, "*batch H T K"]:  # fmt: skip
+    """Queries or keys, rotated by the positions of their tokens, which are 0 to T - 1 if not given.
+
+    Of each head the first `fraction` of the features is rotated, as if the head were that wide; the others pass
+    unchanged (Black et al. 2022, GPT-NeoX-20B, section 2.1.1).
+    """
+    base, interleaved, factor, low, high, original_context, scaling, truncate, scale = rotary
+    width = rotated_width(x.shape[-1], fraction)
+    places = jnp.arange(x.shape[-2]) if positions is None else positions[..., None, :]  # the same for all heads
+    frequencies = rotary_frequencies(width, base, factor, low, high, original_context, scaling, truncate)
+    turned = rotate(x[..., :width], places, frequencies, interleaved, scale)
+    return turned if width == x.shape[-1] else jnp.concatenate([turned, x[..., width:]], axis=-1)

@@ -30,8 +30,8 @@ from jaxllm.tokenizers import BPETokenizer
 
 # Every call of a function in these modules is checked against the shapes and dtypes of its signature.
 NUMERIC = (
-    "attention", "cache", "embeddings", "fast", "gpt", "intermediates", "layers", "logit_lens", "looking", "lora",
-    "loss", "precision", "rotary", "sampling",
+    "attention", "block", "cache", "embeddings", "fast", "gpt", "intermediates", "layers", "logit_lens", "looking",
+    "lora", "loss", "precision", "rotary", "sampling",
 )  # fmt: skip
 install_import_hook([f"jaxllm.{name}" for name in NUMERIC], "beartype.beartype")
 

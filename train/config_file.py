@@ -46,7 +46,16 @@ def build_config(sections: dict[str, Any], overrides: Iterable[str] = ()) -> Run
         for key in _table(name, values):
             if key not in names:
                 raise InputError(f"{name}.{printable(key, 60)} is no config field; {nearest(key, list(names))}")
-        built[name] = SECTIONS[name](**{names[key]: value for key, value in values.items()})
+        try:
+            built[name] = SECTIONS[name](**{names[key]: value for key, value in values.items()})
+        except InputError as error:
+            # The other fields of [model] have their defaults here, not the base's, so that the reason may mislead.
+            if name == "model" and _table("init", sections.get("init", {})).get("from"):
+                raise InputError(
+                    f"{' and '.join(f'model.{key}' for key in values)} cannot be given beside init.from: the base "
+                    f"decides the model ({str(error).rstrip('.')}); leave [model] out."
+                ) from None
+            raise
     return RunConfig(**built)
 
 

@@ -23,7 +23,8 @@ from .state import abstract_state
 N_ROWS, N_POSITIONS = 3, 4
 RECORDED = (
     "step", "tokens", "elapsed_s", "train_loss", "learning_rate", "grad_norm", "not_finite", "tokens_per_s",
-    "data_wait_s", "val_loss", "averaged_val_loss", "skipped", "train_s", "schedule_step",
+    "data_wait_s", "val_loss", "averaged_val_loss", "train_accuracy", "train_margin",
+    "val_accuracy", "val_margin", "skipped", "train_s", "schedule_step",
 )  # fmt: skip
 CHOICES = "where it chooses between two formulas by jnp.where, both must have a finite derivative"
 MASKED = f"what is not visible is masked by a function of model.visible, not by -inf in a score, and {CHOICES}"

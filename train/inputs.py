@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,18 @@ from jaxllm.data.shards import TOKENIZER, TRAIN, VALIDATION, Index, is_prepared,
 from jaxllm.data.windows import Ids
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 
 from .config import RunConfig, TokenizerConfig, row_length
 from .progress import counted
 from .runs.load import load_run
 from .tune.base import Base, model_on, open_base
 from .tune.beginning import begun, lora_of
-from .tune.data import TuneData, tune_data
+from .tune.data import TuneData, asks_for_the_day, n_labels, tune_data
 from .tune.partition import n_changing, partition_of
 from .tune.rendered import ending_answers
 from .tune.sample import answering, question
 
-FEWEST_LABELS = 2  # of a classifier, where they depend on examples that are not read
 STAND_IN = 256  # vocabulary size where the tokenizer's depends on a text that is not read
 
 
@@ -57,7 +57,8 @@ class Prepared:
         data = self.config.data
         if self.base:
             model = model_on(self.base, config.model, self.model.n_classes)
-            config = replace(config, init=self.config.init, tune=replace(config.tune, labels=self.config.tune.labels))
+            read = self.config.tune  # from the data
+            config = replace(config, init=self.config.init, tune=replace(config.tune, labels=read.labels, day=read.day))
             if config.init.adapter:
                 config = replace(config, lora=lora_of(config, self.base))
         else:
@@ -69,6 +70,7 @@ class Prepared:
         sources = self.train_ids.sources if isinstance(self.train_ids, Mixture) else [self.train_ids]
         for ids in [] if self.examples else sources:
             check_splits(ids, self.validation_ids, row_length(model, config.train))
+        _check_shapes(config, model)
         _check_prompt(config.eval.prompt, self.tokenizer)
         resolved = config.resolved(model, self.config.tokenizer, str(data.sha256), data.characters or 0)
         return replace(self, config=resolved, model=model)
@@ -80,13 +82,15 @@ class Prepared:
         return int(row[:1][0])
 
 
-def prepare(config: RunConfig, tokenizer: Tokenizer | None = None, chat: ChatFormat | None = None) -> Prepared:
+def prepare(
+    config: RunConfig, tokenizer: Tokenizer | None = None, chat: ChatFormat | None = None, nothing_saved: bool = False
+) -> Prepared:  # fmt: skip
     """Open the sources, train the tokenizer unless one is given, encode texts, and split.
 
-    A run that is continued gives its tokenizer and chat format, and needs its base for frozen parameters only. Raises
-    InputError for everything in config and data that would stop the run later.
+    A run that is continued gives its tokenizer and chat format. It needs its base for frozen parameters, and for all of
+    them where `nothing_saved` yet. Raises InputError for everything in config and data that would stop the run later.
     """
-    base = _base(config, tokenizer is None)
+    base = _base(config, tokenizer is None, nothing_saved)
     if base and tokenizer is None:
         config, base = begun(config, base)
         tokenizer, chat = base.tokenizer, base.chat
@@ -118,16 +122,16 @@ def prepare(config: RunConfig, tokenizer: Tokenizer | None = None, chat: ChatFor
     )
 
 
-def _base(config: RunConfig, begins: bool) -> Base | None:
+def _base(config: RunConfig, begins: bool, nothing_saved: bool = False) -> Base | None:
     """The base of a run that begins, or whose parameters are not all in its checkpoints. Raises InputError."""
     if config.init.from_ is None:
-        if config.lora.rank or config.tune.train:
+        if config.lora.rank or config.tune.train is not None:
             field = "lora.rank" if config.lora.rank else "tune.train"
             raise InputError(f"{field} is given, but no weights that stay as they are; name a model in init.from.")
         return None
     if begins and config.tokenizer != TokenizerConfig():
         raise InputError("[tokenizer] is given beside init.from, but the base has a tokenizer; leave [tokenizer] out.")
-    return open_base(config.init, load_run) if begins or partition_of(config) else None
+    return open_base(config.init, load_run) if begins or nothing_saved or partition_of(config) else None
 
 
 def _given(tokenizer: Tokenizer | None) -> Tokenizer:
@@ -138,6 +142,15 @@ def _given(tokenizer: Tokenizer | None) -> Tokenizer:
 
 def _of_examples(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | None, base: Base | None) -> Prepared:
     """What a run on examples needs: rows in the place of ids that are cut into windows. Raises InputError."""
+    if base and base.labels and config.tune.kind == "classify":  # the numbers of its head mean these
+        if config.tune.labels not in (None, base.labels):
+            raise InputError(
+                f"tune.labels is {shown([*config.tune.labels])}, but the head of {base.name} has "
+                f"{shown([*base.labels])}; leave it out, or begin from a model with a head over tokens."
+            )
+        config = replace(config, tune=replace(config.tune, labels=base.labels))
+    if base and asks_for_the_day(config, chat):
+        config = replace(config, tune=replace(config.tune, day=date.today().isoformat()))
     data = tune_data(config, tokenizer, chat, (base.config if base else config.model).context_length)
     config = replace(config, train=replace(config.train, window=data.train.width))
     _check_text(config, data.sha256, data.characters)
@@ -220,9 +233,8 @@ def known_vocabulary(config: RunConfig) -> int | None:
 
 def model_without_text(config: RunConfig) -> GPTConfig:
     """The model of a config whose text is not read: its vocabulary and labels are the configured ones, or stand-ins."""
-    if config.init.from_ and not config.model.vocab_size:
-        labels = len(config.tune.labels or ()) or (FEWEST_LABELS if config.tune.kind == "classify" else 0)
-        return model_on(open_base(config.init, load_run), config.model, labels)
+    if config.init.from_ and not (config.model.vocab_size and config.init.sha256):  # not as a run has written it
+        return model_on(open_base(config.init, load_run), config.model, n_labels(config))
     return config.model.with_vocabulary(known_vocabulary(config) or STAND_IN)
 
 

@@ -140,8 +140,9 @@ def activation_bytes(model: GPTConfig, train: TrainConfig, chosen: MeshLayout = 
     rows = min(LONGEST, length // GROUPS) if parts == 1 else chunking(length // parts, parts=parts).size
     weights, scores = model.n_heads * length, model.n_heads * rows * parts  # per token
     heads = (model.n_heads + model.kv_heads) * model.head_dim
+    norms = 8 if model.norm_place == "both" else 6
     hidden = model.hidden_dim * (model.n_experts or 1)
-    block = size * (6 * model.d_model + 2 * heads + (4 if model.gated else 2) * hidden)
+    block = size * (norms * model.d_model + 2 * heads + (4 if model.gated else 2) * hidden)
     if model.dropout:
         block += 4 * (3 * weights + 2 * model.d_model)
     elif length <= KEPT:

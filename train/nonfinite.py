@@ -17,7 +17,7 @@ from jax import Array
 from jaxllm.gpt import GPT, apply_with_intermediates
 from jaxllm.utils.errors import NonFiniteError
 
-WITHIN_BLOCK = ("mlp", "norm_2", "attention", "norm_1")  # in backward order
+WITHIN_BLOCK = ("norm_2_after", "mlp", "norm_2", "norm_1_after", "attention", "norm_1")  # in backward order
 
 
 def parts_backward(params: dict[str, Any]) -> list[str]:

@@ -68,7 +68,7 @@ def _query_key_scales(config: GPTConfig, params: Named, intermediates: Named, co
     scales = {}
     for i in range(0 if config.qk_norm else config.n_layers):  # a norm gives queries and keys unit size
         where = f"block_{i}/attention"
-        x2 = np.square(intermediates[f"block_{i}/norm_1"]).reshape(-1, config.d_model)
+        x2 = np.square(_read_by_attention(config, intermediates, f"block_{i}")).reshape(-1, config.d_model)
         dy, attention = cotangents[where], params[f"block_{i}"]["attention"]
         for name, terms2 in _squared_terms(config, attention, intermediates, dy, where).items():
             size2 = np.maximum(terms2, np.square(cotangents[f"{where}/{name}"]))
@@ -76,6 +76,12 @@ def _query_key_scales(config: GPTConfig, params: Named, intermediates: Named, co
             for leaf, squares in (("", size2), ("/kernel", kernel2), ("/bias", size2.sum((0, 1)))):
                 scales[f"{where}/{name}{leaf}"] = float(np.sqrt(squares.max()))
     return scales
+
+
+def _read_by_attention(config: GPTConfig, intermediates: Named, block: str) -> np.ndarray:
+    """The input of a block's attention: the result of its norm or, where that comes after, the residual stream."""
+    normed = np.asarray(intermediates[f"{block}/norm_1"])
+    return np.asarray(intermediates[f"{block}/residual_1"] - normed) if config.norm_place == "after" else normed
 
 
 def _squared_terms(
@@ -93,7 +99,8 @@ def _squared_terms(
     p2 = np.square(intermediates[f"{where}/weights"])  # [B, H, T, S]
     d_heads2 = split_heads(np.square(dy @ params["output"]["kernel"].T), heads)
     d_weights2 = d_heads2 @ v2.swapaxes(-1, -2)
-    d_scores2 = p2 * (d_weights2 + (p2 * d_weights2).sum(-1, keepdims=True)) / q2.shape[-1]
+    scale2 = 1 / q2.shape[-1] if config.attention_scale is None else config.attention_scale**2
+    d_scores2 = p2 * (d_weights2 + (p2 * d_weights2).sum(-1, keepdims=True)) * scale2
     d_keys2 = d_scores2.swapaxes(-1, -2) @ q2
     shared = d_keys2.reshape(d_keys2.shape[0], groups, heads // groups, *d_keys2.shape[2:]).sum(2)
     return {"query": merge_heads(d_scores2 @ k2), "key": merge_heads(shared)}

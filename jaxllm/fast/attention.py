@@ -27,6 +27,7 @@ from jaxllm.fast.products import product
 from jaxllm.fast.splash import STEP, splash_attention
 from jaxllm.parallel import CONTEXT, ROWS, TENSOR
 from jaxllm.precision import at_least_float32
+from jaxllm.softcap import SoftCap
 
 GROUPS = 4  # of chunks, each with keys up to its own end: 5/8 of the full square is computed
 KEPT = 512  # positions up to which the exponentials are kept for the backward, which is then quicker
@@ -41,7 +42,7 @@ def causal_dot_product_attention(
     """`jaxllm.attention.causal_dot_product_attention` in chunks, or by a kernel (`attention_path`).
 
     Scores and sums are in at least float32. Reverse-mode derivatives only. With a `rule` or a `score`, which are static
-    and hashable, it is in chunks. Raises ValueError where shapes do not fit.
+    and hashable, it is in chunks; a TPU's kernel has a `SoftCap` too. Raises ValueError where shapes do not fit.
     """
     if q.shape != k.shape or q.shape[:-1] != v.shape[:-1]:
         raise ValueError(f"q {q.shape}, k {k.shape} and v {v.shape} must agree, except in the last axis of v.")
@@ -56,7 +57,7 @@ def _on_mesh(
     """As `_on_one_device`; each device has its own rows of the batch, its own heads and its own positions."""
     rows, heads = on_mesh.that_divide(q.shape[0], ROWS), on_mesh.that_divide(q.shape[1], TENSOR)
     places = on_mesh.that_divide(q.shape[2], CONTEXT)
-    if score is not None and heads:
+    if heads and not isinstance(score, SoftCap | None):
         score = cast(Score, ScoreOfOwnHeads(score, q.shape[1] // on_mesh.size(heads)))
 
     def own(q: Array, k: Array, v: Array, documents: Array | None) -> Array:
@@ -83,10 +84,11 @@ def _on_one_device(
     parts: int = 1,
 ) -> Array:  # fmt: skip
     """Attention from q, k and v of a device; where positions are in `parts`, along "context", those are its own."""
-    within = documents is not None or window is not None
-    path = attention_path(q, v, within, parts) if rule is score is None else "chunked"
+    cap = score.cap if isinstance(score, SoftCap) else None
+    cut = documents is not None or window is not None or cap is not None
+    path = attention_path(q, v, cut, parts) if rule is None and (score is None or cap is not None) else "chunked"
     if path == "splash":
-        return splash_attention(q, k, v, documents, window)
+        return splash_attention(q, k, v, documents, window, cap)
     if path == "cuDNN":
         swapped = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))
         return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, is_causal=True, implementation="cudnn"), -2, -3)
@@ -106,9 +108,9 @@ def attention_path(
 ) -> str:
     """ "cuDNN", "splash" or "chunked": the path that attention takes for these shapes [B, H, T, K] and dtypes.
 
-    `cut`: attention stays within documents or a window. cuDNN takes half precision, heads of at most 128 features in
-    steps of 8, an even length, Ampere or newer, and is not cut. A TPU's kernel takes bfloat16 and lengths in steps of
-    128. Neither takes positions in `parts`, on devices of their own.
+    `cut`: attention stays within documents or a window, or its scores have a soft cap. cuDNN takes half precision,
+    heads of at most 128 features in steps of 8, an even length, Ampere or newer, and is not cut. A TPU's kernel takes
+    bfloat16 and lengths in steps of 128. Neither takes positions in `parts`, on devices of their own.
     """
     length, width = q.shape[-2:]
     if q.shape != v.shape or len(q.shape) != 4 or parts > 1:

@@ -99,9 +99,11 @@ class CachedBlock(Block):
         self, x: Float[Array, "B T D"], cache: LayerCache, place: Place
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
         norm_1, attention, norm_2, mlp = self.parts(CachedAttention)
-        y, cache = attention(norm_1(x), cache, place, self.config.separator is not None)
-        x = x + y
-        return x + mlp(norm_2(x)), cache
+        (before_1, after_1), (before_2, after_2) = self.around(norm_1), self.around(norm_2)
+        y, cache = attention(before_1(x), cache, place, self.config.separator is not None)
+        residual = x + after_1(y)
+        read = x if self.config.parallel_residual else residual
+        return residual + after_2(mlp(before_2(read))), cache
 
 
 class CachedGPT(GPT):

@@ -19,9 +19,12 @@ BLOCKS = (512, 256, STEP)  # rows of a block: the first that divides the length
 
 def splash_attention(
     q: Float[Array, "*batch T K"], k: Float[Array, "*batch T K"], v: Float[Array, "*batch T K"],
-    documents: Int[Array, "*#batch T"] | None = None, window: int | None = None,
+    documents: Int[Array, "*#batch T"] | None = None, window: int | None = None, cap: float | None = None,
 ) -> Float[Array, "*batch T K"]:  # fmt: skip
-    """`jaxllm.attention.causal_dot_product_attention` for a T in steps of 128; on a CPU the kernel is interpreted."""
+    """`jaxllm.attention.causal_dot_product_attention` for a T in steps of 128, perhaps with a soft cap of the scores.
+
+    On a CPU the kernel is interpreted.
+    """
     # JAX's module takes long to import, and only a TPU needs it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -35,6 +38,7 @@ def splash_attention(
         masks.MultiHeadMask([mask]),
         block_sizes=kernels.BlockSizes(**sizes),
         interpret=platform() == "cpu",
+        attn_logits_soft_cap=cap,
     )
 
     def one(q: Array, k: Array, v: Array, own: Array | None) -> Array:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,8 +68,10 @@ class ChatFormat:
         """
         return str.__str__(self.render_tracked(messages, add_generation_prompt))
 
-    def render_tracked(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TrackedText:
-        """As `render`, with a mask of the characters that come from messages."""
+    def render_tracked(
+        self, messages: Sequence[Message], add_generation_prompt: bool = True, day: date | None = None
+    ) -> TrackedText:
+        """As `render`, with a mask of the characters that come from messages; `day` is as in `render_template`."""
         if self.chat_template is None:
             raise InputError("this model has no chat template; give it a text to continue instead.")
         from jaxllm.pretrained.chat_template import render_template  # only here: it imports Jinja
@@ -77,7 +80,7 @@ class ChatFormat:
         named = {"bos_token": self.bos_token, "eos_token": self.eos_token}
         variables = {name: token for name, token in named.items() if token is not None}
         return render_template(
-            self.chat_template, messages, {**variables, "add_generation_prompt": add_generation_prompt}
+            self.chat_template, messages, {**variables, "add_generation_prompt": add_generation_prompt}, day
         )
 
 
@@ -86,13 +89,15 @@ def encode_chat(
     chat_format: ChatFormat,
     messages: Sequence[Message],
     add_generation_prompt: bool = True,
+    day: date | None = None,
 ) -> list[int]:
     """The ids of the conversation's text. Only the template writes special tokens.
 
     The name of a special token in a message is encoded as ordinary text, in answers of the assistant too: otherwise a
-    model that was led to spell `<|im_end|>` would end its turn there in the next round. Raises InputError as `render`.
+    model that was led to spell `<|im_end|>` would end its turn there in the next round. `day` is as in
+    `render_template`. Raises InputError as `render`.
     """
-    text = chat_format.render_tracked(messages, add_generation_prompt)
+    text = chat_format.render_tracked(messages, add_generation_prompt, day)
     return tokenizer.encode_parts(part for _, part in split_at_special(text, tokenizer.special_tokens))
 
 

@@ -9,7 +9,7 @@ template can still exhaust it. Each character of the text is tracked to its orig
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime, time
 from functools import lru_cache
 from typing import Any, NoReturn, cast
 
@@ -35,10 +35,13 @@ class TemplateRefusal(TemplateError):
     """A template refuses the messages by calling `raise_exception`."""
 
 
-def render_template(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> TrackedText:
+def render_template(
+    template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], day: date | None = None
+) -> TrackedText:
     """The text that transformers' `apply_chat_template` makes of the messages, with the origin of each character.
 
-    Texts among the variables count as the template's. Raises InputError if the template is too long, is malformed,
+    Texts among the variables count as the template's. A template that asks for the time is given the beginning of the
+    `day`, or the time itself. Raises InputError if the template is too long, is malformed,
     fails, refuses the messages or exceeds a limit of steps or text.
     """
     if len(template) > MOST_TEMPLATE:
@@ -50,6 +53,8 @@ def render_template(template: str, messages: Sequence[Mapping[str, Any]], variab
         compiled = _compiled(template)
         cast(_Environment, compiled.environment).steps = MOST_STEPS
         named = {name: by_template(x) if isinstance(x, str) else x for name, x in variables.items()}
+        now = datetime.combine(day, time()) if day else datetime.now()
+        named["strftime_now"] = now.strftime
         written = compiled.generate(messages=[*map(_tracked_message, messages)], tools=None, documents=None, **named)
         return _joined(_bounded(written))
     except TemplateRefusal as error:
@@ -144,7 +149,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.steps = MOST_STEPS  # left
         self.filters |= {"tojson": _to_json, "join": _join}
         self.filters = {name: _tracked_filter(one) for name, one in self.filters.items()}
-        self.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+        self.globals |= {"raise_exception": _refuse}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         """The syntax tree, with a call of `step` at the beginning of each loop and macro."""

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.config import GPTConfig
+from jaxllm.config_rules import rotated_width
 from jaxllm.pretrained.families import FAMILIES, Family
+from jaxllm.pretrained.hf_layers import letters_of, read_layers, write_layers
+from jaxllm.pretrained.hf_rotary import common_rotary, write_rotary
 from jaxllm.pretrained.rope_scaling import FIELDS, is_scaled, read_scaling, scaling_fields, write_scaling
 from jaxllm.utils.errors import InputError, shown
 
-SLIDING, FULL = "sliding_attention", "full_attention"
 EXPERTS, EXPERTS_OF_5 = "num_experts", "num_local_experts"  # the names of one setting in transformers 4 and 5
 Fields = dict[str, Any]  # of GPTConfig
 Obstacles = list[str]  # settings that a GPT cannot compute
@@ -32,9 +34,15 @@ def read_hf_config(content: Any, path: str | Path) -> tuple[Family, GPTConfig]:
         raise InputError(f"{path} is {shown(content)}, but must be a table of settings; download it again.")
     family = _find_family(content, path)
     fields, obstacles = _read_named(family, content)
-    for read in (_read_rope, _read_window):
-        more_fields, more_obstacles = read(family, content)
+    common, own_fields, own_obstacles = common_rotary(family, content)
+    for more_fields, more_obstacles in (
+        (own_fields, own_obstacles),
+        _read_rope(family, common),
+        read_layers(family, content),
+    ):
         fields, obstacles = fields | more_fields, obstacles + more_obstacles
+    if "L" not in fields.get("layer_pattern", ""):
+        fields.pop("rope_local_base", None)
     return family, make_config(fields | dict(family.fixed), obstacles, path)
 
 
@@ -74,12 +82,19 @@ def _read_named(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstac
         if (value := content.get(name, values[0])) not in values:
             obstacles.append(f"{name} is {shown(value)}")
     activation = given[family.settings["activation"]]
+    if "attention_scale" in fields:
+        fields["attention_scale"] = _power(fields["attention_scale"], -0.5)
     fields["activation"] = family.activations.get(activation) if isinstance(activation, str) else None
     if fields["activation"] is None:
         obstacles.append(f"{family.settings['activation']} is {shown(activation)}")
     if fields.get("n_experts") == 0 and "intermediate_size" in content:
         fields["d_ff"] = content["intermediate_size"]  # the width of the MLPs of a model without experts
     return fields, obstacles
+
+
+def _power(x: Any, exponent: float) -> Any:
+    """x to a power; what is no positive number as it is, for the check of GPTConfig."""
+    return x**exponent if type(x) in (int, float) and x > 0 else x
 
 
 def _read_rope(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstacles]:
@@ -99,22 +114,6 @@ def _read_rope(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstacl
     return fields, obstacles
 
 
-def _read_window(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstacles]:
-    """The sliding window of a family in which some layers may have none: those before max_window_layers."""
-    window = content.get("sliding_window", 4096) if content.get("use_sliding_window") else None
-    if not family.layer_types or window is None:
-        return {}, []
-    types, first, n_layers = (content.get(name) for name in ("layer_types", "max_window_layers", "num_hidden_layers"))
-    first, kinds = 28 if first is None else first, set()  # 28 is the default of transformers
-    if isinstance(types, list):
-        kinds = {str(one) for one in types}
-    elif isinstance(first, int) and isinstance(n_layers, int):
-        kinds = {SLIDING if i >= first else FULL for i in (0, n_layers - 1)}
-    if kinds not in ({SLIDING}, {FULL}):
-        return {}, ["only some layers have a sliding window"]
-    return {"sliding_window": window if kinds == {SLIDING} else None}, []
-
-
 # ---- writing
 
 
@@ -129,15 +128,12 @@ def write_hf_config(family: Family, config: GPTConfig, dtype: str) -> dict[str, 
     names = [name for name, ours in family.activations.items() if ours == config.activation]
     content[family.settings["activation"]] = (names or list(family.activations))[0]
     content |= {name: values[0] for name, values in family.harmless.items() if values[0] is not None}
-    if family.layer_types:
-        slides = config.sliding_window is not None
-        content |= {
-            "sliding_window": config.sliding_window,
-            "use_sliding_window": slides,
-            "max_window_layers": 0 if slides else config.n_layers,
-        }
+    if "attention_scale" in family.settings:
+        scale = config.attention_scale or config.head_dim**-0.5
+        content[family.settings["attention_scale"]] = max(1, round(max(scale, 1e-6) ** -2))
+    content |= write_layers(family, config)
     if family.fixed["position"] == "rotary":
-        content |= _write_rope(config)
+        content |= write_rotary(family, config, _write_rope(config))
     return content
 
 
@@ -165,11 +161,30 @@ def numeric_fields(config: GPTConfig) -> dict[str, Any]:
     for field in ("dropout", "separator", "zero_init", "mup_base_width", *ngrams, *experts):
         del fields[field]
     fields |= {"n_kv_heads": config.kv_heads, "d_head": config.head_dim, "d_ff": config.hidden_dim}
-    for field in FIELDS if config.rotary is not None else ("rope_base", *FIELDS):
+    fields |= _canonical(config)
+    for field in FIELDS if config.rotary is not None else ("rope_base", "rope_local_base", *FIELDS):
         del fields[field]
     if config.rotary is not None:
         fields["position"] = "rotary"
     return fields | scaling_fields(config)
+
+
+def _canonical(config: GPTConfig) -> dict[str, Any]:
+    """Fields that say the same in several ways, in one of them: None where they change nothing."""
+    kinds, rotated = letters_of(config)
+    width, scale = config.head_dim, config.attention_scale
+    turned = rotated_width(width, config.rotary_fraction)
+    local_base = config.rope_base if config.rope_local_base is None and not is_scaled(config) else None
+    return {
+        "qkv_bias": None if config.qkv_bias == config.use_bias else config.qkv_bias,
+        # A scale s is written as s^-2, which rounds it.
+        "attention_scale": None if scale is None or abs(scale * width**0.5 - 1) < 1e-12 else float(f"{scale:.12g}"),
+        "rotary_fraction": None if config.rotary is None or turned == width else turned,
+        "sliding_window": config.sliding_window if "L" in kinds else None,
+        "layer_pattern": kinds if len({*kinds}) > 1 else None,
+        "rotary_pattern": rotated if config.rotary is not None and "N" in rotated else None,
+        "rope_local_base": (config.rope_local_base or local_base) if {*kinds} >= {"L", "G"} else config.rope_local_base,
+    }
 
 
 def family_for(config: GPTConfig) -> Family:

@@ -12,6 +12,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from jaxllm.config import GPTConfig
+from jaxllm.config_rules import rotated_width
 from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
 from jaxllm.utils.errors import InputError, shown
@@ -88,13 +89,13 @@ def _is_out_in(layout: Layout, paths: tuple[str, ...]) -> bool:
 
 def to_params(layout: Layout, config: GPTConfig, placement: Placement, x: np.ndarray) -> dict[str, np.ndarray]:
     """The parameters in the tensor `x` of a file, by path, as new C-contiguous arrays; see `with_experts` too."""
-    if layout.interleaved and any(part in placement.paths[0] for part in ROTATED):
-        x = half_split(x, config.head_dim)
     if _is_out_in(layout, placement.paths):
         x = x.swapaxes(-1, -2)
     if placement.paths[0].endswith("/scale"):
         x = x + np.asarray(layout.offset, x.dtype)
-    parts = np.split(x, len(placement.paths), axis=-1)
+    parts = apart(layout, config, placement.paths, x)
+    if layout.interleaved:
+        parts = [_half_split(config, path, part) for path, part in zip(placement.paths, parts, strict=True)]
     return {path: np.array(part, order="C") for path, part in zip(placement.paths, parts, strict=True)}
 
 
@@ -103,15 +104,11 @@ def to_tensor(layout: Layout, config: GPTConfig, placement: Placement, params: M
 
     The result is a view of the parameters where no copy is needed.
     """
-    parts = [_part(params, path) for path in placement.paths]
-    x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+    parts = [in_order(config, path, _part(params, path)) for path in placement.paths]
+    x = parts[0] if len(parts) == 1 else together(layout, config, np.concatenate(parts, axis=-1), len(parts))
     if placement.paths[0].endswith("/scale"):
         x = x - np.asarray(layout.offset, x.dtype)
-    if _is_out_in(layout, placement.paths):
-        x = x.swapaxes(-1, -2)
-    if config.position == "rotary_interleaved" and any(part in placement.paths[0] for part in ROTATED):
-        x = half_split(x, config.head_dim)
-    return x
+    return x.swapaxes(-1, -2) if _is_out_in(layout, placement.paths) else x
 
 
 def _part(params: Mapping[str, Any], path: str) -> np.ndarray:
@@ -129,14 +126,48 @@ def with_experts(params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if (part := _of_expert(path)) is not None:
             experts.setdefault(part[0], []).append(path)
     for whole, paths in experts.items():
-        in_order = sorted(paths, key=lambda path: int(path.rpartition("/")[2]))
-        params[whole] = np.stack([params.pop(path) for path in in_order])
+        ordered = sorted(paths, key=lambda path: int(path.rpartition("/")[2]))
+        params[whole] = np.stack([params.pop(path) for path in ordered])
     return params
 
 
-def half_split(x: np.ndarray, head_dim: int) -> np.ndarray:
-    """Rows of each head from the order of pairs (2i, 2i + 1) to that of pairs (i, i + K/2): [H K, ...] to the same."""
-    return x.reshape(-1, head_dim // 2, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+def apart(layout: Layout, config: GPTConfig, paths: tuple[str, ...], x: np.ndarray) -> list[np.ndarray]:
+    """What belongs to each of the parameters along the last axis of a tensor [..., F] of them all."""
+    if len(paths) == 1:
+        return [x]
+    if layout.by_head:
+        heads = x.reshape(*x.shape[:-1], config.n_heads, len(paths), -1)
+        return [heads[..., i, :].reshape(*x.shape[:-1], -1) for i in range(len(paths))]
+    widths = [parameter_shapes(config)[path][-1] for path in paths]
+    return np.split(x, np.cumsum(widths)[:-1], axis=-1)
+
+
+def together(layout: Layout, config: GPTConfig, x: np.ndarray, n: int) -> np.ndarray:
+    """The last axis of a tensor of n parameters side by side in the order of the file, the inverse of `apart`."""
+    if not layout.by_head or n == 1:
+        return x
+    return np.swapaxes(x.reshape(*x.shape[:-1], n, config.n_heads, -1), -2, -3).reshape(x.shape)
+
+
+def in_order(config: GPTConfig, path: str, x: np.ndarray) -> np.ndarray:
+    """A parameter, or a part of it, [..., F] with the features of rotary pairs in half-split order."""
+    return _half_split(config, path, x) if config.position == "rotary_interleaved" else x
+
+
+def _half_split(config: GPTConfig, path: str, x: np.ndarray) -> np.ndarray:
+    """x [..., F] with the features of each head from the order of pairs (2i, 2i + 1) to that of pairs (i, i + R/2).
+
+    R is the number of features of a head that are rotated. What rotary positions do not act on is unchanged.
+    """
+    if not any(part in path for part in ROTATED):
+        return x
+    heads = x.reshape(*x.shape[:-1], -1, config.head_dim)
+    rotated = rotated_width(config.head_dim, config.rotary_fraction)
+    turned = heads[..., :rotated].reshape(*heads.shape[:-1], -1, 2).swapaxes(-1, -2)
+    if rotated == config.head_dim:
+        return turned.reshape(x.shape)
+    turned = turned.reshape(*heads.shape[:-1], rotated)
+    return np.concatenate([turned, heads[..., rotated:]], axis=-1).reshape(x.shape)
 
 
 def check_shapes(wanted: Mapping[str, Shape], found: Mapping[str, Shape], what: str, remedy: str) -> None:

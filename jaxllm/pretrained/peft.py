@@ -18,7 +18,15 @@ from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
 from jaxllm.pretrained.hf_config import family_for
 from jaxllm.pretrained.hf_folder import WEIGHT_DTYPES
-from jaxllm.pretrained.parameter_map import Placement, Shape, nested, tensor_name, tensor_placements, to_params
+from jaxllm.pretrained.parameter_map import (
+    Placement,
+    Shape,
+    apart,
+    nested,
+    tensor_name,
+    tensor_placements,
+    to_params,
+)
 from jaxllm.pretrained.peft_settings import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -77,7 +85,7 @@ def read_adapter(folder: str | Path, config: GPTConfig) -> PeftAdapter:
     adapter: Tensors = {}
     for module, pair in low.items():
         adapter |= _adapter_of(
-            folder, config, settings, module, pair, _placement(layout, placements, f"{module}.weight")
+            folder, layout, config, settings, module, pair, _placement(layout, placements, f"{module}.weight")
         )
     full = _full(folder, layout, config, settings, placements, whole)
     rank = max((x.shape[1] for path, x in adapter.items() if path.endswith("/a")), default=settings.r)
@@ -113,8 +121,9 @@ def _placement(layout: Layout, placements: Placements, name: str) -> Placement |
 
 
 def _adapter_of(
-    folder: Path, config: GPTConfig, settings: LoraSettings, module: str, pair: Tensors, placement: Placement | None
-) -> Tensors:
+    folder: Path, layout: Layout, config: GPTConfig, settings: LoraSettings, module: str, pair: Tensors,
+    placement: Placement | None,
+) -> Tensors:  # fmt: skip
     """A and B of each kernel of a module, by path."""
     path = "" if placement is None else placement.paths[0]
     if placement is None or not (path.startswith("block_") and path.endswith("/kernel")):
@@ -127,7 +136,7 @@ def _adapter_of(
     for name, shape in (("A", (rank, shapes[placement.paths[0]][0])), ("B", (sum(widths), rank))):
         _check_shape(folder, f"{module}.lora_{name}.weight", pair.get(name), shape)
     a, b = pair["A"].T, pair["B"].T * np.float32(_factor(settings, module))
-    parts = np.split(b, np.cumsum(widths)[:-1], axis=1)
+    parts = apart(layout, config, placement.paths, b)
     used = np.array([part.any(axis=1) for part in parts])
     adapter: Tensors = {}
     for path, part, here in zip(placement.paths, parts, used, strict=True):

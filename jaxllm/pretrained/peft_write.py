@@ -11,7 +11,14 @@ from jaxllm.config import GPTConfig
 from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
 from jaxllm.pretrained.hf_config import family_for
-from jaxllm.pretrained.parameter_map import ROTATED, Placement, half_split, tensor_name, tensor_placements, to_tensor
+from jaxllm.pretrained.parameter_map import (
+    Placement,
+    in_order,
+    tensor_name,
+    tensor_placements,
+    to_tensor,
+    together,
+)
 from jaxllm.pretrained.peft_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_SHA256, PREFIX
 from jaxllm.pretrained.safetensors import write_tensors
 from jaxllm.pretrained.save import create_folder, without_mup, write_json
@@ -23,14 +30,14 @@ Tensors = dict[str, np.ndarray]
 
 
 def write_adapter(
-    folder: str | Path, config: GPTConfig, adapter: Any, rank: int, alpha: float, dropout: float, base: str,
+    folder: str | Path, config: GPTConfig, adapter: Any, rank: int, alpha: float, dropout: float, base: str | None,
     base_sha256: str, full: Any,
 ) -> None:  # fmt: skip
     """Write an adapter, and the parameters that were trained in full, into a folder that PEFT opens.
 
-    `base` is the name or the path of the base model for PEFT; `base_sha256` goes into the metadata of the tensors. The
-    scale is alpha / rank for all kernels, also where a kernel's own rank is another. The folder is created; if it
-    exists, it must be empty.
+    `base` is the name or the path of the base model for PEFT, None where it opens none; `base_sha256` goes into the
+    metadata of the tensors. The scale is alpha / rank for all kernels, also where a kernel's own rank is another. The
+    folder is created; if it exists, it must be empty.
 
     Raises InputError if no family of transformers has such a model, if a number is not finite, if a parameter has no
     place in PEFT's layout, or if the folder is not empty or cannot be written.
@@ -96,9 +103,8 @@ def _low_rank_tensors(
             continue
         a = np.concatenate([parts[f"{path}/a"] for path in held], axis=1)
         absent = {path: np.zeros((0, shapes[path][1]), a.dtype) for path in placement.paths}
-        b = _block_diagonal([parts.get(f"{path}/b", absent[path]) for path in placement.paths]).T
-        if config.position == "rotary_interleaved" and any(part in placement.paths[0] for part in ROTATED):
-            b = half_split(b, config.head_dim)
+        each = [in_order(config, path, parts.get(f"{path}/b", absent[path])) for path in placement.paths]
+        b = together(layout, config, _block_diagonal(each), len(each)).T
         module = name.removesuffix(WEIGHT)
         tensors |= {f"{PREFIX}{module}.lora_A.weight": a.T, f"{PREFIX}{module}.lora_B.weight": b}
         ranks[module] = a.shape[1]

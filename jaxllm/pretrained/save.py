@@ -27,7 +27,7 @@ def save_pretrained(path: str | Path, config: GPTConfig, params: Any) -> None:
     """Write config.json, generation_config.json and model.safetensors into the folder `path`.
 
     transformers 4 and 5 open the folder, and compute the logits of `GPT(config)` for one document. The architecture is
-    the first of GPT-2, Llama, Mistral, Qwen 3, its mixtures of experts and Gemma that can express the config.
+    the first of `jaxllm.pretrained.families` that can express the config.
 
     `params` has the paths and shapes of `GPT(config).init`, as NumPy or JAX arrays in float32, bfloat16, float16 or
     float64; each is written in its dtype. Positions "rotary_interleaved" are written in half-split order, which gives

@@ -5,8 +5,10 @@ the same name, signature and meaning. `f_vjp(*args)` returns `(out, pullback)` l
 derivative, and the pullback closes over the values that it needs. A Linen module has a function that takes the
 module's parameters first: `MultiHeadAttention(n_heads)` is `multi_head_attention(params, x, n_heads)`.
 
-A good order to read: `layers`, `embeddings`, `attention`, `rotary`, `multi_head`, `gpt`, `loss`, `schedules`,
-`update_rules`, `muon`, `optimizer`, `step`; then `experts`, `sampling`, `logit_lens` and `lora`. `arrays` holds the
+A good order to read: `layers`, `embeddings`, `attention`, `rotary`, `multi_head`, `softcap`, `gpt`, `loss`,
+`schedules`, `update_rules`, `muon`, `optimizer`, `step`; then `experts`, `sampling`, `logit_lens` and `lora`. `arrays`
+holds the helpers. Only NumPy is imported, so that an error in JAX, in its compiler or in the use of them cannot occur
+on both sides of a comparison.
 helpers. Only NumPy is imported, so that an error in JAX, in its compiler or in the use of them cannot occur on both
 sides of a comparison.
 """
@@ -27,11 +29,12 @@ from jaxllm.reference import (
     rotary,
     sampling,
     schedules,
+    softcap,
     step,
     update_rules,
 )
 
 __all__ = [
     "attention", "embeddings", "experts", "fast", "gpt", "layers", "logit_lens", "lora", "loss", "multi_head", "muon",
-    "optimizer", "rotary", "sampling", "schedules", "step", "update_rules",
+    "optimizer", "rotary", "sampling", "schedules", "softcap", "step", "update_rules",
 ]  # fmt: skip

@@ -6,40 +6,68 @@ from numpy.typing import ArrayLike
 
 from jaxllm.reference import attention, embeddings, experts, layers, multi_head
 from jaxllm.reference.arrays import Array, Params, Vjp, float64, vjp
+from jaxllm.reference.softcap import change_of_logits, change_of_scores
 
 Named = dict[str, Array]
 
 
 def block(
-    config: Any, params: Params, x: Array, documents: ArrayLike | None = None, seen: Named | None = None
+    config: Any, params: Params, x: Array, documents: ArrayLike | None = None, seen: Named | None = None, layer: int = 0
 ) -> Array:
     """Twin of the module `Block`: x + attention(norm(x)), then x + mlp(norm(x)); [..., T, D] -> [..., T, D].
 
-    `seen` is filled with the intermediates.
+    `config` is that of the model, and `layer` the number of the block. `seen` is filled with the intermediates.
     """
     attended: Named = {}
     inside: Named = {}
     seen = {} if seen is None else seen
-    seen["norm_1"] = layers.norm(params["norm_1"], x, config.norm, config.norm_epsilon)
-    attention_out = multi_head.multi_head_attention(
-        params["attention"], seen["norm_1"], config.n_heads, config.kv_heads, documents=documents, seen=attended,
-        **_options(config),
-    )  # fmt: skip
-    seen |= {f"attention/{name}": value for name, value in attended.items()}
-    seen["attention"] = attention_out
-    seen["residual_1"] = x + attention_out
-    seen["norm_2"] = layers.norm(params["norm_2"], seen["residual_1"], config.norm, config.norm_epsilon)
-    mlp_out = _mlp(config, params["mlp"], seen["norm_2"], inside)
-    seen |= {f"mlp/{name}": value for name, value in inside.items()}
-    seen["mlp"] = mlp_out
-    return seen["residual_1"] + seen["mlp"]
+
+    def attention(y: Array) -> Array:
+        options = _options(config, layer) | {"documents": documents, "seen": attended}
+        return multi_head.multi_head_attention(params["attention"], y, config.n_heads, config.kv_heads, **options)
+
+    def mlp(y: Array) -> Array:
+        return _mlp(config, params["mlp"], y, inside)
+
+    added = _half(config, params, ("norm_1", "attention"), attention, x, seen, attended)
+    seen["residual_1"] = x + added
+    read = x if config.parallel_residual else seen["residual_1"]
+    return seen["residual_1"] + _half(config, params, ("norm_2", "mlp"), mlp, read, seen, inside)
 
 
-def _options(config: Any) -> dict[str, Any]:
-    """The options of the attention that all blocks share."""
+def _half(config: Any, params: Params, names: tuple[str, str], f: Any, x: Array, seen: Named, inside: Named) -> Array:
+    """f(norm(x)), norm(f(x)) or norm(f(norm(x))), for a function f with the intermediates `inside`."""
+    norm, name = names
+    if config.norm_place != "after":
+        x = seen[norm] = layers.norm(params[norm], x, config.norm, config.norm_epsilon)
+    y = f(x)
+    seen.update({f"{name}/{key}": value for key, value in inside.items()})
+    seen[name] = y
+    if config.norm_place != "before":
+        last = _last_norm(config, norm)
+        y = seen[last] = layers.norm(params[last], y, config.norm, config.norm_epsilon)
+    return y
+
+
+def _last_norm(config: Any, norm: str) -> str:
+    """The name of the norm of a result: the only one, or the second."""
+    return norm if config.norm_place == "after" else f"{norm}_after"
+
+
+def _options(config: Any, layer: int) -> dict[str, Any]:
+    """The options of a block's attention."""
+    window, rotary = config.sliding_window, config.rotary
+    if config.layer_pattern is not None:
+        kind = (config.layer_pattern * (layer + 1))[layer]
+        window = window if kind == "L" else None
+        if kind == "L" and rotary is not None and config.rope_local_base is not None:
+            rotary = rotary._replace(base=config.rope_local_base, factor=1.0, scale=1.0)  # no scaling
+    if config.rotary_pattern is not None and (config.rotary_pattern * (layer + 1))[layer] == "N":
+        rotary = None
     return {
-        "window": config.sliding_window, "rotary": config.rotary, "epsilon": config.norm_epsilon,
-        "visible": config.visible, "score": config.score,
+        "window": window, "rotary": rotary, "epsilon": config.norm_epsilon, "visible": config.visible,
+        "score": change_of_scores(config), "rotary_fraction": config.rotary_fraction,
+        "whole_norms": config.qk_norm == "whole", "scale": config.attention_scale,
     }  # fmt: skip
 
 
@@ -59,39 +87,67 @@ def _mlp_vjp(config: Any, params: Params, x: Array, cotangents: Named) -> Vjp:
 
 @vjp
 def block_vjp(
-    config: Any, params: Params, x: Array, documents: ArrayLike | None = None, cotangents: Named | None = None
-) -> Vjp:
-    """With y = x + f(norm(x)), dx is dy plus dy taken back through f and the norm; so for both halves of the block.
+    config: Any, params: Params, x: Array, documents: ArrayLike | None = None, cotangents: Named | None = None,
+    layer: int = 0,
+) -> Vjp:  # fmt: skip
+    """With y = x + f(x), dx is dy plus dy taken back through f, its norms included; so for both halves of the block.
 
-    `cotangents` is filled with the gradients at the intermediates, by name.
+    In parallel, dy goes back through both halves, and each adds to dx. `cotangents` is filled with the gradients at the
+    intermediates, by name.
     """
     attended: Named = {}
     inside: Named = {}
-    norm_1, norm_1_back = layers.norm_vjp(params["norm_1"], x, config.norm, config.norm_epsilon)
-    attention_out, attention_back = multi_head.multi_head_attention_vjp(
-        params["attention"], norm_1, config.n_heads, config.kv_heads, documents=documents, cotangents=attended,
-        **_options(config),
-    )  # fmt: skip
-    residual = x + attention_out
-    norm_2, norm_2_back = layers.norm_vjp(params["norm_2"], residual, config.norm, config.norm_epsilon)
-    mlp_out, mlp_back = _mlp_vjp(config, params["mlp"], norm_2, inside)
+    found = {} if cotangents is None else cotangents
 
-    def pullback(dy: Array) -> tuple[None, Params, Array, None, None]:
-        d_mlp, d_norm_2, *_ = mlp_back(dy)
-        d_scale_2, through_mlp = norm_2_back(d_norm_2)[:2]
-        d_residual = dy + through_mlp
-        d_attention, d_norm_1, *_ = attention_back(d_residual)
-        d_scale_1, through_attention = norm_1_back(d_norm_1)[:2]
-        if cotangents is not None:
-            cotangents["mlp"] = dy
-            cotangents.update({f"mlp/{name}": value for name, value in inside.items()})
-            cotangents["norm_2"], cotangents["residual_1"], cotangents["attention"] = d_norm_2, d_residual, d_residual
-            cotangents.update({f"attention/{name}": value for name, value in attended.items()})
-            cotangents["norm_1"] = d_norm_1
-        d_params = {"norm_1": d_scale_1, "attention": d_attention, "norm_2": d_scale_2, "mlp": d_mlp}
-        return None, d_params, d_residual + through_attention, None, None
+    def attention(y: Array) -> Vjp:
+        options = _options(config, layer) | {"documents": documents, "cotangents": attended}
+        return multi_head.multi_head_attention_vjp(params["attention"], y, config.n_heads, config.kv_heads, **options)
 
-    return residual + mlp_out, pullback
+    def mlp(y: Array) -> Vjp:
+        return _mlp_vjp(config, params["mlp"], y, inside)
+
+    added, attention_back = _half_vjp(config, params, ("norm_1", "attention"), attention, x, found, attended)
+    residual = x + added
+    read = x if config.parallel_residual else residual
+    added, mlp_back = _half_vjp(config, params, ("norm_2", "mlp"), mlp, read, found, inside)
+
+    def pullback(dy: Array) -> tuple[None, Params, Array, None, None, None]:
+        d_mlp, through_mlp = mlp_back(dy)
+        found["residual_1"] = dy if config.parallel_residual else dy + through_mlp
+        d_attention, through_attention = attention_back(found["residual_1"])
+        dx = found["residual_1"] + through_attention
+        dx = dx + through_mlp if config.parallel_residual else dx
+        return None, d_attention | d_mlp, dx, None, None, None
+
+    return residual + added, pullback
+
+
+def _half_vjp(
+    config: Any, params: Params, names: tuple[str, str], f_vjp: Any, x: Array, found: Named, inside: Named
+) -> Vjp:
+    """`_half`, and its backward to the gradients of its parameters and of x; `found` is filled with cotangents."""
+    norm, name = names
+    if config.norm_place != "after":
+        x, before_back = layers.norm_vjp(params[norm], x, config.norm, config.norm_epsilon)
+    y, f_back = f_vjp(x)
+    last = _last_norm(config, norm)
+    if config.norm_place != "before":
+        y, after_back = layers.norm_vjp(params[last], y, config.norm, config.norm_epsilon)
+
+    def pullback(dy: Array) -> tuple[Params, Array]:
+        d_params: dict[str, Any] = {}
+        if config.norm_place != "before":
+            found[last] = dy
+            d_params[last], dy = after_back(dy)[:2]
+        found[name] = dy
+        d_params[name], dy = f_back(dy)[:2]
+        found.update({f"{name}/{key}": value for key, value in inside.items()})
+        if config.norm_place != "after":
+            found[norm] = dy
+            d_params[norm], dy = before_back(dy)[:2]
+        return d_params, dy
+
+    return y, pullback
 
 
 def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -> tuple[Array, Named]:
@@ -114,7 +170,7 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
     for i in range(config.n_layers):
         inside: Named = {}
         if config.block is None:
-            x = block(config, params[f"block_{i}"], x, documents, inside)
+            x = block(config, params[f"block_{i}"], x, documents, inside, i)
         else:
             x, *carry = _own_block(config, params[f"block_{i}"], x, carry, documents)
         seen |= {f"block_{i}/{name}": value for name, value in inside.items()}
@@ -126,7 +182,8 @@ def forward_with_intermediates(config: Any, params: Params, tokens: ArrayLike) -
         logits = embeddings.token_logits(params["token_embedding"]["table"], x)
     else:
         logits = layers.linear_map(params[head], x)
-    seen["logits"] = logits if config.logits is None else float64(config.logits.function(logits))
+    change = change_of_logits(config)
+    seen["logits"] = logits if change is None else float64(change.function(logits))
     return seen["logits"], seen
 
 
@@ -175,7 +232,7 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Name
         x, position_back = embeddings.position_embedding_vjp(params.get("position_embedding", {}), x, config.position)
     for i in range(config.n_layers):
         inside: Named = {}
-        x, back = block_vjp(config, params[f"block_{i}"], x, documents, inside)
+        x, back = block_vjp(config, params[f"block_{i}"], x, documents, inside, i)
         backs.append((back, inside))
     x, norm_back = layers.norm_vjp(params["norm_final"], x, config.norm, config.norm_epsilon)
     x = x / config.width_ratio
@@ -184,12 +241,13 @@ def forward_vjp(config: Any, params: Params, tokens: ArrayLike, cotangents: Name
         logits, head_back = embeddings.token_logits_vjp(table, x)
     else:
         logits, head_back = layers.linear_map_vjp(params[head], x)
-    if config.logits is not None:
-        logits, change_back = config.logits.vjp(logits)
+    change = change_of_logits(config)
+    if change is not None:
+        logits, change_back = change.vjp(logits)
 
     def pullback(dy: Array) -> tuple[None, Params, None, None]:
         cotangents["logits"] = dy
-        dy = dy if config.logits is None else change_back(dy)[0]
+        dy = dy if change is None else change_back(dy)[0]
         d_head, dx = head_back(dy)
         cotangents["norm_final"] = dx / config.width_ratio
         d_params: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from jaxllm.reference.arrays import Array, Params, Vjp, float64, vjp
 from jaxllm.reference.embeddings import token_logits, token_logits_vjp
 from jaxllm.reference.layers import linear_map, linear_map_vjp, norm, norm_vjp
+from jaxllm.reference.softcap import change_of_logits
 
 
 def logit_lens(config: Any, params: Params, x: ArrayLike) -> Array:
@@ -19,7 +20,8 @@ def logit_lens(config: Any, params: Params, x: ArrayLike) -> Array:
         logits = token_logits(params["token_embedding"]["table"], x)
     else:
         logits = linear_map(params["head"], x)
-    return logits if config.logits is None else float64(config.logits.function(logits))
+    change = change_of_logits(config)
+    return logits if change is None else float64(change.function(logits))
 
 
 @vjp
@@ -31,7 +33,8 @@ def logit_lens_vjp(config: Any, params: Params, x: ArrayLike) -> Vjp:
         logits, head_back = token_logits_vjp(params["token_embedding"]["table"], x)
     else:
         logits, head_back = linear_map_vjp(params["head"], x)
-    logits, change_back = (logits, lambda dy: (dy,)) if config.logits is None else config.logits.vjp(logits)
+    change = change_of_logits(config)
+    logits, change_back = (logits, lambda dy: (dy,)) if change is None else change.vjp(logits)
 
     def pullback(dy: Array) -> tuple[None, Params, Array]:
         (dy,) = change_back(dy)

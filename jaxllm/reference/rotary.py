@@ -1,5 +1,7 @@
 """Rotary positions (Su et al. 2021): each pair of features is rotated by an angle that grows with the position."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -109,3 +111,23 @@ def rotate_vjp(
         return rotate(dy, -positions, frequencies, interleaved, scale), None, float64(d_frequencies), None, None
 
     return y, pullback
+
+
+def rotate_heads(x: ArrayLike, rotary: Any, positions: ArrayLike | None = None, fraction: float = 1.0) -> Array:
+    """The first `fraction` of the features of queries or keys [..., H, T, K], rotated; the others as they are."""
+    return rotate_heads_vjp(x, rotary, positions, fraction)[0]
+
+
+@vjp
+def rotate_heads_vjp(x: ArrayLike, rotary: Any, positions: ArrayLike | None = None, fraction: float = 1.0) -> Vjp:
+    """dx is dy, rotated back where x was rotated."""
+    x = float64(x)
+    base, interleaved, *scaling, scale = rotary
+    n = int(x.shape[-1] * fraction)
+    places = np.arange(x.shape[-2]) if positions is None else np.asarray(positions)[..., None, :]
+    rotated, back = rotate_vjp(x[..., :n], places, rotary_frequencies(n, base, *scaling), interleaved, scale)
+
+    def pullback(dy: Array) -> tuple[Array, None, None, None]:
+        return np.concatenate([back(dy[..., :n])[0], dy[..., n:]], axis=-1), None, None, None
+
+    return np.concatenate([rotated, x[..., n:]], axis=-1), pullback

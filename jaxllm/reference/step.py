@@ -105,7 +105,7 @@ def parts_backward(params: Any) -> list[str]:
 
 def _inner(params: Any) -> list[str]:
     """The parts of a block; those of another kind of block come after those of the usual one, by name."""
-    usual = ("mlp", "norm_2", "attention", "norm_1")
+    usual = ("norm_2_after", "mlp", "norm_2", "norm_1_after", "attention", "norm_1")
     return [name for name in usual if name in params] + sorted(name for name in params if name not in usual)
 
 

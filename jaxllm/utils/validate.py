@@ -69,7 +69,8 @@ def _rule(hint: Any, message: str) -> str:
     function = ' or a function, "FILE.py:FUNCTION"' if Idea in get_args(hint) else ""
     for part in (hint, *get_args(hint)):  # a choice, or a choice and None
         if get_origin(part) is Literal:
-            return "one of " + ", ".join(repr(choice) for choice in get_args(part)) + function
+            truth = "true, false or " if bool in get_args(hint) else ""
+            return truth + "one of " + ", ".join(repr(choice) for choice in get_args(part)) + function
     if function:
         return function.removeprefix(" or ")
     rule = message.removeprefix("Expected ").split(", got")[0].replace("`", "")

@@ -74,6 +74,7 @@ OURS = {
 }  # fmt: skip
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_right_functions_equal_those_of_jaxllm(function: Any) -> None:
     """In float64, on all cases; for the GPT that is `GPT.apply`."""

@@ -25,6 +25,7 @@ from jaxllm.fast.splash import splash_attention
 from jaxllm.gpt import summed_loss
 from jaxllm.loss import cross_entropy
 from jaxllm.parallel import CONTEXT
+from jaxllm.softcap import SoftCap
 
 
 def qkv(length: int, *lead: int, width: int = 4, dtype: str = "float64") -> list[Any]:
@@ -278,14 +279,17 @@ def test_the_summed_loss_of_a_model_is_that_of_its_logits(tied: bool) -> None:
     assert weighted == pytest.approx(float(cross_entropy(logits, targets, weights)), rel=1e-6)
 
 
-@pytest.mark.parametrize(("within", "window"), [(False, None), (False, 100), (True, None)])
-def test_the_kernel_of_a_tpu_agrees_with_the_formula(within: bool, window: int | None) -> None:
+@pytest.mark.parametrize(
+    ("within", "window", "cap"), [(False, None, None), (False, 100, None), (True, None, None), (False, 100, 0.7)]
+)
+def test_the_kernel_of_a_tpu_agrees_with_the_formula(within: bool, window: int | None, cap: float | None) -> None:
     """Forward and backward, two blocks each way, with the kernel interpreted."""
     q, k, v, dout = (jnp.asarray(x, jnp.float32) for x in qkv(256, 2, 1, width=8))
     documents = jnp.asarray(np.arange(256) // 90 + np.zeros((2, 1, 1), int), jnp.int32) if within else None
-    got, back = jax.vjp(lambda *x: splash_attention(*x, documents, window), q, k, v)
+    got, back = jax.vjp(lambda *x: splash_attention(*x, documents, window, cap), q, k, v)
     with fast.off():
-        want, formula_back = jax.vjp(lambda *x: causal_dot_product_attention(*x, documents, window), q, k, v)
+        rest = (documents, window, None, None if cap is None else SoftCap(cap))
+        want, formula_back = jax.vjp(lambda *x: causal_dot_product_attention(*x, *rest), q, k, v)
     for ours, formula in zip((got, *back(dout)), (want, *formula_back(dout)), strict=True):
         np.testing.assert_allclose(ours, formula, atol=2e-5)
 
@@ -296,4 +300,6 @@ def test_a_tpu_calls_its_kernel_where_it_can() -> None:
     with compiling_for("tpu"):
         assert [chunked.attention_path(y, y, cut=True) for y in (x, odd, single)] == ["splash", "chunked", "chunked"]
         lowered = jax.jit(chunked.causal_dot_product_attention).trace(x, x, x).lower(lowering_platforms=("tpu",))
-    assert "tpu_custom_call" in lowered.as_text()
+        capped = jax.jit(partial(chunked.causal_dot_product_attention, score=SoftCap(50.0)))
+        lowered_capped = capped.trace(x, x, x).lower(lowering_platforms=("tpu",))
+    assert "tpu_custom_call" in lowered.as_text() and "tpu_custom_call" in lowered_capped.as_text()

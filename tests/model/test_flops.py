@@ -47,6 +47,18 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             tie_embeddings=False, d_ff=20, n_kv_heads=2, d_head=6, activation="swiglu", position="rotary", qk_norm=True
         ),
         dict(activation="swiglu", use_bias=False, d_ff=6, n_experts=5, n_experts_per_token=3),
+        dict(
+            position="rotary",
+            rotary_fraction=0.5,
+            parallel_residual=True,
+            norm_place="both",
+            sliding_window=2,
+            layer_pattern="LG",
+            score_softcap=2.0,
+            logits_softcap=3.0,
+            attention_scale=0.7,
+            d_head=4,
+        ),
     ],
 )
 def test_operations_are_those_of_the_reference(options: dict[str, Any]) -> None:

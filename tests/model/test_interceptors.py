@@ -88,6 +88,7 @@ def test_the_loss_of_the_model_sees_what_is_intercepted_in_it(name: str) -> None
         assert unweighted == pytest.approx(float(cross_entropy(logits, Y)) * Y.size, rel=1e-5)
 
 
+@pytest.mark.newest
 def test_generating_sees_what_is_intercepted_also_after_a_text_that_was_not() -> None:
     """The loop compiled for the first text is not used for the second."""
     model, params = random_gpt(TINY)
@@ -115,6 +116,7 @@ def test_generating_sees_what_is_intercepted_also_after_a_text_that_was_not() ->
         assert begun.advance(3).tokens()[0].tolist() == [plain[0], 5, 5, 5]
 
 
+@pytest.mark.newest
 def test_generating_sees_what_is_intercepted_in_one_block() -> None:
     """And in no other."""
     model, params = random_gpt(UNTIED)

@@ -123,6 +123,7 @@ def test_a_patch_has_gradients(plain: Any) -> None:
     assert any(np.any(leaf) for leaf in jax.tree.leaves(above["block_1"]))
 
 
+@pytest.mark.newest
 def test_the_plain_mode_has_forward_derivatives(plain: Any) -> None:
     model, params, _ = plain
 
@@ -216,6 +217,7 @@ def test_no_interceptor_meets_blocks_traced_once(plain: Any) -> None:
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(("patch", "message"), [
     ({"blok_1": 0}, "patch names 'blok_1', but no intermediate has that name; did you mean block_1"),
     ({"block_1/attention/output": 0}, "did you mean block_1/attention"),

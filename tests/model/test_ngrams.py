@@ -37,6 +37,7 @@ def test_any_token_has_the_row_of_the_reference(tokens: list[int]) -> None:
     np.testing.assert_array_equal(jax.jit(ngram_ids, static_argnums=(1, 2))(ids, 3, 1000), reference_ids(ids, 3, 1000))
 
 
+@pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_vector_depends_on_the_tokens_of_its_ngrams() -> None:
     """Those are itself and two before it, of which the separator at 4 hides all from those that follow it."""

@@ -180,6 +180,7 @@ def test_training_says_which_attention_it_uses() -> None:
         ({"visible": DILATED, "score": ALIBI}, "chunked, with ideas.py:dilated and ideas.py:alibi"),
         ({"score": ALIBI, "dropout": 0.1}, "plain, because its weights are dropped"),
         ({"separator": 3}, "chunked, within documents"), ({}, "chunked"),
+        ({"score_softcap": 50.0}, "chunked, with a soft cap of 50"),
     ):  # fmt: skip
         assert describe_attention(run, replace(TINY, **options)) == said
     in_parts = describe_attention(replace(run, parallel=ParallelConfig(context=2)), replace(TINY, separator=3))

@@ -29,6 +29,7 @@ WIDE = GPTConfig(
 )  # fmt: skip
 
 
+@pytest.mark.newest
 def test_the_width_of_the_base_changes_nothing() -> None:
     """The programs of the first state and of a step are the same, so their numbers are, to the bit."""
 
@@ -46,6 +47,7 @@ def test_the_width_of_the_base_changes_nothing() -> None:
     assert programs(TINY, adamw) == same != other
 
 
+@pytest.mark.newest
 def test_initial_weights_of_blocks_shrink_with_the_root_of_the_width() -> None:
     tokens = np.zeros((1, 1), np.int32)
     mup, standard = (

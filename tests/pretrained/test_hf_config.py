@@ -41,6 +41,45 @@ GPT2_4 = {
     "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 32, "n_head": 4, "n_layer": 2,
     "n_positions": 1024, "n_ctx": 1024, "vocab_size": 99, "attn_pdrop": 0.1, "activation_function": "gelu_new",
 }  # fmt: skip
+QWEN2_4 = {
+    "architectures": ["Qwen2ForCausalLM"], **WIDE, "rope_theta": 1e6, "sliding_window": 131072, "use_sliding_window": False,
+    "max_window_layers": 28, "use_mrope": False,
+}  # fmt: skip
+SMOLLM3_4 = {
+    "architectures": ["SmolLM3ForCausalLM"], **WIDE, "num_hidden_layers": 4, "no_rope_layer_interval": 4,
+    "no_rope_layers": [1, 1, 1, 0], "layer_types": ["full_attention"] * 4, "rope_theta": 5e6, "rope_scaling": None,
+    "sliding_window": None, "use_sliding_window": False, "attention_bias": False, "mlp_bias": False,
+}  # fmt: skip
+OLMO2_4 = {
+    "architectures": ["Olmo2ForCausalLM"],
+    **WIDE,
+    "rope_theta": 500000,
+    "attention_bias": False,
+    "rms_norm_eps": 1e-6,
+}
+GEMMA2_4 = {
+    "architectures": ["Gemma2ForCausalLM"], **WIDE, "head_dim": 16, "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 9, "sliding_window": 4096,
+    "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "rope_theta": 10000.0, "cache_implementation": "hybrid",
+}  # fmt: skip
+GEMMA3_4 = {
+    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", **WIDE, "num_hidden_layers": 7, "head_dim": 16,
+    "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 16, "sliding_window": 512, "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0, "rope_scaling": None, "attn_logit_softcapping": None, "final_logit_softcapping": None,
+}  # fmt: skip
+NEOX_4 = {
+    "architectures": ["GPTNeoXForCausalLM"], **WIDE, "rotary_pct": 0.5, "rotary_emb_base": 10000, "hidden_act": "gelu",
+    "use_parallel_residual": True, "layer_norm_eps": 1e-5, "tie_word_embeddings": False,
+}  # fmt: skip
+NEO_4 = {
+    "architectures": ["GPTNeoForCausalLM"], "vocab_size": 99, "max_position_embeddings": 64, "hidden_size": 32,
+    "num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local"], 1], [["global"], 1]], "window_size": 16,
+    "attention_layers": ["global", "local", "global"], "intermediate_size": None,
+}  # fmt: skip
+PHI3_4 = {
+    "architectures": ["Phi3ForCausalLM"], **WIDE, "original_max_position_embeddings": 4096, "rope_scaling": None,
+    "rope_theta": 10000.0, "sliding_window": 2047, "attention_bias": False, "rms_norm_eps": 1e-5,
+}  # fmt: skip
 GEGLU = replace(ROTARY, activation="geglu", scale_embeddings=True, d_head=16, tie_embeddings=True)
 SETTINGS = {
     "gpt2": (GPT2_4, GPTConfig(99, 1024, 32, 2, 4)),
@@ -94,6 +133,91 @@ SETTINGS = {
     "qwen 3 whose window begins above": (
         {**QWEN3_4, "use_sliding_window": True},
         replace(ROTARY, qk_norm=True, d_head=16, rope_base=1e6, tie_embeddings=True),
+    ),
+    "qwen 3 with a window in its last layer": (
+        {**QWEN3_4, "use_sliding_window": True, "max_window_layers": 1},
+        replace(ROTARY, qk_norm=True, d_head=16, rope_base=1e6, tie_embeddings=True, sliding_window=4096, layer_pattern="GL"),
+    ),
+    "qwen 3 with kinds of layers": (
+        {**QWEN3_4, "use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]},
+        replace(ROTARY, qk_norm=True, d_head=16, rope_base=1e6, tie_embeddings=True, sliding_window=4096, layer_pattern="LG"),
+    ),
+    "qwen 2": (QWEN2_4, replace(ROTARY, rope_base=1e6, qkv_bias=True)),
+    "smollm 3": (
+        SMOLLM3_4, replace(ROTARY, n_layers=4, rope_base=5e6, tie_embeddings=True, rotary_pattern="RRRN"),
+    ),
+    "smollm 3 with defaults": (
+        {name: value for name, value in SMOLLM3_4.items() if name not in ("no_rope_layers", "rope_theta")},
+        replace(ROTARY, n_layers=4, rope_base=2e6, tie_embeddings=True, rotary_pattern="RRRN"),
+    ),
+    "smollm 3 with positions in all layers": (
+        {**SMOLLM3_4, "no_rope_layers": [1] * 4}, replace(ROTARY, n_layers=4, rope_base=5e6, tie_embeddings=True),
+    ),
+    "smollm 3 with a window": (
+        {**SMOLLM3_4, "use_sliding_window": True, "sliding_window": 8, "layer_types": None},
+        replace(
+            ROTARY, n_layers=4, rope_base=5e6, tie_embeddings=True, rotary_pattern="RRRN", sliding_window=8,
+            layer_pattern="GGGL",
+        ),
+    ),
+    "olmo 2": (OLMO2_4, replace(ROTARY, rope_base=5e5, norm_place="after", qk_norm="whole")),
+    "gemma 2": (
+        GEMMA2_4,
+        replace(
+            GEGLU, norm_place="both", attention_scale=1 / 3, score_softcap=50.0, logits_softcap=30.0, sliding_window=4096,
+            layer_pattern="LG",
+        ),
+    ),
+    "gemma 3": (
+        GEMMA3_4,
+        replace(
+            GEGLU, n_layers=7, norm_place="both", qk_norm=True, attention_scale=0.25, sliding_window=512,
+            layer_pattern="LLLLLG", rope_base=1e6, rope_local_base=1e4,
+        ),
+    ),
+    "gemma 3 of today, scaled": (
+        {
+            **GEMMA3_4,
+            "rope_parameters": {
+                "full_attention": {"rope_theta": 5e5, **SCALING}, "sliding_attention": {"rope_type": "default", "rope_theta": 77.0},
+            },
+            "layer_types": ["sliding_attention", "full_attention"] * 3 + ["sliding_attention"],
+        },
+        replace(
+            GEGLU, n_layers=7, norm_place="both", qk_norm=True, attention_scale=0.25, sliding_window=512,
+            layer_pattern="LG", rope_base=5e5, rope_local_base=77.0, rope_factor=32.0, rope_high_frequency=2.0,
+            rope_original_context=512,
+        ),
+    ),
+    "gemma 3 with local layers only": (
+        {**GEMMA3_4, "num_hidden_layers": 5},
+        replace(
+            GEGLU, n_layers=5, norm_place="both", qk_norm=True, attention_scale=0.25, sliding_window=512, layer_pattern="L",
+            rope_base=1e6, rope_local_base=1e4,
+        ),
+    ),
+    "gpt neox": (
+        NEOX_4,
+        GPTConfig(
+            99, 2048, 32, 2, 4, d_ff=64, position="rotary", rotary_fraction=0.5, parallel_residual=True, activation="gelu",
+            tie_embeddings=False,
+        ),
+    ),
+    "gpt neox of today": (
+        {**{name: value for name, value in NEOX_4.items() if not name.startswith("rotary")}, "use_parallel_residual": False,
+         "rope_parameters": {"rope_theta": 7.0, "rope_type": "default"}},
+        GPTConfig(
+            99, 2048, 32, 2, 4, d_ff=64, position="rotary", rotary_fraction=0.25, activation="gelu", tie_embeddings=False,
+            rope_base=7.0,
+        ),
+    ),
+    "gpt neo": (
+        NEO_4, GPTConfig(99, 64, 32, 3, 4, qkv_bias=False, attention_scale=1.0, layer_pattern="GL", sliding_window=16),
+    ),
+    "phi 3": (PHI3_4, replace(ROTARY, norm_epsilon=1e-5, sliding_window=2047)),
+    "phi 3, partly rotated": (
+        {**PHI3_4, "partial_rotary_factor": 0.75, "sliding_window": None},
+        replace(ROTARY, norm_epsilon=1e-5, rotary_fraction=0.75),
     ),
     # Two names of one setting with different values: the layout of 4 takes precedence, as in transformers 5.
     "llama with a base in both layouts": (
@@ -164,10 +288,31 @@ def test_settings_are_read(name: str) -> None:
         (LLAMA_4, {"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
         (LLAMA_4, {"vocab_size": None}, "model.vocab_size is None"),
         (MISTRAL_4, {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is ['full_attention'"),
-        (QWEN3_4, {"use_sliding_window": True, "max_window_layers": 1}, "only some layers have a sliding window"),
-        (QWEN3_4, {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"]}, "only some"),
-        (QWEN3_4, {"use_sliding_window": True, "num_hidden_layers": "two"}, "only some layers have a sliding window"),
-        (QWEN3_4, {"use_sliding_window": True, "max_window_layers": "two"}, "only some layers have a sliding window"),
+        (QWEN3_4, {"use_sliding_window": True, "num_hidden_layers": "two"}, "model.n_layers is 'two'"),
+        (QWEN3_4, {"use_sliding_window": True, "max_window_layers": "two"}, "kinds of the 2 layers are 'two'"),
+        (QWEN3_4, {"use_sliding_window": True, "layer_types": ["full_attention"]}, "2 layers are ['full_attention']"),
+        (QWEN3_4, {"use_sliding_window": True, "layer_types": ["chunked", "chunked"]}, "2 layers are ['chunked'"),
+        (QWEN3_4, {"num_hidden_layers": 10**9}, "model.n_layers is 1000000000"),
+        (SMOLLM3_4, {"no_rope_layers": [1]}, "no_rope_layers is [1]"),
+        (SMOLLM3_4, {"no_rope_layers": [1, 1, 1, "no"]}, "no_rope_layers is [1, 1, 1, 'no']"),
+        (SMOLLM3_4, {"no_rope_layers": None, "no_rope_layer_interval": 0}, "no_rope_layers is 0"),
+        (SMOLLM3_4, {"attention_bias": True}, "attention_bias is True"),
+        (GEMMA2_4, {"query_pre_attn_scalar": -1}, "model.attention_scale is -1"),
+        (GEMMA2_4, {"attn_logit_softcapping": "none"}, "model.score_softcap is 'none'"),
+        (GEMMA2_4, {"layer_types": 5}, "the kinds of the 2 layers are 5"),
+        (GEMMA3_4, {"sliding_window_pattern": 0}, "the kinds of the 7 layers are 0"),
+        (GEMMA3_4, {"rope_parameters": {"sliding_attention": 3}}, "the rope parameters of sliding_attention are 3"),
+        (GEMMA3_4, {"rope_scaling": {"rope_type": "dynamic", "factor": 8.0}}, "rope_type is 'dynamic'"),
+        (
+            GEMMA3_4, {"rope_parameters": {"sliding_attention": {"rope_type": "linear"}}},
+            "the rope parameters of sliding_attention are {'rope_type'",
+        ),
+        (NEOX_4, {"rotary_pct": 0.01}, "of which 0 features are rotated"),
+        (NEOX_4, {"rotary_pct": "a half"}, "model.rotary_fraction is 'a half'"),
+        (NEOX_4, {"attention_bias": False}, "attention_bias is False"),
+        (NEO_4, {"attention_types": [[["global"], 5]]}, "the kinds of the 3 layers are ['global', "),
+        (NEO_4, {"attention_types": 7}, "the kinds of the 3 layers are 7"),
+        (PHI3_4, {"rope_scaling": {"type": "longrope", "long_factor": [1.0]}}, "rope_type is 'longrope'"),
         (GEMMA_4, {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
         (GEMMA_4, {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
     ],

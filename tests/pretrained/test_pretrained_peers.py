@@ -64,6 +64,9 @@ OURS = {
         "LlamaForCausalLM",
     ),
     "window": (replace(ROTARY, sliding_window=5, activation="geglu"), "MistralForCausalLM"),
+    "biases of queries, keys and values, interleaved": (
+        replace(ROTARY, qkv_bias=True, position="rotary_interleaved", d_head=6), "Qwen2ForCausalLM",
+    ),
     "qk norm, interleaved": (
         replace(ROTARY, qk_norm=True, position="rotary_interleaved", sliding_window=4, d_head=6), "Qwen3ForCausalLM",
     ),
@@ -71,6 +74,38 @@ OURS = {
         replace(ROTARY, qk_norm=True, d_head=6, n_experts=5, n_experts_per_token=3, normalise_experts=False),
         "Qwen3MoeForCausalLM",
     ),
+    "some layers without positions": (replace(ROTARY, rotary_pattern="RN", n_layers=3), "SmolLM3ForCausalLM"),
+    "norms after, interleaved": (
+        replace(ROTARY, norm_place="after", qk_norm="whole", position="rotary_interleaved"), "Olmo2ForCausalLM",
+    ),
+    "local and global layers": (replace(ROTARY, qk_norm=True, layer_pattern="LG", sliding_window=4), "Qwen3ForCausalLM"),
+    "soft caps": (
+        replace(
+            ROTARY, norm_place="both", scale_embeddings=True, activation="geglu", attention_scale=1 / 3, score_softcap=2.0,
+            logits_softcap=3.0, layer_pattern="LG", sliding_window=4,
+        ),
+        "Gemma2ForCausalLM",
+    ),
+    "two bases": (
+        replace(
+            ROTARY, norm_place="both", scale_embeddings=True, activation="geglu", qk_norm=True, n_layers=4, d_head=16,
+            layer_pattern="LLG", sliding_window=4, rope_base=5000.0, rope_local_base=300.0, rope_factor=8.0,
+            rope_original_context=20,
+        ),
+        "Gemma3ForCausalLM",
+    ),
+    "partly rotated in parallel, interleaved": (
+        GPTConfig(
+            61, 40, 32, 2, 4, position="rotary_interleaved", rotary_fraction=0.5, rope_base=300.0, parallel_residual=True,
+            activation="gelu", tie_embeddings=False,
+        ),
+        "GPTNeoXForCausalLM",
+    ),
+    "local layers without scaled scores": (
+        GPTConfig(61, 40, 32, 3, 4, qkv_bias=False, attention_scale=1.0, layer_pattern="GL", sliding_window=5),
+        "GPTNeoForCausalLM",
+    ),
+    "partly rotated, grouped": (replace(ROTARY, rotary_fraction=0.75, sliding_window=6), "Phi3ForCausalLM"),
     "scaled embeddings": (
         replace(ROTARY, scale_embeddings=True, activation="geglu", d_head=16), "GemmaForCausalLM",
     ),

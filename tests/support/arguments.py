@@ -131,6 +131,14 @@ def rotations(d: Draw) -> list[Any]:
     return [d.array(*d.sizes(), t, 2 * k), d.rng.integers(9, size=t), d.array(k), *kind]
 
 
+def rotated_heads(d: Draw) -> list[Any]:
+    """Queries or keys, how they are rotated, perhaps their positions, and the part of the features."""
+    lead, t = d.sizes(1), d.size()
+    places = d.data.draw(st.sampled_from([None, d.rng.integers(9, size=(*lead, t))]))
+    rotary = Rotary(20.0, d.data.draw(st.booleans()), scale=d.data.draw(st.sampled_from([1.0, 1.5])))
+    return [d.array(*lead, d.size(3), t, 8), rotary, places, d.data.draw(st.sampled_from([0.25, 0.8, 1.0]))]
+
+
 def grouped_attention(d: Draw) -> list[Any]:
     groups, per_group, t, s, k = d.size(2), d.size(3), d.size(), d.size(), d.size()
     lead = d.sizes(1)
@@ -230,7 +238,12 @@ def lens(d: Draw) -> list[Any]:
     n, v, tied = d.size(5), d.size(), d.data.draw(st.booleans())
     kind = d.data.draw(st.sampled_from(["layer_norm", "rms_norm"]))
     config = SimpleNamespace(
-        norm=kind, norm_epsilon=0.1, tie_embeddings=tied, logits=d.change(), width_ratio=d.data.draw(RATIOS)
+        norm=kind,
+        norm_epsilon=0.1,
+        tie_embeddings=tied,
+        logits=d.change(),
+        width_ratio=d.data.draw(RATIOS),
+        logits_softcap=None,
     )
     head = {"token_embedding": {"table": d.array(v, n)}} if tied else {"head": {"kernel": d.array(n, v)}}
     return [config, {"norm_final": d.norm(n), **head}, d.spread(*d.sizes(), n)]
@@ -267,18 +280,34 @@ def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
         scale_embeddings=d.data.draw(st.booleans()), visible=d.data.draw(st.sampled_from([None, ABSOLUTE])),
         score=d.data.draw(st.sampled_from([None, PLACED])), n_experts=d.data.draw(st.sampled_from([0, 3])),
         n_experts_per_token=3, normalise_experts=d.data.draw(st.booleans()),
+        rotary_fraction=1.0, score_softcap=None, qk_norm=True,
+        norm_place=d.data.draw(st.sampled_from(["before", "after", "both"])), rope_local_base=None, rotary_pattern=None,
+        parallel_residual=d.data.draw(st.booleans()), layer_pattern=None,
+        attention_scale=d.data.draw(st.sampled_from([None, 0.7])),
     )  # fmt: skip
     mlp = {"up": up, "down": down}
     if config.n_experts:
         config.activation, mlp = "swiglu", kernels_of_experts(d, width, config.n_experts)
-    block = {"norm_1": d.norm(width), "attention": params, "norm_2": d.norm(width), "mlp": mlp}
+    if config.score is None and d.data.draw(st.booleans()):
+        config.score_softcap = 1.5
+    if config.sliding_window is not None and config.visible is None:
+        config.layer_pattern = d.data.draw(st.sampled_from([None, "L", "GL"]))
+        config.rope_local_base = d.data.draw(st.sampled_from([None, 7.0])) if config.layer_pattern else None
+    if rotary is not None:
+        config.rotary_pattern = d.data.draw(st.sampled_from([None, "N", "RN"]))
+        if d.data.draw(st.booleans()):
+            config.qk_norm = "whole"
+            for name in ("query", "key"):
+                params[f"{name}_norm"] = {"scale": d.array(params[name]["kernel"].shape[1])}
+    norms = ["norm_1", "norm_2", *(["norm_1_after", "norm_2_after"] if config.norm_place == "both" else [])]
+    block = {name: d.norm(width) for name in norms} | {"attention": params, "mlp": mlp}
     return config, block, width
 
 
 def block(d: Draw) -> list[Any]:
     config, params, width = block_of(d)
     x = d.spread(*d.sizes(1), d.size(), width)
-    return [config, params, x, d.documents(*x.shape[:-1])]
+    return [config, params, x, d.documents(*x.shape[:-1]), *d.perhaps(None, d.size(2, 0))]
 
 
 def model(d: Draw) -> list[Any]:
@@ -290,6 +319,7 @@ def model(d: Draw) -> list[Any]:
     config.position = d.data.draw(st.sampled_from(["learned", "sinusoidal"])) if width % 2 == 0 else "learned"
     config.position = config.position if config.rotary is None else "rotary"
     config.adds_positions, config.block, config.logits = config.rotary is None, None, d.change()
+    config.logits_softcap = 2.0 if config.logits is None and d.data.draw(st.booleans()) else None
     config.ngrams = d.size(3)
     params = {"block_0": params, "norm_final": d.norm(width), "token_embedding": {"table": d.spread(v, width)}}
     if config.ngrams > 1:
@@ -326,7 +356,9 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "embeddings.learned_positions": lambda d: [d.array(4, d.size()), d.size()],
     "embeddings.sinusoidal_embedding": lambda d: [d.rng.integers(9, size=d.sizes()), 2 * d.size()],
     "rotary.rotary_frequencies": lambda d: [2 * d.size(), 100.0, d.data.draw(st.sampled_from([1.0, 4.0])), 1.0, 4.0, 50, *d.perhaps("yarn", False)],
+    "softcap.softcap": lambda d: [d.array(*d.sizes(), d.size()), d.data.draw(st.sampled_from([0.5, 3.0]))],
     "rotary.rotate": rotations,
+    "rotary.rotate_heads": rotated_heads,
     "embeddings.sinusoidal_positions": lambda d: [d.size(), 2 * d.size()],
     "embeddings.position_embedding": lambda d: [{"table": d.array(5, 4)}, d.array(*d.sizes(1), d.size(), 4)],
     "attention.simple_attention_weights": lambda d: [d.array(*d.sizes(1), d.size(), d.size())],

@@ -23,6 +23,29 @@ VARIANTS = {
         "n_heads": 4, "n_kv_heads": 2, "position": "rotary", "norm": "rms_norm", "norm_epsilon": 1e-6,
         "activation": "swiglu", "use_bias": False, "sliding_window": 3, "mup_base_width": 3,
     },
+    "qwen 2": {
+        "n_kv_heads": 1, "position": "rotary", "rotary_fraction": 0.5, "norm": "rms_norm", "activation": "swiglu",
+        "use_bias": False, "qkv_bias": True,
+    },
+    "smollm 3": {
+        "n_layers": 3, "n_kv_heads": 1, "position": "rotary", "rotary_pattern": "RN", "norm": "rms_norm",
+        "activation": "swiglu", "use_bias": False,
+    },
+    "olmo 2": {
+        "n_kv_heads": 1, "position": "rotary", "norm": "rms_norm", "norm_place": "after", "qk_norm": "whole",
+        "activation": "swiglu", "use_bias": False, "tie_embeddings": False,
+    },
+    "gemma 3": {  # with the soft caps of Gemma 2
+        "n_layers": 3, "position": "rotary", "rope_factor": 4.0, "rope_original_context": 40, "norm": "rms_norm",
+        "norm_place": "both", "activation": "geglu", "use_bias": False, "scale_embeddings": True, "qk_norm": True,
+        "attention_scale": 0.8, "score_softcap": 2.0, "logits_softcap": 3.0, "sliding_window": 3,
+        "layer_pattern": "LLG", "rope_local_base": 30.0,
+    },
+    "neox": {
+        "position": "rotary", "rotary_fraction": 0.5, "parallel_residual": True, "activation": "gelu",
+        "tie_embeddings": False,
+    },
+    "neo": {"qkv_bias": False, "attention_scale": 1.0, "sliding_window": 3, "layer_pattern": "GL"},
     "qwen": {
         "position": "rotary_interleaved", "rope_factor": 4.0, "rope_original_context": 40, "qk_norm": True,
         "d_head": 6, "norm": "rms_norm", "activation": "geglu", "scale_embeddings": True,

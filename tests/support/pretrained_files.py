@@ -26,11 +26,26 @@ LLAMA = replace(
 )  # fmt: skip
 TIED = replace(LLAMA, tie_embeddings=True)
 LLAMA3 = replace(LLAMA, rope_factor=8.0, rope_base=500000.0, d_model=64, d_head=16, tie_embeddings=True)
+QWEN2 = replace(LLAMA, qkv_bias=True)
 QWEN3 = replace(LLAMA, qk_norm=True, d_head=6)
+GEMMA2 = replace(
+    LLAMA, activation="geglu", scale_embeddings=True, tie_embeddings=True, norm_place="both", attention_scale=0.2,
+    score_softcap=50.0, logits_softcap=30.0, sliding_window=3, layer_pattern="LG",
+)  # fmt: skip
+GPT_NEOX = replace(
+    GPT2, d_model=16, position="rotary", rotary_fraction=0.5, parallel_residual=True, activation="gelu",
+    tie_embeddings=False,
+)  # fmt: skip
 GEMMA = replace(LLAMA, activation="geglu", scale_embeddings=True, d_head=8, tie_embeddings=True)
 CONFIGS = {
     "GPT2LMHeadModel": GPT2, "LlamaForCausalLM": LLAMA, "MistralForCausalLM": replace(LLAMA, sliding_window=3),
-    "Qwen3ForCausalLM": QWEN3, "Qwen3MoeForCausalLM": replace(QWEN3, n_experts=3), "GemmaForCausalLM": GEMMA,
+    "Qwen2ForCausalLM": QWEN2, "Qwen3ForCausalLM": QWEN3, "Qwen3MoeForCausalLM": replace(QWEN3, n_experts=3),
+    "GemmaForCausalLM": GEMMA, "SmolLM3ForCausalLM": replace(LLAMA, rotary_pattern="RN"),
+    "Olmo2ForCausalLM": replace(LLAMA, norm_place="after", qk_norm="whole"), "Gemma2ForCausalLM": GEMMA2,
+    "Gemma3ForCausalLM": replace(GEMMA2, qk_norm=True, rope_local_base=50.0, score_softcap=None, logits_softcap=None),
+    "GPTNeoXForCausalLM": GPT_NEOX,
+    "GPTNeoForCausalLM": replace(GPT2, qkv_bias=False, attention_scale=1.0, sliding_window=3, layer_pattern="GL"),
+    "Phi3ForCausalLM": replace(LLAMA, rotary_fraction=0.5),
 }  # fmt: skip
 
 

@@ -20,6 +20,10 @@ SIZES = {
     "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
 GPT2_SIZES = {"vocab_size": 61, "n_positions": 40, "n_embd": 32, "n_layer": 2, "n_head": 4}
+NEOX_SIZES = {
+    **{name: value for name, value in SIZES.items() if name != "num_key_value_heads"},
+    "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.25},
+}
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 20,
@@ -47,6 +51,7 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
         "Llama", {**SIZES, "rope_parameters": {**YARN, "attention_factor": 1.3}, "max_position_embeddings": 40},
     ),
     "mistral": ("Mistral", {**SIZES, "sliding_window": 5, "head_dim": 10}),
+    "qwen 2": ("Qwen2", {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
     "qwen 3": ("Qwen3", {**SIZES, "head_dim": 12, "num_key_value_heads": 1}),
     "qwen 3 with a window": (
         "Qwen3", {**SIZES, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0, "head_dim": 8},
@@ -60,6 +65,44 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3Moe",
         {**SIZES, "head_dim": 8, "moe_intermediate_size": 12, "num_experts": 4, "num_experts_per_tok": 3,
          "tie_word_embeddings": True, "rope_parameters": {**YARN, "beta_fast": 2.0, "beta_slow": 0.1}},
+    ),
+    "smollm 3": ("SmolLM3", {**SIZES, "num_hidden_layers": 5, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
+    "smollm 3, windows where there are no positions": (
+        "SmolLM3", {**SIZES, "num_hidden_layers": 3, "no_rope_layers": [0, 1, 1], "use_sliding_window": True, "sliding_window": 5},
+    ),
+    "olmo 2": ("Olmo2", {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
+    "gemma 2": (
+        "Gemma2", {
+            **SIZES, "num_hidden_layers": 3, "head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 9,
+            "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma 3": (
+        "Gemma3Text", {
+            **SIZES, "num_hidden_layers": 7, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 9,
+            "rope_parameters": {
+                "full_attention": {**LLAMA3, "rope_theta": 5000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+            },
+        },
+    ),
+    "gpt neox": ("GPTNeoX", NEOX_SIZES),
+    "gpt neox, one after the other": (
+        "GPTNeoX", {
+            **NEOX_SIZES, "use_parallel_residual": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5},
+        },
+    ),
+    "gpt neo": (
+        "GPTNeo", {
+            **{name: SIZES[name] for name in ("vocab_size", "max_position_embeddings", "hidden_size")},
+            "num_layers": 3, "num_heads": 4, "intermediate_size": 40, "window_size": 5,
+            "attention_types": [[["global", "local"], 1], [["global"], 1]],
+        },
+    ),
+    "phi 3": ("Phi3", {**SIZES, "sliding_window": 7, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
+    "phi 3, partly rotated": (
+        "Phi3", {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.75}},
     ),
     "gemma": ("Gemma", {**SIZES, "head_dim": 16, "num_key_value_heads": 1}),
 }  # fmt: skip

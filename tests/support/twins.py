@@ -26,7 +26,7 @@ from jaxllm.layers import MLP, Linear, Norm
 
 YARN = Rotary(100.0, factor=4.0, high_frequency=8.0, original_context=60, scaling="yarn", truncate=False, scale=1.2)
 NOT_NUMERIC = {
-    "array", "config", "parallel", "fast.on_mesh",  # where numbers lie: test_parallel.py
+    "array", "config", "config_rules", "parallel", "fast.on_mesh",  # where numbers lie: test_parallel.py
     "fast.platform",  # choices: test_products.py
     "fast.quantised_weights",  # rounds, so it has no slope: test_quantised_weights.py
 }  # fmt: skip
@@ -49,6 +49,7 @@ WITHOUT_TWIN = {
     "gpt.apply_with_intermediates", "gpt.count_parameters", "gpt.interceptors", "gpt.summed_loss", "gpt.head_table", "gpt.check_tokens", "gpt.check_packed", "gpt.parameter_shapes", "gpt.traced_once",  # the model as a whole: test_gpt.py
     "lora.init_adapter",  # random: test_lora.py
     "lora.adapted_paths", "lora.attach", "lora.grown", "lora.merge", "lora.quantise_base",  # parameters as a whole: test_lora.py
+    "softcap.change_of_scores", "softcap.change_of_logits",  # a choice: test_gpt.py
     "looking.look", "intermediates.named",  # the model as a whole: test_look.py
 }  # fmt: skip
 
@@ -212,6 +213,13 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(1, 2), integers(50, 1), positive(1)],
         [normal(2, 5, 4), integers(50, 5), positive(2), False, 1.3],
     ],
+    "softcap.softcap": [[normal(3, 7), 0.7], [scaled(300, 9), 30.0]],
+    "rotary.rotate_heads": [
+        [normal(2, 3, 5, 6), Rotary(100.0)],
+        [normal(2, 3, 5, 8), Rotary(100.0, True), integers(50, 2, 5), 0.5],
+        [normal(3, 5, 10), Rotary(100.0), None, 0.45],
+        [normal(3, 5, 8), YARN, None, 0.5],
+    ],
     "attention.simple_attention_weights": [[normal(6, 3)], [normal(2, 1, 3)]],
     "attention.simple_attention": [[normal(6, 3)], [normal(2, 1, 3)]],
     "attention.visible": [
@@ -335,6 +343,27 @@ MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
         MultiHeadAttention(4, head_dim=8, rotary=YARN),
         "multi_head.multi_head_attention",
         {"n_heads": 4, "rotary": YARN},
+    ),
+    "MultiHeadAttention whole": (
+        MultiHeadAttention(
+            4,
+            n_kv_heads=2,
+            head_dim=8,
+            rotary=YARN,
+            qk_norm="whole",
+            rotary_fraction=0.5,
+            scale=0.9,
+            qkv_bias=False,
+        ),
+        "multi_head.multi_head_attention",
+        {
+            "n_heads": 4,
+            "n_kv_heads": 2,
+            "rotary": YARN,
+            "whole_norms": True,
+            "rotary_fraction": 0.5,
+            "scale": 0.9,
+        },
     ),
     "MultiHeadAttention changed": (
         MultiHeadAttention(4, n_kv_heads=2, head_dim=6, visible=PREFIX, score=PLACED),

@@ -51,6 +51,7 @@ def copy(two: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(two, tmp_path / "copy"))
 
 
+@pytest.mark.newest
 def test_what_was_saved_is_read_and_the_newest_first(two: Path) -> None:
     for step, want in ((None, 20), (10, 10), (20, 20)):
         got = Checkpoints(two).restore(state(0), step)

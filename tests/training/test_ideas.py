@@ -34,6 +34,7 @@ EXAMPLES = {  # each with its fields, and whether `compare` has a twin for all o
     "layer_norms": (["train.metrics=layer_norms.py:layer_norms"], True),
     "optimizers": (["optimizer.name=optimizers.py:muon", "optimizer.schedule=optimizers.py:wsd"], False),
 }
+RESUMED = ("alibi", "value_residual", "prefix", "ema", "optimizers")  # the others change no state
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +54,13 @@ def test_an_example_in_every_command(
     code, run, whole = options(name, []), str(tmp_path / "run"), str(tmp_path / "whole")
     small = ["train.steps=4", "model.dropout=0", "eval.every=3", "eval.sample_tokens=1", "checkpoint.every=3"]
     assert main(["train", str(config), "--out", whole, *options(name, [*small, *fields])]) == 0
-    shutil.copytree(whole, run)
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")  # as if the run had been killed in its last step
-    assert main(["train", "--out", run, "--resume", *code]) == 0
-    assert_same_run_with(load_code(code[1]), Path(run), Path(whole))
-    assert main(["generate", whole, "--prompt", "t", "--max-new-tokens", "1", *code]) == 0
-    assert main(["evaluate", whole, *code]) == 0
+    if name in RESUMED:
+        shutil.copytree(whole, run)
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")  # as if the run had been killed in its last step
+        assert main(["train", "--out", run, "--resume", *code]) == 0
+        assert_same_run_with(load_code(code[1]), Path(run), Path(whole))
+        assert main(["generate", whole, "--prompt", "t", "--max-new-tokens", "1", *code]) == 0
+        assert main(["evaluate", whole, *code]) == 0
     capsys.readouterr()
     assert main(["compare", whole, "--dtype", "float64", *code]) == 0
     out = capsys.readouterr().out

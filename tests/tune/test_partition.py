@@ -170,6 +170,7 @@ def test_with_new_adapters_the_model_is_the_base_to_the_bit() -> None:
         jax.tree.map(np.testing.assert_array_equal, merged(parts, state), params)
 
 
+@pytest.mark.newest
 def test_dropout_of_adapters_needs_a_key() -> None:
     """The seed decides which inputs are dropped."""
     train = TrainConfig(steps=4, batch_size=4)

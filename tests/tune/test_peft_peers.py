@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from adapters import shapes_of
 from models import random_like
-from pretrained_files import CONFIGS, GPT2, LLAMA, TIED
+from pretrained_files import CONFIGS, GPT2, GPT_NEOX, LLAMA, TIED
 
 from jaxllm import GPT, GPTConfig, load_pretrained, lora, save_pretrained
 from jaxllm.compare import random_parameters
@@ -91,6 +91,8 @@ THEIRS: dict[str, tuple[GPTConfig, dict[str, Any]]] = {
         TIED,
         {"target_modules": ["gate_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
     ),
+    "fused by head": (GPT_NEOX, {"target_modules": ["query_key_value", "dense"]}),
+    "fused, grouped": (CONFIGS["Phi3ForCausalLM"], {"target_modules": ["qkv_proj", "gate_up_proj"]}),
     "fused": (GPT2, {"target_modules": ["c_attn", "c_fc", "mlp.c_proj"], "modules_to_save": ["ln_1"]}),
 }  # fmt: skip
 

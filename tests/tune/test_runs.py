@@ -57,6 +57,18 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bits(name: str, tmp_path: Path)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_run_that_is_ended_before_anything_is_saved_begins_again(tmp_path: Path) -> None:
+    """From its base, not from random parameters."""
+    base = imported(tmp_path / "base")
+    assert tune(base, "instruct", tmp_path / "whole") == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "samples.txt").unlink(missing_ok=True)
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def copied(run: Path, folder: Path) -> Path:
     """A copy of the run that may be changed, with a base of its own."""
     shutil.copytree(run, folder / "run")
@@ -77,6 +89,29 @@ def test_adapters_need_their_base(adapted: Path, tmp_path: Path, capsys: pytest.
         assert error.count("\n") == 1
     assert resume(run, "train.steps=5", f"init.from={tmp_path / 'moved'}") == 0
     assert load_run(run).step == 5
+
+
+def test_a_run_that_is_its_own_base(adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where a run was moved to the place of its base."""
+    run = copied(adapted, tmp_path)
+    shutil.rmtree(tmp_path / "base")
+    run.rename(tmp_path / "base")
+    assert main(["evaluate", str(tmp_path / "base")]) == 2
+    assert "is that run itself; write there where its base is" in capsys.readouterr().err
+
+
+def test_runs_of_a_sweep_are_tried_before_the_first_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rank that no map has, in the last of them, leaves no folder."""
+    base = imported(tmp_path / "base", MODEL)
+    text = tmp_path / "config.toml"
+    data = examples_file(tmp_path, "instruct")
+    text.write_text(f'[data]\nsource = "{data}"\n[init]\nfrom = "{base}"\n[tune]\nkind = "instruct"\n')
+    options = sets(*OPTIONS, "optimizer.warmup_steps=0", "lora.rank=1,100")
+    assert main(["sweep", str(text), "--out", str(tmp_path / "sweep"), *options]) == 2
+    assert "lora.rank is 100, but block_0/attention/key is" in capsys.readouterr().err
+    assert not [*(tmp_path / "sweep").glob("*/config.toml")]
 
 
 def test_a_base_with_other_weights(adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

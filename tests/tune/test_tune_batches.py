@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxllm import InputError
-from train.tune.batches import NO_ROW, Answers, Preferences, Rows, draw, in_order, make_rows
+from train.tune.batches import NO_ROW, Answers, Preferences, Rows, draw, in_order, make_rows, packed_width
 from train.tune.fitting import Group
+from train.tune.packing import pack
 from train.tune.rendered import Rendered
 
 
@@ -44,6 +45,14 @@ def test_packed_examples_are_documents_with_positions_of_their_own() -> None:
     assert targets.documents.tolist() == [[0, 0, 0, 1, 1, 2, 2, 2], [0] * 8, [0] * 8]
     assert targets.positions.tolist() == [[0, 1, 2, 0, 1, 0, 1, 2], [*range(8)], [*range(8)]]
     assert targets.documents.dtype == targets.positions.dtype == np.int32
+
+
+def test_packed_rows_are_wider_where_that_saves_a_tenth() -> None:
+    lengths = [int(n) for n in np.random.default_rng(0).integers(90, 131, 60)]  # a row of 144 holds one
+    positions = {n: n * 144 * len(pack(lengths, n * 144)) for n in (1, 2, 4)}
+    assert packed_width(lengths, 144, 8192) == 4 * 144 and positions[4] < 0.9 * positions[1] < positions[2]
+    assert packed_width(lengths, 144, 4 * 144 - 1) == 144
+    assert packed_width([*range(10, 140, 7)], 144, 8192) == 144
 
 
 def test_packing_changes_no_example() -> None:

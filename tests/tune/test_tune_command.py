@@ -55,6 +55,8 @@ def test_rates_and_intervals(planned: Any) -> None:
     assert planned(*sets("optimizer.learning_rate=2e-5")).optimizer.min_learning_rate == pytest.approx(2e-6)
     best = planned(*sets("train.steps=11", "checkpoint.keep_best=1"))
     assert (best.eval.every, best.checkpoint.every) == (2, 2)
+    rarely = planned(*sets("train.steps=11", "checkpoint.keep_best=1", "eval.every=3"))
+    assert (rarely.eval.every, rarely.checkpoint.every) == (3, 3)
     plain = planned(*sets("train.steps=11"))
     assert (plain.eval.every, plain.checkpoint.every, plain.optimizer.warmup_steps) == (2, 11, 1)
 

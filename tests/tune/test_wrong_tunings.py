@@ -53,6 +53,15 @@ SETTINGS: dict[str, tuple[tuple[str, ...], str]] = {
     "warm-up": (("optimizer.warmup_steps=9",), "optimizer.warmup_steps is 9, but there are only train.steps = 4"),
     "packing": (("tune.packing=maybe",), "tune.packing is 'maybe', but it must be true or false"),
     "packed pairs": (("tune.packing=true", "tune.kind=prefer"), "tune.packing is true, but tune.kind = "),
+    "evaluations": (("eval.every=3", "checkpoint.every=4", "checkpoint.keep_best=1"), "would have no validation loss"),
+    "another base": (("init.from=elsewhere",), "init.from is given by --set, but here it is given by BASE"),
+    "other data": (("data.source=elsewhere",), "data.source is given by --set, but here it is given by DATA"),
+    "a blank token": (('init.add_tokens=[" "]',), "init.add_tokens names ' ' twice or not at all"),
+    "no day": (("tune.day=",), "tune.day is '', which is no day"),
+    "what has adapters": (
+        ("lora.rank=2", "tune.train=attention/query/kernel"),
+        "matches block_0/attention/query/kernel, but that has an adapter; narrow lora.targets",
+    ),
     "other weights": (("init.sha256=abc",), "holds other weights (fingerprint"),
 }
 

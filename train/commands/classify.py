@@ -47,6 +47,8 @@ def label_probabilities(trained: TrainedRun, text: str) -> np.ndarray:
         raise InputError(
             "this run was not tuned to classify, so that it has no labels; name one of `jaxllm tune --kind classify`."
         )
+    if not text.strip():
+        raise InputError("--text is empty, but a label is read from a text; give one.")
     ids = Renderer(trained.tokenizer, trained.chat).text(LabelledText("--text", text, ""), 0).inputs
     if len(ids) > context:
         raise InputError(f"--text has {len(ids):,} tokens, more than the model's context of {context:,}; shorten it.")

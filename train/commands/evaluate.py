@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_output("--context", arguments.context, (".png", ".svg", ".pdf"))
     check_output("--json", arguments.json, (".json",))
     trained = load_run(path, arguments.step, code=load_code(arguments.code))
+    if trained.imported and trained.config.tune.labels is not None:
+        raise InputError(f"{path} was merged and has no examples; evaluate the run that it was merged from.")
     if data is None and trained.imported:
         raise InputError(f"{path} was imported without the text that it was trained on; name a text with --data.")
     if trained.config.tune.kind != "pretrain":

@@ -11,7 +11,7 @@ from jaxllm.pretrained.save import save_pretrained
 from ..ideas import load_code
 from ..outputs import new_folder
 from ..runs.load import load_run
-from .export_adapter import verify_adapter, write_adapter_of
+from .export_adapter import how_to_open, verify_adapter, write_adapter_of
 from .export_verify import verify
 from .options import Parser, add_code, add_run
 
@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{about}: {arguments.out}")
     if verified is not None:
         print(verified)
+    if arguments.adapter and (note := how_to_open(exported)):
+        print(note)
     if exported.config.lora.rank and not arguments.adapter:
         print("the adapters were added to their maps; `jaxllm merge` proves that this keeps the tuning")
     if config.vocab_size > tokenizer.vocab_size:

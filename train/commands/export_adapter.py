@@ -1,5 +1,6 @@
 """`jaxllm export --adapter`: the adapters of a run as a folder that PEFT opens, for the base that they belong to."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxllm.config import GPTConfig
 from jaxllm.lora import Int8Kernel, LoraKernel, attach
+from jaxllm.pretrained.fetch import PACKAGE
+from jaxllm.pretrained.hf_folder import CONFIG
 from jaxllm.pretrained.peft import read_adapter, write_adapter
 from jaxllm.pretrained.safetensors import read_header
 from jaxllm.pretrained.save import save_pretrained
@@ -46,13 +49,24 @@ def write_adapter_of(folder: Path, run: TrainedRun) -> str:
             "merge the run with `jaxllm merge`, and export that."
         )
     base = source_of(str(config.init.from_))
-    arguments = lora.rank, lora.alpha, lora.dropout, base, str(config.init.sha256)
+    arguments = lora.rank, lora.alpha, lora.dropout, for_peft(base), str(config.init.sha256)
     full = full_of(run)
     write_adapter(folder, run.model.config, adapter, *arguments, full)
     rounded = ", trained beside a base in int8" if lora.base == "int8" else ""
     n, n_full = (sum(leaf.size for leaf in flatten_dict(tree).values()) for tree in (adapter, full))
     whole = f" and {n_full:,} in full" if n_full else ""
     return f"{n:,} parameters as adapters of rank {lora.rank}{whole} for {base}{rounded}"
+
+
+def how_to_open(run: TrainedRun) -> str | None:
+    """How PEFT opens the adapter of a run whose base transformers cannot open by its name; else None."""
+    base = source_of(str(run.config.init.from_))
+    if for_peft(base) is not None:
+        return None
+    return (
+        f"transformers cannot open {base}: write it by `jaxllm export {run.config.init.from_} --out BASE`, and give "
+        "both folders to PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), ADAPTER)"
+    )
 
 
 def adapter_of(params: Any) -> dict[str, Any]:
@@ -69,8 +83,15 @@ def full_of(run: TrainedRun) -> dict[str, Any]:
     return dict(unflatten_dict({p: np.asarray(x) for p, x in flatten_dict(run.params).items() if p in changing}))
 
 
+def for_peft(source: str) -> str | None:
+    """The source where transformers opens it: a folder with a config.json, or a name on Hugging Face; else None."""
+    if source.startswith(PACKAGE) or (os.path.exists(source) and not (Path(source) / CONFIG).exists()):
+        return None  # a GGUF file, or a run
+    return source
+
+
 def source_of(base: str) -> str:
-    """What a base was imported from, which PEFT may find, or else its own path."""
+    """What a base was imported from, or else its own path."""
     weights = RunFolder(base).weights
     source = read_header(weights).metadata.get("source", "") if weights.exists() else ""
     return source if source and not source.startswith(MERGED) else base

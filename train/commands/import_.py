@@ -5,6 +5,7 @@ The run has a config with a [model] section, a tokenizer in jaxllm's format, and
 """
 
 import argparse
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
         folder = RunFolder(temporary)
         folder.create(RunConfig(model=ModelConfig(**asdict(config)), train=TrainConfig(batch_size=1)), tokenizer)
         chat.save(folder.pretrained)
-        write_weights(folder.weights, opened.parameters(), source)
+        write_weights(
+            folder.weights, opened.parameters(), os.path.abspath(source) if os.path.exists(source) else source
+        )
     template = "with" if chat.chat_template else "without"
     print(
         f"{count_parameters(config):,} parameters, {config.n_layers} layers, context {config.context_length:,}, "

@@ -4,7 +4,7 @@ import argparse
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -29,6 +29,7 @@ from ..runs.metrics import read_metrics
 from ..runs.sinks import ONE_AT_A_TIME
 from ..sweep import RECORD, Combination, combinations, keep_or_check, parse_axes
 from ..together import Member, NotTraceableError, alike, most_together, numbers_of, train_together
+from ..tune.config import OF_KINDS
 from .options import Parser, add_code
 from .runs import show
 from .train import introduction, prepare_backend
@@ -168,6 +169,7 @@ def prepare_all(left: Sequence[Planned], code: Code | None) -> list[Prepared]:
     Raises InputError that names the run.
     """
     prepared: list[Prepared] = []
+    left = on_one_day(left)
     for one in left:
         before = zip(left, prepared, strict=False)
         twin = next((inputs for other, inputs in before if reads_the_same(other.config, one.config)), None)
@@ -177,6 +179,20 @@ def prepare_all(left: Sequence[Planned], code: Code | None) -> list[Prepared]:
             layout_of(inputs.config, inputs.model)
             prepared.append(with_products(one, inputs, code))
     return prepared
+
+
+def on_one_day(left: Sequence[Planned]) -> list[Planned]:
+    """The runs with the day that a run of the sweep has recorded, so that all have the same examples."""
+    begun = sorted(left[0].folder.path.parent.glob("*/config.toml"))
+    recorded = (RunFolder(path.parent).read_config().tune.day for path in begun)
+    day = next((one for one in recorded if one), None)
+    return [one if day is None else replace(one, config=on(day, one.config)) for one in left]
+
+
+def on(day: str, config: RunConfig) -> RunConfig:
+    """The config with this day, unless it gives one or its kind of tuning reads none."""
+    tune = config.tune
+    return config if tune.day or tune.kind not in OF_KINDS["day"] else replace(config, tune=replace(tune, day=day))
 
 
 def reads_the_same(one: RunConfig, other: RunConfig) -> bool:

@@ -98,7 +98,7 @@ def start(
     compare_runs(processes, "prepared", folder, inputs.config, code)
     with folder_of(processes.index, folder) as folder, folder.locked():
         folder.check_new()  # again, because preparing may have taken long
-        choice = choose(inputs.model, config.train)
+        choice = choose(inputs.model, inputs.config.train)  # with the rows and steps that the data decided
         inputs = inputs.computing_with(choice.name)
         folder.create(inputs.config, inputs.tokenizer, code, inputs.chat)
         train_and_report(inputs, folder, 0, profile, choice, processes=processes)
@@ -138,7 +138,7 @@ def resume(
             print(f"{folder.path} has {has}; to go on: --resume --set train.{more}=MORE")
             return
         check_profile(profile, steps - done)
-        inputs = prepare(config, tokenizer, folder.chat())
+        inputs = prepare(config, tokenizer, folder.chat(), nothing_saved=not done)
         check_ideas(inputs.config, inputs.model)
         check_layout(inputs, processes)
         compare_runs(processes, "prepared", folder, inputs.config, code)
@@ -194,6 +194,7 @@ def resumed_config(folder: RunFolder, config_path: str | None, overrides: list[s
             "data.sha256": None, "data.characters": None, "model.vocab_size": 0, "tokenizer.kind": None,
             "tokenizer.path": None, "model.separator": None, "train.products": "auto",
             "train.code_sha256": None, "train.window": None, "init.sha256": None, "tune.labels": None,
+            "tune.day": None,
         }  # fmt: skip
         if given_config.init.from_:  # what the base decides, and its adapter
             left_to_the_run |= {f"model.{key}": value for key, value in asdict(ModelConfig()).items()}

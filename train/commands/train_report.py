@@ -76,13 +76,14 @@ def describe_attention(config: RunConfig, model: GPTConfig) -> str:
         return f"chunked over all keys, because {model.visible} lets tokens attend to later ones"
     if ours := [str(one) for one in (model.visible, model.score) if one is not None]:
         return f"chunked, with {' and '.join(ours)}"
+    cap = "" if model.score_softcap is None else f", with a soft cap of {model.score_softcap:g}"
     shape = (config.train.batch_size, model.n_heads, row_length(model, config.train), model.head_dim)
     x = jax.ShapeDtypeStruct(shape, config.train.dtype)
     documents = model.separator is not None
     parts = config.parallel.context
-    path = attention_path(x, x, documents or model.sliding_window is not None, parts)
+    path = attention_path(x, x, documents or model.sliding_window is not None or bool(cap), parts)
     path = path if parts == 1 else f"{path} over all keys, because positions are in {parts} parts"
-    return f"{path}, within documents" if documents else path
+    return f"{path}, within documents{cap}" if documents else path + cap
 
 
 def warn_of_memory(inputs: Prepared) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from jaxllm.utils.errors import InputError
 
 from ..config import RunConfig, row_length
-from ..config_file import build_config
+from ..config_file import build_config, parse_override
 from ..ideas import load_code, resolve
 from ..inputs import Prepared
 from ..runs.folder import RunFolder
@@ -48,10 +48,13 @@ def run(arguments: argparse.Namespace) -> None:
     a = arguments
     if a.epochs is not None and a.epochs < 1:
         raise InputError(f"--epochs is {a.epochs}, but it must be at least 1.")
+    for field, by in (("init.from", "BASE"), ("data.source", "DATA")):
+        if field in named_in(a.overrides):
+            raise InputError(f"{field} is given by --set, but here it is given by {by}; leave --set {field} out.")
     if a.epochs is not None and "train.steps" in named_in(a.overrides):
         raise InputError(f"--epochs is {a.epochs}, but train.steps is given as well; leave one of them out.")
     code, sections = load_code(a.code), first_sections(a.base, a.data, a.kind)
-    undecided = {"optimizer": {"warmup_steps": 0, "min_learning_rate": 0.0}}
+    undecided = {"optimizer": {"warmup_steps": 0, "min_learning_rate": 0.0}} | every_evaluation(a.overrides)
     given = resolve(build_config(sections | undecided, a.overrides), code)
     check_rank(given, a.overrides)
     epochs = a.epochs or (None if a.kind == "pretrain" or "train.steps" in named_in(a.overrides) else EPOCHS)
@@ -63,6 +66,12 @@ def run(arguments: argparse.Namespace) -> None:
         return resolve(scheduled(sections, a.overrides, given, steps, inputs.config.lora.rank > 0), code)
 
     start(RunFolder(a.out), given, None, code, planned=planned)
+
+
+def every_evaluation(overrides: list[str]) -> Sections:
+    """`checkpoint.every` as `eval.every` is given, of which it must be a multiple: neither is decided yet."""
+    found = [parse_override(one)[2] for one in overrides if one.partition("=")[0].strip() == "eval.every"]
+    return {"checkpoint": {"every": found[-1]}} if found else {}
 
 
 def check_rank(given: RunConfig, overrides: list[str]) -> None:

@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jaxllm import GPT
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import Tokenizer, load_tokenizer
@@ -84,8 +87,11 @@ def load_run(
     if averaged:
         state = state._replace(params=averaged(state), opt_state=None)
     parts = partition_of(config)
+    if parts and config.init.from_ and Path(config.init.from_).resolve() == folder.path.resolve():
+        raise InputError(f"init.from of {folder.config} is that run itself; write there where its base is.")
     state = state._replace(frozen=frozen_of(config, model.config, parts, load_run))
-    params = joined(parts, state) if adapters else merged(parts, state)
+    # On the device: a step would copy NumPy arrays there at each call.
+    params = joined(parts, state) if adapters else jax.tree.map(jnp.asarray, merged(parts, state))
     return TrainedRun(config, tokenizer, model, params, state.opt_state, int(state.step), folder.chat())
 
 

@@ -87,7 +87,14 @@ class JaxllmLM(TemplateLM):
             raise InputError(f"{self.model.path} has no chat template; leave apply_chat_template out.")
         text = self.chat.render(chat_history, add_generation_prompt)
         last = chat_history[-1]["content"].strip()
-        return text if add_generation_prompt else text[: text.rindex(last) + len(last)]
+        if add_generation_prompt:
+            return text
+        if last not in text:
+            raise InputError(
+                f"the chat template of {self.model.path} changes the message {shown(last)}, so the text cannot end "
+                "within it; leave apply_chat_template out."
+            )
+        return text[: text.rindex(last) + len(last)]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """The ids of a text, after the model's begin token unless it has it already; `add_special_tokens` decides."""

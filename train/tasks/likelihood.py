@@ -127,7 +127,7 @@ def batches(pairs: Sequence[Completion], context_length: int, most_tokens: int) 
 
 
 def _inputs(pair: Completion, context_length: int) -> tuple[int, ...]:
-    """The ids that the model reads: all but the last one, cut from the left to what fits."""
+    """The ids that the model reads: without the last one, cut from the left to what fits."""
     if not pair.context or not 0 < len(pair.continuation) <= context_length:
         raise ValueError(f"{pair} needs a context, and a continuation of 1 to {context_length} ids.")
     return (*pair.context, *pair.continuation)[-context_length - 1 : -1]

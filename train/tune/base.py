@@ -42,6 +42,7 @@ class Base:
     tokenizer: Tokenizer
     chat: ChatFormat | None
     read: Callable[[], dict[str, Any]]
+    labels: tuple[str, ...] | None = None  # of a classifier, by their numbers
 
     def parameters(self, sha256: str | None = None) -> tuple[dict[str, Any], str]:
         """The parameters and their fingerprint. Raises InputError unless it is `sha256`, where that is given."""
@@ -67,14 +68,25 @@ def open_base(init: InitConfig, load_run: Callable[[str], Any]) -> Base:
             "write where it is into init.from of config.toml."
         )
     is_run = (Path(init.from_) / "config.toml").exists()
-    base = _of_run(init.from_, load_run(init.from_)) if is_run else _of_source(init.from_)
+    base = _of_run(init.from_, load_run(init.from_), load_run) if is_run else _of_source(init.from_)
     if not init.add_tokens:
         return base
-    return replace(base, tokenizer=with_special_tokens(base.tokenizer, init.add_tokens))
+    return replace(base, tokenizer=with_added_tokens(base.tokenizer, init.add_tokens))
 
 
-def _of_run(path: str, run: Any) -> Base:
-    return Base(path, run.model.config, run.tokenizer, run.chat, lambda: jax.tree.map(_in_float32, run.params))
+def _of_run(path: str, run: Any, load_run: Callable[[str], Any]) -> Base:
+    read = once(run.params, lambda: load_run(path).params)
+    config, labels = run.model.config, run.config.tune.labels
+    return Base(path, config, run.tokenizer, run.chat, lambda: jax.tree.map(_in_float32, read()), labels)
+
+
+def once(value: Any, again: Callable[[], Any]) -> Callable[[], Any]:
+    """A function that returns the value at its first call and lets it go; later calls return `again()`.
+
+    So no copy of a base's weights is held while a model is trained from them.
+    """
+    held = [value]
+    return lambda: held.pop() if held else again()
 
 
 def _of_source(source: str) -> Base:
@@ -93,7 +105,7 @@ def read_tokenizer(path: Path, vocab_size: int) -> tuple[Tokenizer, ChatFormat]:
 
 
 def _in_float32(x: Any) -> np.ndarray:
-    return np.asarray(x).astype(np.float32)
+    return np.asarray(x).astype(np.float32, copy=False)
 
 
 def fingerprint(params: Any) -> str:
@@ -101,12 +113,15 @@ def fingerprint(params: Any) -> str:
     return checksum({"/".join(path): _in_float32(leaf) for path, leaf in flatten_dict(params).items()})
 
 
-def with_special_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokenizer:
-    """The tokenizer with further special tokens behind its last id. Raises InputError if it cannot take them."""
+def with_added_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokenizer:
+    """The tokenizer with further tokens behind its last id, each found wherever a text or a template has its name.
+
+    Raises InputError if it cannot take them.
+    """
     if not isinstance(tokenizer, BPETokenizer):
         raise InputError(
             f"init.add_tokens is {shown(list(names))}, but the base has a {tokenizer.kind} tokenizer; only byte-pair "
-            "tokenizers take more special tokens: leave it out."
+            "tokenizers take more tokens: leave it out."
         )
     for name in names:
         if name in tokenizer.special_tokens or name in tokenizer.added:
@@ -114,8 +129,8 @@ def with_special_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokeniz
     size = tokenizer.vocab_size
     more = {name: size + i for i, name in enumerate(names)}
     return BPETokenizer(
-        tokenizer.tokens, tokenizer.special_tokens | more, tokenizer.pattern, tokenizer.normalization,
-        tokenizer.added, tokenizer.normalized, tokenizer.end,
+        tokenizer.tokens, tokenizer.special_tokens, tokenizer.pattern, tokenizer.normalization,
+        tokenizer.added | more, tokenizer.normalized, tokenizer.end,
     )  # fmt: skip
 
 
@@ -137,6 +152,10 @@ def model_on(base: Base, given: ModelConfig, n_classes: int = 0) -> GPTConfig:
                 "init.from, and leave model.n_classes out."
             )
     size = max(base.config.vocab_size, base.tokenizer.vocab_size)
+    if given.vocab_size not in (0, size):
+        raise InputError(
+            f"model.vocab_size is {given.vocab_size:,}, but with {base.name} it is {size:,}; leave it out."
+        )
     return replace(base.config, vocab_size=size, dropout=given.dropout, n_classes=n_classes)
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,9 +18,9 @@ from jaxllm.utils.errors import InputError
 
 from ..config import RunConfig
 from ..state import TrainState, state_of
-from .base import Base, first_parameters, open_base
+from .base import Base, first_parameters, once, open_base
 from .config import LoraConfig
-from .partition import Partition
+from .partition import ALWAYS, Partition
 
 
 def begun(config: RunConfig, base: Base) -> tuple[RunConfig, Base]:
@@ -31,11 +32,16 @@ def begun(config: RunConfig, base: Base) -> tuple[RunConfig, Base]:
     config = replace(config, init=replace(config.init, sha256=found))
     if config.init.adapter:
         config = replace(config, lora=lora_of(config, base))
-    return config, replace(base, read=lambda: params)
+    return config, replace(base, read=once(params, base.read))
 
 
 def lora_of(config: RunConfig, base: Base) -> LoraConfig:
     """The [lora] of an adapter in PEFT's layout. Raises InputError where the config, or its base, is another."""
+    if (Path(str(config.init.adapter)) / "config.toml").exists():
+        raise InputError(
+            f"init.adapter is {config.init.adapter}, a run of jaxllm, but it takes a folder of PEFT; name the run in "
+            "init.from, or write its adapter with `jaxllm export RUN --out FOLDER --adapter`."
+        )
     there, sha256 = read_adapter(str(config.init.adapter), base.config), str(config.init.sha256)
     if there.base_sha256 is not None and there.base_sha256 != sha256:
         raise InputError(
@@ -44,6 +50,17 @@ def lora_of(config: RunConfig, base: Base) -> LoraConfig:
         )
     maps = sorted({path.partition("/")[2].removesuffix("/kernel/a") for path in _leaves(there.adapter, "a")})
     lora = replace(config.lora, rank=there.rank, alpha=float(there.alpha), targets="|".join(map(re.escape, maps)))
+    train = config.tune.train
+    for path in sorted(_paths(there.full)):
+        if not path.startswith(ALWAYS) and not (train and re.search(train, path)):
+            raise InputError(
+                f"{config.init.adapter} holds {path}, which does not change in this run; name it in tune.train."
+            )
+        if path.startswith("token_embedding/") and config.init.add_tokens:
+            raise InputError(
+                f"{config.init.adapter} holds {path} without the tokens of init.add_tokens; leave them out, or merge "
+                "the adapter into its base."
+            )
     for name in ("rank", "alpha", "targets"):
         given, default = getattr(config.lora, name), getattr(LoraConfig(), name)
         if given not in (default, getattr(lora, name)):
@@ -54,7 +71,11 @@ def lora_of(config: RunConfig, base: Base) -> LoraConfig:
 
 
 def _leaves(adapter: Any, name: str) -> list[str]:
-    return [path for path in flatten_dict(adapter, sep="/") if path.endswith(f"/kernel/{name}")]
+    return [path for path in _paths(adapter) if path.endswith(f"/kernel/{name}")]
+
+
+def _paths(tree: Any) -> list[str]:
+    return [*flatten_dict(tree, sep="/")]
 
 
 def parameters_on(base: Base, config: RunConfig, model: GPTConfig) -> dict[str, Any]:
@@ -74,14 +95,11 @@ def first_state_on(
     if not config.init.adapter:
         return state
     there = read_adapter(config.init.adapter, base.config)
-    values = flatten_dict(there.adapter, sep="/") | flatten_dict(there.full, sep="/")
     new = flatten_dict(state.params, sep="/")
-    if unknown := sorted(set(values) - set(new)):
-        raise InputError(
-            f"{config.init.adapter} holds {unknown[0]}, which does not change in this run; name it in tune.train."
-        )
     whole = unflatten_dict(new | flatten_dict(there.full, sep="/"), sep="/")
-    return state._replace(params=grown(there.adapter, whole))
+    params = grown(there.adapter, whole)
+    # The optimizer begins with these values too: schedule-free ones keep a copy of the parameters.
+    return state._replace(params=params, opt_state=optimizer.init(params))
 
 
 def frozen_on(base: Base, config: RunConfig, model: GPTConfig, parts: Partition | None) -> Any:

@@ -4,6 +4,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,11 +19,14 @@ from jaxllm.utils.errors import InputError, shown
 
 from ..config import RunConfig
 from ..progress import counted
-from .batches import Answers, Preferences, Rows, draw, in_order, make_rows, rounded_up
-from .examples import Kind, LabelledText, Preference, read_examples
+from .batches import Answers, Preferences, Rows, draw, in_order, make_rows, packed_width, rounded_up
+from .config import OF_KINDS
+from .examples import Kind, LabelledText, Preference, labels_in, read_examples
 from .fitting import Fitted, Group, TooLong, fit, length
 from .preview import print_preview
 from .rendered import Renderer
+
+FEWEST_LABELS = 2  # of a classifier, where its examples cannot be read
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class TuneData:
     sha256: str  # of the file's text
     characters: int
     notes: tuple[str, ...]  # lines to print: how many examples there are, and what became of those that are too long
+    day: date | None = None  # that the chat template was given as today
 
     def draw(
         self, batch_size: int, seed: int, step: int, part: int = 0, parts: int = 1
@@ -85,25 +91,41 @@ def tune_data(config: RunConfig, tokenizer: Tokenizer, chat: ChatFormat | None, 
     kind, tune, window = cast(Kind, config.tune.kind), config.tune, config.train.window
     return read_tune_data(
         source, kind, tokenizer, chat, window or context_length, too_long=tune.too_long, packing=tune.packing,
-        labels=tune.labels, shrink=window is None,
+        labels=tune.labels, shrink=window is None, day=date.fromisoformat(tune.day) if tune.day else None,
     )  # fmt: skip
+
+
+def asks_for_the_day(config: RunConfig, chat: ChatFormat | None) -> bool:
+    """Whether a run has to record the day of its beginning: its chat template may write the day into examples."""
+    by_template = chat is not None and "strftime_now" in (chat.chat_template or "")
+    return by_template and config.tune.day is None and config.tune.kind in OF_KINDS["day"]
+
+
+def n_labels(config: RunConfig) -> int:
+    """The classes of a config: its labels, those of its examples where the file is there, or the fewest possible."""
+    source, labels = config.data.source, config.tune.labels
+    if config.tune.kind != "classify" or labels is not None:
+        return len(labels or ())
+    there = isinstance(source, str) and Path(source).is_file()
+    return max(FEWEST_LABELS, len(labels_in(str(source))) if there else 0)
 
 
 def read_tune_data(
     source: str, kind: Kind, tokenizer: Tokenizer, chat: ChatFormat | None, window: int, *,
     too_long: TooLong = "refuse", packing: bool = False, labels: Sequence[str] | None = None, shrink: bool = False,
+    day: date | None = None,
 ) -> TuneData:  # fmt: skip
     """The examples of a file, rendered and cut to rows of at most `window` positions.
 
-    The last tenth of the file's lines, and at least one, is for validation. With `shrink` packed rows, too, are as wide
-    as the longest example needs. `labels` are those of an earlier reading; if they are not given they are the data's,
-    sorted. Raises InputError for everything in the file that would make the training wrong, as the modules say that do
-    the parts.
+    The last tenth of the file's lines, and at least one, is for validation. With `shrink` rows are as wide as the
+    longest example needs, and packed ones as `packed_width` says. `labels` are those of an earlier reading; if they are
+    not given they are the data's, sorted. A chat template is given `day` as today. Raises InputError for everything in
+    the file that would make the training wrong, as the modules say that do the parts.
     """
     if packing and kind == "prefer":
         raise InputError('tune.packing is true, but tune.kind = "prefer" has one pair in a row; leave it out.')
     file = read_examples(source, kind)
-    renderer = Renderer(tokenizer, chat)
+    renderer = Renderer(tokenizer, chat, day)
     names = _labels(source, file.examples, labels) if kind == "classify" else ()
     groups = _groups(source, file.examples, renderer, names)
     boundary = int(len(groups) * (1 - VALIDATION_SHARE))
@@ -117,10 +139,12 @@ def read_tune_data(
         )
     if kind == "classify":
         _check_labels(source, train, names)
-    room = min(window, rounded_up(max(map(length, [*train, *validation])))) if shrink else window
+    longest = min(window, rounded_up(max(map(length, [*train, *validation]))))
+    widest = packed_width([*map(length, train)], longest, window) if packing else longest
+    room = widest if shrink else window
     first, last = rows = make_rows([train, validation], room, packing)
     notes = (*_counts(source, rows, names), *_lengths(fitted, window))
-    return TuneData(kind, tokenizer, first, last, names, file.sha256, file.characters, notes)
+    return TuneData(kind, tokenizer, first, last, names, file.sha256, file.characters, notes, day)
 
 
 def _groups(source: str, examples: Sequence[Any], renderer: Renderer, labels: Sequence[str]) -> list[Group]:

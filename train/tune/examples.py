@@ -11,7 +11,7 @@ Other keys of a line are ignored. Every error names the line.
 import hashlib
 import io
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from jaxllm.data.json_lines import json_lines
 from jaxllm.utils.errors import InputError, shown
@@ -66,6 +66,11 @@ def read_examples(path: str, kind: Kind) -> ExampleFile:
     if not examples:
         raise InputError(f"{path} holds no examples; write each as a line of JSON.")
     return ExampleFile(examples, hashlib.sha256(content).hexdigest(), len(text))
+
+
+def labels_in(path: str) -> set[str]:
+    """The labels of a file of texts with labels. Raises InputError as `read_examples`."""
+    return {cast(LabelledText, one).label for one in read_examples(path, "classify").examples}
 
 
 def _table(where: str, line: Any) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxllm.gpt import GPT, head_table, interceptors, summed_loss
 from jaxllm.loss import answer_log_probs, answer_losses, dpo_losses, dpo_margins, learned
+from jaxllm.softcap import change_of_logits
 
 from ..objective import Objective, Sums
 from .batches import Answers, Preferences
@@ -89,5 +90,5 @@ def log_probs(model: GPT, params: Any, inputs: Array, ids: Array, rngs: Any = No
         summed = -answer_losses(cast(Array, apply()), targets).sum(-1)
     else:
         hidden = cast(Array, apply(method="hidden"))
-        summed = answer_log_probs(head_table(config, params), hidden, targets, config.logits)
+        summed = answer_log_probs(head_table(config, params), hidden, targets, change_of_logits(config))
     return summed.reshape(inputs.shape[:2])

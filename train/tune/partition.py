@@ -44,6 +44,11 @@ class Partition:
         frozen = flatten_dict(quantise_base(params, paths) if self.lora.base == "int8" else params, sep="/")
         changing = {path: frozen.pop(path) for path in list(frozen) if self._changes(path) and path not in paths}
         if self.train is not None and not any(re.search(self.train, path) for path in changing):
+            if adapted := [path for path in paths if re.search(self.train, path)]:
+                raise InputError(
+                    f"tune.train is {self.train!r}, which matches {adapted[0]}, but that has an adapter; "
+                    "narrow lora.targets, or leave tune.train out."
+                )
             raise InputError(
                 f"tune.train is {self.train!r}, which matches none of the parameters, such as "
                 f"{', '.join(list(frozen)[:3])}; change the pattern."

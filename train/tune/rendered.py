@@ -13,6 +13,7 @@ answer begins, so that no token holds characters of both the question and the an
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class Renderer:
 
     tokenizer: Tokenizer
     chat: ChatFormat | None = None
+    day: date | None = None  # that a template is given as today
 
     def conversation(self, one: Conversation) -> Rendered:
         """All messages of the assistant are learned. Raises InputError, naming the line, as the module says."""
@@ -127,7 +129,7 @@ class Renderer:
         assert self.chat is not None
         if not isinstance(self.tokenizer, BPETokenizer | SentencePieceTokenizer):
             raise InputError(f"the tokenizer is of the kind {self.tokenizer.kind}, but a chat template needs bpe.")
-        whole = self.chat.render_tracked(messages, add_generation_prompt=False)
+        whole = self.chat.render_tracked(messages, add_generation_prompt=False, day=self.day)
         answers = [i for i, one in enumerate(messages) if one["role"] == "assistant"]
         spans = [self._span(messages, i, whole) for i in (answers if learn_all else answers[-1:])]
         pieces = encode_between(self.tokenizer, whole, [place for span in spans for place in span])
@@ -140,8 +142,8 @@ class Renderer:
         It ends after the first end token that follows the message's last character.
         """
         assert self.chat is not None
-        before = self.chat.render_tracked(messages[:i], add_generation_prompt=True)
-        after = self.chat.render_tracked(messages[: i + 1], add_generation_prompt=False)
+        before = self.chat.render_tracked(messages[:i], add_generation_prompt=True, day=self.day)
+        after = self.chat.render_tracked(messages[: i + 1], add_generation_prompt=False, day=self.day)
         start, message = len(before), f"message {i + 1}, an answer,"
         _check_prefix(before, whole, f"the text that introduces {message} is not how the conversation begins")
         last = user_mask(after).rfind(USERS, start)

@@ -37,7 +37,8 @@ def answering(data: TuneData, chat: ChatFormat | None) -> Callable[..., str]:
 def question(data: TuneData, tokenizer: Tokenizer, chat: ChatFormat | None, prompt: str) -> Sequence[int]:
     """The ids that an answer follows, as training has them. Raises InputError for a prompt that cannot be rendered."""
     if prompt and chat is not None and chat.chat_template is not None:
-        return encode_chat(tokenizer, chat, [{"role": "user", "content": prompt}])  # type: ignore[arg-type]
+        message = {"role": "user", "content": prompt}
+        return encode_chat(tokenizer, chat, [message], day=data.day)  # type: ignore[arg-type]
     if prompt:
         return [*Renderer(tokenizer, chat).begin, *tokenizer.encode(prompt)]
     one = data.validation.examples[0][0]

@@ -3,6 +3,7 @@
 from slips import (
     comparison,
     experts,
+    families,
     learn_checking,
     learn_page,
     learn_pieces,
@@ -25,8 +26,8 @@ from slips import (
 from slips.mutation import Mutation, stale
 
 ROOMS = (
-    model, comparison, texts, pretrained, training, program, plan, rope_scaling, experts,
-    learn_checking, learn_page, learn_pieces, learn_training,
+    model, comparison, texts, pretrained, training, program, plan,
+    experts, families, learn_checking, learn_page, learn_pieces, learn_training, rope_scaling,
     tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
 MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]

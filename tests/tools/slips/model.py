@@ -19,7 +19,7 @@ FAST_LAYERS, FAST_LOSS = "jaxllm/fast/layers.py", "jaxllm/fast/loss.py"
 CAUSAL, ROTARY = "jaxllm/fast/attention.py", "jaxllm/rotary.py"
 CHUNK_SCORES = "jaxllm/fast/chunk_scores.py"
 IN_PARTS = "model/test_fast_attention.py::test_positions_in_parts_give_the_same_numbers[a window]"
-GPT, LOSS, SAMPLING = "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
+BLOCK, GPT, LOSS, SAMPLING = "jaxllm/block.py", "jaxllm/gpt.py", "jaxllm/loss.py", "jaxllm/sampling.py"
 CACHE, DECODE, GENERATE = "jaxllm/cache.py", "jaxllm/fast/cached_gpt.py", "jaxllm/fast/generate.py"
 
 MUTATIONS = [
@@ -114,8 +114,8 @@ MUTATIONS = [
     Mutation("the padding of a part taken for keys", CAUSAL, "x[:, : form.n_own]", "x", IN_PARTS),
     Mutation("gradients of the keys of a part from its own queries only", CAUSAL, "jax.lax.psum_scatter(x, CONTEXT, scatter_dimension=1, tiled=True)", "jax.lax.dynamic_slice_in_dim(x, _first_row(form), form.n_own, 1)", IN_PARTS),
     Mutation("cuDNN for a part of the positions", CAUSAL, " or parts > 1:", ":", "model/test_fast_attention.py::test_attention_says_which_path_it_takes"),
-    Mutation("first residual forgotten", GPT, '"residual_1", x + Dropout', '"residual_1", Dropout', MODEL),
-    Mutation("post-norm", GPT, "mlp(norm_2(x))", "norm_2(mlp(x))", MODEL),
+    Mutation("first residual forgotten", BLOCK, '"residual_1", x + attended', '"residual_1", attended', MODEL),
+    Mutation("post-norm", BLOCK, "after_2(mlp(before_2(read)))", "before_2(mlp(after_2(read)))", MODEL),
     Mutation("positions forgotten", GPT, "x = self.position_embedding(x, positions)", "self.position_embedding(x, positions)", MODEL),
     Mutation("final norm's result not used", GPT, "x = self.norm_final(x)", "self.norm_final(x)", MODEL),
     Mutation("untied head where a tied one was asked for", GPT, "x) if self.config.tie_embeddings else", "x) if not self.config.tie_embeddings else", MODEL, "AttributeError"),
@@ -127,8 +127,8 @@ MUTATIONS = [
     Mutation("the target's logit forgotten in the gradient of the head's loss", FAST_LOSS, "total - came)", "total)", twin("loss.head_loss")),
     Mutation("only the last chunk's gradient of the table counts", FAST_LOSS, "dpart + product", "0 * dpart + product", "model/test_fast_attention.py::test_a_loss_in_chunks_is_the_loss[3-21-cpu]"),
     Mutation("chunks of odd sizes for a TPU", FAST_LOSS, "size += -size % ALIGNED", "size += 0", "model/test_fast_attention.py::test_chunks_are_aligned_off_the_cpu"),
-    Mutation("a TPU's kernel with a window of one more", "jaxllm/fast/splash.py", "(window - 1, 0)", "(window, 0)", "model/test_fast_attention.py::test_the_kernel_of_a_tpu_agrees_with_the_formula[False-100]"),
-    Mutation("a TPU's kernel across documents", "jaxllm/fast/splash.py", "None if own is None else kernels.SegmentIds(own, own)", "None", "model/test_fast_attention.py::test_the_kernel_of_a_tpu_agrees_with_the_formula[True-None]"),
+    Mutation("a TPU's kernel with a window of one more", "jaxllm/fast/splash.py", "(window - 1, 0)", "(window, 0)", "model/test_fast_attention.py::test_the_kernel_of_a_tpu_agrees_with_the_formula[False-100-None]"),
+    Mutation("a TPU's kernel across documents", "jaxllm/fast/splash.py", "None if own is None else kernels.SegmentIds(own, own)", "None", "model/test_fast_attention.py::test_the_kernel_of_a_tpu_agrees_with_the_formula[True-None-None]"),
     Mutation("a TPU's kernel in float32", CAUSAL, "q.dtype == jnp.bfloat16 and length % STEP", "length % STEP", "model/test_fast_attention.py::test_a_tpu_calls_its_kernel_where_it_can"),
     Mutation("a part of the vocabulary takes the target for its own", FAST_LOSS, "one_hot(targets - start", "one_hot(targets", "model/test_fast_attention.py::test_a_loss_in_chunks_is_the_loss[3-21-cpu]"),
     Mutation("the change of the logits left out on the way back", FAST_LOSS, "dz = back((jnp.exp(z - peak) / total - came) * weights[:, None])[0]", "dz = ((jnp.exp(z - peak) / total - came) * weights[:, None])", "model/test_fast_attention.py::test_logits_are_changed_in_every_chunk"),
@@ -155,8 +155,8 @@ MUTATIONS = [
     Mutation("a cache with no room for what a row grows by", GENERATE, "context + max(prompt, context - context // 2) if", "context + prompt if", "model/test_generate.py::test_a_context_longer_than_its_prompts_is_outgrown_twice[None]"),
     Mutation("a row outgrows the context by a token", GENERATE, "slides = longest + max_new_tokens - 1 > context", "slides = longest + max_new_tokens - 2 > context", "model/test_generate.py::test_where_the_context_ends[6-4]", "NonFiniteError"),
     Mutation("the older half dropped a token late", GENERATE, "full = column - state.start >= context", "full = column - state.start > context", "model/test_generate.py::test_where_the_context_ends[6-4]", "NonFiniteError"),
-    Mutation("a separator that is no id", "jaxllm/config.py", "0 < self.vocab_size <= self.separator", "0 < self.vocab_size < self.separator", "commands/test_configs.py::test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round[model.separator]"),
-    Mutation("key heads divided by heads", "jaxllm/config.py", "if self.n_heads % self.kv_heads:", "if self.kv_heads % self.n_heads:", "commands/test_configs.py::test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round[model.n_kv_heads]", "InputError: model.n_heads is 6, which is not divisible by model.n_kv_heads = 3"),
+    Mutation("a separator that is no id", "jaxllm/config_rules.py", "0 < config.vocab_size <= config.separator", "0 < config.vocab_size < config.separator", "commands/test_configs.py::test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round[model.separator]"),
+    Mutation("key heads divided by heads", "jaxllm/config_rules.py", "if config.n_heads % config.kv_heads:", "if config.kv_heads % config.n_heads:", "commands/test_configs.py::test_rules_of_two_fields_hold_up_to_their_limit_and_not_the_other_way_round[model.n_kv_heads]", "InputError: model.n_heads is 6, which is not divisible by model.n_kv_heads = 3"),
     Mutation("no name near a mistyped one", "jaxllm/utils/errors.py", "cutoff=0.6", "cutoff=0.99", "commands/test_cli.py::test_wrong_settings[model.d_modle=8]"),
     Mutation("half a file stays", "jaxllm/utils/files.py", "            temporary.unlink()", "            pass", "commands/test_writer.py::test_weights_half_written_are_gone"),
     Mutation("a token left out by -inf taken for damage", GENERATE, "jnp.isfinite(logits.max(-1))", "jnp.isfinite(logits).all(-1)", "pretrained/test_finite_weights.py::test_a_logit_of_minus_infinity_is_a_token_that_is_never_drawn", "NonFiniteError"),

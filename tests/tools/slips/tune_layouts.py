@@ -11,7 +11,7 @@ MUTATIONS = [
     Mutation("pairs cut along what is no position", PLACES, "TOKENS if n_dims == 2 else TOKENS[:1]", "TOKENS", f"{LAYOUTS}::test_a_batch_may_be_a_tree"),
     Mutation("B cut as A", RULES, '"a": (0, None), "b": (None, 1)', '"a": (0, None), "b": (None, 0)', f"{LAYOUTS}::test_parts_of_a_kernel_lie_as_it_does"),
     Mutation("the map within an adapter's leaf by no rule", RULES, ' if name != "base"]', "]", f"{LAYOUTS}::test_parts_of_a_kernel_lie_as_it_does"),
-    Mutation("examples cut by position", "train/config.py", 'if self.parallel.context > 1 and self.tune.kind != "pretrain":', "if False:", f"{LAYOUTS}::test_examples_are_not_cut_by_position", "DID NOT RAISE"),
+    Mutation("examples cut by position", "train/tune/config.py", 'if config.parallel.context > 1 and config.tune.kind != "pretrain":', "if False:", f"{LAYOUTS}::test_examples_are_not_cut_by_position", "DID NOT RAISE"),
     Mutation("a pair counted as one row", "train/config.py", 'rows = 2 if config.tune.kind == "prefer" else 1', "rows = 1", f"{OTHERS}::test_the_tokens_of_a_step_are_those_of_both_answers"),
     Mutation("an optimizer of adapters beside whole parameters", COMPARE, "partition_of(self.config) is None or self.opt_state is None", "True", f"{OTHERS}::test_a_run_with_adapters_is_compared[instruct-shape0]", "pytree structure error"),
     Mutation("a classifier held to tokens", COMPARE, "np.broadcast_to(whole.max(-1, keepdims=True), inputs.shape)", "inputs % run.model.config.n_classes", f"{OTHERS}::test_rows_of_examples_are_compared"),

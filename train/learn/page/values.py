@@ -57,7 +57,9 @@ def check_shown(config: GPTConfig) -> None:
     usual = {
         "n_kv_heads": (None, config.n_heads), "ngrams": (1,), "qk_norm": (False,), "scale_embeddings": (False,),
         "mup_base_width": (None, config.d_model), "separator": (None,), "score": (None,), "logits": (None,),
-        "n_classes": (0,),
+        "n_classes": (0,), "norm_place": ("before",), "parallel_residual": (False,), "layer_pattern": (None,),
+        "attention_scale": (None,), "score_softcap": (None,), "logits_softcap": (None,),
+        "qkv_bias": (None, config.use_bias),
     }  # fmt: skip
     for field, values in usual.items():
         if getattr(config, field) not in values:

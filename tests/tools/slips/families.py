@@ -1,0 +1,43 @@
+"""Mutations of the options that make a GPT a Qwen 2, SmolLM 3, OLMo 2, Gemma 2 or 3, GPT-NeoX, GPT-Neo or Phi-3."""
+
+from slips.mutation import Mutation, module, twin
+
+BLOCK, ATTENTION, CONFIG = "jaxllm/block.py", "jaxllm/attention.py", "jaxllm/config.py"
+RULES, DECODE = "jaxllm/config_rules.py", "jaxllm/fast/cached_gpt.py"
+LAYERS, ROTARY, PLACES = (f"jaxllm/pretrained/{name}.py" for name in ("hf_layers", "hf_rotary", "parameter_map"))
+AGREES = "model/test_gpt.py::test_model_agrees_with_the_reference"
+CACHED = "model/test_layer_options.py::test_cached_logits_are_the_uncached_ones"
+OPTIONS = "model/test_layer_options.py"
+READ = "pretrained/test_hf_config.py::test_settings_are_read"
+SAVED = "pretrained/test_pretrained.py::test_a_saved_model_is_loaded_again"
+WHOLE = module("MultiHeadAttention whole")
+
+MUTATIONS = [
+    Mutation("the norm of a result before it", BLOCK, "return _unchanged, norm\n", "return norm, _unchanged\n", f"{AGREES}[olmo 2-float64]"),
+    Mutation("no norm of results beside that of inputs", BLOCK, 'if self.config.norm_place == "both" else', 'if self.config.norm_place == "neither" else', f"{AGREES}[gemma 3-float64]", "norm_1_after"),
+    Mutation("the MLP in parallel reads the sum", BLOCK, "read = x if self.config.parallel_residual else residual", "read = residual", f"{AGREES}[neox-float64]"),
+    Mutation("a cached MLP in parallel reads the sum", DECODE, "read = x if self.config.parallel_residual else residual", "read = residual", f"{CACHED}[neox]"),
+    Mutation("a cached result of attention without its norm", DECODE, "residual = x + after_1(y)", "residual = x + y", f"{CACHED}[olmo 2]"),
+    Mutation("queries have the biases of other maps", ATTENTION, "use_bias = self.use_bias if self.qkv_bias is None else self.qkv_bias", "use_bias = self.use_bias", f"{OPTIONS}::test_which_maps_have_biases"),
+    Mutation("one norm of all heads for each head", ATTENTION, 'if self.qk_norm == "whole":', 'if self.qk_norm == "wholly":', f"{OPTIONS}::test_which_norms_queries_and_keys_have", "query_norm"),
+    Mutation("a scale beside the usual one", ATTENTION, "q * (self.scale * width**0.5)", "q * self.scale", WHOLE),
+    Mutation("all of a head rotated", "jaxllm/rotary.py", "width = rotated_width(x.shape[-1], fraction)", "width = x.shape[-1]", twin("rotary.rotate_heads", 1)),
+    Mutation("the last features of a head rotated in place of the first", "jaxllm/rotary.py", "jnp.concatenate([turned, x[..., width:]], axis=-1)", "jnp.concatenate([x[..., width:], turned], axis=-1)", twin("rotary.rotate_heads", 1)),
+    Mutation("a soft cap without its height", "jaxllm/softcap.py", "return cap * jnp.tanh(x / cap)", "return jnp.tanh(x / cap)", twin("softcap.softcap")),
+    Mutation("no cap of the scores", "jaxllm/softcap.py", "return config.score if config.score_softcap is None else", "return config.score if True else", f"{AGREES}[gemma 3-float64]"),
+    Mutation("local layers where global ones are", CONFIG, 'if _at(self.layer_pattern, i) == "G":', 'if _at(self.layer_pattern, i) == "L":', f"{AGREES}[neo-float64]"),
+    Mutation("layers counted from one", CONFIG, "return pattern[i % len(pattern)] if pattern", "return pattern[(i + 1) % len(pattern)] if pattern", f"{OPTIONS}::test_the_config_of_a_layer"),
+    Mutation("local layers with scaled positions", CONFIG, "rope_base=self.rope_local_base, rope_factor=1.0", "rope_base=self.rope_local_base", f"{OPTIONS}::test_the_config_of_a_layer"),
+    Mutation("positions in layers without them", CONFIG, 'return replace(alike, position="none") if', 'return alike if', f"{AGREES}[smollm 3-float64]"),
+    Mutation("a window that local layers lack", RULES, '"L" in config.layer_pattern and config.sliding_window is None', 'False', f"{OPTIONS}::test_what_does_not_fit_together"),
+    Mutation("a cap beside a user's function", RULES, "if function is not None and cap is not None:", "if False:", f"{OPTIONS}::test_what_does_not_fit_together"),
+    Mutation("a pattern that is not the shortest", LAYERS, "for n in range(1, len(letters) + 1)", "for n in range(len(letters), 0, -1)", f"{READ}[gemma 2]"),
+    Mutation("every fifth layer of a Gemma 3 global", LAYERS, 'content.get("sliding_window_pattern", 6)', 'content.get("sliding_window_pattern", 5)', f"{READ}[gemma 3]"),
+    Mutation("layers below max_window_layers with a window", LAYERS, "SLIDING if i >= first else FULL", "SLIDING if i < first else FULL", f"{READ}[qwen 3 with a window in its last layer]"),
+    Mutation("layers with positions taken for those without", LAYERS, '"R" if one else "N" for one in rotated', '"N" if one else "R" for one in rotated', f"{READ}[smollm 3]"),
+    Mutation("the base of global layers for local ones", ROTARY, 'content.get("rope_local_base_freq", its.local_base)', 'content.get("rope_theta", its.local_base)', f"{READ}[gemma 3]"),
+    Mutation("a quarter of a head whatever the file says", ROTARY, "content.get(its.names[1], its.fraction)", "its.fraction", f"{READ}[gpt neox]"),
+    Mutation("maps of all heads one after the other", PLACES, "if layout.by_head and len(paths) > 1:", "if False:", f"{SAVED}[GPTNeoXForCausalLM]"),
+    Mutation("grouped maps cut into equal parts", PLACES, "np.split(x, np.cumsum(widths)[:-1], axis=-1)", "np.split(x, len(paths), axis=-1)", f"{SAVED}[Phi3ForCausalLM]", "array split"),
+    Mutation("a TPU's kernel without the cap", "jaxllm/fast/splash.py", "attn_logits_soft_cap=cap,", "", "model/test_fast_attention.py::test_the_kernel_of_a_tpu_agrees_with_the_formula[False-100-0.7]"),
+]  # fmt: skip
