@@ -51,6 +51,7 @@ class RotarySettings(NamedTuple):
     fraction: float | None = None  # of a head that is rotated, where it is omitted; None: all of it is, always
     local_base: float | None = None  # of local layers, where it is omitted; None: they have no base of their own
     names: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # of base and fraction, beside rope_parameters
+    scaled: bool = True  # whether they may be scaled as Llama's; transformers reads every scaling of Phi-3 as LongRoPE
 
 
 def attention_paths(leaf: str) -> tuple[str, ...]:

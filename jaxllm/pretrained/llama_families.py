@@ -157,5 +157,5 @@ PHI3 = Family(
         "sliding_window": None,
     },
     GATED, LLAMA_FIXED, {"is_causal": (None, True), "quantization_config": (None,)},
-    LLAMA_FOLDER._replace(names=PHI3_NAMES), None, whole_heads=True, rotary=RotarySettings(fraction=1.0),
+    LLAMA_FOLDER._replace(names=PHI3_NAMES), None, whole_heads=True, rotary=RotarySettings(fraction=1.0, scaled=False),
 )  # fmt: skip

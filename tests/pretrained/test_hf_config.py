@@ -313,6 +313,7 @@ def test_settings_are_read(name: str) -> None:
         (NEO_4, {"attention_types": [[["global"], 5]]}, "the kinds of the 3 layers are ['global', "),
         (NEO_4, {"attention_types": 7}, "the kinds of the 3 layers are 7"),
         (PHI3_4, {"rope_scaling": {"type": "longrope", "long_factor": [1.0]}}, "rope_type is 'longrope'"),
+        (PHI3_4, {"rope_scaling": {**YARN, "factor": 2.0}}, "rope_type is 'yarn'"),
         (GEMMA_4, {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
         (GEMMA_4, {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
     ],

@@ -81,7 +81,7 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma3Text", {
             **SIZES, "num_hidden_layers": 7, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 9,
             "rope_parameters": {
-                "full_attention": {**LLAMA3, "rope_theta": 5000.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 8.0},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
             },
         },
@@ -90,7 +90,7 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt neox, one after the other": (
         "GPTNeoX", {
             **NEOX_SIZES, "use_parallel_residual": False,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5},
+            "rope_parameters": {**YARN, "beta_fast": 2.0, "beta_slow": 0.1, "partial_rotary_factor": 0.5},
         },
     ),
     "gpt neo": (
