@@ -339,11 +339,6 @@ MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
         "multi_head.multi_head_attention",
         {"n_heads": 4, "n_kv_heads": 2, "window": 3, "rotary": Rotary(100.0), "epsilon": 0.1},
     ),
-    "MultiHeadAttention yarn": (
-        MultiHeadAttention(4, head_dim=8, rotary=YARN),
-        "multi_head.multi_head_attention",
-        {"n_heads": 4, "rotary": YARN},
-    ),
     "MultiHeadAttention whole": (
         MultiHeadAttention(
             4,

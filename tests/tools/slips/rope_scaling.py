@@ -1,6 +1,6 @@
 """Mutations of the scaling of rotary positions: YaRN and the linear one, in the model and in files."""
 
-from slips.mutation import Mutation, module, twin
+from slips.mutation import Mutation, twin
 
 ROTARY, SCALING, CONFIG = "jaxllm/rotary.py", "jaxllm/pretrained/rope_scaling.py", "jaxllm/config.py"
 YARN = "rotary.rotary_frequencies"
@@ -15,7 +15,7 @@ MUTATIONS = [
     Mutation("YaRN divides by nothing", ROTARY, "last - first or 0.001", "last - first or 9.0", twin(YARN, 7)),
     Mutation("YaRN begins before the first pair", ROTARY, "max(first, 0), min(last", "first, min(last", twin(YARN, 8)),
     Mutation("rotated but not scaled", ROTARY, "scale * jnp.cos(angle), scale * jnp.sin(angle)", "jnp.cos(angle), jnp.sin(angle)", twin("rotary.rotate", 3)),
-    Mutation("attention forgets YaRN's factor", "jaxllm/attention.py", "rotate(x, places, frequencies, interleaved, scale)", "rotate(x, places, frequencies, interleaved)", module("MultiHeadAttention yarn")),
+    Mutation("attention forgets YaRN's factor", ROTARY, "rotate(x[..., :width], places, frequencies, interleaved, scale)", "rotate(x[..., :width], places, frequencies, interleaved)", twin("rotary.rotate_heads", 3)),
     Mutation("YaRN's factor without its tenth", CONFIG, "1 + 0.1 * math.log(self.rope_factor)", "1 + math.log(self.rope_factor)", f"{KEYS}[YaRN of its own]"),
     Mutation("YaRN's scales of attention left out", SCALING, "return (1 + 0.1 * scale * grown) / (1 + 0.1 * scale_all * grown), []", "return None, []", f"{SETTINGS}[YaRN with scales of attention]"),
     Mutation("a null of YaRN kept", SCALING, 'given.get("beta_fast") or 32', 'given.get("beta_fast", 32)', f"{SETTINGS}[YaRN with defaults]"),
