@@ -10,6 +10,7 @@ MUTATIONS = [
     Mutation("the experts with the smallest logits", EXPERTS, "jax.lax.top_k(logits, n_per_token)", "jax.lax.top_k(-logits, n_per_token)", twin("experts.chosen_experts")),
     Mutation("weights always normalised", EXPERTS, "if normalise else weights", "if True else weights", twin("experts.expert_weights", 1)),
     Mutation("weights never normalised", EXPERTS, "if normalise else weights", "if False else weights", twin("experts.expert_weights")),
+    Mutation("the slope of normalised weights without their sum", "jaxllm/reference/experts.py", "keepdims=True)) / total if normalise else dy", "keepdims=True)) if normalise else dy", "model/test_reference.py::test_the_backward_is_the_derivative[experts.expert_weights]"),
     Mutation("gate and up exchanged", FAST, "GATED[activation](linear(x, of_gate), linear(x, of_up))", "GATED[activation](linear(x, of_up), linear(x, of_gate))", twin("experts.experts")),
     Mutation("experts that are chosen left out", FAST, "(chosen == expert[0]).any()", "(chosen == expert[0]).all()", twin("experts.experts")),
     Mutation("every expert computed", FAST, "(chosen == expert[0]).any()", "(chosen == chosen).any()", f"{MODEL}::test_an_expert_that_no_token_chose_is_not_computed"),
