@@ -169,10 +169,10 @@ SETTINGS = {
         ),
     ),
     "gemma 3": (
-        GEMMA3_4,
+        {**GEMMA3_4, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
         replace(
             GEGLU, n_layers=7, norm_place="both", qk_norm=True, attention_scale=0.25, sliding_window=512,
-            layer_pattern="LLLLLG", rope_base=1e6, rope_local_base=1e4,
+            layer_pattern="LLLLLG", rope_base=1e6, rope_local_base=1e4, rope_scaling="linear", rope_factor=8.0,
         ),
     ),
     "gemma 3 of today, scaled": (

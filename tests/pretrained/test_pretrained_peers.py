@@ -89,8 +89,8 @@ OURS = {
     "two bases": (
         replace(
             ROTARY, norm_place="both", scale_embeddings=True, activation="geglu", qk_norm=True, n_layers=4, d_head=16,
-            layer_pattern="LLG", sliding_window=4, rope_base=500.0, rope_local_base=300.0, rope_factor=8.0,
-            rope_original_context=20, rope_scaling="yarn", rope_high_frequency=2.0, rope_low_frequency=0.1,
+            layer_pattern="LLG", sliding_window=4, rope_base=500.0, rope_local_base=300.0, rope_factor=4.0,
+            rope_original_context=10, rope_scaling="yarn", rope_high_frequency=2.0, rope_low_frequency=0.1,
         ),
         "Gemma3ForCausalLM",
     ),
