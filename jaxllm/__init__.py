@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxllm import config as config
     from jaxllm import data as data
     from jaxllm import embeddings as embeddings
+    from jaxllm import experts as experts
     from jaxllm import fast as fast
     from jaxllm import flops as flops
     from jaxllm import generate as generate

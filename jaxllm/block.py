@@ -4,7 +4,7 @@ The NumPy twin is `jaxllm.reference.gpt.block`.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flax import linen as nn
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from jaxllm.array import Array
 from jaxllm.attention import MultiHeadAttention
 from jaxllm.config import GPTConfig
+from jaxllm.experts import Experts
 from jaxllm.intermediates import named
 from jaxllm.layers import MLP, Dropout, Norm, hidden_std, residual_std
 from jaxllm.softcap import change_of_scores
@@ -40,7 +41,7 @@ class Block(nn.Module):
         return residual + Dropout(self.config.dropout)(after_2(mlp(before_2(read))))
 
     @nn.nowrap
-    def parts(self, attention_class: type[Attention]) -> tuple[Norm, Attention, Norm, MLP]:
+    def parts(self, attention_class: type[Attention]) -> tuple[Norm, Attention, Norm, MLP | Experts]:
         """The modules of a block, in the order in which they are called where norms come before."""
         c, input_std = self.config, hidden_std(self.config.width_ratio)
         output_std = residual_std(c.n_layers, c.zero_init, c.width_ratio)
@@ -50,7 +51,11 @@ class Block(nn.Module):
             visible=c.visible, score=change_of_scores(c), qkv_bias=c.qkv_bias, rotary_fraction=c.rotary_fraction,
             scale=c.attention_scale, name="attention",
         )  # fmt: skip
-        mlp = MLP(c.hidden_dim, c.activation, c.use_bias, output_std, input_std, name="mlp")
+        if c.n_experts:
+            sizes, activation = (c.n_experts, c.n_experts_per_token, c.hidden_dim), str(c.activation)
+            mlp: Any = Experts(*sizes, activation, c.normalise_experts, output_std, input_std, name="mlp")
+        else:
+            mlp = MLP(c.hidden_dim, c.activation, c.use_bias, output_std, input_std, name="mlp")
         return self._norm("norm_1"), attention, self._norm("norm_2"), mlp
 
     @nn.nowrap

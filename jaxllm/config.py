@@ -1,5 +1,6 @@
 """The shape of a GPT."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -23,6 +24,9 @@ class Rotary(NamedTuple):
     low_frequency: float = 1.0
     high_frequency: float = 4.0
     original_context: int = 8192
+    scaling: str = "llama3"
+    truncate: bool = True
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,14 @@ class GPTConfig:
     mup_base_width: Annotated[int, Meta(ge=1, le=2**17)] | None = None  # muP: the D that a learning rate was tuned for
     position: Literal["learned", "sinusoidal", "rotary", "rotary_interleaved", "none"] | Idea = "learned"  # encoding
     rotary_fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of a head's features that are rotated (GPT-NeoX)
-    rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next four fields
-    rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # Llama 3's scaling, by how much the context grew; 1: none
+    rope_base: PositiveFloat = 10000.0  # of rotary positions, as are the next seven fields
+    rope_scaling: Literal["llama3", "linear", "yarn"] = "llama3"  # how frequencies are slowed for a longer context
+    rope_factor: Annotated[float, Meta(ge=1)] = 1.0  # by how much the context grew; 1: no scaling
     rope_low_frequency: PositiveFloat = 1.0  # turns in the original context below which pairs are slowed fully
-    rope_high_frequency: PositiveFloat = 4.0  # turns above which pairs are not slowed
+    rope_high_frequency: PositiveFloat | None = None  # turns above which pairs are not slowed; none: 4, of YaRN 32
     rope_original_context: Annotated[int, Meta(ge=1, le=2**24)] = 8192  # the original context
+    rope_truncate: bool = True  # whether the pairs between which YaRN mixes are rounded to whole numbers
+    rope_attention_factor: PositiveFloat | None = None  # YaRN's, of rotated queries and keys; none: 1 + ln(factor) / 10
     rope_local_base: PositiveFloat | None = None  # of local layers, which are not scaled; none: rope_base (Gemma 3)
     rotary_pattern: Annotated[str, Meta(pattern="^[RN]{1,1000}$")] | None = None  # by layer: rotary, none; repeated
     sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # tokens that one attends to, itself included
@@ -65,6 +72,9 @@ class GPTConfig:
     # An RMSNorm of queries and keys before they are rotated: of each head (Qwen 3), or of all heads at once (OLMo 2).
     qk_norm: bool | Literal["whole"] = False
     activation: Literal["gelu_tanh", "gelu", "relu", "squared_relu", "swiglu", "geglu"] | Idea = "gelu_tanh"  # of MLPs
+    n_experts: Annotated[int, Meta(ge=0, le=4096)] = 0  # E, gated MLPs of width d_ff in place of each MLP; 0: one MLP
+    n_experts_per_token: Annotated[int, Meta(ge=1, le=4096)] = 2  # k, experts that a token passes through
+    normalise_experts: bool = True  # whether the weights of a token's experts are divided by their sum
     block: Idea | None = None  # a Linen class in place of the block: (x, *carry, documents=None) -> x or (x, *carry)
     logits: Idea | None = None  # (logits) -> logits, elementwise, after the head
     logits_softcap: PositiveFloat | None = None  # cap of cap tanh(logit / cap), in place of logits (Gemma 2)
@@ -120,9 +130,12 @@ class GPTConfig:
         """How queries and keys are rotated; None where they are not."""
         if self.position not in ("rotary", "rotary_interleaved"):
             return None
+        yarn = self.rope_scaling == "yarn"
+        high = (32.0 if yarn else 4.0) if self.rope_high_frequency is None else self.rope_high_frequency
+        scale = (self.rope_attention_factor or 1 + 0.1 * math.log(self.rope_factor)) if yarn else 1.0
         return Rotary(
-            self.rope_base, self.position == "rotary_interleaved", self.rope_factor, self.rope_low_frequency,
-            self.rope_high_frequency, self.rope_original_context,
+            self.rope_base, self.position == "rotary_interleaved", self.rope_factor, self.rope_low_frequency, high,
+            self.rope_original_context, self.rope_scaling, self.rope_truncate, scale,
         )  # fmt: skip
 
     def of_layer(self, i: int) -> "GPTConfig":
@@ -138,7 +151,7 @@ class GPTConfig:
         if _at(self.layer_pattern, i) == "G":
             alike = replace(alike, sliding_window=None)
         elif self.rope_local_base is not None:
-            alike = replace(alike, rope_base=self.rope_local_base, rope_factor=1.0)
+            alike = replace(alike, rope_base=self.rope_local_base, rope_factor=1.0, rope_attention_factor=None)
         return replace(alike, position="none") if _at(self.rotary_pattern, i) == "N" else alike
 
     @property
@@ -150,6 +163,11 @@ class GPTConfig:
     def gated(self) -> bool:
         """Whether the MLP has a gate."""
         return is_gated(self.activation)
+
+    @property
+    def active_experts(self) -> int:
+        """MLPs that a token passes through in a block."""
+        return self.n_experts_per_token if self.n_experts else 1
 
 
 def _at(pattern: str | None, i: int) -> str:

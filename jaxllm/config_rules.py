@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 
 
 def check_together(config: Any) -> None:
     """Raises InputError for fields of a GPTConfig that are each in range but do not fit together."""
-    for check in (_check_sizes, _check_rotary, _check_layers, _check_changes):
+    for check in (_check_sizes, _check_experts, _check_rotary, _check_layers, _check_changes):
         check(config)
 
 
@@ -49,10 +49,42 @@ def _check_rotary(config: Any) -> None:
     if rotated % 2 or not rotated:
         share = "" if config.rotary_fraction == 1 else f", of which {rotated} features are rotated"
         raise InputError(f"a head is {config.head_dim} wide{share}, but rotary positions rotate pairs; make it even.")
-    if config.rope_factor != 1 and config.rope_low_frequency >= config.rope_high_frequency:
+    if config.rope_factor != 1 and config.rope_scaling != "linear":
+        _check_scaling(config.rotary)
+
+
+def _check_experts(config: Any) -> None:
+    """That a mixture of experts has no options that it does not take."""
+    if not config.n_experts:
+        return
+    if config.n_experts_per_token > config.n_experts:
         raise InputError(
-            f"model.rope_low_frequency is {config.rope_low_frequency}, but it must be below "
-            f"model.rope_high_frequency = {config.rope_high_frequency}."
+            f"model.n_experts_per_token is {config.n_experts_per_token}, but there are only model.n_experts = "
+            f"{config.n_experts}; choose fewer."
+        )
+    if config.activation not in ("swiglu", "geglu"):
+        raise InputError(
+            f"model.activation is {shown(config.activation)}, but experts are gated; choose swiglu or geglu, or set "
+            "model.n_experts = 0."
+        )
+    if config.use_bias or config.mup_base_width is not None:
+        field = "use_bias = true" if config.use_bias else f"mup_base_width = {config.mup_base_width}"
+        raise InputError(f"model.{field} is not for experts; leave it out, or set model.n_experts = 0.")
+
+
+def _check_scaling(rotary: Any) -> None:
+    """Raises InputError for numbers with which Llama 3's scaling or YaRN's has no meaning."""
+    if rotary.low_frequency >= rotary.high_frequency:
+        raise InputError(
+            f"model.rope_low_frequency is {rotary.low_frequency}, but it must be below "
+            f"model.rope_high_frequency = {rotary.high_frequency}."
+        )
+    within = rotary.base > 1 and rotary.low_frequency >= 1e-6 and rotary.high_frequency <= 1e6
+    if rotary.scaling == "yarn" and not within:
+        raise InputError(
+            f"model.rope_base is {rotary.base} and the frequencies are {rotary.low_frequency} and "
+            f"{rotary.high_frequency}, but YaRN needs a base above 1 and frequencies from 1e-6 to 1e6; the usual ones "
+            "are 10000, 1 and 32."
         )
 
 

@@ -25,6 +25,7 @@ from jaxllm.attention import document_numbers
 from jaxllm.block import Block
 from jaxllm.config import GPTConfig, check_predicts_tokens
 from jaxllm.embeddings import NgramEmbedding, PositionEmbedding, TokenEmbedding
+from jaxllm.experts import ExpertKernels
 from jaxllm.fast.quantised_weights import Table, parameter
 from jaxllm.layers import INIT_STD, Dropout, Linear, Norm, linear
 from jaxllm.loss import head_loss, takes_hidden, token_losses
@@ -252,7 +253,8 @@ def apply_with_intermediates(
 
     Keys: token_embedding, ngram_embedding and position_embedding (the sums up to there), for each block block_0/norm_1,
     block_0/attention/query, .../key, .../value, .../weights [B, H, T, T], block_0/attention (its result),
-    block_0/residual_1, block_0/norm_2, block_0/mlp/up, block_0/mlp, block_0 (its result), then norm_final, logits.
+    block_0/residual_1, block_0/norm_2, block_0/mlp/up (of experts block_0/mlp/router), block_0/mlp, block_0 (its
+    result), then norm_final, logits.
     """
     options = {"rngs": rngs, "capture_intermediates": _is_named, "mutable": ["intermediates"]}
     logits, state = model.apply({"params": params}, tokens, **options)
@@ -264,8 +266,9 @@ def apply_with_intermediates(
 
 
 def _is_named(module: nn.Module, method: str) -> bool:
-    """Whether a result gets a name: not that of dropout, nor of a last map."""
-    return method == "__call__" and not isinstance(module, Dropout) and module.name not in MAPS_OF_PARENTS
+    """Whether a result gets a name: not that of dropout, nor of a last map, nor kernels."""
+    nameless = isinstance(module, Dropout | ExpertKernels) or module.name in MAPS_OF_PARENTS
+    return method == "__call__" and not nameless
 
 
 @lru_cache

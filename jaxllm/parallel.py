@@ -18,6 +18,7 @@ TOKENS = (ROWS, CONTEXT)  # those of tokens [B, T]
 # The mesh axis of each logical axis; None: it is not cut.
 RULES: dict[str, str | None] = {
     "vocab": None, "position": None, "embed": FSDP, "heads": TENSOR, "kv": TENSOR, "mlp": TENSOR, "vector": None,
+    "expert": None,
 }  # fmt: skip
 
 # The logical axes of a parameter, by the names of its module and its own. A vector of D features is not worth cutting.
@@ -39,6 +40,10 @@ LOGICAL_AXES: dict[tuple[str, str], tuple[str, ...]] = {
     ("up", "kernel"): ("embed", "mlp"),
     ("up", "bias"): ("mlp",),
     ("down", "kernel"): ("mlp", "embed"),
+    ("router", "kernel"): ("embed", "expert"),
+    ("gate", "kernels"): ("expert", "embed", "mlp"),
+    ("up", "kernels"): ("expert", "embed", "mlp"),
+    ("down", "kernels"): ("expert", "mlp", "embed"),
 }
 # The dimensions of a kernel [D, F] that those of a part of it have, of an adapter or of int8 weights; None: the rank.
 PARTS: dict[str, tuple[int | None, ...]] = {"a": (0, None), "b": (None, 1), "weights": (0, 1), "scale": (1,)}

@@ -130,10 +130,10 @@ def activation_bytes(model: GPTConfig, train: TrainConfig, chosen: MeshLayout = 
     counted. With "context" the keys and values of one block, and their gradients, are gathered from all positions.
 
     For each token a block keeps the inputs of its norms and linear maps, the outputs of attention and activation, and
-    attention's weights for short contexts or with dropout. In addition, the peak holds either the logits of a chunk
-    with their gradients, or a few copies of one chunk's attention scores: more in bfloat16, since scores are in
-    float32. The formula is fitted to JAX 0.12. JAX 0.10.1 may plan several times as much for contexts beyond KEPT,
-    and there remat saves nothing.
+    attention's weights for short contexts or with dropout; each of its experts as much as an MLP. In addition, the peak
+    holds either the logits of a chunk with their gradients, or a few copies of one chunk's attention scores: more in
+    bfloat16, since scores are in float32. The formula is fitted to JAX 0.12. JAX 0.10.1 may plan several times as much
+    for contexts beyond KEPT, and there remat saves nothing.
     """
     size, length, parts = 2 if train.dtype == "bfloat16" else 4, row_length(model, train), chosen.context
     tokens = train.batch_size // (train.grad_accumulation * chosen.n_rows) * length // parts
@@ -141,7 +141,8 @@ def activation_bytes(model: GPTConfig, train: TrainConfig, chosen: MeshLayout = 
     weights, scores = model.n_heads * length, model.n_heads * rows * parts  # per token
     heads = (model.n_heads + model.kv_heads) * model.head_dim
     norms = 8 if model.norm_place == "both" else 6
-    block = size * (norms * model.d_model + 2 * heads + (4 if model.gated else 2) * model.hidden_dim)
+    hidden = model.hidden_dim * (model.n_experts or 1)
+    block = size * (norms * model.d_model + 2 * heads + (4 if model.gated else 2) * hidden)
     if model.dropout:
         block += 4 * (3 * weights + 2 * model.d_model)
     elif length <= KEPT:

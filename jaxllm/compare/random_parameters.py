@@ -26,6 +26,8 @@ def random_parameters(model: GPT, seed: int = 0) -> Any:
         match path[-1]:
             case "kernel":
                 z = z / shape[0] ** 0.5
+            case "kernels":
+                z = z / shape[1] ** 0.5
             case "table":
                 z = z / shape[1] ** 0.5
             case "scale":

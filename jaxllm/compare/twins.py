@@ -59,7 +59,9 @@ def twin_of(idea: Idea, field: str) -> Twin:
 
 def reference_config(config: GPTConfig) -> Any:
     """The config with a `Twin` in each field that holds a function."""
-    derived = ("head_dim", "kv_heads", "hidden_dim", "width_ratio", "rotary", "adds_positions", "gated")
+    derived = (
+        "head_dim", "kv_heads", "hidden_dim", "width_ratio", "rotary", "adds_positions", "gated", "active_experts",
+    )  # fmt: skip
     values = {name: getattr(config, name) for name in (*config.__dataclass_fields__, *derived)}
     twins = {name: twin_of(values[name], name) for name in IDEAS if isinstance(values[name], Idea)}
     return SimpleNamespace(**values | twins, of_model=config) if twins else config

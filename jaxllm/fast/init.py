@@ -31,7 +31,7 @@ def init_params(model: Any, key: Key[Array, ""], tokens: Int[Array, "B T"]) -> A
         return model.init(key, tokens)["params"]
     shapes = flatten_dict(jax.eval_shape(traced_once(model).init, key, tokens)["params"])
     params = {path: jnp.full(leaf.shape, path[-1] == "scale", leaf.dtype) for path, leaf in shapes.items()}
-    drawn = [path for path in shapes if path[-1] in ("kernel", "table")]
+    drawn = [path for path in shapes if path[-1] in ("kernel", "kernels", "table")]
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.array([_fold(path) for path in drawn], np.uint32))
     alike: dict[Any, list[int]] = {}
     for i, path in enumerate(drawn):

@@ -205,12 +205,17 @@ def pack(params: Any, weights: str = "float32") -> Any:
 
 def _pack_maps(tree: Any, weights: str) -> Any:
     for names in ONE_INPUT:
-        if all(name in tree and not isinstance(tree[name]["kernel"], StoredKernel) for name in names):
+        if all(_is_plain(tree.get(name)) for name in names):
             rest = {name: part for name, part in tree.items() if name not in names}
             return JoinedMaps(_pack_maps(rest, weights) | _joined({name: tree[name] for name in names}, weights))
     if "kernel" in tree:
         return tree | {"kernel": _packed_kernel(tree["kernel"], weights)}
     return {name: _pack_maps(part, weights) if isinstance(part, dict) else part for name, part in tree.items()}
+
+
+def _is_plain(part: Any) -> bool:
+    """Whether it is a linear map whose kernel is an array; the kernels of experts are packed in no other form."""
+    return isinstance(part, dict) and "kernel" in part and not isinstance(part["kernel"], StoredKernel)
 
 
 def _joined(maps: dict[str, dict], weights: str) -> dict[str, dict]:

@@ -16,6 +16,7 @@ from jaxllm.pretrained.llama_families import (
     PHI3,
     QWEN2,
     QWEN3,
+    QWEN3_MOE,
     SMOLLM3,
 )
 
@@ -23,5 +24,5 @@ __all__ = ["EMBEDDING", "FAMILIES", "HEAD", "Family", "Layout"]
 
 # The first of them that can express a model is the one that it is written as.
 FAMILIES = (
-    GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, SMOLLM3, OLMO2, GEMMA2, GEMMA3, GPT_NEOX, GPT_NEO, PHI3,
+    GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, QWEN3_MOE, GEMMA, SMOLLM3, OLMO2, GEMMA2, GEMMA3, GPT_NEOX, GPT_NEO, PHI3,
 )  # fmt: skip

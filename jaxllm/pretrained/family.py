@@ -10,7 +10,8 @@ EMBEDDING, HEAD = "token_embedding/table", "head/kernel"
 class Layout(NamedTuple):
     """How one kind of file names a family's tensors and stores them."""
 
-    # Tensor to parameters, where {i} is the block. A tensor whose parameters the config lacks is left out.
+    # Tensor to parameters, where {i} is the block and {e} an expert, the end of a path. A tensor whose parameters the
+    # config lacks is left out.
     names: Mapping[str, Paths]
     prefix: str = ""  # of all names but the head's; a file of the model without its head omits it
     out_in: bool = True  # kernels are stored [out, in], while the GPT's are [in, out]; the head is always [out, in]
@@ -18,13 +19,15 @@ class Layout(NamedTuple):
     interleaved: bool = False  # rows of queries and keys are in the order of rotary pairs 2i, 2i + 1
     ignored: tuple[str, ...] = ()  # tensors that hold no weights
     by_head: bool = False  # whether a tensor of several parameters has those of the first head first, then the next's
+    # In place of the names with {e}, the expert, in a file that has these: the kernels of all experts in one tensor.
+    stacked: Mapping[str, Paths] = {}
 
 
 class Family(NamedTuple):
     """A family, in the terms of transformers' config.json and of llama.cpp's keys."""
 
     architecture: str  # of transformers
-    model_type: str  # of transformers, and general.architecture of llama.cpp
+    model_type: str  # of transformers, and general.architecture of llama.cpp unless gguf_name is another
     settings: Mapping[str, str]  # field of GPTConfig: name in config.json
     defaults: Mapping[str, Any]  # of settings that config.json may omit; a setting without a default is required
     activations: Mapping[str, str]  # name in config.json: name in GPTConfig; the first of a value is written
@@ -38,6 +41,7 @@ class Family(NamedTuple):
     # How config.json says what differs from layer to layer (`jaxllm.pretrained.hf_layers`); None: nothing does.
     layers: Literal["qwen", "smollm3", "gemma", "gpt_neo"] | None = None
     rotary: "RotarySettings | None" = None  # None: base and scaling as in Llama
+    gguf_name: str = ""  # general.architecture of llama.cpp, where it is not model_type
 
 
 class RotarySettings(NamedTuple):
@@ -47,6 +51,7 @@ class RotarySettings(NamedTuple):
     fraction: float | None = None  # of a head that is rotated, where it is omitted; None: all of it is, always
     local_base: float | None = None  # of local layers, where it is omitted; None: they have no base of their own
     names: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # of base and fraction, beside rope_parameters
+    scaled: bool = True  # whether they may be scaled as Llama's; transformers reads every scaling of Phi-3 as LongRoPE
 
 
 def attention_paths(leaf: str) -> tuple[str, ...]:
@@ -85,4 +90,10 @@ GGUF_APART = GGUF_NAMES | {
     f"blk.{{i}}.attn_{letter}.{kind}": path
     for kind, leaf in (("weight", "kernel"), ("bias", "bias"))
     for letter, path in zip("qkv", attention_paths(leaf), strict=True)
+}
+GGUF_EXPERTS = GGUF_APART | {
+    "blk.{i}.ffn_gate_inp.weight": "block_{i}/mlp/router/kernel",
+    "blk.{i}.ffn_gate_exps.weight": "block_{i}/mlp/gate/kernels",
+    "blk.{i}.ffn_up_exps.weight": "block_{i}/mlp/up/kernels",
+    "blk.{i}.ffn_down_exps.weight": "block_{i}/mlp/down/kernels",
 }

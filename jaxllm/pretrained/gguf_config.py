@@ -19,6 +19,7 @@ from jaxllm.pretrained.gguf import GGUFHeader, read_tensor
 from jaxllm.pretrained.gguf_quantised import read_float
 from jaxllm.pretrained.hf_config import make_config
 from jaxllm.pretrained.parameter_map import tensor_name
+from jaxllm.pretrained.rope_scaling import is_scaled, read_gguf_scaling
 from jaxllm.pretrained.tensor_file import StoredTensor
 from jaxllm.rotary import rotary_frequencies
 from jaxllm.utils.errors import InputError, shown
@@ -29,20 +30,19 @@ SPLIT = ("split.no", "split.count")
 KEYS = {  # field of GPTConfig: key after the architecture (ggml-org/ggml, docs/gguf.md)
     "context_length": "context_length", "d_model": "embedding_length", "n_layers": "block_count",
     "n_heads": "attention.head_count", "n_kv_heads": "attention.head_count_kv", "d_ff": "feed_forward_length",
-    "d_head": "attention.key_length",
+    "d_head": "attention.key_length", "n_experts": "expert_count", "n_experts_per_token": "expert_used_count",
 }  # fmt: skip
+OF_EXPERTS = {"d_ff": "expert_feed_forward_length"}
 ROPE_BASE = "rope.freq_base"
 OPTIONAL = ("n_kv_heads", "d_head", "rope_base")
 HEAD_WIDTHS = ("attention.key_length", "attention.value_length", "rope.dimension_count")  # each must be head_dim
 HARMLESS = {  # values that change no number, first the one that an omitted key has
-    "expert_count": (0,), "rope.scaling.type": ("none", "linear"), "rope.scaling.factor": (0, 1),
-    "rope.scale_linear": (0, 1), "rope.scaling.attn_factor": (1,), "attention.sliding_window": (0,),
-    "attention.causal": (True,), "attention.scale": (0,), "attention.clamp_kqv": (0,),
+    "attention.sliding_window": (0,), "attention.causal": (True,), "attention.scale": (0,),
+    "attention.clamp_kqv": (0,),
     "attention.max_alibi_bias": (0,), "use_parallel_residual": (False,), "logit_scale": (0, 1),
     "residual_scale": (0, 1), "embedding_scale": (0, 1), "attn_logit_softcapping": (0,),
     "final_logit_softcapping": (0,),
 }  # fmt: skip
-ROPE_SCALING, ROPE_FACTORS = "rope.scaling.type", ("rope.scaling.factor", "rope.scale_linear")
 TOLERANCE = 1e-4  # relative, of factors that the converter computed in float32
 
 
@@ -83,12 +83,16 @@ def _check_not_split(metadata: Mapping[str, Any], path: Path) -> None:
         )
 
 
+def _architecture(family: Family) -> str:
+    return family.gguf_name or family.model_type
+
+
 def _find_family(metadata: Mapping[str, Any], path: str | Path) -> tuple[Family, Layout]:
     architecture = metadata.get(ARCHITECTURE)
     for family in FAMILIES:
-        if family.gguf is not None and isinstance(architecture, str) and architecture == family.model_type:
+        if family.gguf is not None and isinstance(architecture, str) and architecture == _architecture(family):
             return family, family.gguf
-    names = ", ".join(family.model_type for family in FAMILIES if family.gguf is not None)
+    names = ", ".join(_architecture(family) for family in FAMILIES if family.gguf is not None)
     raise InputError(f"{path} is of the architecture {shown(architecture)}, but this jaxllm reads {names}.")
 
 
@@ -96,35 +100,29 @@ def _read_keys(metadata: Mapping[str, Any], family: Family) -> tuple[dict[str, A
     """Fields of GPTConfig, and the keys that a GPT cannot compute."""
     fields: dict[str, Any] = {}
     obstacles: list[str] = []
-    keys = {field: key for field, key in KEYS.items() if field in family.settings}
+    mixed = "n_experts" in family.settings
+    keys = {field: key for field, key in (KEYS | OF_EXPERTS if mixed else KEYS).items() if field in family.settings}
     keys |= {"norm_epsilon": family.gguf_epsilon} | (
         {"rope_base": ROPE_BASE} if family.fixed["position"] == "rotary" else {}
     )
     for field, key in keys.items():
-        value = _plain(metadata.get(f"{family.model_type}.{key}"))
+        value = _plain(metadata.get(f"{_architecture(family)}.{key}"))
         if isinstance(value, np.ndarray):
             obstacles.append(f"{key} differs from layer to layer")
         elif value is not None:
             fields[field] = value
         elif field not in OPTIONAL:
             obstacles.append(f"{key} is missing")
-    for key, values in HARMLESS.items():
-        value = metadata.get(f"{family.model_type}.{key}", values[0])
-        if _is_used(key, metadata, family) and _differs(value, values):
+    if mixed:
+        fields["normalise_experts"] = True  # as llama.cpp does (ggml-org/llama.cpp, src/models/qwen3moe.cpp)
+    for key, values in (HARMLESS if mixed else {"expert_count": (0,)} | HARMLESS).items():
+        value = metadata.get(f"{_architecture(family)}.{key}", values[0])
+        if _differs(value, values):
             obstacles.append(f"{key} is {shown(value)}")
-    return fields, obstacles
-
-
-def _is_used(key: str, metadata: Mapping[str, Any], family: Family) -> bool:
-    """Whether a key can change a number.
-
-    Keys of rotary positions are unused in a model without them; a factor is unused if the scaling is of type "none".
-    (ggml-org/llama.cpp, src/llama-context.cpp)
-    """
-    if key.startswith("rope.") and family.fixed["position"] != "rotary":
-        return False
-    unscaled = not _differs(metadata.get(f"{family.model_type}.{ROPE_SCALING}"), ("none",))
-    return not (unscaled and key in ROPE_FACTORS)
+    if family.fixed["position"] != "rotary":
+        return fields, obstacles
+    scaling, more = read_gguf_scaling(lambda key: _plain(metadata.get(f"{_architecture(family)}.{key}")))
+    return fields | scaling, obstacles + more
 
 
 def _plain(value: Any) -> Any:
@@ -149,16 +147,17 @@ def _same(path: str | Path, a: StoredTensor, b: StoredTensor) -> bool:
 
 def _contradictions(metadata: Mapping[str, Any], family: Family, config: GPTConfig) -> list[str]:
     """Keys whose sizes differ from those that the config implies."""
-    widths = (key for key in HEAD_WIDTHS if _is_used(key, metadata, family))
+    rotary = family.fixed["position"] == "rotary"
+    widths = (key for key in HEAD_WIDTHS if rotary or not key.startswith("rope."))
     sizes = {KEYS["n_kv_heads"]: config.kv_heads} | dict.fromkeys(widths, config.head_dim)
-    given = {key: _plain(metadata.get(f"{family.model_type}.{key}", size)) for key, size in sizes.items()}
+    given = {key: _plain(metadata.get(f"{_architecture(family)}.{key}", size)) for key, size in sizes.items()}
     return [f"{key} is {shown(given[key])}, not {size}" for key, size in sizes.items() if _differs(given[key], (size,))]
 
 
 def _scaled(config: GPTConfig, header: GGUFHeader, path: str | Path) -> GPTConfig:
     """The config with Llama 3's scaling, if the file has a tensor of the divisor of each frequency.
 
-    Raises InputError if these divisors are not those of Llama 3.
+    Raises InputError if these divisors are not those of Llama 3, or if the keys ask for another scaling.
     """
     tensor = header.tensors.get(FREQUENCIES)
     if tensor is None:
@@ -169,7 +168,8 @@ def _scaled(config: GPTConfig, header: GGUFHeader, path: str | Path) -> GPTConfi
         rotary_frequencies(one.head_dim, one.rope_base, one.rope_factor, original_context=one.rope_original_context)
         for one in (config, scaled)
     )
-    if factors.shape != plain.shape or not np.allclose(factors, np.asarray(plain / slowed), TOLERANCE):
+    fits = factors.shape == plain.shape and np.allclose(factors, np.asarray(plain / slowed), TOLERANCE)
+    if is_scaled(config) or not fits:
         raise InputError(
             f"{path} scales rotary frequencies by {FREQUENCIES} in another way than Llama 3, which this jaxllm cannot "
             "compute; use the model's Hugging Face folder."

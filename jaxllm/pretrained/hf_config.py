@@ -13,12 +13,10 @@ from jaxllm.config_rules import rotated_width
 from jaxllm.pretrained.families import FAMILIES, Family
 from jaxllm.pretrained.hf_layers import letters_of, read_layers, write_layers
 from jaxllm.pretrained.hf_rotary import common_rotary, write_rotary
+from jaxllm.pretrained.rope_scaling import FIELDS, is_scaled, read_scaling, scaling_fields, write_scaling
 from jaxllm.utils.errors import InputError, shown
 
-LLAMA3_SCALING = {  # field of GPTConfig: name in rope_parameters
-    "rope_factor": "factor", "rope_low_frequency": "low_freq_factor", "rope_high_frequency": "high_freq_factor",
-    "rope_original_context": "original_max_position_embeddings",
-}  # fmt: skip
+EXPERTS, EXPERTS_OF_5 = "num_experts", "num_local_experts"  # the names of one setting in transformers 4 and 5
 Fields = dict[str, Any]  # of GPTConfig
 Obstacles = list[str]  # settings that a GPT cannot compute
 
@@ -76,6 +74,8 @@ def _find_family(content: dict[str, Any], path: str | Path) -> Family:
 def _read_named(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstacles]:
     """The settings that the family lists by name."""
     given = dict(family.defaults) | content
+    if EXPERTS in family.settings.values() and EXPERTS not in content and EXPERTS_OF_5 in content:
+        given[EXPERTS] = content[EXPERTS_OF_5]
     fields = {field: given[name] for field, name in family.settings.items() if name in given}
     obstacles = [f"{name} is missing" for name in family.settings.values() if name not in given]
     for name, values in family.harmless.items():
@@ -87,6 +87,8 @@ def _read_named(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstac
     fields["activation"] = family.activations.get(activation) if isinstance(activation, str) else None
     if fields["activation"] is None:
         obstacles.append(f"{family.settings['activation']} is {shown(activation)}")
+    if fields.get("n_experts") == 0 and "intermediate_size" in content:
+        fields["d_ff"] = content["intermediate_size"]  # the width of the MLPs of a model without experts
     return fields, obstacles
 
 
@@ -104,13 +106,8 @@ def _read_rope(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstacl
     if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
         return {}, [f"the rope parameters are {shown(given)}"]
     fields = {"rope_base": given.get("rope_theta", content.get("rope_theta", 10000.0))}
-    obstacles = []
-    kind = given.get("rope_type", given.get("type", "default"))
-    if kind == "llama3":
-        fields |= {field: given[name] for field, name in LLAMA3_SCALING.items() if name in given}
-        obstacles += [f"{name} is missing" for name in LLAMA3_SCALING.values() if name not in given]
-    elif kind != "default":
-        obstacles.append(f"rope_type is {shown(kind)}")
+    scaling, obstacles = read_scaling(given, content)
+    fields |= scaling
     rotated = given.get("partial_rotary_factor", content.get("partial_rotary_factor"))
     if rotated not in (None, 1):
         obstacles.append(f"partial_rotary_factor is {shown(rotated)}")
@@ -127,7 +124,7 @@ def write_hf_config(family: Family, config: GPTConfig, dtype: str) -> dict[str, 
     """
     values = numeric_fields(config)
     content: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.model_type, "dtype": dtype}
-    content |= {name: values[field] for field, name in family.settings.items()}
+    content |= {name: values.get(field, getattr(config, field)) for field, name in family.settings.items()}
     names = [name for name, ours in family.activations.items() if ours == config.activation]
     content[family.settings["activation"]] = (names or list(family.activations))[0]
     content |= {name: values[0] for name, values in family.harmless.items() if values[0] is not None}
@@ -144,8 +141,8 @@ def _write_rope(config: GPTConfig) -> dict[str, Any]:
     """Base and scaling under the names of transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters)."""
     parameters: dict[str, Any] = {"rope_theta": config.rope_base, "rope_type": "default"}
     content = {"rope_theta": config.rope_base, "rope_parameters": parameters}
-    if config.rope_factor != 1:
-        scaling = {"rope_type": "llama3", **{name: getattr(config, field) for field, name in LLAMA3_SCALING.items()}}
+    if is_scaled(config):
+        scaling = write_scaling(config)
         parameters |= scaling
         content["rope_scaling"] = scaling
     return content
@@ -160,17 +157,16 @@ def numeric_fields(config: GPTConfig) -> dict[str, Any]:
     """
     fields = asdict(config)
     ngrams = ["ngram_rows"] if config.ngrams == 1 else []
-    for field in ("dropout", "separator", "zero_init", "mup_base_width", *ngrams):
+    experts = [] if config.n_experts else ["n_experts_per_token", "normalise_experts"]
+    for field in ("dropout", "separator", "zero_init", "mup_base_width", *ngrams, *experts):
         del fields[field]
     fields |= {"n_kv_heads": config.kv_heads, "d_head": config.head_dim, "d_ff": config.hidden_dim}
     fields |= _canonical(config)
-    rope = [field for field in fields if field.startswith("rope_")]
-    if config.rotary is None or config.rope_factor == 1:
-        for field in rope if config.rotary is None else LLAMA3_SCALING:
-            del fields[field]
+    for field in FIELDS if config.rotary is not None else ("rope_base", "rope_local_base", *FIELDS):
+        del fields[field]
     if config.rotary is not None:
         fields["position"] = "rotary"
-    return fields
+    return fields | scaling_fields(config)
 
 
 def _canonical(config: GPTConfig) -> dict[str, Any]:
@@ -178,7 +174,7 @@ def _canonical(config: GPTConfig) -> dict[str, Any]:
     kinds, rotated = letters_of(config)
     width, scale = config.head_dim, config.attention_scale
     turned = rotated_width(width, config.rotary_fraction)
-    local_base = config.rope_base if config.rope_local_base is None and config.rope_factor == 1 else None
+    local_base = config.rope_base if config.rope_local_base is None and not is_scaled(config) else None
     return {
         "qkv_bias": None if config.qkv_bias == config.use_bias else config.qkv_bias,
         # A scale s is written as s^-2, which rounds it.

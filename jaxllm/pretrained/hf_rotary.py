@@ -28,6 +28,9 @@ def common_rotary(family: Family, content: dict[str, Any]) -> tuple[dict[str, An
         if not isinstance(given, dict) or not isinstance(local, dict) or local.get("rope_type", "default") != "default":
             return content, {}, [f"the rope parameters of {SLIDING} are {shown(local)}"]
         fields["rope_local_base"] = local.get("rope_theta", content.get("rope_local_base_freq", its.local_base))
+    kind = given.get("rope_type", given.get("type", "default"))
+    if not its.scaled and kind != "default":
+        return content, {}, [f"rope_type is {shown(kind)}"]
     given = {"rope_theta": content.get(its.names[0], its.base)} | given
     if its.fraction is not None:
         fields["rotary_fraction"] = given.pop("partial_rotary_factor", content.get(its.names[1], its.fraction))
@@ -41,9 +44,12 @@ def _of_two_kinds(given: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def write_rotary(family: Family, config: GPTConfig, common: dict[str, Any]) -> dict[str, Any]:
-    """The settings of Llama in the family's own words."""
+    """The settings of Llama in the family's own words. A scaling that it does not have is left out."""
     its = family.rotary or RotarySettings()
     content, parameters = dict(common), dict(common[PARAMETERS])
+    if not its.scaled:
+        content.pop(SCALING, None)
+        parameters = {"rope_theta": config.rope_base, "rope_type": "default"}
     if its.fraction is not None:
         parameters["partial_rotary_factor"] = content[its.names[1]] = config.rotary_fraction
         content[its.names[0]] = content.pop("rope_theta")

@@ -3,6 +3,7 @@
 from jaxllm.pretrained.family import (
     EMBEDDING,
     GGUF_APART,
+    GGUF_EXPERTS,
     HARMLESS,
     HEAD,
     Family,
@@ -30,6 +31,16 @@ LLAMA_NAMES: dict[str, Paths] = {
     "model.layers.{i}.mlp.down_proj.weight": "block_{i}/mlp/down/kernel",
     "model.norm.weight": "norm_final/scale",
     "lm_head.weight": HEAD,
+}
+EXPERT_NAMES: dict[str, Paths] = LLAMA_NAMES | {
+    "model.layers.{i}.mlp.gate.weight": "block_{i}/mlp/router/kernel",
+    "model.layers.{i}.mlp.experts.{e}.gate_proj.weight": "block_{i}/mlp/gate/kernels/{e}",
+    "model.layers.{i}.mlp.experts.{e}.up_proj.weight": "block_{i}/mlp/up/kernels/{e}",
+    "model.layers.{i}.mlp.experts.{e}.down_proj.weight": "block_{i}/mlp/down/kernels/{e}",
+}
+STACKED_EXPERTS: dict[str, Paths] = {  # the parameters of transformers 5
+    "model.layers.{i}.mlp.experts.gate_up_proj": ("block_{i}/mlp/gate/kernels", "block_{i}/mlp/up/kernels"),
+    "model.layers.{i}.mlp.experts.down_proj": "block_{i}/mlp/down/kernels",
 }
 OLMO2_NAMES = {name: paths for name, paths in LLAMA_NAMES.items() if "layernorm" not in name} | {
     "model.layers.{i}.post_attention_layernorm.weight": "block_{i}/norm_1/scale",
@@ -78,6 +89,20 @@ QWEN2 = Family(
 QWEN3 = Family(
     "Qwen3ForCausalLM", "qwen3", LLAMA_SETTINGS, {**LLAMA_DEFAULTS, "num_key_value_heads": 32, "head_dim": 128}, GATED,
     {**LLAMA_FIXED, "qk_norm": True}, LLAMA_HARMLESS, LLAMA_FOLDER, Layout(GGUF_APART), layers="qwen",
+)  # fmt: skip
+QWEN3_MOE = Family(
+    "Qwen3MoeForCausalLM", "qwen3_moe",
+    {
+        **LLAMA_SETTINGS, "d_ff": "moe_intermediate_size", "n_experts": "num_experts",
+        "n_experts_per_token": "num_experts_per_tok", "normalise_experts": "norm_topk_prob",
+    },
+    {
+        **LLAMA_DEFAULTS, "num_key_value_heads": 4, "moe_intermediate_size": 768, "num_experts": 128,
+        "num_experts_per_tok": 8, "norm_topk_prob": False,
+    },
+    GATED, {**LLAMA_FIXED, "qk_norm": True},
+    {**LLAMA_HARMLESS, "decoder_sparse_step": (1,), "mlp_only_layers": (None, []), "use_sliding_window": (False, None)},
+    LLAMA_FOLDER._replace(names=EXPERT_NAMES, stacked=STACKED_EXPERTS), Layout(GGUF_EXPERTS), gguf_name="qwen3moe",
 )  # fmt: skip
 GEMMA = Family(
     "GemmaForCausalLM", "gemma", LLAMA_SETTINGS,
@@ -132,5 +157,5 @@ PHI3 = Family(
         "sliding_window": None,
     },
     GATED, LLAMA_FIXED, {"is_causal": (None, True), "quantization_config": (None,)},
-    LLAMA_FOLDER._replace(names=PHI3_NAMES), None, whole_heads=True, rotary=RotarySettings(fraction=1.0),
+    LLAMA_FOLDER._replace(names=PHI3_NAMES), None, whole_heads=True, rotary=RotarySettings(fraction=1.0, scaled=False),
 )  # fmt: skip

@@ -26,6 +26,7 @@ from jaxllm.pretrained.parameter_map import (
     tensor_name,
     tensor_placements,
     to_params,
+    with_experts,
 )
 from jaxllm.pretrained.tensor_file import StoredTensor, is_finite
 from jaxllm.utils.errors import InputError, shown
@@ -35,7 +36,8 @@ def load_pretrained(path: str | Path) -> tuple[GPTConfig, dict[str, Any]]:
     """The config and the parameters of a Hugging Face folder or a GGUF file.
 
     A folder holds config.json and model.safetensors, or several safetensors files with an index. The families are
-    those of `jaxllm.pretrained.families`; GPT-2, Llama, Qwen 2 and 3 and Gemma are read from GGUF too.
+    those of `jaxllm.pretrained.families`; GPT-2, Llama, Qwen 2 and 3, its mixtures of experts and Gemma are read from
+    GGUF too.
 
     The parameters are a nested dict with the paths and shapes that `GPT(config).init` gives; kernels are [in, out].
     The leaves are NumPy arrays in float32: narrower types are widened and quantised tensors are decoded. Tensors that a
@@ -72,7 +74,7 @@ class Pretrained(NamedTuple):
                     "use another model."
                 )
             params |= ours
-        return nested(params)
+        return nested(with_experts(params))
 
     def check(self) -> dict[str, Placement]:
         """The parameters that each tensor holds, by its name. Raises InputError if tensors do not fit the config."""

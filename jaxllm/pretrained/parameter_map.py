@@ -32,23 +32,45 @@ class Placement(NamedTuple):
 def tensor_placements(layout: Layout, config: GPTConfig, found: Iterable[str] | None = None) -> dict[str, Placement]:
     """The placement of each tensor of a model with that config, by the tensor's name.
 
-    `found` are the names of the tensors in a file. If given, they decide between two forms of a file: the names have no
-    prefix if the model was saved without its head, and a tied model may have a head in place of its table.
+    `found` are the names of the tensors in a file. If given, they decide between forms of a file: the names have no
+    prefix if the model was saved without its head, a tied model may have a head in place of its table, and the kernels
+    of experts may be stacked.
     """
     found = None if found is None else set(found)
     prefix = layout.prefix
     bare = found is not None and tensor_name(layout, EMBEDDING).removeprefix(prefix) in found
-    shapes, placements = parameter_shapes(config), {}
-    for pattern, paths in layout.names.items():
+    shapes, placements, names = parameter_shapes(config), {}, layout.names
+    if found is not None and any(_in_first_block(name, prefix if bare else "") in found for name in layout.stacked):
+        names = {name: paths for name, paths in names.items() if "{e}" not in name} | dict(layout.stacked)
+    # One that a file lacks is enough to refuse it, and a config may claim far more experts than the file has tensors.
+    n_experts = config.n_experts if found is None else min(config.n_experts, len(found) + 1)
+    for pattern, paths in names.items():
+        name = pattern.removeprefix(prefix) if bare else pattern
         for i in range(config.n_layers if "{i}" in pattern else 1):
-            name = (pattern.removeprefix(prefix) if bare else pattern).format(i=i)
-            held = tuple(path.format(i=i) for path in ((paths,) if isinstance(paths, str) else paths))
-            if held[0] in shapes:
-                placements[name] = Placement(held, _stored_shape(layout, held, [shapes[path] for path in held]))
+            for e in range(n_experts if "{e}" in pattern else 1):
+                held = tuple(path.format(i=i, e=e) for path in ((paths,) if isinstance(paths, str) else paths))
+                if held[0] in shapes or _of_expert(held[0]):
+                    of_parts = [_part_shape(shapes, path) for path in held]
+                    placements[name.format(i=i, e=e)] = Placement(held, _stored_shape(layout, held, of_parts))
     table, head = (tensor_name(layout, path) for path in (EMBEDDING, HEAD))
     if config.tie_embeddings and found is not None and head in found and table not in found and table in placements:
         placements[head] = placements.pop(table)
     return placements
+
+
+def _in_first_block(pattern: str, prefix: str) -> str:
+    return pattern.removeprefix(prefix).format(i=0)
+
+
+def _of_expert(path: str) -> tuple[str, int] | None:
+    """The parameter of all experts and the number of the expert of a path such as "block_0/mlp/up/kernels/3"."""
+    whole, _, number = path.rpartition("/")
+    return (whole, int(number)) if number.isdecimal() else None
+
+
+def _part_shape(shapes: Mapping[str, Shape], path: str) -> Shape:
+    part = _of_expert(path)
+    return shapes[path] if part is None else shapes[part[0]][1:]
 
 
 def tensor_name(layout: Layout, path: str) -> str:
@@ -57,18 +79,18 @@ def tensor_name(layout: Layout, path: str) -> str:
 
 
 def _stored_shape(layout: Layout, paths: tuple[str, ...], shapes: list[Shape]) -> Shape:
-    joined = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
-    return joined[::-1] if _is_out_in(layout, paths) else joined
+    *first, width = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+    return (*first[:-1], width, first[-1]) if _is_out_in(layout, paths) else (*first, width)
 
 
 def _is_out_in(layout: Layout, paths: tuple[str, ...]) -> bool:
-    return paths[0] == HEAD or (layout.out_in and paths[0].endswith("/kernel"))
+    return paths[0] == HEAD or (layout.out_in and ("/kernels" in paths[0] or paths[0].endswith("/kernel")))
 
 
 def to_params(layout: Layout, config: GPTConfig, placement: Placement, x: np.ndarray) -> dict[str, np.ndarray]:
-    """The parameters in the tensor `x` of a file, by path, as new C-contiguous arrays."""
+    """The parameters in the tensor `x` of a file, by path, as new C-contiguous arrays; see `with_experts` too."""
     if _is_out_in(layout, placement.paths):
-        x = x.T
+        x = x.swapaxes(-1, -2)
     if placement.paths[0].endswith("/scale"):
         x = x + np.asarray(layout.offset, x.dtype)
     parts = apart(layout, config, placement.paths, x)
@@ -84,16 +106,38 @@ def to_tensor(layout: Layout, config: GPTConfig, placement: Placement, params: M
 
     The result is a view of the parameters where no copy is needed.
     """
-    parts = [in_order(config, path, np.asarray(params[path]), layout.interleaved) for path in placement.paths]
+    parts = [in_order(config, path, _part(params, path), layout.interleaved) for path in placement.paths]
     x = parts[0] if len(parts) == 1 else together(layout, config, np.concatenate(parts, axis=-1), len(parts))
     if placement.paths[0].endswith("/scale"):
         x = x - np.asarray(layout.offset, x.dtype)
-    return x.T if _is_out_in(layout, placement.paths) else x
+    return x.swapaxes(-1, -2) if _is_out_in(layout, placement.paths) else x
+
+
+def _part(params: Mapping[str, Any], path: str) -> np.ndarray:
+    part = _of_expert(path)
+    return np.asarray(params[path] if part is None else params[part[0]][part[1]])
+
+
+def with_experts(params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parameters by path, in which those of the experts, read from tensors of their own, are one array [E, D, F].
+
+    `params` loses its entries one kind at a time, so that little is in memory twice.
+    """
+    experts: dict[str, list[str]] = {}
+    for path in params:
+        if (part := _of_expert(path)) is not None:
+            experts.setdefault(part[0], []).append(path)
+    for whole, paths in experts.items():
+        ordered = sorted(paths, key=lambda path: int(path.rpartition("/")[2]))
+        params[whole] = np.stack([params.pop(path) for path in ordered])
+    return params
 
 
 def apart(layout: Layout, config: GPTConfig, paths: tuple[str, ...], x: np.ndarray) -> list[np.ndarray]:
     """What belongs to each of the parameters along the last axis of a tensor [..., F] of them all."""
-    if layout.by_head and len(paths) > 1:
+    if len(paths) == 1:
+        return [x]
+    if layout.by_head:
         heads = x.reshape(*x.shape[:-1], config.n_heads, len(paths), -1)
         return [heads[..., i, :].reshape(*x.shape[:-1], -1) for i in range(len(paths))]
     widths = [parameter_shapes(config)[path][-1] for path in paths]

@@ -125,7 +125,8 @@ def _adapter_of(
     placement: Placement | None,
 ) -> Tensors:  # fmt: skip
     """A and B of each kernel of a module, by path."""
-    if placement is None or len(placement.shape) != 2 or not placement.paths[0].startswith("block_"):
+    path = "" if placement is None else placement.paths[0]
+    if placement is None or not (path.startswith("block_") and path.endswith("/kernel")):
         raise InputError(
             f"{folder} adapts the module {shown(module)}, but only maps of blocks can have adapters; merge it into its "
             "base model with PEFT, then import that."

@@ -6,14 +6,15 @@ derivative, and the pullback closes over the values that it needs. A Linen modul
 module's parameters first: `MultiHeadAttention(n_heads)` is `multi_head_attention(params, x, n_heads)`.
 
 A good order to read: `layers`, `embeddings`, `attention`, `rotary`, `multi_head`, `softcap`, `gpt`, `loss`,
-`schedules`, `update_rules`, `muon`, `optimizer`, `step`; then `sampling`, `lookup`, `logit_lens` and `lora`. `arrays`
-holds the helpers. Only NumPy is imported, so that an error in JAX, in its compiler or in the use of them cannot occur
-on both sides of a comparison.
+`schedules`, `update_rules`, `muon`, `optimizer`, `step`; then `experts`, `sampling`, `lookup`, `logit_lens` and `lora`.
+`arrays` holds the helpers. Only NumPy is imported, so that an error in JAX, in its compiler or in the use of them cannot
+occur on both sides of a comparison.
 """
 
 from jaxllm.reference import (
     attention,
     embeddings,
+    experts,
     fast,
     gpt,
     layers,
@@ -33,6 +34,6 @@ from jaxllm.reference import (
 )
 
 __all__ = [
-    "attention", "embeddings", "fast", "gpt", "layers", "logit_lens", "lookup", "lora", "loss", "multi_head",
+    "attention", "embeddings", "experts", "fast", "gpt", "layers", "logit_lens", "lookup", "lora", "loss", "multi_head",
     "muon", "optimizer", "rotary", "sampling", "schedules", "softcap", "step", "update_rules",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from jaxllm.reference import attention, embeddings, layers, multi_head
+from jaxllm.reference import attention, embeddings, experts, layers, multi_head
 from jaxllm.reference.arrays import Array, Params, Vjp, float64, vjp
 from jaxllm.reference.softcap import change_of_logits, change_of_scores
 
@@ -27,7 +27,7 @@ def block(
         return multi_head.multi_head_attention(params["attention"], y, config.n_heads, config.kv_heads, **options)
 
     def mlp(y: Array) -> Array:
-        return layers.mlp(params["mlp"], y, config.activation, inside)
+        return _mlp(config, params["mlp"], y, inside)
 
     added = _half(config, params, ("norm_1", "attention"), attention, x, seen, attended)
     seen["residual_1"] = x + added
@@ -61,7 +61,7 @@ def _options(config: Any, layer: int) -> dict[str, Any]:
         kind = (config.layer_pattern * (layer + 1))[layer]
         window = window if kind == "L" else None
         if kind == "L" and rotary is not None and config.rope_local_base is not None:
-            rotary = rotary._replace(base=config.rope_local_base, factor=1.0)  # no scaling
+            rotary = rotary._replace(base=config.rope_local_base, factor=1.0, scale=1.0)  # no scaling
     if config.rotary_pattern is not None and (config.rotary_pattern * (layer + 1))[layer] == "N":
         rotary = None
     return {
@@ -69,6 +69,20 @@ def _options(config: Any, layer: int) -> dict[str, Any]:
         "score": change_of_scores(config), "rotary_fraction": config.rotary_fraction,
         "whole_norms": config.qk_norm == "whole", "scale": config.attention_scale,
     }  # fmt: skip
+
+
+def _mlp(config: Any, params: Params, x: Array, seen: Named) -> Array:
+    """The MLP of a block, or its mixture of experts."""
+    if not config.n_experts:
+        return layers.mlp(params, x, config.activation, seen)
+    return experts.mixture(params, x, config.n_experts_per_token, config.normalise_experts, config.activation, seen)
+
+
+def _mlp_vjp(config: Any, params: Params, x: Array, cotangents: Named) -> Vjp:
+    if not config.n_experts:
+        return layers.mlp_vjp(params, x, config.activation, cotangents)
+    options = config.n_experts_per_token, config.normalise_experts, config.activation
+    return experts.mixture_vjp(params, x, *options, cotangents)
 
 
 @vjp
@@ -90,7 +104,7 @@ def block_vjp(
         return multi_head.multi_head_attention_vjp(params["attention"], y, config.n_heads, config.kv_heads, **options)
 
     def mlp(y: Array) -> Vjp:
-        return layers.mlp_vjp(params["mlp"], y, config.activation, inside)
+        return _mlp_vjp(config, params["mlp"], y, inside)
 
     added, attention_back = _half_vjp(config, params, ("norm_1", "attention"), attention, x, found, attended)
     residual = x + added

@@ -111,6 +111,7 @@ def test_the_fields_type_decides_what_an_override_is() -> None:
 
 
 SCALED = ["model.position='rotary'", "model.rope_factor=2.0"]
+EXPERTS = ["model.n_experts=3", "model.activation=swiglu", "model.use_bias=false"]
 RULES = {  # of two fields: settings at the limit, settings beyond it, and the error
     "checkpoint.keep_best": (
         ["checkpoint.keep_best=1", "checkpoint.every=6", "eval.every=3"],
@@ -174,6 +175,32 @@ RULES = {  # of two fields: settings at the limit, settings beyond it, and the e
         [*SCALED, "model.rope_low_frequency=2.5", "model.rope_high_frequency=2.5"],
         "model.rope_low_frequency is 2.5, but it must be below model.rope_high_frequency = 2.5",
     ),
+    "model.rope_base": (
+        [*SCALED, "model.rope_scaling=yarn", "model.rope_base=1.1"],
+        [*SCALED, "model.rope_scaling=yarn", "model.rope_base=1.0"],
+        "model.rope_base is 1.0 and the frequencies are 1.0 and 32.0, but YaRN needs a base above 1",
+    ),
+    "model.rope_high_frequency": (
+        [*SCALED, "model.rope_scaling=yarn", "model.rope_low_frequency=1e-6", "model.rope_high_frequency=1e6"],
+        [*SCALED, "model.rope_scaling=yarn", "model.rope_low_frequency=9e-7", "model.rope_high_frequency=1e6"],
+        "frequencies from 1e-6 to 1e6",
+    ),
+    "optimizer.name": (
+        [*EXPERTS, "optimizer.name=muon"], [*EXPERTS, "optimizer.name=adafactor"],
+        "optimizer.name is adafactor, but it is for matrices",
+    ),
+    "model.n_experts_per_token": (
+        [*EXPERTS, "model.n_experts_per_token=3"], [*EXPERTS, "model.n_experts_per_token=4"],
+        "model.n_experts_per_token is 4, but there are only model.n_experts = 3",
+    ),
+    "model.activation": (
+        [*EXPERTS, "model.activation=geglu"], [*EXPERTS, "model.activation=gelu"],
+        "model.activation is 'gelu', but experts are gated; choose swiglu or geglu",
+    ),
+    "model.use_bias": (EXPERTS, [*EXPERTS, "model.use_bias=true"], "model.use_bias = true is not for experts"),
+    "model.mup_base_width of experts": (
+        EXPERTS, [*EXPERTS, "model.mup_base_width=64"], "model.mup_base_width = 64 is not for experts",
+    ),
     "sinusoidal": (
         ["model.position='sinusoidal'", "model.d_model=6", "model.n_heads=2"],
         ["model.position='sinusoidal'", "model.d_model=5", "model.n_heads=1"],
@@ -218,7 +245,7 @@ LIMITS = {  # the least and the greatest allowed value of a field
     "model.context_length": (1, 2**24), "model.d_model": (1, 2**17), "model.n_layers": (1, 1000),
     "model.n_heads": (1, 1024), "model.n_kv_heads": (1, 1024), "model.d_head": (1, 2**14), "model.d_ff": (1, 2**20), "model.mup_base_width": (1, 2**17),
     "model.rope_original_context": (1, 2**24), "model.sliding_window": (1, 2**24), "model.separator": (0, 2**31 - 1),
-    "model.ngrams": (1, 8), "model.n_classes": (0, 2**16), "model.ngram_rows": (1, 2**24),
+    "model.n_experts": (0, 4096), "model.n_experts_per_token": (1, 4096), "model.ngrams": (1, 8), "model.n_classes": (0, 2**16), "model.ngram_rows": (1, 2**24),
     "train.steps": (1, 2**31 - 1), "train.window": (1, 2**31 - 1), "lora.rank": (0, 2**31 - 1), "train.batch_size": (1, 2**20), "train.seed": (0, 2**31 - 1),
     "train.max_skipped": (0, 2**31 - 1), "optimizer.warmup_steps": (0, 2**31 - 1), "eval.every": (1, 2**31 - 1),
     "eval.sample_tokens": (1, 100_000), "checkpoint.every": (1, 2**31 - 1), "checkpoint.keep": (1, 2**31 - 1),
@@ -226,7 +253,11 @@ LIMITS = {  # the least and the greatest allowed value of a field
     "parallel.data": (1, 2**31 - 1), "parallel.fsdp": (1, 2**31 - 1), "parallel.context": (1, 2**31 - 1),
     "parallel.tensor": (1, 2**31 - 1),
 }  # fmt: skip
-TOGETHER = {"tokenizer.vocab_size": {"kind": "word"}, "model.n_kv_heads": {"n_heads": 1024, "d_head": 2}}
+TOGETHER = {
+    "tokenizer.vocab_size": {"kind": "word"},
+    "model.n_kv_heads": {"n_heads": 1024, "d_head": 2},
+    "model.n_experts": {"activation": "swiglu", "use_bias": False, "n_experts_per_token": 1},
+}
 
 
 @pytest.mark.parametrize("name", LIMITS)

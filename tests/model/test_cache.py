@@ -27,7 +27,7 @@ STARTS = np.array([0, 2, 3])  # slots of the rows' first tokens
         *(
             pytest.param(options, marks=pytest.mark.newest)
             for options in (
-                {"separator": 5}, {"sliding_window": 3}, VARIANTS["qwen"],
+                {"separator": 5}, {"sliding_window": 3}, VARIANTS["qwen"], VARIANTS["experts"],
                 {"position": "rotary", "separator": 5, "sliding_window": 4}, {"separator": 5, "ngrams": 4},
             )
         ),

@@ -46,6 +46,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         dict(
             tie_embeddings=False, d_ff=20, n_kv_heads=2, d_head=6, activation="swiglu", position="rotary", qk_norm=True
         ),
+        dict(activation="swiglu", use_bias=False, d_ff=6, n_experts=5, n_experts_per_token=3),
         dict(
             position="rotary",
             rotary_fraction=0.5,

@@ -73,7 +73,7 @@ PROMPTS = [[3], [1, 4, 1, 5, 9, 2], [7, 7, 2, 8, 1, 8, 2, 8, 4, 5, 9]]
         "llama",
         *(
             pytest.param(v, marks=pytest.mark.newest)
-            for v in ("multi-query", "qwen", "separator", "changed", "gemma 3", "neox")
+            for v in ("multi-query", "qwen", "separator", "changed", "experts", "gemma 3", "neox")
         ),
     ],
 )

@@ -200,7 +200,8 @@ def test_every_config_field_does_something(field: str) -> None:
         "d_ff": 5, "mup_base_width": 2, "position": "sinusoidal", "norm": "rms_norm", "activation": "gelu", "dropout": 0.5,
         "tie_embeddings": False, "use_bias": False, "separator": int(random_tokens(TINY)[0, 3]),
         "d_head": 6, "rope_base": 100.0, "rope_factor": 8.0, "rope_low_frequency": 2.0, "rope_high_frequency": 3.0,
-        "rope_original_context": 60, "sliding_window": 2, "norm_epsilon": 0.1, "qk_norm": True,
+        "rope_scaling": "linear", "rope_truncate": False, "rope_attention_factor": 2.0, "rope_original_context": 60, "sliding_window": 2, "norm_epsilon": 0.1, "qk_norm": True,
+        "n_experts": 3, "n_experts_per_token": 1, "normalise_experts": False,
         "qkv_bias": False, "rotary_fraction": 0.5, "norm_place": "after", "parallel_residual": True,
         "score_softcap": 0.5, "logits_softcap": 0.5, "attention_scale": 3.0, "layer_pattern": "G",
         "rope_local_base": 20.0, "rotary_pattern": "N",
@@ -211,6 +212,10 @@ def test_every_config_field_does_something(field: str) -> None:
     base = replace(TINY, n_layers=1, ngrams=2 if field == "ngram_rows" else 1)
     if "rope" in field or "rotary" in field:
         base = replace(base, position="rotary", rope_factor=4.0, rope_original_context=10)
+    if field in ("rope_truncate", "rope_attention_factor"):
+        base = replace(base, rope_scaling="yarn", rope_base=100.0, rope_low_frequency=0.05, rope_high_frequency=1.0)
+    if "experts" in field:
+        base = replace(base, activation="swiglu", use_bias=False, n_experts=4)
     if field in ("layer_pattern", "rope_local_base"):
         base = replace(base, sliding_window=2, layer_pattern="L")
     before, after = outcome(base), outcome(replace(base, **{field.partition("=")[0]: other}))

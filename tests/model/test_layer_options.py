@@ -16,6 +16,7 @@ from models import TINY, VARIANTS, random_gpt, random_tokens
 
 from jaxllm import GPTConfig, InputError
 from jaxllm.cache import Cache
+from jaxllm.config import Rotary
 from jaxllm.fast.cached_gpt import CachedGPT
 from jaxllm.gpt import parameter_shapes
 
@@ -50,6 +51,9 @@ def test_the_config_of_a_layer() -> None:
     assert alone == replace(LOCAL, layer_pattern=None, sliding_window=None)
     bases = replace(LOCAL, rope_local_base=5.0, rope_base=7.0, rope_factor=4.0)
     assert [(c.rope_base, c.rope_factor) for c in map(bases.of_layer, range(3))] == [(5.0, 1.0), (5.0, 1.0), (7.0, 4.0)]
+    scaled = replace(bases, rope_scaling="yarn", rope_attention_factor=1.3)
+    assert scaled.of_layer(0).rotary == Rotary(5.0, scaling="yarn", high_frequency=32.0)
+    assert scaled.of_layer(2).rotary == scaled.rotary
     rotated = replace(TINY, position="rotary", rotary_pattern="RN")
     assert [rotated.of_layer(i).rotary is None for i in range(3)] == [False, True, False]
 

@@ -16,6 +16,7 @@ from jaxllm import reference
 from jaxllm.reference import (
     attention,
     embeddings,
+    experts,
     gpt,
     layers,
     logit_lens,
@@ -38,6 +39,7 @@ MODULES = (
     attention,
     cached_gpt,
     embeddings,
+    experts,
     few_rows,
     gpt,
     layers,

@@ -83,6 +83,7 @@ CALL_FAST_FORMS = {"layers.swiglu", "layers.geglu", "logit_lens.logit_lens"}
 NO_FLOATS = {  # what they return
     "attention.document_numbers": "int32", "attention.document_mask": "bool", "attention.visible": "bool",
     "embeddings.ngram_ids": "int32", "loss.learned": "bool", "lookup.drafted": "int32",
+    "experts.chosen_experts": "int32",
 }  # fmt: skip
 
 

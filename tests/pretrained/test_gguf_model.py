@@ -12,9 +12,13 @@ from pretrained_files import CONFIGS, GPT2, LLAMA, LLAMA3, assert_same, refusal
 
 from jaxllm import GPTConfig, load_pretrained
 from jaxllm.pretrained.hf_config import numeric_fields
+from jaxllm.pretrained.rope_scaling import write_gguf_scaling
 from train.cli import main
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
+
+
+YARN_KEYS = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 9}
 
 
 def frequency_factors(config: GPTConfig) -> np.ndarray:
@@ -27,7 +31,7 @@ def frequency_factors(config: GPTConfig) -> np.ndarray:
     return np.array(factors, np.float32)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2", "qwen3", "gemma"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2", "qwen3", "qwen3moe", "gemma"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_gguf_file_is_the_folder(architecture: str, dtype: str, tmp_path: Path) -> None:
     config = next(config for name, config in CONFIGS.items() if name.lower().startswith(architecture))
@@ -50,6 +54,47 @@ def test_the_scaling_of_llama_3(tmp_path: Path) -> None:
     for other in (factors**0.9, factors[1:], factors * np.nan, factors.reshape(1, -1)):
         write_gguf(path, "llama", keys, {**tensors, "rope_freqs.weight": other.astype(np.float32)})
         assert "in another way than Llama 3" in refusal(lambda: load_pretrained(path))
+
+
+YARN = replace(LLAMA, rope_scaling="yarn", rope_factor=4.0, rope_original_context=9)
+SCALINGS = {
+    "a factor without a type": ({"rope.scaling.factor": 4.0}, replace(LLAMA, rope_scaling="linear", rope_factor=4.0)),
+    "the old key": ({"rope.scale_linear": 4.0}, replace(LLAMA, rope_scaling="linear", rope_factor=4.0)),
+    "a factor of 0": ({"rope.scaling.type": "linear", "rope.scaling.factor": 0.0}, LLAMA),
+    "YaRN": (YARN_KEYS, YARN),
+    "YaRN of its own": (
+        {**YARN_KEYS, "rope.scaling.yarn_beta_fast": 20.0, "rope.scaling.yarn_beta_slow": 2.0, "rope.scaling.attn_factor": 1.5},
+        replace(YARN, rope_high_frequency=20.0, rope_low_frequency=2.0, rope_attention_factor=1.5 * (1 + 0.1 * np.log(4.0))),
+    ),
+    "YaRN of the model's context": (
+        {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, replace(YARN, rope_original_context=LLAMA.context_length),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_scalings_in_keys(name: str, tmp_path: Path) -> None:
+    """Reading the keys gives the config, and so does reading those that are written for it."""
+    scaling, config = SCALINGS[name]
+    _, keys, tensors = both(tmp_path, LLAMA, "llama")
+    for written in (scaling, write_gguf_scaling(config)):
+        read, _ = load_pretrained(write_gguf(tmp_path / "x.gguf", "llama", keys | written, tensors))
+        got, want = numeric_fields(read), numeric_fields(config)
+        for fields in (got, want):
+            fields["rope_attention_factor"] = pytest.approx(fields.get("rope_attention_factor", 1.0), rel=1e-6)
+        assert got.keys() == want.keys() and all(got[field] == want[field] for field in want)
+
+
+def test_scalings_without_a_key() -> None:
+    assert "no key for model.rope_scaling = 'llama3'" in refusal(lambda: write_gguf_scaling(LLAMA3))
+    assert "model.rope_truncate = false" in refusal(lambda: write_gguf_scaling(replace(YARN, rope_truncate=False)))
+
+
+def test_two_scalings_are_refused(tmp_path: Path) -> None:
+    _, keys, tensors = both(tmp_path, LLAMA3, "llama")
+    factors = {"rope_freqs.weight": frequency_factors(LLAMA3)}
+    path = write_gguf(tmp_path / "x.gguf", "llama", keys | YARN_KEYS, {**tensors, **factors})
+    assert "in another way than Llama 3" in refusal(lambda: load_pretrained(path))
 
 
 def test_a_table_that_is_there_twice_is_tied(tmp_path: Path) -> None:
@@ -75,7 +120,12 @@ def test_a_table_that_is_there_twice_is_tied(tmp_path: Path) -> None:
         ({"attention.sliding_window": 4096}, "attention.sliding_window is 4096"),
         ({"attention.sliding_window": [0, 1]}, "attention.sliding_window is array([0, 1]"),
         ({"expert_count": 8, "logit_scale": 0.5}, "expert_count is 8, logit_scale is 0.5"),
-        ({"rope.scaling.factor": 4.0}, "rope.scaling.factor is 4.0"),
+        ({"rope.scaling.factor": 0.5}, "model.rope_factor is 0.5"),
+        ({"rope.scaling.type": "longrope"}, "rope.scaling.type is 'longrope'"),
+        ({"rope.scaling.attn_factor": 1.5, "rope.scaling.factor": 2.0}, "rope.scaling.attn_factor is 1.5"),
+        ({**YARN_KEYS, "rope.scaling.attn_factor": -1.0}, "rope.scaling.attn_factor is -1.0"),
+        ({**YARN_KEYS, "rope.scaling.yarn_ext_factor": 0.5}, "rope.scaling.yarn_ext_factor is 0.5"),
+        ({**YARN_KEYS, "rope.scaling.yarn_log_multiplier": 0.1}, "rope.scaling.yarn_log_multiplier is 0.1"),
         ({"block_count": 1001}, "model.n_layers is 1001"),
         ({"embedding_length": True}, "model.d_model is True"),
     ],
@@ -135,7 +185,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
     _, keys, tensors = both(tmp_path, replace(LLAMA, tie_embeddings=True), "llama")
     path = tmp_path / "x.gguf"
     write_gguf(path, "mamba", keys, tensors)
-    assert "'mamba', but this jaxllm reads gpt2, llama, qwen2, qwen3, gemma" in refusal(lambda: load_pretrained(path))
+    assert "'mamba', but this jaxllm reads gpt2, llama, qwen2, qwen3, qwen3moe, gemma" in refusal(lambda: load_pretrained(path))
     write_gguf(path, "llama", keys, {})
     assert "no table of token embeddings, token_embd.weight" in refusal(lambda: load_pretrained(path))
     write_gguf(path, "llama", keys, {**tensors, "blk.0.attn_q.bias": np.zeros(16, np.float32)})

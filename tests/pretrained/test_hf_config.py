@@ -1,5 +1,6 @@
 """config.json as transformers 4 and 5 write it: its GPTConfig, and settings that are refused."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,8 @@ SCALING = {
 SCALED = replace(
     ROTARY, rope_base=5e5, rope_factor=32.0, rope_high_frequency=2.0, rope_original_context=512, tie_embeddings=True
 )
+YARN = {"rope_type": "yarn", "factor": 4.0}
+YARNED = replace(ROTARY, rope_scaling="yarn", rope_factor=4.0, rope_high_frequency=32.0)
 LLAMA_4 = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **WIDE, "torch_dtype": "bfloat16"}
 MISTRAL_4 = {"architectures": ["MistralForCausalLM"], **WIDE, "rope_theta": 10000.0}
 QWEN3_4 = {
@@ -93,6 +96,23 @@ SETTINGS = {
     "llama 3, layout of 5": (
         {**LLAMA_4, "rope_parameters": {"rope_theta": 500000.0, **SCALING}, "tie_word_embeddings": True}, SCALED,
     ),
+    "linear": ({**LLAMA_4, "rope_scaling": {"type": "linear", "factor": 2}}, replace(ROTARY, rope_scaling="linear", rope_factor=2)),
+    "YaRN with defaults": (
+        {**LLAMA_4, "rope_parameters": {**YARN, "beta_fast": None, "attention_factor": None, "mscale": 1.0}},
+        replace(YARNED, rope_original_context=2048),
+    ),
+    "YaRN": (
+        {**LLAMA_4, "rope_parameters": {
+            **YARN, "beta_fast": 20, "beta_slow": 2, "truncate": False, "original_max_position_embeddings": 512,
+            "attention_factor": 1.5, "mscale": 1.0, "mscale_all_dim": 2.0}},
+        replace(
+            YARNED, rope_original_context=512, rope_high_frequency=20, rope_low_frequency=2, rope_truncate=False, rope_attention_factor=1.5
+        ),
+    ),
+    "YaRN with scales of attention": (
+        {**LLAMA_4, "rope_parameters": {**YARN, "factor": math.e**2, "mscale": 1.0, "mscale_all_dim": 0.5}},
+        replace(YARNED, rope_factor=math.e**2, rope_original_context=2048, rope_attention_factor=1.2 / 1.1),
+    ),
     "old name of the type": ({**LLAMA_4, "rope_theta": 77, "rope_scaling": {"type": "default"}}, replace(ROTARY, rope_base=77)),
     "mistral with its class's window": (MISTRAL_4, replace(ROTARY, sliding_window=4096)),
     "mistral with a window": ({**MISTRAL_4, "sliding_window": 7}, replace(ROTARY, sliding_window=7)),
@@ -149,10 +169,10 @@ SETTINGS = {
         ),
     ),
     "gemma 3": (
-        GEMMA3_4,
+        {**GEMMA3_4, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
         replace(
             GEGLU, n_layers=7, norm_place="both", qk_norm=True, attention_scale=0.25, sliding_window=512,
-            layer_pattern="LLLLLG", rope_base=1e6, rope_local_base=1e4,
+            layer_pattern="LLLLLG", rope_base=1e6, rope_local_base=1e4, rope_scaling="linear", rope_factor=8.0,
         ),
     ),
     "gemma 3 of today, scaled": (
@@ -253,8 +273,14 @@ def test_settings_are_read(name: str) -> None:
         (LLAMA_4, {"attention_bias": True, "mlp_bias": True}, "attention_bias is True, mlp_bias is True"),
         (LLAMA_4, {"hidden_act": "relu"}, "hidden_act is 'relu'"),
         (LLAMA_4, {"hidden_act": ["silu"]}, "hidden_act is ['silu']"),
-        (LLAMA_4, {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
-        (LLAMA_4, {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_type is 'yarn'"),
+        (LLAMA_4, {"rope_scaling": {"type": "linear"}}, "factor is missing"),
+        (LLAMA_4, {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type is 'dynamic'"),
+        (LLAMA_4, {"rope_scaling": {"type": ["yarn"], "factor": 2.0}}, "rope_type is ['yarn']"),
+        (LLAMA_4, {"rope_parameters": {"rope_type": "yarn"}}, "factor is missing"),
+        (LLAMA_4, {"rope_parameters": {**YARN, "factor": 0.5}}, "model.rope_factor is 0.5"),
+        (LLAMA_4, {"rope_parameters": {**YARN, "truncate": None}}, "model.rope_truncate is None"),
+        (LLAMA_4, {"rope_parameters": {**YARN, "attention_factor": 0}}, "model.rope_attention_factor is 0"),
+        (LLAMA_4, {"rope_parameters": {**YARN, "mscale": "1", "mscale_all_dim": 10**400}}, "mscale is '1', mscale_all_dim is 1000"),
         (LLAMA_4, {"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor is missing, high"),
         (LLAMA_4, {"rope_parameters": {**SCALING, "low_freq_factor": 2.0}}, "rope_low_frequency is 2.0, but it must be"),
         (LLAMA_4, {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "the rope parameters are {'full"),
@@ -287,6 +313,7 @@ def test_settings_are_read(name: str) -> None:
         (NEO_4, {"attention_types": [[["global"], 5]]}, "the kinds of the 3 layers are ['global', "),
         (NEO_4, {"attention_types": 7}, "the kinds of the 3 layers are 7"),
         (PHI3_4, {"rope_scaling": {"type": "longrope", "long_factor": [1.0]}}, "rope_type is 'longrope'"),
+        (PHI3_4, {"rope_scaling": {**YARN, "factor": 2.0}}, "rope_type is 'yarn'"),
         (GEMMA_4, {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
         (GEMMA_4, {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
     ],

@@ -111,6 +111,7 @@ def test_interleaved_positions_are_saved_half_split(tmp_path: Path) -> None:
         (replace(LLAMA, use_bias=True, norm="layer_norm"), "has no model.norm = 'layer_norm' and model.use_bias = True"),
         (replace(LLAMA, qk_norm=True, scale_embeddings=True), "Qwen3ForCausalLM is nearest, but has no model.scale_emb"),
         (replace(LLAMA, scale_embeddings=True), "LlamaForCausalLM is nearest, but has no model.scale_embeddings = True"),
+        (replace(LLAMA, rotary_fraction=0.5, rope_factor=2.0), "LlamaForCausalLM is nearest, but has no model.rotary_fra"),
     ],
     ids=str,
 )  # fmt: skip

@@ -54,12 +54,25 @@ OURS = {
         replace(ROTARY, rope_factor=8.0, rope_original_context=20, tie_embeddings=False, d_head=10),
         "LlamaForCausalLM",
     ),
+    "linear scaling": (replace(ROTARY, rope_scaling="linear", rope_factor=2.5), "LlamaForCausalLM"),
+    "YaRN": (
+        replace(ROTARY, rope_scaling="yarn", rope_factor=4.0, rope_original_context=10, rope_base=100.0, rope_high_frequency=2.0, rope_low_frequency=0.1),
+        "LlamaForCausalLM",
+    ),
+    "YaRN, interleaved": (
+        replace(ROTARY, rope_scaling="yarn", rope_factor=2.0, rope_original_context=20, rope_base=100.0, rope_truncate=False, rope_attention_factor=1.3, position="rotary_interleaved"),
+        "LlamaForCausalLM",
+    ),
     "window": (replace(ROTARY, sliding_window=5, activation="geglu"), "MistralForCausalLM"),
     "biases of queries, keys and values, interleaved": (
         replace(ROTARY, qkv_bias=True, position="rotary_interleaved", d_head=6), "Qwen2ForCausalLM",
     ),
     "qk norm, interleaved": (
         replace(ROTARY, qk_norm=True, position="rotary_interleaved", sliding_window=4, d_head=6), "Qwen3ForCausalLM",
+    ),
+    "experts": (
+        replace(ROTARY, qk_norm=True, d_head=6, n_experts=5, n_experts_per_token=3, normalise_experts=False),
+        "Qwen3MoeForCausalLM",
     ),
     "some layers without positions": (replace(ROTARY, rotary_pattern="RN", n_layers=3), "SmolLM3ForCausalLM"),
     "norms after, interleaved": (
@@ -76,8 +89,8 @@ OURS = {
     "two bases": (
         replace(
             ROTARY, norm_place="both", scale_embeddings=True, activation="geglu", qk_norm=True, n_layers=4, d_head=16,
-            layer_pattern="LLG", sliding_window=4, rope_base=5000.0, rope_local_base=300.0, rope_factor=8.0,
-            rope_original_context=20,
+            layer_pattern="LLG", sliding_window=4, rope_base=500.0, rope_local_base=300.0, rope_factor=4.0,
+            rope_original_context=10, rope_scaling="yarn", rope_high_frequency=2.0, rope_low_frequency=0.1,
         ),
         "Gemma3ForCausalLM",
     ),
@@ -179,6 +192,26 @@ def test_transformers_opens_our_folders(name: str, tmp_path: Path) -> None:
     assert numeric_fields(back) == numeric_fields(config)
     if back.position == config.position:
         jax.tree.map(np.testing.assert_array_equal, again, jax.device_get(params))
+
+
+@pytest.mark.parametrize("name", ["qwen 3 experts", "llama, YaRN"])
+def test_gradients_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    """Of the summed logits times random numbers, at every parameter, in float64."""
+    seeds = np.random.default_rng(1).normal(size=(*TOKENS.shape, 61))
+    with in_float64():
+        model = random_model(name).eval()
+        model.save_pretrained(tmp_path / "model")
+        (model(torch.tensor(TOKENS.astype(np.int64))).logits * torch.tensor(seeds)).sum().backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(parameter.grad)
+        model.save_pretrained(tmp_path / "gradients")
+    config, params = load_pretrained(tmp_path / "model")
+    _, want = load_pretrained(tmp_path / "gradients")
+    with arithmetic("float64"):
+        loss = jax.jit(lambda p: (GPT(config).apply({"params": p}, TOKENS) * seeds).sum())
+        got = jax.device_get(jax.grad(loss)(params))
+    jax.tree.map(lambda a, b: assert_near(a, b, 1e-10), got, want)
 
 
 def test_transformers_opens_an_exported_run(tmp_path: Path) -> None:

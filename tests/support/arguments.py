@@ -119,20 +119,23 @@ def heads(d: Draw) -> tuple[dict[str, Any], int, int, int, Rotary | None]:
     rotates = k % 2 == 0 and d.data.draw(st.booleans())
     if rotates:
         params |= {"query_norm": {"scale": d.array(k)}, "key_norm": {"scale": d.array(k)}}
-    return params, width, n, groups, Rotary(20.0, d.data.draw(st.booleans())) if rotates else None
+    scale = d.data.draw(st.sampled_from([1.0, 1.5]))
+    rotary = Rotary(20.0, d.data.draw(st.booleans()), 2.0, 1.0, 8.0, 50, "yarn", scale=scale)
+    return params, width, n, groups, rotary if rotates else None
 
 
 def rotations(d: Draw) -> list[Any]:
     """Queries or keys, positions and frequencies."""
     k, t = d.size(3), d.size()
-    return [d.array(*d.sizes(), t, 2 * k), d.rng.integers(9, size=t), d.array(k), d.data.draw(st.booleans())]
+    kind = [d.data.draw(st.booleans()), d.data.draw(st.sampled_from([1.0, 1.5]))]
+    return [d.array(*d.sizes(), t, 2 * k), d.rng.integers(9, size=t), d.array(k), *kind]
 
 
 def rotated_heads(d: Draw) -> list[Any]:
     """Queries or keys, how they are rotated, perhaps their positions, and the part of the features."""
     lead, t = d.sizes(1), d.size()
     places = d.data.draw(st.sampled_from([None, d.rng.integers(9, size=(*lead, t))]))
-    rotary = Rotary(20.0, d.data.draw(st.booleans()))
+    rotary = Rotary(20.0, d.data.draw(st.booleans()), scale=d.data.draw(st.sampled_from([1.0, 1.5])))
     return [d.array(*lead, d.size(3), t, 8), rotary, places, d.data.draw(st.sampled_from([0.25, 0.8, 1.0]))]
 
 
@@ -246,6 +249,27 @@ def lens(d: Draw) -> list[Any]:
     return [config, {"norm_final": d.norm(n), **head}, d.spread(*d.sizes(), n)]
 
 
+def kernels_of_experts(d: Draw, width: int, n: int) -> dict[str, Any]:
+    """Parameters of a mixture of n experts. A token passes through all, or a small step might choose others."""
+    hidden = d.size()
+    gate, up, down = (d.array(n, *shape) for shape in ((width, hidden), (width, hidden), (hidden, width)))
+    maps = {"gate": {"kernels": gate}, "up": {"kernels": up}, "down": {"kernels": down}}
+    return maps | {"router": {"kernel": d.spread(width, n)}}
+
+
+def mixture(d: Draw) -> list[Any]:
+    width, n = d.size(), d.size(4)
+    params, x = kernels_of_experts(d, width, n), d.array(*d.sizes(), width)
+    return [params, x, n, *d.perhaps(False, "geglu")]
+
+
+def experts(d: Draw) -> list[Any]:
+    width, n, k, lead = d.size(), d.size(4), d.size(2), d.sizes()
+    params = kernels_of_experts(d, width, n)
+    kernels = [params[name]["kernels"] for name in ("gate", "up", "down")]
+    return [d.array(*lead, width), d.rng.integers(n, size=(*lead, k)), d.array(*lead, k), *kernels, *d.perhaps("geglu")]
+
+
 def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
     params, width, n, groups, rotary = heads(d)
     hidden = d.size()
@@ -254,11 +278,16 @@ def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
         norm=d.data.draw(st.sampled_from(["layer_norm", "rms_norm"])), activation="gelu", n_heads=n, kv_heads=groups,
         rotary=rotary, norm_epsilon=0.01, sliding_window=d.data.draw(st.sampled_from([None, 2])), d_model=width,
         scale_embeddings=d.data.draw(st.booleans()), visible=d.data.draw(st.sampled_from([None, ABSOLUTE])),
-        score=d.data.draw(st.sampled_from([None, PLACED])), rotary_fraction=1.0, score_softcap=None, qk_norm=True,
+        score=d.data.draw(st.sampled_from([None, PLACED])), n_experts=d.data.draw(st.sampled_from([0, 3])),
+        n_experts_per_token=3, normalise_experts=d.data.draw(st.booleans()),
+        rotary_fraction=1.0, score_softcap=None, qk_norm=True,
         norm_place=d.data.draw(st.sampled_from(["before", "after", "both"])), rope_local_base=None, rotary_pattern=None,
         parallel_residual=d.data.draw(st.booleans()), layer_pattern=None,
         attention_scale=d.data.draw(st.sampled_from([None, 0.7])),
     )  # fmt: skip
+    mlp = {"up": up, "down": down}
+    if config.n_experts:
+        config.activation, mlp = "swiglu", kernels_of_experts(d, width, config.n_experts)
     if config.score is None and d.data.draw(st.booleans()):
         config.score_softcap = 1.5
     if config.sliding_window is not None and config.visible is None:
@@ -271,7 +300,7 @@ def block_of(d: Draw) -> tuple[Any, dict[str, Any], int]:
             for name in ("query", "key"):
                 params[f"{name}_norm"] = {"scale": d.array(params[name]["kernel"].shape[1])}
     norms = ["norm_1", "norm_2", *(["norm_1_after", "norm_2_after"] if config.norm_place == "both" else [])]
-    block = {name: d.norm(width) for name in norms} | {"attention": params, "mlp": {"up": up, "down": down}}
+    block = {name: d.norm(width) for name in norms} | {"attention": params, "mlp": mlp}
     return config, block, width
 
 
@@ -333,7 +362,7 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "embeddings.token_logits": lambda d: [d.array(d.size(), 3), d.array(*d.sizes(), 3)],
     "embeddings.learned_positions": lambda d: [d.array(4, d.size()), d.size()],
     "embeddings.sinusoidal_embedding": lambda d: [d.rng.integers(9, size=d.sizes()), 2 * d.size()],
-    "rotary.rotary_frequencies": lambda d: [2 * d.size(), 100.0, d.data.draw(st.sampled_from([1.0, 4.0])), 1.0, 4.0, 50],
+    "rotary.rotary_frequencies": lambda d: [2 * d.size(), 100.0, d.data.draw(st.sampled_from([1.0, 4.0])), 1.0, 4.0, 50, *d.perhaps("yarn", False)],
     "softcap.softcap": lambda d: [d.array(*d.sizes(), d.size()), d.data.draw(st.sampled_from([0.5, 3.0]))],
     "rotary.rotate": rotations,
     "rotary.rotate_heads": rotated_heads,
@@ -357,6 +386,10 @@ ARGUMENTS: dict[str, Callable[[Draw], list[Any]]] = {
     "attention.causal_dot_product_attention": same_positions,
     "fast.cached_gpt.grouped_attention": grouped_attention,
     "fast.few_rows.rows_product": lambda d: [d.array(*d.sizes(), 3), d.array(d.size(), 3)],
+    "experts.chosen_experts": lambda d: [d.spread(*d.sizes(), 4), d.size(4)],
+    "experts.expert_weights": lambda d: [d.array(*(lead := d.sizes()), 4), d.rng.integers(4, size=(*lead, d.size(3))), *d.perhaps(False)],
+    "experts.experts": experts,
+    "experts.mixture": mixture,
     "gpt.block": block,
     "gpt.forward": model,
     "logit_lens.logit_lens": lens,

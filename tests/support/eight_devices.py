@@ -8,6 +8,7 @@ its arguments, and each line that it prints is what the function returns, as JSO
 
 import contextlib
 import copy
+import dataclasses
 import io
 import json
 import os
@@ -88,6 +89,7 @@ LLAMA = GPTConfig(
     **SIZES, n_heads=8, n_kv_heads=4, d_ff=64, position="rotary", norm="rms_norm", activation="swiglu", use_bias=False,
     tie_embeddings=False, separator=3, sliding_window=9, score=alibi,
 )  # fmt: skip
+EXPERTS = dataclasses.replace(LLAMA, score=None, n_experts=4, qk_norm=True)
 OWN = GPTConfig(**SIZES, n_heads=4, dropout=0.1, block=GatedBlock)
 
 
@@ -264,7 +266,7 @@ def given_to_cudnn() -> list[str]:
 
 
 MODELS: dict[str, tuple[GPTConfig, dict[str, Any]]] = {
-    "llama": (LLAMA, {"rule": "muon", "grad_accumulation": 2}), "own": (OWN, {"loss": smoothed}),
+    "llama": (LLAMA, {"rule": "muon", "grad_accumulation": 2}), "experts": (EXPERTS, {}), "own": (OWN, {"loss": smoothed}),
     "float32": (GPT2, {"remat": True}),
 }  # fmt: skip
 ANSWERS = (agreement, resumed, arguments, gathers, evaluated, answered, rows_lie_in_order, commanded, given_to_cudnn)
@@ -275,7 +277,7 @@ def main() -> None:
     asked, sys.stdin = sys.stdin, io.StringIO()  # `jaxllm` sets the encoding of its input before it reads
     for line in asked:
         name, *rest = shlex.split(line)
-        with jax.enable_x64(name == "answered" or rest[:1] in (["llama"], ["own"])):
+        with jax.enable_x64(name == "answered" or rest[:1] in (["llama"], ["own"], ["experts"])):
             print(json.dumps(named_answers[name](*rest)), flush=True)
 
 

@@ -14,7 +14,7 @@ NAMES = {  # of transformers: of llama.cpp
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate": "ffn_gate_inp",
     "transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
     "transformer.h": "blk", "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv",
     "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
@@ -31,8 +31,14 @@ ROTARY_KEYS = SIZES | {
 }  # fmt: skip
 
 
+EXPERT_KEYS = {
+    "expert_count": "n_experts", "expert_used_count": "n_experts_per_token", "expert_feed_forward_length": "hidden_dim",
+}  # fmt: skip
+
+
 def keys_of(config: GPTConfig) -> dict[str, Any]:
     keys = GPT2_KEYS if config.position == "learned" else ROTARY_KEYS
+    keys = keys | EXPERT_KEYS if config.n_experts else keys
     return {key: getattr(config, field) for key, field in keys.items()}
 
 
@@ -42,9 +48,18 @@ def llama_cpp_name(name: str) -> str:
     return name
 
 
+def stack_experts(tensors: Tensors, config: GPTConfig) -> None:
+    """One tensor for all experts in place of one for each."""
+    for i in range(config.n_layers if config.n_experts else 0):
+        for kind in ("gate", "up", "down"):
+            parts = [tensors.pop(f"blk.{i}.mlp.experts.{e}.{kind}_proj.weight") for e in range(config.n_experts)]
+            tensors[f"blk.{i}.ffn_{kind}_exps.weight"] = np.stack(parts)
+
+
 def converted(folder: Path, config: GPTConfig, architecture: str) -> Tensors:
     """The tensors of a saved model, as llama.cpp's converter names and stores them."""
     tensors = {llama_cpp_name(name): x for name, x in contents(folder).items()}
+    stack_experts(tensors, config)
     for name, x in tensors.items():
         if architecture == "gpt2" and x.ndim == 2 and name.startswith("blk"):
             tensors[name] = x.T

@@ -35,10 +35,10 @@ VARIANTS = {
         "n_kv_heads": 1, "position": "rotary", "norm": "rms_norm", "norm_place": "after", "qk_norm": "whole",
         "activation": "swiglu", "use_bias": False, "tie_embeddings": False,
     },
-    "gemma 3": {  # with the soft caps of Gemma 2
-        "n_layers": 3, "position": "rotary", "rope_factor": 4.0, "rope_original_context": 40, "norm": "rms_norm",
-        "norm_place": "both", "activation": "geglu", "use_bias": False, "scale_embeddings": True, "qk_norm": True,
-        "attention_scale": 0.8, "score_softcap": 2.0, "logits_softcap": 3.0, "sliding_window": 3,
+    "gemma 3": {  # with the soft caps of Gemma 2, and with YaRN
+        "n_layers": 3, "position": "rotary", "rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_context": 40,
+        "norm": "rms_norm", "norm_place": "both", "activation": "geglu", "use_bias": False, "scale_embeddings": True,
+        "qk_norm": True, "attention_scale": 0.8, "score_softcap": 2.0, "logits_softcap": 3.0, "sliding_window": 3,
         "layer_pattern": "LLG", "rope_local_base": 30.0,
     },
     "neox": {
@@ -49,6 +49,14 @@ VARIANTS = {
     "qwen": {
         "position": "rotary_interleaved", "rope_factor": 4.0, "rope_original_context": 40, "qk_norm": True,
         "d_head": 6, "norm": "rms_norm", "activation": "geglu", "scale_embeddings": True,
+    },
+    "experts": {
+        "position": "rotary", "norm": "rms_norm", "activation": "swiglu", "use_bias": False, "qk_norm": True, "d_ff": 5,
+        "n_experts": 4,
+    },
+    "most experts": {
+        "activation": "geglu", "use_bias": False, "n_experts": 3, "n_experts_per_token": 2, "normalise_experts": False,
+        "tie_embeddings": False,
     },
 }  # fmt: skip
 

@@ -39,8 +39,8 @@ GPT_NEOX = replace(
 GEMMA = replace(LLAMA, activation="geglu", scale_embeddings=True, d_head=8, tie_embeddings=True)
 CONFIGS = {
     "GPT2LMHeadModel": GPT2, "LlamaForCausalLM": LLAMA, "MistralForCausalLM": replace(LLAMA, sliding_window=3),
-    "Qwen2ForCausalLM": QWEN2, "Qwen3ForCausalLM": QWEN3, "GemmaForCausalLM": GEMMA,
-    "SmolLM3ForCausalLM": replace(LLAMA, rotary_pattern="RN"),
+    "Qwen2ForCausalLM": QWEN2, "Qwen3ForCausalLM": QWEN3, "Qwen3MoeForCausalLM": replace(QWEN3, n_experts=3),
+    "GemmaForCausalLM": GEMMA, "SmolLM3ForCausalLM": replace(LLAMA, rotary_pattern="RN"),
     "Olmo2ForCausalLM": replace(LLAMA, norm_place="after", qk_norm="whole"), "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": replace(GEMMA2, qk_norm=True, rope_local_base=50.0, score_softcap=None, logits_softcap=None),
     "GPTNeoXForCausalLM": GPT_NEOX,

@@ -1,5 +1,6 @@
 """Models of Hugging Face's transformers with every parameter random. Tests that import this module need `peers`."""
 
+import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 20,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 10}
 THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", GPT2_SIZES),
     "gpt2 untied, exact gelu": (
@@ -36,11 +38,33 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama 3, tied, wide heads": (
         "Llama", {**SIZES, "rope_parameters": LLAMA3, "tie_word_embeddings": True, "head_dim": 12, "rms_norm_eps": 1e-3},
     ),
+    "llama, linear scaling": (
+        "Llama", {**SIZES, "rope_parameters": {"rope_type": "linear", "rope_theta": 300.0, "factor": 4.0}},
+    ),
+    "llama, YaRN": ("Llama", {**SIZES, "rope_parameters": {**YARN, "beta_fast": 2.0, "beta_slow": 0.1}, "head_dim": 12}),
+    "qwen 3, YaRN without rounding": (
+        "Qwen3",
+        {**SIZES, "rope_parameters": {**YARN, "beta_fast": 3.0, "beta_slow": 0.2, "truncate": False, "mscale": 1.4,
+                                      "mscale_all_dim": 0.7}, "head_dim": 12},
+    ),
+    "llama, YaRN with its own factor of attention": (
+        "Llama", {**SIZES, "rope_parameters": {**YARN, "attention_factor": 1.3}, "max_position_embeddings": 40},
+    ),
     "mistral": ("Mistral", {**SIZES, "sliding_window": 5, "head_dim": 10}),
     "qwen 2": ("Qwen2", {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
     "qwen 3": ("Qwen3", {**SIZES, "head_dim": 12, "num_key_value_heads": 1}),
     "qwen 3 with a window": (
         "Qwen3", {**SIZES, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0, "head_dim": 8},
+    ),
+    "qwen 3 experts": (
+        "Qwen3Moe",
+        {**SIZES, "head_dim": 12, "moe_intermediate_size": 20, "num_experts": 5, "num_experts_per_tok": 2,
+         "norm_topk_prob": True},
+    ),
+    "qwen 3 experts, YaRN": (
+        "Qwen3Moe",
+        {**SIZES, "head_dim": 8, "moe_intermediate_size": 12, "num_experts": 4, "num_experts_per_tok": 3,
+         "tie_word_embeddings": True, "rope_parameters": {**YARN, "beta_fast": 2.0, "beta_slow": 0.1}},
     ),
     "smollm 3": ("SmolLM3", {**SIZES, "num_hidden_layers": 5, "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
     "smollm 3, windows where there are no positions": (
@@ -57,7 +81,7 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma3Text", {
             **SIZES, "num_hidden_layers": 7, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 9,
             "rope_parameters": {
-                "full_attention": {**LLAMA3, "rope_theta": 5000.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 8.0},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
             },
         },
@@ -66,7 +90,7 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt neox, one after the other": (
         "GPTNeoX", {
             **NEOX_SIZES, "use_parallel_residual": False,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5},
+            "rope_parameters": {**YARN, "beta_fast": 2.0, "beta_slow": 0.1, "partial_rotary_factor": 0.5},
         },
     ),
     "gpt neo": (
@@ -86,8 +110,10 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """float32 in the code of transformers means float64."""
+    """float32 in the code of transformers means float64; experts take turns, for torch's grouped product has none."""
+    moe = importlib.import_module("transformers.integrations.moe")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moe, "_can_use_grouped_mm", lambda *_: False, raising=False)
         patch.setattr(torch, "float32", torch.float64)
         patch.setattr(torch, "float", torch.float64)
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)

@@ -20,9 +20,11 @@ from jaxllm import reference
 from jaxllm.attention import CausalAttention, MultiHeadAttention, SelfAttention
 from jaxllm.config import GPTConfig, Rotary
 from jaxllm.embeddings import PositionEmbedding
+from jaxllm.experts import Experts
 from jaxllm.gpt import Head
 from jaxllm.layers import MLP, Linear, Norm
 
+YARN = Rotary(100.0, factor=4.0, high_frequency=8.0, original_context=60, scaling="yarn", truncate=False, scale=1.2)
 NOT_NUMERIC = {
     "array", "config", "config_rules", "parallel", "fast.on_mesh",  # where numbers lie: test_parallel.py
     "fast.platform",  # choices: test_products.py
@@ -202,17 +204,23 @@ CASES: dict[str, list[list[Any]]] = {
     "embeddings.learned_positions": [[normal(7, 4), 5]],
     "embeddings.sinusoidal_embedding": [[integers(9, 2, 5), 6]],
     "embeddings.sinusoidal_positions": [[9, 6], [1, 2]],
-    "rotary.rotary_frequencies": [[8], [64, 500000.0, 8.0, 1.0, 4.0, 8192], [16, 10000.0, 32.0, 1.5, 3.0, 64]],
+    "rotary.rotary_frequencies": [
+        [8], [64, 500000.0, 8.0, 1.0, 4.0, 8192], [16, 10000.0, 32.0, 1.5, 3.0, 64], [16, 10000.0, 4.0, 1.0, 4.0, 64, "linear"],
+        [64, 500000.0, 8.0, 1.0, 32.0, 8192, "yarn"], [64, 10000.0, 4.0, 1.0, 32.0, 2048, "yarn", False],
+        [4, 10000.0, 4.0, 1.0, 1.1, 64, "yarn"], [8, 10000.0, 4.0, 1.0, 32.0, 5, "yarn"], [4, 10000.0, 4.0, 1.0, 32.0, 30, "yarn"],
+    ],
     "rotary.rotate": [
         [normal(2, 3, 5, 6), integers(50, 5), positive(3)],
         [normal(2, 5, 4), integers(50, 2, 5), positive(2), True],
         [normal(1, 2), integers(50, 1), positive(1)],
+        [normal(2, 5, 4), integers(50, 5), positive(2), False, 1.3],
     ],
     "softcap.softcap": [[normal(3, 7), 0.7], [scaled(300, 9), 30.0]],
     "rotary.rotate_heads": [
         [normal(2, 3, 5, 6), Rotary(100.0)],
         [normal(2, 3, 5, 8), Rotary(100.0, True), integers(50, 2, 5), 0.5],
         [normal(3, 5, 10), Rotary(100.0), None, 0.45],
+        [normal(3, 5, 8), YARN, None, 0.5],
     ],
     "attention.simple_attention_weights": [[normal(6, 3)], [normal(2, 1, 3)]],
     "attention.simple_attention": [[normal(6, 3)], [normal(2, 1, 3)]],
@@ -270,6 +278,15 @@ CASES: dict[str, list[list[Any]]] = {
         [normal(5), normal(5, 3), normal(5, 3), normal(3, 3), 1.0],
     ],
     "lora.int8_linear": [[normal(3, 4, 5), bytes_(5, 6), normal(6)], [normal(5), bytes_(5, 1), normal(1)]],
+    "experts.chosen_experts": [[normal(3, 5, 7), 2], [fixed([1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]), 3], [normal(4), 4]],
+    "experts.expert_weights": [
+        [normal(3, 5, 7), integers(7, 3, 5, 2)], [normal(3, 5, 7), integers(7, 3, 5, 3), False], [scaled(300, 4, 7), integers(7, 4, 1), False]
+    ],
+    "experts.experts": [
+        [normal(2, 5, 3), integers(4, 2, 5, 2), normal(2, 5, 2), normal(4, 3, 6), normal(4, 3, 6), normal(4, 6, 3)],
+        [normal(3), fixed(5, 1), normal(2), normal(9, 3, 4), normal(9, 3, 4), normal(9, 4, 3), "geglu"],
+        [normal(4, 3), fixed([2, 0], [0, 2], [2, 0], [0, 2]), positive(4, 2), normal(3, 3, 4), normal(3, 3, 4), normal(3, 4, 3)],
+    ],
     "loss.token_losses": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(4, 7), fixed(0, 6, 7, -1)], [scaled(300, 4, 7), integers(7, 4)]],
     "loss.cross_entropy": [[normal(3, 5, 7), integers(7, 3, 5)], [normal(3, 5, 7), integers(7, 3, 5), positive(3, 5)]],
     "loss.head_loss": [[normal(7, 4), normal(3, 5, 4), integers(7, 3, 5)], [normal(7, 4), normal(5, 4), integers(7, 5), positive(5)]],
@@ -287,6 +304,7 @@ CASES: dict[str, list[list[Any]]] = {
 MODULES_WITHOUT_TWIN = {
     "Dropout",  # random: test_step.py
     "Intermediate",  # the identity
+    "ExpertKernels",  # parameters alone
     "GPT", "Block", "TokenEmbedding", "NgramEmbedding", "CachedAttention", "CachedBlock", "CachedGPT",  # the model as a whole: test_gpt.py, test_cache.py
 }  # fmt: skip
 ALL_CASES = [(name, case) for name in sorted(CASES) for case in range(len(CASES[name]))]
@@ -303,6 +321,12 @@ MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "MLP geglu": (MLP(7, "geglu"), "layers.mlp", {"activation": "geglu"}),
     "Norm epsilon": (Norm("rms_norm", epsilon=0.1), "layers.norm", {"kind": "rms_norm", "epsilon": 0.1}),
     "MLP relu": (MLP(7, "relu", use_bias=False), "layers.mlp", {"activation": "relu"}),
+    "Experts": (Experts(5, 2, 7), "experts.mixture", {"n_per_token": 2}),
+    "Experts geglu": (
+        Experts(4, 3, 7, "geglu", False),
+        "experts.mixture",
+        {"n_per_token": 3, "normalise": False, "activation": "geglu"},
+    ),
     "PositionEmbedding": (PositionEmbedding(9), "embeddings.position_embedding", {}),
     "SelfAttention": (SelfAttention(4), "attention.self_attention", {}),
     "CausalAttention": (CausalAttention(4, use_bias=True), "attention.causal_attention", {}),
@@ -322,7 +346,7 @@ MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
             4,
             n_kv_heads=2,
             head_dim=8,
-            rotary=Rotary(100.0),
+            rotary=YARN,
             qk_norm="whole",
             rotary_fraction=0.5,
             scale=0.9,
@@ -332,7 +356,7 @@ MODULES: dict[str, tuple[Any, str, dict[str, Any]]] = {
         {
             "n_heads": 4,
             "n_kv_heads": 2,
-            "rotary": Rotary(100.0),
+            "rotary": YARN,
             "whole_norms": True,
             "rotary_fraction": 0.5,
             "scale": 0.9,

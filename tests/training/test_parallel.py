@@ -83,6 +83,13 @@ def test_each_layout_agrees_with_one_device(place: str, ask: Ask) -> None:
 
 
 @pytest.mark.newest
+@pytest.mark.parametrize("place", ["every", "tensor"])
+def test_experts_agree_with_one_device(place: str, ask: Ask) -> None:
+    worst = ask("agreement", "experts", place)
+    assert worst["losses"] < 1e-10 and worst["parameters"] < 1e-10
+
+
+@pytest.mark.newest
 def test_a_users_block_loss_and_dropout_agree_with_one_device(ask: Ask) -> None:
     worst = ask("agreement", "own", "every")
     assert worst["losses"] < 1e-10 and worst["parameters"] < 1e-10
@@ -183,6 +190,7 @@ def test_every_parameter_of_a_config_has_axes(path: Path) -> None:
 
 def test_every_kind_of_parameter_has_axes() -> None:
     check_axes(LLAMA)
+    check_axes(replace(LLAMA, n_experts=2, use_bias=False))
 
 
 def check_axes(config: GPTConfig) -> None:

@@ -62,7 +62,7 @@ def assert_near(got: np.ndarray, want: np.ndarray) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "tied"])
+@pytest.mark.parametrize("name", [*(name for name in CONFIGS if "Moe" not in name), "tied"])
 def test_peft_opens_our_adapters(tmp_path: Path, name: str) -> None:
     """With parameters trained in full beside them; without the adapter the logits are far away."""
     config = CONFIGS.get(name, TIED)

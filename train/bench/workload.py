@@ -144,6 +144,7 @@ def _requirements(model: GPTConfig, peer: Peer) -> list[tuple[str, Any, Any]]:
         ("mup_base_width", model.mup_base_width, None),
         ("qkv_bias", model.use_bias if model.qkv_bias is None else model.qkv_bias, model.use_bias),
         ("use_bias", model.use_bias, model.use_bias if peer.without_biases else True),
+        ("n_experts", model.n_experts, 0),
         ("activation", model.activation, model.activation if replaced else peer.activation),
     ]
 

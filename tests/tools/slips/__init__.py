@@ -5,6 +5,7 @@ from slips import (
     comparing_runs,
     comparison,
     diagnosis,
+    experts,
     families,
     gguf_out,
     learn_checking,
@@ -16,6 +17,7 @@ from slips import (
     plan,
     pretrained,
     program,
+    rope_scaling,
     texts,
     training,
     tune_examples,
@@ -30,7 +32,7 @@ from slips.mutation import Mutation, stale
 
 ROOMS = (
     model, comparison, texts, pretrained, training, program, plan,
-    comparing_foreign, comparing_runs, diagnosis, families, gguf_out, learn_checking, learn_page, learn_pieces, learn_training, lookup,
+    comparing_foreign, comparing_runs, diagnosis, experts, families, gguf_out, learn_checking, learn_page, learn_pieces, learn_training, lookup, rope_scaling,
     tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
 MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]

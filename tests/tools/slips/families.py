@@ -4,7 +4,8 @@ from slips.mutation import Mutation, module, twin
 
 BLOCK, ATTENTION, CONFIG = "jaxllm/block.py", "jaxllm/attention.py", "jaxllm/config.py"
 RULES, DECODE = "jaxllm/config_rules.py", "jaxllm/fast/cached_gpt.py"
-LAYERS, ROTARY, PLACES = (f"jaxllm/pretrained/{name}.py" for name in ("hf_layers", "hf_rotary", "parameter_map"))
+FILES = "jaxllm/pretrained/"
+LAYERS, ROTARY, PLACES = (f"{FILES}{name}.py" for name in ("hf_layers", "hf_rotary", "parameter_map"))
 AGREES = "model/test_gpt.py::test_model_agrees_with_the_reference"
 CACHED = "model/test_layer_options.py::test_cached_logits_are_the_uncached_ones"
 OPTIONS = "model/test_layer_options.py"
@@ -28,6 +29,7 @@ MUTATIONS = [
     Mutation("local layers where global ones are", CONFIG, 'if _at(self.layer_pattern, i) == "G":', 'if _at(self.layer_pattern, i) == "L":', f"{AGREES}[neo-float64]"),
     Mutation("layers counted from one", CONFIG, "return pattern[i % len(pattern)] if pattern", "return pattern[(i + 1) % len(pattern)] if pattern", f"{OPTIONS}::test_the_config_of_a_layer"),
     Mutation("local layers with scaled positions", CONFIG, "rope_base=self.rope_local_base, rope_factor=1.0", "rope_base=self.rope_local_base", f"{OPTIONS}::test_the_config_of_a_layer"),
+    Mutation("local layers with YaRN's factor of attention", CONFIG, "rope_factor=1.0, rope_attention_factor=None)", "rope_factor=1.0)", f"{OPTIONS}::test_the_config_of_a_layer"),
     Mutation("positions in layers without them", CONFIG, 'return replace(alike, position="none") if', 'return alike if', f"{AGREES}[smollm 3-float64]"),
     Mutation("a window that local layers lack", RULES, '"L" in config.layer_pattern and config.sliding_window is None', 'False', f"{OPTIONS}::test_what_does_not_fit_together"),
     Mutation("a cap beside a user's function", RULES, "if function is not None and cap is not None:", "if False:", f"{OPTIONS}::test_what_does_not_fit_together"),
@@ -37,7 +39,13 @@ MUTATIONS = [
     Mutation("layers with positions taken for those without", LAYERS, '"R" if one else "N" for one in rotated', '"N" if one else "R" for one in rotated', f"{READ}[smollm 3]"),
     Mutation("the base of global layers for local ones", ROTARY, 'content.get("rope_local_base_freq", its.local_base)', 'content.get("rope_theta", its.local_base)', f"{READ}[gemma 3]"),
     Mutation("a quarter of a head whatever the file says", ROTARY, "content.get(its.names[1], its.fraction)", "its.fraction", f"{READ}[gpt neox]"),
-    Mutation("maps of all heads one after the other", PLACES, "if layout.by_head and len(paths) > 1:", "if False:", f"{SAVED}[GPTNeoXForCausalLM]"),
+    Mutation("a scaling of Phi-3 taken for Llama's", ROTARY, 'if not its.scaled and kind != "default":', "if False:", "pretrained/test_hf_config.py::test_settings_that_would_change_numbers_are_refused"),
+    Mutation("a scaling written into Phi-3's settings", ROTARY, "    if not its.scaled:\n", "    if False:\n", "pretrained/test_pretrained.py::test_models_that_no_family_can_express"),
+    Mutation("maps of all heads one after the other", PLACES, "    if layout.by_head:", "    if False:", f"{SAVED}[GPTNeoXForCausalLM]"),
     Mutation("grouped maps cut into equal parts", PLACES, "np.split(x, np.cumsum(widths)[:-1], axis=-1)", "np.split(x, len(paths), axis=-1)", f"{SAVED}[Phi3ForCausalLM]", "array split"),
+    Mutation("quantised weights read as if they were plain", f"{FILES}family.py", ' "quantization_config": (None,),', "", "pretrained/test_hf_config.py::test_settings_that_would_change_numbers_are_refused"),
+    Mutation("a Mistral before a Llama", f"{FILES}families.py", "LLAMA, MISTRAL,", "MISTRAL, LLAMA,", "pretrained/test_pretrained.py::test_models_that_no_family_can_express"),
+    Mutation("the rotated part of a GPT-NeoX under another name", f"{FILES}gpt_families.py", '"rotary_pct"', '"rotary_share"', f"{READ}[gpt neox]"),
+    Mutation("the slope of a cap without the square", "jaxllm/reference/softcap.py", "dy * (1 - t**2)", "dy * (1 - t)", "model/test_reference.py::test_the_backward_is_the_derivative[softcap.softcap]"),
     Mutation("a TPU's kernel without the cap", "jaxllm/fast/splash.py", "attn_logits_soft_cap=cap,", "", "model/test_fast_attention.py::test_the_kernel_of_a_tpu_agrees_with_the_formula[False-100-0.7]"),
 ]  # fmt: skip

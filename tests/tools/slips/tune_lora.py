@@ -20,7 +20,7 @@ MUTATIONS = [
     Mutation("a head adapted", LORA, 'if not path.startswith("block_")]', 'if False]', f"{TESTS}::test_maps_that_cannot_be_adapted_are_refused", "DID NOT RAISE"),
     Mutation("an adapter that begins as another", LORA, ", maxval=width**-0.5)", ", maxval=(6 / width) ** 0.5)", f"{TESTS}::test_an_adapter_begins_as_in_peft"),
     Mutation("new directions that never learn", LORA, "flat[path] = larger[path].at[", "flat[path] = jnp.zeros_like(larger[path]).at[", f"{TESTS}::test_an_adapter_grows_to_another_rank"),
-    Mutation("maps with an adapter joined without it", "jaxllm/fast/quantised_weights.py", 'and not isinstance(tree[name]["kernel"], StoredKernel)', "", f"{TESTS}::test_generation_takes_adapted_and_merged_models", "'rows'"),
+    Mutation("maps with an adapter joined without it", "jaxllm/fast/quantised_weights.py", 'and not isinstance(part["kernel"], StoredKernel)', "", f"{TESTS}::test_generation_takes_adapted_and_merged_models", "'rows'"),
     Mutation("the parts of a fused map on top of each other", WRITE, "zip(blocks, corners, corners[1:], strict=False)", "zip(blocks, [(0, c) for _, c in corners], corners[1:], strict=False)", f"{FOLDER}::test_a_fused_map_is_written_block_by_block", "ValueError"),
     Mutation("alpha as if the rank were the same", WRITE, "_short(alpha * r / rank)", "_short(alpha)", f"{FOLDER}::test_a_rank_of_its_own_is_written"),
     Mutation("an adapter of NaN written", WRITE, "if not is_finite(leaf):", "if False:", f"{FOLDER}::test_what_has_no_place_in_the_layout_is_refused", "DID NOT RAISE"),

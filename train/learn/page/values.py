@@ -59,7 +59,7 @@ def check_shown(config: GPTConfig) -> None:
         "mup_base_width": (None, config.d_model), "separator": (None,), "score": (None,), "logits": (None,),
         "n_classes": (0,), "norm_place": ("before",), "parallel_residual": (False,), "layer_pattern": (None,),
         "attention_scale": (None,), "score_softcap": (None,), "logits_softcap": (None,),
-        "qkv_bias": (None, config.use_bias),
+        "qkv_bias": (None, config.use_bias), "n_experts": (0,),
     }  # fmt: skip
     for field, values in usual.items():
         if getattr(config, field) not in values:
