@@ -7,8 +7,8 @@ module's parameters first: `MultiHeadAttention(n_heads)` is `multi_head_attentio
 
 A good order to read: `layers`, `embeddings`, `attention`, `rotary`, `multi_head`, `softcap`, `gpt`, `loss`,
 `schedules`, `update_rules`, `muon`, `optimizer`, `step`; then `experts`, `sampling`, `lookup`, `logit_lens` and `lora`.
-`arrays` holds the helpers. Only NumPy is imported, so that an error in JAX, in its compiler or in the use of them cannot
-occur on both sides of a comparison.
+`arrays` holds the helpers. Only NumPy is imported, so that an error in JAX, in its compiler or in the use of them
+cannot occur on both sides of a comparison.
 """
 
 from jaxllm.reference import (
