@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from compared_functions import X, mish, mish_twin, mish_vjp
@@ -12,6 +13,7 @@ from compared_functions import X, mish, mish_twin, mish_vjp
 from jaxllm import InputError
 from jaxllm.compare import assert_close_to_reference, compare_function, recorded
 from jaxllm.compare.few_digits import few_digits
+from jaxllm.pretrained.safetensors import write_tensors
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
@@ -58,21 +60,32 @@ def test_names_that_fit_nothing_are_answered_with_those_there_are(tmp_path: Path
         compare_function(two, lambda x: {"a": mish_twin(x), "h": x}, [X])
 
 
+def test_a_safetensors_file_of_recorded_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "torch.safetensors"
+    write_tensors(path, {"h.0": mish_twin(X), "h.1": np.asarray(2 * X, ml_dtypes.bfloat16)}, {"about": "{}"})
+    assert_close_to_reference(mish, recorded(path, "h.0"), [X], dtype="float64")
+    assert sorted(recorded(path)) == ["h.0", "h.1"]
+    report = compare_function(lambda x: 2 * x, recorded(path, "h.1"), [X], dtype="float64")
+    assert not report.passed and "the recorded numbers are in bfloat16" in report.rows[0].note
+
+
 @pytest.mark.parametrize(("content", "message"), [
-    (b"no archive", "is no .npz file of numbers"),
-    (b"PK\x03\x04 and no more", "is no .npz file of numbers"),
-    (b"", "is no .npz file of numbers"),
+    (b"no archive", "is neither an .npz nor a .safetensors file; save arrays by np.savez"),
+    (b"PK\x03\x04 and no more", "is no valid .npz file"),
+    (b"", "is neither an .npz nor"),
     (None, "cannot read"),
-    (np.ones(2), "holds one array without a name"),
-    (np.array([{}, []], object), "is no .npz file of numbers"),
+    (np.ones(2), "is neither an .npz nor"),
+    ({"a": np.array([{}, []], object)}, "'a.npy' holds 'object', not numbers; save arrays by np.savez"),
 ])  # fmt: skip
 def test_a_file_that_is_none(content: Any, message: str, tmp_path: Path) -> None:
     path = tmp_path / "torch.npz"
     if isinstance(content, bytes):
         path.write_bytes(content)
+    elif isinstance(content, dict):
+        np.savez(path, **content)
     elif content is not None:
         with path.open("wb") as file:
-            np.save(file, content, allow_pickle=True)
+            np.save(file, content)
     with pytest.raises(InputError, match=message):
         recorded(path)
 

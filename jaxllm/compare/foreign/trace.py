@@ -5,12 +5,7 @@ result, and `grad_out/MODULE`, the gradient there; `param/NAME`, `grad/NAME` and
 and what the optimizer's step made of it. Modules and parameters have PyTorch's dotted names. `about` is JSON.
 """
 
-import math
-import tokenize
-import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +13,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from jaxllm.pretrained import safetensors
+from jaxllm.compare.array_file import read_arrays
 from jaxllm.utils.errors import InputError, nearest, printable, shown
-from jaxllm.utils.files import open_file
 
 KINDS_OF_KEYS = ("in", "out", "grad_out", "param", "grad", "after")  # followed by / and a name
 SINGLE_KEYS = ("tokens", "targets", "loss", "about")
 ROOT = "."  # the name of the whole model among the modules; PyTorch's is empty
 REMEDY = "record it with the file that `jaxllm compare --write-recorder record.py` writes"
-# What zipfile raises, and NumPy, which reads the header of an array as a text of Python.
-DAMAGE = (
-    OSError, ValueError, EOFError, RuntimeError, SyntaxError, TypeError, zipfile.BadZipFile, zlib.error,
-    tokenize.TokenError,
-)  # fmt: skip
 MOST_ABOUT = 2**24  # bytes of the JSON
 
 
@@ -71,12 +60,7 @@ class Recording:
 
 def read_trace(path: str | Path) -> Recording:
     """The recording in a file. Raises InputError if it cannot be read, is damaged, or holds something else."""
-    try:
-        with open_file(path) as file:
-            magic = file.read(2)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from None
-    arrays, text = _read_npz(path) if magic == b"PK" else _read_safetensors(path)
+    arrays, about = read_arrays(path, REMEDY)
     _check_keys(path, arrays)
     named = {
         kind: {k.partition("/")[2] or ROOT: x for k, x in arrays.items() if _kind(k) == kind} for kind in KINDS_OF_KEYS
@@ -86,7 +70,7 @@ def read_trace(path: str | Path) -> Recording:
         str(path), _tokens(path, arrays, "tokens"), _tokens(path, arrays, "targets"),
         None if loss is None or loss.size != 1 else float(loss.reshape(-1)[0]),
         named["in"], named["out"], named["grad_out"], named["param"], named["grad"], named["after"],
-        _read_about(path, text),
+        _read_about(path, about),
     )  # fmt: skip
     if recording.tokens.shape != recording.targets.shape:
         raise InputError(
@@ -98,44 +82,6 @@ def read_trace(path: str | Path) -> Recording:
 
 def _kind(key: str) -> str:
     return key.partition("/")[0]
-
-
-def _read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of an .npz file by name, and the JSON `about`. Nothing in it is unpickled."""
-    try:
-        with open_file(path) as file, zipfile.ZipFile(file) as archive, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NumPy's, about headers written by Python 2
-            arrays = {info.filename.removesuffix(".npy"): _read_member(archive, info) for info in archive.infolist()}
-    except DAMAGE as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is no valid .npz file: {printable(str(error))}; record it again.") from None
-    about = arrays.pop("about", np.array("{}"))
-    return arrays, str(about) if about.dtype.kind == "U" and about.nbytes <= 4 * MOST_ABOUT else "{}"
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """An array of the archive, allocated only if its header agrees with its size. Raises ValueError."""
-    with archive.open(info) as file:
-        major, _ = np.lib.format.read_magic(file)
-        read: Callable[..., Any] = (
-            np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(file)
-        if dtype.kind not in ("U" if info.filename == "about.npy" else "fiub"):
-            raise ValueError(f"{shown(info.filename)} holds {shown(str(dtype))}, not numbers")
-        if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
-            raise ValueError(f"{shown(info.filename)} has another size than its header says")
-    with archive.open(info) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
-    if Path(path).suffix != ".safetensors":
-        raise InputError(f"{path} is neither an .npz nor a .safetensors file; {REMEDY}.")
-    header = safetensors.read_header(path)
-    arrays = {name: np.asarray(safetensors.read_tensor(path, one)) for name, one in header.tensors.items()}
-    return arrays, header.metadata.get("about", "{}")
 
 
 def _check_keys(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -160,6 +106,6 @@ def _tokens(path: str | Path, arrays: Mapping[str, np.ndarray], key: str) -> np.
 
 def _read_about(path: str | Path, text: str) -> About:
     try:
-        return msgspec.json.decode(text[:MOST_ABOUT], type=About)
+        return msgspec.json.decode(text[:MOST_ABOUT] or "{}", type=About)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise InputError(f"`about` of {path} is not what record.py writes: {printable(str(error))}.") from None

@@ -26,4 +26,6 @@ MUTATIONS = [
     Mutation("results that were not recorded left out", FUNCTION, 'for name, y in ours.items() if name not in theirs}, "not recorded"', 'for name, y in ours.items() if False}, "not recorded"', f"{RECORDED}::test_what_was_not_recorded_is_held_to_nothing"),
     Mutation("a dataclass initialised again", "jaxllm/compare/calls.py", "out = copy.copy(original)", "out = type(original)(now[fields(original)[0].name])", f"{CALLS}::test_arguments_that_are_dataclasses_unknown_to_jax[float64]"),
     Mutation("the names that are in a file not said", "jaxllm/compare/recorded.py", "listed(arrays, 40) or 'none'", "len(arrays)", f"{RECORDED}::test_names_that_fit_nothing_are_answered_with_those_there_are"),
+    Mutation("the text beside tensors lost", "jaxllm/compare/array_file.py", 'header.metadata.get(ABOUT, "")', '""', "compare/test_foreign_traces.py::test_a_safetensors_file_is_read_alike"),
+    Mutation("safetensors of any name", "jaxllm/compare/array_file.py", 'if Path(path).suffix != ".safetensors":', "if False:", "compare/test_foreign_traces.py::test_files_that_are_no_recordings[a text-is neither an .npz nor a .safetensors file]"),
 ]  # fmt: skip

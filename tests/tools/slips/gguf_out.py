@@ -34,6 +34,7 @@ MUTATIONS = [
     Mutation("spaces of runs as added tokens", WRITER, "return isinstance(tokenizer, SentencePieceTokenizer) and SPACE in added", "return False", f"{TOKENS}::test_added_tokens_of_spaces_are_made_by_merges"),
     Mutation("an older GGUF file is overwritten", "train/outputs.py", "    check_new(path)\n    temporary = _beside(path)", "    temporary = _beside(path)", REFUSED),
     Mutation("a GGUF file left although it differs", "train/commands/export_gguf.py", "with new_file(out) as file:", "for file in [out]:", f"{COMMAND}::test_a_file_of_other_weights_is_not_left"),
+    Mutation("a folder where a GGUF file is asked for", "train/commands/export.py", "if is_gguf(arguments.out):", "if False:", f"{COMMAND}::test_what_a_reader_does_in_another_way_is_said"),
     Mutation("adapters in a GGUF file", "train/commands/export_gguf.py", "if arguments.adapter:", "if False:", REFUSED),
     Mutation("a dtype for a folder", "train/commands/export_gguf.py", "if arguments.dtype is not None:\n            raise", "if False:\n            raise", REFUSED),
 ]  # fmt: skip
