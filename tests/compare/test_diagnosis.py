@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foreign_pieces import CONFIGS, GPT_2, LLAMA, piece, rounded
+from foreign_pieces import CONFIGS_OF_OPTIONS, GPT_2, LLAMA, piece, rounded
+from foreign_pieces import CONFIGS as PLAIN
 from held import ALIBI, PREFIX, Held
 
 from jaxllm.compare.foreign.diagnosis import departure, diagnose
@@ -19,13 +20,16 @@ from jaxllm.utils.errors import InputError
 
 pytestmark = pytest.mark.newest
 
+CONFIGS = PLAIN | CONFIGS_OF_OPTIONS
 OF_ONE_CONFIG = ("token_embedding", "loss", "gradient", "optimizer")
 CASES = [
     (kind, name)
     for kind in KINDS
-    for name, config in CONFIGS.items()
+    for name, config in PLAIN.items()
     if (kind not in OF_ONE_CONFIG or name == "gpt-2") and (kind != "position_embedding" or config.adds_positions)
 ]
+CASES += [(kind, name) for name in CONFIGS_OF_OPTIONS for kind in ("attention", "block")]
+CASES += [("head", "gemma-2")]
 
 
 def slips(one: ForeignPiece) -> list[Hypothesis]:
