@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foreign_pieces import CONFIGS_OF_OPTIONS, GPT_2, LLAMA, piece, rounded
 from foreign_pieces import CONFIGS as PLAIN
+from foreign_pieces import CONFIGS_OF_OPTIONS, GPT_2, LLAMA, piece, rounded
 from held import ALIBI, PREFIX, Held
 
 from jaxllm.compare.foreign.diagnosis import departure, diagnose
@@ -40,12 +40,13 @@ def slips(one: ForeignPiece) -> list[Hypothesis]:
 
 @pytest.mark.parametrize(("kind", "config"), CASES)
 def test_each_slip_is_named_or_nothing_is(kind: str, config: str) -> None:
-    """In float64 and in float32; at most a tenth are silent, for which two slips have the same result."""
+    """In float64, and of two models in float32; at most a tenth are silent, for which two slips have one result."""
     right, named, silent = piece(kind, CONFIGS[config]), 0, 0
     for slip in slips(right):
         with np.errstate(all="ignore"):
             wrong = slip.predict()
-        for got, tolerance in ((wrong, 1e-9), (rounded(wrong), 1e-5)):
+        narrow = [(rounded(wrong), 1e-5)] if config in ("gpt-2", "llama") else []
+        for got, tolerance in ((wrong, 1e-9), *narrow):
             said = diagnose(replace(right, got=got), tolerance)
             assert said is None or (said.slip, said.sentence) == (slip.slip, slip.says)
             named, silent = named + (said is not None), silent + (said is None)

@@ -19,9 +19,7 @@ QWEN_3 = replace(LLAMA, qk_norm=True, n_kv_heads=4, rope_base=1e6)
 WINDOWED = replace(GPT_2, sliding_window=5, activation="gelu", position="sinusoidal")
 CONFIGS = {"gpt-2": GPT_2, "llama": LLAMA, "qwen-3": QWEN_3, "windowed": WINDOWED}
 # Models whose blocks, heads or logits have options of their own.
-NEOX = replace(
-    GPT_2, position="rotary", rotary_fraction=0.5, n_heads=3, parallel_residual=True, tie_embeddings=False
-)
+NEOX = replace(GPT_2, position="rotary", rotary_fraction=0.5, n_heads=3, parallel_residual=True, tie_embeddings=False)
 OLMO_2 = replace(LLAMA, norm_place="after", qk_norm="whole", qkv_bias=True)
 GEMMA_2 = replace(
     LLAMA, norm_place="both", attention_scale=0.3, score_softcap=3.0, logits_softcap=5.0, sliding_window=5,
