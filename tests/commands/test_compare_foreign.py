@@ -1,18 +1,26 @@
 """`jaxllm compare --against`: the recorder, the names, the table, what departs, and wrong input."""
 
 import json
+import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from foreign_traces import SUBJECTS, numpy_arrays, write_trace
+from foreign_traces import QWEN_LIKE, SUBJECTS, another_epsilon, numpy_arrays, random_params, write_trace
 
 from jaxllm.compare.foreign import record
+from jaxllm.pretrained.llama_families import LLAMA
 from train.cli import main
 
 TITLE = "GPT2LMHeadModel of transformers"
 CONFIG = "[model]\nvocab_size = 13\ncontext_length = 8\nd_model = 12\nn_layers = 2\nn_heads = 2\nd_ff = 20\n"
+QWEN = (
+    "[model]\nvocab_size = 13\ncontext_length = 8\nd_model = 12\nn_layers = 8\nn_heads = 4\nn_kv_heads = 2\nd_head = 6\n"
+    'd_ff = 20\nposition = "rotary"\nnorm = "rms_norm"\nactivation = "swiglu"\nuse_bias = false\n'
+    "tie_embeddings = false\nqk_norm = true\n"
+)
 Capture = pytest.CaptureFixture[str]
 
 
@@ -52,6 +60,34 @@ def test_a_model_that_departs(here: Path, capsys: Capture) -> None:
         "block_0/norm_1", "block_0/norm_2", "block_1/norm_1", "block_1/norm_2", "norm_final",
     ]  # fmt: skip
     assert main([*command, "--dtype", "bfloat16"]) == 0  # whose tolerances hide it
+
+
+def test_one_norm_of_keys_with_another_epsilon(here: Path, capsys: Capture) -> None:
+    """It is the only module that is named, also where the heads read its result; the rest is said to agree."""
+    config, params = replace(QWEN_LIKE, n_layers=8), random_params(replace(QWEN_LIKE, n_layers=8))
+    attention = params["block_7"]["attention"]
+    attention["key"]["kernel"] = attention["key"]["kernel"] / 15  # small keys, so that epsilon shows
+    with another_epsilon(attention["key_norm"], 1e-6):
+        arrays = numpy_arrays(config, LLAMA.folder, params=params)
+    arrays |= {"about": np.array(json.dumps({"dtype": "float32", "classes": {"": "Qwen3ForCausalLM"}}))}
+    write_trace(here / "qwen.npz", {k: x.astype(np.float32) if x.dtype == np.float64 else x for k, x in arrays.items()})
+    (here / "qwen.toml").write_text(QWEN)
+    assert main(["compare", "qwen.toml", "--against", "qwen.npz"]) == 1
+    text = capsys.readouterr().out
+    assert "names as in Qwen3ForCausalLM of transformers" in text
+    fault, rest = text.partition("each on its own recorded input:\n")[2].splitlines()
+    departs = r"  block_7/attention/key_norm departs by \d\.\de-03: fits epsilon = 1e-06 to \de-(09|10); ours is 1e-05"
+    assert re.fullmatch(departs, fault)
+    assert re.fullmatch(r"  all else agrees: 1\d\d modules and \d\d gradients of parameters", rest)
+
+
+def test_a_fault_between_modules(here: Path, capsys: Capture) -> None:
+    """Each module is right on what it reads, but the second block does not read what the first one makes."""
+    arrays = numpy_arrays(*SUBJECTS[TITLE])
+    arrays["param/transformer.h.0.ln_1.bias"] = arrays["param/transformer.h.0.ln_1.bias"] + 0.1
+    write_trace(here / "other.npz", {k: x for k, x in arrays.items() if ".h.0" not in k or k.startswith("param/")})
+    assert main(["compare", "gpt2.toml", "--against", "other.npz"]) == 1
+    assert "gradients of parameters: what is wrong lies between them, or was not recorded\n" in capsys.readouterr().out
 
 
 def test_names_are_written_and_corrected(here: Path, capsys: Capture) -> None:

@@ -18,6 +18,14 @@ LLAMA = replace(
 QWEN_3 = replace(LLAMA, qk_norm=True, n_kv_heads=4, rope_base=1e6)
 WINDOWED = replace(GPT_2, sliding_window=5, activation="gelu", position="sinusoidal")
 CONFIGS = {"gpt-2": GPT_2, "llama": LLAMA, "qwen-3": QWEN_3, "windowed": WINDOWED}
+# Models whose blocks, heads or logits have options of their own.
+NEOX = replace(GPT_2, position="rotary", rotary_fraction=0.5, n_heads=3, parallel_residual=True, tie_embeddings=False)
+OLMO_2 = replace(LLAMA, norm_place="after", qk_norm="whole", qkv_bias=True)
+GEMMA_2 = replace(
+    LLAMA, norm_place="both", attention_scale=0.3, score_softcap=3.0, logits_softcap=5.0, sliding_window=5,
+    tie_embeddings=True, rope_factor=4.0, rope_original_context=20,
+)  # fmt: skip
+CONFIGS_OF_OPTIONS = {"neox": NEOX, "olmo-2": OLMO_2, "gemma-2": GEMMA_2}
 B, T = 3, 12
 
 
@@ -35,8 +43,10 @@ def norm(rng: np.random.Generator, n: int, bias: bool) -> dict[str, Array]:
 def attention(rng: np.random.Generator, c: GPTConfig) -> dict[str, Any]:
     """Random parameters of an attention."""
     widths = {"query": c.n_heads, "key": c.kv_heads, "value": c.kv_heads}
-    maps = {name: linear(rng, c.d_model, n * c.head_dim, c.use_bias) for name, n in widths.items()}
-    norms = {f"{name}_norm": norm(rng, c.head_dim, False) for name in ("query", "key") if c.qk_norm}
+    bias = c.use_bias if c.qkv_bias is None else c.qkv_bias
+    maps = {name: linear(rng, c.d_model, n * c.head_dim, bias) for name, n in widths.items()}
+    of_norm = {name: n * c.head_dim if c.qk_norm == "whole" else c.head_dim for name, n in widths.items()}
+    norms = {f"{name}_norm": norm(rng, of_norm[name], False) for name in ("query", "key") if c.qk_norm}
     return maps | {"output": linear(rng, c.n_heads * c.head_dim, c.d_model, c.use_bias)} | norms
 
 
@@ -49,7 +59,8 @@ def mlp(rng: np.random.Generator, c: GPTConfig) -> dict[str, Any]:
 
 def block(rng: np.random.Generator, c: GPTConfig) -> dict[str, Any]:
     """Random parameters of a block."""
-    norms = {name: norm(rng, c.d_model, c.use_bias) for name in ("norm_1", "norm_2")}
+    names = ["norm_1", "norm_2"] + ["norm_1_after", "norm_2_after"] * (c.norm_place == "both")
+    norms = {name: norm(rng, c.d_model, c.use_bias) for name in names}
     return norms | {"attention": attention(rng, c), "mlp": mlp(rng, c)}
 
 

@@ -1,10 +1,14 @@
 """Recordings of a step as `record.py` writes them, made with NumPy: the reference's numbers under another's names."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from jaxllm import GPTConfig, reference
 from jaxllm.compare.trees import named_leaves
@@ -19,6 +23,7 @@ LLAMA_LIKE = GPTConfig(
     use_bias=False, tie_embeddings=False,
 )  # fmt: skip
 NANOGPT = GPT2.folder._replace(out_in=True)
+QWEN_LIKE = replace(LLAMA_LIKE, qk_norm=True)
 SUBJECTS: dict[str, tuple[GPTConfig, Layout]] = {
     "GPT2LMHeadModel of transformers": (GPT2_LIKE, GPT2.folder),
     "nanoGPT": (NANOGPT_LIKE, NANOGPT),
@@ -34,6 +39,7 @@ LLAMA_MODULES = {
     "attention/output": "self_attn.o_proj", "norm_2": "post_attention_layernorm", "mlp": "mlp",
     "mlp/gate": "mlp.gate_proj", "mlp/up": "mlp.up_proj", "mlp/down": "mlp.down_proj",
 }  # fmt: skip
+QWEN_MODULES = LLAMA_MODULES | {"attention/query_norm": "self_attn.q_norm", "attention/key_norm": "self_attn.k_norm"}
 Arrays = dict[str, np.ndarray]
 
 
@@ -52,9 +58,25 @@ def batch(config: GPTConfig) -> tuple[np.ndarray, np.ndarray]:
     return ids[:, :-1], ids[:, 1:]
 
 
-def numpy_arrays(config: GPTConfig, layout: Layout, optimizer: dict[str, Any] | None = None) -> Arrays:
+@contextmanager
+def another_epsilon(norm: Any, epsilon: float) -> Iterator[None]:
+    """The norm of queries or keys that has these parameters gets another epsilon than the config's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("norm", "norm_vjp"):
+            right = getattr(reference.multi_head, name)
+
+            def changed(params: Any, x: Any, kind: Any, ours: float, right: Any = right) -> Any:
+                return right(params, x, kind, epsilon if params is norm else ours)
+
+            patch.setattr(reference.multi_head, name, changed)
+        yield
+
+
+def numpy_arrays(
+    config: GPTConfig, layout: Layout, optimizer: dict[str, Any] | None = None, params: Any = None
+) -> Arrays:
     """The arrays of a recording of the reference in float64, named as the layout names them."""
-    params, (tokens, targets) = random_params(config), batch(config)
+    params, (tokens, targets) = params or random_params(config), batch(config)
     _, seen = reference.gpt.forward_with_intermediates(config, params, tokens)
     back: Arrays = {}
     loss, gradients = reference.step.accumulate(config, params, tokens, targets, cotangents=back)
@@ -131,7 +153,11 @@ def _inside(config: GPTConfig, layout: Layout, block: str, i: int, params: Any, 
     seen |= {"attention/output": seen["attention"], "mlp/down": seen["mlp"]}
     back |= {"attention/output": back["attention"], "mlp/down": back["mlp"]}
     where = f"{layout.prefix}{'h' if layout.prefix == 'transformer.' else 'layers'}.{i}"
-    names = GPT2_MODULES if layout.prefix == "transformer." else LLAMA_MODULES
+    names = GPT2_MODULES if layout.prefix == "transformer." else QWEN_MODULES if config.qk_norm else LLAMA_MODULES
+    for name, n in (("query", config.n_heads), ("key", config.kv_heads)) if config.qk_norm else ():
+        norm, by_position = f"attention/{name}_norm", (*x.shape[:2], n, -1)  # theirs is [B, T, H, K]
+        inputs[norm] = seen[f"attention/{name}"].reshape(by_position)
+        seen[norm], back[norm] = seen[norm].swapaxes(1, 2), back[norm].swapaxes(1, 2)
     out = _module(where, x, seen[block], back[block])
     for ours, theirs in names.items():
         out |= _module(f"{where}.{theirs}", inputs[ours], seen[ours], back[ours])

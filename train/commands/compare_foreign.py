@@ -170,8 +170,17 @@ def _lines(found: ForeignReport) -> list[str]:
     if first:
         lines.append(f"first departure from the tokens on: {first.name}, {first.relative:.1e}")
     if found.faults:
-        lines += ["", "each on its own recorded input:", *_grouped(found.faults)]
+        lines += ["", "each on its own recorded input:", *_grouped(found.faults), _rest(rows)]
+    elif first:
+        lines.append(f"{_rest(rows)}: what is wrong lies between them, or was not recorded")
     return lines
+
+
+def _rest(rows: Iterable[Comparison]) -> str:
+    """A line on what agrees, where every module and gradient reads what was recorded."""
+    right = [row.stage for row in rows if row.passed]
+    modules, gradients = right.count("replay"), right.count("replayed gradient")
+    return f"  all else agrees: {modules} modules and {gradients} gradients of parameters"
 
 
 def _grouped(faults: Iterable[Fault]) -> list[str]:

@@ -12,7 +12,8 @@ import numpy as np
 from jaxllm import reference
 from jaxllm.compare.foreign.matched import Matched
 from jaxllm.compare.foreign.names import names_of
-from jaxllm.compare.foreign.piece import ForeignPiece
+from jaxllm.compare.foreign.piece import SCALED, ForeignPiece
+from jaxllm.compare.twins import reference_config
 
 RULES = {"AdamW": "adamw", "Adam": "adam", "SGD": "sgd"}  # by classes of torch.optim
 
@@ -60,7 +61,7 @@ def _of_tables(matched: Matched) -> dict[str, np.ndarray]:
         table = np.zeros_like(params["position_embedding"]["table"])
         table[: dy.shape[-2]] = dy.reshape(-1, *dy.shape[-2:]).sum(0)
         out["position_embedding/table"] = table
-    x, dy = matched.output("norm_final"), matched.output_gradient("logits")
+    x, dy = matched.output("norm_final"), _at_the_map_to_logits(matched)
     if x is not None and dy is not None and "head" in params and matched.config.width_ratio == 1:
         out["head/kernel"] = reference.layers.linear_map_vjp(params["head"], x)[1](dy)[0]["kernel"]
     return out
@@ -70,13 +71,29 @@ def table_terms(matched: Matched) -> dict[str, np.ndarray]:
     """The terms of the gradient of the token table: as embedding and, if it is tied, as head."""
     c, table = matched.config, matched.params["token_embedding"]["table"]
     out: dict[str, np.ndarray] = {}
-    dy = matched.output_gradient("token_embedding")
+    dy, scaled = matched.output_gradient("token_embedding"), matched.output_gradient(SCALED)
+    if scaled is not None:
+        dy = scaled * c.d_model**0.5
     if dy is not None:
         out["embedding"] = reference.embeddings.token_embedding_vjp(table, matched.recording.tokens)[1](dy)[0]
-    x, dy = matched.output("norm_final"), matched.output_gradient("logits")
+    x, dy = matched.output("norm_final"), _at_the_map_to_logits(matched)
     if c.tie_embeddings and x is not None and dy is not None and c.width_ratio == 1:
         out["head"] = reference.embeddings.token_logits_vjp(table, x)[1](dy)[0]
     return out
+
+
+def _at_the_map_to_logits(matched: Matched) -> np.ndarray | None:
+    """The gradient [B, T, V] at what the head makes: that at the logits, back through their change if there is one."""
+    x, dy = matched.output("norm_final"), matched.output_gradient("logits")
+    c, params = reference_config(matched.config), matched.params
+    change = reference.softcap.change_of_logits(c)
+    if x is None or dy is None or change is None:
+        return dy
+    if c.tie_embeddings:
+        made = reference.embeddings.token_logits(params["token_embedding"]["table"], x)
+    else:
+        made = reference.layers.linear_map(params["head"], x)
+    return np.asarray(change.vjp(made)[1](dy)[0])
 
 
 def gradient_piece(matched: Matched, ours: Mapping[str, np.ndarray], name: str) -> ForeignPiece | None:

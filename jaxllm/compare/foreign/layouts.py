@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxllm.compare.foreign.names import NameMap, Source, names_of, of_layer, take
+from jaxllm.compare.foreign.piece import SCALED
 from jaxllm.compare.foreign.trace import ROOT, Recording
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import parameter_shapes
@@ -37,12 +38,13 @@ class Guess(NamedTuple):
 
 def guess_names(config: GPTConfig, recording: Recording) -> Guess:
     """The map of the known layout that fits most of the parameters. Raises InputError where none fits."""
-    best: tuple[tuple[int, int, bool], Guess] | None = None
+    best: tuple[tuple[int, int, bool, bool], Guess] | None = None
     for title, layout, wrapper in _layouts(recording):
         parameters = _parameters(layout, wrapper, config, with_tied(recording))
-        fit = _fit(parameters, config, recording, layout)
+        named = title.partition(" ")[0] in recording.about.classes.values()
+        fit = (*_fit(parameters, config, recording, layout), named)
         if fit[1] and (best is None or fit > best[0]):
-            best = fit, Guess(title, NameMap(dict(parameters), dict(_outputs(parameters, recording))))
+            best = fit, Guess(title, NameMap(dict(parameters), dict(_outputs(parameters, config, recording))))
     if best is None:
         titles = dict.fromkeys(title for title, _ in known_layouts())
         raise InputError(
@@ -86,9 +88,10 @@ def _parameters(
         ends = np.cumsum([0, *widths]).tolist()
         for k, path in enumerate(paths):
             equal = len(set(widths)) == 1
+            heads = config.n_heads if layout.by_head and len(paths) > 1 else None
             out[path] = simplest(Source(
                 wrapper + theirs, transpose=path == HEAD or (layout.out_in and path.endswith("/kernel")),
-                part=(k, len(paths)) if equal and len(paths) > 1 else None,
+                heads=heads, part=(k, len(paths)) if equal and len(paths) > 1 else None,
                 columns=None if equal else (ends[k], ends[k + 1]),
                 add=float(layout.offset) if path.endswith("/scale") else 0.0,
             ))  # fmt: skip
@@ -130,39 +133,65 @@ def shape_of(source: Source, arrays: Mapping[str, np.ndarray]) -> tuple[int, ...
     return None if x is None else x.shape
 
 
-def _outputs(parameters: Mapping[str, str | Source], recording: Recording) -> Iterator[tuple[str, str | Source]]:
+def _outputs(
+    parameters: Mapping[str, str | Source], config: GPTConfig, recording: Recording
+) -> Iterator[tuple[str, str | Source]]:
     """The sources of our intermediates, from those of the parameters; of modules that were recorded."""
     modules: dict[str, Source] = {}
     for path, given in parameters.items():
         source = Source(given) if isinstance(given, str) else given
         theirs = source.from_.rpartition(".")[0]
-        modules.setdefault(path.rpartition("/")[0], Source(theirs, part=source.part, columns=source.columns))
+        laid_out = Source(theirs, heads=source.heads, part=source.part, columns=source.columns)
+        modules.setdefault(path.rpartition("/")[0], laid_out)
     for ours, parts in COMPOSITES.items():
         if all(part in modules for part in parts):
             modules[ours] = Source(common(*(modules[part].from_ for part in parts)))
-    yield from _renamed(modules, recording)
-
-
-def _renamed(modules: dict[str, Source], recording: Recording) -> Iterator[tuple[str, str | Source]]:
-    """The sources under the names of our intermediates, with those that no parameter names."""
     here = {ours: one for ours, one in modules.items() if one.from_.replace("{i}", "0") in recording.outputs}
+    yield from _renamed(here, config, recording)
+    yield from _between(here, config, recording)
+    changed = config.logits is not None or config.logits_softcap is not None  # after the head
+    yield "logits", ROOT if changed else _head(modules, recording)
+
+
+def _renamed(
+    here: Mapping[str, Source], config: GPTConfig, recording: Recording
+) -> Iterator[tuple[str, str | Source]]:  # fmt: skip
+    """The sources under the names of our intermediates."""
     for ours, source in here.items():
         if ours == "position_embedding":
             yield "position_embedding/vectors", simplest(source)
+        elif ours == "token_embedding" and config.scale_embeddings and _is_scaled(here, recording):
+            yield SCALED, simplest(source)
         elif ours != "head":
             yield ours, simplest(source)
     for ours in ("block_{i}/attention/query_norm", "block_{i}/attention/key_norm"):
         first = recording.outputs.get(here[ours].from_.replace("{i}", "0")) if ours in here else None
-        if first is not None and first.shape[1:2] == recording.tokens.shape[1:]:  # [B, T, H, K]; ours is [B, H, T, K]
+        of_heads = first is not None and first.ndim == 4
+        if of_heads and first.shape[1:2] == recording.tokens.shape[1:]:  # [B, T, H, K]; ours is [B, H, T, K]
             yield ours, Source(here[ours].from_, axes=(0, 2, 1, 3))
-    if "block_{i}" in here and "position_embedding" in modules:
+
+
+def _is_scaled(here: Mapping[str, Source], recording: Recording) -> bool:
+    """Whether the module of the token table multiplies its rows, as Gemma's in transformers 5 does."""
+    table = here.get("token_embedding")
+    return table is not None and "Scaled" in recording.about.classes.get(table.from_, "")
+
+
+def _between(
+    here: Mapping[str, Source], config: GPTConfig, recording: Recording
+) -> Iterator[tuple[str, str | Source]]:  # fmt: skip
+    """What no module makes, but another one reads."""
+    if "block_{i}" in here:
         theirs = here["block_{i}"].from_
+        first = Source(theirs.replace("{i}", "0"), input=True)
         dropped = theirs.removesuffix("h.{i}") + "drop"
-        found = dropped in recording.outputs
-        yield "position_embedding", dropped if found else Source(theirs.replace("{i}", "0"), input=True)
-    if "block_{i}/norm_2" in here:
-        yield "block_{i}/residual_1", Source(here["block_{i}/norm_2"].from_, input=True)
-    yield "logits", _head(modules, recording)
+        if config.adds_positions:
+            yield "position_embedding", dropped if dropped in recording.outputs else first
+        elif config.scale_embeddings and not _is_scaled(here, recording):
+            yield SCALED, first
+    reader = "block_{i}/mlp" if config.norm_place == "after" else "block_{i}/norm_2"
+    if reader in here and not config.parallel_residual:
+        yield "block_{i}/residual_1", Source(here[reader].from_, input=True)
 
 
 def _head(modules: Mapping[str, Source], recording: Recording) -> str:

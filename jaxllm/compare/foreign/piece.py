@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxllm.utils.errors import InputError
 
+SCALED = "token_embedding/scaled"  # the name of token embeddings times sqrt(D), where a config scales them
 KINDS = (
     "token_embedding", "position_embedding", "norm", "linear", "attention", "mlp", "block", "head", "loss",
     "optimizer", "gradient",
@@ -20,7 +21,7 @@ class ForeignPiece:
 
     All arrays are NumPy's; `params` is a nested dict as ours, with float64 arrays. What the fields hold by `kind`:
 
-    - `token_embedding`: x tokens [B, T], params {table [V, D]}, got [B, T, D];
+    - `token_embedding`: x tokens [B, T], params {table [V, D]}, got [B, T, D]; times sqrt(D) under the name `SCALED`;
     - `position_embedding`: x the embeddings [B, T, D] before positions are added, params {table [C, D]} or {}, got
       their sum; or x None, and got the vectors of the positions alone, [T, D] or [B, T, D];
     - `norm`: x [..., D], params {scale, bias}, got [..., D]. `extra["norm"]`, "layer_norm" or "rms_norm", takes the
@@ -28,7 +29,7 @@ class ForeignPiece:
     - `linear`: x [..., D], params {kernel [D, F], bias [F]}, got [..., F];
     - `attention`: x [B, T, D], params {query, key, value, output and the norms of queries and keys}, got [B, T, D];
     - `mlp`: x [..., D], params {up, down and perhaps gate}, got [..., D];
-    - `block`: x [B, T, D], params {norm_1, attention, norm_2, mlp}, got [B, T, D];
+    - `block`: x [B, T, D], params {norm_1, attention, norm_2, mlp and perhaps norms after both}, got [B, T, D];
     - `head`: x [B, T, D] the result of the final norm, params {kernel [D, V], bias} or {table [V, D]}, got the logits
       [B, T, V]. `extra` may have `token_table` [V, D] of an untied model, and `before_norm` [B, T, D], the input of
       the final norm, with `norm_params`, its parameters;
@@ -46,7 +47,7 @@ class ForeignPiece:
 
     kind: str
     name: str  # ours, as in a report: "block_7/attention/key_norm"
-    config: Any  # a GPTConfig
+    config: Any  # a GPTConfig; inside a block that of its layer, without patterns
     params: Mapping[str, Any]
     x: Any
     got: Any

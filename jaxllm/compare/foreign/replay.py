@@ -4,6 +4,7 @@ A piece is a module with what went in and what came out there. The heads of an a
 are pieces of their own between the recorded maps: maps that pick their features stand in for the maps.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 
 from jaxllm import reference
 from jaxllm.compare.foreign.matched import Matched
-from jaxllm.compare.foreign.piece import ForeignPiece
+from jaxllm.compare.foreign.piece import SCALED, ForeignPiece
 from jaxllm.compare.twins import reference_config
 
 PARTS = ("norm_1", "attention", "norm_1_after", "norm_2", "mlp", "norm_2_after")  # of a block
 MAPS = {"attention": ("query", "key", "value"), "mlp": ("gate", "up")}  # that read a module's input
 LAST = {"attention": "output", "mlp": "down"}  # whose results are those of their modules
+LAYER = re.compile(r"block_(\d+)")
 
 
 def pieces(matched: Matched) -> Iterator[ForeignPiece]:
@@ -40,7 +42,8 @@ def expected(piece: ForeignPiece) -> np.ndarray:
     c, params, x = reference_config(piece.config), piece.params, piece.x
     match piece.kind:
         case "token_embedding":
-            return reference.embeddings.token_embedding(params["table"], x)
+            scale = c.d_model**0.5 if piece.name == SCALED else 1.0
+            return scale * reference.embeddings.token_embedding(params["table"], x)
         case "position_embedding" if x is None:
             length = piece.got.shape[-2]
             zeros = np.zeros((length, c.d_model))
@@ -53,7 +56,7 @@ def expected(piece: ForeignPiece) -> np.ndarray:
         case "linear":
             return reference.layers.linear_map(params, x)
         case "attention":
-            options = reference.gpt._options(c)
+            options = reference.gpt._options(c, 0)
             return reference.multi_head.multi_head_attention(params, x, c.n_heads, c.kv_heads, **options)
         case "mlp":
             return reference.layers.mlp(params, x, c.activation)
@@ -70,16 +73,19 @@ def _logits(config: Any, params: Mapping[str, Any], x: np.ndarray) -> np.ndarray
     x = x / config.width_ratio
     tied = "table" in params
     y = reference.embeddings.token_logits(params["table"], x) if tied else reference.layers.linear_map(params, x)
-    return y if config.logits is None else np.asarray(config.logits.function(y), np.float64)
+    change = reference.softcap.change_of_logits(config)
+    return y if change is None else np.asarray(change.function(y), np.float64)
 
 
 def _piece(
     matched: Matched, kind: str, name: str, params: Any, x: Any, got: Any, extra: Mapping[str, Any] | None = None
 ) -> ForeignPiece:
-    """The piece, with what ours computes."""
-    alone = ForeignPiece(kind, name, matched.config, params, x, got, extra or {})
+    """The piece, with what ours computes. The config is that of its layer, without patterns."""
+    inside = LAYER.match(name)
+    config = matched.config.of_layer(int(inside[1])) if inside else matched.config
+    alone = ForeignPiece(kind, name, config, params, x, got, extra or {})
     with matched.fitting(name):
-        return ForeignPiece(kind, name, matched.config, params, x, got, {**alone.extra, "ours": expected(alone)})
+        return ForeignPiece(kind, name, config, params, x, got, {**alone.extra, "ours": expected(alone)})
 
 
 def _named(matched: Matched, kind: str, name: str, params: Any, **extra: Any) -> Iterator[ForeignPiece]:
@@ -94,9 +100,10 @@ def _embeddings(matched: Matched) -> Iterator[ForeignPiece]:
     embedded, vectors, summed = (
         matched.output(name) for name in ("token_embedding", "position_embedding/vectors", "position_embedding")
     )
-    if embedded is not None:
-        table = params["token_embedding"]
-        yield _piece(matched, "token_embedding", "token_embedding", table, matched.recording.tokens, embedded)
+    for name in ("token_embedding", SCALED):
+        got = matched.output(name)
+        if got is not None:
+            yield _piece(matched, "token_embedding", name, params["token_embedding"], matched.recording.tokens, got)
     positions = params.get("position_embedding", {})
     if vectors is not None:
         yield _piece(matched, "position_embedding", "position_embedding/vectors", positions, None, vectors)
@@ -131,7 +138,8 @@ def _maps(matched: Matched, kind: str, name: str, params: Mapping[str, Any]) -> 
 def _core(matched: Matched, kind: str, name: str, params: Mapping[str, Any]) -> Iterator[ForeignPiece]:
     """What lies between the maps: x is the results of the first maps side by side, got is the input of the last."""
     parts = [part for part in MAPS[kind] if part in params]
-    results = [matched.output(f"{name}/{part}") for part in parts]
+    normed = {part: _normed(matched, f"{name}/{part}") for part in parts if f"{part}_norm" in params}
+    results = [matched.output(f"{name}/{part}") if normed.get(part) is None else normed[part] for part in parts]
     got = matched.input(f"{name}/{LAST[kind]}")
     known = [x for x in results if x is not None]
     if got is None or len(known) < len(parts) or any(x.ndim != 3 for x in known):
@@ -143,10 +151,23 @@ def _core(matched: Matched, kind: str, name: str, params: Mapping[str, Any]) -> 
         part: {"kernel": np.eye(ends[-1])[:, start:stop]}
         for part, start, stop in zip(parts, ends[:-1], ends[1:], strict=True)
     }
-    norms = {part: inside for part, inside in params.items() if part.endswith("_norm")}
+    norms = {f"{part}_norm": params[f"{part}_norm"] for part, x in normed.items() if x is None}
     core = {**picking, **norms, LAST[kind]: {"kernel": np.eye(got.shape[-1])}}
     label = {"attention": "heads", "mlp": "activation"}[kind]
     yield _piece(matched, kind, f"{name}/{label}", core, x, got)
+
+
+def _normed(matched: Matched, name: str) -> np.ndarray | None:
+    """The result [B, T, H K] of the norm of queries or keys, if the norm reads what their map makes.
+
+    A norm that reads something else, such as rotated queries, is a matter of the heads.
+    """
+    read, y = matched.input(f"{name}_norm"), matched.output(f"{name}_norm")
+    made = matched.output(name)
+    if read is None or y is None or made is None:
+        return None
+    read, y = (reference.attention.merge_heads(x) if x.ndim == 4 else x for x in (read, y))
+    return y if np.array_equal(read, made) else None
 
 
 def _head(matched: Matched) -> Iterator[ForeignPiece]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxllm.reference import attention, layers
 from jaxllm.reference.arrays import Array, Params
-from jaxllm.reference.rotary import rotary_frequencies, rotate
+from jaxllm.reference.rotary import rotate_heads
 
 LOWEST = float(np.finfo(np.float64).min)
 
@@ -26,7 +26,8 @@ class Attending:
     softmax_axis: int | None = -1
     plus_one: bool = False  # whether the softmax's denominator has 1 more
     cap: float | None = None  # of the scores
-    rotated_features: int | None = None  # the first features of a head that are rotated; None: all
+    fraction: float = 1.0  # of a head's features that are rotated, the first
+    whole_norms: bool = False  # whether one norm is of the features of all heads
     rotated: tuple[str, ...] = ("query", "key")
     direction: int = 1  # of the rotation
     query_shift: int = 0  # added to the positions of the queries
@@ -38,9 +39,13 @@ class Attending:
 
     @classmethod
     def of(cls, config: Any, length: int) -> "Attending":
-        """Ours, for a config without a `visible` and a `score`."""
+        """Ours, for a config without a `visible` and a `score`, and without patterns of layers."""
         mask = attention.causal_mask(length, config.sliding_window)
-        return cls(config.n_heads, config.head_dim**-0.5, mask, config.rotary, config.norm_epsilon)
+        scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        return cls(
+            config.n_heads, scale, mask, config.rotary, config.norm_epsilon, cap=config.score_softcap,
+            fraction=config.rotary_fraction, whole_norms=config.qk_norm == "whole",
+        )  # fmt: skip
 
 
 def attend(params: Params, x: Array, how: Attending) -> Array:
@@ -48,8 +53,10 @@ def attend(params: Params, x: Array, how: Attending) -> Array:
     groups = how.n_heads * np.shape(params["key"]["kernel"])[1] // np.shape(params["query"]["kernel"])[1]
     made = {}
     for name, n in (("query", how.n_heads), ("key", groups), ("value", groups)):
-        heads = _split(layers.linear_map(params[name], x), n, how)
-        made[name] = _placed(params.get(f"{name}_norm"), heads, name, how)
+        y, norm = layers.linear_map(params[name], x), params.get(f"{name}_norm")
+        if how.whole_norms and norm is not None:
+            y, norm = layers.norm(norm, y, "rms_norm", how.epsilon), None
+        made[name] = _placed(norm, _split(y, n, how), name, how)
     k, v = (_repeated(made[name], how) for name in ("key", "value"))
     scores = made["query"] @ k.swapaxes(-1, -2) * how.scale
     scores = scores if how.cap is None else how.cap * np.tanh(scores / how.cap)
@@ -85,11 +92,8 @@ def _placed(norm: Params | None, heads: Array, name: str, how: Attending) -> Arr
 def _rotated(heads: Array, name: str, how: Attending) -> Array:
     if how.rotary is None or name not in how.rotated:
         return heads
-    base, interleaved, *scaling = how.rotary
-    n = how.rotated_features or heads.shape[-1]
     positions = how.direction * (np.arange(heads.shape[-2]) + (how.query_shift if name == "query" else 0))
-    turned = rotate(heads[..., :n], positions, rotary_frequencies(n, base, *scaling), interleaved)
-    return np.concatenate([turned, heads[..., n:]], axis=-1)
+    return rotate_heads(heads, how.rotary, positions, how.fraction)
 
 
 def _repeated(x: Array, how: Attending) -> Array:

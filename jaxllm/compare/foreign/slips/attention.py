@@ -13,22 +13,25 @@ from jaxllm.compare.foreign.hypotheses import Hypothesis, OneNumber
 from jaxllm.compare.foreign.piece import ForeignPiece
 from jaxllm.compare.foreign.slips import heads, masks, rotary
 from jaxllm.compare.foreign.slips.attending import Attending, attend
+from jaxllm.compare.foreign.slips.caps import caps
 from jaxllm.compare.foreign.slips.mlp import without_bias
 from jaxllm.compare.foreign.slips.norm import EPSILONS
-from jaxllm.reference import multi_head
+from jaxllm.reference import gpt, multi_head
 from jaxllm.reference.arrays import Array, Params, float64
 
 MAPS = ("query", "key", "value", "output")
-CAPS = (10.0, 20.0, 30.0, 50.0, 100.0)  # first guesses of a cap of the scores
 
 
 def ours(piece: ForeignPiece) -> Array:
-    """The attention of the recorded input: [B, T, D] -> [B, T, D]."""
-    config = piece.config
-    return multi_head.multi_head_attention(
-        piece.params, piece.x, config.n_heads, config.kv_heads, window=config.sliding_window, rotary=config.rotary,
-        epsilon=config.norm_epsilon, visible=config.visible, score=config.score,
-    )  # fmt: skip
+    """The attention of the recorded input: [B, T, D] -> [B, T, D].
+
+    It is computed as the slips compute it where they can, so that an option which they do not know shows.
+    """
+    config, x = piece.config, float64(piece.x)
+    if config.visible is None and config.score is None:
+        return attend(piece.params, x, Attending.of(config, x.shape[-2]))
+    options = gpt._options(config, 0)
+    return multi_head.multi_head_attention(piece.params, x, config.n_heads, config.kv_heads, **options)
 
 
 def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis | OneNumber]:
@@ -53,23 +56,21 @@ def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis | OneNumber]:
         yield from _norms(config, params, x, how)
 
 
-def _scores(config: Any, params: Params, x: Array, how: Attending) -> Iterator[OneNumber]:
+def _scores(config: Any, params: Params, x: Array, how: Attending) -> Iterator[Hypothesis | OneNumber]:
     """What the scores are multiplied by, and their cap."""
     k, d, h = config.head_dim, config.d_model, config.n_heads
     names: Mapping[str, float] = {
         "1 / d_head": 1 / k, "1 / sqrt(d_model)": 1 / math.sqrt(d), "1 / d_model": 1 / d,
         "sqrt(d_head)": math.sqrt(k), "1 / sqrt(n_heads)": 1 / math.sqrt(h), "1 / n_heads": 1 / h,
-        "-1 / sqrt(d_head)": -1 / math.sqrt(k),
+        "-1 / sqrt(d_head)": -1 / math.sqrt(k), "1 / sqrt(d_head)": 1 / math.sqrt(k),
     }  # fmt: skip
+    is_ours = "1 / sqrt(d_head) = " if config.attention_scale is None else ""
     yield OneNumber(
-        "score-scale", f"fits scores times {{value}}; ours is 1 / sqrt(d_head) = {how.scale:.6g}",
+        "score-scale", f"fits scores times {{value}}; ours is {is_ours}{how.scale:.6g}",
         lambda c: attend(params, x, replace(how, scale=c)),
         [1.0, *names.values(), *(how.scale * 2.0**n for n in range(-4, 5) if n)], smallest=how.scale, names=names,
     )  # fmt: skip
-    yield OneNumber(
-        "score-cap", "fits scores capped by {value} tanh(score / cap)",
-        lambda c: attend(params, x, replace(how, cap=c)), CAPS, lowest=1e-3, smallest=1.0,
-    )  # fmt: skip
+    yield from caps("score", how.cap, lambda c: attend(params, x, replace(how, cap=c)))
 
 
 def _softmax(params: Params, x: Array, how: Attending) -> Iterator[Hypothesis]:
@@ -120,10 +121,11 @@ def _norms(config: Any, params: Params, x: Array, how: Attending) -> Iterator[Hy
         without = {name: part for name, part in params.items() if name not in [f"{one}_norm" for one in names]}
         says = f"equals ours without the norm of {' and '.join(names)}"
         yield Hypothesis("no-head-norm", says, partial(attend, without, x, how))
-    yield Hypothesis(
-        "rotated-before-norm", "equals ours with queries and keys rotated before they are normalised",
-        partial(attend, params, x, replace(how, rotated_first=True)),
-    )  # fmt: skip
+    if not how.whole_norms:
+        yield Hypothesis(
+            "rotated-before-norm", "equals ours with queries and keys rotated before they are normalised",
+            partial(attend, params, x, replace(how, rotated_first=True)),
+        )  # fmt: skip
     yield OneNumber(
         "epsilon", f"fits epsilon = {{value}} in the norms of queries and keys; ours is {config.norm_epsilon:g}",
         lambda e: attend(params, x, replace(how, epsilon=e)), EPSILONS, 0.0, 1e-8,

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from jaxllm.compare.foreign.hypotheses import Hypothesis
-from jaxllm.compare.foreign.piece import ForeignPiece
+from jaxllm.compare.foreign.piece import SCALED, ForeignPiece
 from jaxllm.reference import embeddings
 from jaxllm.reference.arrays import Array
 
@@ -17,7 +17,7 @@ def ours(piece: ForeignPiece) -> Array:
 
 
 def _scale(piece: ForeignPiece) -> float:
-    return float(piece.config.d_model**0.5) if piece.config.scale_embeddings else 1.0
+    return float(piece.config.d_model**0.5) if piece.name == SCALED else 1.0
 
 
 def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis]:

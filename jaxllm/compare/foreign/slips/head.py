@@ -8,11 +8,11 @@ import numpy as np
 from jaxllm.compare.foreign.hypotheses import Hypothesis, OneNumber
 from jaxllm.compare.foreign.piece import ForeignPiece
 from jaxllm.compare.foreign.slips import linear
+from jaxllm.compare.foreign.slips.caps import caps
 from jaxllm.compare.foreign.slips.rounding import OPERANDS
 from jaxllm.reference import embeddings, layers
 from jaxllm.reference.arrays import Array, float64
-
-CAPS = (10.0, 20.0, 30.0, 50.0, 100.0)
+from jaxllm.reference.softcap import softcap
 
 
 def ours(piece: ForeignPiece) -> Array:
@@ -21,10 +21,19 @@ def ours(piece: ForeignPiece) -> Array:
 
 
 def _logits(piece: ForeignPiece, x: Array) -> Array:
+    return _capped(_made(piece, x), piece.config.logits_softcap)
+
+
+def _made(piece: ForeignPiece, x: Array) -> Array:
+    """The logits before their cap."""
     x = x / piece.config.width_ratio
     if "table" in piece.params:
         return embeddings.token_logits(piece.params["table"], x)
     return layers.linear_map(piece.params, x)
+
+
+def _capped(logits: Array, cap: float | None) -> Array:
+    return logits if cap is None else softcap(logits, cap)
 
 
 def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis | OneNumber]:
@@ -32,7 +41,9 @@ def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis | OneNumber]:
     if piece.config.logits is not None:
         return
     x, logits = float64(piece.x), ours(piece)
-    yield from _tables(piece, x)
+    cap = piece.config.logits_softcap
+    for one in _tables(piece, x):
+        yield Hypothesis(one.slip, one.says, partial(_predicted, one, cap))
     yield from _norms(piece)
     largest = logits.max(axis=-1, keepdims=True)
     log_probs = logits - largest - np.log(np.exp(logits - largest).sum(axis=-1, keepdims=True))
@@ -41,14 +52,15 @@ def hypotheses(piece: ForeignPiece) -> Iterator[Hypothesis | OneNumber]:
     for shift, says in ((1, "next"), (-1, "previous")):
         moved = np.roll(logits, -shift, axis=-2)
         yield Hypothesis("positions-shifted", f"equals ours at the {says} position", partial(np.copy, moved))
-    yield OneNumber(
-        "logit-cap", "fits logits capped by {value} tanh(logit / cap)", lambda c: c * np.tanh(logits / c), CAPS,
-        lowest=1e-3, smallest=1.0,
-    )  # fmt: skip
+    yield from caps("logit", piece.config.logits_softcap, partial(_capped, _made(piece, x)))
+
+
+def _predicted(one: Hypothesis, cap: float | None) -> Array:
+    return _capped(one.predict(), cap)
 
 
 def _tables(piece: ForeignPiece, x: Array) -> Iterator[Hypothesis]:
-    """Slips of the table, or the kernel and its bias."""
+    """Slips of the table, or the kernel and its bias, before the cap."""
     table, params = piece.extra.get("token_table"), piece.params
     if "table" in params:
         kernel = float64(params["table"]).T

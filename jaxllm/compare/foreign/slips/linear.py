@@ -9,6 +9,7 @@ import numpy as np
 from jaxllm.compare.foreign.hypotheses import Hypothesis, OneNumber
 from jaxllm.compare.foreign.piece import ForeignPiece
 from jaxllm.compare.foreign.slips.rounding import OPERANDS
+from jaxllm.config_rules import rotated_width
 from jaxllm.reference import layers
 from jaxllm.reference.arrays import Array, Params, float64
 
@@ -60,9 +61,11 @@ def by_heads(order: Array, width: int) -> Array:
 
 def _orders(y: Array, config: Any, part: str) -> Iterator[Hypothesis]:
     """Features within each head in the order of the other form of rotary positions."""
-    if config.head_dim % 2 or y.shape[-1] % config.head_dim:
+    rotated = rotated_width(config.head_dim, config.rotary_fraction)
+    if rotated % 2 or y.shape[-1] % config.head_dim:
         return
-    order = by_heads(interleaved(config.head_dim), y.shape[-1])
+    of_head = np.concatenate([interleaved(rotated), np.arange(rotated, config.head_dim)])
+    order = by_heads(of_head, y.shape[-1])
     yield Hypothesis(
         "feature-order", f"equals our {part} with each head's two halves interleaved", lambda: y[..., order]
     )

@@ -6,8 +6,11 @@ from typing import Any
 
 from jaxllm.compare.foreign.hypotheses import OneNumber
 from jaxllm.compare.foreign.slips.attending import Attending, attend
+from jaxllm.config import Rotary
+from jaxllm.config_rules import rotated_width
 from jaxllm.reference.arrays import Array, Params
 
+FRACTIONS = (1.0, 0.75, 0.5, 0.25, 0.125)  # of a head's features
 BASES = (100.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 2e6, 5e6, 1e7)
 
 
@@ -16,9 +19,9 @@ def changes(config: Any, how: Attending) -> Iterator[tuple[str, str, Attending]]
     if how.rotary is None:
         yield from _added(config, how)
         return
-    base, interleaved, *scaling = how.rotary
+    interleaved = how.rotary.interleaved
     form, ours = ("halves", "neighbours") if interleaved else ("neighbours", "halves")
-    other = type(how.rotary)(base, not interleaved, *scaling)
+    other = how.rotary._replace(interleaved=not interleaved)
     says = f"equals ours with rotary pairs of {form}, not of {ours}"
     yield "rotary-pairs", says, replace(how, rotary=other)
     yield "no-rotary", "equals ours without rotary positions", replace(how, rotary=None)
@@ -29,13 +32,14 @@ def changes(config: Any, how: Attending) -> Iterator[tuple[str, str, Attending]]
     for shift, where in ((1, "after"), (-1, "before")):
         says = f"equals ours with queries one position {where} their keys'"
         yield "positions-shifted", says, replace(how, query_shift=shift)
-    for divisor in (2, 4):
-        n = config.head_dim // divisor
-        if n % 2 == 0 and n:
-            says = f"equals ours with the first {n} of {config.head_dim} features of a head rotated"
-            yield "rotary-fraction", says, replace(how, rotated_features=n)
-    if scaling and scaling[0] != 1:
-        unscaled = type(how.rotary)(base, interleaved)
+    width = config.head_dim
+    ours_n = rotated_width(width, how.fraction)
+    for n in sorted({int(width * fraction) for fraction in FRACTIONS} - {ours_n, 0}):
+        if n % 2 == 0:
+            says = f"equals ours with {n} of {width} features of a head rotated, the first; in ours it is {ours_n}"
+            yield "rotary-fraction", says, replace(how, fraction=(n + 0.5) / width)
+    unscaled = Rotary(how.rotary.base, interleaved)
+    if how.rotary != unscaled:
         yield "rotary-scaling", "equals ours without the scaling of rotary positions", replace(how, rotary=unscaled)
 
 
@@ -44,7 +48,7 @@ def _added(config: Any, how: Attending) -> Iterator[tuple[str, str, Attending]]:
     if config.head_dim % 2:
         return
     for interleaved, form in ((False, "halves"), (True, "neighbours")):
-        rotary = (10000.0, interleaved)
+        rotary = Rotary(10000.0, interleaved)
         yield "rotary", f"equals ours with rotary positions of {form}, base 10000", replace(how, rotary=rotary)
 
 
@@ -52,8 +56,8 @@ def bases(params: Params, x: Array, how: Attending) -> Iterator[OneNumber]:
     """Another base."""
     if how.rotary is None:
         return
-    base, *rest = how.rotary
+    rotary = how.rotary
     yield OneNumber(
-        "rotary-base", f"fits a rotary base of {{value}}; ours is {base:g}",
-        lambda b: attend(params, x, replace(how, rotary=(b, *rest))), BASES, lowest=1.0, smallest=1.0,
+        "rotary-base", f"fits a rotary base of {{value}}; ours is {rotary.base:g}",
+        lambda b: attend(params, x, replace(how, rotary=rotary._replace(base=b))), BASES, lowest=1.0, smallest=1.0,
     )  # fmt: skip
