@@ -4,6 +4,7 @@ A file is refused if a key asks for what a GPT cannot compute. Llama 3's scaling
 tensor, is recognised by its numbers.
 """
 
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from jaxllm.config import GPTConfig
-from jaxllm.pretrained.families import EMBEDDING, FAMILIES, HEAD, Family, Layout
+from jaxllm.config_rules import rotated_width
+from jaxllm.pretrained.families import EMBEDDING, FAMILIES, GGUF, HEAD, Family, Layout
 from jaxllm.pretrained.gguf import GGUFHeader, read_tensor
 from jaxllm.pretrained.gguf_quantised import read_float
 from jaxllm.pretrained.hf_config import make_config
@@ -33,7 +35,7 @@ KEYS = {  # field of GPTConfig: key after the architecture (ggml-org/ggml, docs/
 }  # fmt: skip
 ROPE_BASE = "rope.freq_base"
 OPTIONAL = ("n_kv_heads", "d_head", "rope_base")
-HEAD_WIDTHS = ("attention.key_length", "attention.value_length", "rope.dimension_count")  # each must be head_dim
+ROTATED = "rope.dimension_count"
 HARMLESS = {  # values that change no number, first the one that an omitted key has
     "expert_count": (0,), "rope.scaling.type": ("none", "linear"), "rope.scaling.factor": (0, 1),
     "rope.scale_linear": (0, 1), "rope.scaling.attn_factor": (1,), "attention.sliding_window": (0,),
@@ -53,22 +55,40 @@ def read_gguf_config(header: GGUFHeader, path: str | Path) -> tuple[Layout, GPTC
     cannot compute; the message lists all of them.
     """
     _check_not_split(header.metadata, Path(path))
-    family, layout = _find_family(header.metadata, path)
-    fields, obstacles = _read_keys(header.metadata, family)
-    table, head = (header.tensors.get(tensor_name(layout, place)) for place in (EMBEDDING, HEAD))
+    family, its = _find_family(header.metadata, path)
+    table, head = (header.tensors.get(tensor_name(its.layout, place)) for place in (EMBEDDING, HEAD))
     if table is None or len(table.shape) != 2:
         raise InputError(
-            f"{path} has no table of token embeddings, {tensor_name(layout, EMBEDDING)}; download it again."
+            f"{path} has no table of token embeddings, {tensor_name(its.layout, EMBEDDING)}; download it again."
         )
-    fields |= {
-        "vocab_size": table.shape[0],
-        "tie_embeddings": head is None or _same(path, head, table),
-        "activation": next(iter(family.activations.values())),
-        **family.fixed,
-    }
+    tied = head is None or _same(path, head, table)
+    config = config_of_keys(header.metadata, family, its, {"vocab_size": table.shape[0], "tie_embeddings": tied}, path)
+    return its.layout, _scaled(config, header, path) if config.rotary else config
+
+
+def config_of_keys(
+    metadata: Mapping[str, Any], family: Family, its: GGUF, of_tensors: Mapping[str, Any], path: str | Path
+) -> GPTConfig:
+    """The GPTConfig of a file with these keys, without Llama 3's scaling; `of_tensors` are fields that no key states.
+
+    Raises InputError as `read_gguf_config` does.
+    """
+    fields, obstacles = _read_keys(metadata, family, its)
+    fields |= {"activation": next(iter(family.activations.values())), **of_tensors, **family.fixed, **its.fixed}
     config = make_config(fields, obstacles, path)
-    make_config(fields, _contradictions(header.metadata, family, config), path)
-    return layout, _scaled(config, header, path) if config.rotary else config
+    make_config(fields, _contradictions(metadata, its, config), path)
+    if config.n_layers == its.scaled_by_width:
+        config = replace(config, attention_scale=(config.d_model // config.n_heads) ** -0.5)
+    return config
+
+
+def names_of_keys(family: Family, its: GGUF) -> dict[str, str]:
+    """The key, after the architecture, of each field of GPTConfig that a file of the family states."""
+    keys = {field: key for field, key in KEYS.items() if field in family.settings}
+    keys["norm_epsilon"] = its.epsilon
+    if family.fixed["position"] == "rotary":
+        keys["rope_base"] = ROPE_BASE
+    return keys | dict(its.keys)
 
 
 def _check_not_split(metadata: Mapping[str, Any], path: Path) -> None:
@@ -83,39 +103,47 @@ def _check_not_split(metadata: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _find_family(metadata: Mapping[str, Any], path: str | Path) -> tuple[Family, Layout]:
+def _find_family(metadata: Mapping[str, Any], path: str | Path) -> tuple[Family, GGUF]:
     architecture = metadata.get(ARCHITECTURE)
     for family in FAMILIES:
-        if family.gguf is not None and isinstance(architecture, str) and architecture == family.model_type:
+        if family.gguf is not None and isinstance(architecture, str) and architecture == family.gguf.architecture:
             return family, family.gguf
-    names = ", ".join(family.model_type for family in FAMILIES if family.gguf is not None)
+    names = ", ".join(family.gguf.architecture for family in FAMILIES if family.gguf is not None)
     raise InputError(f"{path} is of the architecture {shown(architecture)}, but this jaxllm reads {names}.")
 
 
-def _read_keys(metadata: Mapping[str, Any], family: Family) -> tuple[dict[str, Any], list[str]]:
+def _read_keys(metadata: Mapping[str, Any], family: Family, its: GGUF) -> tuple[dict[str, Any], list[str]]:
     """Fields of GPTConfig, and the keys that a GPT cannot compute."""
-    fields: dict[str, Any] = {}
-    obstacles: list[str] = []
-    keys = {field: key for field, key in KEYS.items() if field in family.settings}
-    keys |= {"norm_epsilon": family.gguf_epsilon} | (
-        {"rope_base": ROPE_BASE} if family.fixed["position"] == "rotary" else {}
-    )
+    fields, obstacles = dict(its.defaults), []
+    keys = names_of_keys(family, its)
     for field, key in keys.items():
-        value = _plain(metadata.get(f"{family.model_type}.{key}"))
+        value = _plain(metadata.get(f"{its.architecture}.{key}"))
         if isinstance(value, np.ndarray):
             obstacles.append(f"{key} differs from layer to layer")
         elif value is not None:
-            fields[field] = value
-        elif field not in OPTIONAL:
+            fields[field] = None if value == 0 and its.defaults.get(field, 0) is None else value
+        elif field not in OPTIONAL and field not in its.defaults:
             obstacles.append(f"{key} is missing")
-    for key, values in HARMLESS.items():
-        value = metadata.get(f"{family.model_type}.{key}", values[0])
-        if _is_used(key, metadata, family) and _differs(value, values):
+    if family.rotary is not None and family.rotary.fraction is not None:
+        fields |= _rotary_fraction(metadata.get(f"{its.architecture}.{ROTATED}"), fields)
+    for key, values in {**HARMLESS, **its.harmless}.items():
+        value = metadata.get(f"{its.architecture}.{key}", values[0])
+        if key not in keys.values() and _is_used(key, metadata, family, its) and _differs(value, values):
             obstacles.append(f"{key} is {shown(value)}")
     return fields, obstacles
 
 
-def _is_used(key: str, metadata: Mapping[str, Any], family: Family) -> bool:
+def _rotary_fraction(rotated: Any, fields: Mapping[str, Any]) -> dict[str, float]:
+    """The fraction of a head of which `rotary.rotated_width` makes the given width; {} if sizes are no numbers."""
+    d_model, n_heads = fields.get("d_model"), fields.get("n_heads")
+    if not (type(rotated) is int and type(d_model) is int and type(n_heads) is int and 0 < n_heads <= d_model):
+        return {}
+    width = d_model // n_heads
+    fraction = rotated / width
+    return {"rotary_fraction": fraction if int(width * fraction) == rotated else math.nextafter(fraction, math.inf)}
+
+
+def _is_used(key: str, metadata: Mapping[str, Any], family: Family, its: GGUF) -> bool:
     """Whether a key can change a number.
 
     Keys of rotary positions are unused in a model without them; a factor is unused if the scaling is of type "none".
@@ -123,7 +151,7 @@ def _is_used(key: str, metadata: Mapping[str, Any], family: Family) -> bool:
     """
     if key.startswith("rope.") and family.fixed["position"] != "rotary":
         return False
-    unscaled = not _differs(metadata.get(f"{family.model_type}.{ROPE_SCALING}"), ("none",))
+    unscaled = not _differs(metadata.get(f"{its.architecture}.{ROPE_SCALING}"), ("none",))
     return not (unscaled and key in ROPE_FACTORS)
 
 
@@ -147,11 +175,17 @@ def _same(path: str | Path, a: StoredTensor, b: StoredTensor) -> bool:
     return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(read_tensor(path, a), read_tensor(path, b))
 
 
-def _contradictions(metadata: Mapping[str, Any], family: Family, config: GPTConfig) -> list[str]:
+def head_sizes(config: GPTConfig) -> dict[str, int]:
+    """The keys of the sizes of a head, with their values. One without rotary positions has no rotated width."""
+    widths = {KEYS["d_head"]: config.head_dim, "attention.value_length": config.head_dim}
+    rotated = {ROTATED: rotated_width(config.head_dim, config.rotary_fraction)} if config.rotary else {}
+    return widths | rotated
+
+
+def _contradictions(metadata: Mapping[str, Any], its: GGUF, config: GPTConfig) -> list[str]:
     """Keys whose sizes differ from those that the config implies."""
-    widths = (key for key in HEAD_WIDTHS if _is_used(key, metadata, family))
-    sizes = {KEYS["n_kv_heads"]: config.kv_heads} | dict.fromkeys(widths, config.head_dim)
-    given = {key: _plain(metadata.get(f"{family.model_type}.{key}", size)) for key, size in sizes.items()}
+    sizes = {KEYS["n_kv_heads"]: config.kv_heads} | head_sizes(config)
+    given = {key: _plain(metadata.get(f"{its.architecture}.{key}", size)) for key, size in sizes.items()}
     return [f"{key} is {shown(given[key])}, not {size}" for key, size in sizes.items() if _differs(given[key], (size,))]
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import headers
 import numpy as np
 import pytest
-from gguf_files import both, keys_of, write_gguf
-from pretrained_files import CONFIGS, GPT2, LLAMA, LLAMA3, assert_same, refusal
+from gguf_files import MODELS, both, keys_of, write_gguf
+from pretrained_files import GPT2, LLAMA, LLAMA3, assert_same, refusal
 
 from jaxllm import GPTConfig, load_pretrained
 from jaxllm.pretrained.hf_config import numeric_fields
@@ -27,10 +27,10 @@ def frequency_factors(config: GPTConfig) -> np.ndarray:
     return np.array(factors, np.float32)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2", "qwen3", "gemma"])
+@pytest.mark.parametrize("architecture", MODELS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_gguf_file_is_the_folder(architecture: str, dtype: str, tmp_path: Path) -> None:
-    config = next(config for name, config in CONFIGS.items() if name.lower().startswith(architecture))
+    config = MODELS[architecture]
     folder, keys, tensors = both(tmp_path, config, architecture)
     narrow = {name: x.astype(dtype) for name, x in tensors.items()}
     got, params = load_pretrained(write_gguf(tmp_path / "x.gguf", architecture, keys, narrow))
@@ -135,7 +135,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
     _, keys, tensors = both(tmp_path, replace(LLAMA, tie_embeddings=True), "llama")
     path = tmp_path / "x.gguf"
     write_gguf(path, "mamba", keys, tensors)
-    assert "'mamba', but this jaxllm reads gpt2, llama, qwen2, qwen3, gemma" in refusal(lambda: load_pretrained(path))
+    assert "'mamba', but this jaxllm reads gpt2, llama, qwen2, qwen3, gemma, smollm3, " in refusal(lambda: load_pretrained(path))
     write_gguf(path, "llama", keys, {})
     assert "no table of token embeddings, token_embd.weight" in refusal(lambda: load_pretrained(path))
     write_gguf(path, "llama", keys, {**tensors, "blk.0.attn_q.bias": np.zeros(16, np.float32)})
