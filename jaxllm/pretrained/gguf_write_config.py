@@ -15,6 +15,7 @@ from jaxllm.pretrained.gguf_config import ARCHITECTURE, FREQUENCIES, config_of_k
 from jaxllm.pretrained.hf_config import families_for, numeric_fields
 from jaxllm.utils.errors import InputError, shown
 
+SCALING = ("rope_low_frequency", "rope_high_frequency", "rope_original_context")  # that rope_factor brings with it
 FOLDER = "export a folder with --out FOLDER instead"
 
 
@@ -34,7 +35,10 @@ def gguf_family(config: GPTConfig) -> tuple[Family, GGUF]:
     nearest = min(range(len(known)), key=lambda i: len(lacking[i]))
     if lacking[nearest]:
         fields = " and ".join(f"model.{field} = {shown(getattr(config, field))}" for field in lacking[nearest])
-        raise InputError(f"the architecture {known[nearest][1].architecture} of GGUF has no {fields}; {FOLDER}.")
+        raise InputError(
+            f"no architecture of GGUF can express this model: {known[nearest][1].architecture} is nearest, but has no "
+            f"{fields}; {FOLDER}."
+        )
     return known[nearest]
 
 
@@ -53,7 +57,14 @@ def _lacking(family: Family, its: GGUF, config: GPTConfig) -> list[str]:
     if factors is not None and FREQUENCIES in its.layout.ignored:
         # A reader takes the largest factor for the model's, which it is unless even the slowest pair is mixed.
         found = replace(found, rope_factor=float(factors.max()))
-    return lacking + [field for field in _differing(found, config) if field not in lacking]
+    lacking += [field for field in _differing(found, config) if field not in lacking]
+    return [field for field in lacking if field not in _consequences(lacking, config)]
+
+
+def _consequences(lacking: list[str], config: GPTConfig) -> set[str]:
+    """The fields that are lacking only because another one is."""
+    fields = {*SCALING} if "rope_factor" in lacking else set()
+    return fields | ({"rope_local_base"} if config.rope_local_base is None and "layer_pattern" in lacking else set())
 
 
 def config_keys(family: Family, its: GGUF, config: GPTConfig) -> dict[str, Any]:

@@ -27,10 +27,7 @@ SIZES = {
     "feed_forward_length": "hidden_dim", "attention.head_count": "n_heads",
 }  # fmt: skip
 EPSILON = {"gpt2": "attention.layer_norm_epsilon", "gptneox": "attention.layer_norm_epsilon"}
-ROTARY = {
-    "attention.head_count_kv": "kv_heads", "attention.key_length": "head_dim", "attention.value_length": "head_dim",
-    "rope.freq_base": "rope_base",
-}  # fmt: skip
+WIDTHS = {"attention.key_length": "head_dim", "attention.value_length": "head_dim"}
 OWN = {
     "gemma2": {
         "attention.sliding_window": "sliding_window", "attn_logit_softcapping": "score_softcap",
@@ -43,9 +40,14 @@ OWN = {
 def keys_of(config: GPTConfig, architecture: str = "llama") -> dict[str, Any]:
     """The keys of the settings, after the architecture."""
     keys = SIZES | {EPSILON.get(architecture, "attention.layer_norm_rms_epsilon"): "norm_epsilon"}
-    keys |= OWN.get(architecture, {}) | (ROTARY if config.rotary else {})
-    rotated = {"rope.dimension_count": rotated_width(config.head_dim, config.rotary_fraction)} if config.rotary else {}
-    return {key: getattr(config, field) for key, field in keys.items()} | rotated
+    keys |= OWN.get(architecture, {})
+    if architecture not in ("gpt2", "gptneox"):
+        keys |= {"attention.head_count_kv": "kv_heads"} | (WIDTHS if architecture != "phi3" else {})
+    rotary = {}
+    if config.rotary:
+        rotated = rotated_width(config.head_dim, config.rotary_fraction)
+        rotary = {"rope.freq_base": config.rope_base, "rope.dimension_count": rotated}
+    return {key: getattr(config, field) for key, field in keys.items()} | rotary
 
 
 def converted(folder: Path, config: GPTConfig, architecture: str) -> Tensors:
