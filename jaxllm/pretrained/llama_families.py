@@ -87,7 +87,8 @@ MISTRAL = Family(
 )  # fmt: skip
 QWEN2 = Family(
     "Qwen2ForCausalLM", "qwen2", LLAMA_SETTINGS, {**LLAMA_DEFAULTS, "num_key_value_heads": 32}, GATED,
-    {**LLAMA_FIXED, "qkv_bias": True}, HARMLESS, LLAMA_FOLDER, GGUF("qwen2", Layout(GGUF_APART)), layers="qwen",
+    {**LLAMA_FIXED, "qkv_bias": True}, HARMLESS, LLAMA_FOLDER, GGUF("qwen2", Layout(GGUF_APART), whole_heads=True),
+    layers="qwen",
 )  # fmt: skip
 QWEN3 = Family(
     "Qwen3ForCausalLM", "qwen3", LLAMA_SETTINGS, {**LLAMA_DEFAULTS, "num_key_value_heads": 32, "head_dim": 128}, GATED,

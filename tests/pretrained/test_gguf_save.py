@@ -12,7 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from gguf_files import converted, keys_of
 from imported_runs import TOKENIZER
-from pretrained_files import CONFIGS, GPT2, LLAMA, LLAMA3, QWEN3, assert_same, random_params, refusal
+from pretrained_files import CONFIGS, GPT2, LLAMA, LLAMA3, QWEN2, QWEN3, assert_same, random_params, refusal
 
 import jaxllm.reference as reference
 from jaxllm import GPT, GPTConfig, load_pretrained, save_pretrained
@@ -204,6 +204,7 @@ REFUSED = {
     "every second layer rotary": (replace(SMOLLM3, rotary_pattern="RN"), "smollm3 is nearest, but has no model.rotary_pa"),
     "a tied OLMo": (replace(OLMO2, tie_embeddings=True), "olmo2 is nearest, but has no model.tie_embeddings = True; exp"),
     "an OLMo of wide heads": (replace(OLMO2, d_head=24), "olmo2 is nearest, but has no model.d_head = 24; export"),
+    "a Qwen of wide heads": (replace(QWEN2, d_head=24), "qwen2 is nearest, but has no model.d_head = 24; export"),
     "no cap": (replace(GEMMA2, score_softcap=None), "gemma2 is nearest, but has no model.score_softcap = None; export"),
     "another scale": (replace(GEMMA2, attention_scale=0.2), "gemma2 is nearest, but has no model.attention_scale = 0.2"),
     "two local layers": (replace(GEMMA2, layer_pattern="LLG"), "gemma2 is nearest, but has no model.layer_pattern = 'LLG'"),
