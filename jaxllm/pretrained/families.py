@@ -4,7 +4,7 @@ A family is a row: names and defaults of its settings (`hf_config`, `gguf_config
 for each kind of file (`parameter_map` reads it). A new family of the same computations is a new row.
 """
 
-from jaxllm.pretrained.family import EMBEDDING, HEAD, Family, Layout
+from jaxllm.pretrained.family import EMBEDDING, GGUF, HEAD, Family, Layout
 from jaxllm.pretrained.gpt_families import GPT2, GPT_NEO, GPT_NEOX
 from jaxllm.pretrained.llama_families import (
     GEMMA,
@@ -20,7 +20,7 @@ from jaxllm.pretrained.llama_families import (
     SMOLLM3,
 )
 
-__all__ = ["EMBEDDING", "FAMILIES", "HEAD", "Family", "Layout"]
+__all__ = ["EMBEDDING", "FAMILIES", "GGUF", "HEAD", "Family", "Layout"]
 
 # The first of them that can express a model is the one that it is written as.
 FAMILIES = (

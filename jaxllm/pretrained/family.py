@@ -23,11 +23,31 @@ class Layout(NamedTuple):
     stacked: Mapping[str, Paths] = {}
 
 
+class GGUF(NamedTuple):
+    """A family in the terms of llama.cpp: its architecture, its keys, and what it computes without being told."""
+
+    architecture: str  # the value of general.architecture
+    layout: Layout
+    epsilon: str = "attention.layer_norm_rms_epsilon"  # key of norm_epsilon, after the architecture
+    keys: Mapping[str, str] = {}  # field of GPTConfig: key after the architecture, beside those of all families
+    # Of keys that a file may omit. With None as the default a number 0 says the same.
+    defaults: Mapping[str, Any] = {}
+    fixed: Mapping[str, Any] = {}  # fields that have no key, because they are the same in the whole architecture
+    # Further keys: the values that change no number, first the one that an omitted key has.
+    harmless: Mapping[str, tuple[Any, ...]] = {}
+    # Fields that llama.cpp computes with this value only, though a file could say another; such a file is not written.
+    only: Mapping[str, Any] = {}
+    whole_heads: bool = False  # whether llama.cpp's heads are d_model / n_heads wide in any case
+    # The n_layers of the one size whose scores are scaled by sqrt(d_model / n_heads) in place of the width of a head.
+    scaled_by_width: int | None = None
+    computes: str | None = None  # the activation that llama.cpp computes in place of the family's
+
+
 class Family(NamedTuple):
-    """A family, in the terms of transformers' config.json and of llama.cpp's keys."""
+    """A family, in the terms of transformers' config.json, and of llama.cpp's keys (`gguf`)."""
 
     architecture: str  # of transformers
-    model_type: str  # of transformers, and general.architecture of llama.cpp unless gguf_name is another
+    model_type: str  # of transformers
     settings: Mapping[str, str]  # field of GPTConfig: name in config.json
     defaults: Mapping[str, Any]  # of settings that config.json may omit; a setting without a default is required
     activations: Mapping[str, str]  # name in config.json: name in GPTConfig; the first of a value is written
@@ -35,13 +55,11 @@ class Family(NamedTuple):
     # Other settings that may change numbers: the values that do not, first the one that an omitted setting has.
     harmless: Mapping[str, tuple[Any, ...]]
     folder: Layout
-    gguf: Layout | None  # None if llama.cpp has no architecture of that name, or if this jaxllm does not read it
-    gguf_epsilon: str = "attention.layer_norm_rms_epsilon"
+    gguf: GGUF | None  # None if llama.cpp has no architecture of its own for the family
     whole_heads: bool = False  # whether n_heads must divide d_model
     # How config.json says what differs from layer to layer (`jaxllm.pretrained.hf_layers`); None: nothing does.
     layers: Literal["qwen", "smollm3", "gemma", "gpt_neo"] | None = None
     rotary: "RotarySettings | None" = None  # None: base and scaling as in Llama
-    gguf_name: str = ""  # general.architecture of llama.cpp, where it is not model_type
 
 
 class RotarySettings(NamedTuple):

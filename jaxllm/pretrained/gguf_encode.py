@@ -14,7 +14,8 @@ from jaxllm.utils.errors import InputError, shown
 # The type of most tensors: its name in GGUF, and its number as `general.file_type` (llama.cpp, include/llama.h).
 FILE_TYPES = {"float32": ("F32", 0), "float16": ("F16", 1), "q8_0": ("Q8_0", 7)}
 BLOCK = BY_NAME["Q8_0"][0]
-ALWAYS_FLOAT32 = "position_embd.weight"  # ggml adds its rows to others, and has no kernel for that in each type
+# Positions, because ggml adds its rows to others and has no kernel for that in each type; and the router of experts.
+ALWAYS_FLOAT32 = ("position_embd.weight", "ffn_gate_inp.weight")
 AT_ONCE = 2**20  # numbers that are converted at a time
 
 
@@ -27,9 +28,9 @@ def check_dtype(dtype: str) -> None:
 def stored_type(name: str, shape: Sequence[int], dtype: str) -> str:
     """The GGUF type of a tensor in a file of that dtype: "F32", "F16" or "Q8_0".
 
-    Vectors and the table of positions are F32. A tensor whose rows are no whole blocks of Q8_0 is F16.
+    Vectors, the table of positions and routers are F32. A tensor whose rows are no whole blocks of Q8_0 is F16.
     """
-    if len(shape) < 2 or name == ALWAYS_FLOAT32:
+    if len(shape) < 2 or name.endswith(ALWAYS_FLOAT32):
         return "F32"
     kind, _ = FILE_TYPES[dtype]
     return "F16" if shape[-1] % BY_NAME[kind][0] else kind
@@ -48,7 +49,7 @@ def encoded(x: np.ndarray, kind: str, name: str) -> Iterator[np.ndarray]:
     or the scale of a block of Q8_0, is beyond float16.
     """
     rows = x.reshape(1, -1) if x.ndim < 2 else x
-    step = max(1, AT_ONCE // max(1, rows.shape[-1]))
+    step = max(1, AT_ONCE // max(1, math.prod(rows.shape[1:])))
     for i in range(0, len(rows), step):
         part = np.ascontiguousarray(rows[i : i + step], np.float32)
         yield _encoded_rows(part, kind, name).reshape(-1).view(np.uint8)

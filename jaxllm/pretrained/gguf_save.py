@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxllm.config import GPTConfig
 from jaxllm.pretrained.chat import ChatFormat
+from jaxllm.pretrained.families import GGUF
 from jaxllm.pretrained.gguf_config import FREQUENCIES
 from jaxllm.pretrained.gguf_encode import FILE_TYPES, check_dtype, encoded, stored_type
 from jaxllm.pretrained.gguf_write import TensorToWrite, write_file
@@ -31,11 +32,11 @@ def save_gguf(
 ) -> dict[str, str]:  # fmt: skip
     """Write the model into a GGUF file. Returns the GGUF type of each tensor by its name, such as "Q8_0".
 
-    The architecture is the first of gpt2, llama, qwen3 and gemma that can express the config. Keys and types of tensors
-    are those of llama.cpp's converter: with `dtype` "float16" or "q8_0" vectors and learned positions stay F32, and
-    with "q8_0" tensors whose rows are no multiple of 32 become F16, of which a Note warns. Rotary positions are written
-    in the order of the architecture, and muP's division into the final norm (`jaxllm.pretrained.save`). `name` is the
-    model's, for people.
+    The architecture is that of the first of `jaxllm.pretrained.families` that can express the config in GGUF. Keys and
+    types of tensors are those of llama.cpp's converter: with `dtype` "float16" or "q8_0" vectors and learned positions
+    stay F32, and with "q8_0" tensors whose rows are no multiple of 32 become F16, of which a Note warns. Another Note
+    warns of an activation that llama.cpp computes in another form. Rotary positions are written in the order of the
+    architecture, and muP's division into the final norm (`jaxllm.pretrained.save`). `name` is the model's, for people.
 
     `params` has the paths and shapes of `GPT(config).init`, as NumPy or JAX arrays in float32, bfloat16, float16 or
     float64. They are converted a few rows at a time. The file appears when it is complete and has been read back: its
@@ -46,11 +47,12 @@ def save_gguf(
     be written.
     """
     check_dtype(dtype)
-    family, layout = gguf_family(config)
+    family, its = gguf_family(config)
+    _note_activation(its, config)
     flat = without_mup(checked_parameters(params, config), config)
-    keys = config_keys(family, config) | _general_keys(dtype, name)
+    keys = config_keys(family, its, config) | _general_keys(dtype, name)
     keys |= tokenizer_keys(tokenizer, chat or ChatFormat(), config.vocab_size)
-    placements, factors = tensor_placements(layout, config), frequency_factors(config)
+    placements, factors = tensor_placements(its.layout, config), frequency_factors(config)
     shapes = {} if factors is None else {FREQUENCIES: factors.shape}
     shapes |= {tensor: placement.shape for tensor, placement in placements.items()}
     types = {tensor: stored_type(tensor, shape, dtype) for tensor, shape in shapes.items()}
@@ -58,7 +60,7 @@ def save_gguf(
 
     def content(tensor: str) -> Iterator[np.ndarray]:
         held = tensor in placements
-        x = to_tensor(layout, config, placements[tensor], flat) if held else np.asarray(factors)
+        x = to_tensor(its.layout, config, placements[tensor], flat) if held else np.asarray(factors)
         return encoded(x, types[tensor], tensor)
 
     described = {tensor: TensorToWrite(types[tensor], shape) for tensor, shape in shapes.items()}
@@ -79,6 +81,13 @@ def _check(path: Path, config: GPTConfig) -> None:
     opened = open_pretrained(path)
     check_same_config(opened.config, config)
     opened.check()
+
+
+def _note_activation(its: GGUF, config: GPTConfig) -> None:
+    """Warn with a Note of an activation that llama.cpp computes in another form than the model's."""
+    if its.computes not in (None, config.activation):
+        what = f"llama.cpp computes the activation {config.activation} of a {its.architecture} as {its.computes}"
+        warnings.warn(Note(f"GGUF: {what}, which changes logits a little."), stacklevel=3)
 
 
 def _note_float16(types: dict[str, str], dtype: str) -> None:

@@ -2,6 +2,7 @@
 
 from jaxllm.pretrained.family import (
     EMBEDDING,
+    GGUF,
     GGUF_JOINED,
     HARMLESS,
     HEAD,
@@ -60,6 +61,7 @@ GPT_NEOX_NAMES: dict[str, Paths] = {
 UNGATED = {
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "relu2": "squared_relu",
 }  # fmt: skip
+GGUF_EPSILON = "attention.layer_norm_epsilon"
 
 GPT2 = Family(
     "GPT2LMHeadModel", "gpt2",
@@ -81,8 +83,7 @@ GPT2 = Family(
         GPT2_NAMES, "transformer.", out_in=False,
         ignored=("transformer.h.{i}.attn.bias", "transformer.h.{i}.attn.masked_bias"),
     ),
-    Layout(GGUF_JOINED),
-    gguf_epsilon="attention.layer_norm_epsilon", whole_heads=True,
+    GGUF("gpt2", Layout(GGUF_JOINED), GGUF_EPSILON), whole_heads=True,
 )  # fmt: skip
 GPT_NEO = Family(
     "GPTNeoForCausalLM", "gpt_neo",
@@ -116,7 +117,7 @@ GPT_NEOX = Family(
     {
         "hidden_act": "gelu", "layer_norm_eps": 1e-5, "tie_word_embeddings": False, "use_parallel_residual": True,
     },
-    UNGATED,
+    {"gelu": "gelu", **UNGATED},
     {"position": "rotary", "norm": "layer_norm", "use_bias": True},
     {**HARMLESS, "attention_bias": (True,)},
     Layout(
@@ -126,5 +127,9 @@ GPT_NEOX = Family(
             "gpt_neox.layers.{i}.attention.rotary_emb.inv_freq",
         ),
     ),
-    None, whole_heads=True, rotary=RotarySettings(fraction=0.25, names=("rotary_emb_base", "rotary_pct")),
+    GGUF(
+        "gptneox", Layout(GGUF_JOINED), GGUF_EPSILON, {"parallel_residual": "use_parallel_residual"},
+        only={"tie_embeddings": False}, computes="gelu_tanh",
+    ),
+    whole_heads=True, rotary=RotarySettings(fraction=0.25, names=("rotary_emb_base", "rotary_pct")),
 )  # fmt: skip

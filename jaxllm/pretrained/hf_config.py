@@ -209,8 +209,13 @@ def families_for(config: GPTConfig) -> list[Family]:
 
 
 def _lacking_of_each(config: GPTConfig) -> list[tuple[Family, list[str]]]:
-    """The fields that each family lacks; one whose heads must divide d_model is left out if they do not."""
-    families = [family for family in FAMILIES if not family.whole_heads or config.d_model % config.n_heads == 0]
+    """The fields that each family lacks.
+
+    Left out are families of experts for a model without, and those whose heads must divide d_model if they do not.
+    """
+    families = [family for family in FAMILIES if config.n_experts or "n_experts" not in family.settings]
+    if config.d_model % config.n_heads:
+        families = [family for family in families if not family.whole_heads]
     return [(family, _lacking_fields(family, config)) for family in families]
 
 

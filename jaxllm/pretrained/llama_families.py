@@ -2,8 +2,10 @@
 
 from jaxllm.pretrained.family import (
     EMBEDDING,
+    GGUF,
     GGUF_APART,
     GGUF_EXPERTS,
+    GGUF_JOINED,
     HARMLESS,
     HEAD,
     Family,
@@ -51,10 +53,22 @@ GEMMA2_NAMES = LLAMA_NAMES | {
     "model.layers.{i}.pre_feedforward_layernorm.weight": "block_{i}/norm_2/scale",
     "model.layers.{i}.post_feedforward_layernorm.weight": "block_{i}/norm_2_after/scale",
 }
+GGUF_BEFORE = ("blk.{i}.attn_norm.weight", "blk.{i}.ffn_norm.weight")
 APART = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")  # maps that Phi-3 stores together
 PHI3_NAMES = {name: paths for name, paths in LLAMA_NAMES.items() if not any(part in name for part in APART)} | {
     "model.layers.{i}.self_attn.qkv_proj.weight": attention_paths("kernel"),
     "model.layers.{i}.mlp.gate_up_proj.weight": ("block_{i}/mlp/gate/kernel", "block_{i}/mlp/up/kernel"),
+}
+GGUF_OLMO2 = {name: paths for name, paths in GGUF_APART.items() if name not in GGUF_BEFORE} | {
+    "blk.{i}.post_attention_norm.weight": "block_{i}/norm_1/scale",
+    "blk.{i}.post_ffw_norm.weight": "block_{i}/norm_2/scale",
+}
+GGUF_GEMMA2 = GGUF_APART | {
+    "blk.{i}.post_attention_norm.weight": "block_{i}/norm_1_after/scale",
+    "blk.{i}.post_ffw_norm.weight": "block_{i}/norm_2_after/scale",
+}
+GGUF_PHI3 = {name: paths for name, paths in GGUF_JOINED.items() if "ffn_gate" not in name} | {
+    "blk.{i}.ffn_up.weight": ("block_{i}/mlp/gate/kernel", "block_{i}/mlp/up/kernel"),
 }
 
 LLAMA_SETTINGS = {
@@ -75,7 +89,7 @@ LLAMA_FOLDER = Layout(LLAMA_NAMES, "model.", ignored=("model.layers.{i}.self_att
 LLAMA = Family(
     "LlamaForCausalLM", "llama", LLAMA_SETTINGS, LLAMA_DEFAULTS, GATED, LLAMA_FIXED,
     {**LLAMA_HARMLESS, "mlp_bias": (False, None)}, LLAMA_FOLDER,
-    Layout(GGUF_APART, interleaved=True, ignored=("rope_freqs.weight",)), whole_heads=True,
+    GGUF("llama", Layout(GGUF_APART, interleaved=True, ignored=("rope_freqs.weight",))), whole_heads=True,
 )  # fmt: skip
 MISTRAL = Family(
     "MistralForCausalLM", "mistral", {**LLAMA_SETTINGS, "sliding_window": "sliding_window"},
@@ -84,11 +98,13 @@ MISTRAL = Family(
 )  # fmt: skip
 QWEN2 = Family(
     "Qwen2ForCausalLM", "qwen2", LLAMA_SETTINGS, {**LLAMA_DEFAULTS, "num_key_value_heads": 32}, GATED,
-    {**LLAMA_FIXED, "qkv_bias": True}, HARMLESS, LLAMA_FOLDER, Layout(GGUF_APART), layers="qwen",
+    {**LLAMA_FIXED, "qkv_bias": True}, HARMLESS, LLAMA_FOLDER, GGUF("qwen2", Layout(GGUF_APART), whole_heads=True),
+    layers="qwen",
 )  # fmt: skip
 QWEN3 = Family(
     "Qwen3ForCausalLM", "qwen3", LLAMA_SETTINGS, {**LLAMA_DEFAULTS, "num_key_value_heads": 32, "head_dim": 128}, GATED,
-    {**LLAMA_FIXED, "qk_norm": True}, LLAMA_HARMLESS, LLAMA_FOLDER, Layout(GGUF_APART), layers="qwen",
+    {**LLAMA_FIXED, "qk_norm": True}, LLAMA_HARMLESS, LLAMA_FOLDER, GGUF("qwen3", Layout(GGUF_APART)),
+    layers="qwen",
 )  # fmt: skip
 QWEN3_MOE = Family(
     "Qwen3MoeForCausalLM", "qwen3_moe",
@@ -102,7 +118,15 @@ QWEN3_MOE = Family(
     },
     GATED, {**LLAMA_FIXED, "qk_norm": True},
     {**LLAMA_HARMLESS, "decoder_sparse_step": (1,), "mlp_only_layers": (None, []), "use_sliding_window": (False, None)},
-    LLAMA_FOLDER._replace(names=EXPERT_NAMES, stacked=STACKED_EXPERTS), Layout(GGUF_EXPERTS), gguf_name="qwen3moe",
+    LLAMA_FOLDER._replace(names=EXPERT_NAMES, stacked=STACKED_EXPERTS),
+    GGUF(
+        "qwen3moe", Layout(GGUF_EXPERTS),
+        keys={
+            "d_ff": "expert_feed_forward_length", "n_experts": "expert_count",
+            "n_experts_per_token": "expert_used_count",
+        },
+        fixed={"normalise_experts": True},  # ggml-org/llama.cpp, src/models/qwen3moe.cpp
+    ),
 )  # fmt: skip
 GEMMA = Family(
     "GemmaForCausalLM", "gemma", LLAMA_SETTINGS,
@@ -116,18 +140,21 @@ GEMMA = Family(
         **LLAMA_HARMLESS, "hidden_activation": (None, "gelu_pytorch_tanh"),
         "use_bidirectional_attention": (None, False),
     },
-    LLAMA_FOLDER._replace(offset=1), Layout(GGUF_APART),  # a GGUF file has the offset added
+    LLAMA_FOLDER._replace(offset=1),
+    GGUF("gemma", Layout(GGUF_APART), only={"tie_embeddings": True}),  # a GGUF file has the offset added
 )  # fmt: skip
 SMOLLM3 = Family(
     "SmolLM3ForCausalLM", "smollm3", LLAMA_SETTINGS,
     {**LLAMA_DEFAULTS, "num_key_value_heads": 4, "tie_word_embeddings": True}, GATED, LLAMA_FIXED,
-    {**LLAMA_HARMLESS, "mlp_bias": (False, None)}, LLAMA_FOLDER, None, layers="smollm3",
+    {**LLAMA_HARMLESS, "mlp_bias": (False, None)}, LLAMA_FOLDER,
+    GGUF("smollm3", Layout(GGUF_APART, interleaved=True), fixed={"rotary_pattern": "RRRN"}), layers="smollm3",
     rotary=RotarySettings(base=2000000.0),
 )  # fmt: skip
 OLMO2 = Family(
     "Olmo2ForCausalLM", "olmo2", LLAMA_SETTINGS, {**LLAMA_DEFAULTS, "rms_norm_eps": 1e-5}, GATED,
     {**LLAMA_FIXED, "norm_place": "after", "qk_norm": "whole"}, LLAMA_HARMLESS,
-    LLAMA_FOLDER._replace(names=OLMO2_NAMES), None,
+    LLAMA_FOLDER._replace(names=OLMO2_NAMES),
+    GGUF("olmo2", Layout(GGUF_OLMO2), only={"tie_embeddings": False}, whole_heads=True),
 )  # fmt: skip
 GEMMA2_SETTINGS = {
     **LLAMA_SETTINGS, "activation": "hidden_activation", "attention_scale": "query_pre_attn_scalar",
@@ -142,12 +169,30 @@ GEMMA2 = Family(
     "Gemma2ForCausalLM", "gemma2", GEMMA2_SETTINGS, GEMMA2_DEFAULTS, {"gelu_pytorch_tanh": "geglu"},
     {**LLAMA_FIXED, "scale_embeddings": True, "norm_place": "both"},
     {**LLAMA_HARMLESS, "use_bidirectional_attention": (None, False)},
-    LLAMA_FOLDER._replace(names=GEMMA2_NAMES, offset=1), None, whole_heads=True, layers="gemma",
+    LLAMA_FOLDER._replace(names=GEMMA2_NAMES, offset=1),
+    GGUF(
+        "gemma2", Layout(GGUF_GEMMA2),
+        keys={
+            "sliding_window": "attention.sliding_window", "score_softcap": "attn_logit_softcapping",
+            "logits_softcap": "final_logit_softcapping",
+        },
+        defaults={"sliding_window": 4096, "score_softcap": 50.0, "logits_softcap": 30.0},
+        fixed={"layer_pattern": "LG"},
+        harmless={"attention.sliding_window_pattern": (2,), "rope.freq_base_swa": (None,)},
+        only={"tie_embeddings": True}, scaled_by_width=46,
+    ),
+    whole_heads=True, layers="gemma",
 )  # fmt: skip
 GEMMA3 = GEMMA2._replace(
     architecture="Gemma3ForCausalLM", model_type="gemma3_text",
     defaults={**GEMMA2_DEFAULTS, "attn_logit_softcapping": None, "final_logit_softcapping": None},
-    fixed={**GEMMA2.fixed, "qk_norm": True}, rotary=RotarySettings(base=1000000.0, local_base=10000.0),
+    fixed={**GEMMA2.fixed, "qk_norm": True},
+    gguf=GGUF(
+        "gemma3", Layout(GGUF_GEMMA2), keys={"sliding_window": "attention.sliding_window"},
+        fixed={"layer_pattern": "LLLLLG", "rope_local_base": 10000.0},
+        harmless={"attention.sliding_window_pattern": (6,), "rope.freq_base_swa": (10000.0,)}, scaled_by_width=62,
+    ),
+    rotary=RotarySettings(base=1000000.0, local_base=10000.0),
 )  # fmt: skip
 PHI3 = Family(
     "Phi3ForCausalLM", "phi3",
@@ -157,5 +202,10 @@ PHI3 = Family(
         "sliding_window": None,
     },
     GATED, LLAMA_FIXED, {"is_causal": (None, True), "quantization_config": (None,)},
-    LLAMA_FOLDER._replace(names=PHI3_NAMES), None, whole_heads=True, rotary=RotarySettings(fraction=1.0, scaled=False),
+    LLAMA_FOLDER._replace(names=PHI3_NAMES),
+    GGUF(
+        "phi3", Layout(GGUF_PHI3), keys={"sliding_window": "attention.sliding_window"},
+        defaults={"sliding_window": None}, only={"sliding_window": None},
+    ),
+    whole_heads=True, rotary=RotarySettings(fraction=1.0, scaled=False),
 )  # fmt: skip

@@ -143,15 +143,14 @@ def _is_other(value: Any, usual: float) -> bool:
 def write_gguf_scaling(config: GPTConfig) -> dict[str, Any]:
     """The keys of a config with rotary positions in a GGUF file, without its architecture; empty without a scaling.
 
-    Raises InputError for what llama.cpp has no key for: Llama 3's scaling, which is a tensor there, and YaRN without
-    rounding.
+    Llama 3's scaling has no keys, because it is a tensor there. Raises InputError for YaRN without rounding, for which
+    llama.cpp has no key.
     """
     rotary = config.rotary
-    if rotary is None or not is_scaled(config):
+    if rotary is None or not is_scaled(config) or rotary.scaling == "llama3":
         return {}
-    if rotary.scaling == "llama3" or not rotary.truncate:
-        value = "rope_scaling = 'llama3'" if rotary.scaling == "llama3" else "rope_truncate = false"
-        raise InputError(f"GGUF has no key for model.{value}; write a Hugging Face folder.")
+    if not rotary.truncate:
+        raise InputError("GGUF has no key for model.rope_truncate = false; export a folder with --out FOLDER instead.")
     keys: dict[str, Any] = {TYPE: rotary.scaling, FACTORS[0]: rotary.factor}
     if rotary.scaling == "yarn":
         values = scaling_fields(config)

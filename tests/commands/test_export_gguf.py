@@ -87,7 +87,7 @@ def test_what_a_reader_does_in_another_way_is_said(tmp_path: Path, capsys: Captu
         (["run", "--out", "none/new.gguf"], "there is no folder none; make it first."),
         (["run", "--out", "new.gguf", "--step", "3"], "was imported and has no steps; leave it out."),
         (["old.gguf", "--out", "new.gguf"], "old.gguf is no run folder"),
-        (["window", "--out", "new.gguf"], "MistralForCausalLM with these settings has no architecture in GGUF"),
+        (["window", "--out", "new.gguf"], "no architecture of GGUF can express this model: smollm3 is nearest, but has no model.sliding_window = 3"),
         (["classes", "--out", "new.gguf"], "has no model.n_classes = 3"),
         (["chat", "--out", "new.gguf"], "texts begin with the id 256, but bos_token is '</s>', the id 257"),
     ],

@@ -113,6 +113,8 @@ def test_one_dimension_is_one_row() -> None:
         ("q8_0", (3, 48), "w", "F16"),
         ("q8_0", (64,), "w", "F32"),
         ("q8_0", (3, 64), "position_embd.weight", "F32"),
+        ("float16", (3, 64), "blk.0.ffn_gate_inp.weight", "F32"),
+        ("q8_0", (2, 3, 64), "blk.0.ffn_up_exps.weight", "Q8_0"),
     ],
 )
 def test_which_tensor_gets_which_type(dtype: str, shape: tuple[int, ...], name: str, kind: str) -> None:

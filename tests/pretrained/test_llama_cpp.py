@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf_files
 import jax
 import numpy as np
 import pytest
-from pretrained_files import CONFIGS, LLAMA3
+from pretrained_files import LLAMA3
 
 from jaxllm import GPT, GPTConfig, load_pretrained
 from jaxllm.compare import random_parameters
@@ -20,23 +21,25 @@ from jaxllm.tokenizers import BPETokenizer
 
 pytestmark = [
     pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore:.*computes the activation gelu of a gptneox"),
     pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="needs xllamacpp, which holds llama.cpp"),
 ]
 
 WORKER = Path(__file__).parents[1] / "support" / "llama_cpp_worker.py"
+WIDE_HEADS = ("llama", "qwen3", "gemma", "smollm3", "gemma2", "gemma3")
 TEXT = "The theatre's thirty-three thieves thought that they'd thrilled the throne. 123 1234\n\n  東京 "
 TOKENS = BPETokenizer.train(TEXT * 2, 300, ()).tokens
 WIDE = {"vocab_size": 320, "d_model": 64, "d_ff": 256, "context_length": 64}
-MODELS: dict[str, tuple[GPTConfig, str, str | None]] = {  # and the tokenizer's pattern and normalization
-    "gpt2": (replace(CONFIGS["GPT2LMHeadModel"], **WIDE), "gpt2", None),
-    "llama": (replace(CONFIGS["LlamaForCausalLM"], **WIDE), "llama3", None),
-    "llama 3": (replace(LLAMA3, **WIDE), "smollm", None),
-    "qwen3": (replace(CONFIGS["Qwen3ForCausalLM"], **WIDE, d_head=16), "qwen2", "NFC"),
-    "gemma": (replace(CONFIGS["GemmaForCausalLM"], **WIDE, d_head=16), "gpt2", None),
+BASE = {**WIDE, "d_head": None}
+PATTERNS = {"llama": "llama3", "llama 3": "smollm", "qwen2": "qwen2", "qwen3": "qwen2"}  # of tokenizers; else gpt2
+MODELS: dict[str, GPTConfig] = {name: replace(config, **BASE) for name, config in gguf_files.MODELS.items()} | {
+    "llama 3": replace(LLAMA3, **WIDE),
+    "gptneox in turn": replace(gguf_files.MODELS["gptneox"], **BASE, parallel_residual=False),
+    **{f"{name}, wide heads": replace(gguf_files.MODELS[name], **WIDE, d_head=24) for name in WIDE_HEADS},
 }
 # Of a log-probability. llama.cpp looks GELU up in float16, and rounds activations as it rounds the weights.
 BOUNDS = {"float32": 1e-4, "float16": 0.02, "q8_0": 0.3}
-WITH_GELU, GELU_BOUND = ("gpt2", "gemma"), 5e-3
+GELU_BOUND = 5e-3
 
 
 def in_llama_cpp(path: Path, ids: list[int]) -> dict[str, Any]:
@@ -50,16 +53,18 @@ def in_llama_cpp(path: Path, ids: list[int]) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_log_probabilities_and_ids_of_llama_cpp(name: str, dtype: str, tmp_path: Path) -> None:
-    config, pattern, normalization = MODELS[name]
-    tok = BPETokenizer(TOKENS, ["<|endoftext|>", "<|a|>"], pattern, normalization)
+    config, pattern = MODELS[name], PATTERNS.get(name, "gpt2")
+    tok = BPETokenizer(TOKENS, ["<|endoftext|>", "<|a|>"], pattern, "NFC" if pattern == "qwen2" else None)
     path, ids = tmp_path / "x.gguf", tok.encode(TEXT)[:35]
     save_gguf(path, config, jax.device_get(random_parameters(GPT(config))), tok, dtype=dtype)
     found, params = load_pretrained(path)
+    if found.activation == "gelu":
+        found = replace(found, activation="gelu_tanh")  # which llama.cpp computes
     logits = jax.jit(GPT(found).apply)({"params": params}, np.array([ids]))[0, -1]
     theirs = in_llama_cpp(path, ids)
     assert theirs["ids"] == tok.encode(TEXT)
     log_probs = dict(theirs["log_probs"])
     assert sorted(log_probs) == list(range(config.vocab_size))
     difference = np.array([log_probs[i] for i in range(config.vocab_size)]) - np.asarray(jax.nn.log_softmax(logits))
-    bound = max(BOUNDS[dtype], GELU_BOUND if name in WITH_GELU else 0)
+    bound = max(BOUNDS[dtype], GELU_BOUND if config.activation.startswith("g") else 0)
     assert abs(difference).max() < bound, abs(difference).max()

@@ -1,73 +1,92 @@
 """The tiny models of `pretrained_files` in GGUF files, as llama.cpp's converter writes them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf as peer
 import headers
 import numpy as np
-from pretrained_files import Tensors, contents, random_params
+from pretrained_files import CONFIGS, Tensors, contents, random_params
 
 from jaxllm import GPTConfig, save_pretrained
+from jaxllm.config_rules import rotated_width
 
-NAMES = {  # of transformers: of llama.cpp
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "model.layers": "blk",
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate": "ffn_gate_inp",
-    "transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
-    "transformer.h": "blk", "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
+GEMMA3 = replace(
+    CONFIGS["Gemma3ForCausalLM"], n_layers=7, layer_pattern="LLLLLG", rope_local_base=10000.0, attention_scale=None
+)
+MODELS = {  # of the families that llama.cpp has an architecture for
+    "gpt2": CONFIGS["GPT2LMHeadModel"], "llama": CONFIGS["LlamaForCausalLM"], "qwen2": CONFIGS["Qwen2ForCausalLM"],
+    "qwen3": CONFIGS["Qwen3ForCausalLM"], "gemma": CONFIGS["GemmaForCausalLM"],
+    "smollm3": replace(CONFIGS["SmolLM3ForCausalLM"], n_layers=5, rotary_pattern="RRRN"),
+    "olmo2": CONFIGS["Olmo2ForCausalLM"],
+    "gemma2": replace(CONFIGS["Gemma2ForCausalLM"], attention_scale=None, score_softcap=2.0, logits_softcap=5.0),
+    "gemma3": GEMMA3, "gptneox": CONFIGS["GPTNeoXForCausalLM"], "phi3": CONFIGS["Phi3ForCausalLM"],
+    "qwen3moe": CONFIGS["Qwen3MoeForCausalLM"],
 }  # fmt: skip
 SIZES = {
     "context_length": "context_length", "embedding_length": "d_model", "block_count": "n_layers",
     "feed_forward_length": "hidden_dim", "attention.head_count": "n_heads",
 }  # fmt: skip
-GPT2_KEYS = SIZES | {"attention.layer_norm_epsilon": "norm_epsilon"}
-ROTARY_KEYS = SIZES | {
-    "attention.head_count_kv": "kv_heads", "attention.key_length": "head_dim", "attention.value_length": "head_dim",
-    "rope.dimension_count": "head_dim", "rope.freq_base": "rope_base",
-    "attention.layer_norm_rms_epsilon": "norm_epsilon",
+EPSILON = {"gpt2": "attention.layer_norm_epsilon", "gptneox": "attention.layer_norm_epsilon"}
+WIDTHS = {"attention.key_length": "head_dim", "attention.value_length": "head_dim"}
+OWN = {
+    "gemma2": {
+        "attention.sliding_window": "sliding_window", "attn_logit_softcapping": "score_softcap",
+        "final_logit_softcapping": "logits_softcap",
+    },
+    "gemma3": {"attention.sliding_window": "sliding_window"}, "gptneox": {"use_parallel_residual": "parallel_residual"},
+    "qwen3moe": {
+        "expert_count": "n_experts", "expert_used_count": "n_experts_per_token",
+        "expert_feed_forward_length": "hidden_dim",
+    },
 }  # fmt: skip
 
 
-EXPERT_KEYS = {
-    "expert_count": "n_experts", "expert_used_count": "n_experts_per_token", "expert_feed_forward_length": "hidden_dim",
-}  # fmt: skip
-
-
-def keys_of(config: GPTConfig) -> dict[str, Any]:
-    keys = GPT2_KEYS if config.position == "learned" else ROTARY_KEYS
-    keys = keys | EXPERT_KEYS if config.n_experts else keys
-    return {key: getattr(config, field) for key, field in keys.items()}
-
-
-def llama_cpp_name(name: str) -> str:
-    for theirs, ours in NAMES.items():
-        name = name.replace(f"{theirs}.", f"{ours}.")
-    return name
-
-
-def stack_experts(tensors: Tensors, config: GPTConfig) -> None:
-    """One tensor for all experts in place of one for each."""
-    for i in range(config.n_layers if config.n_experts else 0):
-        for kind in ("gate", "up", "down"):
-            parts = [tensors.pop(f"blk.{i}.mlp.experts.{e}.{kind}_proj.weight") for e in range(config.n_experts)]
-            tensors[f"blk.{i}.ffn_{kind}_exps.weight"] = np.stack(parts)
+def keys_of(config: GPTConfig, architecture: str = "llama") -> dict[str, Any]:
+    """The keys of the settings, after the architecture."""
+    keys = SIZES | {EPSILON.get(architecture, "attention.layer_norm_rms_epsilon"): "norm_epsilon"}
+    keys |= OWN.get(architecture, {})
+    if config.n_experts:
+        del keys["feed_forward_length"]  # of an MLP without experts
+    if architecture not in ("gpt2", "gptneox"):
+        keys |= {"attention.head_count_kv": "kv_heads"} | (WIDTHS if architecture != "phi3" else {})
+    rotary = {}
+    if config.rotary:
+        rotated = rotated_width(config.head_dim, config.rotary_fraction)
+        rotary = {"rope.freq_base": config.rope_base, "rope.dimension_count": rotated}
+    return {key: getattr(config, field) for key, field in keys.items()} | rotary
 
 
 def converted(folder: Path, config: GPTConfig, architecture: str) -> Tensors:
-    """The tensors of a saved model, as llama.cpp's converter names and stores them."""
-    tensors = {llama_cpp_name(name): x for name, x in contents(folder).items()}
-    stack_experts(tensors, config)
-    for name, x in tensors.items():
+    """The tensors of a saved model, as llama.cpp's converter names and stores them. The names are gguf-py's."""
+    names = peer.get_tensor_name_map(
+        next(arch for arch, name in peer.MODEL_ARCH_NAMES.items() if name == architecture), config.n_layers
+    )
+    tensors = {}
+    for theirs, x in with_stacked_experts(contents(folder), config).items():
+        name = names.get_name(theirs, (".weight", ".bias"))
+        assert name is not None, theirs
+        tensors[name] = x
         if architecture == "gpt2" and x.ndim == 2 and name.startswith("blk"):
             tensors[name] = x.T
-        if architecture == "gemma" and name.endswith("norm.weight"):
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):
             tensors[name] = x + 1
-        if architecture == "llama" and name.endswith(("attn_q.weight", "attn_k.weight")):
+        if architecture in ("llama", "smollm3") and name.endswith(("attn_q.weight", "attn_k.weight")):
             halves = x.reshape(-1, 2, config.head_dim // 2, x.shape[-1])  # row i and row i + K/2 become neighbours
             tensors[name] = np.stack([halves[:, 0], halves[:, 1]], axis=2).reshape(x.shape)
+        if architecture == "gptneox" and "attn_qkv" in name:  # q, k and v of a head, then of the next: all q first
+            tensors[name] = np.moveaxis(x.reshape(config.n_heads, 3, config.head_dim, -1), 1, 0).reshape(x.shape)
+    return tensors
+
+
+def with_stacked_experts(tensors: Tensors, config: GPTConfig) -> Tensors:
+    """One tensor for all experts of a layer in place of one for each."""
+    for i in range(config.n_layers if config.n_experts else 0):
+        for kind in ("gate_proj", "up_proj", "down_proj"):
+            experts = f"model.layers.{i}.mlp.experts"
+            parts = [tensors.pop(f"{experts}.{e}.{kind}.weight") for e in range(config.n_experts)]
+            tensors[f"{experts}.{kind}.weight"] = np.stack(parts)
     return tensors
 
 
@@ -97,4 +116,4 @@ def both(tmp_path: Path, config: GPTConfig, architecture: str) -> tuple[Path, di
     """A folder, and the keys and tensors of a GGUF file of the same model."""
     folder = tmp_path / "folder"
     save_pretrained(folder, config, random_params(config))
-    return folder, keys_of(config), converted(folder, config, architecture)
+    return folder, keys_of(config, architecture), converted(folder, config, architecture)

@@ -57,7 +57,7 @@ def write_gguf(arguments: argparse.Namespace) -> None:
             )  # fmt: skip
     kinds = Counter(types.values())
     held = ", ".join(f"{n:,} tensors in {kind}" for kind, n in sorted(kinds.items()))
-    print(f"{count_parameters(config):,} parameters as {gguf_family(config)[0].model_type}, {held}: {out}")
+    print(f"{count_parameters(config):,} parameters as {gguf_family(config)[1].architecture}, {held}: {out}")
     if verified is not None:
         print(verified)
     report(exported, False, "llama.cpp")
