@@ -19,7 +19,8 @@ MODELS = {  # of the families that llama.cpp has an architecture for
     "gpt2": CONFIGS["GPT2LMHeadModel"], "llama": CONFIGS["LlamaForCausalLM"], "qwen2": CONFIGS["Qwen2ForCausalLM"],
     "qwen3": CONFIGS["Qwen3ForCausalLM"], "gemma": CONFIGS["GemmaForCausalLM"],
     "smollm3": replace(CONFIGS["SmolLM3ForCausalLM"], n_layers=5, rotary_pattern="RRRN"),
-    "olmo2": CONFIGS["Olmo2ForCausalLM"], "gemma2": replace(CONFIGS["Gemma2ForCausalLM"], attention_scale=None),
+    "olmo2": CONFIGS["Olmo2ForCausalLM"],
+    "gemma2": replace(CONFIGS["Gemma2ForCausalLM"], attention_scale=None, score_softcap=2.0, logits_softcap=5.0),
     "gemma3": GEMMA3, "gptneox": CONFIGS["GPTNeoXForCausalLM"], "phi3": CONFIGS["Phi3ForCausalLM"],
 }  # fmt: skip
 SIZES = {
