@@ -36,8 +36,7 @@ def load_pretrained(path: str | Path) -> tuple[GPTConfig, dict[str, Any]]:
     """The config and the parameters of a Hugging Face folder or a GGUF file.
 
     A folder holds config.json and model.safetensors, or several safetensors files with an index. The families are
-    those of `jaxllm.pretrained.families`; GPT-2, Llama, Qwen 2 and 3, its mixtures of experts and Gemma are read from
-    GGUF too.
+    those of `jaxllm.pretrained.families`; all but Mistral and GPT-Neo have an architecture in GGUF too.
 
     The parameters are a nested dict with the paths and shapes that `GPT(config).init` gives; kernels are [in, out].
     The leaves are NumPy arrays in float32: narrower types are widened and quantised tensors are decoded. Tensors that a

@@ -11,6 +11,9 @@ from gguf_files import MODELS, both, keys_of, write_gguf
 from pretrained_files import GPT2, LLAMA, LLAMA3, assert_same, refusal
 
 from jaxllm import GPTConfig, load_pretrained
+from jaxllm.config_rules import rotated_width
+from jaxllm.pretrained.families import FAMILIES
+from jaxllm.pretrained.gguf_config import config_of_keys
 from jaxllm.pretrained.hf_config import numeric_fields
 from jaxllm.pretrained.rope_scaling import write_gguf_scaling
 from train.cli import main
@@ -135,6 +138,62 @@ def test_keys_that_would_change_numbers_are_refused(change: Any, words: str, tmp
     table = np.zeros((13, 16), np.float32)
     path = write_gguf(tmp_path / "x.gguf", "llama", keys_of(LLAMA) | change, {"token_embd.weight": table})
     assert words in refusal(lambda: load_pretrained(path))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "change", "words"),
+    [
+        ("gemma2", {"attention.sliding_window_pattern": 3}, "attention.sliding_window_pattern is 3"),
+        ("gemma2", {"rope.freq_base_swa": 500.0}, "rope.freq_base_swa is 500.0"),
+        ("gemma3", {"rope.freq_base_swa": 500.0}, "rope.freq_base_swa is 500.0"),
+        ("gemma3", {"attention.sliding_window": None}, "attention.sliding_window is missing"),
+        ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
+        ("gptneox", {"use_parallel_residual": None}, "use_parallel_residual is missing"),
+        ("gptneox", {"rope.dimension_count": 3}, "a head is 8 wide, of which 3 features are rotated"),
+        ("gptneox", {"rope.dimension_count": 10}, "model.rotary_fraction is 1.25"),
+        ("olmo2", {"attention.sliding_window": 3}, "attention.sliding_window is 3"),
+        ("smollm3", {"rope.dimension_count": 2}, "rope.dimension_count is 2, not 4"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_keys_of_one_architecture_are_refused(architecture: str, change: Any, words: str, tmp_path: Path) -> None:
+    config, table = MODELS[architecture], np.zeros((13, 16), np.float32)
+    keys = keys_of(config, architecture) | change
+    path = write_gguf(tmp_path / "x.gguf", architecture, keys, {"token_embd.weight": table})
+    assert words in refusal(lambda: load_pretrained(path))
+
+
+def config_of(architecture: str, change: Any, **fields: Any) -> GPTConfig:
+    """The config of the keys of a model with other fields, with some keys changed; without tensors."""
+    keys = keys_of(replace(MODELS[architecture], **fields), architecture) | change
+    metadata = {f"{architecture}.{key}": value for key, value in keys.items() if value is not None}
+    family, its = next((one, one.gguf) for one in FAMILIES if one.gguf and one.gguf.architecture == architecture)
+    return config_of_keys(metadata, family, its, {"vocab_size": 13, "tie_embeddings": True}, "x")
+
+
+def test_what_llama_cpp_takes_for_omitted_keys() -> None:
+    """The defaults of a Gemma 2 (src/models/gemma2.cpp), whole heads, and no window for a number 0."""
+    omitted = ("attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
+    gemma = config_of("gemma2", dict.fromkeys(omitted))
+    assert (gemma.sliding_window, gemma.score_softcap, gemma.logits_softcap) == (4096, 50.0, 30.0)
+    assert config_of("gptneox", {"rope.dimension_count": None}).rotary_fraction == 1
+    assert config_of("phi3", {"attention.sliding_window": 0}).sliding_window is None
+    assert config_of("phi3", {"attention.sliding_window": 5}).sliding_window == 5
+
+
+def test_every_rotated_width_has_a_fraction() -> None:
+    """Such as 58 features of 100, although int(100 * 0.58) is 57."""
+    for rotated in range(2, 101, 2):
+        config = config_of("gptneox", {"rope.dimension_count": rotated}, d_model=200)
+        assert rotated_width(config.head_dim, config.rotary_fraction) == rotated
+
+
+@pytest.mark.parametrize(("architecture", "n_layers"), [("gemma2", 46), ("gemma3", 62)])
+def test_the_largest_gemma_scales_scores_by_its_width(architecture: str, n_layers: int) -> None:
+    """By sqrt(d_model / n_heads), not by the width of a head. (llama.cpp, src/models/gemma2.cpp, gemma3.cpp)"""
+    sizes: dict[str, Any] = {"d_model": 144 * 4, "d_head": 128}
+    assert config_of(architecture, {}, n_layers=n_layers, **sizes).attention_scale == 144**-0.5
+    assert config_of(architecture, {}, n_layers=n_layers - 1, **sizes).attention_scale is None
 
 
 def test_one_number_for_all_layers(tmp_path: Path) -> None:

@@ -181,6 +181,13 @@ def test_tensors_that_stay_float16_are_noted(tmp_path: Path) -> None:
     ]
 
 
+def test_another_form_of_gelu_is_noted(tmp_path: Path) -> None:
+    with pytest.warns(
+        UserWarning, match="GGUF: llama.cpp computes the activation gelu of a gptneox as gelu_tanh, which"
+    ):
+        save(tmp_path / "x.gguf", MODELS["gptneox"])
+
+
 def test_mup_goes_into_the_final_norm(tmp_path: Path) -> None:
     config = replace(MODELS["llama"], mup_base_width=16)
     save(tmp_path / "x.gguf", config)
