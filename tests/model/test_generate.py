@@ -79,8 +79,8 @@ PROMPTS = [[3], [1, 4, 1, 5, 9, 2], [7, 7, 2, 8, 1, 8, 2, 8, 4, 5, 9]]
 )
 def test_greedy_continues_as_the_reference_does(variant: str) -> None:
     """Three prompts of unequal lengths, one longer than the context, continued far beyond it; and one prompt alone."""
-    options = (VARIANTS | {"separator": {"separator": 5, "ngrams": 4, "ngram_rows": 7}, "changed": CHANGED})[variant]
-    config = replace(TINY if variant == "gpt2" else SMALL, **(options | {"tie_embeddings": False}))
+    variants = VARIANTS | {"separator": {"separator": 5, "ngrams": 4, "ngram_rows": 7}, "changed": CHANGED}
+    config = replace(TINY if variant == "gpt2" else SMALL, **variants[variant] | {"tie_embeddings": False})
     model, params = GPT(config), random_parameters(GPT(config), seed=4)
     want = [plain_loop(config, params, row, 25, penalty=1.5) for row in PROMPTS]
     assert len({t for row in want for t in row}) > 3  # a model that repeats one token would prove nothing
