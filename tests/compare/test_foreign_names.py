@@ -1,11 +1,14 @@
 """Their names and ours: maps that are guessed, written and read, and how arrays are laid out."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from foreign_traces import GPT2_LIKE, SUBJECTS, matched_arrays, numpy_arrays, random_params, write_trace
+from pretrained_files import CONFIGS
+from pretrained_files import random_params as families_params
 
 from jaxllm import InputError
 from jaxllm.compare.foreign.layouts import guess_names
@@ -15,6 +18,8 @@ from jaxllm.compare.foreign.template import template
 from jaxllm.compare.foreign.trace import read_trace
 from jaxllm.compare.trees import named_leaves
 from jaxllm.gpt import parameter_shapes
+from jaxllm.pretrained.families import FAMILIES, Family
+from jaxllm.pretrained.parameter_map import tensor_placements, to_tensor
 
 
 @pytest.mark.parametrize("title", SUBJECTS)
@@ -29,6 +34,22 @@ def test_a_layout_is_guessed(title: str, tmp_path: Path) -> None:
     assert matched.by_path.keys() == wanted.keys()
     assert all(np.array_equal(x, wanted[path]) for path, x in matched.by_path.items())
     assert set(guess.names.outputs) == set(template(config).outputs)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
+def test_the_parameters_of_each_family_are_found(family: Family, tmp_path: Path) -> None:
+    """Under their own names and in their own layout, such as queries, keys and values head by head."""
+    config = CONFIGS[family.architecture]
+    params = named_leaves(families_params(config, np.float64))
+    placed = tensor_placements(family.folder, config)
+    tensors = {f"param/{name}": to_tensor(family.folder, config, one, params) for name, one in placed.items()}
+    about = json.dumps({"classes": {"": family.architecture}})
+    ids = {"tokens": np.zeros((1, 2), int), "targets": np.zeros((1, 2), int), "about": np.array(about)}
+    recording = read_trace(write_trace(tmp_path / "trace.npz", tensors | ids))
+    guess = guess_names(config, recording)
+    matched = match(config, recording, guess.names)
+    assert guess.title == f"{family.architecture} of transformers" and not matched.absent and not matched.left_over
+    assert all(np.array_equal(x, params[path]) for path, x in matched.by_path.items()) and matched.by_path
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "module."])

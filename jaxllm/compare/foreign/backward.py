@@ -125,7 +125,10 @@ def optimizer_piece(matched: Matched) -> ForeignPiece | str:
     gradients, params = ({path: tree[path] for path in both} for tree in (matched.gradients, matched.by_path))
     got = {path: matched.after[path] for path in both}
     extra: dict[str, Any] = {"rule": RULES[optimizer.class_], **settings}
-    extra["ours"] = {path: params[path] + first_update(extra, path, params[path], gradients[path]) for path in both}
+    extra["ours"] = {
+        path: params[path] + first_update(extra, path, params[path] - matched.sources[path].add, gradients[path])
+        for path in both
+    }  # their scale decays, not ours
     return ForeignPiece("optimizer", "optimizer step", matched.config, params, gradients, got, extra)
 
 

@@ -16,7 +16,8 @@ from jaxllm.compare.foreign.piece import SCALED
 from jaxllm.compare.foreign.trace import ROOT, Recording
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import parameter_shapes
-from jaxllm.pretrained.families import EMBEDDING, FAMILIES, GPT2, HEAD, Layout
+from jaxllm.pretrained.families import EMBEDDING, FAMILIES, HEAD, Layout
+from jaxllm.pretrained.gpt_families import GPT2, GPT_NEOX
 from jaxllm.pretrained.parameter_map import tensor_name
 from jaxllm.utils.errors import InputError, printable
 
@@ -55,9 +56,14 @@ def guess_names(config: GPTConfig, recording: Recording) -> Guess:
 
 
 def known_layouts() -> Iterator[tuple[str, Layout]]:
-    """The layouts that are guessed, each with a title. nanoGPT has GPT-2's names, but its kernels are [out, in]."""
+    """The layouts that are guessed, each with a title. nanoGPT has GPT-2's names, but its kernels are [out, in].
+
+    In memory, transformers 5 calls the head of a GPT-NeoX as all others; in a folder it is embed_out.
+    """
     for family in FAMILIES:
         yield f"{family.architecture} of transformers", family.folder
+    names = {theirs.replace("embed_out", "lm_head"): ours for theirs, ours in GPT_NEOX.folder.names.items()}
+    yield f"{GPT_NEOX.architecture} of transformers", GPT_NEOX.folder._replace(names=names)
     yield "nanoGPT", GPT2.folder._replace(out_in=True)
 
 

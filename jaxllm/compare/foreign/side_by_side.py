@@ -14,7 +14,7 @@ from jaxllm import reference
 from jaxllm.compare.foreign.backward import gradient_piece, local_gradients, optimizer_piece
 from jaxllm.compare.foreign.diagnosis import diagnose
 from jaxllm.compare.foreign.matched import Matched
-from jaxllm.compare.foreign.piece import ForeignPiece
+from jaxllm.compare.foreign.piece import SCALED, ForeignPiece
 from jaxllm.compare.foreign.replay import pieces
 from jaxllm.compare.measure import Comparison, largest, measure
 from jaxllm.compare.report import Report
@@ -66,7 +66,7 @@ def compare_foreign(matched: Matched, dtype: str, ours: Any = None) -> ForeignRe
     local = {path: local[path] for path in gradients if path in local}
     local_rows = _gradients("replayed gradient", matched, local, scales, TOLERANCES[dtype][1], dtype)
     faults = _faults(replayed)
-    departing = tuple(row.name for _, row in replayed if row.failed)
+    departing = _holders(matched, [row.name for _, row in replayed if row.failed])
     right = {path: dy for path, dy in local.items() if path.rpartition("/")[0] not in departing}
     if forward_passed and not faults:  # else the gradients depart because the forward does
         faults += _of_gradients(matched, gradients, [row for row in chain if row.stage == "gradient"], dtype)
@@ -82,6 +82,12 @@ def compare_foreign(matched: Matched, dtype: str, ours: Any = None) -> ForeignRe
     marked = Report.of(dtype, chain).rows
     every = (*rows, *marked, *(row for _, row in replayed), *local_rows, *step_rows)
     return ForeignReport(Report(dtype, every), tuple(faults), tuple(notes))
+
+
+def _holders(matched: Matched, departing: list[str]) -> set[str]:
+    """The modules that depart, and those whose parameters they use."""
+    of_logits = {"token_embedding" if matched.config.tie_embeddings else "head"} if "logits" in departing else set()
+    return {*departing, *of_logits, *({"token_embedding"} if SCALED in departing else ())}
 
 
 def _of_gradients(matched: Matched, ours: Mapping[str, np.ndarray], rows: list[Comparison], dtype: str) -> list[Fault]:

@@ -16,7 +16,7 @@ def caps(what: str, ours: float | None, predict: Callable[[float | None], Array]
     is_ours = "in ours there is none" if ours is None else f"ours is {ours:g}"
     out = np.full_like(predict(ours), np.nan)
     yield OneNumber(
-        f"{what}-cap", f"fits {what}s capped by {{value}} tanh({what} / cap); {is_ours}",
+        f"{what}-cap", f"fits a cap of {{value}} in cap tanh({what} / cap); {is_ours}",
         lambda c: predict(c) if c < HIGHEST else out, CAPS, lowest=1e-3, smallest=1.0,
     )  # fmt: skip
     if ours is not None:
