@@ -58,9 +58,9 @@ class GPTConfig:
     rope_truncate: bool = True  # whether the pairs between which YaRN mixes are rounded to whole numbers
     rope_attention_factor: PositiveFloat | None = None  # YaRN's, of rotated queries and keys; none: 1 + ln(factor) / 10
     rope_local_base: PositiveFloat | None = None  # of local layers, which are not scaled; none: rope_base (Gemma 3)
-    rotary_pattern: Annotated[str, Meta(pattern="^[RN]{1,1000}$")] | None = None  # by layer: rotary, none; repeated
+    rotary_pattern: Annotated[str, Meta(pattern="^[RN]{1,1000}$")] | None = None  # R: rotary, N: none; repeated
     sliding_window: Annotated[int, Meta(ge=1, le=2**24)] | None = None  # tokens that one attends to, itself included
-    layer_pattern: Annotated[str, Meta(pattern="^[LG]{1,1000}$")] | None = None  # by layer: local, global; repeated
+    layer_pattern: Annotated[str, Meta(pattern="^[LG]{1,1000}$")] | None = None  # L: local, G: global; repeated
     visible: Idea | None = None  # (t, s, document_t, document_s) -> whether position t attends to s; none: s <= t
     score: Idea | None = None  # (score, head, t, s) -> the score of attention in its place, elementwise
     score_softcap: PositiveFloat | None = None  # cap of cap tanh(score / cap), in place of a score (Gemma 2)
@@ -69,8 +69,7 @@ class GPTConfig:
     norm_epsilon: PositiveFloat = 1e-5  # added to the variance or mean square
     norm_place: Literal["before", "after", "both"] = "before"  # of attention and MLP (after: OLMo 2, both: Gemma 2)
     parallel_residual: bool = False  # whether the MLP reads what the attention reads, not its sum (GPT-NeoX)
-    # An RMSNorm of queries and keys before they are rotated: of each head (Qwen 3), or of all heads at once (OLMo 2).
-    qk_norm: bool | Literal["whole"] = False
+    qk_norm: bool | Literal["whole"] = False  # RMSNorm of queries and keys: of each head, or of all at once (OLMo 2)
     activation: Literal["gelu_tanh", "gelu", "relu", "squared_relu", "swiglu", "geglu"] | Idea = "gelu_tanh"  # of MLPs
     n_experts: Annotated[int, Meta(ge=0, le=4096)] = 0  # E, gated MLPs of width d_ff in place of each MLP; 0: one MLP
     n_experts_per_token: Annotated[int, Meta(ge=1, le=4096)] = 2  # k, experts that a token passes through

@@ -21,7 +21,7 @@ from jaxllm.pretrained.gguf import GGUFHeader, read_tensor
 from jaxllm.pretrained.gguf_quantised import read_float
 from jaxllm.pretrained.hf_config import make_config
 from jaxllm.pretrained.parameter_map import tensor_name
-from jaxllm.pretrained.rope_scaling import read_gguf_scaling
+from jaxllm.pretrained.rope_scaling import is_scaled, read_gguf_scaling
 from jaxllm.pretrained.tensor_file import StoredTensor
 from jaxllm.rotary import rotary_frequencies
 from jaxllm.utils.errors import InputError, shown
@@ -181,7 +181,7 @@ def _contradictions(metadata: Mapping[str, Any], its: GGUF, config: GPTConfig) -
 def _scaled(config: GPTConfig, header: GGUFHeader, path: str | Path) -> GPTConfig:
     """The config with Llama 3's scaling, if the file has a tensor of the divisor of each frequency.
 
-    Raises InputError if these divisors are not those of Llama 3.
+    Raises InputError if these divisors are not those of Llama 3, or if the keys ask for another scaling.
     """
     tensor = header.tensors.get(FREQUENCIES)
     if tensor is None:
@@ -192,7 +192,8 @@ def _scaled(config: GPTConfig, header: GGUFHeader, path: str | Path) -> GPTConfi
         rotary_frequencies(one.head_dim, one.rope_base, one.rope_factor, original_context=one.rope_original_context)
         for one in (config, scaled)
     )
-    if factors.shape != plain.shape or not np.allclose(factors, np.asarray(plain / slowed), TOLERANCE):
+    fits = factors.shape == plain.shape and np.allclose(factors, np.asarray(plain / slowed), TOLERANCE)
+    if is_scaled(config) or not fits:
         raise InputError(
             f"{path} scales rotary frequencies by {FREQUENCIES} in another way than Llama 3, which this jaxllm cannot "
             "compute; use the model's Hugging Face folder."

@@ -26,9 +26,9 @@ def test_what_it_prints_has_a_line_for_every_field(capsys: pytest.CaptureFixture
         name, *settings = section.split("\n")
         listed = [setting.removeprefix("# ").partition(" = ")[0] for setting in settings]
         assert [f"[{row.section}]" for row in describe_fields() if row.name in listed].count(name) == len(listed)
-    assert "# d_ff = none                 # integer: width of the hidden layer of the MLP; none: 4 D" in lines
+    assert "# d_ff = none                   # integer: width of the hidden layer of the MLP; none: 4 D" in lines
     assert (
-        'dtype = "float32"             # "float32" | "bfloat16": of the computation; parameters stay float32' in lines
+        'dtype = "float32"               # "float32" | "bfloat16": of the computation; parameters stay float32' in lines
     )
 
 
