@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jaxllm import layers as layers
     from jaxllm import logit_lens as logit_lens
     from jaxllm import looking as looking
+    from jaxllm import lookup as lookup
     from jaxllm import lora as lora
     from jaxllm import loss as loss
     from jaxllm import parallel as parallel

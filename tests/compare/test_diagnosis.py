@@ -13,7 +13,8 @@ from held import ALIBI, PREFIX, Held
 
 from jaxllm.compare.foreign.diagnosis import departure, diagnose
 from jaxllm.compare.foreign.hypotheses import Hypothesis
-from jaxllm.compare.foreign.piece import KINDS, ForeignPiece
+from jaxllm.compare.foreign.piece import KINDS, SCALED, ForeignPiece
+from jaxllm.compare.foreign.replay import expected
 from jaxllm.compare.foreign.slips import hypotheses, ours, rounding
 from jaxllm.reference import layers
 from jaxllm.utils.errors import InputError
@@ -36,6 +37,18 @@ def slips(one: ForeignPiece) -> list[Hypothesis]:
     """The slips without a free number."""
     with np.errstate(all="ignore"):
         return [h for h in hypotheses(one, ours(one), True) if isinstance(h, Hypothesis)]
+
+
+@pytest.mark.parametrize(("kind", "config"), [case for case in CASES if case[0] not in ("gradient", "optimizer")])
+def test_slips_start_from_what_ours_computes(kind: str, config: str) -> None:
+    """The reference, whose options they know."""
+    right = piece(kind, CONFIGS[config])
+    assert np.allclose(ours(right), expected(right), rtol=1e-12, atol=1e-12)
+
+
+def test_scaled_embeddings_are_rows_times_the_root_of_the_width() -> None:
+    right = replace(piece("token_embedding", GPT_2), name=SCALED)
+    assert np.allclose(ours(right), right.got * 24**0.5) and np.allclose(expected(right), right.got * 24**0.5)
 
 
 @pytest.mark.parametrize(("kind", "config"), CASES)

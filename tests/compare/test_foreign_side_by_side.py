@@ -87,6 +87,19 @@ def test_rotary_positions_are_of_the_heads(change: dict[str, Any], tmp_path: Pat
     assert [fault.name for fault in found.faults] == names("attention/heads")
 
 
+def test_layers_that_differ(tmp_path: Path) -> None:
+    """A local layer with rotary positions of its own base, and a global one without positions."""
+    theirs = replace(LLAMA_LIKE, layer_pattern="LG", rotary_pattern="RN", sliding_window=3, rope_local_base=100.0)
+    arrays = numpy_arrays(theirs, LLAMA_LAYOUT)
+    assert not beside(theirs, arrays, tmp_path).faults
+    found = beside(replace(theirs, rope_local_base=500.0), arrays, tmp_path)
+    assert [fault.name for fault in found.faults] == ["block_0/attention/heads"]
+    assert "fits a rotary base of 100 to" in found.faults[0].explanation
+    found = beside(replace(theirs, rotary_pattern=None), arrays, tmp_path)
+    assert [fault.name for fault in found.faults] == ["block_1/attention/heads"]
+    assert "without rotary positions" in found.faults[0].explanation
+
+
 @pytest.mark.parametrize(("key", "fault"), [
     ("out/transformer.h.1.ln_2", ["block_1/norm_2"]),
     ("out/transformer.wte", ["token_embedding", "position_embedding"]),

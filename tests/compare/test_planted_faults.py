@@ -4,6 +4,7 @@ The model is `tests/support/faulty_gpt.py`, over NumPy, and over PyTorch where t
 """
 
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,11 @@ from faulty_gpt import Library
 from foreign_pieces import GPT_2, LLAMA
 from planted_pieces import found, parameters, record
 
-MODELS = {"gpt-2": GPT_2, "llama": LLAMA}
+CAPPED = replace(
+    LLAMA, n_heads=3, n_kv_heads=3, attention_scale=0.3, score_softcap=3.0, logits_softcap=5.0, rotary_fraction=0.5,
+    tie_embeddings=True,
+)  # fmt: skip
+MODELS = {"gpt-2": GPT_2, "llama": LLAMA, "capped": CAPPED}
 # The model, the place, the word that `planted` knows, the slip that is named and a part of the sentence; None where no
 # known slip is right.
 FAULTS = (
@@ -42,6 +47,10 @@ FAULTS = (
     ("gpt-2", "head", "no norm", "no-final-norm", "without the final norm"),
     ("gpt-2", "block_1", "parallel", "parallel", "in parallel, each from its own norm"),
     ("llama", "block_0", "no residual", "residual", "without the residual around the MLP"),
+    ("capped", "block_0/attention/heads", "no cap", "score-cap", "without the cap of the scores, 3"),
+    ("capped", "block_1/attention/heads", "no scale", "score-scale", "scores times 1 to"),
+    ("capped", "block_1/attention/heads", "all rotated", "rotary-fraction", "with 8 of 8 features of a head rotated"),
+    ("capped", "head", "no cap", "logit-cap", "without the cap of the logits, 5"),
     ("gpt-2", "block_0/norm_1", "unknown", None, ""),
     ("gpt-2", "block_0/norm_1", "unbiased + epsilon", None, ""),
 )

@@ -127,8 +127,11 @@ class Heads(Part):
             k, v = xp.concatenate([k] * times, 1), xp.concatenate([v] * times, 1)
         else:
             k, v = (xp.stack([z] * times, 2).reshape(z.shape[0], c.n_heads, *z.shape[2:]) for z in (k, v))
-        scale = 1.0 if self.has("no scale") else c.d_model**-0.5 if self.has("width") else c.head_dim**-0.5
+        scale = c.attention_scale or c.head_dim**-0.5
+        scale = 1.0 if self.has("no scale") else c.d_model**-0.5 if self.has("width") else scale
         scores = q @ k.swapaxes(-1, -2) * scale
+        if c.score_softcap and not self.has("no cap"):
+            scores = xp.tanh(scores / c.score_softcap) * c.score_softcap
         t = self.lib.integers(np.arange(q.shape[-2]))
         seen = t[:, None] + int(self.has("late mask")) >= t[None, :]
         if self.has("window"):
@@ -141,6 +144,13 @@ class Heads(Part):
         return z.reshape(z.shape[0], z.shape[1], n, -1).swapaxes(1, 2)
 
     def rotate(self, z: Any, shift: int) -> Any:
+        k = z.shape[-1]
+        n = k if self.has("all rotated") else int(k * self.config.rotary_fraction)
+        if n < k:
+            return self.lib.xp.concatenate([self.rotate_all(z[..., :n], shift), z[..., n:]], -1)
+        return self.rotate_all(z, shift)
+
+    def rotate_all(self, z: Any, shift: int) -> Any:
         xp, k = self.lib.xp, z.shape[-1]
         base = 500.0 if self.has("base") else self.config.rope_base
         angles = np.outer(np.arange(z.shape[-2]) + shift, base ** (-np.arange(0, k, 2) / k))
@@ -243,6 +253,7 @@ class GPT(Part):
             x = getattr(self, f"block_{i}")(x)
         normed = self.norm_final(x)
         normed = x if self.has("no norm") else normed
-        if self.config.tie_embeddings or self.has("tied"):
-            return normed @ self.token_embedding.weight.T
-        return self.head(normed)
+        tied = self.config.tie_embeddings or self.has("tied")
+        logits = normed @ self.token_embedding.weight.T if tied else self.head(normed)
+        cap = None if self.has("no cap") else self.config.logits_softcap
+        return logits if cap is None else self.lib.xp.tanh(logits / cap) * cap

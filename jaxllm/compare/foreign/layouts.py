@@ -172,8 +172,9 @@ def _renamed(
             yield ours, simplest(source)
     for ours in ("block_{i}/attention/query_norm", "block_{i}/attention/key_norm"):
         first = recording.outputs.get(here[ours].from_.replace("{i}", "0")) if ours in here else None
-        of_heads = first is not None and first.ndim == 4
-        if of_heads and first.shape[1:2] == recording.tokens.shape[1:]:  # [B, T, H, K]; ours is [B, H, T, K]
+        if first is None or first.ndim != 4:
+            continue
+        if first.shape[1:2] == recording.tokens.shape[1:]:  # [B, T, H, K]; ours is [B, H, T, K]
             yield ours, Source(here[ours].from_, axes=(0, 2, 1, 3))
 
 

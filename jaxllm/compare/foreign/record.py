@@ -23,7 +23,8 @@ def record(model: Any, tokens: Any, targets: Any, path: str, loss: Any = None, o
 
     first: dict[Any, str] = {}  # the first name of each parameter; a tied one has several
     names = {name: first.setdefault(p, name) for name, p in model.named_parameters(remove_duplicate=False)}
-    found = {"tokens": _array(tokens), "targets": _array(targets)} | {f"param/{k}": _array(p) for p, k in first.items()}
+    found: dict[str, Any] = {"tokens": _array(tokens), "targets": _array(targets)}
+    found |= {f"param/{k}": _array(p) for p, k in first.items()}
     hooks = [hook for name, module in model.named_modules() for hook in _watch(name, module, found)]
     about: dict[str, Any] = {"torch": torch.__version__, "dtype": str(next(iter(first)).dtype).removeprefix("torch.")}
     about["classes"] = {name: type(module).__name__ for name, module in model.named_modules()}
@@ -46,7 +47,7 @@ def record(model: Any, tokens: Any, targets: Any, path: str, loss: Any = None, o
     np.savez(path, about=np.array(json.dumps(about, default=str)), **found)
 
 
-def _watch(name: str, module: Any, found: dict[str, np.ndarray]) -> list[Any]:
+def _watch(name: str, module: Any, found: dict[str, Any]) -> list[Any]:
     """Hooks that keep a module's first tensor, that of its result and the gradient there."""
 
     def before(_: Any, args: Any, kwargs: Any) -> None:

@@ -45,8 +45,8 @@ MUTATIONS = [
     Mutation(
         "no residual to fill in",
         f"{FOREIGN}template.py",
-        '"attention", "residual_1", "norm_2"]',
-        '"attention", "norm_2"]',
+        'else ["residual_1"]',
+        "else []",
         f"{NAMES}a_layout_is_guessed[nanoGPT]",
     ),
     Mutation(
@@ -55,6 +55,35 @@ MUTATIONS = [
         "yield from _core(matched, part, name, inside)",
         "pass",
         f"{BESIDE}rotary_positions_are_of_the_heads",
+    ),
+    Mutation(
+        "patterns of layers forgotten",
+        f"{FOREIGN}replay.py",
+        "matched.config.of_layer(int(inside[1])) if inside else",
+        "matched.config.of_layer(0) if inside else",
+        f"{BESIDE}layers_that_differ",
+    ),
+    Mutation(
+        "heads blamed for the norm of keys",
+        f"{FOREIGN}replay.py",
+        "return y if np.array_equal(read, made) else None",
+        "return None",
+        "commands/test_compare_foreign.py::test_one_norm_of_keys_with_another_epsilon",
+        "values to unpack",
+    ),
+    Mutation(
+        "joined maps of all heads one after the other",
+        f"{FOREIGN}layouts.py",
+        "heads = config.n_heads if layout.by_head and len(paths) > 1 else None",
+        "heads = None",
+        f"{NAMES}the_parameters_of_each_family_are_found[GPTNeoXForCausalLM]",
+    ),
+    Mutation(
+        "a kind of piece that nothing computes",
+        f"{FOREIGN}piece.py",
+        "if self.kind not in KINDS:",
+        "if False:",
+        "compare/test_diagnosis.py::test_bad_pieces",
     ),
     Mutation(
         "Adam's decay for AdamW's",
