@@ -40,9 +40,9 @@ def compare_two(arguments: argparse.Namespace) -> int:
     if not 0 <= a.tolerance < float("inf"):
         raise InputError(f"--tolerance is {a.tolerance}, but it must be a number from 0.")
     check_output("--json", None if a.json == "-" else a.json, (".json",))
-    wanted = [place_of(text, a.step) for text in (a.path, a.other)]
+    ours, theirs = (place_of(text, a.step) for text in (a.path, a.other))
     options = HowCompared(a.tolerance, a.dtype or "float32", a.batch_size, a.length)
-    compared = compare_runs(*wanted, options, load_code(a.code))
+    compared = compare_runs(ours, theirs, options, load_code(a.code))
     text = json.dumps(as_dict(compared), indent=1, allow_nan=False)
     print(text if a.json == "-" else "\n".join(lines(compared)))
     if a.json and a.json != "-":
@@ -87,8 +87,8 @@ def _compare_weights(
         notes.append(f"weights are left out: no checkpoint yet in {' and '.join(lacking)}")
         return Weights()
     runs = [_opened(place, code) for place in places]
-    sides = [NamedModel(name, run.model.config, run.params) for name, run in zip(names, runs, strict=True)]
-    rows = compare_parameters(*sides, options.tolerance)
+    ours, theirs = (NamedModel(name, run.model.config, run.params) for name, run in zip(names, runs, strict=True))
+    rows = compare_parameters(ours, theirs, options.tolerance)
     same_tokenizer = runs[0].tokenizer.fingerprint() == runs[1].tokenizer.fingerprint()
     length = min(row_length(options.length, run.model.config) for run in runs)
     try:
@@ -99,7 +99,7 @@ def _compare_weights(
     except _LeftOut as error:
         notes.append(f"the text is left out: {str(error).removesuffix('.')}")
         return Weights(rows, same_tokenizer)
-    return Weights([*rows, *compare_outputs(*sides, inputs, targets, options.tolerance, options.dtype)])
+    return Weights([*rows, *compare_outputs(ours, theirs, inputs, targets, options.tolerance, options.dtype)])
 
 
 class _LeftOut(Exception):
@@ -150,8 +150,8 @@ def _parting(places: Sequence[SavedRun], tolerance: float, notes: list[str]) -> 
     if imported := [str(place.folder.path) for place in places if place.imported]:
         notes.append(f"metrics are left out: an imported model has no steps ({', '.join(imported)})")
         return None
-    records = [read_metrics(place.folder.metrics) for place in places]
-    parting = where_metrics_part(*records, tolerance)
+    ours, theirs = (read_metrics(place.folder.metrics) for place in places)
+    parting = where_metrics_part(ours, theirs, tolerance)
     if parting.n_common:
         return parting
     notes.append("metrics are left out: no step is recorded by both")
