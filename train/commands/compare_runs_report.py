@@ -89,7 +89,7 @@ def metrics_lines(parting: Parting, compared: TwoRuns) -> list[str]:
         ours, theirs = map(_number, worst.values)
         out.append(f"  train_loss is furthest apart at step {step:,}: {ours} and {theirs}")
     if parting.meaning:
-        out.append(f"  {parting.meaning}")
+        out.append(f"  {parting.meaning}" + ("; or it is what differs above" if compared.fields else ""))
     before = [step for step in compared.saved if step < parting.step]
     if before and before[-1] not in compared.steps:
         first, second = (f"{name}:{before[-1]}" for name in compared.names)
