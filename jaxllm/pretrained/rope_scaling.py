@@ -62,7 +62,8 @@ def read_scaling(given: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[
 def _attention_factor(given: Mapping[str, Any]) -> tuple[Any, Obstacles]:
     """YaRN's factor of rotated queries and keys; None for the one that follows from `factor` alone."""
     names = ("factor", "mscale", "mscale_all_dim")
-    factor, scale, scale_all = numbers = [given.get(name) for name in names]
+    numbers: list[Any] = [given.get(name) for name in names]
+    factor, scale, scale_all = numbers
     if given.get("attention_factor") is not None or not (scale and scale_all):
         return given.get("attention_factor"), []
     strange = [f"{name} is {shown(x)}" for name, x in zip(names, numbers, strict=True) if not _is_positive(x)]

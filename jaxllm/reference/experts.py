@@ -64,8 +64,9 @@ def experts_vjp(
     rows = [mine.any(axis=-1) for mine in taken]
     own = [(shares * mine).sum(axis=-1, keepdims=True) for mine in taken]
     parts = [
-        _expert_vjp(tokens[its], *kernels, activation) for its, *kernels in zip(rows, gate, up, down, strict=True)
-    ]  # fmt: skip
+        _expert_vjp(tokens[its], its_gate, its_up, its_down, activation)
+        for its, its_gate, its_up, its_down in zip(rows, gate, up, down, strict=True)
+    ]
     y = np.zeros_like(tokens)
     for its, share, (made, _) in zip(rows, own, parts, strict=True):
         y[its] += share[its] * made
@@ -109,8 +110,8 @@ def mixture(
     seen = {} if seen is None else seen
     logits = seen["router"] = linear_map(params["router"], x)
     chosen = chosen_experts(logits, n_per_token)
-    kernels = (params[name]["kernels"] for name in ("gate", "up", "down"))
-    return experts(x, chosen, expert_weights(logits, chosen, normalise), *kernels, activation)
+    gate, up, down = (params[name]["kernels"] for name in ("gate", "up", "down"))
+    return experts(x, chosen, expert_weights(logits, chosen, normalise), gate, up, down, activation)
 
 
 @vjp
