@@ -30,7 +30,7 @@ MUTATIONS = [
     Mutation("heads of any width in an OLMo", CONFIG, "if its.whole_heads and config.head_dim * config.n_heads != config.d_model:", "if False:", f"{SAVED}::test_models_that_gguf_cannot_express[an OLMo of wide heads]", "DID NOT RAISE"),
     Mutation("a Gemma 3 without a window", CONFIG, "    if unstated:\n        return unstated\n", "", f"{SAVED}::test_models_that_gguf_cannot_express[no window]"),
     Mutation("all fields of a scaling named", CONFIG, "if field not in _consequences(lacking, config)]", "]", f"{SAVED}::test_models_that_gguf_cannot_express[scaled Qwen]"),
-    Mutation("whole heads said to be rotated", READER, "rotated_width(config.head_dim, config.rotary_fraction)}", "config.head_dim}", f"{SAVED}::test_the_keys_of_llama_cpp[phi3]"),
+    Mutation("whole heads said to be rotated", READER, "rotated_width(config.head_dim, config.rotary_fraction)}", "config.head_dim}", f"{SAVED}::test_the_keys_of_llama_cpp[phi3]", "InputError"),
     Mutation("a fraction that is rounded down", READER, "if int(width * fraction) == rotated else math.nextafter(fraction, math.inf)", "", f"{FROM_KEYS}::test_every_rotated_width_has_a_fraction", "InputError"),
     Mutation("the scale of the largest Gemma", READER, "if config.n_layers == its.scaled_by_width:", "if False:", f"{FROM_KEYS}::test_the_largest_gemma_scales_scores_by_its_width"),
     Mutation("a window of 0", READER, "fields[field] = None if value == 0 and its.defaults.get(field, 0) is None else value", "fields[field] = value", f"{FROM_KEYS}::test_what_llama_cpp_takes_for_omitted_keys", "InputError"),
