@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from jaxllm.pretrained.tracked_text import TrackedText, user_mask
-from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
-from jaxllm.tokenizers.special_tokens import finder
+from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
+from jaxllm.tokenizers.special_tokens import finder, without_spaces
 from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import read_json, replace_file
 from jaxllm.utils.utf8 import to_utf8
@@ -98,19 +98,29 @@ def encode_chat(
     `render_template`. Raises InputError as `render`.
     """
     text = chat_format.render_tracked(messages, add_generation_prompt, day)
-    return tokenizer.encode_parts(part for _, part in split_at_special(text, tokenizer.special_tokens))
+    return tokenizer.encode_parts(part for _, part in split_at_special(text, tokenizer))
 
 
-def split_at_special(text: TrackedText, special_tokens: Mapping[str, int]) -> list[tuple[int, str | int]]:
-    """The text split at the special tokens that the template wrote: where each part begins, and its text or its id."""
-    names, plain = finder(frozenset(special_tokens)), str.__str__(text)
+def split_at_special(text: TrackedText, tokenizer: Tokenizer) -> list[tuple[int, str | int]]:
+    """The text split at the special tokens that the template wrote: where each part begins, and its text or its id.
+
+    White space that such a token takes is left out.
+    """
+    special_tokens, plain = tokenizer.special_tokens, str.__str__(text)
+    names = finder(frozenset(special_tokens))
     parts: list[tuple[int, str | int]] = []
     end = 0
     for own in re.finditer(BY_TEMPLATE, user_mask(text)):  # a name that the template wrote lies within such a run
         for found in names.finditer(plain, *own.span()):
             parts += [(end, text[end : found.start()]), (found.start(), special_tokens[found.group()])]
             end = found.end()
-    return [(start, part) for start, part in (*parts, (end, text[end:])) if part != ""]
+    parts.append((end, text[end:]))
+    kept = without_spaces((part for _, part in parts), tokenizer.strips_by_id)
+    return [
+        (start + part.find(new) if isinstance(part, str) and isinstance(new, str) else start, new)
+        for (start, part), new in zip(parts, kept, strict=True)
+        if new != ""
+    ]
 
 
 def _check_messages(messages: Sequence[Message]) -> None:

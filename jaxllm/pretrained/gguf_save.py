@@ -50,8 +50,8 @@ def save_gguf(
     family, its = gguf_family(config)
     _note_activation(its, config)
     flat = without_mup(checked_parameters(params, config), config)
-    keys = config_keys(family, its, config) | _general_keys(dtype, name)
-    keys |= tokenizer_keys(tokenizer, chat or ChatFormat(), config.vocab_size)
+    keys = config_keys(family, its, config) | _general_keys(dtype)
+    keys |= tokenizer_keys(tokenizer, chat or ChatFormat(), config.vocab_size, name)
     placements, factors = tensor_placements(its.layout, config), frequency_factors(config)
     shapes = {} if factors is None else {FREQUENCIES: factors.shape}
     shapes |= {tensor: placement.shape for tensor, placement in placements.items()}
@@ -71,9 +71,8 @@ def save_gguf(
     return types
 
 
-def _general_keys(dtype: str, name: str | None) -> dict[str, Any]:
-    version = {"general.file_type": FILE_TYPES[dtype][1], "general.quantization_version": QUANTIZATION_VERSION}
-    return version if name is None else {"general.name": name, **version}
+def _general_keys(dtype: str) -> dict[str, Any]:
+    return {"general.file_type": FILE_TYPES[dtype][1], "general.quantization_version": QUANTIZATION_VERSION}
 
 
 def _check(path: Path, config: GPTConfig) -> None:

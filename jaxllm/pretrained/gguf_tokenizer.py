@@ -15,17 +15,35 @@ import numpy as np
 from jaxllm.pretrained.chat import ChatFormat
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.formats.byte_level import from_vocabulary
-from jaxllm.tokenizers.split_patterns import PATTERNS
+from jaxllm.tokenizers.special_tokens import NO_STRIPS
 from jaxllm.utils.errors import InputError, Note, as_input_error, shown
 
-KEY = "tokenizer.ggml."
+KEY, NAME = "tokenizer.ggml.", "general.name"
 MOST_CHARACTERS = 1024  # of a token; published vocabularies have at most a few hundred
-NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6  # types of tokens (ggml-org/llama.cpp, include/llama.h)
-PRE_TOKENIZERS = {name: pattern for pattern, one in PATTERNS.items() for name in one.ggml}
-NORMALIZATION = {"qwen2": "NFC"}  # by pattern; no key of the file says so
-# Patterns whose tokenizers encode a piece that is a token as that token, and those that put a begin token before each
-# text unless the file says otherwise.
-WHOLE_PIECES = BEGINS = ("llama3",)
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # types of tokens (ggml-org/llama.cpp, include/llama.h)
+
+
+class PreTokenizer(NamedTuple):
+    """What the name of a pre-tokenizer stands for. (ggml-org/llama.cpp, src/llama-vocab.cpp and conversion/base.py)"""
+
+    pattern: str
+    normalization: str | None = None  # of the models with this name; no key of the file says so
+    whole_pieces: bool = False  # whether a piece that is a token is encoded as that token
+    begins: bool = False  # whether a begin token is put before each text unless the file says otherwise
+
+
+LLAMA3 = PreTokenizer("llama3", whole_pieces=True, begins=True)
+# By the value of `tokenizer.ggml.pre`. Where several stand for the same, the first is written.
+PRE_TOKENIZERS = {
+    **dict.fromkeys(("gpt-2", "phi-2"), PreTokenizer("gpt2")),
+    **dict.fromkeys(("olmo", "mpt"), PreTokenizer("gpt2", "NFC")),  # the tokenizer of GPT-NeoX, also Pythia's
+    **dict.fromkeys(("smollm", "starcoder"), PreTokenizer("smollm")),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), LLAMA3),
+    **dict.fromkeys(("dbrx", "smaug-bpe"), PreTokenizer("llama3")),  # also OLMo 2's and Phi-4's
+    "qwen2": PreTokenizer("qwen2", "NFC"),
+}
+# llama.cpp knows by the model's name that Phi-3's tokens take the white space after them, all but these.
+TAKING_SPACES, NOT_TAKING = ("phi-3", "phi3"), ("<unk>", "<s>", "<|endoftext|>")
 ROLES = ("bos", "eos", "eot", "eom")
 # Names of tokens that end an answer, in addition to those that the file names. (llama.cpp, src/llama-vocab.cpp)
 ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>")
@@ -51,8 +69,7 @@ def read_gguf_tokenizer(
         if model == "llama":
             tokenizer, begins = _sentencepiece(metadata, vocabulary), True
         else:
-            pattern = PRE_TOKENIZERS[pre]
-            tokenizer, begins = _byte_pairs(metadata, vocabulary, pattern, path), pattern in BEGINS
+            tokenizer, begins = _byte_pairs(metadata, vocabulary, PRE_TOKENIZERS[pre], path), PRE_TOKENIZERS[pre].begins
         chat = _chat_format(metadata, vocabulary, begins)
         return tokenizer.ending_documents_with(chat.eos_token), chat
 
@@ -87,11 +104,25 @@ def _read_vocabulary(metadata: Mapping[str, Any], path: str | Path) -> _Vocabula
     return _Vocabulary(names, kinds, ids, added)
 
 
-def _byte_pairs(metadata: Mapping[str, Any], vocabulary: _Vocabulary, pattern: str, path: str | Path) -> BPETokenizer:
+def _strips(metadata: Mapping[str, Any], vocabulary: _Vocabulary) -> Mapping[str, str]:
+    """The tokens that take white space, by the model's name. (llama.cpp, src/llama-vocab.cpp)"""
+    model = str(metadata.get(NAME, "")).lower()
+    if not any(name in model for name in TAKING_SPACES):
+        return NO_STRIPS
+    kinds = vocabulary.kinds
+    taking = [name for name, i in vocabulary.ids.items() if kinds[i] in (UNKNOWN, CONTROL, USER_DEFINED)]
+    return {name: "right" for name in taking if name not in NOT_TAKING}
+
+
+def _byte_pairs(
+    metadata: Mapping[str, Any], vocabulary: _Vocabulary, pre: PreTokenizer, path: str | Path
+) -> BPETokenizer:
     _, kinds, ids, added = vocabulary
     special = {name: i for name, i in ids.items() if kinds[i] != NORMAL and name not in added}
-    merges, normalization = metadata[KEY + "merges"], NORMALIZATION.get(pattern)
-    return from_vocabulary(ids, merges, special, pattern, normalization, path, pattern in WHOLE_PIECES, added)
+    return from_vocabulary(
+        ids, metadata[KEY + "merges"], special, pre.pattern, pre.normalization, path, pre.whole_pieces, added,
+        strips=_strips(metadata, vocabulary),
+    )  # fmt: skip
 
 
 def _sentencepiece(metadata: Mapping[str, Any], vocabulary: _Vocabulary) -> SentencePieceTokenizer:
@@ -117,6 +148,7 @@ def _sentencepiece(metadata: Mapping[str, Any], vocabulary: _Vocabulary) -> Sent
         [name for name, i in ids.items() if kinds[i] not in (NORMAL, BYTE) and name not in added],
         list(added),
         "part" if metadata.get(KEY + "add_space_prefix", True) else "none",
+        strips=_strips(metadata, vocabulary),
     )
 
 

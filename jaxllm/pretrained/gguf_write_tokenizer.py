@@ -4,6 +4,7 @@ The keys and types of tokens are those of llama.cpp's converter. (ggml-org/llama
 keys cannot express is refused: the tokenizer that `gguf_tokenizer` reads from them is compared with the given one.
 """
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,18 +17,20 @@ from jaxllm.pretrained.gguf_tokenizer import (
     CONTROL,
     ENDS,
     KEY,
+    NAME,
     NORMAL,
+    PRE_TOKENIZERS,
+    TAKING_SPACES,
+    UNKNOWN,
     USER_DEFINED,
-    WHOLE_PIECES,
     read_gguf_tokenizer,
 )
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
 from jaxllm.tokenizers.formats.byte_level import listed_merges, to_characters
 from jaxllm.tokenizers.sentencepiece import BYTES, SPACE
-from jaxllm.tokenizers.split_patterns import PATTERNS
 from jaxllm.utils.errors import InputError, Note, shown
 
-UNKNOWN, UNUSED = 2, 5  # types of tokens that `gguf_tokenizer` reads as special (llama.cpp, include/llama.h)
+UNUSED = 5  # a type of tokens that `gguf_tokenizer` reads as special (llama.cpp, include/llama.h)
 UNKNOWN_TOKEN = "<unk>"
 TEMPLATE = "tokenizer.chat_template"
 FOLDER = "export a folder with --out FOLDER instead"
@@ -42,12 +45,15 @@ class _Tokens(NamedTuple):
     added: dict[str, int]
 
 
-def tokenizer_keys(tokenizer: Tokenizer, chat: ChatFormat, vocab_size: int) -> dict[str, Any]:
-    """The keys of the tokenizer and the chat format, with values for `gguf_write`.
+def tokenizer_keys(
+    tokenizer: Tokenizer, chat: ChatFormat, vocab_size: int, name: str | None = None
+) -> dict[str, Any]:
+    """The keys of the tokenizer, the chat format and the model's `name`, with values for `gguf_write`.
 
     Ids up to `vocab_size`, the model's, that no token has get unused tokens such as `[PAD300]`. Warns with a Note of
     what llama.cpp does in another way: spaces before parts of a text, added tokens in normalized text, more than three
-    tokens that end an answer. Raises InputError for a tokenizer of characters or words, for a pattern without a name in
+    tokens that end an answer. llama.cpp knows by the word phi-3 in a model's name that tokens take the white space after
+    them, so the name gets that word, or loses it. Raises InputError for a tokenizer of characters or words, for a pattern without a name in
     llama.cpp, and for all else that would be read as another tokenizer.
     """
     if not isinstance(tokenizer, BPETokenizer | SentencePieceTokenizer):
@@ -60,6 +66,8 @@ def tokenizer_keys(tokenizer: Tokenizer, chat: ChatFormat, vocab_size: int) -> d
     keys = {KEY + key: value for key, value in model.items()}
     if chat.chat_template is not None:
         keys[TEMPLATE] = chat.chat_template
+    if (written := _name(tokenizer, name)) is not None:
+        keys[NAME] = written
     _check_read_back(tokenizer, tokens, keys)
     return keys
 
@@ -104,6 +112,14 @@ def _is_of_spaces(tokenizer: BPETokenizer | SentencePieceTokenizer, added: str) 
     return isinstance(tokenizer, SentencePieceTokenizer) and SPACE in added
 
 
+def _name(tokenizer: BPETokenizer | SentencePieceTokenizer, name: str | None) -> str | None:
+    """The model's name, with one of TAKING_SPACES if the tokenizer's tokens take white space, and else without."""
+    words = re.compile("|".join(map(re.escape, TAKING_SPACES)), re.IGNORECASE)
+    if tokenizer.strips:
+        return name if name and words.search(name) else " ".join(filter(None, (TAKING_SPACES[0], name)))
+    return words.sub("phi 3", name) if name else name
+
+
 def _kind_of(special: str, i: int) -> int:
     """The type of a special token."""
     return UNUSED if special == f"[PAD{i}]" else UNKNOWN if special == UNKNOWN_TOKEN else CONTROL
@@ -111,22 +127,33 @@ def _kind_of(special: str, i: int) -> int:
 
 def _byte_pairs(tokenizer: BPETokenizer) -> dict[str, Any]:
     """The keys of a tokenizer over bytes alone."""
-    names = PATTERNS[tokenizer.pattern].ggml if tokenizer.pattern in PATTERNS else ()
-    if not names:
-        raise InputError(
-            f"the tokenizer's pattern {shown(tokenizer.pattern)} has no name in llama.cpp that gives the same ids; "
-            f"those of {', '.join(name for name, one in PATTERNS.items() if one.ggml)} have; {FOLDER}."
-        )
     merges, whole_pieces = listed_merges(tokenizer)
-    if whole_pieces and tokenizer.pattern not in WHOLE_PIECES:
-        raise InputError(
-            f"some tokens are not two others merged, which llama.cpp supports with the pattern "
-            f"{', '.join(WHOLE_PIECES)} only, but the tokenizer's is {tokenizer.pattern}; {FOLDER}."
-        )
+    pre = _pre_tokenizer(tokenizer, whole_pieces)
     if tokenizer.normalized:
         _warn(f"{len(tokenizer.normalized):,} added tokens are found in the text as it is given, not as normalized.")
     written = [f"{to_characters(left)} {to_characters(right)}" for left, right in merges]
-    return {"model": "gpt2", "pre": names[0], "merges": written}
+    return {"model": "gpt2", "pre": pre, "merges": written}
+
+
+def _pre_tokenizer(tokenizer: BPETokenizer, whole_pieces: bool) -> str:
+    """The name of the pre-tokenizer with the tokenizer's pattern, if there is one also with its normalization.
+
+    Raises InputError for a pattern without a name, and for one that is not for `whole_pieces` where these are needed.
+    """
+    names = [name for name, pre in PRE_TOKENIZERS.items() if pre.pattern == tokenizer.pattern]
+    if not names:
+        raise InputError(
+            f"the tokenizer's pattern {shown(tokenizer.pattern)} has no name in llama.cpp that gives the same ids; "
+            f"those of {', '.join(dict.fromkeys(pre.pattern for pre in PRE_TOKENIZERS.values()))} have; {FOLDER}."
+        )
+    whole = {pre.pattern for pre in PRE_TOKENIZERS.values() if pre.whole_pieces}
+    if whole_pieces and tokenizer.pattern not in whole:
+        raise InputError(
+            f"some tokens are not two others merged, which llama.cpp supports with the pattern "
+            f"{', '.join(whole)} only, but the tokenizer's is {tokenizer.pattern}; {FOLDER}."
+        )
+    normal = [name for name in names if PRE_TOKENIZERS[name].normalization == tokenizer.normalization]
+    return next(iter(normal or names))
 
 
 def _sentencepiece(tokenizer: SentencePieceTokenizer, tokens: _Tokens) -> dict[str, Any]:
@@ -190,7 +217,7 @@ def _check_read_back(
 ) -> None:
     """Raises InputError, which names what differs, if the tokenizer that the keys are read as is not the given one."""
     read, _ = read_gguf_tokenizer(keys, "the file to be written")
-    ours: dict[str, Any] = {"special_tokens": tokens.special, "added": tokens.added}
+    ours: dict[str, Any] = {"special_tokens": tokens.special, "added": tokens.added, "strips": dict(tokenizer.strips)}
     if isinstance(tokenizer, BPETokenizer):
         ours |= {name: getattr(tokenizer, name) for name in ("tokens", "ranks", "pattern", "normalization")}
     else:

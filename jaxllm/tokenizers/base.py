@@ -8,13 +8,14 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import regex
 
-from jaxllm.tokenizers.chunks import BOUNDARIES, chunk_text, rechunk
-from jaxllm.tokenizers.special_tokens import DOCUMENT_ENDS, NO_TOKENS
+from jaxllm.tokenizers.chunks import BEFORE_SPACES, BOUNDARIES, chunk_text, rechunk
+from jaxllm.tokenizers.special_tokens import DOCUMENT_ENDS, NO_STRIPS, NO_TOKENS, without_spaces
 from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.files import replace_file
 from jaxllm.utils.utf8 import to_utf8
@@ -29,6 +30,7 @@ class Tokenizer(ABC):
     kind: ClassVar[str]
     special_tokens: Mapping[str, int] = NO_TOKENS  # found in a text where the caller allows it
     added: Mapping[str, int] = NO_TOKENS  # found in any text
+    strips: Mapping[str, str] = NO_STRIPS  # the sides on which some of both take white space
 
     @property
     @abstractmethod
@@ -60,8 +62,18 @@ class Tokenizer(ABC):
 
     @property
     def _boundaries(self) -> "regex.Pattern[str]":
-        """Where chunks may end."""
-        return BOUNDARIES
+        """Where chunks may end: not within white space, if a token takes it."""
+        return BEFORE_SPACES if self.strips else BOUNDARIES
+
+    def without_spaces(self, parts: Iterable[str | int]) -> list[str | int]:
+        """Texts and ids of tokens, without the white space that the tokens take and without empty texts."""
+        return [part for part in without_spaces(parts, self.strips_by_id) if part != ""] if self.strips else [*parts]
+
+    @cached_property
+    def strips_by_id(self) -> dict[int, str]:
+        """`strips` by the ids of the tokens."""
+        ids = {**self.special_tokens, **self.added}
+        return {ids[name]: side for name, side in self.strips.items()}
 
     def encode_stream(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """The ids of the texts joined, some at a time.
@@ -174,6 +186,14 @@ def end_from(fields: dict[str, Any]) -> str | None:
     if end is not None and (not isinstance(end, str) or end not in fields["special_tokens"]):
         raise InputError(f"the tokenizer file is damaged: 'end' is {shown(end)}, which is no special token.")
     return end
+
+
+def strips_from(fields: dict[str, Any]) -> dict[str, str]:
+    """Sides by name of a token, an optional field of a tokenizer file. Raises InputError for anything else."""
+    strips = fields.get("strips", {})
+    if not isinstance(strips, dict) or not all(isinstance(side, str) for side in strips.values()):
+        raise InputError("the tokenizer file is damaged: 'strips' must be a table of sides by token.")
+    return strips
 
 
 def as_texts(text: str | Iterable[str]) -> Iterable[str]:

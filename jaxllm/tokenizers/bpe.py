@@ -7,13 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from jaxllm.tokenizers.base import Tokenizer, as_texts, end_from, ids_from, vocabulary_from
+from jaxllm.tokenizers.base import Tokenizer, as_texts, end_from, ids_from, strips_from, vocabulary_from
 from jaxllm.tokenizers.bpe_encoding import BPEEncoder
 from jaxllm.tokenizers.bpe_training import learn_merges
 from jaxllm.tokenizers.chunks import LONGEST_CHUNK
 from jaxllm.tokenizers.custom_pattern import check_pattern
 from jaxllm.tokenizers.pre_tokenize import count_pieces
-from jaxllm.tokenizers.special_tokens import END_OF_TEXT, NO_TOKENS, document_end, split_at_added, split_at_tokens
+from jaxllm.tokenizers.special_tokens import (
+    END_OF_TEXT,
+    NO_STRIPS,
+    NO_TOKENS,
+    check_strips,
+    document_end,
+    split_at_added,
+    split_at_tokens,
+)
 from jaxllm.tokenizers.split_patterns import PATTERNS
 from jaxllm.tokenizers.textbook import tokens_of
 from jaxllm.utils.errors import InputError, Note, shown
@@ -34,7 +42,8 @@ class BPETokenizer(Tokenizer):
 
     `added` tokens are not special: they are found in any text, before it is split into pieces. Those that are also in
     `normalized` are found last, in the normalized text. `end` names the special token that separates documents, where
-    it is not the first of DOCUMENT_ENDS. Raises InputError for names or ids that do not fit together.
+    it is not the first of DOCUMENT_ENDS. `strips` says which special and added tokens take the white space beside them,
+    and on which of SIDES. Raises InputError for names or ids that do not fit together.
     """
 
     kind = "bpe"
@@ -50,6 +59,7 @@ class BPETokenizer(Tokenizer):
         added: Mapping[str, int] = NO_TOKENS,
         normalized: Collection[str] = (),
         end: str | None = None,
+        strips: Mapping[str, str] = NO_STRIPS,
     ) -> None:
         check_pattern(pattern)
         if normalization not in (None, "NFC"):
@@ -66,6 +76,8 @@ class BPETokenizer(Tokenizer):
         self.normalized, self.end = tuple(sorted(normalized)), end
         if unknown := [name for name in self.normalized if name not in self.added]:
             raise InputError(f"normalized names {shown(unknown[0])}, but the added tokens are {shown(list(added))}.")
+        self.strips = dict(strips)
+        check_strips(self.strips, names)
         taken = {*self.special_tokens.values(), *self.added.values()}
         if len(taken) < len(names) or not all(0 <= i < self.vocab_size for i in taken):
             raise InputError(
@@ -162,7 +174,8 @@ class BPETokenizer(Tokenizer):
 
     def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
         """The ids of texts, each split into pieces and merged by itself, and of special tokens given as ids."""
-        return self._encode_parts(split_at_added(parts, self._found_first), self._encode_text)
+        found = self.without_spaces(split_at_added(parts, self._found_first))
+        return self._encode_parts(found, self._encode_text)
 
     def encode_slowly(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The same ids as `encode`, by `textbook.encode_piece`: for reading and for the tests.
@@ -172,7 +185,9 @@ class BPETokenizer(Tokenizer):
         return self._encode_parts(self._split(text, allowed_special), self._encoder.encode_by_textbook)
 
     def _split(self, text: str, allowed_special: Collection[str]) -> list[str | int]:
-        return split_at_tokens(text, self.special_tokens, allowed_special, self._found_first)
+        return self.without_spaces(
+            split_at_tokens(text, self.special_tokens, allowed_special, self._found_first)
+        )
 
     @cached_property
     def _found_first(self) -> dict[str, int]:
@@ -190,7 +205,7 @@ class BPETokenizer(Tokenizer):
     def _encode_parts(self, parts: Iterable[str | int], encode: Callable[[str], Iterable[list[int]]]) -> list[int]:
         ids: list[int] = []
         normal = (self._normalize(part) if isinstance(part, str) else part for part in parts)
-        for part in split_at_added(normal, self._found_last):
+        for part in self.without_spaces(split_at_added(normal, self._found_last)):
             for some in encode(part) if isinstance(part, str) else [[part]]:
                 ids += some
         return ids
@@ -231,6 +246,7 @@ class BPETokenizer(Tokenizer):
             "added": self.added,
             "normalized": list(self.normalized),
             "end": self.end,
+            "strips": self.strips,
         }
         return {
             "special_tokens": list(self.special_tokens) if last else self.special_tokens,
@@ -255,5 +271,5 @@ class BPETokenizer(Tokenizer):
         normalized = vocabulary_from(fields, "normalized") if "normalized" in fields else ()
         return cls(
             tokens, from_field(fields, "special_tokens"), fields.get("pattern", "gpt2"), fields.get("normalization"),
-            ids_from(fields, "added"), normalized, end_from(fields),
+            ids_from(fields, "added"), normalized, end_from(fields), strips_from(fields),
         )  # fmt: skip

@@ -11,7 +11,9 @@ LONGEST_CHUNK = 2**24  # characters; a longer stretch without a boundary is cut 
 # Boundaries: in no split pattern does a piece continue over one. (\x1c to \x1f are white space for Python but not for
 # Unicode. A piece of punctuation may continue with new lines and slashes, but not beyond them.)
 _VISIBLE = r"[^\s\x1c-\x1f]"
-BOUNDARIES = regex.compile(rf"{_VISIBLE}(?= )|[\p{{L}}\p{{N}}](?=\n)|{_VISIBLE}\n(?=[^\s\x1c-\x1f/])")
+_BEFORE = rf"{_VISIBLE}(?= )|[\p{{L}}\p{{N}}](?=\n)"
+BOUNDARIES = regex.compile(rf"{_BEFORE}|{_VISIBLE}\n(?=[^\s\x1c-\x1f/])")
+BEFORE_SPACES = regex.compile(_BEFORE)  # those that are not within white space either, nor at its end
 
 
 def chunk_text(

@@ -6,15 +6,22 @@ token continues with a space, so the text is split there first, and each differe
 """
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Self
 
 import regex
 
-from jaxllm.tokenizers.base import Tokenizer, end_from, token_to_id, vocabulary_from
-from jaxllm.tokenizers.special_tokens import document_end, split_at_added, split_at_tokens
+from jaxllm.tokenizers.base import Tokenizer, end_from, strips_from, token_to_id, vocabulary_from
+from jaxllm.tokenizers.special_tokens import (
+    NO_STRIPS,
+    WHITE_SPACE,
+    check_strips,
+    document_end,
+    split_at_added,
+    split_at_tokens,
+)
 from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.utf8 import to_utf8
 
@@ -32,8 +39,9 @@ class SentencePieceTokenizer(Tokenizer):
 
     `special_tokens` are tokens that only the caller or a chat template writes; `added` ones are found in any text,
     before anything is merged. The 256 tokens `<0x00>` to `<0xFF>` are required. `prefix` is one of PREFIXES. `end`
-    names the special token that separates documents, where it is not the first of DOCUMENT_ENDS. Raises InputError for
-    a merge that makes no token, and for special and added tokens that are not among the tokens.
+    names the special token that separates documents, where it is not the first of DOCUMENT_ENDS. `strips` says which
+    special and added tokens take the white space beside them, and on which of SIDES. Raises InputError for a merge that
+    makes no token, and for special and added tokens that are not among the tokens.
     """
 
     kind = "sentencepiece"
@@ -48,6 +56,7 @@ class SentencePieceTokenizer(Tokenizer):
         added: Collection[str] = (),
         prefix: str = "part",
         end: str | None = None,
+        strips: Mapping[str, str] = NO_STRIPS,
     ) -> None:
         self.tokens, self.merges, self.prefix, self.end = tuple(tokens), tuple(merges), prefix, end
         to_utf8("".join(self.tokens))
@@ -60,6 +69,8 @@ class SentencePieceTokenizer(Tokenizer):
             )
         self.special_tokens = {name: self._ids[name] for name in special_tokens}
         self.added: dict[str, int] = {name: self._ids[name] for name in added}
+        self.strips = dict(strips)
+        check_strips(self.strips, {*special_tokens, *added})
         # A pair's position in the list, and the id that it becomes. Merging never makes a special token.
         self._ranks: dict[tuple[int, int], tuple[int, int]] = {}
         for rank, (left, right) in enumerate(self.merges):
@@ -99,7 +110,7 @@ class SentencePieceTokenizer(Tokenizer):
         `continues` says that the first part continues a text, so no space is added before it.
         """
         ids: list[int] = []
-        for part in parts:
+        for part in self.without_spaces(parts):
             if isinstance(part, str):
                 written = part.replace(" ", SPACE)
                 for word in self._word_starts.split(written if continues else self._prefixed(written, first=not ids)):
@@ -154,6 +165,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _boundaries(self) -> "regex.Pattern[str]":
         """The same places as `_word_starts`, in a text with its own spaces."""
         before = self._before_spaces | ({" "} if SPACE in self._before_spaces else set())
+        before |= {*WHITE_SPACE} if self.strips else set()
         return regex.compile(f"[^{regex.escape(''.join(sorted(before)))}](?= )" if before else "(?s:.)(?= )")
 
     @cached_property
@@ -207,6 +219,7 @@ class SentencePieceTokenizer(Tokenizer):
             "added": list(self.added),
             "prefix": self.prefix,
             **({"end": self.end} if self.end else {}),
+            **({"strips": self.strips} if self.strips else {}),
         }
 
     @classmethod
@@ -219,4 +232,4 @@ class SentencePieceTokenizer(Tokenizer):
         ):
             raise InputError("the tokenizer file is damaged: 'merges' must be a list of pairs of ids.")
         pairs = [(left, right) for left, right in merges]
-        return cls(tokens, pairs, special, added, str(fields.get("prefix")), end_from(fields))
+        return cls(tokens, pairs, special, added, str(fields.get("prefix")), end_from(fields), strips_from(fields))

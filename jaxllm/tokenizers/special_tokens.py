@@ -1,4 +1,8 @@
-"""Finding special and added tokens in a text, before the text between them is tokenized."""
+"""Finding special and added tokens in a text, before the text between them is tokenized.
+
+Some tokens take the white space beside them: `strips` holds the side, one of SIDES, of each. (lstrip and rstrip of
+Hugging Face tokenizers; Phi-3's and Phi-4's tokens)
+"""
 
 import os
 import re
@@ -7,13 +11,17 @@ from functools import lru_cache
 from itertools import groupby
 from types import MappingProxyType
 
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.utf8 import to_utf8
 
 END_OF_TEXT = "<|endoftext|>"
 # Special tokens that separate documents in published models: GPT-2 and Qwen, Llama 3, Llama 2 and Mistral, Gemma.
 DOCUMENT_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 NO_TOKENS: Mapping[str, int] = MappingProxyType({})
+SIDES = ("left", "right", "both")
+NO_STRIPS: Mapping[str, str] = MappingProxyType({})
+# Unicode's White_Space; Python's own also has \x1c to \x1f.
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
 
 def document_end(special_tokens: Mapping[str, int], end: str | None) -> int | None:
@@ -48,6 +56,33 @@ def split_at_added(parts: Iterable[str | int], added: Mapping[str, int]) -> Iter
     """The parts that `split_at_tokens` returned, with their texts split at the added tokens too."""
     for part in parts:
         yield from split_at_tokens(part, NO_TOKENS, (), added) if added and isinstance(part, str) else [part]
+
+
+def without_spaces(parts: Iterable[str | int], strips: Mapping[int, str]) -> list[str | int]:
+    """As many parts, without the white space that the tokens beside it take; `strips` holds sides by id.
+
+    >>> without_spaces(["a ", 7, "  b", 7, " "], {7: "right"})
+    ['a ', 7, 'b', 7, '']
+    """
+    given = [*parts]
+    sides = ["" if isinstance(part, str) else strips.get(part, "") for part in given]
+    kept = [*given]
+    for i, part in enumerate(given):
+        if isinstance(part, str):
+            after = part.lstrip(WHITE_SPACE) if i > 0 and sides[i - 1] in ("right", "both") else part
+            taken = i + 1 < len(given) and sides[i + 1] in ("left", "both")
+            kept[i] = after.rstrip(WHITE_SPACE) if taken else after
+    return kept
+
+
+def check_strips(strips: Mapping[str, str], names: Collection[str]) -> None:
+    """Raises InputError for a name that is not among the `names`, and for a side that is not one of SIDES."""
+    for name, side in strips.items():
+        if name not in names or side not in SIDES:
+            raise InputError(
+                f"strips has {shown(name)} = {shown(side)}, but it must name a special or added token, and one of "
+                f"{', '.join(SIDES)}."
+            )
 
 
 @lru_cache(16)

@@ -1,7 +1,7 @@
 """The patterns by which published byte-pair tokenizers split text into pieces: GPT-2's and those of later models.
 
 Each is one regular expression, which tiktoken and the textbook encoder both match. Hugging Face's tokenizer.json writes
-it as a sequence of pre_tokenizers, llama.cpp as a name.
+it as a sequence of pre_tokenizers, llama.cpp as a name (`jaxllm.pretrained.gguf_tokenizer`).
 """
 
 from dataclasses import dataclass
@@ -49,35 +49,30 @@ class Pattern:
 
     regex: str
     steps: tuple[tuple[Step, ...], ...]  # Hugging Face's ways to write it; we write the first
-    ggml: tuple[str, ...]  # llama.cpp's names for it, `tokenizer.ggml.pre`
 
 
 PATTERNS = {
     "gpt2": Pattern(
         GPT2_FAST_PATTERN,
         ((WITH_PATTERN,), *((("Split", written), BYTES_ONLY) for written in (*GPT2_WRITTEN, GPT2_FAST_PATTERN))),
-        ("gpt-2",),
     ),
     # Each digit is split off first, and GPT-2's pattern then matches the text between two digits by itself: white
     # space before a digit is at the end of such a text, and so stays together.
     "smollm": Pattern(
         r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?=\p{N})|\s+(?!\S)|\s",
         ((DIGITS, WITH_PATTERN),),
-        ("smollm", "starcoder"),
     ),
     "llama3": Pattern(
         LLAMA3_PATTERN,
         ((("Split", LLAMA3_PATTERN), BYTES_ONLY),),
-        ("llama-bpe", "llama3", "llama-v3", "smaug-bpe"),
     ),
-    "qwen2": Pattern(QWEN2_PATTERN, ((("Split", QWEN2_PATTERN), BYTES_ONLY),), ("qwen2",)),
+    "qwen2": Pattern(QWEN2_PATTERN, ((("Split", QWEN2_PATTERN), BYTES_ONLY),)),
     # Hugging Face's regular expressions have no possessive {1,3}+, and their $ is the end of a line.
     "cl100k": Pattern(
         CL100K_PATTERN,
         ((("Split", LLAMA3_PATTERN.replace(r"|\s*[\r\n]+", r"|\s+\z|\s*[\r\n]+")), BYTES_ONLY),),
-        (),
     ),
-    "o200k": Pattern(O200K_PATTERN, ((("Split", O200K_PATTERN), BYTES_ONLY),), ()),
+    "o200k": Pattern(O200K_PATTERN, ((("Split", O200K_PATTERN), BYTES_ONLY),)),
 }
 
 

@@ -39,7 +39,7 @@ def again(
 
 @pytest.mark.parametrize(
     ("pre", "pattern", "normalization"),
-    [("gpt-2", "gpt2", None), ("smollm", "smollm", None), ("llama-bpe", "llama3", None), ("qwen2", "qwen2", "NFC")],
+    [("gpt-2", "gpt2", None), ("olmo", "gpt2", "NFC"), ("smollm", "smollm", None), ("llama-bpe", "llama3", None), ("qwen2", "qwen2", "NFC")],
 )
 def test_byte_pairs_come_back(pre: str, pattern: str, normalization: str | None) -> None:
     special = {"<|endoftext|>": 0, "<|b|>": 3}
@@ -220,7 +220,7 @@ FOLDER = "export a folder with --out FOLDER instead"
         (BPETokenizer(TOKENS, NAMES, "cl100k"), NO_CHAT, "pattern 'cl100k' has no name in llama.cpp that gives the same ids; those of gpt2, smollm, llama3, qwen2 have"),
         (BPETokenizer(TOKENS, NAMES, r"[\s\S]"), NO_CHAT, "has no name in llama.cpp"),
         (BPETokenizer(TOKENS, NAMES, "qwen2"), NO_CHAT, "a GGUF file cannot hold the normalization of this tokenizer"),
-        (BPETokenizer(TOKENS, NAMES, "gpt2", "NFC"), NO_CHAT, "a GGUF file cannot hold the normalization of this tokenizer"),
+        (BPETokenizer(TOKENS, NAMES, "smollm", "NFC"), NO_CHAT, "a GGUF file cannot hold the normalization of this tokenizer"),
         (BPETokenizer(TOKENS, [*NAMES, "Ġ"]), NO_CHAT, "GGUF has one id for each name, but the tokenizer uses 'Ġ' twice"),
         (PLAIN, ChatFormat(301, bos_token="<|stop|>"), "texts begin with the id 301, but bos_token is '<|stop|>', the id 302, and a GGUF file has one such token"),
         (sentencepiece(WORDS | {"hen": []}), NO_CHAT, "a GGUF file cannot hold the merges of this tokenizer"),

@@ -130,7 +130,7 @@ def with_added_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokenizer
     more = {name: size + i for i, name in enumerate(names)}
     return BPETokenizer(
         tokenizer.tokens, tokenizer.special_tokens, tokenizer.pattern, tokenizer.normalization,
-        tokenizer.added | more, tokenizer.normalized, tokenizer.end,
+        tokenizer.added | more, tokenizer.normalized, tokenizer.end, tokenizer.strips,
     )  # fmt: skip
 
 

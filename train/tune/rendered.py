@@ -149,7 +149,7 @@ class Renderer:
         last = user_mask(after).rfind(USERS, start)
         if last < 0:
             raise InputError(f"the chat template leaves out {message}; correct the template or the conversation.")
-        parts = split_at_special(after, self.tokenizer.special_tokens)
+        parts = split_at_special(after, self.tokenizer)
         found = [(place, part) for place, part in parts if part in self.ends and place > last]
         if not found:
             raise InputError(
@@ -178,7 +178,7 @@ def encode_between(
     """
     pieces: list[list[int]] = [[] for _ in range(len(cuts) + 1)]
     before: str | int | None = None
-    for start, part in split_at_special(text, tokenizer.special_tokens):
+    for start, part in split_at_special(text, tokenizer):
         inside = [cut for cut in cuts if isinstance(part, str) and start < cut < start + len(part)]
         bounds = [0, *(cut - start for cut in inside), None]
         for a, b in zip(bounds, bounds[1:], strict=False):

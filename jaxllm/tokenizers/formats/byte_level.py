@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from jaxllm.tokenizers.bpe import BPETokenizer
 from jaxllm.tokenizers.merges import merged_from, merges_of
-from jaxllm.tokenizers.special_tokens import NO_TOKENS
+from jaxllm.tokenizers.special_tokens import NO_STRIPS, NO_TOKENS
 from jaxllm.utils.errors import InputError, shown
 from jaxllm.utils.utf8 import visible
 
@@ -52,18 +52,19 @@ def from_vocabulary(
     whole_pieces: bool = False,
     added: Mapping[str, int] = NO_TOKENS,
     normalized: Collection[str] = (),
+    strips: Mapping[str, str] = NO_STRIPS,
 ) -> BPETokenizer:
     """The tokenizer of a vocabulary, which may include special and added tokens, and of its merges in their order.
 
     `whole_pieces` says that a piece that is a token is that token, whatever its merges would make (`ignore_merges`).
-    `added` and `normalized` are those of BPETokenizer.
+    `added`, `normalized` and `strips` are those of BPETokenizer.
     Raises InputError, which names the `source`, for ids with gaps and for merges that our encoder would not follow.
     """
     check_ids({**ids, **special_tokens, **added}.values(), source)
     tokens = {to_bytes(name): i for name, i in ids.items() if name not in special_tokens and name not in added}
     ordered = sorted(tokens, key=tokens.__getitem__)
     check_bytes(ordered, source)
-    tokenizer = BPETokenizer(ordered, special_tokens, pattern, normalization, added, normalized)
+    tokenizer = BPETokenizer(ordered, special_tokens, pattern, normalization, added, normalized, strips=strips)
     _check_merges(tokenizer.ranks, [split_merge(one) for one in merges], whole_pieces, source)
     return tokenizer
 

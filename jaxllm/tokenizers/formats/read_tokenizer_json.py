@@ -14,6 +14,8 @@ from jaxllm.utils.files import read_json
 TO_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 PREPEND = {"type": "Prepend", "prepend": SPACE}
 SCHEMES = {"never": "none", "always": "always", "first": "first"}
+# lstrip and rstrip of a token, and the side on which it takes white space
+STRIPS = {(True, False): "left", (False, True): "right", (True, True): "both"}
 MORE_THAN_ONE = "a post_processor that adds more than one token before the text"
 NOTHING_TO_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
@@ -46,6 +48,7 @@ def tokenizer_of(content: Any, path: str | Path) -> BPETokenizer | SentencePiece
             bool(model.get("ignore_merges")),
             added,
             _normalized(content) & added.keys(),
+            _strips(content),
         )
 
 
@@ -78,6 +81,7 @@ def _sentencepiece(content: dict[str, Any], path: str | Path) -> SentencePieceTo
         list(special),
         list(added),
         str(_prefix(content)),
+        strips=_strips(content),
     )
 
 
@@ -91,9 +95,8 @@ def _check(content: dict[str, Any], wrong: list[str], path: str | Path) -> None:
         wrong.append(f"model.type {shown(model.get('type'))}")
     if (put_before := _put_before(content)) is None or len(put_before) > 1:
         wrong.append(MORE_THAN_ONE)
-    for one in content.get("added_tokens") or []:
-        wrong += [f"a token {shown(one['content'])} with {flag}" for flag in ("lstrip", "rstrip", "single_word")
-                  if one.get(flag)]  # fmt: skip
+    listed = content.get("added_tokens") or []
+    wrong += [f"a token {shown(one['content'])} with single_word" for one in listed if one.get("single_word")]
     if wrong:
         raise InputError(f"{path} has {' and '.join(wrong[:5])}, which would give other ids and is not supported.")
 
@@ -142,6 +145,14 @@ def _special_and_added(content: dict[str, Any]) -> tuple[dict[str, int], dict[st
 
 def _normalized(content: dict[str, Any]) -> set[str]:
     return {one["content"] for one in content.get("added_tokens") or [] if one.get("normalized")}
+
+
+def _strips(content: dict[str, Any]) -> dict[str, str]:
+    """The tokens that take white space, with the side."""
+    flags = {
+        one["content"]: (bool(one.get("lstrip")), bool(one.get("rstrip"))) for one in content.get("added_tokens") or []
+    }
+    return {name: STRIPS[both] for name, both in flags.items() if any(both)}
 
 
 def _steps(content: dict[str, Any], name: str, inside: str) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ def _byte_level(tokenizer: BPETokenizer) -> dict[str, Any]:
     pairs = [[to_characters(left), to_characters(right)] for left, right in merges]
     return CONTENT | {
         "added_tokens": [
-            _added_token(name, i, name in tokenizer.special_tokens, name in tokenizer.normalized)
+            _added_token(tokenizer, name, i, name in tokenizer.normalized)
             for name, i in others.items()
         ],
         "normalizer": {"type": tokenizer.normalization} if tokenizer.normalization else None,
@@ -76,8 +76,7 @@ def _byte_level(tokenizer: BPETokenizer) -> dict[str, Any]:
 
 
 def _sentencepiece(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
-    added = [_added_token(name, i, name in tokenizer.special_tokens)
-             for name, i in (tokenizer.special_tokens | tokenizer.added).items()]  # fmt: skip
+    added = [_added_token(tokenizer, name, i) for name, i in (tokenizer.special_tokens | tokenizer.added).items()]
     decoders: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
     ]  # fmt: skip
@@ -113,10 +112,11 @@ def _characters(tokenizer: CharTokenizer) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _added_token(name: str, i: int, special: bool, normalized: bool = False) -> dict[str, Any]:
+def _added_token(tokenizer: Tokenizer, name: str, i: int, normalized: bool = False) -> dict[str, Any]:
+    side = tokenizer.strips.get(name)
     return {
-        "id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": normalized,
-        "special": special,
+        "id": i, "content": name, "single_word": False, "lstrip": side in ("left", "both"),
+        "rstrip": side in ("right", "both"), "normalized": normalized, "special": name in tokenizer.special_tokens,
     }  # fmt: skip
 
 
