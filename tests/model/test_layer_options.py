@@ -58,6 +58,12 @@ def test_the_config_of_a_layer() -> None:
     assert [rotated.of_layer(i).rotary is None for i in range(3)] == [False, True, False]
 
 
+def test_yarn_scales_queries_and_keys_by_the_growth_of_the_context() -> None:
+    """1 + ln(s) / 10 (Peng et al. 2023, equation 22)."""
+    rotary = replace(TINY, position="rotary", rope_scaling="yarn", rope_factor=float(np.e)).rotary
+    assert rotary is not None and abs(rotary.scale - 1.1) < 1e-15
+
+
 def test_which_maps_have_biases() -> None:
     def biases(**options: Any) -> set[str]:
         shapes = parameter_shapes(replace(TINY, n_layers=1, **options))

@@ -16,7 +16,7 @@ MUTATIONS = [
     Mutation("YaRN begins before the first pair", ROTARY, "max(first, 0), min(last", "first, min(last", twin(YARN, 8)),
     Mutation("rotated but not scaled", ROTARY, "scale * jnp.cos(angle), scale * jnp.sin(angle)", "jnp.cos(angle), jnp.sin(angle)", twin("rotary.rotate", 3)),
     Mutation("attention forgets YaRN's factor", ROTARY, "rotate(x[..., :width], places, frequencies, interleaved, scale)", "rotate(x[..., :width], places, frequencies, interleaved)", twin("rotary.rotate_heads", 3)),
-    Mutation("YaRN's factor without its tenth", CONFIG, "1 + 0.1 * math.log(self.rope_factor)", "1 + math.log(self.rope_factor)", f"{KEYS}[YaRN of its own]"),
+    Mutation("YaRN's factor without its tenth", CONFIG, "1 + 0.1 * math.log(self.rope_factor)", "1 + math.log(self.rope_factor)", "model/test_layer_options.py::test_yarn_scales_queries_and_keys_by_the_growth_of_the_context"),
     Mutation("YaRN's scales of attention left out", SCALING, "return (1 + 0.1 * scale * grown) / (1 + 0.1 * scale_all * grown), []", "return None, []", f"{SETTINGS}[YaRN with scales of attention]"),
     Mutation("a null of YaRN kept", SCALING, 'given.get("beta_fast") or 32', 'given.get("beta_fast", 32)', f"{SETTINGS}[YaRN with defaults]"),
     Mutation("a factor of GGUF that is no scaling", SCALING, '"linear" if kind is None else kind', '"none" if kind is None else kind', f"{KEYS}[a factor without a type]"),
