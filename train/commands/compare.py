@@ -36,7 +36,9 @@ from .compare_runs import compare_two
 from .options import Parser, add_code, add_overrides, add_step
 
 MOST_WINDOWS = 1024
-EXAMPLE_OF_TWO = "jaxllm compare runs/here:100 runs/there:100"
+EXAMPLES = """jaxllm compare configs/gpt2-124m.toml --dtype float32 --out error.png
+  jaxllm compare runs/here:100 runs/there:100
+  jaxllm compare configs/gpt2-124m.toml --against trace.npz"""
 SMALL = RunConfig(
     model=ModelConfig(vocab_size=STAND_IN, context_length=64, d_model=64, n_layers=4, n_heads=4),
     train=TrainConfig(steps=1000),
@@ -45,7 +47,7 @@ SMALL = RunConfig(
 
 def add_options(parser: Parser) -> None:
     """The options of the command."""
-    parser.runs(run, f"jaxllm compare configs/gpt2-124m.toml --dtype float32 --out error.png\n  {EXAMPLE_OF_TWO}")
+    parser.runs(run, EXAMPLES)
     parser.add_argument(
         "path", nargs="?", metavar="CONFIG.toml|RUN",
         help="a config (random weights), or a run (its newest checkpoint) or RUN:STEP; default: a small GPT",
