@@ -19,7 +19,7 @@ from train.runs.load import load_run
 from train.runs.manifest import read_manifest, rewrite
 from train.state import TrainState
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 OLD = Path(__file__).parents[1] / "golden" / "run-v1"
 

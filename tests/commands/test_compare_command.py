@@ -11,7 +11,7 @@ from jaxllm.layers import layer_norm
 from train.cli import main
 from train.config import ModelConfig, RunConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 TINY_RUN = RunConfig(model=ModelConfig(vocab_size=19, context_length=8, d_model=8, n_layers=1, n_heads=2))
 

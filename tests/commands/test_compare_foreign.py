@@ -14,6 +14,8 @@ from jaxllm.compare.foreign import record
 from jaxllm.pretrained.llama_families import LLAMA
 from train.cli import main
 
+pytestmark = pytest.mark.newest
+
 TITLE = "GPT2LMHeadModel of transformers"
 CONFIG = "[model]\nvocab_size = 13\ncontext_length = 8\nd_model = 12\nn_layers = 2\nn_heads = 2\nd_ff = 20\n"
 QWEN = (

@@ -10,6 +10,8 @@ from train.cli import main
 from train.commands.compare import choose_subject
 from train.config import ModelConfig, RunConfig
 
+pytestmark = pytest.mark.newest
+
 OVERRIDES = ["model.d_model=12", "optimizer.beta2=0.95"]
 
 

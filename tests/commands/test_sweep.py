@@ -25,6 +25,8 @@ from train.runs.load import load_run
 from train.sweep import combinations, parse_axes, split_values
 from train.together import first_states, numbers_of, with_numbers
 
+pytestmark = pytest.mark.newest
+
 IDEAS = Path(__file__).parents[1] / "support" / "ideas"
 SHORT = [
     "--set",

@@ -21,6 +21,8 @@ from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.families import FAMILIES, Family
 from jaxllm.pretrained.parameter_map import tensor_placements, to_tensor
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.mark.parametrize("title", SUBJECTS)
 def test_a_layout_is_guessed(title: str, tmp_path: Path) -> None:

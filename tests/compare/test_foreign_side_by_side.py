@@ -21,6 +21,8 @@ from foreign_traces import (
 from jaxllm import GPTConfig, InputError
 from jaxllm.compare.foreign.side_by_side import ForeignReport, compare_foreign
 
+pytestmark = pytest.mark.newest
+
 GPT2_LAYOUT, LLAMA_LAYOUT = (SUBJECTS[f"{name} of transformers"][1] for name in ("GPT2LMHeadModel", "LlamaForCausalLM"))
 BLOCKS = range(GPT2_LIKE.n_layers)
 

@@ -13,6 +13,8 @@ from faulty_gpt import Library
 from foreign_pieces import GPT_2, LLAMA
 from planted_pieces import found, parameters, record
 
+pytestmark = pytest.mark.newest
+
 CAPPED = replace(
     LLAMA, n_heads=3, n_kv_heads=3, attention_scale=0.3, score_softcap=3.0, logits_softcap=5.0, rotary_fraction=0.5,
     tie_embeddings=True,

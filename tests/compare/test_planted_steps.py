@@ -11,6 +11,8 @@ from foreign_pieces import GPT_2, piece, rounded
 from jaxllm.compare.foreign.diagnosis import departure, diagnose
 from jaxllm.compare.foreign.piece import ForeignPiece
 
+pytestmark = pytest.mark.newest
+
 LOSS, GRADIENT, STEP = (piece(kind, GPT_2) for kind in ("loss", "gradient", "optimizer"))
 LOGITS, TARGETS, TOKENS = LOSS.x, LOSS.extra["targets"], LOSS.extra["tokens"]
 RATE, DECAY, EPSILON = STEP.extra["learning_rate"], STEP.extra["weight_decay"], STEP.extra["epsilon"]

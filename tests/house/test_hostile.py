@@ -68,7 +68,10 @@ EXPECTED = {
     ("train/learn/training/callbacks.py", "importlib.import_module"),  # PyTorch
     ("train/learn/training/loading.py", "spec.loader.exec_module"),  # a learner's file, which they ask to train
     ("jaxllm/fast/__init__.py", "importlib.import_module"),  # of this package's own modules, by a function's home
-    ("jaxllm/compare/array_file.py", "zipfile"),  # arrays of .npz, whose headers are read first; nothing is unpacked to disk
+    (
+        "jaxllm/compare/array_file.py",
+        "zipfile",
+    ),  # arrays of .npz, whose headers are read first; nothing is unpacked to disk
 }
 LOADS = {"np.load", "numpy.load", "jnp.load", "jax.numpy.load"}
 

@@ -18,6 +18,8 @@ from jaxllm.tokenizers import BPETokenizer
 from train.cli import build_parser
 from train.config import SECTIONS
 
+pytestmark = pytest.mark.newest
+
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",

@@ -12,6 +12,8 @@ import jaxllm
 from jaxllm.compare.finite_differences import along_directions
 from train.learn.course import piece
 
+pytestmark = pytest.mark.newest
+
 # Scores x x^T are symmetric, so both give the same weights whatever x is.
 INSEPARABLE = {("simple_attention_weights", "softmax-over-queries", "weights-transposed")}
 FUNCTIONS = [pytest.param(function, id=f"{name}.{function.name}") for name, function in functions()]

@@ -20,7 +20,7 @@ from jaxllm.config import Rotary
 from jaxllm.fast.cached_gpt import CachedGPT
 from jaxllm.gpt import parameter_shapes
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 LOCAL = replace(TINY, n_layers=4, position="rotary", sliding_window=2, layer_pattern="LLG")
 FAMILIES = ("qwen 2", "smollm 3", "olmo 2", "gemma 3", "neox", "neo")
 

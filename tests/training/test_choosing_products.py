@@ -24,6 +24,8 @@ from train.cli import main
 from train.config import TrainConfig
 from train.products import HEAD, LINEAR, Choice, Products, check_products, choose, measure, products_of, refusal
 
+pytestmark = pytest.mark.newest
+
 ONE = Counter({Products(LINEAR, (6, 5), (5, 4), "float32"): 3})
 needs_onednn = pytest.mark.skipif("onednn" not in INSTALLED, reason="oneDNN is not installed")
 

@@ -25,6 +25,8 @@ from train.step import make_model, make_train_step
 from train.tune.config import LoraConfig
 from train.tune.partition import Partition, joined, merged
 
+pytestmark = pytest.mark.newest
+
 LLAMA = replace(TINY, **VARIANTS["llama"])
 KEY = jax.random.key(3)
 DROPPED = LoraConfig(rank=2, dropout=0.5, targets="value")
