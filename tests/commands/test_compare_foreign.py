@@ -155,6 +155,8 @@ def test_the_recorder_is_written(here: Path, capsys: Capture) -> None:
     (["gpt2.toml", "--against", "gpt2.toml"], "gpt2.toml is neither an .npz nor a .safetensors file"),
     (["gpt2.toml", "--against", "trace.npz", "--length", "4"], "--length and --batch-size are those of the recording"),
     (["gpt2.toml", "--against", "trace.npz", "--batch-size", "2"], "--length and --batch-size are those of the recording"),
+    (["gpt2.toml", "--against", "trace.npz", "--set", "model.n_layers=1"], "of block 1, but model.n_layers is 1: blocks 0 to 0"),
+    (["gpt2.toml", "--against", "trace.npz", "--set", "model.n_experts=2", "--set", "model.activation=swiglu", "--set", "model.use_bias=false"], "recordings of mixtures of experts"),
     (["gpt2.toml", "other", "--against", "trace.npz"], "--against compares one model of ours, but other is a second"),
     (["gpt2.toml", "--against", "trace.npz", "--tolerance", "0.1"], "--tolerance is 0.1, but --against takes those of"),
     (["gpt2.toml", "--against", "trace.npz", "--step", "3"], "--step is '3', but only a run folder has steps"),

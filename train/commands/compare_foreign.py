@@ -31,7 +31,13 @@ from .compare_places import split_step
 from .compare_plot import draw_errors
 from .options import Parser
 
-FOLDED = ("parameters", "gradient", "replayed gradient", "optimizer step")  # stages with a row for each parameter
+FOLDED = (
+    "parameters",
+    "gradient",
+    "replay",
+    "replayed gradient",
+    "optimizer step",
+)  # stages with a row for each parameter
 NARROW = "bfloat16"  # whose tolerances float16 has too
 
 
@@ -77,6 +83,11 @@ def run_against(a: argparse.Namespace) -> int:
     check_output("--out", a.out, (".png", ".svg", ".pdf"))
     recording = read_trace(a.against)
     config, ours = _ours(a)
+    if config.n_experts:
+        raise InputError(
+            f"model.n_experts is {config.n_experts}, but recordings of mixtures of experts cannot be compared; export "
+            "the model and compare its logits, by --verify."
+        )
     names, title, wrote = _names(config, recording, a.names)
     matched, dtype = match(config, recording, names), a.dtype or _dtype(recording)
     if not print_json:

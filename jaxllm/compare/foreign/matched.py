@@ -86,6 +86,7 @@ def match(config: GPTConfig, recording: Recording, names: NameMap) -> Matched:
     shapes = parameter_shapes(config)
     for path in [path for path in sources if path not in shapes]:
         raise InputError(f"the map has {shown(path)}, but the config has no such parameter; take the line out.")
+    _check_depth(names, config.n_layers, found)
     _check_found(recording, sources, found)
     absent = tuple(path for path in shapes if path not in sources)
     _check_complete(recording, absent)
@@ -108,6 +109,17 @@ def match(config: GPTConfig, recording: Recording, names: NameMap) -> Matched:
 def _tied(recording: Recording, arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """The arrays with those of tied parameters under both names."""
     return {**arrays, **{name: arrays[of] for name, of in recording.about.tied.items() if of in arrays}}
+
+
+def _check_depth(names: NameMap, n_layers: int, found: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError if theirs has a block more than the config."""
+    deeper = of_layer({path: source for path, source in names.parameters.items() if "{i}" in path}, n_layers + 1)
+    for path, source in deeper.items():
+        if path.startswith(f"block_{n_layers}/") and names_of(source, found):
+            raise InputError(
+                f"theirs has {shown(source.from_)}, of block {n_layers}, but model.n_layers is {n_layers}: blocks 0 to "
+                f"{n_layers - 1}; set it to theirs."
+            )
 
 
 def _check_found(recording: Recording, sources: Mapping[str, Source], found: Mapping[str, np.ndarray]) -> None:

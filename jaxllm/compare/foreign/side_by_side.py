@@ -167,7 +167,7 @@ def _gradients(
 def _row(stage: str, piece: ForeignPiece, dtype: str) -> Comparison:
     tolerance = TOLERANCES[dtype][0]
     if piece.kind in EXACT and dtype != "float64":
-        tolerance = min(tolerance, EXACT_ULP * float(jnp.finfo(dtype).eps))
+        tolerance = min(tolerance, float(f"{EXACT_ULP * float(jnp.finfo(dtype).eps):.1e}"))
     scale = None
     if piece.kind == "loss":
         scale = max(float(piece.extra["ours"]), loss_scale(piece.x, piece.extra["targets"]))
