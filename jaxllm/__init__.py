@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxllm import cache as cache
     from jaxllm import compare as compare
     from jaxllm import config as config
+    from jaxllm import config_rules as config_rules
     from jaxllm import data as data
     from jaxllm import embeddings as embeddings
     from jaxllm import fast as fast
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from jaxllm import layers as layers
     from jaxllm import logit_lens as logit_lens
     from jaxllm import looking as looking
+    from jaxllm import lookup as lookup
     from jaxllm import lora as lora
     from jaxllm import loss as loss
     from jaxllm import parallel as parallel
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from jaxllm import reference as reference
     from jaxllm import rotary as rotary
     from jaxllm import sampling as sampling
+    from jaxllm import softcap as softcap
     from jaxllm import tokenizers as tokenizers
     from jaxllm import utils as utils
     from jaxllm.config import GPTConfig as GPTConfig

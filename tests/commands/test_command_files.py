@@ -45,10 +45,10 @@ def test_every_help_ends_with_an_example_that_is_accepted() -> None:
     leaves = list(parsers(parser))
     assert len(leaves) > len(COMMANDS)
     for leaf in leaves:
-        example = leaf.format_help().split("example:")[1].strip()
-        assert example.startswith(leaf.prog)
-        words = shlex.split(example.partition(" > ")[0])
-        assert parser.parse_args(words[1:]).run
+        for example in leaf.format_help().split("example:")[1].strip().splitlines():
+            assert example.strip().startswith(leaf.prog)
+            words = shlex.split(example.partition(" > ")[0])
+            assert parser.parse_args(words[1:]).run
 
 
 @pytest.mark.parametrize(
