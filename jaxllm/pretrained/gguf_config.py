@@ -135,7 +135,7 @@ def _read_keys(metadata: Mapping[str, Any], family: Family, its: GGUF) -> tuple[
 
 
 def _rotary_fraction(rotated: Any, fields: Mapping[str, Any]) -> dict[str, float]:
-    """The fraction of a head of which `rotary.rotated_width` makes the given width; {} if sizes are no numbers."""
+    """The fraction of a head of which `rotated_width` makes the given width; {} if sizes are no numbers."""
     d_model, n_heads = fields.get("d_model"), fields.get("n_heads")
     if not (type(rotated) is int and type(d_model) is int and type(n_heads) is int and 0 < n_heads <= d_model):
         return {}
