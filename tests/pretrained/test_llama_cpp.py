@@ -34,6 +34,8 @@ BASE = {**WIDE, "d_head": None}
 PATTERNS = {"llama": "llama3", "llama 3": "smollm", "qwen2": "qwen2", "qwen3": "qwen2"}  # of tokenizers; else gpt2
 MODELS: dict[str, GPTConfig] = {name: replace(config, **BASE) for name, config in gguf_files.MODELS.items()} | {
     "llama 3": replace(LLAMA3, **WIDE),
+    "linear": replace(gguf_files.MODELS["llama"], **BASE, rope_scaling="linear", rope_factor=4.0),
+    "yarn": replace(gguf_files.MODELS["llama"], **BASE, rope_scaling="yarn", rope_factor=4.0, rope_original_context=16),
     "gptneox in turn": replace(gguf_files.MODELS["gptneox"], **BASE, parallel_residual=False),
     **{f"{name}, wide heads": replace(gguf_files.MODELS[name], **WIDE, d_head=24) for name in WIDE_HEADS},
 }
