@@ -25,6 +25,7 @@ from jaxllm.pretrained.tracked_text import TrackedText, by_template, to_tracked,
 from jaxllm.utils.errors import InputError, printable
 
 ROLE = re.compile(r"[\w-]+")
+REASONING = ("reasoning_content", "thinking", "reasoning")  # keys of a message
 MOST_TEMPLATE = 2**18  # characters; published ones have at most 30,000
 MOST_STEPS = 10**6  # iterations of all loops and calls of macros
 MOST_TEXT = 2**24  # characters of a conversation
@@ -73,12 +74,15 @@ def _compiled(template: str) -> Template:
 
 
 def _tracked_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message with all texts tracked as a user's.
+    """The message with all texts tracked as a user's, and its reasoning under the names that templates read.
 
-    A role of one word counts as the template's, because templates make special tokens such as `<|user|>` of it.
+    As in transformers 5.24, the reasoning is the first of REASONING that is not None. A role of one word counts as the template's, because templates make special tokens such as `<|user|>` of it.
     """
     role = message.get("role")
     safe_role = {"role": by_template(role)} if isinstance(role, str) and ROLE.fullmatch(role) else {}
+    reasoning = next((message[key] for key in REASONING if message.get(key) is not None), None)
+    if reasoning is not None:
+        message = {"thinking": reasoning, **message, "reasoning_content": reasoning}
     return _by_user(message) | safe_role
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from itertools import accumulate, count
+from operator import index
 from string import Formatter
 from typing import Any, SupportsIndex, cast
 
@@ -37,7 +38,7 @@ class TrackedText(str):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, key: SupportsIndex | slice) -> "TrackedText":
-        where = key if isinstance(key, slice) else slice(i := key.__index__(), i + 1 or None)
+        where = key if isinstance(key, slice) else slice(i := index(key), i + 1 or None)
         return TrackedText(super().__getitem__(key), self._users[where])
 
     def __add__(self, other: str) -> "TrackedText":

@@ -134,13 +134,12 @@ def test_damaged_files_are_named(change: dict[str, Any], message: str) -> None:
         BPETokenizer.from_dict(fields | change)
 
 
-@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
-def test_what_would_give_other_ids_is_refused(flag: str, tmp_path: Path) -> None:
+def test_what_would_give_other_ids_is_refused(tmp_path: Path) -> None:
     path = tokenizer_json(tmp_path, OVERLAPPING)
     content = json.loads(path.read_text())
-    content["added_tokens"][0][flag] = True
+    content["added_tokens"][0]["single_word"] = True
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=f"has a token '   ' with {flag}, which would give other ids"):
+    with pytest.raises(InputError, match="has a token '   ' with single_word, which would give other ids"):
         from_hugging_face(path)
 
 
