@@ -39,7 +39,7 @@ MUTATIONS = [
     Mutation("a quarter of a head whatever the file says", ROTARY, "content.get(its.names[1], its.fraction)", "its.fraction", f"{READ}[gpt neox]"),
     Mutation("maps of all heads one after the other", PLACES, "if layout.by_head and len(paths) > 1:", "if False:", f"{SAVED}[GPTNeoXForCausalLM]"),
     Mutation("grouped maps cut into equal parts", PLACES, "np.split(x, np.cumsum(widths)[:-1], axis=-1)", "np.split(x, len(paths), axis=-1)", f"{SAVED}[Phi3ForCausalLM]", "array split"),
-    Mutation("the reference's soft cap without its height", "jaxllm/reference/softcap.py", "return cap * np.tanh(float64(x) / cap)", "return np.tanh(float64(x) / cap)", twin("softcap.softcap")),
+    Mutation("the reference's soft cap without its height", "jaxllm/reference/softcap.py", "return cap * np.tanh(float64(x) / cap)", "return np.tanh(float64(x) / cap)", twin("softcap.softcap"), "returns another result than reference_fn"),
     Mutation("a Mistral preferred to a Llama", "jaxllm/pretrained/families.py", "GPT2, LLAMA, MISTRAL,", "GPT2, MISTRAL, LLAMA,", f"{SAVED}[LlamaForCausalLM]"),
     Mutation("the scores of a GPT-Neo doubled", "jaxllm/pretrained/gpt_families.py", '"attention_scale": 1.0}', '"attention_scale": 2.0}', f"{READ}[gpt neo]"),
     Mutation("maps of a GGUF file exchanged", "jaxllm/pretrained/family.py", 'zip("qkv", attention_paths(leaf), strict=True)', 'zip("qvk", attention_paths(leaf), strict=True)', "pretrained/test_gguf_model.py::test_a_gguf_file_is_the_folder[float32-llama]"),
