@@ -20,6 +20,7 @@ from jaxllm.reference import (
     gpt,
     layers,
     logit_lens,
+    lookup,
     lora,
     loss,
     multi_head,
@@ -44,11 +45,13 @@ MODULES = (
     gpt,
     layers,
     logit_lens,
+    lookup,
     lora,
     loss,
     multi_head,
     rotary,
     sampling,
+    softcap,
 )
 WITHOUT_BACKWARD = {  # a helper, and the model with its intermediates, whose backward is forward_vjp
     "named", "forward_with_intermediates",

@@ -47,7 +47,7 @@ MUTATIONS = [
     Mutation("a Mistral before a Llama", f"{FILES}families.py", "LLAMA, MISTRAL,", "MISTRAL, LLAMA,", "pretrained/test_pretrained.py::test_models_that_no_family_can_express"),
     Mutation("the rotated part of a GPT-NeoX under another name", f"{FILES}gpt_families.py", '"rotary_pct"', '"rotary_share"', f"{READ}[gpt neox]"),
     Mutation("the slope of a cap without the square", "jaxllm/reference/softcap.py", "dy * (1 - t**2)", "dy * (1 - t)", "model/test_reference.py::test_the_backward_is_the_derivative[softcap.softcap]"),
-    Mutation("the reference's soft cap without its height", "jaxllm/reference/softcap.py", "return cap * np.tanh(float64(x) / cap)", "return np.tanh(float64(x) / cap)", twin("softcap.softcap")),
+    Mutation("the reference's soft cap without its height", "jaxllm/reference/softcap.py", "return cap * np.tanh(float64(x) / cap)", "return np.tanh(float64(x) / cap)", twin("softcap.softcap"), "returns another result than reference_fn"),
     Mutation("the scores of a GPT-Neo doubled", "jaxllm/pretrained/gpt_families.py", '"attention_scale": 1.0}', '"attention_scale": 2.0}', f"{READ}[gpt neo]"),
     Mutation("maps of a GGUF file exchanged", "jaxllm/pretrained/family.py", 'zip("qkv", attention_paths(leaf), strict=True)', 'zip("qvk", attention_paths(leaf), strict=True)', "pretrained/test_gguf_model.py::test_a_gguf_file_is_the_folder[float32-llama]"),
     Mutation("an exported folder that is not verified", "train/commands/export.py", "if arguments.verify:", "if False:", "commands/test_export_verify.py::test_a_folder_of_other_weights_is_not_left"),
