@@ -185,9 +185,7 @@ class BPETokenizer(Tokenizer):
         return self._encode_parts(self._split(text, allowed_special), self._encoder.encode_by_textbook)
 
     def _split(self, text: str, allowed_special: Collection[str]) -> list[str | int]:
-        return self.without_spaces(
-            split_at_tokens(text, self.special_tokens, allowed_special, self._found_first)
-        )
+        return self.without_spaces(split_at_tokens(text, self.special_tokens, allowed_special, self._found_first))
 
     @cached_property
     def _found_first(self) -> dict[str, int]:

@@ -39,7 +39,13 @@ def again(
 
 @pytest.mark.parametrize(
     ("pre", "pattern", "normalization"),
-    [("gpt-2", "gpt2", None), ("olmo", "gpt2", "NFC"), ("smollm", "smollm", None), ("llama-bpe", "llama3", None), ("qwen2", "qwen2", "NFC")],
+    [
+        ("gpt-2", "gpt2", None),
+        ("olmo", "gpt2", "NFC"),
+        ("smollm", "smollm", None),
+        ("llama-bpe", "llama3", None),
+        ("qwen2", "qwen2", "NFC"),
+    ],
 )
 def test_byte_pairs_come_back(pre: str, pattern: str, normalization: str | None) -> None:
     special = {"<|endoftext|>": 0, "<|b|>": 3}

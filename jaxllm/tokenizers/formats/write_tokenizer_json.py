@@ -64,10 +64,7 @@ def _byte_level(tokenizer: BPETokenizer) -> dict[str, Any]:
     merges, whole_pieces = listed_merges(tokenizer)
     pairs = [[to_characters(left), to_characters(right)] for left, right in merges]
     return CONTENT | {
-        "added_tokens": [
-            _added_token(tokenizer, name, i, name in tokenizer.normalized)
-            for name, i in others.items()
-        ],
+        "added_tokens": [_added_token(tokenizer, name, i, name in tokenizer.normalized) for name, i in others.items()],
         "normalizer": {"type": tokenizer.normalization} if tokenizer.normalization else None,
         "pre_tokenizer": pre_tokenizer_of(tokenizer.pattern),
         "decoder": BYTE_LEVEL,
