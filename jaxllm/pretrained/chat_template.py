@@ -76,7 +76,8 @@ def _compiled(template: str) -> Template:
 def _tracked_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """The message with all texts tracked as a user's, and its reasoning under the names that templates read.
 
-    As in transformers 5.24, the reasoning is the first of REASONING that is not None. A role of one word counts as the template's, because templates make special tokens such as `<|user|>` of it.
+    As in transformers 5.24, the reasoning is the first of REASONING that is not None. A role of one word counts as the
+    template's, because templates make special tokens such as `<|user|>` of it.
     """
     role = message.get("role")
     safe_role = {"role": by_template(role)} if isinstance(role, str) and ROLE.fullmatch(role) else {}

@@ -45,16 +45,14 @@ class _Tokens(NamedTuple):
     added: dict[str, int]
 
 
-def tokenizer_keys(
-    tokenizer: Tokenizer, chat: ChatFormat, vocab_size: int, name: str | None = None
-) -> dict[str, Any]:
+def tokenizer_keys(tokenizer: Tokenizer, chat: ChatFormat, vocab_size: int, name: str | None = None) -> dict[str, Any]:
     """The keys of the tokenizer, the chat format and the model's `name`, with values for `gguf_write`.
 
     Ids up to `vocab_size`, the model's, that no token has get unused tokens such as `[PAD300]`. Warns with a Note of
     what llama.cpp does in another way: spaces before parts of a text, added tokens in normalized text, more than three
-    tokens that end an answer. llama.cpp knows by the word phi-3 in a model's name that tokens take the white space after
-    them, so the name gets that word, or loses it. Raises InputError for a tokenizer of characters or words, for a pattern without a name in
-    llama.cpp, and for all else that would be read as another tokenizer.
+    tokens that end an answer. llama.cpp knows by the word phi-3 in a model's name that tokens take the white space
+    after them, so the name gets that word, or loses it. Raises InputError for a tokenizer of characters or words, for a
+    pattern without a name in llama.cpp, and for all else that would be read as another tokenizer.
     """
     if not isinstance(tokenizer, BPETokenizer | SentencePieceTokenizer):
         raise InputError(

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxllm.tokenizers import Tokenizer
 from jaxllm.tokenizers.special_tokens import END_OF_TEXT
 from jaxllm.utils.errors import InputError, Note, shown
 from jaxllm.utils.files import read_json
@@ -104,6 +105,33 @@ def _read_added(path: Path, vocabulary: Mapping[str, int]) -> dict[str, int]:
                 "delete the file."
             )
     return added
+
+
+def without_ids_from(tokenizer: Tokenizer, size: int, needed: Collection[int | None] = ()) -> Tokenizer:
+    """The tokenizer without its special and added tokens whose ids the model, of `size` ids, does not have.
+
+    Such is Gemma 3's `<image_soft_token>` beside a model of text alone. Warns with a Note of them. A tokenizer with any
+    other token there, or with one of the ids `needed`, is returned as it is.
+    """
+    others = {**tokenizer.special_tokens, **tokenizer.added}
+    outside = [name for name, i in others.items() if i >= size and i not in (*needed, tokenizer.end_of_text)]
+    if not outside or len(outside) < tokenizer.vocab_size - size:
+        return tokenizer
+    warnings.warn(
+        Note(f"the model has {size:,} ids, so the tokens {', '.join(map(shown, outside[:5]))} beyond are left out."),
+        stacklevel=2,
+    )
+    fields = tokenizer.to_dict()
+    lists = ("special_tokens", "added", "normalized", *(("tokens",) if tokenizer.kind == "sentencepiece" else ()))
+    kept = {key: _without(fields[key], outside) for key in (*lists, "strips") if key in fields}
+    return tokenizer.from_dict({**fields, **kept})
+
+
+def _without(names: Any, outside: Collection[str]) -> Any:
+    """The list or table by name, without the names `outside`."""
+    if isinstance(names, dict):
+        return {name: value for name, value in names.items() if name not in outside}
+    return [name for name in names if name not in outside]
 
 
 def warn_of_missing_tokens(

@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from chat_templates import TEMPLATES, histories
+from chat_templates import histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,9 @@ from jaxllm.pretrained.chat_template import render_template
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecations in other packages
-    chat_template_utils = pytest.importorskip("transformers.utils.chat_template_utils", reason="needs the extra `peers`")
+    chat_template_utils = pytest.importorskip(
+        "transformers.utils.chat_template_utils", reason="needs the extra `peers`"
+    )
 
 TOOLS = """
 {%- if tools %}{{ '# Tools\\n' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}
@@ -124,10 +126,9 @@ def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
     return messages
 
 
-@pytest.mark.parametrize("name", OURS | TEMPLATES)
-@settings(max_examples=60)
+@pytest.mark.parametrize("name", OURS)
+@settings(max_examples=40)
 @given(conversations(), st.booleans())
 def test_the_text_is_that_of_transformers(name: str, messages: Any, prompt: bool) -> None:
     """Or both refuse the messages."""
-    template = (OURS | TEMPLATES)[name]
-    assert ours(template, messages, prompt) == theirs(template, messages, prompt)
+    assert ours(OURS[name], messages, prompt) == theirs(OURS[name], messages, prompt)

@@ -147,6 +147,13 @@ def test_what_comes_of_a_message_is_the_users(template: str) -> None:
     assert encode_chat(TOKENIZER, chat_format(template), [message]) == [*text.encode()]
 
 
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_has_the_names_that_templates_read(key: str) -> None:
+    """And a text has no keys: templates ask each part of a content for its type."""
+    template = "{{ messages[0].thinking ~ messages[0].reasoning_content ~ messages[0].content.type }}"
+    assert chat_format(template).render([{"role": "assistant", "content": "", key: "hm"}]) == "hmhm"
+
+
 @pytest.mark.parametrize(
     "template",
     [

@@ -86,7 +86,7 @@ PLAIN = BPETokenizer(TOKENS, ["<|endoftext|>"])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "t5"}, "has a tokenizer of model 't5' and pre-tokenizer 'gpt-2', but this jaxllm reads llama, and gpt2 with gpt-2, smollm"),
+        ({"model": "t5"}, "has a tokenizer of model 't5' and pre-tokenizer 'gpt-2', but this jaxllm reads llama, and gpt2 with gpt-2, phi-2, olmo"),
         ({"pre": "default"}, "pre-tokenizer 'default'"),
         ({"pre": np.arange(3)}, r"pre-tokenizer .\[0 1 2\]"),
         ({"pre": None}, "pre-tokenizer .None"),

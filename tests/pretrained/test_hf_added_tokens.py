@@ -13,6 +13,7 @@ from pretrained_files import LLAMA, saved
 
 from jaxllm import InputError
 from jaxllm.pretrained.chat import ChatFormat
+from jaxllm.pretrained.hf_added_tokens import without_ids_from
 from jaxllm.pretrained.hf_tokenizer import load_tokenizer_files
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer
 from jaxllm.tokenizers.formats import to_hugging_face
@@ -152,11 +153,11 @@ def test_which_file_says_what_is_special(config: dict[str, Any], special: bool, 
 def test_a_special_token_may_become_one_of_any_text(tmp_path: Path) -> None:
     decoder = {"256": {"content": TOOL, "special": False, **AS_CONTENT, "lstrip": True}}
     with_json(tmp_path, {TOOL: True}, tokenizer_config={"added_tokens_decoder": decoder})
-    with pytest.raises(InputError, match="has a token '<tool>' with lstrip, which would give other ids"):
-        load_tokenizer_files(tmp_path)
-    decoder["256"]["lstrip"] = False
+    assert load_tokenizer_files(tmp_path)[0].encode(f"a {TOOL}") == [97, 256]
+    decoder["256"]["single_word"] = True
     write(tmp_path, tokenizer_config={"added_tokens_decoder": decoder})
-    assert load_tokenizer_files(tmp_path)[0].encode(f"a{TOOL}") == [97, 256]
+    with pytest.raises(InputError, match="has a token '<tool>' with single_word, which would give other ids"):
+        load_tokenizer_files(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -226,3 +227,21 @@ def test_the_named_end_separates_documents(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     two_files(tmp_path / "two", added_tokens={STOP: 257}, tokenizer_config={"eos_token": STOP})
     assert load_tokenizer_files(tmp_path / "two")[0].end_of_text == 256
+
+
+def test_tokens_beyond_the_model_are_left_out() -> None:
+    """As Gemma 3's `<image_soft_token>`, unless an id is needed or a token is another's merge."""
+    single = [bytes([i]) for i in range(256)]
+    tokens = [f"<0x{b:02X}>" for b in range(256)]
+    for whole in (
+        BPETokenizer(single, ["<b>", "<i>"], strips={"<i>": "right"}),
+        BPETokenizer(single, {"<b>": 256}, added={"<i>": 257}, normalized=["<i>"]),
+        SentencePieceTokenizer([*tokens, "<b>", "<i>"], [], ["<b>"], ["<i>"], "none", strips={"<i>": "left"}),
+    ):
+        with pytest.warns(UserWarning, match="the model has 257 ids, so the tokens '<i>' beyond are left out"):
+            found = without_ids_from(whole, 257)
+        assert found.vocab_size == 257 and found.decode(found.encode("a<i>")) == "a<i>"
+        assert {**found.special_tokens, **found.added} == {"<b>": 256} and not found.strips
+        assert (
+            without_ids_from(whole, 257, [257]) is without_ids_from(whole, 258) is without_ids_from(whole, 255) is whole
+        )

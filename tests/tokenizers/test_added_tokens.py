@@ -143,6 +143,25 @@ def test_what_would_give_other_ids_is_refused(tmp_path: Path) -> None:
         from_hugging_face(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("a <r> \n\u3000b", [97, 32, 256, 98]),
+        ("a \t<l> b", [97, 257, 32, 98]),
+        ("a <b> b <b>", [97, 258, 98, 258]),
+        ("<r> <b>", [256, 258]),
+        ("<r>\x1cb", [256, 28, 98]),  # white space for Python, but not for Unicode
+    ],
+)
+def test_the_white_space_beside_a_token(text: str, ids: list[int]) -> None:
+    strips = {"<r>": "right", "<l>": "left", "<b>": "both"}
+    tok = BPETokenizer(SINGLE, ["<r>", "<l>", "<b>"], strips=strips)
+    assert tok.encode(text, tok.special_tokens) == ids
+    added = BPETokenizer(SINGLE, [], added=tok.special_tokens, strips=strips)
+    last = BPETokenizer(SINGLE, [], "gpt2", "NFC", tok.special_tokens, [*strips], strips=strips)
+    assert added.encode(text) == last.encode(text) == added.encode_parts([text]) == ids
+
+
 def test_export_keeps_the_flags(tmp_path: Path) -> None:
     to_hugging_face(ADDED, tmp_path / "t.json")
     listed = {one["content"]: one for one in json.loads((tmp_path / "t.json").read_text())["added_tokens"]}

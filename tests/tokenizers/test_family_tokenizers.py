@@ -6,7 +6,6 @@ Gemma 3: normalizer, pre_tokenizer, options of the model, post_processor, decode
 
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from peers import hugging_face_tokenizers
 
 from jaxllm import InputError
-from jaxllm.pretrained.chat import ChatFormat, encode_chat
+from jaxllm.pretrained.chat import ChatFormat, encode_chat, split_at_special
 from jaxllm.pretrained.gguf_tokenizer import read_gguf_tokenizer
 from jaxllm.pretrained.gguf_write_tokenizer import tokenizer_keys
 from jaxllm.tokenizers import BPETokenizer, SentencePieceTokenizer, load_tokenizer
@@ -97,20 +96,23 @@ def published(family: str) -> dict[str, Any]:
 
 
 @pytest.fixture(params=FAMILIES)
-def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Any, Any]]:
-    """A family, and its tokenizer as Hugging Face tokenizers and we read it."""
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def path(family: str, tmp_path: Path) -> Path:
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(published(request.param)))
-    theirs = hugging_face_tokenizers().Tokenizer.from_file(str(path))
-    yield request.param, theirs, from_hugging_face(path)
+    path.write_text(json.dumps(published(family)))
+    return path
 
 
 def parts_of(family: str) -> list[str]:
     return [*FAMILIES[family][1], " ", "\n", "\u3000", "\x1c", "  ", "a", "the", "7", "e\u0301", "東", "🙂", "<", "\t"]
 
 
-def test_ids_and_texts_are_theirs(both: tuple[str, Any, Any], tmp_path: Path) -> None:
-    family, theirs, ours = both
+def test_ids_and_texts_are_theirs(family: str, path: Path, tmp_path: Path) -> None:
+    theirs, ours = hugging_face_tokenizers().Tokenizer.from_file(str(path)), from_hugging_face(path)
     to_hugging_face(ours, tmp_path / "again.json")
     again = hugging_face_tokenizers().Tokenizer.from_file(str(tmp_path / "again.json"))
     assert from_hugging_face(tmp_path / "again.json") == ours
@@ -129,9 +131,9 @@ def test_ids_and_texts_are_theirs(both: tuple[str, Any, Any], tmp_path: Path) ->
     same()
 
 
-def test_gguf_keeps_them(both: tuple[str, Any, Any]) -> None:
+def test_gguf_keeps_them(family: str, path: Path) -> None:
     """Also that Phi-3's tokens take white space, which llama.cpp knows by the name of the model."""
-    family, _, ours = both
+    ours = from_hugging_face(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what llama.cpp does in another way
         if family == "phi-4":
@@ -158,7 +160,10 @@ def test_no_chunk_divides_the_white_space_of_a_token(tokenizer: Any) -> None:
     """Added tokens, here </s>, are found in each chunk by itself."""
 
     @settings(max_examples=100)
-    @given(st.lists(st.sampled_from(["</s>", " ", "  \n", "\n", "\t", "a", "the"]), max_size=12).map("".join), st.integers(1, 5))
+    @given(
+        st.lists(st.sampled_from(["</s>", " ", "  \n", "\n", "\t", "a", "the"]), max_size=12).map("".join),
+        st.integers(1, 5),
+    )
     def same(text: str, size: int) -> None:
         start, ids = 0, []
         for chunk in rechunk([text], lambda text: tokenizer.chunks(text, size)):
@@ -170,10 +175,25 @@ def test_no_chunk_divides_the_white_space_of_a_token(tokenizer: Any) -> None:
 
 
 def test_a_conversation_is_written_without_the_white_space() -> None:
-    chat = ChatFormat(chat_template="{% for m in messages %}{{ bos_token }}\n{{ m.content }}{% endfor %}", bos_token="<s>")
+    chat = ChatFormat(
+        chat_template="{% for m in messages %}{{ bos_token }}\n{{ m.content }}{% endfor %}", bos_token="<s>"
+    )
     messages = [{"role": "user", "content": " the <s> "}, {"role": "user", "content": ""}]
     begin = PHI3.special_tokens["<s>"]
     assert encode_chat(PHI3, chat, messages) == [begin, *PHI3.encode("the <s>"), begin]
+    assert split_at_special(chat.render_tracked(messages), PHI3) == [(0, begin), (5, "the <s>"), (13, begin)]
+
+
+@pytest.mark.parametrize(
+    ("pre", "pattern", "normalization"), [("dbrx", "llama3", None), ("mpt", "gpt2", "NFC"), ("phi-2", "gpt2", None)]
+)
+def test_other_names_of_pre_tokenizers(pre: str, pattern: str, normalization: str | None) -> None:
+    """Without a begin token, where the file does not say that there is one."""
+    tokenizer = BPETokenizer(BPE.tokens, [END], pattern, normalization)
+    keys = tokenizer_keys(tokenizer, ChatFormat(298, bos_token=END), tokenizer.vocab_size)
+    assert keys.pop("tokenizer.ggml.add_bos_token") and keys["tokenizer.ggml.bos_token_id"] == 298
+    read, chat = read_gguf_tokenizer(keys | {"tokenizer.ggml.pre": pre}, "x.gguf")
+    assert read == tokenizer and chat.begin_token is None
 
 
 @pytest.mark.parametrize("strips", [{"<x>": "left"}, {"<s>": "up"}])

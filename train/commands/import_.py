@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jaxllm.gpt import count_parameters
 from jaxllm.pretrained.fetch import fetch
+from jaxllm.pretrained.hf_added_tokens import without_ids_from
 from jaxllm.pretrained.load import open_pretrained
 from jaxllm.utils.errors import InputError
 
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = opened.config
     opened.check()  # before a tokenizer is made of as many ids as the file claims
     tokenizer, chat = read_tokenizer(path, config.vocab_size)
+    tokenizer = without_ids_from(tokenizer, config.vocab_size, (chat.begin_token, *chat.end_tokens))
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"the tokenizer of {source} has {tokenizer.vocab_size:,} ids, but its model only {config.vocab_size:,}; "

@@ -7,6 +7,7 @@ from slips import (
     diagnosis,
     experts,
     families,
+    family_tokenizers,
     gguf_out,
     learn_checking,
     learn_page,
@@ -32,7 +33,7 @@ from slips.mutation import Mutation, stale
 
 ROOMS = (
     model, comparison, texts, pretrained, training, program, plan,
-    comparing_foreign, comparing_runs, diagnosis, experts, families, gguf_out, learn_checking, learn_page, learn_pieces, learn_training, lookup, rope_scaling,
+    comparing_foreign, comparing_runs, diagnosis, experts, families, family_tokenizers, gguf_out, learn_checking, learn_page, learn_pieces, learn_training, lookup, rope_scaling,
     tune_examples, tune_layouts, tune_lora, tune_losses, tune_merge, tune_runs, tune_tasks,
 )  # fmt: skip
 MUTATIONS: list[Mutation] = [one for room in ROOMS for one in room.MUTATIONS]
