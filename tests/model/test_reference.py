@@ -28,6 +28,7 @@ from jaxllm.reference import (
     optimizer,
     rotary,
     sampling,
+    softcap,
     step,
 )
 from jaxllm.reference.arrays import leaves, tree_map
@@ -53,8 +54,8 @@ MODULES = (
     sampling,
     softcap,
 )
-WITHOUT_BACKWARD = {  # a helper, and the model with its intermediates, whose backward is forward_vjp
-    "named", "forward_with_intermediates",
+WITHOUT_BACKWARD = {  # helpers, and the model with its intermediates, whose backward is forward_vjp
+    "named", "change_of_scores", "change_of_logits", "forward_with_intermediates",
 }  # fmt: skip
 H = 2e-4  # of the differences
 
