@@ -75,7 +75,7 @@ def config_of_keys(
     fields |= {"activation": next(iter(family.activations.values())), **of_tensors, **family.fixed, **its.fixed}
     config = make_config(fields, obstacles, path)
     make_config(fields, _contradictions(metadata, its, config), path)
-    if config.n_layers == its.scaled_by_width:
+    if config.n_layers == its.scaled_by_width and config.d_model >= config.n_heads:
         config = replace(config, attention_scale=(config.d_model // config.n_heads) ** -0.5)
     return config
 

@@ -233,10 +233,11 @@ def test_every_dropout_site_draws_its_own_mask(trace_once: bool) -> None:
             return None
 
     import jaxllm.attention
+    import jaxllm.block
     import jaxllm.gpt
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (jaxllm.gpt, jaxllm.attention):
+        for module in (jaxllm.gpt, jaxllm.block, jaxllm.attention):
             patch.setattr(module, "Dropout", Spy)
         config = replace(TINY, dropout=0.5)
         params = GPT(config).init(jax.random.key(0), X)["params"]
