@@ -1,5 +1,6 @@
 """Files of arrays that other programs write: .npz, by `np.savez`, and .safetensors. Nothing in them is unpickled."""
 
+import lzma
 import math
 import tokenize
 import warnings
@@ -18,7 +19,7 @@ from jaxllm.utils.files import open_file
 # What zipfile raises, and NumPy, which reads the header of an array as a text of Python.
 DAMAGE = (
     OSError, ValueError, EOFError, RuntimeError, SyntaxError, TypeError, zipfile.BadZipFile, zlib.error,
-    tokenize.TokenError,
+    lzma.LZMAError, tokenize.TokenError,
 )  # fmt: skip
 ABOUT = "about"  # the only text that an .npz may hold; in a .safetensors file it is in the metadata
 

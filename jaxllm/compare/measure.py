@@ -59,8 +59,9 @@ def measure(
     """The comparison of an array `got`, computed in `dtype`, with its reference `want`.
 
     Errors are relative to `scale`, by default the largest finite absolute value of `want`; a note says where `scale`
-    is far more than that. Where the scale is 0 or too small for the dtype, errors are absolute. Equal infinities agree,
-    and NaN agrees with NaN, but a tensor that is NaN throughout fails. NaN in one of the two alone is an error of inf.
+    is far more than that. Where the scale is 0, too small for the dtype or infinite, errors are absolute. Equal
+    infinities agree, and NaN agrees with NaN, but a tensor that is NaN throughout fails. NaN in one of the two alone is
+    an error of inf.
     """
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     if got.shape != want.shape:
@@ -74,7 +75,7 @@ def measure(
     own = largest(want)
     scale = own if scale is None else scale
     note = f"its terms cancel to {own / scale:.0e} of their size" if own * CANCELS < scale else ""
-    scale = scale if scale >= float(jnp.finfo(dtype).tiny) else 1.0
+    scale = scale if float(jnp.finfo(dtype).tiny) <= scale < math.inf else 1.0
     ulp = float(jnp.finfo(dtype).eps) * 2.0 ** math.floor(math.log2(scale))
     note = f"{both_nan.sum()} NaN in both" if both_nan.any() else note
     return Comparison(stage, name, got.shape, max_abs, max_abs / scale, max_abs / ulp, tolerance, note=note)

@@ -94,7 +94,7 @@ def _read_named(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstac
 
 def _power(x: Any, exponent: float) -> Any:
     """x to a power; what is no positive number as it is, for the check of GPTConfig."""
-    return x**exponent if type(x) in (int, float) and x > 0 else x
+    return x**exponent if type(x) in (int, float) and 0 < x < 1e30 else x
 
 
 def _read_rope(family: Family, content: dict[str, Any]) -> tuple[Fields, Obstacles]:

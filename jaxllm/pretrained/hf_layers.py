@@ -58,7 +58,7 @@ def _letters_of_gpt_neo(content: dict[str, Any]) -> Any:
     """The kinds of the layers, from pairs of a list of kinds and how often it is repeated."""
     types = content.get("attention_types") or [[["global", "local"], 12]]
     try:
-        return list(islice((kind for kinds, times in types for _ in range(times) for kind in kinds), 1001))
+        return list(islice((kind for kinds, times in types for _ in range(min(times, 1001)) for kind in kinds), 1001))
     except (TypeError, ValueError):
         return types
 
@@ -84,7 +84,7 @@ def _of_window(family: Family, content: dict[str, Any], kinds: Any, name: str, n
     if not isinstance(kinds, list) or len(kinds) != n_layers or not all(str(one) in LETTERS for one in kinds):
         return {}, [f"the kinds of the {n_layers} layers are {shown(kinds)}"]
     letters = shortest("".join(LETTERS[str(one)] for one in kinds))
-    window = content.get(name, 256 if family.layers == "gpt_neo" else 4096)
+    window = content.get(name, {"gpt_neo": 256, "smollm3": None}.get(family.layers or "", 4096))
     if "L" not in letters or window is None:
         return {}, []
     own_base = family.rotary is not None and family.rotary.local_base is not None

@@ -166,9 +166,32 @@ def with_optimizer(arrays: Arrays, **changes: Any) -> Arrays:
     return arrays | {"about": np.array(json.dumps(about))}
 
 
+def test_what_was_not_recorded_is_said(gpt2: Arrays, tmp_path: Path) -> None:
+    lost = ("grad/transformer.h.0.mlp", "after/", "out/transformer.h.1.ln_2", "in/transformer.h.1.ln_2")
+    found = beside(GPT2_LIKE, {key: x for key, x in gpt2.items() if not key.startswith(lost)}, tmp_path)
+    still, modules, _ = found.notes
+    assert still.startswith("no gradient was recorded of 'block_0/mlp/")
+    assert modules == "their modules for 'block_1/norm_2', 'block_1/residual_1' were not recorded"
+
+
+def test_a_table_whose_first_name_is_the_heads(gpt2: Arrays, tmp_path: Path) -> None:
+    about = json.loads(str(gpt2["about"])) | {"tied": {"transformer.wte.weight": "lm_head.weight"}}
+    about["optimizer"]["groups"][0]["parameters"] = [
+        name.replace("transformer.wte.weight", "lm_head.weight")
+        for name in about["optimizer"]["groups"][0]["parameters"]
+    ]
+    renamed = {key.replace("/transformer.wte.weight", "/lm_head.weight"): x for key, x in gpt2.items()}
+    found = beside(GPT2_LIKE, renamed | {"about": np.array(json.dumps(about))}, tmp_path)
+    assert found.report.passed and not found.faults and not found.notes
+
+
 @pytest.mark.parametrize(("changes", "note"), [
     ({"class": "Muon"}, "the reference has no Muon; it has AdamW, Adam, SGD"),
     ({"new": False}, "the optimizer had made steps before; record with a new one"),
+    ({"class": "SGD", "groups": [{"lr": 0.1, "momentum": 0.9, "nesterov": True, "parameters": []}]}, "has no nesterov"),
+    ({"groups": [{"lr": 0.1, "maximize": True, "parameters": []}]}, "the reference has no maximize"),
+    ({"groups": [{"lr": None, "parameters": []}]}, "its settings are not those that record.py writes"),
+    ({"groups": [{"weight_decay": "x", "parameters": []}]}, "its settings are not those that record.py writes"),
     ({"groups": []}, "the groups of parameters have different settings"),
     ({"groups": [{"lr": 1.0, "parameters": []}, {"lr": 2.0, "parameters": []}]}, "have different settings"),
 ])  # fmt: skip

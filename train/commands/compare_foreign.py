@@ -181,17 +181,23 @@ def _lines(found: ForeignReport) -> list[str]:
     if first:
         lines.append(f"first departure from the tokens on: {first.name}, {first.relative:.1e}")
     if found.faults:
-        lines += ["", "each on its own recorded input:", *_grouped(found.faults), _rest(rows)]
+        lines += ["", "each on its own recorded input:", *_grouped(found.faults), _rest(rows, found.faults)]
     elif first:
-        lines.append(f"{_rest(rows)}: what is wrong lies between them, or was not recorded")
+        lines.append(f"{_rest(rows, ())}: what is wrong lies between them, or was not recorded")
     return lines
 
 
-def _rest(rows: Iterable[Comparison]) -> str:
-    """A line on what agrees, where every module and gradient reads what was recorded."""
+def _rest(rows: Iterable[Comparison], faults: Iterable[Fault]) -> str:
+    """A line on what agrees, where every module and gradient reads what was recorded, and on what cannot be told.
+
+    A module that holds one that departs departs with it, so whether it has a fault of its own is not known.
+    """
     right = [row.stage for row in rows if row.passed]
     modules, gradients = right.count("replay"), right.count("replayed gradient")
-    return f"  all else agrees: {modules} modules and {gradients} gradients of parameters"
+    named = {fault.name for fault in faults}
+    holding = [row.name for row in rows if row.stage == "replay" and row.failed and row.name not in named]
+    unknown = f"; not judged apart from what they hold: {', '.join(holding)}" if holding else ""
+    return f"  all else agrees: {modules} modules and {gradients} gradients of parameters{unknown}"
 
 
 def _grouped(faults: Iterable[Fault]) -> list[str]:

@@ -145,7 +145,8 @@ def add_writing(parser: argparse.ArgumentParser, most: int) -> None:
     parser.add_argument(
         "--lookup", type=int, default=0, metavar="N",
         help="draft N tokens at a time by what followed the last ones before, and read them at once: the same text, "
-        "sooner where it repeats itself; with temperature 0, then the default; 0, the default, drafts none",
+        "sooner where it repeats itself (with int8 weights perhaps another); with temperature 0, then the default; "
+        "0, the default, drafts none",
     )  # fmt: skip
     parser.add_argument(
         "--weights", choices=WEIGHTS, default="float32", help="type that the weights are held in; default float32"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm import reference
+from jaxllm.compare.foreign.layouts import with_tied
 from jaxllm.compare.foreign.matched import Matched
 from jaxllm.compare.foreign.names import names_of
 from jaxllm.compare.foreign.piece import SCALED, ForeignPiece
@@ -136,18 +137,34 @@ def _settings(matched: Matched) -> dict[str, Any] | str:
     """The settings that all groups of parameters share, and the names of those that decay; or why there are none."""
     optimizer = matched.recording.about.optimizer
     groups = optimizer.groups if optimizer else []
+    other = [name for group in groups for name in ("nesterov", "maximize") if group.get(name)]
+    if other:
+        return f"the reference has no {other[0]}"
+    if any(group.get("decoupled_weight_decay") and optimizer and optimizer.class_ == "Adam" for group in groups):
+        return "the reference has no Adam with decoupled_weight_decay; that is AdamW"
     numbers = [{k: v for k, v in group.items() if k in ("lr", "betas", "eps", "momentum")} for group in groups]
-    decays = {float(group.get("weight_decay", 0)) for group in groups} - {0.0}
-    if not groups or any(one != numbers[0] for one in numbers) or len(decays) > 1:
-        return "the groups of parameters have different settings"
-    decaying = {name for group in groups if group.get("weight_decay") for name in group.get("parameters", ())}
-    found = {path: names_of(source, matched.recording.params) for path, source in matched.sources.items()}
-    shared = numbers[0]
+    try:
+        decays = {float(group.get("weight_decay", 0)) for group in groups} - {0.0}
+        if not groups or any(one != numbers[0] for one in numbers) or len(decays) > 1:
+            return "the groups of parameters have different settings"
+        return _as_numbers(numbers[0], decays) | {"decayed": _decayed(matched, groups)}
+    except (TypeError, ValueError):
+        return "its settings are not those that record.py writes"
+
+
+def _decayed(matched: Matched, groups: list[dict[str, Any]]) -> list[str]:
+    """Our parameters whose weights decay, by the first names of theirs in the groups."""
+    names = {name for group in groups if group.get("weight_decay") for name in group.get("parameters", ())}
+    tied, known = matched.recording.about.tied, with_tied(matched.recording)
+    found = {path: names_of(source, known) for path, source in matched.sources.items()}
+    return [path for path, theirs in found.items() if names & {tied.get(name, name) for name in theirs}]
+
+
+def _as_numbers(shared: Mapping[str, Any], decays: set[float]) -> dict[str, Any]:
     return {
         "learning_rate": float(shared.get("lr", 1e-3)), "betas": tuple(shared.get("betas", (0.9, 0.999))),
         "epsilon": float(shared.get("eps", 1e-8)), "momentum": float(shared.get("momentum", 0)),
         "weight_decay": max(decays, default=0.0), "clip_norm": None,
-        "decayed": [path for path, names in found.items() if decaying & set(names)],
     }  # fmt: skip
 
 

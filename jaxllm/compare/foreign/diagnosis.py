@@ -14,6 +14,7 @@ from jaxllm.compare.twins import reference_config
 
 EXPLAINED = 30  # times as large as what remains must the departure be
 FEW, EXPLAINED_OF_FEW = 8, 300  # the same where fewer numbers than these were recorded
+OF_A_LOSS = 1e-4  # the most that may remain of a single number, which many slips come near by chance
 PRECISE = 1000  # as `EXPLAINED`, for a slip without a free number to be preferred to a fitted one
 
 
@@ -48,6 +49,7 @@ def diagnose(piece: ForeignPiece, tolerance: float) -> Explanation | None:
             return None
         target = Target.of(piece.got, expected)
         parted = target.remaining(expected)
+        tolerance = min(tolerance, OF_A_LOSS) if piece.kind == "loss" else tolerance
         limit = min(tolerance, parted / (EXPLAINED if target.size >= FEW else EXPLAINED_OF_FEW))
         if parted <= tolerance:
             return None

@@ -69,11 +69,12 @@ def known_layouts() -> Iterator[tuple[str, Layout]]:
 
 def _layouts(recording: Recording) -> Iterator[tuple[str, Layout, str]]:
     """The layouts whose token table is in the recording; with what is before their names, such as "_orig_mod."."""
+    theirs = with_tied(recording)
     for title, layout in known_layouts():
         table = tensor_name(layout, EMBEDDING)
         bare = table.removeprefix(layout.prefix)
-        whole = [name for name in recording.params if name == table or name.endswith(f".{table}")]
-        for name in whole or [name for name in recording.params if name == bare or name.endswith(f".{bare}")]:
+        whole = [name for name in theirs if name == table or name.endswith(f".{table}")]
+        for name in whole or [name for name in theirs if name == bare or name.endswith(f".{bare}")]:
             names = layout.names
             if not whole:
                 names = {theirs.removeprefix(layout.prefix): ours for theirs, ours in names.items()}
@@ -134,7 +135,7 @@ def shape_of(source: Source, arrays: Mapping[str, np.ndarray]) -> tuple[int, ...
     try:
         shapes = {name: np.broadcast_to(np.zeros(()), np.shape(arrays[name])) for name in names_of(source, arrays)}
         x = take(source, shapes, add=False)
-    except ValueError:
+    except (ValueError, IndexError):
         return None
     return None if x is None else x.shape
 

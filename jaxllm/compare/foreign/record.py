@@ -44,7 +44,9 @@ def record(model: Any, tokens: Any, targets: Any, path: str, loss: Any = None, o
     for hook in hooks:
         hook.remove()
     model.train(training)
-    np.savez(path, about=np.array(json.dumps(about, default=str)), **found)
+    np.savez(
+        path, about=np.array(json.dumps(about, default=lambda x: x.item() if hasattr(x, "item") else str(x))), **found
+    )
 
 
 def _watch(name: str, module: Any, found: dict[str, Any]) -> list[Any]:

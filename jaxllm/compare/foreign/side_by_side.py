@@ -22,7 +22,7 @@ from jaxllm.compare.scales import gradient_scales, loss_scale
 from jaxllm.compare.tolerances import MODEL_TOLERANCES, TOLERANCES
 from jaxllm.compare.trees import named_leaves
 from jaxllm.compare.twins import reference_config
-from jaxllm.utils.errors import InputError
+from jaxllm.utils.errors import InputError, listed
 
 GRADIENTS = "gradients"
 EXACT = ("norm", "token_embedding", "position_embedding")  # kinds of a few operations: 30 ulp are enough
@@ -72,7 +72,7 @@ def compare_foreign(matched: Matched, dtype: str, ours: Any = None) -> ForeignRe
         faults += _of_gradients(matched, gradients, [row for row in chain if row.stage == "gradient"], dtype)
     if not any(fault.name == GRADIENTS for fault in faults):
         faults += _of_gradients(matched, right, [row for row in local_rows if row.name in right], dtype)
-    step, notes = optimizer_piece(matched), list[str]()
+    step, notes = optimizer_piece(matched), _left_out(matched)
     step_rows = [] if isinstance(step, str) else _step(step, dtype)
     if isinstance(step, str):
         notes.append(f"the optimizer step is left out: {step}")
@@ -82,6 +82,18 @@ def compare_foreign(matched: Matched, dtype: str, ours: Any = None) -> ForeignRe
     marked = Report.of(dtype, chain).rows
     every = (*rows, *marked, *(row for _, row in replayed), *local_rows, *step_rows)
     return ForeignReport(Report(dtype, every), tuple(faults), tuple(notes))
+
+
+def _left_out(matched: Matched) -> list[str]:
+    """What the recording lacks beside others of its kind, and so was not compared."""
+    notes = []
+    if matched.gradients and (still := [path for path in matched.sources if path not in matched.gradients]):
+        notes.append(f"no gradient was recorded of {listed(still)}")
+    recorded = {*matched.recording.inputs, *matched.recording.outputs}
+    names = [name for name, one in matched.outputs.items() if "{h}" not in one.from_ and one.from_ not in recorded]
+    if names:
+        notes.append(f"their modules for {listed(names)} were not recorded")
+    return notes
 
 
 def _holders(matched: Matched, departing: list[str]) -> set[str]:

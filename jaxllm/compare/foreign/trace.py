@@ -72,12 +72,24 @@ def read_trace(path: str | Path) -> Recording:
         named["in"], named["out"], named["grad_out"], named["param"], named["grad"], named["after"],
         _read_about(path, about),
     )  # fmt: skip
+    _check_shapes(recording)
     if recording.tokens.shape != recording.targets.shape:
         raise InputError(
             f"{path} has tokens {list(recording.tokens.shape)} and targets {list(recording.targets.shape)}; they must "
             f"have the same shape [B, T]: {REMEDY}."
         )
     return recording
+
+
+def _check_shapes(recording: Recording) -> None:
+    """Raises InputError for a gradient or a changed parameter of another shape than the parameter's."""
+    for kind, arrays in (("grad", recording.gradients), ("after", recording.after)):
+        for name, x in arrays.items():
+            if name in recording.params and x.shape != recording.params[name].shape:
+                raise InputError(
+                    f"{recording.path} has {shown(f'{kind}/{name}')} of shape {list(x.shape)}, but the parameter is "
+                    f"{list(recording.params[name].shape)}; {REMEDY}."
+                )
 
 
 def _kind(key: str) -> str:

@@ -32,7 +32,7 @@ MUTATIONS = [
     Mutation("all fields of a scaling named", CONFIG, "if field not in _consequences(lacking, config)]", "]", f"{SAVED}::test_models_that_gguf_cannot_express[scaled Qwen]"),
     Mutation("whole heads said to be rotated", READER, "rotated_width(config.head_dim, config.rotary_fraction)}", "config.head_dim}", f"{SAVED}::test_the_keys_of_llama_cpp[phi3]", "InputError"),
     Mutation("a fraction that is rounded down", READER, "if int(width * fraction) == rotated else math.nextafter(fraction, math.inf)", "", f"{FROM_KEYS}::test_every_rotated_width_has_a_fraction", "InputError"),
-    Mutation("the scale of the largest Gemma", READER, "if config.n_layers == its.scaled_by_width:", "if False:", f"{FROM_KEYS}::test_the_largest_gemma_scales_scores_by_its_width"),
+    Mutation("the scale of the largest Gemma", READER, "if config.n_layers == its.scaled_by_width and config.d_model >= config.n_heads:", "if False:", f"{FROM_KEYS}::test_the_largest_gemma_scales_scores_by_its_width"),
     Mutation("a window of 0", READER, "fields[field] = None if value == 0 and its.defaults.get(field, 0) is None else value", "fields[field] = value", f"{FROM_KEYS}::test_what_llama_cpp_takes_for_omitted_keys", "InputError"),
     Mutation("keys of one architecture overlooked", READER, "{**HARMLESS, **its.harmless}.items()", "HARMLESS.items()", f"{FROM_KEYS}::test_keys_of_one_architecture_are_refused"),
     Mutation("queries of a GPT-NeoX by head", f"{ROOM}/gpt_families.py", '"gptneox", Layout(GGUF_JOINED)', '"gptneox", Layout(GGUF_JOINED, by_head=True)', f"{SAVED}::test_gguf_py_reads_what_llama_cpp_expects[gptneox]"),
