@@ -18,9 +18,11 @@ def record(model: Any, tokens: Any, targets: Any, path: str, loss: Any = None, o
 
     Tokens and targets are integers [B, T]. `loss(model, tokens, targets)` returns a scalar; by default it is the
     model's own, as nanoGPT has it, or the mean cross-entropy. Dropout is off. Of a module's calls the first counts.
+    The step is taken: the parameters change.
     """
     import torch
 
+    model = getattr(model, "_orig_mod", getattr(model, "module", model))  # of torch.compile and DataParallel
     first: dict[Any, str] = {}  # the first name of each parameter; a tied one has several
     names = {name: first.setdefault(p, name) for name, p in model.named_parameters(remove_duplicate=False)}
     found: dict[str, Any] = {"tokens": _array(tokens), "targets": _array(targets)}
