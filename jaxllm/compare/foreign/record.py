@@ -22,7 +22,9 @@ def record(model: Any, tokens: Any, targets: Any, path: str, loss: Any = None, o
     """
     import torch
 
-    model = getattr(model, "_orig_mod", getattr(model, "module", model))  # of torch.compile and DataParallel
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+        model = model.module
     first: dict[Any, str] = {}  # the first name of each parameter; a tied one has several
     names = {name: first.setdefault(p, name) for name, p in model.named_parameters(remove_duplicate=False)}
     found: dict[str, Any] = {"tokens": _array(tokens), "targets": _array(targets)}
