@@ -66,6 +66,9 @@ def test_an_array_of_the_other_order_of_bytes() -> None:
 def test_what_is_too_large_is_not_sent() -> None:
     back = decode(encode(np.zeros(MOST_NUMBERS + 1, bool)))
     assert isinstance(back, Odd) and back.what == f"an array of the shape ({MOST_NUMBERS + 1},)"
+    read: list[Any] = []
+    back = decode(encode([[1.0], [2.0] * MOST_NUMBERS], lambda leaf: read.append(leaf) or leaf))
+    assert back == [[1.0], Odd("a value of the type list")] and read == [1.0]
 
 
 def test_the_places_of_a_tree_begin_at_the_top() -> None:

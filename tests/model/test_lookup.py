@@ -75,7 +75,8 @@ def test_drafts_follow_the_latest_of_the_longest() -> None:
     ):
         padded = jnp.array([[9, 9, *text, 3, 3, 3]])
         got = jax.jit(drafted, static_argnums=3)(padded, 2 + len(text), jnp.array([2]), 5)
-        assert got.tolist() == [draft], text
+        twin = reference.lookup.drafted(np.asarray(padded), 2 + len(text), [2], 5)
+        assert got.tolist() == twin.tolist() == [draft], text
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,13 @@ def test_export_keeps_the_flags(tmp_path: Path) -> None:
     assert load_tokenizer_files(tmp_path, 263)[0].encode(f"a   {CALL}") == [97, 260, 258]
 
 
+def test_export_keeps_what_a_token_takes(tmp_path: Path) -> None:
+    strips = {"<r>": "right", "<l>": "left", "<b>": "both"}
+    tok = BPETokenizer(SINGLE, {"<n>": 256, "<r>": 257}, "gpt2", "NFC", {"<l>": 258, "<b>": 259}, ["<b>"], strips=strips)
+    to_hugging_face(tok, tmp_path / "t.json")
+    assert from_hugging_face(tmp_path / "t.json") == tok
+
+
 def test_a_token_that_begins_texts_may_be_one(tmp_path: Path) -> None:
     to_hugging_face(ADDED, tmp_path / "t.json", begin_token=259)
     assert begin_token_of(json.loads((tmp_path / "t.json").read_text()), "") == 259

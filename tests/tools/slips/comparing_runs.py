@@ -12,7 +12,7 @@ MUTATIONS = [
     Mutation("a key's bias on its own scale", "jaxllm/compare/pairs.py", 'if not name.endswith("key/bias"):', "if True:", f"{PAIRS}::test_a_keys_bias_is_measured_with_its_kernel"),
     Mutation("times compared", "train/runs/parting.py", "if name in theirs and name not in TIMES", "if name in theirs", f"{PARTING}::test_equal_metrics_agree_whatever_their_times"),
     Mutation("an absolute tolerance of metrics", "train/runs/parting.py", "tolerance * max(abs(ours), abs(theirs))", "tolerance", f"{PARTING}::test_a_tolerance_is_relative"),
-    Mutation("a step left out by one run alone unnoticed", "train/runs/parting.py", "return math.inf  # null", "return 0.0  # null", f"{PARTING}::test_a_step_that_one_run_left_out_parts_at_any_tolerance"),
+    Mutation("a step left out by one run alone unnoticed", "train/runs/parting.py", "return math.inf  # null", "return 0.0  # null", f"{PARTING}::test_a_step_that_one_run_left_out_parts_at_any_tolerance", "TypeError"),
     Mutation("the schedule blamed for a wrong gradient", "train/runs/parting.py", 'if names & {"grad_norm"}:', "if False:", f"{PARTING}::test_what_the_fields_say_of_the_cause[changes2-the loss agrees and its gradient does not: look at the backward pass]"),
     Mutation("the oldest step that both have", "train/commands/compare_places.py", "step = max(common)", "step = min(common)", f"{RUNS}::test_the_newest_step_that_both_have"),
     Mutation("a colon in a name taken for a step", "train/commands/compare_places.py", "if colon and not Path(text).is_dir() and", "if colon and", f"{RUNS}::test_a_step_is_told_from_a_name_with_a_colon"),

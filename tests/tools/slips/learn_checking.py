@@ -55,4 +55,5 @@ MUTATIONS = [
     Mutation("bytes of an array in the machine's order", f"{ROOM}/wire.py", 'value.astype(value.dtype.newbyteorder("<")).tobytes()', "value.tobytes()", f"{PARTS}::test_an_array_of_the_other_order_of_bytes"),
     Mutation("a tuple sent as a list", f"{ROOM}/wire.py", '"tuple" if isinstance(value, tuple) else "list"', '"list"', f"{PARTS}::test_a_value_comes_back_as_it_was"),
     Mutation("an array of any size sent", f"{ROOM}/wire.py", "if value.size > MOST_NUMBERS:", "if value.ndim > MOST_NUMBERS:", f"{PARTS}::test_what_is_too_large_is_not_sent"),
+    Mutation("a list of any length sent", f"{ROOM}/wire.py", "if len(value) >= MOST_NUMBERS:", "if False:", f"{PARTS}::test_what_is_too_large_is_not_sent"),
 ]  # fmt: skip

@@ -12,7 +12,7 @@ COUNTED = f"{TESTS}::test_a_reading_yields_what_was_drafted_rightly[2]"
 MUTATIONS = [
     Mutation("the earliest place is looked up", DRAFTED, "alike * width + columns", "alike * width + width - 1 - columns", DRAFTS),
     Mutation("one token is looked up", DRAFTED, "LONGEST = 3", "LONGEST = 1", DRAFTS),
-    Mutation("the twin looks up one token before three", "jaxllm/reference/lookup.py", "(3, 2, 1)", "(1, 2, 3)", twin("lookup.drafted")),
+    Mutation("the twin looks up one token before three", "jaxllm/reference/lookup.py", "(3, 2, 1)", "(1, 2, 3)", DRAFTS),
     Mutation("padding is looked up", DRAFTED, "(columns - back >= start[:, None])", "(columns - back >= 0)", DRAFTS),
     Mutation("a draft beyond the end of the text", DRAFTED, "jnp.arange(n) % (last - place)[:, None]", "jnp.arange(n)", twin("lookup.drafted", 1)),
     Mutation("a token is drawn behind a wrong guess", READ, "(right & (newest - drawn.start < context))", "(newest - drawn.start < context)", TEXT),

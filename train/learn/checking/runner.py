@@ -65,7 +65,7 @@ class Runner:
         answer, result = self._tried(lambda: function(*arguments))
         if "failed" in answer:
             return answer
-        answer["value"] = self._encoded(result)
+        answer["value"] = encode(result, self._plain)
         answer["changed"] = [
             i for i, (old, new) in enumerate(zip(given, arguments, strict=True)) if self._changed(old, new)
         ]
@@ -94,12 +94,6 @@ class Runner:
     def _converted(self, given: list[Any]) -> list[Any]:
         """The arguments as the learner gets them; a copy at each call."""
         return list(mapped(lambda x: self._language.array(x) if isinstance(x, np.ndarray) else x, given))
-
-    def _encoded(self, result: Any) -> Any:
-        try:
-            return encode(mapped(self._plain, result))
-        except RecursionError:
-            return encode(Odd("a value nested too deeply"))
 
     def _plain(self, leaf: Any) -> Any:
         try:

@@ -1,6 +1,7 @@
 """Values as JSON, for the process that runs the learner's functions. Nothing that is read here can run code."""
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,30 @@ class Typed:
     dtype: str
 
 
-def encode(value: Any, depth: int = 0) -> Any:
-    """The value as JSON: numbers, strings and None as they are, all else a list of a tag and its content."""
+def encode(value: Any, plain: Callable[[Any], Any] = lambda leaf: leaf) -> Any:
+    """The value as JSON: numbers, strings and None as they are, all else a list of a tag and its content.
+
+    `plain` makes a leaf one of these; it is not called within what is too long to be sent.
+    """
+    try:
+        return _tree(value, plain, 0)
+    except RecursionError:
+        return ["odd", "a value nested too deeply"]
+
+
+def _tree(value: Any, plain: Callable[[Any], Any], depth: int) -> Any:
+    if not isinstance(value, list | tuple | dict):
+        return _leaf(plain(value))
+    if depth == DEEPEST:
+        raise RecursionError
+    if len(value) >= MOST_NUMBERS:
+        return ["odd", f"a value of the type {type(value).__name__}"]
+    if isinstance(value, dict):
+        return ["dict", [[encode(name), _tree(item, plain, depth + 1)] for name, item in value.items()]]
+    return ["tuple" if isinstance(value, tuple) else "list", [_tree(item, plain, depth + 1) for item in value]]
+
+
+def _leaf(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -44,15 +67,7 @@ def encode(value: Any, depth: int = 0) -> Any:
         return _array(np.asarray(value), "array" if isinstance(value, np.ndarray) else "number")
     if isinstance(value, Typed):
         return ["typed", encode(value.array), value.dtype]
-    if isinstance(value, list | tuple | dict) and depth < DEEPEST and len(value) < MOST_NUMBERS:
-        return _container(value, depth + 1)
     return ["odd", value.what if isinstance(value, Odd) else f"a value of the type {type(value).__name__}"]
-
-
-def _container(value: Any, depth: int) -> Any:
-    if isinstance(value, dict):
-        return ["dict", [[encode(name, depth), encode(item, depth)] for name, item in value.items()]]
-    return ["tuple" if isinstance(value, tuple) else "list", [encode(item, depth) for item in value]]
 
 
 def _array(value: Any, tag: str) -> Any:
