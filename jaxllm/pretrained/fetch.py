@@ -37,6 +37,18 @@ def fetch(source: str) -> Path:
     return _download(source)
 
 
+def fetched(source: str) -> Path | None:
+    """The path of what `source` names, if it is on this machine: nothing is downloaded."""
+    if os.path.exists(source):
+        return Path(source)
+    try:
+        import huggingface_hub as hub
+
+        return Path(hub.snapshot_download(source, allow_patterns=list(FILES), local_files_only=True))
+    except Exception:  # the library is not installed, the name is none, or nothing of it was downloaded
+        return None
+
+
 def _in_package(name: str) -> Path:
     """The GGUF file of an installed package. The package is not imported."""
     try:

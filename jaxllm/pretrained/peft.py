@@ -7,7 +7,7 @@ are written as one of the sum of their ranks: A side by side, B block by block. 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import parameter_shapes
-from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
-from jaxllm.pretrained.hf_config import family_for
+from jaxllm.pretrained.families import EMBEDDING, HEAD, Family, Layout
+from jaxllm.pretrained.hf_config import families_for
 from jaxllm.pretrained.hf_folder import WEIGHT_DTYPES
 from jaxllm.pretrained.parameter_map import (
     Placement,
@@ -66,7 +66,7 @@ def read_adapter(folder: str | Path, config: GPTConfig) -> PeftAdapter:
     Raises InputError if a file is missing or damaged, if the adapter asks for what this jaxllm does not compute or is
     of another model, or if a number is not finite.
     """
-    folder, layout = Path(folder), family_for(config).folder
+    folder = Path(folder)
     if config.position == "rotary_interleaved" or config.width_ratio != 1:
         raise InputError(
             f"{folder} is an adapter in the layout of transformers, which has neither rotary_interleaved positions nor "
@@ -74,6 +74,7 @@ def read_adapter(folder: str | Path, config: GPTConfig) -> PeftAdapter:
         )
     settings = read_settings(folder / ADAPTER_CONFIG)
     tensors, base_sha256 = _read_tensors(folder)
+    layout = _family_with(tensors, config).folder
     placements = tensor_placements(layout, config)
     low: dict[str, Tensors] = {}
     whole: Tensors = {}
@@ -91,6 +92,22 @@ def read_adapter(folder: str | Path, config: GPTConfig) -> PeftAdapter:
     rank = max((x.shape[1] for path, x in adapter.items() if path.endswith("/a")), default=settings.r)
     alpha = settings.scale() * rank
     return PeftAdapter(nested(adapter), nested(full), rank, alpha, settings.lora_dropout, base_sha256)
+
+
+def family_of_adapter(folder: str | Path, config: GPTConfig) -> Family:
+    """The first family that can express the config and has the modules of an adapter. Raises InputError."""
+    header = read_header(Path(folder) / ADAPTER_WEIGHTS)
+    return _family_with((name.removeprefix(PREFIX) for name in header.tensors), config)
+
+
+def _family_with(tensors: Iterable[str], config: GPTConfig) -> Family:
+    modules = {part[1] for name in tensors if (part := LOW_RANK.fullmatch(name))}
+    families = families_for(config)
+    for family in families:
+        placements = tensor_placements(family.folder, config)
+        if all(_placement(family.folder, placements, f"{module}.weight") for module in modules):
+            return family
+    return families[0]
 
 
 def _read_tensors(folder: Path) -> tuple[Tensors, str | None]:

@@ -9,8 +9,10 @@ from flax.traverse_util import flatten_dict
 
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import parameter_shapes
-from jaxllm.pretrained.families import EMBEDDING, HEAD, Layout
-from jaxllm.pretrained.hf_config import family_for
+from jaxllm.pretrained.families import EMBEDDING, HEAD, Family, Layout
+from jaxllm.pretrained.fetch import fetched
+from jaxllm.pretrained.hf_config import family_for, read_hf_config
+from jaxllm.pretrained.hf_folder import CONFIG
 from jaxllm.pretrained.parameter_map import (
     Placement,
     in_order,
@@ -24,6 +26,7 @@ from jaxllm.pretrained.safetensors import write_tensors
 from jaxllm.pretrained.save import create_folder, without_mup, write_json
 from jaxllm.pretrained.tensor_file import is_finite
 from jaxllm.utils.errors import InputError, shown
+from jaxllm.utils.files import read_json
 
 WEIGHT = ".weight"
 Tensors = dict[str, np.ndarray]
@@ -36,13 +39,15 @@ def write_adapter(
     """Write an adapter, and the parameters that were trained in full, into a folder that PEFT opens.
 
     `base` is the name or the path of the base model for PEFT, None where it opens none; `base_sha256` goes into the
-    metadata of the tensors. The scale is alpha / rank for all kernels, also where a kernel's own rank is another. The
+    metadata of the tensors. Modules have the names of the base's own family if its config.json is on this machine: both
+    Mistral and Phi-3 can express some models, but only Phi-3 has a qkv_proj. Else they have those of `save_pretrained`.
+    The scale is alpha / rank for all kernels, also where a kernel's own rank is another. The
     folder is created; if it exists, it must be empty.
 
     Raises InputError if no family of transformers has such a model, if a number is not finite, if a parameter has no
     place in PEFT's layout, or if the folder is not empty or cannot be written.
     """
-    folder, layout = Path(folder), family_for(config).folder
+    folder, layout = Path(folder), _family_of(base, config).folder
     placements = tensor_placements(layout, config)
     if config.tie_embeddings:  # PEFT keeps a table that it saves apart from the head
         table = placements[tensor_name(layout, EMBEDDING)]
@@ -67,6 +72,14 @@ def write_adapter(
         write_json(folder / ADAPTER_CONFIG, settings)
     except OSError as error:
         raise InputError(f"cannot write into {folder}: {error.strerror}; choose another folder.") from None
+
+
+def _family_of(base: str | None, config: GPTConfig) -> Family:
+    """The family by whose names an adapter for this base is written."""
+    path = None if base is None else fetched(base)
+    if path is None or not (path / CONFIG).exists():
+        return family_for(config)
+    return read_hf_config(read_json(path / CONFIG, CONFIG), path / CONFIG)[0]
 
 
 def _checked(tree: Any, what: str) -> Tensors:

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxllm.config import GPTConfig
 from jaxllm.gpt import parameter_shapes
+from jaxllm.pretrained.family import Family
 from jaxllm.pretrained.hf_config import family_for, write_hf_config
 from jaxllm.pretrained.hf_folder import CONFIG, GENERATION_CONFIG, WEIGHT_DTYPES, WEIGHTS
 from jaxllm.pretrained.parameter_map import check_shapes, tensor_placements, to_tensor
@@ -38,7 +39,11 @@ def save_pretrained(path: str | Path, config: GPTConfig, params: Any) -> None:
     Raises InputError if no family can express the config, if the parameters are not those of the config, are of another
     dtype or not finite, or if the folder is not empty or cannot be written.
     """
-    path, family = Path(path), family_for(config)
+    save_as(family_for(config), Path(path), config, params)
+
+
+def save_as(family: Family, path: Path, config: GPTConfig, params: Any) -> None:
+    """`save_pretrained` as a family that can express the config."""
     flat = without_mup(checked_parameters(params, config), config)
     dtype = np.result_type(*(leaf.dtype for leaf in flat.values())).name
     placements = tensor_placements(family.folder, config)

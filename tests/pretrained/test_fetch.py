@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pretrained_files import refusal
 
-from jaxllm.pretrained.fetch import fetch
+from jaxllm.pretrained.fetch import fetch, fetched
 
 pytestmark = pytest.mark.newest
 
@@ -43,6 +43,19 @@ def test_a_name_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # not installed
     message = refusal(lambda: fetch("gpt2"))
     assert 'pip install "jaxllm[hub]"' in message and "https://huggingface.co/gpt2 into a folder" in message
+
+
+def test_what_is_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert local_files_only and "config.json" in allow_patterns
+        if name != "gpt2":
+            raise OSError("not here")
+        return str(tmp_path)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=download))
+    assert (fetched(str(tmp_path / "..")), fetched("gpt2"), fetched("gpt3")) == (tmp_path / "..", tmp_path, None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert fetched("gpt2") is None
 
 
 def test_a_package_that_holds_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,11 @@ from models import random_like
 from pretrained_files import CONFIGS, GPT2, LLAMA, QWEN3, TIED, assert_same, random_params, refusal
 
 from jaxllm import GPTConfig, lora
-from jaxllm.pretrained.peft import read_adapter, write_adapter
+from jaxllm.pretrained.families import FAMILIES
+from jaxllm.pretrained.peft import family_of_adapter, read_adapter, write_adapter
 from jaxllm.pretrained.peft_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraSettings, looked_up
 from jaxllm.pretrained.safetensors import read_header, read_tensor, write_tensors
+from jaxllm.pretrained.save import save_as
 
 pytestmark = pytest.mark.newest
 ATTENTION = "base_model.model.model.layers.0.self_attn."
@@ -196,6 +198,21 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, tensors: Any, messa
     folder = write(tmp_path / "peft", LLAMA, random_adapter(LLAMA))
     change(folder, {}, tensors)
     assert message in refusal(lambda: read_adapter(folder, LLAMA))
+
+
+def test_modules_are_named_as_in_the_base(tmp_path: Path) -> None:
+    """A Phi-3 that rotates all features could be a Mistral, which has no qkv_proj."""
+    (phi3,) = [family for family in FAMILIES if family.architecture == "Phi3ForCausalLM"]
+    save_as(phi3, tmp_path / "base", LLAMA, random_params(LLAMA))
+    for base, module, named in (
+        (str(tmp_path / "base"), "qkv_proj", "Phi3ForCausalLM"), ("a/name-of-the-hub", "q_proj", "LlamaForCausalLM"),
+        (None, "q_proj", "LlamaForCausalLM"),
+    ):  # fmt: skip
+        folder, adapter = tmp_path / f"peft-{module}-{base is None}", random_adapter(LLAMA)
+        write_adapter(folder, LLAMA, adapter, 2, 3.0, 0.25, base, "0" * 64, {})
+        assert f"{ATTENTION}{module}.lora_A.weight" in read_header(folder / ADAPTER_WEIGHTS).tensors
+        assert family_of_adapter(folder, LLAMA).architecture == named
+        assert_same(read_adapter(folder, LLAMA).adapter, adapter)
 
 
 def test_folders_that_are_not_whole_are_refused(tmp_path: Path) -> None:

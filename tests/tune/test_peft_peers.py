@@ -17,7 +17,9 @@ from pretrained_files import CONFIGS, GPT2, GPT_NEOX, LLAMA, TIED
 
 from jaxllm import GPT, GPTConfig, load_pretrained, lora, save_pretrained
 from jaxllm.compare import random_parameters
+from jaxllm.pretrained.families import FAMILIES
 from jaxllm.pretrained.peft import PeftAdapter, read_adapter, write_adapter
+from jaxllm.pretrained.save import save_as
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecations in other packages
@@ -75,6 +77,16 @@ def test_peft_opens_our_adapters(tmp_path: Path, name: str) -> None:
     assert_near(got, want)
     plain = logits_here(config, params, PeftAdapter({}, trained, 2, 3.0, 0.1, None))
     assert np.abs(plain - want).max() > 0.01 * np.abs(want).max()
+
+
+def test_peft_opens_an_adapter_of_a_phi3_that_could_be_a_mistral(tmp_path: Path) -> None:
+    (phi3,) = [family for family in FAMILIES if family.architecture == "Phi3ForCausalLM"]
+    params = random_parameters(GPT(LLAMA))
+    save_as(phi3, tmp_path / "base", LLAMA, params)
+    adapter = random_like(lora.init_adapter(jax.random.key(0), shapes_of(LLAMA), 2), seed=1, scale=0.1)
+    write_adapter(tmp_path / "peft", LLAMA, adapter, 2, 3.0, 0.1, str(tmp_path / "base"), "0" * 64, {})
+    got = logits_there(theirs(tmp_path / "base", tmp_path / "peft"))
+    assert_near(got, logits_here(LLAMA, params, PeftAdapter(adapter, {}, 2, 3.0, 0.1, None)))
 
 
 THEIRS: dict[str, tuple[GPTConfig, dict[str, Any]]] = {

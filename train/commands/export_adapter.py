@@ -12,9 +12,9 @@ from jaxllm.config import GPTConfig
 from jaxllm.lora import Int8Kernel, LoraKernel, attach
 from jaxllm.pretrained.fetch import PACKAGE
 from jaxllm.pretrained.hf_folder import CONFIG
-from jaxllm.pretrained.peft import read_adapter, write_adapter
+from jaxllm.pretrained.peft import family_of_adapter, read_adapter, write_adapter
 from jaxllm.pretrained.safetensors import read_header
-from jaxllm.pretrained.save import save_pretrained
+from jaxllm.pretrained.save import save_as
 from jaxllm.utils.errors import InputError
 
 from ..runs.folder import RunFolder
@@ -109,7 +109,7 @@ def verify_adapter(folder: Path, config: GPTConfig, params: Any) -> Verified:
     if (version := installed("peft")) and installed("transformers"):
         with tempfile.TemporaryDirectory(prefix="jaxllm-base-") as exported:
             place = Path(exported)
-            save_pretrained(place, config, base)
+            save_as(family_of_adapter(folder, config), place, config, base)
             return compared(f"PEFT {version}", lambda x: their_logits(place, x, folder), config, params, bound)
     there = read_adapter(folder, config)
     whole = unflatten_dict(flatten_dict(base) | flatten_dict(there.full))

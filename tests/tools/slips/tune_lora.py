@@ -28,4 +28,6 @@ MUTATIONS = [
     Mutation("a setting of a later PEFT overlooked", SETTINGS, "if name not in known and value]", "if False]", f"{FOLDER}::test_settings_that_are_not_computed_are_refused", "DID NOT RAISE"),
     Mutation("a new adapter of a fused map lost", PEFT, "kept = here | ~used.any(axis=0)", "kept = here", f"{FOLDER}::test_an_adapter_of_a_fused_map_is_split", "KeyError"),
     Mutation("a table trained away from the head it is tied to", PEFT, "if not follows or (head not in tensors and not settings.ensure_weight_tying):", "if not follows:", f"{FOLDER}::test_a_tied_table_is_written_for_both_ends", "DID NOT RAISE"),
+    Mutation("modules named as in the first family", "jaxllm/pretrained/peft_write.py", "_family_of(base, config).folder", "_family_of(None, config).folder", f"{FOLDER}::test_modules_are_named_as_in_the_base"),
+    Mutation("an adapter read by the first family", "jaxllm/pretrained/peft.py", "if all(_placement(family.folder", "if any(_placement(family.folder", f"{FOLDER}::test_modules_are_named_as_in_the_base"),
 ]  # fmt: skip
