@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
@@ -120,7 +121,7 @@ def adamw(
 def muon(
     config: OptimizerConfig, schedule: optax.Schedule, width_ratio: float = 1
 ) -> optax.GradientTransformation:  # fmt: skip
-    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for embeddings, head and vectors.
+    """Muon (Jordan et al. 2024) for the matrices of the blocks and of their experts, AdamW for all other parameters.
 
     The direction of a matrix is its momentum made orthogonal, times 0.2 sqrt(longer side), so that its elements are as
     large as AdamW's and one learning rate serves both (Liu et al. 2025, equation 4). Its spectral norm grows as the
@@ -128,7 +129,7 @@ def muon(
     """
     direction = optax.chain(
         _scale_by_muon(config.momentum),
-        optax.stateless_with_tree_map(lambda u, _: MUON_RMS * math.sqrt(max(u.shape)) * u),
+        optax.stateless_with_tree_map(lambda u, _: MUON_RMS * math.sqrt(max(u.shape[-2:])) * u),
     )
     of_blocks = _decayed(direction, config, schedule, width_ratio)
     return optax.partition({"muon": of_blocks, "adamw": adamw(config, schedule)}, _muon_or_adamw)
@@ -153,19 +154,23 @@ def _scale_by_muon(beta: float) -> optax.GradientTransformation:
 
 
 def _orthogonal(matrices: Any) -> Any:
-    """Each matrix made orthogonal by Newton and Schulz's steps: Muon's direction without momentum."""
+    """Each matrix made orthogonal by Newton and Schulz's steps: Muon's direction without momentum.
+
+    A leaf of three dimensions is a stack of matrices, such as those of all experts.
+    """
     leaves, structure = jax.tree.flatten(matrices)
     alike: dict[tuple[int, ...], list[int]] = {}
     for i, leaf in enumerate(leaves):
-        alike.setdefault(leaf.shape, []).append(i)
-    stacks = [jnp.stack([leaves[i] for i in places]) for places in alike.values()]
+        alike.setdefault(leaf.shape[-2:], []).append(i)
+    stacks = [jnp.concatenate([leaves[i].reshape(-1, *shape) for i in places]) for shape, places in alike.items()]
     of_stacks = optax.contrib.scale_by_muon(
         beta=0.0, nesterov=False, weight_dimension_numbers=[optax.contrib.MuonDimensionNumbers(1, 2)] * len(stacks)
     )
     directions, _ = of_stacks.update(stacks, of_stacks.init(stacks))
     for places, direction in zip(alike.values(), directions, strict=True):
-        for i, one in zip(places, direction, strict=True):
-            leaves[i] = one
+        ends = np.cumsum([math.prod(leaves[i].shape[:-2]) for i in places])
+        for i, part in zip(places, jnp.split(direction, ends[:-1]), strict=True):
+            leaves[i] = part.reshape(leaves[i].shape)
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -268,11 +273,11 @@ def _is_matrix(params: Any) -> Any:
 
 
 def _is_of_blocks(params: Any) -> Any:
-    """For each parameter whether it is a matrix of the blocks: no vector, table or head."""
+    """For each parameter whether it is a matrix of the blocks, or one for each expert: no vector, table or head."""
 
     def decide(path: Any, p: Any) -> bool:
         part = jax.tree_util.keystr(path, simple=True, separator="/").partition("/")[0]
-        return p.ndim == 2 and part not in NOT_OF_BLOCKS
+        return p.ndim >= 2 and part not in NOT_OF_BLOCKS
 
     return jax.tree_util.tree_map_with_path(decide, params)
 

@@ -11,7 +11,7 @@ from optax import contrib
 
 from jaxllm.compare.trees import in_dtype
 from jaxllm.reference.muon import Muon
-from jaxllm.reference.update_rules import Averaged, Factored, Moments, Momentum
+from jaxllm.reference.update_rules import Averaged, Factored, Moments, Momentum, longest_sides
 
 UPDATES = 3  # that are made before a comparison, at most
 
@@ -58,9 +58,11 @@ def _adafactor(state: Any, params: Any) -> Factored:
     found = _node(state, optax.FactoredState)
 
     def second_moment(p: Any, over_longer: Any, over_shorter: Any, whole: Any) -> Any:
-        tall = p.ndim == 2 and p.shape[0] > p.shape[1]
-        factors = (over_shorter, over_longer) if tall else (over_longer, over_shorter)
-        return factors if p.ndim == 2 else whole
+        if p.ndim < 2:
+            return whole
+        first, second = longest_sides(p.shape)
+        tall = p.shape[first] > p.shape[second]
+        return (over_shorter, over_longer) if tall else (over_longer, over_shorter)
 
     return Factored(_count(found), jax.tree.map(second_moment, params, found.v_row, found.v_col, found.v))
 

@@ -27,6 +27,7 @@ from jaxllm.fast.platform import platform
 from jaxllm.utils.errors import InputError
 
 ONE_INPUT = (("query", "key", "value"), ("gate", "up"))  # maps that share a matrix
+ROUTER = "router"  # of experts
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["weights", "scale"], meta_fields=["rows"])
@@ -189,7 +190,8 @@ def quantised_product(x: Array, weights: Array, scale: Array) -> Array:
 def pack(params: Any, weights: str = "float32") -> Any:
     """A GPT's parameters for generating: kernels packed, those of one input joined; norms, biases and tables unchanged.
 
-    `weights` is the dtype of packed kernels and of the head: float32, bfloat16 or int8. A tied table keeps its vectors
+    `weights` is the dtype of packed kernels and of the head: float32, bfloat16 or int8. Routers of experts stay in
+    float32, because a logit that is rounded may choose another expert; their experts are left as they are. A tied table keeps its vectors
     beside the packed kernel, and is left as it is in float32. A kernel that is no array packs itself
     (`StoredKernel.packed`). Such parameters are for `jaxllm.generate` and
     `GPT.apply`; they have no gradient. Raises InputError for other `weights`.
@@ -210,7 +212,10 @@ def _pack_maps(tree: Any, weights: str) -> Any:
             return JoinedMaps(_pack_maps(rest, weights) | _joined({name: tree[name] for name in names}, weights))
     if "kernel" in tree:
         return tree | {"kernel": _packed_kernel(tree["kernel"], weights)}
-    return {name: _pack_maps(part, weights) if isinstance(part, dict) else part for name, part in tree.items()}
+    return {
+        name: _pack_maps(part, "float32" if name == ROUTER else weights) if isinstance(part, dict) else part
+        for name, part in tree.items()
+    }
 
 
 def _is_plain(part: Any) -> bool:

@@ -47,6 +47,8 @@ def muon(
 ) -> tuple[Any, Muon]:
     """The updates and new state of Muon, whose mean mu = m mu + (1 - m) g decays by `config.momentum`.
 
+    A parameter of three dimensions is a stack of matrices, such as one for each expert.
+
     The direction is that of the next mean if the same gradient came again (Nesterov; Dozat 2016, algorithm 2), made
     orthogonal and multiplied by 0.2 sqrt(longer side): its elements are then as large as those of AdamW's updates (Liu
     et al. 2025, equation 4). The spectral norm of the update has to be the same at all widths (Yang, Simon and
@@ -57,6 +59,8 @@ def muon(
     mu = tree_map(lambda mean, g: m * mean + (1 - m) * g, state.mu, matrices)
 
     def direction(mean: Array, g: Array) -> Array:
+        if g.ndim > 2:
+            return np.stack([direction(*expert) for expert in zip(mean, g, strict=True)])
         ahead = m * mean / (1 - m ** (t + 1)) + (1 - m) * g / (1 - m**t)
         return 0.2 * math.sqrt(max(g.shape)) * newton_schulz(ahead)
 
@@ -74,7 +78,7 @@ def split(tree: Any) -> tuple[Any, Any]:
             if isinstance(x, Mapping):
                 below = chosen(x, matrices, top or name)
                 inside |= {name: below} if below else {}
-            elif (np.ndim(x) == 2 and (top or name) not in NOT_OF_BLOCKS) == matrices:
+            elif (np.ndim(x) >= 2 and (top or name) not in NOT_OF_BLOCKS) == matrices:
                 inside[name] = x
         return inside
 

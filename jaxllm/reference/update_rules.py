@@ -68,7 +68,7 @@ def moved(config: Any, directions: Any, params: Any, learning_rate: float, width
         return -learning_rate * (direction + decay * p)
 
     def narrowed(direction: Any) -> Any:
-        return direction / width_ratio if np.ndim(direction) == 2 else direction
+        return direction / width_ratio if np.ndim(direction) >= 2 else direction
 
     return {
         name: tree_map(update, part if name in NOT_OF_BLOCKS else tree_map(narrowed, part), params[name])
@@ -133,7 +133,7 @@ def start_adafactor(params: Any) -> Factored:
     """The state before the first update."""
 
     def zeros(p: Any) -> Any:
-        return (np.zeros(p.shape[0]), np.zeros(p.shape[1])) if np.ndim(p) == 2 else np.zeros(np.shape(p))
+        return row_and_column_means(np.zeros(np.shape(p))) if np.ndim(p) >= 2 else np.zeros(np.shape(p))
 
     return Factored(0, tree_map(zeros, params))
 
@@ -144,7 +144,8 @@ def adafactor(
     """The updates and new state of Adafactor without a first moment. Shazeer and Stern 2018, algorithms 4 and 5.
 
     At update t the decay is b = 1 - t^-0.8. The squares of a matrix [N, M] are estimated by the outer product of the
-    means of its rows and of its columns, over the mean of all (equation 4). The direction u = g / sqrt(nu) is divided
+    means of its rows and of its columns, over the mean of all (equation 4). A stack of matrices is estimated along its
+    two longest dimensions, as by `optax.scale_by_factored_rms`. The direction u = g / sqrt(nu) is divided
     by max(1, RMS(u)) and multiplied by max(1e-3, RMS(p)), so that the learning rate is relative to the parameter.
     """
     t = state.updates + 1
@@ -152,18 +153,35 @@ def adafactor(
 
     def second_moment(n: Any, g: Any) -> Any:
         squares = g**2 + epsilon
-        if np.ndim(g) != 2:
+        if np.ndim(g) < 2:
             return b * n + (1 - b) * squares
-        rows, columns = n
-        return b * rows + (1 - b) * squares.mean(axis=1), b * columns + (1 - b) * squares.mean(axis=0)
+        return tuple(b * old + (1 - b) * new for old, new in zip(n, row_and_column_means(squares), strict=True))
 
     def direction(g: Any, n: Any, p: Any) -> Any:
-        u = g / np.sqrt(np.outer(n[0], n[1]) / n[0].mean() if np.ndim(g) == 2 else n)
+        u = g / np.sqrt(outer_product(n, g.shape) if np.ndim(g) >= 2 else n)
         return u / max(1.0, root_mean_square(u)) * max(1e-3, root_mean_square(p))
 
     nu = tree_map(second_moment, state.nu, gradients)
     directions = tree_map(direction, gradients, nu, params)
     return moved(config, directions, params, learning_rate), Factored(t, nu)
+
+
+def row_and_column_means(x: Array) -> tuple[Array, Array]:
+    """The means of a matrix over its columns and over its rows; in a stack of matrices over the two longest sides."""
+    first, second = longest_sides(x.shape)
+    return x.mean(axis=second), x.mean(axis=first)
+
+
+def outer_product(means: tuple[Array, Array], shape: tuple[int, ...]) -> Array:
+    """The array of that shape that `row_and_column_means` are closest to: their product over the mean of all."""
+    first, second = longest_sides(shape)
+    rows, columns = np.expand_dims(means[0], second), np.expand_dims(means[1], first)
+    return rows * columns / rows.mean(axis=first, keepdims=True)
+
+
+def longest_sides(shape: tuple[int, ...]) -> list[int]:
+    """The numbers of the two longest dimensions, in order."""
+    return sorted(np.argsort(shape)[-2:].tolist())
 
 
 def root_mean_square(x: Array) -> float:

@@ -163,8 +163,8 @@ def test_wrong_input(words: str, message: str, place: Path, capsys: pytest.Captu
 
 
 def test_a_step_is_told_from_a_name_with_a_colon(tmp_path: Path) -> None:
-    (tmp_path / "a:5").mkdir()
-    (tmp_path / "b").mkdir()
+    for name in ("a", "a:5", "b"):
+        (tmp_path / name).mkdir()
     assert split_step(f"{tmp_path}/a:5", "7") == (f"{tmp_path}/a:5", "7")
     assert split_step(f"{tmp_path}/b:best", "7") == (f"{tmp_path}/b", "best")
     assert split_step("absent:5", None) == ("absent:5", None)

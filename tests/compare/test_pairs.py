@@ -61,7 +61,7 @@ def test_a_keys_bias_is_measured_with_its_kernel() -> None:
     for by, passed in ((1e-9, True), (1e-2, False)):
         pair: list[Any] = [jax.tree.map(np.array, ours.params) for _ in range(2)]
         for number, params in enumerate(pair):
-            params["block_0"]["attention"]["key"]["bias"][:] = by * number
+            params["block_0"]["attention"]["key"]["bias"][:] = by * (1 + number)
         rows = compare_parameters(NamedModel("a", TINY, pair[0]), NamedModel("b", TINY, pair[1]), 1e-6)
         (bias,) = (row for row in rows if row.name == "block_0/attention/key/bias")
         assert bias.passed is passed and bias.max_abs == pytest.approx(by) and not bias.note

@@ -14,7 +14,7 @@ from jaxllm import GPT, fast, reference
 from jaxllm.compare import Report, compare_model, random_parameters
 from jaxllm.experts import experts
 from jaxllm.fast.init import init_params
-from jaxllm.fast.quantised_weights import pack
+from jaxllm.fast.quantised_weights import PackedKernel, pack
 from jaxllm.flops import flops_per_token
 from jaxllm.gpt import count_parameters, parameter_shapes
 from jaxllm.lora import adapted_paths
@@ -94,7 +94,8 @@ def test_packed_weights_leave_experts_as_they_are(weights: str) -> None:
     _, params = random_gpt(MIXED)
     packed = pack(params, weights)
     np.testing.assert_array_equal(packed["block_0"]["mlp"]["up"]["kernels"], params["block_0"]["mlp"]["up"]["kernels"])
-    assert not isinstance(packed["block_0"]["mlp"]["router"]["kernel"], jax.Array)
+    router = packed["block_0"]["mlp"]["router"]["kernel"]
+    assert isinstance(router, PackedKernel) and router.weights.dtype == np.float32
 
 
 def test_adapters_leave_routers_alone_unless_asked() -> None:

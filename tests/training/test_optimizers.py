@@ -35,7 +35,7 @@ CASES = {"adamw": "cosine", "muon": "wsd", "lion": "linear", "adafactor": "const
          "schedule_free_adamw": "constant"}  # fmt: skip
 PARAMS = {
     "block_0": {"tall": {"kernel": (5, 3), "bias": (3,)}, "wide": {"kernel": (3, 5)}},
-    "block_1": {"wide": {"kernel": (3, 5)}},
+    "block_1": {"wide": {"kernel": (3, 5)}, "experts": {"kernels": (4, 3, 5)}},
     "token_embedding": {"table": (7, 3)},
     "ngram_embedding": {"table": (4, 3)},
 }
@@ -125,7 +125,7 @@ def test_an_optimizer_without_a_twin_is_held_to_nothing(monkeypatch: pytest.Monk
         "learning_rate", "learning_rate, whole schedule", "gradient norm",
     ]  # fmt: skip
     assert report.passed and {row.verdict for row in report.rows} == {"ok", "held to nothing"}
-    assert "all 3 comparisons within tolerance" in str(report) and "; 12 more are held to nothing" in str(report)
+    assert "all 3 comparisons within tolerance" in str(report) and "; 14 more are held to nothing" in str(report)
     monkeypatch.setitem(SCHEDULES, "mine", SCHEDULES["wsd"])
     named = SimpleNamespace(**vars(CONFIG) | {"schedule": "mine"})
     held = {row.name for row in rows(named, dtype="float32") if not row.compared}

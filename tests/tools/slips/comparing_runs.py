@@ -8,7 +8,7 @@ FEW, FUNCTION = "jaxllm/compare/few_digits.py", "jaxllm/compare/function.py"
 
 MUTATIONS = [
     Mutation("parameters of other shapes compared by none", "jaxllm/compare/pairs.py", "elif np.shape(ours[name]) != np.shape(theirs[name]):", "elif False:", f"{PAIRS}::test_models_of_other_shapes_are_compared_in_what_both_have"),
-    Mutation("the values of one model twice", "jaxllm/compare/pairs.py", "measure(stage, name, theirs[name], ours[name]", "measure(stage, name, ours[name], ours[name]", f"{PAIRS}::test_a_change_is_found_where_it_is_and_in_all_that_follows"),
+    Mutation("the values of one model twice", "jaxllm/compare/pairs.py", "measure(stage, name, theirs[name], ours[name]", "measure(stage, name, ours[name], ours[name]", f"{PAIRS}::test_a_change_is_found_where_it_is_and_in_all_that_follows", "ValueError"),
     Mutation("a key's bias on its own scale", "jaxllm/compare/pairs.py", 'if not name.endswith("key/bias"):', "if True:", f"{PAIRS}::test_a_keys_bias_is_measured_with_its_kernel"),
     Mutation("times compared", "train/runs/parting.py", "if name in theirs and name not in TIMES", "if name in theirs", f"{PARTING}::test_equal_metrics_agree_whatever_their_times"),
     Mutation("an absolute tolerance of metrics", "train/runs/parting.py", "tolerance * max(abs(ours), abs(theirs))", "tolerance", f"{PARTING}::test_a_tolerance_is_relative"),

@@ -20,4 +20,5 @@ MUTATIONS = [
     Mutation("experts not transposed", PLACES, '("/kernels" in paths[0] or paths[0].endswith("/kernel"))', 'paths[0].endswith("/kernel")', f"{FILES}::test_experts_are_written_one_by_one"),
     Mutation("experts in the order of their names", PLACES, 'key=lambda path: int(path.rpartition("/")[2])', 'key=lambda path: -int(path.rpartition("/")[2])', f"{FILES}::test_both_layouts_are_read[False-False]"),
     Mutation("a stacked file taken for the other", PLACES, "in found for name in layout.stacked)", "in () for name in layout.stacked)", f"{FILES}::test_both_layouts_are_read[True-False]", "InputError"),
+    Mutation("a router packed as all other maps", "jaxllm/fast/quantised_weights.py", '"float32" if name == ROUTER else weights', "weights", f"{MODEL}::test_packed_weights_leave_experts_as_they_are[int8]"),
 ]  # fmt: skip
