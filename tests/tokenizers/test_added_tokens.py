@@ -175,7 +175,9 @@ def test_export_keeps_the_flags(tmp_path: Path) -> None:
 
 def test_export_keeps_what_a_token_takes(tmp_path: Path) -> None:
     strips = {"<r>": "right", "<l>": "left", "<b>": "both"}
-    tok = BPETokenizer(SINGLE, {"<n>": 256, "<r>": 257}, "gpt2", "NFC", {"<l>": 258, "<b>": 259}, ["<b>"], strips=strips)
+    tok = BPETokenizer(
+        SINGLE, {"<n>": 256, "<r>": 257}, "gpt2", "NFC", {"<l>": 258, "<b>": 259}, ["<b>"], strips=strips
+    )
     to_hugging_face(tok, tmp_path / "t.json")
     assert from_hugging_face(tmp_path / "t.json") == tok
 
