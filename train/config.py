@@ -218,11 +218,6 @@ class RunConfig:
                 f"optimizer.name is {self.optimizer.name}, but model.mup_base_width is for {', '.join(transferring)}, "
                 "whose learning rates it scales; choose one of them, or leave model.mup_base_width out."
             )
-        if self.model.n_experts and self.optimizer.name == "adafactor":
-            raise InputError(
-                "optimizer.name is adafactor, but it is for matrices and the kernels of model.n_experts = "
-                f"{self.model.n_experts} have three dimensions; choose another rule, such as adamw."
-            )
         if self.checkpoint.keep_best and self.checkpoint.every % self.eval.every:
             raise InputError(
                 f"checkpoint.keep_best is {self.checkpoint.keep_best}, but most checkpoints would have no validation "

@@ -185,10 +185,6 @@ RULES = {  # of two fields: settings at the limit, settings beyond it, and the e
         [*SCALED, "model.rope_scaling=yarn", "model.rope_low_frequency=9e-7", "model.rope_high_frequency=1e6"],
         "frequencies from 1e-6 to 1e6",
     ),
-    "optimizer.name": (
-        [*EXPERTS, "optimizer.name=muon"], [*EXPERTS, "optimizer.name=adafactor"],
-        "optimizer.name is adafactor, but it is for matrices",
-    ),
     "model.n_experts_per_token": (
         [*EXPERTS, "model.n_experts_per_token=3"], [*EXPERTS, "model.n_experts_per_token=4"],
         "model.n_experts_per_token is 4, but there are only model.n_experts = 3",
