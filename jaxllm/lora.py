@@ -123,11 +123,14 @@ def adapted_paths(shapes: Shapes, targets: str | None, rank: int) -> list[str]:
     """The paths of the kernels that an adapter of that rank is for, from the shapes of a model's parameters.
 
     `targets` is a regular expression that is searched in the paths of maps, as "block_0/attention/query"; None means
-    all maps of blocks, but not the routers of experts. Raises InputError if it is no regular expression, if it matches
-    no map or one outside of the blocks, or if the rank is below 1 or above the smaller side of a kernel.
+    all maps of blocks. Routers of experts are adapted only if `targets` says "router". Raises InputError if it is no
+    regular expression, if it matches no map or one outside of the blocks, or if the rank is below 1 or above the smaller
+    side of a kernel.
     """
     maps = [path.removesuffix(KERNEL) for path, shape in shapes.items() if path.endswith(KERNEL) and len(shape) == 2]
-    inside = [path for path in maps if path.startswith("block_") and not path.endswith("/router")]
+    if "router" not in (targets or ""):
+        maps = [path for path in maps if not path.endswith("/router")]
+    inside = [path for path in maps if path.startswith("block_")]
     found = inside
     if targets is not None:
         tables = [path.removesuffix(TABLE) for path in shapes if path.endswith(TABLE)]

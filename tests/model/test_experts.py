@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from models import TINY, VARIANTS, random_gpt, random_tokens
 
-from jaxllm import GPT, fast, reference
+from jaxllm import GPT, InputError, fast, reference
 from jaxllm.compare import Report, compare_model, random_parameters
 from jaxllm.experts import experts
 from jaxllm.fast.init import init_params
@@ -101,4 +101,7 @@ def test_packed_weights_leave_experts_as_they_are(weights: str) -> None:
 def test_adapters_leave_routers_alone_unless_asked() -> None:
     shapes = parameter_shapes(MIXED)
     assert not [path for path in adapted_paths(shapes, None, 2) if "mlp" in path]
-    assert adapted_paths(shapes, "block_0/mlp", 2) == ["block_0/mlp/router/kernel"]
+    assert all("attention" in path for path in adapted_paths(shapes, "^block_", 2))
+    with pytest.raises(InputError, match="'mlp' matches none of the maps, which are block_0/attention/"):
+        adapted_paths(shapes, "mlp", 2)
+    assert adapted_paths(shapes, "block_0/.*router", 2) == ["block_0/mlp/router/kernel"]

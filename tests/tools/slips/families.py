@@ -33,7 +33,7 @@ MUTATIONS = [
     Mutation("positions in layers without them", CONFIG, 'return replace(alike, position="none") if', 'return alike if', f"{AGREES}[smollm 3-float64]"),
     Mutation("a window that local layers lack", RULES, '"L" in config.layer_pattern and config.sliding_window is None', 'False', f"{OPTIONS}::test_what_does_not_fit_together"),
     Mutation("a cap beside a user's function", RULES, "if function is not None and cap is not None:", "if False:", f"{OPTIONS}::test_what_does_not_fit_together"),
-    Mutation("a pattern that is not the shortest", LAYERS, "for n in range(1, len(letters) + 1)", "for n in range(len(letters), 0, -1)", f"{READ}[gemma 2]"),
+    Mutation("a pattern that is not the shortest", LAYERS, "for n in range(1, len(letters) + 1)", "for n in range(len(letters), 0, -1)", f"{READ}[gemma 3]"),
     Mutation("every fifth layer of a Gemma 3 global", LAYERS, 'content.get("sliding_window_pattern", 6)', 'content.get("sliding_window_pattern", 5)', f"{READ}[gemma 3]"),
     Mutation("layers below max_window_layers with a window", LAYERS, "SLIDING if i >= first else FULL", "SLIDING if i < first else FULL", f"{READ}[qwen 3 with a window in its last layer]"),
     Mutation("layers with positions taken for those without", LAYERS, '"R" if one else "N" for one in rotated', '"N" if one else "R" for one in rotated', f"{READ}[smollm 3]"),
