@@ -123,9 +123,10 @@ def adapted_paths(shapes: Shapes, targets: str | None, rank: int) -> list[str]:
     """The paths of the kernels that an adapter of that rank is for, from the shapes of a model's parameters.
 
     `targets` is a regular expression that is searched in the paths of maps, as "block_0/attention/query"; None means
-    all maps of blocks. Routers of experts are adapted only if `targets` says "router". Raises InputError if it is no
-    regular expression, if it matches no map or one outside of the blocks, or if the rank is below 1 or above the smaller
-    side of a kernel.
+    all maps of blocks. Routers of experts are adapted only if `targets` says "router".
+
+    Raises InputError if it is no regular expression, if it matches no map or one outside of the blocks, or if the rank
+    is below 1 or above the smaller side of a kernel.
     """
     maps = [path.removesuffix(KERNEL) for path, shape in shapes.items() if path.endswith(KERNEL) and len(shape) == 2]
     if "router" not in (targets or ""):

@@ -72,6 +72,7 @@ def test_drafts_follow_the_latest_of_the_longest() -> None:
         ([1, 2, 3], [3, 3, 3, 3, 3]),  # nothing to look up
         ([4, 4], [4, 4, 4, 4, 4]),
         ([4], [4, 4, 4, 4, 4]),
+        ([5, 9], [9, 9, 9, 9, 9]),  # 9 is also before the text, where nothing is looked up
     ):
         padded = jnp.array([[9, 9, *text, 3, 3, 3]])
         got = jax.jit(drafted, static_argnums=3)(padded, 2 + len(text), jnp.array([2]), 5)
