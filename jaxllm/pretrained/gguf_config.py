@@ -21,7 +21,7 @@ from jaxllm.pretrained.gguf import GGUFHeader, read_tensor
 from jaxllm.pretrained.gguf_quantised import read_float
 from jaxllm.pretrained.hf_config import make_config
 from jaxllm.pretrained.parameter_map import tensor_name
-from jaxllm.pretrained.rope_scaling import is_scaled, read_gguf_scaling
+from jaxllm.pretrained.rope_scaling import read_gguf_scaling
 from jaxllm.pretrained.tensor_file import StoredTensor
 from jaxllm.rotary import rotary_frequencies
 from jaxllm.utils.errors import InputError, shown
@@ -193,7 +193,7 @@ def _scaled(config: GPTConfig, header: GGUFHeader, path: str | Path) -> GPTConfi
         for one in (config, scaled)
     )
     fits = factors.shape == plain.shape and np.allclose(factors, np.asarray(plain / slowed), TOLERANCE)
-    if is_scaled(config) or not fits:
+    if not fits:  # nor do they where the keys ask for a scaling too: `plain` is then slowed already
         raise InputError(
             f"{path} scales rotary frequencies by {FREQUENCIES} in another way than Llama 3, which this jaxllm cannot "
             "compute; use the model's Hugging Face folder."

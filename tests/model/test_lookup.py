@@ -97,7 +97,7 @@ def test_logits_of_tokens_read_together_are_those_of_the_whole_text(options: dic
     config = replace(SMALL, **options)
     model, params = random_gpt(config)
     tokens = random_tokens(config, batch=2)
-    tokens[:, 4] = 5  # the separator of some configs
+    tokens[:, 3:5] = 5, 6  # 5 is the separator of some configs
     whole = model.apply({"params": params}, tokens)
     texts = np.stack([tokens[0], np.concatenate([[0], tokens[1, :-1]])])
     wrong = (texts + 1) % config.vocab_size
