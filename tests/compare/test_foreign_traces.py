@@ -62,6 +62,9 @@ def test_the_whole_model_is_called_by_a_dot(arrays: Arrays, tmp_path: Path) -> N
     (lambda a: a.update({"output/x": np.zeros(3)}), "has the key 'output/x', which no recording has; "),
     (lambda a: a.update(about=np.array("{")), "`about` of PATH is not what record.py writes"),
     (lambda a: a.update(about=np.array(json.dumps({"classes": 3}))), "`about` of PATH is not what record.py writes"),
+    (lambda a: a.update({"out/a\x7fb": np.zeros(3)}), "has the name 'out/a\\x7fb', with characters that cannot be printed"),
+    (lambda a: a.update(about=np.array(json.dumps({"torch": "\x1b[2J"}))), "has the name '\\x1b[2J', with characters that"),
+    (lambda a: a.update(about=np.array(json.dumps({"optimizer": {"class": "\n"}}))), "has the name '\\n', with char"),
     (lambda a: a.update({"out/x": np.array(["a text"])}), "'out/x.npy' holds '<U6', not numbers"),
 ])  # fmt: skip
 def test_recordings_that_lack_something(

@@ -5,7 +5,7 @@ result, and `grad_out/MODULE`, the gradient there; `param/NAME`, `grad/NAME` and
 and what the optimizer's step made of it. Modules and parameters have PyTorch's dotted names. `about` is JSON.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ def _kind(key: str) -> str:
 
 def _check_keys(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Raises InputError for a key that a recording does not have, and for a recording without parameters."""
+    _check_printable(path, arrays)
     for key in arrays:
         if not (key in SINGLE_KEYS or ("/" in key and _kind(key) in KINDS_OF_KEYS)):
             kinds = [*SINGLE_KEYS, *(f"{kind}/NAME" for kind in KINDS_OF_KEYS)]
@@ -118,6 +119,16 @@ def _tokens(path: str | Path, arrays: Mapping[str, np.ndarray], key: str) -> np.
 
 def _read_about(path: str | Path, text: str) -> About:
     try:
-        return msgspec.json.decode(text[:MOST_ABOUT] or "{}", type=About)
+        about = msgspec.json.decode(text[:MOST_ABOUT] or "{}", type=About)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise InputError(f"`about` of {path} is not what record.py writes: {printable(str(error))}.") from None
+    _check_printable(path, [about.torch, about.dtype, *about.classes.values(), *about.tied.values()])
+    _check_printable(path, [about.optimizer.class_] if about.optimizer else [])
+    return about
+
+
+def _check_printable(path: str | Path, names: Iterable[str]) -> None:
+    """Raises InputError for a name that would change the terminal which it is printed on."""
+    for name in names:
+        if not name.isprintable():
+            raise InputError(f"{path} has the name {shown(name)}, with characters that cannot be printed; {REMEDY}.")

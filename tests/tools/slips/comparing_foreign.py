@@ -113,4 +113,12 @@ MUTATIONS = [
         "return 0",
         "commands/test_compare_foreign.py::test_a_model_that_departs",
     ),
+    Mutation(
+        "a name that changes the terminal",
+        "jaxllm/compare/foreign/trace.py",
+        "if not name.isprintable():",
+        "if False:",
+        "compare/test_foreign_traces.py::test_recordings_that_lack_something",
+        "DID NOT RAISE",
+    ),
 ]
