@@ -28,8 +28,8 @@ from .train_report import describe_attention
 WITHOUT_TWIN = ("optimizer.name", "train.metrics", "eval.weights")  # fields whose functions have none in `compare`
 ORDER = (  # of use; other parts follow, sorted by name
     "token_embedding", "ngram_embedding", "position_embedding", "block", "norm_1", "attention", "query", "key", "value",
-    "query_norm", "key_norm", "output", "norm_1_after", "norm_2", "mlp", "gate", "up", "down", "norm_2_after",
-    "norm_final", "head", "classifier", "kernel", "scale", "bias", "a", "b",
+    "query_norm", "key_norm", "output", "norm_1_after", "norm_2", "mlp", "router", "gate", "up", "down", "norm_2_after",
+    "norm_final", "head", "classifier", "kernel", "kernels", "scale", "bias", "a", "b",
 )  # fmt: skip
 
 

@@ -83,7 +83,15 @@ def describe_attention(config: RunConfig, model: GPTConfig) -> str:
     parts = config.parallel.context
     path = attention_path(x, x, documents or model.sliding_window is not None or bool(cap), parts)
     path = path if parts == 1 else f"{path} over all keys, because positions are in {parts} parts"
-    return f"{path}, within documents{cap}" if documents else path + cap
+    return f"{path}{', within documents' * documents}{_window(model)}{cap}"
+
+
+def _window(model: GPTConfig) -> str:
+    """The window, and how many layers have it if not all do."""
+    n = model.n_layers
+    local = sum(model.of_layer(i).sliding_window is not None for i in range(n))
+    share = f" in {local} of {n} layers" if local < n else ""
+    return f", within {model.sliding_window:,} tokens{share}" if local else ""
 
 
 def warn_of_memory(inputs: Prepared) -> None:

@@ -52,4 +52,5 @@ MUTATIONS = [
     Mutation("maps of a GGUF file exchanged", "jaxllm/pretrained/family.py", 'zip("qkv", attention_paths(leaf), strict=True)', 'zip("qvk", attention_paths(leaf), strict=True)', "pretrained/test_gguf_model.py::test_a_gguf_file_is_the_folder[float32-llama]"),
     Mutation("an exported folder that is not verified", "train/commands/export.py", "if arguments.verify:", "if False:", "commands/test_export_verify.py::test_a_folder_of_other_weights_is_not_left"),
     Mutation("a TPU's kernel without the cap", "jaxllm/fast/splash.py", "attn_logits_soft_cap=cap,", "", "model/test_fast_attention.py::test_the_kernel_of_a_tpu_agrees_with_the_formula[False-100-0.7]"),
+    Mutation("the window of some layers said of all", "train/commands/train_report.py", "if local < n else", "if False else", "model/test_score_and_visible.py::test_training_says_which_attention_it_uses"),
 ]  # fmt: skip
