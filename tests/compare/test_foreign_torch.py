@@ -1,6 +1,7 @@
 """Models of PyTorch, recorded by record.py and compared: all agrees, and a planted fault is found where it is."""
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,29 @@ def test_a_loss_of_ones_own(tmp_path: Path) -> None:
     )
     recording = read_trace(tmp_path / "a.npz")
     assert recording.loss == pytest.approx(float(recording.outputs["."].sum()), rel=1e-5)
+
+
+@dataclass
+class Result:
+    """What a model returns that keeps more than its logits."""
+
+    loss: Any
+    logits: Any
+
+
+class Returns(Twice):
+    def forward(self, tokens: Any) -> Any:
+        return Result(None, super().forward(tokens)["logits"])
+
+
+def test_a_result_may_be_a_dataclass(tmp_path: Path) -> None:
+    recording = recorded(Returns(), tmp_path, 17, length=5)
+    np.testing.assert_array_equal(recording.outputs["."], recording.outputs["frozen"])
+
+
+def test_a_step_that_fails_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = Twice().train()
+    with pytest.raises(ZeroDivisionError):
+        record(model, *batch(17, 5), str(tmp_path / "a.npz"), loss=lambda model, tokens, targets: 1 / 0)
+    assert model.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -35,8 +35,13 @@ def record(model: Any, tokens: Any, targets: Any, path: str, loss: Any = None, o
     about["tied"] = {name: of for name, of in names.items() if name != of}
     training = model.training
     model.eval().zero_grad()
-    value = (loss or _loss)(model, tokens, targets)
-    value.backward()
+    try:
+        value = (loss or _loss)(model, tokens, targets)
+        value.backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(training)
     found |= {"loss": _array(value)} | {f"grad/{k}": _array(p.grad) for p, k in first.items() if p.grad is not None}
     if optimizer is not None:
         groups = [
@@ -45,9 +50,6 @@ def record(model: Any, tokens: Any, targets: Any, path: str, loss: Any = None, o
         about["optimizer"] = {"class": type(optimizer).__name__, "groups": groups, "new": not optimizer.state}
         optimizer.step()
         found |= {f"after/{k}": _array(p) for p, k in first.items()}
-    for hook in hooks:
-        hook.remove()
-    model.train(training)
     np.savez(
         path, about=np.array(json.dumps(about, default=lambda x: x.item() if hasattr(x, "item") else str(x))), **found
     )
@@ -83,8 +85,9 @@ def _loss(model: Any, tokens: Any, targets: Any) -> Any:
 
 
 def _first(x: Any) -> Any:
-    """The first tensor of nested tuples and dicts, None without one."""
-    parts = x.values() if isinstance(x, dict) else x if isinstance(x, tuple | list) else ()
+    """The first tensor of nested tuples, dicts and dataclasses, None without one."""
+    fields = (getattr(x, name) for name in getattr(x, "__dataclass_fields__", ()))
+    parts = x.values() if isinstance(x, dict) else x if isinstance(x, tuple | list) else fields
     return x if hasattr(x, "detach") else next((y for y in map(_first, parts) if y is not None), None)
 
 
