@@ -25,8 +25,11 @@ def common_rotary(family: Family, content: dict[str, Any]) -> tuple[dict[str, An
     fields: dict[str, Any] = {}
     if its.local_base is not None:
         given, local = _of_two_kinds(given)
-        if not isinstance(given, dict) or not isinstance(local, dict) or local.get("rope_type", "default") != "default":
-            return content, {}, [f"the rope parameters of {SLIDING} are {shown(local)}"]
+        scaled = not isinstance(local, dict) or local.get("rope_type", "default") != "default"
+        if scaled or not isinstance(given, dict):
+            kind, wrong = (SLIDING, local) if scaled else (FULL, given)
+            unread = {key: value for key, value in content.items() if key not in (SCALING, PARAMETERS)}
+            return unread, {}, [f"the rope parameters of {kind} are {shown(wrong)}"]
         fields["rope_local_base"] = local.get("rope_theta", content.get("rope_local_base_freq", its.local_base))
     kind = given.get("rope_type", given.get("type", "default"))
     if not its.scaled and kind != "default":
