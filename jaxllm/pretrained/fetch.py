@@ -39,8 +39,8 @@ def fetch(source: str) -> Path:
 
 def fetched(source: str) -> Path | None:
     """The path of what `source` names, if it is on this machine: nothing is downloaded."""
-    if os.path.exists(source):
-        return Path(source)
+    if (path := Path(source)).exists():
+        return path
     try:
         import huggingface_hub as hub
 
