@@ -84,6 +84,7 @@ def test_an_earlier_piece_that_is_not_written(tmp_path: Path, capsys: Capture) -
     assert "p10_scaled_dot_product: scaled_dot_product_attention needs softmax of p08_simple_attention, which is" in out
 
 
+@pytest.mark.newest
 def test_jax_with_gradients(tmp_path: Path, capsys: Capture) -> None:
     assert checked(attention(tmp_path, JAX, "jax"), capsys)[0] == 0
     attention(tmp_path, JAX.replace("softmax(scores)", "softmax(jax.lax.stop_gradient(scores))"), "jax")

@@ -93,6 +93,7 @@ def test_without_a_compiler_xla_computes(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not calls(rows_product, jnp.ones((2, 5)), jnp.ones((3, 5)))
 
 
+@pytest.mark.newest
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("packed", [False, True])
 def test_generation_writes_the_same_tokens(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:

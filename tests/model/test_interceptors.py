@@ -48,8 +48,9 @@ INTERCEPTED = {
 }
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", INTERCEPTED)
-@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.newest)])
+@pytest.mark.parametrize("remat", [False, True])
 def test_training_and_evaluating_see_what_is_intercepted(name: str, remat: bool) -> None:
     """Loss and gradient are those of the logits that `apply` returns."""
     config, is_meant = INTERCEPTED[name]
@@ -74,6 +75,7 @@ def test_training_and_evaluating_see_what_is_intercepted(name: str, remat: bool)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), moved, gradient)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["logits of the table", "logits of the head", "one block"])
 def test_the_loss_of_the_model_sees_what_is_intercepted_in_it(name: str) -> None:
     config, is_meant = INTERCEPTED[name]

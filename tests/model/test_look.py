@@ -20,7 +20,7 @@ from jaxllm.gpt import Block, apply_with_intermediates, interceptors
 from jaxllm.loss import cross_entropy
 from jaxllm.reference.attention import merge_heads, split_heads
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.newest]
 
 X, Y = random_tokens(TINY, 2, seed=1), random_tokens(TINY, 2, seed=2)
 DIRECTION = np.random.default_rng(3).normal(size=TINY.d_model).astype(np.float32)
@@ -48,7 +48,7 @@ def test_values_are_those_of_the_model(plain: Any) -> None:
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("variant", ["gpt2", pytest.param("qwen", marks=pytest.mark.newest)])
+@pytest.mark.parametrize("variant", ["gpt2", "qwen"])
 def test_gradients_are_the_references(variant: str) -> None:
     config = replace(TINY, **VARIANTS[variant])
     model, params = random_gpt(config, "float64")
@@ -123,7 +123,6 @@ def test_a_patch_has_gradients(plain: Any) -> None:
     assert any(np.any(leaf) for leaf in jax.tree.leaves(above["block_1"]))
 
 
-@pytest.mark.newest
 def test_the_plain_mode_has_forward_derivatives(plain: Any) -> None:
     model, params, _ = plain
 
@@ -217,7 +216,6 @@ def test_no_interceptor_meets_blocks_traced_once(plain: Any) -> None:
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
 
 
-@pytest.mark.newest
 @pytest.mark.parametrize(("patch", "message"), [
     ({"blok_1": 0}, "patch names 'blok_1', but no intermediate has that name; did you mean block_1"),
     ({"block_1/attention/output": 0}, "did you mean block_1/attention"),
