@@ -24,12 +24,16 @@ def common_rotary(family: Family, content: dict[str, Any]) -> tuple[dict[str, An
         return content, {}, []  # refused where it is read
     fields: dict[str, Any] = {}
     if its.local_base is not None:
+        unread = {key: value for key, value in content.items() if key not in (SCALING, PARAMETERS)}
         given, local = _of_two_kinds(given)
         scaled = not isinstance(local, dict) or local.get("rope_type", "default") != "default"
         if scaled or not isinstance(given, dict):
             kind, wrong = (SLIDING, local) if scaled else (FULL, given)
-            unread = {key: value for key, value in content.items() if key not in (SCALING, PARAMETERS)}
             return unread, {}, [f"the rope parameters of {kind} are {shown(wrong)}"]
+        if not given.get(
+            "truncate", True
+        ):  # transformers 5 nests them, but looks for it one level above: it takes True
+            return unread, {}, [f"truncate is {shown(given['truncate'])}"]
         fields["rope_local_base"] = local.get("rope_theta", content.get("rope_local_base_freq", its.local_base))
     kind = given.get("rope_type", given.get("type", "default"))
     if not its.scaled and kind != "default":
