@@ -30,9 +30,7 @@ def common_rotary(family: Family, content: dict[str, Any]) -> tuple[dict[str, An
         if scaled or not isinstance(given, dict):
             kind, wrong = (SLIDING, local) if scaled else (FULL, given)
             return unread, {}, [f"the rope parameters of {kind} are {shown(wrong)}"]
-        if not given.get(
-            "truncate", True
-        ):  # transformers 5 nests them, but looks for it one level above: it takes True
+        if not given.get("truncate", True):  # transformers 5 looks for it in another place, and takes True
             return unread, {}, [f"truncate is {shown(given['truncate'])}"]
         fields["rope_local_base"] = local.get("rope_theta", content.get("rope_local_base_freq", its.local_base))
     kind = given.get("rope_type", given.get("type", "default"))
