@@ -137,7 +137,10 @@ def adapted_paths(shapes: Shapes, targets: str | None, rank: int) -> list[str]:
         tables = [path.removesuffix(TABLE) for path in shapes if path.endswith(TABLE)]
         found = [path for path in (*maps, *tables) if _pattern(targets).search(path)]
     if not found:
-        raise InputError(f"lora.targets {shown(targets)} matches none of the maps, which are {_some(inside)}.")
+        raise InputError(
+            f"lora.targets {shown(targets)} matches none of the maps, which are {_some(inside)}"
+            f"{'; a router must be named by that word' * any(path.endswith(f'/router{KERNEL}') for path in shapes)}."
+        )
     if outside := [path for path in found if not path.startswith("block_")]:
         raise InputError(
             f"lora.targets {shown(targets)} matches {_some(outside)}, but only maps of blocks are adapted; use "

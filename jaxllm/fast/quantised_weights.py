@@ -190,9 +190,9 @@ def quantised_product(x: Array, weights: Array, scale: Array) -> Array:
 def pack(params: Any, weights: str = "float32") -> Any:
     """A GPT's parameters for generating: kernels packed, those of one input joined; norms, biases and tables unchanged.
 
-    `weights` is the dtype of packed kernels and of the head: float32, bfloat16 or int8. Routers of experts stay in
-    float32, because a logit that is rounded may choose another expert; the kernels of experts are left as they are. A
-    tied table keeps its vectors beside the packed kernel, and is left as it is in float32. A kernel that is no array
+    `weights` is the dtype of packed kernels and of the head: float32, bfloat16 or int8. Routers of experts are packed
+    in float32, because a logit that is rounded may choose another expert; the kernels of experts are left as they are.
+    A tied table keeps its vectors beside the packed kernel, and is left as it is in float32. A kernel that is no array
     packs itself (`StoredKernel.packed`). Such parameters are for `jaxllm.generate` and `GPT.apply`; they have no
     gradient. Raises InputError for other `weights`.
     """

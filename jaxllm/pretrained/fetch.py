@@ -39,7 +39,8 @@ def fetch(source: str) -> Path:
 
 def fetched(source: str) -> Path | None:
     """The path of what `source` names, if it is on this machine: nothing is downloaded."""
-    if (path := Path(source)).exists():
+    path = Path(source)
+    if os.path.exists(path):
         return path
     try:
         import huggingface_hub as hub

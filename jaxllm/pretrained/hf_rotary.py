@@ -26,14 +26,15 @@ def common_rotary(family: Family, content: dict[str, Any]) -> tuple[dict[str, An
     if its.local_base is not None:
         unread = {key: value for key, value in content.items() if key not in (SCALING, PARAMETERS)}
         given, local = _of_two_kinds(given)
-        scaled = not isinstance(local, dict) or local.get("rope_type", "default") != "default"
+        scaled = not isinstance(local, dict) or _kind(local) != "default"
         if scaled or not isinstance(given, dict):
             kind, wrong = (SLIDING, local) if scaled else (FULL, given)
             return unread, {}, [f"the rope parameters of {kind} are {shown(wrong)}"]
-        if not given.get("truncate", True):  # transformers 5 looks for it in another place, and takes True
+        # transformers 5 looks for `truncate` in another place, and takes True.
+        if _kind(given) == "yarn" and not given.get("truncate", True):
             return unread, {}, [f"truncate is {shown(given['truncate'])}"]
         fields["rope_local_base"] = local.get("rope_theta", content.get("rope_local_base_freq", its.local_base))
-    kind = given.get("rope_type", given.get("type", "default"))
+    kind = _kind(given)
     if not its.scaled and kind != "default":
         return content, {}, [f"rope_type is {shown(kind)}"]
     given = {"rope_theta": content.get(its.names[0], its.base)} | given
@@ -41,6 +42,10 @@ def common_rotary(family: Family, content: dict[str, Any]) -> tuple[dict[str, An
         fields["rotary_fraction"] = given.pop("partial_rotary_factor", content.get(its.names[1], its.fraction))
     rest = {key: value for key, value in content.items() if key not in (SCALING, PARAMETERS, its.names[1])}
     return rest | {name: given}, fields, []
+
+
+def _kind(given: dict[str, Any]) -> Any:
+    return given.get("rope_type", given.get("type", "default"))
 
 
 def _of_two_kinds(given: dict[str, Any]) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """An adapter as a folder that Hugging Face's PEFT opens (`jaxllm.pretrained.peft` describes the layout)."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from jaxllm.config import GPTConfig
 from jaxllm.gpt import parameter_shapes
 from jaxllm.pretrained.families import EMBEDDING, HEAD, Family, Layout
 from jaxllm.pretrained.fetch import fetched
-from jaxllm.pretrained.hf_config import family_for, read_hf_config
+from jaxllm.pretrained.hf_config import families_for, read_hf_config
 from jaxllm.pretrained.hf_folder import CONFIG
 from jaxllm.pretrained.parameter_map import (
     Placement,
@@ -75,11 +76,12 @@ def write_adapter(
 
 
 def _family_of(base: str | None, config: GPTConfig) -> Family:
-    """The family by whose names an adapter for this base is written."""
-    path = None if base is None else fetched(base)
-    if path is None or not (path / CONFIG).exists():
-        return family_for(config)
-    return read_hf_config(read_json(path / CONFIG, CONFIG), path / CONFIG)[0]
+    """The family by whose names an adapter for this base is written: one that can express the config."""
+    families, path = families_for(config), None if base is None else fetched(base)
+    if path is None or not os.path.exists(path / CONFIG):
+        return families[0]
+    own = read_hf_config(read_json(path / CONFIG, CONFIG), path / CONFIG)[0]
+    return own if own in families else families[0]
 
 
 def _checked(tree: Any, what: str) -> Tensors:

@@ -152,21 +152,42 @@ class Result:
 
     loss: Any
     logits: Any
+    more: Any = None
 
 
 class Returns(Twice):
     def forward(self, tokens: Any) -> Any:
-        return Result(None, super().forward(tokens)["logits"])
+        result = Result(Result, super().forward(tokens)["logits"])
+        result.more = result
+        return result
+
+
+class ReturnsLoss(Returns):
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, tokens: Any, targets: Any) -> Any:
+        logits = super().forward(tokens).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return self.kind(loss=2 * loss, logits=logits)
 
 
 def test_a_result_may_be_a_dataclass(tmp_path: Path) -> None:
+    """Also one that holds a class or itself; a loss in it is the model's own."""
     recording = recorded(Returns(), tmp_path, 17, length=5)
     np.testing.assert_array_equal(recording.outputs["."], recording.outputs["frozen"])
+    for kind in (Result, dict):
+        torch.manual_seed(0)
+        twice = recorded(ReturnsLoss(kind), tmp_path, 17, length=5)
+        torch.manual_seed(0)
+        assert twice.loss == pytest.approx(2 * float(recorded(Twice(), tmp_path, 17, length=5).loss or 0))
 
 
 def test_a_step_that_fails_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = Twice().train()
+    model.frozen.eval()
     with pytest.raises(ZeroDivisionError):
         record(model, *batch(17, 5), str(tmp_path / "a.npz"), loss=lambda model, tokens, targets: 1 / 0)
-    assert model.training
+    assert model.training and model.map.training and not model.frozen.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

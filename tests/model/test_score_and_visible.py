@@ -181,8 +181,8 @@ def test_training_says_which_attention_it_uses() -> None:
         ({"score": ALIBI, "dropout": 0.1}, "plain, because its weights are dropped"),
         ({"separator": 3}, "chunked, within documents"), ({}, "chunked"),
         ({"score_softcap": 50.0}, "chunked, with a soft cap of 50"),
-        ({"sliding_window": 2}, "chunked, within 2 tokens"), ({"sliding_window": 2, "layer_pattern": "G"}, "chunked"),
-        ({"sliding_window": 2, "layer_pattern": "LG", "separator": 3}, "chunked, within documents, within 2 tokens in 1 of 2 layers"),
+        ({"sliding_window": 2}, "chunked, within a window of 2"), ({"sliding_window": 2, "layer_pattern": "G"}, "chunked"),
+        ({"sliding_window": 2, "layer_pattern": "LG", "separator": 3}, "chunked, within documents, within a window of 2 in 1 of 2 layers"),
     ):  # fmt: skip
         assert describe_attention(run, replace(TINY, **options)) == said
     in_parts = describe_attention(replace(run, parallel=ParallelConfig(context=2)), replace(TINY, separator=3))

@@ -303,6 +303,7 @@ def test_settings_are_read(name: str) -> None:
         (GEMMA3_4, {"sliding_window_pattern": 0}, "the kinds of the 7 layers are 0"),
         (GEMMA3_4, {"rope_parameters": {"sliding_attention": 3}}, "cannot compute: the rope parameters of sliding_attention are 3."),
         (GEMMA3_4, {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}}, "cannot compute: truncate is False."),
+        (GEMMA3_4, {"rope_parameters": {"sliding_attention": {"type": "linear", "factor": 8.0}}}, "the rope parameters of sliding_attention are {'type'"),
         (GEMMA3_4, {"rope_parameters": {"full_attention": 3}}, "cannot compute: the rope parameters of full_attention are 3."),
         (GEMMA3_4, {"rope_scaling": {"rope_type": "dynamic", "factor": 8.0}}, "rope_type is 'dynamic'"),
         (

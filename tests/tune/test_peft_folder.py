@@ -213,6 +213,10 @@ def test_modules_are_named_as_in_the_base(tmp_path: Path) -> None:
         assert f"{ATTENTION}{module}.lora_A.weight" in read_header(folder / ADAPTER_WEIGHTS).tensors
         assert family_of_adapter(folder, LLAMA).architecture == named
         assert_same(read_adapter(folder, LLAMA).adapter, adapter)
+    scaled = replace(LLAMA, rope_factor=4.0)  # which no Phi-3 computes
+    write_adapter(tmp_path / "own", scaled, random_adapter(LLAMA), 2, 3.0, 0.25, str(tmp_path / "base"), "0" * 64, {})
+    assert family_of_adapter(tmp_path / "own", scaled).architecture == "LlamaForCausalLM"
+    assert f"{ATTENTION}q_proj.lora_A.weight" in read_header(tmp_path / "own" / ADAPTER_WEIGHTS).tensors
 
 
 def test_folders_that_are_not_whole_are_refused(tmp_path: Path) -> None:

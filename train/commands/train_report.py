@@ -91,7 +91,7 @@ def _window(model: GPTConfig) -> str:
     n = model.n_layers
     local = sum(model.of_layer(i).sliding_window is not None for i in range(n))
     share = f" in {local} of {n} layers" if local < n else ""
-    return f", within {model.sliding_window:,} tokens{share}" if local else ""
+    return f", within a window of {model.sliding_window:,}{share}" if local else ""
 
 
 def warn_of_memory(inputs: Prepared) -> None:

@@ -29,19 +29,20 @@ def record(model: Any, tokens: Any, targets: Any, path: str, loss: Any = None, o
     names = {name: first.setdefault(p, name) for name, p in model.named_parameters(remove_duplicate=False)}
     found: dict[str, Any] = {"tokens": _array(tokens), "targets": _array(targets)}
     found |= {f"param/{k}": _array(p) for p, k in first.items()}
-    hooks = [hook for name, module in model.named_modules() for hook in _watch(name, module, found)]
     about: dict[str, Any] = {"torch": torch.__version__, "dtype": str(next(iter(first)).dtype).removeprefix("torch.")}
     about["classes"] = {name: type(module).__name__ for name, module in model.named_modules()}
     about["tied"] = {name: of for name, of in names.items() if name != of}
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     model.eval().zero_grad()
+    hooks = [hook for name, module in model.named_modules() for hook in _watch(name, module, found)]
     try:
         value = (loss or _loss)(model, tokens, targets)
         value.backward()
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(training)
+        for module, before in training.items():
+            module.training = before
     found |= {"loss": _array(value)} | {f"grad/{k}": _array(p.grad) for p, k in first.items() if p.grad is not None}
     if optimizer is not None:
         groups = [
@@ -80,15 +81,24 @@ def _loss(model: Any, tokens: Any, targets: Any) -> Any:
     import torch
 
     if "targets" in inspect.signature(model.forward).parameters:
-        return model(tokens, targets)[1]
+        result = model(tokens, targets)
+        return (
+            result[1]
+            if isinstance(result, tuple | list)
+            else result["loss"]
+            if isinstance(result, dict)
+            else result.loss
+        )
     return torch.nn.functional.cross_entropy(_first(model(tokens)).flatten(0, 1), targets.flatten())
 
 
-def _first(x: Any) -> Any:
+def _first(x: Any, depth: int = 0) -> Any:
     """The first tensor of nested tuples, dicts and dataclasses, None without one."""
-    fields = (getattr(x, name) for name in getattr(x, "__dataclass_fields__", ()))
+    if hasattr(x, "detach") or depth == 9:
+        return x if depth < 9 else None
+    fields = (getattr(x, name, None) for name in getattr(x, "__dataclass_fields__", ()))
     parts = x.values() if isinstance(x, dict) else x if isinstance(x, tuple | list) else fields
-    return x if hasattr(x, "detach") else next((y for y in map(_first, parts) if y is not None), None)
+    return next((y for part in parts if (y := _first(part, depth + 1)) is not None), None)
 
 
 def _array(x: Any) -> np.ndarray:

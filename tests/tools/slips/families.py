@@ -53,6 +53,6 @@ MUTATIONS = [
     Mutation("an exported folder that is not verified", "train/commands/export.py", "if arguments.verify:", "if False:", "commands/test_export_verify.py::test_a_folder_of_other_weights_is_not_left"),
     Mutation("a TPU's kernel without the cap", "jaxllm/fast/splash.py", "attn_logits_soft_cap=cap,", "", "model/test_fast_attention.py::test_the_kernel_of_a_tpu_agrees_with_the_formula[False-100-0.7]"),
     Mutation("the window of some layers said of all", "train/commands/train_report.py", "if local < n else", "if False else", "model/test_score_and_visible.py::test_training_says_which_attention_it_uses"),
-    Mutation("a setting that transformers passes over", ROTARY, 'if not given.get("truncate", True):', "if False:", "pretrained/test_hf_config.py::test_settings_that_would_change_numbers_are_refused", "DID NOT RAISE"),
+    Mutation("a setting that transformers passes over", ROTARY, ' and not given.get("truncate", True):', " and False:", "pretrained/test_hf_config.py::test_settings_that_would_change_numbers_are_refused", "DID NOT RAISE"),
     Mutation("the wrong kind of layers blamed", ROTARY, "(SLIDING, local) if scaled else (FULL, given)", "(SLIDING, local)", "pretrained/test_hf_config.py::test_settings_that_would_change_numbers_are_refused"),
 ]  # fmt: skip
