@@ -42,8 +42,8 @@ def write_adapter(
     `base` is the name or the path of the base model for PEFT, None where it opens none; `base_sha256` goes into the
     metadata of the tensors. Modules have the names of the base's own family if its config.json is on this machine: both
     Mistral and Phi-3 can express some models, but only Phi-3 has a qkv_proj. Else they have those of `save_pretrained`.
-    The scale is alpha / rank for all kernels, also where a kernel's own rank is another. The
-    folder is created; if it exists, it must be empty.
+    The scale is alpha / rank for all kernels, also where a kernel's own rank is another. The folder is created; if it
+    exists, it must be empty.
 
     Raises InputError if no family of transformers has such a model, if a number is not finite, if a parameter has no
     place in PEFT's layout, or if the folder is not empty or cannot be written.

@@ -82,23 +82,20 @@ def _loss(model: Any, tokens: Any, targets: Any) -> Any:
 
     if "targets" in inspect.signature(model.forward).parameters:
         result = model(tokens, targets)
-        return (
-            result[1]
-            if isinstance(result, tuple | list)
-            else result["loss"]
-            if isinstance(result, dict)
-            else result.loss
-        )
+        if isinstance(result, tuple | list):
+            return result[1]
+        return result["loss"] if isinstance(result, dict) else result.loss
     return torch.nn.functional.cross_entropy(_first(model(tokens)).flatten(0, 1), targets.flatten())
 
 
 def _first(x: Any, depth: int = 0) -> Any:
-    """The first tensor of nested tuples, dicts and dataclasses, None without one."""
-    if hasattr(x, "detach") or depth == 9:
-        return x if depth < 9 else None
+    """The first tensor of nested tuples, dicts and dataclasses; None where there is none, or only a deeper one."""
+    if hasattr(x, "detach"):
+        return x
     fields = (getattr(x, name, None) for name in getattr(x, "__dataclass_fields__", ()))
     parts = x.values() if isinstance(x, dict) else x if isinstance(x, tuple | list) else fields
-    return next((y for part in parts if (y := _first(part, depth + 1)) is not None), None)
+    found = (_first(part, depth + 1) for part in parts if depth < 9)
+    return next((y for y in found if y is not None), None)
 
 
 def _array(x: Any) -> np.ndarray:
